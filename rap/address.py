@@ -1,0 +1,122 @@
+"""Where a server listens, and who is at the other end of a connection.
+
+An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls://host:port`` or
+``unix:///path``.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Address", "Peer"]
+
+_FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of a server.
+
+    Args:
+        scheme: ``tcp``, ``tls`` or ``unix``.
+        host: Host name or IP address; empty for ``unix``.
+        port: 0 to 65535; 0 binds a free port. 0 for ``unix``.
+        path: File path of a unix socket; empty otherwise.
+    """
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: "str | Address", *, option: str = "address") -> "Address":
+        """Return the address that `text` names.
+
+        Raises:
+            ValueError: It is none of the known forms; the message names `option` and the text.
+        """
+        if isinstance(text, Address):
+            return text
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{option} must be {_FORMS}, got {text!r}")
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            scheme, rest = "tcp", text
+        if scheme == "unix":
+            if not rest.startswith("/"):
+                raise ValueError(f"{option}: a unix address is unix:///path, got {text!r}")
+            return cls("unix", path=rest)
+        if scheme not in ("tcp", "tls"):
+            raise ValueError(f"{option}: unknown scheme {scheme!r} in {text!r}; use {_FORMS}")
+        host, port = _split_host_port(rest, text, option)
+        return cls(scheme, host, port)
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it means every local interface, and so cannot be dialled from elsewhere."""
+        return self.scheme != "unix" and self.host in ("0.0.0.0", "::", "")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only processes of this machine can reach it."""
+        if self.scheme == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        prefix = "tls://" if self.scheme == "tls" else ""
+        return f"{prefix}{host}:{self.port}"
+
+
+def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
+    host, separator, digits = rest.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{option}: write an IPv6 address as [v6]:port, got {text!r}")
+    if not separator or not host or any(c in host for c in " /@?#"):
+        raise ValueError(f"{option} must be {_FORMS}, got {text!r}")
+    if not (digits.isascii() and digits.isdigit()) or int(digits) > 65535:
+        raise ValueError(f"{option}: the port must be 0 to 65535, got {digits!r} in {text!r}")
+    return host, int(digits)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection.
+
+    Args:
+        host: IP address as text; empty on a unix socket.
+        port: Its port; 0 on a unix socket.
+        is_local: It is on this machine: a loopback address or a unix socket.
+        identity: Subject of a verified TLS client certificate, as `ssl` gives it, or `None`.
+    """
+
+    host: str = ""
+    port: int = 0
+    is_local: bool = False
+    identity: Any = None
+
+    @classmethod
+    def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
+        """Return the peer for what `socket.getpeername` gave."""
+        if isinstance(name, tuple) and len(name) >= 2:
+            host = str(name[0]).split("%")[0]
+            ip = ipaddress.ip_address(host)
+            mapped = getattr(ip, "ipv4_mapped", None)
+            if mapped is not None:
+                ip = mapped
+            return cls(str(ip), int(name[1]), ip.is_loopback, identity)
+        return cls("", 0, True, identity)
+
+    def __str__(self) -> str:
+        if not self.host:
+            return "unix"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,36 @@
+"""Balancing is a pure choice among candidates: what a picker sees, and what it is."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+__all__ = ["Candidate", "Picker"]
+
+
+class Candidate(Protocol):
+    """One node that can take a call now."""
+
+    @property
+    def key(self) -> str:
+        """Stable name of the node: the id of its endpoint."""
+
+    @property
+    def weight(self) -> float:
+        """Effective relative capacity, more than 0; slow start already applied."""
+
+    def load(self) -> float:
+        """Return how loaded the node is, before division by weight; lower is better."""
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Picker(Protocol):
+    """Chooses the node of a call. Never awaits, never fails on a non-empty sequence."""
+
+    def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
+        """Return one of `candidates`.
+
+        Args:
+            candidates: At least one; the same tuple object as long as the set has not changed.
+            affinity: Key whose calls should keep to one node, or `None`.
+        """

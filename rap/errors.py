@@ -1,0 +1,346 @@
+"""The one tree of errors, their codes, and how an error crosses the wire.
+
+::
+
+    RapError
+    ├── CallError               what a caller catches; .code .message .details .remote
+    │   ├── InvalidArgument · NotFound · PermissionDenied · Unauthenticated
+    │   ├── ResourceExhausted · Unavailable · Internal
+    │   ├── DeadlineExceeded    also a TimeoutError
+    │   ├── Cancelled           the server gave the call up
+    │   └── HandlerError        the user's function raised; .details["type"] names the exception
+    ├── ProtocolError           LocalProtocolError (our bug) · RemoteProtocolError (theirs)
+    ├── ConnectionClosed · ChannelClosed · RegistryError
+    └── RegistrationError       a function cannot be registered; at start-up, never in a call
+"""
+
+import traceback
+from collections.abc import Iterable, Mapping
+from enum import Enum, IntEnum
+from typing import Any
+
+__all__ = [
+    "CallError",
+    "Cancelled",
+    "ChannelClosed",
+    "Code",
+    "ConnectionClosed",
+    "DeadlineExceeded",
+    "ExceptionTypes",
+    "HandlerError",
+    "Internal",
+    "InvalidArgument",
+    "LocalProtocolError",
+    "NotFound",
+    "PermissionDenied",
+    "ProtocolError",
+    "RapError",
+    "RegistrationError",
+    "RegistryError",
+    "RemoteProtocolError",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Verdict",
+    "decode_error",
+    "encode_error",
+    "verdict_of",
+]
+
+MAX_MESSAGE_CHARS = 4096
+
+
+class Code(IntEnum):
+    """The status codes of gRPC, with their numbers."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Verdict(Enum):
+    """What the end of a call says about the node that served it."""
+
+    SUCCESS = "success"
+    ANSWERED = "answered"  # an error, but the node is alive: never lowers its average latency
+    FAILURE = "failure"
+    IGNORED = "ignored"  # says nothing: the caller cancelled, or hit its own limit
+
+
+class RapError(Exception):
+    """Base of every error of rap."""
+
+
+class CallError(RapError):
+    """A call failed.
+
+    Args:
+        message: One sentence for people.
+        code: Status code; each subclass has its own default.
+        details: String keys to msgpack values, for programs.
+        remote: The server said so (else this side inferred it).
+        unserved: The handler provably never began, so trying elsewhere is safe.
+    """
+
+    code: Code = Code.UNKNOWN
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: Code | None = None,
+        details: Mapping[str, Any] | None = None,
+        remote: bool = False,
+        unserved: bool = False,
+    ) -> None:
+        Exception.__init__(self, message)
+        if code is not None:
+            self.code = code
+        self.message = message
+        self.details: dict[str, Any] = dict(details) if details else {}
+        self.remote = remote
+        self.unserved = unserved
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r}, code={self.code.name})"
+
+
+class InvalidArgument(CallError):
+    """The arguments do not fit the function."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class NotFound(CallError):
+    """The server has no such function, or hides it from this peer."""
+
+    code = Code.NOT_FOUND
+
+
+class PermissionDenied(CallError):
+    """This peer may not make the call."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class Unauthenticated(CallError):
+    """This peer did not prove who it is."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class ResourceExhausted(CallError):
+    """A limit was reached; `details` may name it and say when to retry."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class Unavailable(CallError):
+    """No server could be reached, or the connection was lost before the answer."""
+
+    code = Code.UNAVAILABLE
+
+
+class DeadlineExceeded(CallError, TimeoutError):
+    """The time given to the call ran out."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(CallError):
+    """The server gave the call up."""
+
+    code = Code.CANCELLED
+
+
+class Internal(CallError):
+    """An invariant of rap or of the server was broken."""
+
+    code = Code.INTERNAL
+
+
+class HandlerError(CallError):
+    """The user's function raised; `details["type"]` names the exception."""
+
+    code = Code.UNKNOWN
+
+
+class ProtocolError(RapError):
+    """The rules of the wire protocol were broken."""
+
+
+class LocalProtocolError(ProtocolError):
+    """By this side: a bug of rap or of code that uses its internals."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """By the peer."""
+
+
+class ConnectionClosed(RapError):
+    """The connection is closed."""
+
+
+class ChannelClosed(RapError):
+    """The peer, or this side, has closed the channel."""
+
+
+class RegistryError(RapError):
+    """The registry of services cannot be used."""
+
+
+class RegistrationError(RapError):
+    """A function cannot be registered."""
+
+
+_BY_CODE: dict[Code, type[CallError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        NotFound,
+        PermissionDenied,
+        Unauthenticated,
+        ResourceExhausted,
+        Unavailable,
+        DeadlineExceeded,
+        Cancelled,
+        Internal,
+    )
+}
+
+# Builtin exceptions that take one message and mean the same on every machine.
+_PORTABLE: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    ConnectionError,
+    EOFError,
+    FileExistsError,
+    FileNotFoundError,
+    FloatingPointError,
+    IndexError,
+    IsADirectoryError,
+    KeyError,
+    LookupError,
+    NameError,
+    NotADirectoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    PermissionError,
+    RecursionError,
+    ReferenceError,
+    RuntimeError,
+    TimeoutError,
+    TypeError,
+    UnboundLocalError,
+    ValueError,
+    ZeroDivisionError,
+)
+
+
+def _twin(kind: type[Exception]) -> type[HandlerError]:
+    """Return a class that is both a `HandlerError` and `kind`."""
+    doc = f"A handler raised `{kind.__name__}`."
+    return type(kind.__name__, (HandlerError, kind), {"__doc__": doc, "__module__": __name__})
+
+
+_BUILTIN_TWINS = {kind.__name__: _twin(kind) for kind in _PORTABLE}
+
+
+class ExceptionTypes:
+    """Which exception types an error from a server may become on this client.
+
+    A name that a server sends is only ever looked up here; it is never imported or called.
+    """
+
+    def __init__(self) -> None:
+        self._twins = dict(_BUILTIN_TWINS)
+
+    def load(self, kinds: Iterable[type[Exception]]) -> None:
+        """Let errors of these types arrive as these types.
+
+        Raises:
+            TypeError: An entry is no exception class.
+        """
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                raise TypeError(f"load_exception takes exception classes, got {kind!r}")
+            self._twins[kind.__name__] = _twin(kind)
+
+    def get(self, name: object) -> type[HandlerError]:
+        """Return the class for an exception name; plain `HandlerError` for an unknown one."""
+        return self._twins.get(name, HandlerError) if isinstance(name, str) else HandlerError
+
+
+def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str, dict[str, Any]]:
+    """Return code, message and details by which an exception crosses the wire.
+
+    Args:
+        exc: What ended the call.
+        debug: Add the traceback; it shows source code to the caller.
+    """
+    details: dict[str, Any] = {}
+    if isinstance(exc, CallError):
+        code, message = exc.code, exc.message
+        details.update(exc.details)
+    else:
+        code = Code.UNKNOWN
+        message = str(exc.args[0]) if len(exc.args) == 1 else str(exc)
+        details["type"] = type(exc).__name__
+    if debug:
+        details["traceback"] = "".join(traceback.format_exception(exc))
+    return code, message[:MAX_MESSAGE_CHARS], details
+
+
+def decode_error(
+    code: int,
+    message: str,
+    details: Mapping[str, Any],
+    types: ExceptionTypes,
+    *,
+    unserved: bool = False,
+) -> CallError:
+    """Return the error that the peer's Reset stands for."""
+    try:
+        known = Code(code)
+    except ValueError:
+        known = Code.UNKNOWN
+    if known is Code.UNKNOWN and "type" in details:
+        return types.get(details["type"])(message, details=details, remote=True)
+    kind = _BY_CODE.get(known, CallError)
+    return kind(message, code=known, details=details, remote=True, unserved=unserved)
+
+
+_FAILURES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL})
+
+
+def verdict_of(error: BaseException | None) -> Verdict:
+    """Return what a call that ended so says about its node."""
+    if error is None:
+        return Verdict.SUCCESS
+    if not isinstance(error, CallError):
+        return Verdict.IGNORED
+    if error.code in _FAILURES:
+        return Verdict.FAILURE
+    if error.code is Code.RESOURCE_EXHAUSTED:
+        return Verdict.FAILURE if error.unserved else Verdict.IGNORED
+    return Verdict.IGNORED if error.code is Code.CANCELLED else Verdict.ANSWERED
