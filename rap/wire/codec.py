@@ -1,0 +1,240 @@
+"""Headers and rare frames as msgpack, and the check that makes a foreign body safe to decode.
+
+A few bytes can ask a decoder for a lot: nesting that exhausts its stack, or a million empty maps
+that become 69 MiB of objects. `check_body` answers from the bytes alone, before the first object
+exists, and nearly always without looking at single values.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgpack import Packer, Unpacker, packb, unpackb
+from msgpack.exceptions import StackError, UnpackException
+
+__all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "batch_header", "check_body", "pack", "unpack"]
+
+MAX_DEPTH = 32
+MAX_ELEMENTS = 100_000
+
+# Every byte that cannot be the first byte of an array or a map.
+_NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+_EMPTY_ARRAY = b"\x90"
+_ARRAY_OF_ONE = b"\x91"
+_STRINGS = frozenset({str})
+
+# A packer keeps its buffer, so packing must not be interrupted by another thread that uses it.
+# With exact types no Python code runs inside `pack`, so the interpreter lock is held throughout.
+_pack_exact: Callable[[object], bytes] = Packer(
+    use_bin_type=True, autoreset=True, strict_types=True
+).pack
+
+
+def pack(value: object) -> bytes:
+    """Return `value` as msgpack.
+
+    Raises:
+        ValueError: It holds something that msgpack cannot carry, or nests too deep.
+    """
+    try:
+        return _pack_exact(value)
+    except TypeError:
+        pass  # a tuple, a subclass of a plain type, or a mistake
+    except (OverflowError, RecursionError) as exc:
+        raise ValueError(f"cannot be sent as msgpack: {exc}") from exc
+    try:
+        packed: bytes = packb(value, use_bin_type=True)
+    except (TypeError, OverflowError, RecursionError) as exc:
+        raise ValueError(f"cannot be sent as msgpack: {exc}") from exc
+    return packed
+
+
+def unpack(data: bytes | memoryview) -> object:
+    """Return the one value that `data` holds; maps have unique string keys.
+
+    Raises:
+        ValueError: Malformed, nested deeper than `MAX_DEPTH`, more than `MAX_ELEMENTS` elements,
+            or a map whose keys are not unique strings.
+    """
+    check_body(data)
+    try:
+        return unpackb(data, object_pairs_hook=_strict_map)
+    except (UnpackException, RecursionError, TypeError, OverflowError) as exc:
+        raise ValueError(f"not valid msgpack: {exc or type(exc).__name__}") from exc
+
+
+def batch_header(n: int) -> bytes:
+    """Return what makes an array of the `n` packed items that follow it.
+
+    Raises:
+        ValueError: `n` is not 0 to 65535.
+    """
+    if not 0 <= n <= 0xFFFF:
+        raise ValueError(f"a batch holds 0 to 65535 items, got {n}")
+    return bytes((0x90 | n,)) if n < 16 else b"\xdc" + n.to_bytes(2, "big")
+
+
+def check_body(
+    body: bytes | memoryview, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS
+) -> None:
+    """Refuse a body that would cost much more to decode than its size suggests.
+
+    What is malformed in another way passes: its decoder stops at the first bad byte, and up to
+    there it has met no more than was allowed.
+
+    Args:
+        body: One msgpack value.
+        max_depth: Arrays and maps inside each other; a scalar has depth 0, ``[]`` has 1.
+        max_elements: Values in all containers together; keys count too.
+
+    Raises:
+        ValueError: A limit is exceeded; the message has the limit.
+    """
+    # One byte makes at most one level and at most one element.
+    size = len(body)
+    if size <= max_depth and size <= max_elements:
+        return
+    if size > max_elements:
+        _scan(body, max_depth, max_elements)
+        return
+    # Text and small numbers hold no container bytes: most bodies are decided here.
+    raw = body if type(body) is bytes else bytes(body)
+    if len(raw.translate(None, _NOT_CONTAINERS)) > max_depth:
+        _check_depth(body, max_depth)
+
+
+def _check_depth(body: bytes | memoryview, max_depth: int) -> None:
+    """Let the C parser skip the value, so deep already that only `max_depth` levels are left.
+
+    This takes a tenth of the time of decoding. `_scan` takes twice as long as decoding.
+    """
+    taken = _SKIP_DEPTH - max_depth
+    if taken < 0:
+        _scan(body, max_depth, len(body))
+        return
+    parser = Unpacker(max_buffer_size=taken + len(body))
+    parser.feed(_ARRAY_OF_ONE * taken)
+    parser.feed(body)
+    try:
+        parser.skip()
+    except StackError as exc:
+        raise _too_deep(max_depth) from exc
+    except (UnpackException, ValueError):
+        return  # malformed
+
+
+def _native_depth() -> int:
+    """Return how deep `Unpacker.skip` goes, or -1 where that is not one fixed number.
+
+    Its stack is a constant of the C library; pure Python recurses instead.
+    """
+    if Unpacker.__module__.endswith("fallback"):
+        return -1
+    good, bad = 0, 1 << 16
+    while bad - good > 1:
+        depth = (good + bad) // 2
+        parser = Unpacker()
+        parser.feed(_ARRAY_OF_ONE * (depth - 1) + _EMPTY_ARRAY)
+        try:
+            parser.skip()
+        except StackError:
+            bad = depth
+        else:
+            good = depth
+    return good
+
+
+_SKIP_DEPTH = _native_depth()
+
+
+def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> None:
+    """Walk over the first bytes of all values; stop where a limit is exceeded."""
+    sizes, counts = _SIZES, _COUNTS
+    pos = elements = 0
+    left = 1
+    outer: list[int] = []  # values left in each container around the present one
+    try:
+        while True:
+            while left:
+                left -= 1
+                first = body[pos]
+                if size := sizes[first]:
+                    pos += size
+                    continue
+                if first < 0xA0:
+                    count = counts[first]
+                    pos += 1
+                elif first in _PAYLOAD:
+                    pos = _after_payload(body, first, pos)
+                    continue
+                else:
+                    count, pos = _long_container(body, first, pos)
+                if len(outer) >= max_depth:
+                    raise _too_deep(max_depth)
+                if count:
+                    elements += count
+                    if elements > max_elements:
+                        raise ValueError(
+                            f"too many elements: {elements} or more, the limit is {max_elements}"
+                        )
+                    outer.append(left)
+                    left = count
+            if not outer:
+                return
+            left = outer.pop()
+    except IndexError:
+        return  # cut off
+
+
+def _after_payload(body: bytes | memoryview, first: int, pos: int) -> int:
+    """Return where the text, the bytes or the extension that begins at `pos` ends."""
+    width, beside = _PAYLOAD[first]
+    start = pos + 1 + width
+    return start + beside + int.from_bytes(body[pos + 1 : start], "big")
+
+
+def _long_container(body: bytes | memoryview, first: int, pos: int) -> tuple[int, int]:
+    """Return how many values an array or a map with a length field holds, and where they begin."""
+    width = 2 if first in (0xDC, 0xDE) else 4
+    start = pos + 1 + width
+    return int.from_bytes(body[pos + 1 : start], "big") * (1 if first < 0xDE else 2), start
+
+
+# First byte → bytes of its length field, and bytes beside the payload that it counts: bin, ext
+# (a type byte), str.
+_PAYLOAD = {
+    **{0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0)},
+    **{0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)},
+    **{0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)},
+}
+
+
+def _value_sizes() -> Iterator[int]:
+    """Yield for each first byte the size of its value, or 0 where that depends on more bytes."""
+    numbers = {0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5}
+    numbers |= {0xD3: 9, 0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18}
+    for first in range(256):
+        if 0xA0 <= first <= 0xBF:
+            yield 1 + (first & 0x1F)
+        elif 0x80 <= first <= 0x9F or 0xDC <= first <= 0xDF or first in _PAYLOAD:
+            yield 0
+        else:
+            yield numbers.get(first, 1)
+
+
+_SIZES = tuple(_value_sizes())
+# First byte of a short map or array → the values in it.
+_COUNTS = tuple((b & 0x0F) * (2 if b < 0x90 else 1) if b >= 0x80 else 0 for b in range(0xA0))
+
+
+def _too_deep(max_depth: int) -> ValueError:
+    return ValueError(f"nested too deep: more than {max_depth} levels, the limit is {max_depth}")
+
+
+def _strict_map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Return the dict of one map; the last of two equal keys must not win in silence."""
+    found = dict(pairs)
+    if not {*map(type, found)} <= _STRINGS:
+        raise ValueError("map keys must be strings")
+    if len(found) != len(pairs):
+        raise ValueError(f"a map has a duplicate key among {len(pairs)} keys")
+    return found

@@ -1,0 +1,225 @@
+from contextlib import suppress
+from enum import IntEnum
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgpack import ExtType, Timestamp, packb
+
+from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, batch_header, check_body, pack, unpack
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=40)
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=60,
+)
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    elif not isinstance(value, list):
+        return 0
+    return 1 + max(map(depth_of, value), default=0)
+
+
+def elements_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return 2 * len(value) + sum(map(elements_of, value.values()))
+    return len(value) + sum(map(elements_of, value)) if isinstance(value, list) else 0
+
+
+def nested(depth: int, innermost: bytes = b"\x90") -> bytes:
+    return b"\x91" * (depth - 1) + innermost
+
+
+def array_of(n: int, item: bytes) -> bytes:
+    return b"\xdd" + n.to_bytes(4, "big") + item * n
+
+
+# --- pack and unpack
+
+
+@given(VALUES)
+def test_what_is_packed_comes_back(value: Any) -> None:
+    assert unpack(pack(value)) == value
+
+
+@given(VALUES)
+def test_a_view_of_bytes_unpacks_like_bytes(value: Any) -> None:
+    assert unpack(memoryview(pack(value))) == value
+
+
+@given(st.binary(max_size=200) | st.binary(min_size=33).map(lambda b: b"\x91" * 20 + b))
+@example(b"")
+@example(b"\xc1")
+@example(b"\x81\x90\xc0")
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff")
+@example(b"\xdb\xff\xff\xff\xff")
+@example(b"\xc9\xff\xff\xff\xff\x00")
+@example(b"\xd6\xff\xff\xff\xff\xff")
+@example(b"\xd4\xff\x00")
+@example(b"\xa1\xff")
+def test_any_bytes_unpack_or_raise_value_error(data: bytes) -> None:
+    with suppress(ValueError):
+        unpack(data)
+
+
+def test_tuples_and_subclasses_are_packed_as_what_they_extend() -> None:
+    class Level(IntEnum):
+        HIGH = 3
+
+    assert unpack(pack({"levels": (Level.HIGH, 1)})) == {"levels": [3, 1]}
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {"a": {1, 2}}, 2**64, [-(2**63) - 1], (2**64,), {"a": (object(),)}]
+)
+def test_what_msgpack_cannot_carry_is_a_value_error(value: object) -> None:
+    with pytest.raises(ValueError, match="msgpack"):
+        pack(value)
+
+
+def test_a_failed_pack_leaves_nothing_behind() -> None:
+    with pytest.raises(ValueError, match="msgpack"):
+        pack([1, 2, 3, 2**64])
+    assert pack([1]) == b"\x91\x01"
+
+
+def test_a_cycle_cannot_be_packed() -> None:
+    cycle: list[object] = []
+    cycle.append(cycle)
+    with pytest.raises(ValueError, match="limit"):
+        pack(cycle)
+
+
+@pytest.mark.parametrize("key", [b"bytes", 1, None, 1.5, True])
+def test_only_strings_are_keys(key: object) -> None:
+    with pytest.raises(ValueError, match="key"):
+        unpack(packb({"outer": {key: 1}}))
+
+
+def test_a_duplicate_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="duplicate key among 2"):
+        unpack(b"\x82\xa1a\x01\xa1a\x02")
+
+
+def test_bytes_after_the_value_are_refused() -> None:
+    with pytest.raises(ValueError, match="extra data"):
+        unpack(b"\x01\x02")
+
+
+def test_extension_types_come_back() -> None:
+    values = [ExtType(5, b"xyz"), Timestamp(12, 34)]
+    assert unpack(pack(values)) == values
+
+
+# --- the header of a batch
+
+
+@given(st.lists(SCALARS, max_size=40))
+def test_packed_items_behind_a_batch_header_are_a_list(items: list[Any]) -> None:
+    assert unpack(batch_header(len(items)) + b"".join(map(pack, items))) == items
+
+
+@pytest.mark.parametrize("n", [0, 15, 16, 65535])
+def test_a_batch_header_is_that_of_an_array(n: int) -> None:
+    assert batch_header(n) + b"\xc0" * n == packb([None] * n)
+
+
+@pytest.mark.parametrize("n", [-1, 65536])
+def test_a_batch_has_a_limit(n: int) -> None:
+    with pytest.raises(ValueError, match=f"0 to 65535 items, got {n}"):
+        batch_header(n)
+
+
+# --- check_body
+
+
+@given(VALUES, st.integers(0, 6))
+def test_depth_is_refused_exactly_above_the_limit(value: Any, limit: int) -> None:
+    fits = depth_of(value) <= limit
+    assert fits is passes(pack(value), max_depth=limit)
+    assert fits is passes(memoryview(pack(value)), max_depth=limit)
+
+
+@given(VALUES, st.integers(0, 40), st.integers(0, 6))
+def test_depth_and_elements_are_refused_exactly_above_the_limits(
+    value: Any, elements: int, depth: int
+) -> None:
+    fits = elements_of(value) <= elements and depth_of(value) <= depth
+    assert fits is passes(pack(value), max_elements=elements, max_depth=depth)
+    assert fits is passes(memoryview(pack(value)), max_elements=elements, max_depth=depth)
+
+
+@given(st.binary(max_size=300), st.integers(0, 300), st.integers(0, 40))
+def test_any_bytes_pass_or_raise_value_error(data: bytes, elements: int, depth: int) -> None:
+    passes(data, max_elements=elements, max_depth=depth)
+
+
+def passes(body: bytes | memoryview, **limits: int) -> bool:
+    try:
+        check_body(body, **limits)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("innermost", [b"\x90", b"\x80", b"\xdc\x00\x00", b"\xdf\x00\x00\x00\x00"])
+@pytest.mark.parametrize("tail", [b"", b"\x00" * (MAX_ELEMENTS + 1)])
+def test_the_limit_of_depth_is_thirty_two_levels(innermost: bytes, tail: bytes) -> None:
+    check_body(nested(MAX_DEPTH, innermost) + tail)
+    with pytest.raises(ValueError, match="the limit is 32"):
+        check_body(nested(MAX_DEPTH + 1, innermost) + tail)
+
+
+@pytest.mark.parametrize("depth", [33, 1_000, 1_024, 1_025, 50_000, 1_000_000])
+def test_a_nesting_bomb_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match="nested too deep"):
+        check_body(nested(depth))
+
+
+def test_a_limit_deeper_than_the_c_parser_goes_is_kept() -> None:
+    check_body(nested(3_000), max_depth=3_000)
+    with pytest.raises(ValueError, match="the limit is 3000"):
+        check_body(nested(3_001), max_depth=3_000)
+
+
+def test_an_element_bomb_is_refused_by_its_header_alone() -> None:
+    with pytest.raises(ValueError, match="1000000 or more, the limit is 100000"):
+        check_body(array_of(1_000_000, b"\x80"))
+
+
+def test_elements_of_all_containers_count_together() -> None:
+    part = array_of(MAX_ELEMENTS // 10 - 1, b"\x80")
+    check_body(array_of(10, part))
+    with pytest.raises(ValueError, match="too many elements"):
+        check_body(array_of(11, part))
+
+
+def test_a_map_counts_keys_and_values() -> None:
+    pairs = MAX_ELEMENTS // 2
+    with pytest.raises(ValueError, match="too many elements"):
+        check_body(b"\xdf" + (pairs + 1).to_bytes(4, "big") + b"\xa0\x01" * (pairs + 1))
+
+
+def test_payloads_are_no_elements() -> None:
+    noise = bytes(range(256)) * 500
+    check_body(packb([noise, "é" * 60_000, ExtType(1, noise), noise[:300], ExtType(2, noise[:16])]))
+
+
+def test_a_body_that_is_cut_off_is_left_to_its_decoder() -> None:
+    whole = packb([[{"a": [1, "two", b"three"]}] * 20] * 300)
+    for end in range(1, len(whole), 997):
+        check_body(whole[:end])
+        check_body(whole[:end], max_elements=0 if end == 1 else end - 1)
