@@ -1,0 +1,20 @@
+"""Connections over TCP, TLS and unix sockets."""
+
+from rap.transport.connection import Connection
+from rap.transport.dial import dial
+from rap.transport.keepalive import KeepaliveOptions
+from rap.transport.listen import Listener, listen
+from rap.transport.options import ConnectionOptions
+from rap.transport.stream import EndOfStream, Stream, UnaryStream
+
+__all__ = [
+    "Connection",
+    "ConnectionOptions",
+    "EndOfStream",
+    "KeepaliveOptions",
+    "Listener",
+    "Stream",
+    "UnaryStream",
+    "dial",
+    "listen",
+]

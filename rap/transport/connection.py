@@ -1,0 +1,405 @@
+"""The asyncio driver of one `WireProtocol` over one TCP, TLS or unix transport.
+
+It is the `asyncio.Protocol` itself: no reader task, no queue. `data_received` decodes, hands each
+frame to its stream and returns; it runs no user code. Writes gather until the loop's turn ends or
+16 frames are there. One timer looks after deadlines, keepalive and stalls of all streams.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from rap.address import Peer
+from rap.clock import Clock
+from rap.errors import (
+    Code,
+    ConnectionClosed,
+    ExceptionTypes,
+    RapError,
+    Unavailable,
+    decode_error,
+)
+from rap.transport.options import ConnectionOptions
+from rap.transport.sweep import Sweep
+from rap.wire.frames import (
+    DATA,
+    GOAWAY,
+    HELLO,
+    MAX_STREAM_ID,
+    OPEN,
+    PING,
+    RESET,
+    UNSERVED,
+    read_go_away,
+    read_reset,
+)
+from rap.wire.protocol import WireProtocol
+from rap.wire.states import State, StreamState
+
+__all__ = ["Connection"]
+
+_FLUSH_FRAMES = 16
+_PUMP_BYTES = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """One connection, either side.
+
+    Args:
+        options: Limits, times and what the Hello says.
+        clock: Source of time.
+        log: Logger of the side.
+        new_stream: On a server, the class of stream records, called with (connection, id, send
+            credit, receive credit).
+        on_open: On a server, takes each stream the peer opened: (stream, flags, meta, body).
+        on_change: Called when the peer's Hello or GoAway came.
+        on_lost: Called once, when the connection has ended.
+        exception_types: On a client, what remote errors may become.
+    """
+
+    def __init__(
+        self,
+        options: ConnectionOptions,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        new_stream: Callable[..., Any] | None = None,
+        on_open: Callable[[Any, int, bytes, bytes | memoryview], None] | None = None,
+        on_made: Callable[["Connection"], None] | None = None,
+        on_change: Callable[["Connection"], None] | None = None,
+        on_lost: Callable[["Connection"], None] | None = None,
+        exception_types: ExceptionTypes | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.options = options
+        self.clock = clock
+        self.log = log
+        self.is_server = new_stream is not None
+        make = functools.partial(new_stream, self) if new_stream else _no_streams
+        self.protocol: WireProtocol[Any] = WireProtocol(
+            is_server=self.is_server,
+            new_stream=make,
+            limits=options.limits,
+            hello=options.hello,
+        )
+        self.streams = self.protocol.streams
+        self.new_future = self._loop.create_future
+        self.peer = Peer()
+        self.paused = False
+        self.draining = False  # either side announced that it opens or takes nothing new
+        self.closed = False
+        self.error: RapError | None = None  # why it ended
+        self.holds = 0  # sessions bound to it
+        self.state: dict[str, Any] = {}  # scratch space of middleware and processors
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.handshake: asyncio.Future[None] = self.new_future()
+        self.ended: asyncio.Future[None] = self.new_future()
+        self._on_open = on_open
+        self._on_made = on_made
+        self._on_change = on_change
+        self._on_lost = on_lost
+        self._types = exception_types or ExceptionTypes()
+        self._call_soon = self._loop.call_soon
+        self._scheduled = False
+        self._room = _FLUSH_FRAMES
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self.heard = False  # the peer gave a sign of life since the sweep last looked
+        self._sweep = Sweep(self, self._loop)
+        self._busy_tick = options.keepalive.busy
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport and send our Hello."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(
+            high=self.options.write_buffer, low=self.options.write_buffer // 4
+        )
+        tls = transport.get_extra_info("ssl_object")
+        identity = tls.getpeercert() if tls is not None else None
+        self.peer = Peer.from_sockname(transport.get_extra_info("peername"), identity or None)
+        self._sweep.start()
+        if self._on_made is not None:
+            self._on_made(self)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Decode a chunk and hand each frame to its stream."""
+        self.heard = True
+        protocol = self.protocol
+        for kind, stream, flags, meta, body, size in protocol.receive_data(data):
+            if kind == DATA:
+                stream.on_data(flags, meta, body, size)
+            elif kind == OPEN:
+                self._on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
+            else:
+                self._on_rare(kind, stream, flags, body)
+        if protocol.partial is not None:
+            self._sweep.watch(self.clock.monotonic() + self.options.timeout)
+        if protocol.error is not None:
+            self._violated(protocol.error)
+        elif protocol.out or protocol.waiting:
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush)
+        elif self.draining:
+            self._close_if_unused()
+
+    def eof_received(self) -> bool:
+        """Close: a peer that ends its side has left."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Stop pumping: the transport's buffer is full."""
+        self.paused = True
+        self._sweep.on_paused()
+
+    def resume_writing(self) -> None:
+        """Go on pumping."""
+        self.paused = False
+        waiter, self._drain_waiter = self._drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self.protocol.waiting:
+            self._flush_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End every stream."""
+        self.closed = True
+        self.protocol.state = State.CLOSED
+        self._sweep.stop()
+        if self.error is None:
+            reason = f"connection to {self.peer} lost" + (f": {exc}" if exc else "")
+            self.error = ConnectionClosed(reason)
+        for stream in list(self.streams.values()):
+            never_written = stream.outbox is not None and stream.outbox[0].kind == OPEN
+            stream.fail(Unavailable(str(self.error), unserved=never_written))
+        for waiter in (self._drain_waiter, self.handshake, self.ended):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        self.log.info("connection with %s ended: %s", self.peer, self.error)
+        if self._on_lost is not None:
+            self._on_lost(self)
+
+    # What streams and owners call.
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls may be opened on it."""
+        return not (self.closed or self.draining) and self.protocol.next_id < MAX_STREAM_ID
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds the last answered ping took."""
+        return self._sweep.keepalive.round_trip
+
+    def open(self, stream: Any, flags: int, meta: bytes, body: bytes, now: float) -> None:
+        """Open `stream` with its first message.
+
+        Raises:
+            Unavailable: The connection has ended; nothing was sent.
+            ResourceExhausted: A limit of the peer forbids it; nothing was sent.
+        """
+        if self.closed:
+            raise Unavailable(str(self.error), unserved=True)
+        self.protocol.open_stream(stream, flags, meta, body)
+        sweep_at = self._sweep.at
+        if now + self._busy_tick < sweep_at or stream.deadline < sweep_at:
+            self._sweep.watch(min(now + self._busy_tick, stream.deadline))
+        room = self._room - 1
+        if room:
+            self._room = room
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush)
+        else:
+            self._flush()
+
+    def send(self, stream: Any, flags: int, meta: bytes, body: bytes) -> bool:
+        """Send a message; return whether it went out at once, else `on_flushed` follows."""
+        sent = self.protocol.send_data(stream, flags, meta, body)
+        room = self._room - 1
+        if room:
+            self._room = room
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush)
+        else:
+            self._flush()
+        return sent
+
+    def reset(
+        self,
+        stream: Any,
+        code: Code,
+        message: str = "",
+        details: Mapping[str, Any] | None = None,
+        flags: int = 0,
+    ) -> None:
+        """End a stream in both directions; nothing happens if it has ended."""
+        if not self.closed:
+            self.protocol.reset_stream(stream, code, message, details, flags)
+            self._flush_soon()
+
+    def take(self, stream: Any, size: int) -> None:
+        """Say that user code took a message, so the peer may send as much again."""
+        protocol = self.protocol
+        protocol.take(stream, size)
+        if protocol.out and not self._scheduled:
+            self._flush_soon()
+
+    def watch_deadline(self, deadline: float) -> None:
+        """See to it that the timer fires at `deadline`."""
+        self._sweep.watch(deadline)
+
+    async def drained(self) -> None:
+        """Return when the transport takes writes again, or the connection has ended."""
+        while self.paused and not self.closed:
+            if self._drain_waiter is None:
+                self._drain_waiter = self.new_future()
+            await asyncio.shield(self._drain_waiter)
+
+    async def shaken(self) -> None:
+        """Return when the peer's Hello has come.
+
+        Raises:
+            Unavailable: The connection ended before.
+        """
+        await asyncio.shield(self.handshake)
+        if self.closed:
+            raise Unavailable(str(self.error), unserved=True)
+
+    def hold(self) -> None:
+        """Keep the connection open through a drain until `release`: a session is bound to it."""
+        self.holds += 1
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+        self.holds -= 1
+        if self.draining:
+            self._close_if_unused()
+
+    def ping(self) -> None:
+        """Send a Ping; its answer updates `round_trip`."""
+        self.protocol.ping(b"rap-ping")
+        self._flush_soon()
+
+    def go_away(self, *, final: bool = False, code: Code = Code.OK, message: str = "") -> None:
+        """Announce a drain; `final`: what the peer opens from now on is not served."""
+        if self.closed:
+            return
+        self.draining = True
+        last_id = self.protocol.last_id if final else MAX_STREAM_ID
+        self.protocol.go_away(last_id, code, message)
+        self._flush_soon()
+
+    async def close(self) -> None:
+        """Write what is queued, close, and return when the connection has ended."""
+        if not self.closed:
+            self._flush()
+            if self.error is None:
+                self.error = ConnectionClosed(f"connection with {self.peer} closed by this side")
+            self.transport.close()
+        await asyncio.shield(self.ended)
+
+    def abort(self, error: RapError) -> None:
+        """End the connection now; what is queued is lost."""
+        if not self.closed:
+            if self.error is None:
+                self.error = error
+            self.transport.abort()
+
+    # Writing.
+
+    def _flush_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._room = _FLUSH_FRAMES
+        if self.closed:
+            return
+        protocol = self.protocol
+        if protocol.waiting and not self.paused:
+            for stream in protocol.pump(_PUMP_BYTES):
+                stream.on_flushed()
+            if protocol.waiting and protocol.bulky:
+                self._flush_soon()
+        out = protocol.out
+        if out:
+            if protocol.bulky:
+                protocol.bulky = False
+                self.transport.writelines(out)
+            else:
+                self.transport.write(b"".join(out))
+            out.clear()
+        if self.draining:
+            self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        """A client leaves a draining connection when its last call and session have."""
+        if not (self.is_server or self.streams or self.holds or self.closed):
+            if self.error is None:
+                self.error = ConnectionClosed(f"{self.peer} is draining")
+            self.transport.close()
+
+    # Rare frames.
+
+    def _on_rare(self, kind: int, stream: Any, flags: int, body: bytes | memoryview) -> None:
+        if kind == RESET:
+            try:
+                code, message, details = read_reset(bytes(body))
+            except ValueError as exc:
+                code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
+            unserved = bool(flags & UNSERVED)
+            stream.fail(decode_error(code, message, details, self._types, unserved=unserved))
+        elif kind == PING:
+            self._sweep.keepalive.answered(self.clock.monotonic())
+        elif kind == GOAWAY:
+            self._on_go_away(flags, bytes(body))
+        elif kind == HELLO:
+            if not self.handshake.done():
+                self.handshake.set_result(None)
+            if self.protocol.peer_hello.get("draining"):
+                self.draining = True
+            self.log.info("connection with %s open", self.peer)
+            if self._on_change is not None:
+                self._on_change(self)
+
+    def _on_go_away(self, last_id: int, body: bytes) -> None:
+        try:
+            code, message = read_go_away(body)
+        except ValueError as exc:
+            code, message = Code.UNKNOWN, str(exc)
+        self.draining = True
+        if code != Code.OK:
+            self.error = ConnectionClosed(f"{self.peer} refused the connection: {message}")
+            self.log.warning("%s", self.error)
+        if not self.is_server and last_id < MAX_STREAM_ID:
+            for stream in list(self.streams.values()):
+                if stream.id > last_id:
+                    self.protocol.forget(stream)
+                    text = f"{self.peer} closed before it served the call"
+                    stream.fail(Unavailable(text, remote=True, unserved=True))
+        for stream in self.streams.values():
+            notice = getattr(stream, "on_draining", None)
+            if notice is not None:
+                notice()
+        if self._on_change is not None:
+            self._on_change(self)
+
+    def _violated(self, error: RapError) -> None:
+        """Tell the peer what it did wrong (the protocol has queued it), and close."""
+        if self.error is None:
+            self.error = error
+            self.log.warning("connection with %s closed: %s", self.peer, error)
+            self._flush()
+            self.transport.close()
+
+
+def _no_streams(*_: object) -> StreamState:
+    raise AssertionError("a client's peer opens no streams")

@@ -1,0 +1,90 @@
+"""Liveness of one connection: ping on silence, give up on no answer.
+
+Pure bookkeeping: the connection calls `check` from its one timer and does what it says. Any byte
+read, and any progress of our writes, is life (gRFC A8).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rap.deadline import check_timeout
+
+__all__ = ["Keepalive", "KeepaliveOptions", "Move"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepaliveOptions:
+    """When to ping.
+
+    Args:
+        idle: Seconds of silence before a ping when no call is open.
+        busy: The same with calls open.
+        timeout: Seconds an answer may take.
+        failures: Pings in a row without an answer that end the connection.
+    """
+
+    idle: float = 30.0
+    busy: float = 1.0
+    timeout: float = 2.5
+    failures: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("idle", "busy", "timeout"):
+            check_timeout(f"keepalive {name}", getattr(self, name))
+        if self.failures < 1:
+            raise ValueError(f"keepalive failures must be at least 1, got {self.failures}")
+
+
+class Move(Enum):
+    """What `check` wants done."""
+
+    NOTHING = "nothing"
+    PING = "ping"
+    GIVE_UP = "give up"
+
+
+class Keepalive:
+    """State of the pings of one connection."""
+
+    __slots__ = ("missed", "options", "pinged_at", "round_trip", "silent_since")
+
+    def __init__(self, options: KeepaliveOptions, now: float) -> None:
+        self.options = options
+        self.silent_since = now
+        self.pinged_at: float | None = None
+        self.missed = 0
+        self.round_trip: float | None = None  # seconds, of the last answered ping
+
+    def answered(self, now: float) -> None:
+        """Take the answer to a ping."""
+        if self.pinged_at is not None:
+            self.round_trip = now - self.pinged_at
+            self.pinged_at = None
+        self.missed = 0
+
+    def check(self, now: float, *, heard: bool, busy: bool) -> tuple[Move, float]:
+        """Return what to do now, and when to ask again.
+
+        Args:
+            now: Seconds on the monotonic clock.
+            heard: Whether the peer gave a sign of life since the last check.
+            busy: Whether calls are open.
+        """
+        options = self.options
+        if heard:
+            self.silent_since = now
+            self.pinged_at = None
+            self.missed = 0
+        if self.pinged_at is None:
+            due = self.silent_since + (options.busy if busy else options.idle)
+            if now < due:
+                return Move.NOTHING, due
+        elif now < self.pinged_at + options.timeout:
+            return Move.NOTHING, self.pinged_at + options.timeout
+        else:
+            self.missed += 1
+            if self.missed >= options.failures:
+                return Move.GIVE_UP, now
+        self.pinged_at = now
+        return Move.PING, now + options.timeout

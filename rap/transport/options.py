@@ -1,0 +1,42 @@
+"""What a connection is told once, when it is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rap.deadline import check_timeout
+from rap.transport.keepalive import KeepaliveOptions
+from rap.wire.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["ConnectionOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """Limits and times of one side's connections.
+
+    Args:
+        limits: What this side accepts.
+        keepalive: When to ping.
+        hello: What our Hello says beside version and limits.
+        timeout: Seconds for the peer to finish a frame it began, or to take what we wrote.
+        handshake_timeout: Seconds for its Hello to come.
+        idle_timeout: Seconds without any call after which a server asks the client to leave.
+        max_age: Seconds after which a server asks the client to leave; what is open lives on.
+        write_buffer: Bytes in the transport's buffer from which on large messages wait. Small
+            calls wait behind it, so it is a bound of their latency.
+    """
+
+    limits: Limits = DEFAULT_LIMITS
+    keepalive: KeepaliveOptions = field(default_factory=KeepaliveOptions)
+    hello: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = 9.0
+    handshake_timeout: float = 5.0
+    idle_timeout: float | None = None
+    max_age: float | None = None
+    write_buffer: int = 256 * 1024
+
+    def __post_init__(self) -> None:
+        """Check the times."""
+        for name in ("timeout", "handshake_timeout", "idle_timeout", "max_age"):
+            check_timeout(name, getattr(self, name))

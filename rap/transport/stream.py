@@ -1,0 +1,193 @@
+"""The ordered two-way messages of one call inside a connection.
+
+`recv` may be awaited by one task at a time, `send` by one task at a time; `reset` is synchronous
+and idempotent, so it is safe in `finally`, callbacks and `__del__`.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rap.errors import CallError, ChannelClosed, Code, RapError
+from rap.wire.frames import END, MESSAGE
+from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, StreamState
+
+if TYPE_CHECKING:
+    from rap.transport.connection import Connection
+
+__all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
+
+# Flags, meta, body.
+Message = tuple[int, bytes, bytes | memoryview]
+
+
+class EndOfStream(RapError):
+    """The peer has sent its last message."""
+
+
+class UnaryStream(StreamState):
+    """The client's record of a unary call: one future."""
+
+    meta = b""
+
+    def __init__(self, conn: "Connection", deadline: float) -> None:
+        self.conn = conn
+        self.deadline = deadline
+        self.future: asyncio.Future[bytes | memoryview] = conn.new_future()
+
+    def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
+        """Take the answer; an END without a message is a call without an answer."""
+        if size:
+            self.conn.take(self, size)
+        future = self.future
+        if future.done():
+            return
+        if flags & MESSAGE:
+            if meta:
+                self.meta = meta
+            future.set_result(body)
+        else:
+            future.set_exception(CallError("the server ended the call without an answer"))
+        if self.state != CLOSED:  # more would follow; a unary call has one answer
+            self.conn.reset(self, Code.CANCELLED)
+
+    def fail(self, error: CallError) -> None:
+        """End the call with `error`."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def on_flushed(self) -> None:
+        """Nobody waits for a unary request to be written."""
+
+
+class Stream(StreamState):
+    """A stream whose messages are taken one by one."""
+
+    error: CallError | None = None
+    _reader: "asyncio.Future[None] | None" = None
+    _writer: "asyncio.Future[None] | None" = None
+
+    def __init__(
+        self, conn: "Connection", stream_id: int = 0, send_credit: int = 0, recv_credit: int = 0
+    ) -> None:
+        self.conn = conn
+        self.id = stream_id
+        self.send_credit = send_credit
+        self.recv_credit = recv_credit
+        self.inbox: deque[tuple[int, bytes, bytes | memoryview, int]] = deque()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer will send nothing more; messages may still wait to be taken."""
+        return bool(self.state & REMOTE_END)
+
+    @property
+    def can_send(self) -> bool:
+        """Whether this side may still send."""
+        return not self.state & LOCAL_END and self.error is None
+
+    def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
+        """Put a message into the inbox."""
+        if flags & MESSAGE:
+            self.inbox.append((flags, meta, body, size))
+        self._wake_reader()
+
+    def on_flushed(self) -> None:
+        """Go on: what waited for credit has been written."""
+        writer = self._writer
+        if writer is not None:
+            self._writer = None
+            if not writer.done():
+                writer.set_result(None)
+
+    def fail(self, error: CallError) -> None:
+        """End the stream with `error`; messages that came before can still be taken."""
+        if self.error is None:
+            self.error = error
+        self._wake_reader()
+        self.on_flushed()
+
+    def try_recv(self) -> Message | None:
+        """Return the next message if it has come."""
+        if not self.inbox:
+            return None
+        flags, meta, body, size = self.inbox.popleft()
+        if size:
+            self.conn.take(self, size)
+        return flags, meta, body
+
+    async def recv(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            EndOfStream: The peer has sent its last one.
+            CallError: The stream was reset, or its connection was lost.
+            RuntimeError: Another task is waiting for a message of this stream.
+        """
+        while not self.inbox:
+            if self.error is not None:
+                raise self.error
+            if self.state & REMOTE_END:
+                raise EndOfStream
+            if self._reader is not None:
+                raise RuntimeError("another task is already reading from this stream")
+            self._reader = self.conn.new_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        flags, meta, body, size = self.inbox.popleft()
+        if size:
+            self.conn.take(self, size)
+        return flags, meta, body
+
+    async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
+        """Send one message; return when it was handed to the transport.
+
+        Raises:
+            ChannelClosed: This side has ended the stream.
+            CallError: The stream was reset, or its connection was lost.
+        """
+        if self.state & LOCAL_END:
+            raise self.error or ChannelClosed("the stream is closed")
+        conn = self.conn
+        if not conn.send(self, flags, meta, body):
+            while self.outbox is not None:
+                await self._flushed()
+            if self.error is not None:
+                raise self.error
+        elif conn.paused:
+            await conn.drained()
+
+    def end(self) -> None:
+        """Say that this side is done; does nothing if it has said so or the stream has ended."""
+        if not self.state & LOCAL_END:
+            self.conn.send(self, END, b"", b"")
+
+    def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
+        """End the stream in both directions; does nothing if it has ended."""
+        self.inbox.clear()
+        self.conn.reset(self, code, message)
+        self._wake_reader()
+        self.on_flushed()
+
+    async def wait_ended(self) -> None:
+        """Return when the peer has ended or reset the stream, or the connection is lost."""
+        while not self.state & REMOTE_END and self.error is None:
+            if self._reader is not None:
+                raise RuntimeError("another task is already reading from this stream")
+            self._reader = self.conn.new_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+    async def _flushed(self) -> None:
+        if self._writer is None:
+            self._writer = self.conn.new_future()
+        await asyncio.shield(self._writer)
+
+    def _wake_reader(self) -> None:
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)

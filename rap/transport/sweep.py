@@ -1,0 +1,166 @@
+"""The one timer of a connection: deadlines, keepalive, idle and old age, stalled peers.
+
+A timer per call costs 2 us, a sweep over the open streams when the nearest deadline comes nearly
+nothing. It is armed for whatever is due next, at most every 10 ms.
+"""
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING
+
+from rap.errors import Code, ConnectionClosed, DeadlineExceeded, ResourceExhausted
+from rap.transport.keepalive import Keepalive, Move
+from rap.wire.states import State
+
+if TYPE_CHECKING:
+    from rap.transport.connection import Connection
+
+__all__ = ["Sweep"]
+
+_LEAST_DELAY = 0.01
+_STARVED_AFTER = 10.0  # seconds that stalled streams may keep all credit of a connection
+
+
+class Sweep:
+    """Looks after what time does to one connection.
+
+    Args:
+        conn: The connection.
+        loop: Its event loop.
+    """
+
+    def __init__(self, conn: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+        now = conn.clock.monotonic()
+        self.at = inf  # when the timer fires
+        self.keepalive = Keepalive(conn.options.keepalive, now)
+        self._conn = conn
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._made_at = self._active_at = self._progress_at = self._partial_at = now
+        self._last_id = 0
+        self._buffered = 0
+        self._partial: object = None
+        self._starved_at: float | None = None
+
+    def start(self) -> None:
+        """Wait for the handshake."""
+        self.watch(self._made_at + self._conn.options.handshake_timeout)
+
+    def stop(self) -> None:
+        """Stop the timer for good."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def watch(self, when: float) -> None:
+        """See to it that the timer fires at `when` or before."""
+        if when < self.at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self.at = when
+            delay = max(when - self._conn.clock.monotonic(), _LEAST_DELAY)
+            self._timer = self._loop.call_later(delay, self.tick)
+
+    def on_paused(self) -> None:
+        """The transport's buffer is full: watch whether the peer takes something."""
+        self._progress_at = self._conn.clock.monotonic()
+        self._buffered = self._conn.transport.get_write_buffer_size()
+        self.watch(self._progress_at + self._conn.options.timeout)
+
+    def tick(self) -> None:
+        """Do what is due, and arm the timer for what is due next."""
+        self.at = inf
+        conn = self._conn
+        if conn.closed:
+            return
+        now = conn.clock.monotonic()
+        due = min(self._check_stall(now), self._check_life(now), self._expire(now))
+        if not conn.closed:
+            self.watch(min(due, self._check_starved(now), now + 3600.0))
+
+    def _expire(self, now: float) -> float:
+        """End streams whose deadline has passed; return the nearest one left."""
+        nearest = inf
+        for stream in list(self._conn.streams.values()):
+            deadline = stream.deadline
+            if deadline <= now:
+                message = "the deadline of the call passed"
+                stream.fail(DeadlineExceeded(message))
+                self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
+            elif deadline < nearest:
+                nearest = deadline
+        return nearest
+
+    def _check_life(self, now: float) -> float:
+        """Ping or cut a silent peer, leave an idle or old connection; return the next time."""
+        conn, options = self._conn, self._conn.options
+        heard, conn.heard = conn.heard or self._progress_at == now, False
+        if conn.protocol.state is State.OPENING:
+            limit = options.handshake_timeout
+            if now - self._made_at >= limit:
+                conn.abort(ConnectionClosed(f"{conn.peer} sent no Hello in {limit} s"))
+            return self._made_at + limit
+        busy = bool(conn.streams)
+        move, due = self.keepalive.check(now, heard=heard, busy=busy)
+        if move is Move.PING:
+            conn.ping()
+        elif move is Move.GIVE_UP:
+            silence = options.keepalive.timeout * options.keepalive.failures
+            conn.abort(ConnectionClosed(f"{conn.peer} answered no ping for {silence} s"))
+        if busy or self._last_id != conn.protocol.last_id:
+            self._last_id = conn.protocol.last_id
+            self._active_at = now
+        if conn.draining:
+            return due
+        leave_at = self._leave_at()
+        if now >= leave_at:
+            conn.go_away(message="maximum age" if busy else "idle or maximum age")
+        return min(due, leave_at)
+
+    def _leave_at(self) -> float:
+        """When a server asks its client to leave: idle or old."""
+        idle, age = self._conn.options.idle_timeout, self._conn.options.max_age
+        return min(
+            inf if idle is None else self._active_at + idle,
+            inf if age is None else self._made_at + age,
+        )
+
+    def _check_stall(self, now: float) -> float:
+        """Cut a peer that neither takes what we wrote nor finishes the frame it began."""
+        conn = self._conn
+        timeout = conn.options.timeout
+        due = inf
+        if conn.paused:
+            buffered = conn.transport.get_write_buffer_size()
+            if buffered < self._buffered:
+                self._progress_at = now
+            self._buffered = buffered
+            if now - self._progress_at >= timeout:
+                conn.abort(ConnectionClosed(f"{conn.peer} took nothing we wrote for {timeout} s"))
+            due = self._progress_at + timeout
+        partial = conn.protocol.partial
+        if partial is not None:
+            if partial is not self._partial:
+                self._partial_at = now
+            elif now - self._partial_at >= timeout:
+                text = f"{conn.peer} did not finish a frame in {timeout} s"
+                conn.abort(ConnectionClosed(text))
+            due = min(due, self._partial_at + timeout)
+        self._partial = partial
+        return due
+
+    def _check_starved(self, now: float) -> float:
+        """Reset the stream that holds most when stalled streams have kept all credit too long."""
+        conn = self._conn
+        if not conn.protocol.starved:
+            self._starved_at = None
+            return inf
+        if self._starved_at is None:
+            self._starved_at = now
+        elif now - self._starved_at >= _STARVED_AFTER:
+            self._starved_at = None
+            stream = max(conn.streams.values(), key=lambda each: int(each.held), default=None)
+            if stream is not None and stream.held:
+                message = f"nobody took {stream.held} bytes of this call for {_STARVED_AFTER} s"
+                stream.fail(ResourceExhausted(message))
+                conn.reset(stream, Code.RESOURCE_EXHAUSTED, message)
+        return now + 1.0

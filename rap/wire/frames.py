@@ -1,0 +1,157 @@
+"""Frames as bytes: the fixed header, the kinds and flags, and the rare frames (PROTOCOL.md §2, §3).
+
+Open and Data, the frames of the hot path, are written and parsed in place by `protocol.py`; a
+`Frame` is the readable form for tests and tools.
+"""
+
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rap.wire.codec import pack, unpack
+
+__all__ = [
+    "ACK",
+    "BATCH",
+    "CREDIT",
+    "DATA",
+    "END",
+    "GOAWAY",
+    "HEADER",
+    "HEADER_SIZE",
+    "HELLO",
+    "KIND_NAMES",
+    "MAX_META",
+    "MAX_STREAM_ID",
+    "MESSAGE",
+    "MORE",
+    "OPEN",
+    "PING",
+    "RESET",
+    "UNSERVED",
+    "Frame",
+    "credit_frame",
+    "go_away_frame",
+    "hello_frame",
+    "parse_frames",
+    "ping_frame",
+    "read_go_away",
+    "read_hello",
+    "read_reset",
+    "reset_frame",
+]
+
+# Length of meta and body, kind, flags, stream id, length of meta.
+HEADER = struct.Struct(">IBBIH")
+HEADER_SIZE = HEADER.size
+MAX_META = 2**16 - 1
+MAX_STREAM_ID = 2**31 - 1
+
+DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO = range(7)
+KIND_NAMES = ("DATA", "OPEN", "RESET", "CREDIT", "PING", "GOAWAY", "HELLO")
+
+# Flags of Open and Data.
+MESSAGE = 1  # a body is present
+MORE = 2  # the body goes on in the stream's next Data
+END = 4  # the sender is done
+BATCH = 8  # the body is an array of messages
+# Flag of Reset: no handler began.
+UNSERVED = 1
+# Flag of Ping: this is the answer.
+ACK = 1
+
+_COUNT = struct.Struct(">I")
+
+
+class Frame(NamedTuple):
+    """One frame, whole."""
+
+    kind: int
+    flags: int
+    stream_id: int
+    meta: bytes = b""
+    body: bytes = b""
+
+    def encode(self) -> bytes:
+        """Return the frame as bytes."""
+        length = len(self.meta) + len(self.body)
+        header = HEADER.pack(length, self.kind, self.flags, self.stream_id, len(self.meta))
+        return header + self.meta + self.body
+
+
+def parse_frames(data: bytes) -> list[Frame]:
+    """Return the whole frames at the start of `data`, without any check; for tests and tools."""
+    frames: list[Frame] = []
+    pos = 0
+    while len(data) - pos >= HEADER_SIZE:
+        length, kind, flags, stream_id, meta_size = HEADER.unpack_from(data, pos)
+        start = pos + HEADER_SIZE
+        pos = start + length
+        if pos > len(data):
+            break
+        split = start + meta_size
+        frames.append(Frame(kind, flags, stream_id, data[start:split], data[split:pos]))
+    return frames
+
+
+def hello_frame(content: Mapping[str, Any]) -> bytes:
+    """Return the first frame of a side."""
+    return Frame(HELLO, 0, 0, b"", pack(dict(content))).encode()
+
+
+def read_hello(body: bytes) -> dict[str, Any]:
+    """Return the content of a Hello.
+
+    Raises:
+        ValueError: It is no map with string keys.
+    """
+    content = unpack(body)
+    if not isinstance(content, dict):
+        raise ValueError(f"a Hello must be a map, got {type(content).__name__}")
+    return content
+
+
+def reset_frame(
+    stream_id: int, code: int, message: str, details: Mapping[str, Any], flags: int
+) -> bytes:
+    """Return a Reset, which ends a stream in both directions."""
+    return Frame(RESET, flags, stream_id, b"", pack([code, message, dict(details)])).encode()
+
+
+def read_reset(body: bytes) -> tuple[int, str, dict[str, Any]]:
+    """Return code, message and details of a Reset.
+
+    Raises:
+        ValueError: It is no array of these.
+    """
+    match unpack(body):
+        case [int(code), str(message), dict(details), *_]:
+            return code, message, details
+    raise ValueError("a Reset must be [code, message, details]")
+
+
+def credit_frame(stream_id: int, count: int) -> bytes:
+    """Return a Credit of `count` bytes; stream 0 is the connection."""
+    return Frame(CREDIT, 0, stream_id, b"", _COUNT.pack(count)).encode()
+
+
+def ping_frame(token: bytes, *, ack: bool = False) -> bytes:
+    """Return a Ping with its 8 opaque bytes."""
+    return Frame(PING, ACK if ack else 0, 0, b"", token).encode()
+
+
+def go_away_frame(last_stream_id: int, code: int, message: str) -> bytes:
+    """Return a GoAway; `MAX_STREAM_ID` announces a drain."""
+    return Frame(GOAWAY, 0, last_stream_id, b"", pack([code, message])).encode()
+
+
+def read_go_away(body: bytes) -> tuple[int, str]:
+    """Return code and message of a GoAway.
+
+    Raises:
+        ValueError: It is no array of these.
+    """
+    match unpack(body):
+        case [int(code), str(message), *_]:
+            return code, message
+    raise ValueError("a GoAway must be [code, message]")

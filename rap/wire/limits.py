@@ -1,0 +1,92 @@
+"""What one side accepts, and tells the peer in its Hello (PROTOCOL.md §5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits"]
+
+_KIB = 1024
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of one side of a connection.
+
+    Args:
+        max_frame: Bytes of meta and body in one frame; a longer one ends the connection before
+            its body is read. 16 KiB to 64 MiB.
+        max_message: Bytes of one message, in however many frames; a longer one resets its call.
+            1 KiB to 2 GiB.
+        max_streams: Calls that the peer may have open at once. 1 to 2^20.
+        stream_window: Bytes the peer may send on one stream before user code takes some.
+            64 KiB to 1 GiB.
+        connection_window: The same for all streams together; at least `stream_window`.
+        fragment: Bytes of a frame's body when this side splits a large message. 1 KiB to 16 MiB.
+    """
+
+    max_frame: int = _MIB
+    max_message: int = 16 * _MIB
+    max_streams: int = 16384
+    stream_window: int = _MIB
+    connection_window: int = 8 * _MIB
+    fragment: int = 128 * _KIB
+
+    def __post_init__(self) -> None:
+        """Check every value against its bounds."""
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+        if self.connection_window < self.stream_window:
+            raise ValueError(
+                f"connection_window must be at least stream_window ({self.stream_window}), "
+                f"got {self.connection_window}"
+            )
+
+    def to_hello(self) -> dict[str, int]:
+        """Return what the Hello says of them."""
+        return {name: getattr(self, name) for name in _TOLD}
+
+
+_BOUNDS = {
+    "max_frame": (16 * _KIB, 64 * _MIB),
+    "max_message": (_KIB, 2**31),
+    "max_streams": (1, 2**20),
+    "stream_window": (64 * _KIB, 2**30),
+    "connection_window": (64 * _KIB, 2**30),
+    "fragment": (_KIB, 16 * _MIB),
+}
+_TOLD = ("max_frame", "max_message", "max_streams", "stream_window", "connection_window")
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What the peer accepts; these values hold until its Hello has come."""
+
+    max_frame: int = 16 * _KIB
+    max_message: int = 16 * _MIB
+    max_streams: int = 16384
+    stream_window: int = 64 * _KIB
+    connection_window: int = 64 * _KIB
+
+    @classmethod
+    def from_hello(cls, content: Mapping[str, Any]) -> "PeerLimits":
+        """Return the limits that a Hello tells; what it leaves out keeps its default.
+
+        Raises:
+            ValueError: A value is out of bounds; the message names it.
+        """
+        values: dict[str, int] = {}
+        for each in fields(cls):
+            value = content.get(each.name, getattr(_BEFORE_HELLO, each.name))
+            low, high = _BOUNDS[each.name]
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"Hello: {each.name} must be {low} to {high}, got {value!r}")
+            values[each.name] = value
+        return cls(**values)
+
+
+_BEFORE_HELLO = PeerLimits()
