@@ -1,0 +1,32 @@
+"""Balancing: who takes a call. Loads, pickers, slow start and breakers, all without I/O."""
+
+from rap.balance.base import Candidate, Picker
+from rap.balance.eject import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
+from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
+from rap.balance.names import picker_from_name
+from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.rendezvous import Rendezvous
+from rap.balance.weight import effective_weights, slow_start
+from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
+
+__all__ = [
+    "Breaker",
+    "BreakerPolicy",
+    "BreakerState",
+    "Candidate",
+    "Load",
+    "PeakEwma",
+    "PendingRequests",
+    "Picker",
+    "PowerOfTwoChoices",
+    "Rendezvous",
+    "RoundRobin",
+    "SmoothWeighted",
+    "WeightedRandom",
+    "effective_weights",
+    "ejection_limit",
+    "is_panic",
+    "median_ewma",
+    "picker_from_name",
+    "slow_start",
+]

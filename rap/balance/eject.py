@@ -1,0 +1,205 @@
+"""Ejection: a node that keeps failing gets no calls for a while, then one to try it.
+
+::
+
+                 5 failures in a row, or too few successes
+        CLOSED ────────────────────────────────────────────▶ OPEN ◀──────────┐
+           ▲                                                  │              │
+           │ the probe was answered             pause is over, a call taken  │ it failed
+           │                                                  ▼              │
+           └───────────────────────────────────────────── HALF_OPEN ─────────┘
+
+The pause doubles each time, with jitter so that clients do not probe in step (Finagle's failure
+accrual). Ejection has limits, for a client cannot tell whether the nodes are ill or itself: only
+some may be out at a time, and with too few left health is ignored (gRPC A50; Envoy's panic).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from random import Random
+
+from rap.errors import Verdict
+
+__all__ = ["Breaker", "BreakerPolicy", "BreakerState", "ejection_limit", "is_panic"]
+
+BUCKETS = 6
+MAX_EJECTED = 0.1
+PANIC_BELOW = 0.5
+
+
+class BreakerState(Enum):
+    """What a breaker lets through."""
+
+    CLOSED = "closed"  # every call
+    OPEN = "open"  # none, until the pause is over
+    HALF_OPEN = "half_open"  # one call is under way as a probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerPolicy:
+    """When a breaker opens, and for how long.
+
+    Args:
+        failures: So many in a row open it.
+        success_rate: A share of answered calls below this opens it, once there were `min_calls`.
+        min_calls: See `success_rate`.
+        window: Seconds over which the rate is taken.
+        pause: Seconds of the first pause; half of it is sure, half is drawn.
+        max_pause: Seconds to which the pauses grow by doubling.
+    """
+
+    failures: int = 5
+    success_rate: float = 0.8
+    min_calls: int = 5
+    window: float = 30.0
+    pause: float = 5.0
+    max_pause: float = 300.0
+
+    def __post_init__(self) -> None:
+        _check(self.failures >= 1, "failures", self.failures, "at least 1")
+        _check(0.0 <= self.success_rate <= 1.0, "success_rate", self.success_rate, "from 0 to 1")
+        _check(self.min_calls >= 1, "min_calls", self.min_calls, "at least 1")
+        _check(0.0 < self.window < inf, "window", self.window, "finite and more than 0 seconds")
+        _check(0.0 < self.pause < inf, "pause", self.pause, "finite and more than 0 seconds")
+        longest_fits = self.pause <= self.max_pause < inf
+        _check(longest_fits, "max_pause", self.max_pause, f"finite and at least {self.pause:g}")
+
+
+def _always() -> bool:
+    return True
+
+
+class Breaker:
+    """Failure accrual of one node. Times are seconds on the monotonic clock.
+
+    Ask `available` of every node to make the candidates, then `allow` of the picked one: asking
+    changes nothing, and only a call that is really made uses up the probe.
+
+    Args:
+        rng: Jitter of the pauses; only `random` is used.
+        policy: When it opens, and for how long; `None` for the defaults.
+        may_open: Asked before it opens. Where enough others are ejected (`ejection_limit`) it
+            says no; the breaker then stays closed and asks again at the next failure.
+
+    Attributes:
+        state: Read it, do not set it.
+    """
+
+    def __init__(
+        self,
+        rng: Random,
+        policy: BreakerPolicy | None = None,
+        may_open: Callable[[], bool] = _always,
+    ) -> None:
+        policy = policy or BreakerPolicy()
+        self.state = BreakerState.CLOSED
+        self._random = rng.random
+        self._policy = policy
+        self._may_open = may_open
+        self._until = -inf  # end of the pause, or of the wait for a probe
+        self._pause = policy.pause  # the next one
+        self._forget_at = inf  # from then on the next pause is a first one again
+        self._step = policy.window / BUCKETS
+        self._buckets: deque[tuple[float, int, int]] = deque()  # end, answered, failed
+        self._old_answered = self._old_failed = 0  # sums of the buckets
+        self._answered = self._failed = 0  # in the present bucket
+        self._in_row = 0
+        self._turn_at = -inf  # end of the present bucket
+
+    def available(self, now: float) -> bool:
+        """Whether the node may be given a call; asking changes nothing."""
+        # Also a half-open one in the end: a probe that was lost, or is a channel that lasts for
+        # hours, must not keep the node out.
+        return self.state is BreakerState.CLOSED or now >= self._until
+
+    def allow(self, now: float) -> bool:
+        """Take the permission for one call; after a pause there is just one, the probe."""
+        if self.state is BreakerState.CLOSED:
+            return True
+        if now < self._until:
+            return False
+        self.state = BreakerState.HALF_OPEN
+        self._until = now + self._pause
+        return True
+
+    def succeeded(self, now: float) -> None:
+        """Count a call that was answered; the fast path of `record`."""
+        if now >= self._turn_at:
+            self._turn(now)
+        self._answered += 1
+        self._in_row = 0
+
+    def record(self, verdict: Verdict, now: float) -> None:
+        """Count the end of a call, and change state where that says so."""
+        if verdict is Verdict.FAILURE:
+            self._fail(now)
+        elif verdict is not Verdict.IGNORED:
+            self.succeeded(now)
+        elif self.state is BreakerState.HALF_OPEN:
+            self._until = now  # the probe told nothing: the next call is one
+
+    def _fail(self, now: float) -> None:
+        if self.state is BreakerState.HALF_OPEN:
+            self._open(now)
+        elif self.state is BreakerState.CLOSED:
+            if now >= self._turn_at:
+                self._turn(now)
+            self._failed += 1
+            self._in_row += 1
+            if self._is_ill() and self._may_open():
+                self._open(now)
+
+    def _is_ill(self) -> bool:
+        policy = self._policy
+        if self._in_row >= policy.failures:
+            return True
+        answered = self._old_answered + self._answered
+        calls = answered + self._old_failed + self._failed
+        return calls >= policy.min_calls and answered < policy.success_rate * calls
+
+    def _open(self, now: float) -> None:
+        if now >= self._forget_at:
+            self._pause = self._policy.pause
+        self._until = now + self._pause * (0.5 + 0.5 * self._random())
+        self._pause = min(self._pause * 2.0, self._policy.max_pause)
+        self._forget_at = inf
+        self.state = BreakerState.OPEN
+        self._turn_at = -inf  # sends `succeeded` to `_turn`: its fast path looks at no state
+
+    def _turn(self, now: float) -> None:
+        """Begin a bucket of the window; in other states than CLOSED, act on the answer."""
+        if self.state is BreakerState.OPEN:
+            return  # an answer to a call from before
+        if self.state is BreakerState.HALF_OPEN:
+            self.state = BreakerState.CLOSED
+            self._forget_at = now + self._policy.window
+            self._buckets.clear()
+            self._answered = self._failed = self._in_row = 0
+        buckets = self._buckets
+        if self._answered or self._failed:
+            buckets.append((self._turn_at, self._answered, self._failed))
+            self._answered = self._failed = 0
+        self._turn_at = now + self._step
+        oldest = self._turn_at + self._step - self._policy.window
+        while buckets and buckets[0][0] < oldest:
+            buckets.popleft()
+        self._old_answered = sum(bucket[1] for bucket in buckets)
+        self._old_failed = sum(bucket[2] for bucket in buckets)
+
+
+def ejection_limit(total: int) -> int:
+    """Return how many of `total` nodes may be ejected at a time: a tenth, but at least one."""
+    return min(total, max(1, int(total * MAX_EJECTED)))
+
+
+def is_panic(available: int, total: int) -> bool:
+    """Whether so few nodes are available that all must be used, healthy or not."""
+    return available < total * PANIC_BELOW
+
+
+def _check(holds: bool, option: str, value: object, limit: str) -> None:
+    if not holds:
+        raise ValueError(f"{option} must be {limit}, got {value!r}")

@@ -1,0 +1,52 @@
+"""From the name of a balancing policy to its picker; packages may add names by entry point."""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from random import Random
+
+from rap.balance.base import Picker
+from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.rendezvous import Rendezvous
+from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
+
+__all__ = ["ENTRY_POINTS", "picker_from_name"]
+
+ENTRY_POINTS = "rap.balance"
+"""Group of entry points: each names a callable that takes a `random.Random`, gives a `Picker`."""
+
+_BUILTIN: dict[str, Callable[[Random], Picker]] = {
+    "p2c": PowerOfTwoChoices,
+    "smooth_weighted": SmoothWeighted,
+    "weighted_random": WeightedRandom,
+    "round_robin": RoundRobin,
+    "rendezvous": Rendezvous,
+}
+
+
+def picker_from_name(picker: str | Picker, rng: Random) -> Picker:
+    """Return the picker of that name, or the picker itself.
+
+    Args:
+        picker: A built-in name, one of an entry point in the group ``rap.balance``, or an object
+            with a `pick` method.
+        rng: Source of chance of a picker made here.
+
+    Raises:
+        ValueError: The name is not known, or what it stands for is no picker.
+    """
+    made = _make(picker, rng) if isinstance(picker, str) else picker
+    if isinstance(made, type) or not callable(getattr(made, "pick", None)):
+        raise ValueError(f"picker must be a name or an object with a pick method, got {made!r}")
+    return made
+
+
+def _make(name: str, rng: Random) -> Picker:
+    if name in _BUILTIN:
+        return _BUILTIN[name](rng)
+    others = entry_points(group=ENTRY_POINTS)
+    for entry in others:
+        if entry.name == name:
+            made: Picker = entry.load()(rng)
+            return made
+    known = ", ".join([*_BUILTIN, *sorted({entry.name for entry in others})])
+    raise ValueError(f"picker must be one of {known}, or a Picker object; got {name!r}")

@@ -1,0 +1,37 @@
+"""Candidates for pickers: a fixed one and one that carries a real load."""
+
+from dataclasses import dataclass
+
+from rap.balance import PeakEwma
+
+
+@dataclass(eq=False)
+class FixedNode:
+    key: str
+    weight: float = 1.0
+    cost: float = 1.0
+
+    def load(self) -> float:
+        return self.cost
+
+
+class Timeline:
+    """The present moment of a simulation, in seconds."""
+
+    now: float = 0.0
+
+
+class LoadedNode:
+    def __init__(self, key: str, timeline: Timeline, weight: float = 1.0) -> None:
+        self.key = key
+        self.weight = weight
+        self.calls = 0
+        self.measure = PeakEwma()
+        self._timeline = timeline
+
+    def load(self) -> float:
+        return self.measure.value(self._timeline.now)
+
+
+def fixed_nodes(*weights: float) -> tuple[FixedNode, ...]:
+    return tuple(FixedNode(f"10.0.0.{i}:9000", weight) for i, weight in enumerate(weights, 1))
