@@ -1,0 +1,180 @@
+"""A cluster in simulated time: shares, newcomers, frozen and failing nodes, queueing theory."""
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from random import Random
+
+import pytest
+
+from rap.balance import PendingRequests, PowerOfTwoChoices, effective_weights, median_ewma
+from rap.errors import Verdict
+from tests.balance.nodes import LoadedNode, Timeline
+
+LATENCY = 0.010
+SEEDS = range(10)
+
+
+class Client:
+    """One client that keeps a number of calls in flight; each takes 10 ms on average."""
+
+    def __init__(self, seed: int, weights: Sequence[float]) -> None:
+        self.timeline = Timeline()
+        self.nodes = tuple(self.node(i, weight) for i, weight in enumerate(weights))
+        self.frozen: set[LoadedNode] = set()
+        self.failing: set[LoadedNode] = set()
+        self._rng = Random(seed)
+        self._picker = PowerOfTwoChoices(self._rng)
+        self._ends: list[tuple[float, int, float, LoadedNode]] = []
+        self._started = 0
+
+    def node(self, number: int, weight: float) -> LoadedNode:
+        return LoadedNode(f"10.0.0.{number}:9000", self.timeline, weight)
+
+    def start(self) -> None:
+        node = self._picker.pick(self.nodes)
+        node.calls += 1
+        node.measure.started(self.timeline.now)
+        self._started += 1
+        if node not in self.frozen:
+            fails = node in self.failing
+            elapsed = 0.0001 if fails else self._rng.expovariate(1.0 / LATENCY)
+            heappush(self._ends, (self.timeline.now + elapsed, self._started, elapsed, node))
+
+    def run(self, calls: int, each: Callable[[], None] = lambda: None) -> None:
+        for _ in range(calls):
+            now, _number, elapsed, node = heappop(self._ends)
+            self.timeline.now = now
+            if node in self.failing:
+                node.measure.failed(now, elapsed, Verdict.FAILURE, None)
+            else:
+                node.measure.finished(now, elapsed, True)
+            each()
+            self.start()
+
+    def counts(self) -> list[int]:
+        return [node.calls for node in self.nodes]
+
+
+def client(seed: int, weights: Sequence[float], in_flight: int, warm_up: int = 2000) -> Client:
+    made = Client(seed, weights)
+    for _ in range(in_flight):
+        made.start()
+    made.run(warm_up)
+    for node in made.nodes:
+        node.calls = 0
+    return made
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "expected"), [(64, (25, 25, 50)), (8, (27, 27, 46)), (1, (17, 17, 66))]
+)
+def test_shares_follow_weights_the_closer_the_more_calls_are_in_flight(
+    in_flight: int, expected: tuple[float, ...]
+) -> None:
+    totals = [0, 0, 0]
+    for seed in SEEDS:
+        cluster = client(seed, (1, 1, 2), in_flight)
+        cluster.run(3000)
+        totals = [a + b for a, b in zip(totals, cluster.counts(), strict=True)]
+    shares = [100 * total / sum(totals) for total in totals]
+    assert shares == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_newcomer_that_takes_the_median_is_not_flooded(seed: int) -> None:
+    cluster = client(seed, (1,) * 9, in_flight=36)
+    newcomer = cluster.node(9, 1)
+    newcomer.measure.prior = median_ewma(node.measure for node in cluster.nodes)
+    cluster.nodes = (*cluster.nodes, newcomer)
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        most = max(most, newcomer.measure.in_flight)
+
+    cluster.run(500, watch)
+    assert 20 <= newcomer.calls <= 110  # its fair share is 50
+    assert most <= 18  # of 36; without the prior it would have nearly all of them at once
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_slow_start_keeps_a_newcomer_below_its_share(seed: int) -> None:
+    cluster = client(seed, (1,) * 4, in_flight=32)
+    newcomer = cluster.node(4, 1)
+    newcomer.weight = effective_weights([(1, 60.0), (1, 0.0)])[1]
+    newcomer.measure.prior = median_ewma(node.measure for node in cluster.nodes)
+    cluster.nodes = (*cluster.nodes, newcomer)
+    cluster.run(1000)
+    assert newcomer.calls < 100  # a fifth would be 200
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_freezes_gets_no_more_than_a_handful_of_calls(seed: int) -> None:
+    cluster = client(seed, (1,) * 5, in_flight=40)
+    cluster.frozen.add(cluster.nodes[0])
+    cluster.run(2000)
+    assert cluster.nodes[0].calls < 40
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_fails_fast_attracts_no_calls(seed: int) -> None:
+    cluster = client(seed, (1,) * 5, in_flight=20)
+    cluster.failing.add(cluster.nodes[0])
+    cluster.run(3000)
+    # It loses every pair, but once in 3 s it is tried: 3000 calls take less than 2 s.
+    assert cluster.nodes[0].calls <= 3
+
+
+def test_a_node_that_failed_is_tried_now_and_then_and_comes_back() -> None:
+    cluster = client(1, (1, 1, 1), in_flight=1)
+    patient = cluster.nodes[0]
+    patient.measure.started(cluster.timeline.now)
+    patient.measure.failed(cluster.timeline.now, 0.0, Verdict.FAILURE, None)
+    cluster.run(1500)  # 15 s
+    assert 3 <= patient.calls <= 6
+    cluster.run(10_000)
+    assert patient.calls > 500
+
+
+class Queue:
+    """A server that works on one call at a time, in the order they came."""
+
+    weight = 1.0
+
+    def __init__(self, number: int) -> None:
+        self.key = str(number)
+        self.free_at = 0.0
+        self.measure = PendingRequests()
+
+    def load(self) -> float:
+        return self.measure.value(0.0)
+
+
+def mean_time(rho: float, arrivals: int, seed: int, servers: int = 100) -> float:
+    """Return the mean time in the system, in service times, with two choices."""
+    rng = Random(seed)
+    queues = tuple(Queue(number) for number in range(servers))
+    picker = PowerOfTwoChoices(rng)
+    ends: list[tuple[float, int, Queue]] = []
+    now = total = 0.0
+    counted = 0
+    for number in range(arrivals):
+        now += rng.expovariate(rho * servers)
+        while ends and ends[0][0] <= now:
+            end, _, queue = heappop(ends)
+            queue.measure.finished(end, 0.0, True)
+        queue = picker.pick(queues)
+        queue.measure.started(now)
+        queue.free_at = max(now, queue.free_at) + rng.expovariate(1.0)
+        heappush(ends, (queue.free_at, number, queue))
+        if number >= arrivals // 4:  # the queues have filled up
+            total += queue.free_at - now
+            counted += 1
+    return total / counted
+
+
+def test_two_choices_queue_as_theory_says() -> None:
+    # Mitzenmacher: the sum over i of rho ** ((2 ** i - 2) / (2 - 1)); one choice waits 10.
+    theory = sum(0.9 ** (2**i - 2) for i in range(1, 20))
+    assert theory == pytest.approx(2.61, abs=0.01)
+    assert mean_time(0.9, 100_000, seed=1) == pytest.approx(theory, rel=0.05)
