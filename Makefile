@@ -1,0 +1,69 @@
+# make demo and make test set up all they need: a virtual environment in .venv with rap and its
+# development tools. They want Python 3.11 or newer, nothing else; PYTHON= chooses one by hand.
+
+VENV ?= .venv
+READY = $(VENV)/.ready
+PY = $(VENV)/bin/python
+
+# Running a candidate is the test: a pyenv shim may exist and fail, a system Python lack ensurepip.
+USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
+CANDIDATES = python3 python3.13 python3.12 python3.11
+PYTHON ?= $(shell for p in $(CANDIDATES); do \
+	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+.PHONY: help demo test lint format coverage bench test-all clean
+
+help:
+	@echo "make demo      a cluster in your terminal"
+	@echo "make test      the test suite, in random order"
+	@echo "make lint      ruff and mypy; make format rewrites"
+	@echo "make coverage  the test suite with branch coverage"
+	@echo "make bench     the benchmarks"
+	@echo "make test-all  the test suite on every Python 3.11, 3.12 and 3.13 found"
+	@echo "make clean     remove environments, caches and build output"
+
+demo: $(READY)
+	$(VENV)/bin/rap demo
+
+test: $(READY)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+coverage: $(READY)
+	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+
+bench: $(READY)
+	$(PY) -m bench $(ARGS)
+
+test-all:
+	@tried=; for version in 3.11 3.12 3.13; do \
+		for python in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+			$$python -c '$(USABLE)' >/dev/null 2>&1 || continue; \
+			echo "== Python $$version"; tried="$$tried $$version"; \
+			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$$version || exit 1; \
+			break; \
+		done; \
+	done; \
+	test -n "$$tried" || { echo "found no Python 3.11, 3.12 or 3.13"; exit 1; }; \
+	echo "passed on$$tried"
+
+clean:
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.*
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp makes a second run a matter of seconds; a change of the dependencies installs again.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "rap needs Python 3.11 or newer with venv; say which: make PYTHON=/path/to/python"; exit 1; }
+	@$(PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
