@@ -43,7 +43,7 @@ class Endpoint:
     state: State = State.UP
     incarnation: str = ""
     zone: str = ""
-    metadata: Mapping[str, str] = field(default=_EMPTY, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY, hash=False)
 
 
 # Endpoint id to endpoint. Treat as immutable.
