@@ -1,0 +1,150 @@
+"""The last known set of each service in a file, so that a client starts while discovery is down.
+
+An outage of discovery must not empty a cluster, and that holds for a client that starts in the
+middle of one, too: it begins with the set it last saw, and the connections tell what still lives.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast
+
+from rap.clock import Clock, SystemClock
+from rap.registry.base import Resolver, Snapshot, check_name
+from rap.registry.records import from_record, to_record
+
+__all__ = ["CachedResolver", "SnapshotCache"]
+
+logger = logging.getLogger("rap.registry")
+
+_PATIENCE = 1.0  # seconds for the registry to give its first answer
+
+
+class SnapshotCache:
+    """A directory with one file per service, replaced by atomic rename.
+
+    Only sets with somebody in them are kept. Trouble with the files is logged once and never
+    reaches the caller: a cache that fails is as good as none.
+
+    Args:
+        directory: Absolute path; made when first written. Many processes may share it.
+        namespace: Part of the file names.
+        patience: Seconds that a first answer may take before the kept set stands in for it.
+        clock: Measures the patience.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        namespace: str = "default",
+        patience: float = _PATIENCE,
+        clock: Clock | None = None,
+    ) -> None:
+        self._directory = Path(directory)
+        if not self._directory.is_absolute():
+            raise ValueError(f"cache must be an absolute path, got {str(directory)!r}")
+        self._namespace = check_name("namespace", namespace)
+        self._patience = patience
+        self._clock = clock or SystemClock()
+        self._warned = False
+
+    async def over(
+        self, service: str, snapshots: AsyncGenerator[Snapshot, None]
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Yield `snapshots` and keep each; begin with the kept one if the first is late or empty.
+
+        An empty first answer is what a registry gives that has just lost everything.
+        """
+        kept: Snapshot = {}
+        async with aclosing(snapshots):
+            first = asyncio.create_task(_next(snapshots))
+            try:
+                if not await self._in_time(first):
+                    kept = await asyncio.to_thread(self.load, service)
+                    if kept:
+                        yield kept
+                snapshot = await first
+            finally:
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
+            if not kept or (snapshot and snapshot != kept):
+                await asyncio.to_thread(self.save, service, snapshot)
+                yield snapshot
+            async for snapshot in snapshots:
+                await asyncio.to_thread(self.save, service, snapshot)
+                yield snapshot
+
+    def load(self, service: str) -> Snapshot:
+        """Return the kept set; empty if there is none. Blocking, for a thread."""
+        path = self._path(service)
+        try:
+            kept = json.loads(path.read_bytes())
+            if not isinstance(kept, dict):
+                raise ValueError(f"must hold an object, got {type(kept).__name__}")
+            return {key: from_record(key, record) for key, record in kept.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as exc:
+            self._warn("read", path, exc)
+            return {}
+
+    def save(self, service: str, snapshot: Snapshot) -> None:
+        """Keep a set, unless it is empty. Blocking, for a thread."""
+        if not snapshot:
+            return
+        path = self._path(service)
+        text = json.dumps({key: to_record(endpoint) for key, endpoint in snapshot.items()})
+        new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            new.write_text(text)
+            new.replace(path)
+        except OSError as exc:
+            self._warn("write", path, exc)
+
+    async def _in_time(self, first: "asyncio.Task[Snapshot]") -> bool:
+        """Return whether the first answer came within the patience, and has somebody in it."""
+        timer = asyncio.create_task(self._clock.sleep(self._patience))
+        try:
+            await asyncio.wait((first, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            await asyncio.gather(timer, return_exceptions=True)
+        return first.done() and bool(first.result())
+
+    def _path(self, service: str) -> Path:
+        # "@" is in no name, so two pairs of names never share a file
+        return self._directory / f"{check_name('service', service)}@{self._namespace}.json"
+
+    def _warn(self, verb: str, path: Path, exc: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("cannot %s the cache %s, going on without: %s", verb, path, exc)
+
+
+class CachedResolver:
+    """A resolver whose sets are kept in a cache, and that starts from it while it is down."""
+
+    def __init__(self, resolver: Resolver, cache: SnapshotCache) -> None:
+        self._resolver = resolver
+        self._cache = cache
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yield the kept set if the first answer is late, then what the resolver yields."""
+        # The protocol promises `aclose`, which only generators have in their type.
+        snapshots = cast("AsyncGenerator[Snapshot, None]", self._resolver.watch(service))
+        return self._cache.over(service, snapshots)
+
+    async def aclose(self) -> None:
+        """Release the resolver's connections."""
+        await self._resolver.aclose()
+
+
+async def _next(snapshots: AsyncGenerator[Snapshot, None]) -> Snapshot:
+    return await anext(snapshots)

@@ -1,0 +1,190 @@
+"""Discovery without a server: a fixed list, and a registry inside one process."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from rap.clock import Clock, SystemClock
+from rap.registry.base import Endpoint, Snapshot, check_name
+from rap.registry.expiry import as_seen, to_sweep
+from rap.registry.refusal import AddressTaken
+from rap.registry.reports import LoadReport, check_load
+from rap.registry.wakeup import Wakeup
+
+__all__ = ["MemoryRegistry", "StaticResolver"]
+
+
+class StaticResolver:
+    """Endpoints that never change, the same for every service."""
+
+    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
+        self._snapshot: Snapshot = {endpoint.id: endpoint for endpoint in endpoints}
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yield the one snapshot, then wait until closed."""
+        check_name("service", service)
+        return self._watch()
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+    async def _watch(self) -> AsyncGenerator[Snapshot, None]:
+        yield self._snapshot
+        await asyncio.Event().wait()
+
+
+@dataclass(slots=True)
+class _Member:
+    endpoint: Endpoint
+    expires: float  # seconds on the monotonic clock
+    load: LoadReport = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Service:
+    members: dict[str, _Member] = field(default_factory=dict)
+    watchers: set[Wakeup] = field(default_factory=set)
+
+
+class _Space:
+    """What registries of one name share; loops in several threads may use it at once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.services: dict[tuple[str, str], _Service] = {}
+
+    def service(self, key: tuple[str, str]) -> _Service:
+        return self.services.setdefault(key, _Service())
+
+
+# A name leads to the same space as long as somebody holds a registry of that name.
+_spaces: WeakValueDictionary[str, _Space] = WeakValueDictionary()
+_spaces_lock = threading.Lock()
+
+
+def _shared_space(name: str) -> _Space:
+    with _spaces_lock:
+        return _spaces.setdefault(name, _Space())
+
+
+class MemoryRegistry:
+    """A registry for the servers and clients of one process.
+
+    Leases, refusals and the removal of silent instances are those of the other registries, so
+    it stands for them in tests and in programs that are their own cluster.
+
+    Args:
+        name: Registries of one name in this process share what is registered; `None`: this
+            object alone has it.
+        namespace: Keeps environments apart.
+        clock: Time source of leases; only `monotonic` and `sleep` are used.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, namespace: str = "default", clock: Clock | None = None
+    ) -> None:
+        self._namespace = check_name("namespace", namespace)
+        self._clock = clock or SystemClock()
+        self._space = _Space() if name is None else _shared_space(name)
+
+    async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
+        """Write or renew a registration that stands for `ttl` seconds.
+
+        Raises:
+            AddressTaken: Another incarnation holds the address.
+        """
+        now = self._clock.monotonic()
+        with self._space.lock:
+            found = self._space.service(self._key(service))
+            held = found.members.get(endpoint.id)
+            if held is None:
+                held = found.members[endpoint.id] = _Member(endpoint, now)
+            elif held.endpoint.incarnation != endpoint.incarnation and held.expires > now:
+                raise AddressTaken(endpoint.id, held.expires - now)
+            changed = held.endpoint != endpoint or held.expires <= now
+            held.endpoint, held.expires = endpoint, now + ttl
+            changed |= _sweep(found.members, now)
+            if changed:
+                _tell(found)
+
+    async def deregister(self, service: str, endpoint: Endpoint) -> None:
+        """Remove the registration of this incarnation; nothing happens if it is not there."""
+        with self._space.lock:
+            found = self._space.service(self._key(service))
+            held = found.members.get(endpoint.id)
+            if held is not None and held.endpoint.incarnation == endpoint.incarnation:
+                del found.members[endpoint.id]
+                _tell(found)
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yield the set of endpoints now and after each change."""
+        return self._watch(self._key(service))
+
+    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
+        """Keep the load of an instance; nothing happens if it is not registered."""
+        report = check_load(load)
+        with self._space.lock:
+            held = self._space.service(self._key(service)).members.get(endpoint_id)
+            if held is not None:
+                held.load = report
+
+    async def loads(self, service: str) -> Mapping[str, LoadReport]:
+        """Return endpoint id to the load it last reported."""
+        with self._space.lock:
+            members = self._space.service(self._key(service)).members
+            return {key: member.load for key, member in members.items() if member.load}
+
+    async def services(self) -> list[str]:
+        """Return the names of the services that have instances, sorted."""
+        with self._space.lock:
+            found = self._space.services.items()
+            return sorted(
+                name for (space, name), it in found if space == self._namespace and it.members
+            )
+
+    async def aclose(self) -> None:
+        """Do nothing: what is registered stays with the other registries of this name."""
+
+    def _key(self, service: str) -> tuple[str, str]:
+        return self._namespace, check_name("service", service)
+
+    async def _watch(self, key: tuple[str, str]) -> AsyncGenerator[Snapshot, None]:
+        wakeup = Wakeup(self._clock)
+        with self._space.lock:
+            self._space.service(key).watchers.add(wakeup)
+        last: Snapshot | None = None
+        try:
+            while True:
+                snapshot, pause = self._read(key)
+                if snapshot != last:
+                    last = snapshot
+                    yield snapshot
+                await wakeup.wait(pause)
+        finally:
+            with self._space.lock:
+                self._space.service(key).watchers.discard(wakeup)
+
+    def _read(self, key: tuple[str, str]) -> tuple[Snapshot, float | None]:
+        """Return the set as it is, and the seconds until the next lease runs out."""
+        now = self._clock.monotonic()
+        with self._space.lock:
+            members = self._space.service(key).members
+            left = {name: member.expires - now for name, member in members.items()}
+            snapshot = {name: as_seen(members[name].endpoint, left[name]) for name in left}
+        return snapshot, min((seconds for seconds in left.values() if seconds > 0), default=None)
+
+
+def _sweep(members: dict[str, _Member], now: float) -> bool:
+    """Remove instances that are gone; return whether there were any."""
+    expired = {key: now - it.expires for key, it in members.items() if it.expires <= now}
+    gone = to_sweep(expired, len(members))
+    for key in gone:
+        del members[key]
+    return bool(gone)
+
+
+def _tell(service: _Service) -> None:
+    for wakeup in service.watchers:
+        wakeup.set_threadsafe()

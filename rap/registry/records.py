@@ -1,0 +1,61 @@
+"""An endpoint as a plain mapping, the form in which registries and caches keep it.
+
+The mapping is ``{addr, weight, zone, version, methods_hash, incarnation, state, meta}``, all
+strings but the weight. Version of the program and hash of its methods are entries of
+`Endpoint.metadata`; here they have fields of their own, for tools that read the registry.
+"""
+
+from collections.abc import Mapping
+
+from rap.address import Address
+from rap.registry.base import Endpoint, State, check_weight
+
+__all__ = ["from_record", "to_record"]
+
+_OWN_FIELDS = ("version", "methods_hash")
+
+
+def to_record(endpoint: Endpoint) -> dict[str, object]:
+    """Return the mapping; equal endpoints give equal ones, in equal order."""
+    meta = dict(sorted(endpoint.metadata.items()))
+    own = {name: meta.pop(name, "") for name in _OWN_FIELDS}
+    return {
+        "addr": str(endpoint.address),
+        "weight": endpoint.weight,
+        "zone": endpoint.zone,
+        **own,
+        "incarnation": endpoint.incarnation,
+        "state": endpoint.state.value,
+        "meta": meta,
+    }
+
+
+def from_record(endpoint_id: str, record: object) -> Endpoint:
+    """Return the endpoint that a mapping describes; unknown fields are ignored.
+
+    Raises:
+        ValueError: A field is missing or of the wrong kind; the message names it.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"record of {endpoint_id} must be a mapping, got {record!r}")
+    meta = record.get("meta")
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"field meta of {endpoint_id} must be a mapping, got {meta!r}")
+    metadata = {str(key): str(value) for key, value in meta.items()}
+    metadata |= {name: str(record[name]) for name in _OWN_FIELDS if record.get(name)}
+    return Endpoint(
+        id=endpoint_id,
+        address=Address.parse(_text(record, "addr", endpoint_id), option="field addr"),
+        weight=check_weight(record.get("weight"), option="field weight"),
+        state=State(_text(record, "state", endpoint_id)),
+        incarnation=_text(record, "incarnation", endpoint_id),
+        zone=_text(record, "zone", endpoint_id),
+        metadata=metadata,
+    )
+
+
+def _text(record: Mapping[object, object], field: str, endpoint_id: str) -> str:
+    value = record.get(field)
+    if not isinstance(value, str):
+        raise ValueError(f"field {field} of {endpoint_id} must be text, got {value!r}")
+    return value
