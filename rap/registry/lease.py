@@ -116,10 +116,11 @@ class Lease:
                 raise ValueError(f"{field} of a leased endpoint cannot change: {old!r} to {new!r}")
         self._endpoint = endpoint
         async with self._turn:
-            if self._wakeup is None:
+            wakeup = self._wakeup
+            if wakeup is None:
                 return  # not started, or closed meanwhile
             self._pause = await self._attempt()
-            self._wakeup.set()
+            wakeup.set()
 
     async def close(self) -> None:
         """Stop renewing and deregister; safe to call twice, and before `start`."""

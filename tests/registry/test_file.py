@@ -1,0 +1,145 @@
+"""What only the registry of files must survive."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rap.errors import RegistryError
+from rap.registry import FileRegistry, Lease, State
+from tests.registry.fake_clock import FakeClock
+from tests.registry.sample import make_endpoint, ports, until, until_true, watching
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> FileRegistry:
+    return FileRegistry(tmp_path)
+
+
+async def test_the_last_set_stands_while_the_directory_is_gone_and_leases_write_it_anew(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "registry"
+    registry, client = FileRegistry(root), FileRegistry(root)
+    async with (
+        Lease(registry, "calc", make_endpoint(1), 0.3),
+        Lease(registry, "calc", make_endpoint(2), 0.3),
+        watching(client) as snapshots,
+    ):
+        await until(snapshots, lambda it: ports(it) == {1, 2})
+        root.rename(tmp_path / "gone")
+        await until_true(lambda: len(list(root.glob("default/calc/*.json"))) == 2)
+        await registry.register("calc", make_endpoint(3), ttl=10)
+        await until(snapshots, lambda it: ports(it) == {1, 2, 3})
+
+
+async def test_a_watch_never_shows_a_removed_directory_as_the_empty_set(tmp_path: Path) -> None:
+    clock = FakeClock()
+    registry = FileRegistry(tmp_path / "registry", clock=clock)
+    await registry.register("calc", make_endpoint(), ttl=1000)
+    async with watching(registry) as snapshots:
+        assert ports(await anext(snapshots)) == {9000}
+        shutil.rmtree(tmp_path / "registry")
+        later = asyncio.ensure_future(anext(snapshots))
+        for _ in range(20):
+            await clock.advance(1.0)
+            await asyncio.to_thread(lambda: None)
+        assert not later.done()
+        later.cancel()
+        await asyncio.gather(later, return_exceptions=True)
+
+
+async def test_a_file_that_is_no_record_is_ignored_with_one_warning(
+    registry: FileRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await registry.register("calc", make_endpoint(1), ttl=10)
+    folder = tmp_path / "default" / "calc"
+    for name, text in {"a": "", "b": "[1]", "c": '{"id": "x"}', "d": "[" * 100_000}.items():
+        (folder / f"{name}.json").write_text(text)
+        os.utime(folder / f"{name}.json", (4e9, 4e9))
+    caplog.set_level(logging.WARNING, "rap.registry")
+    for port in (1, 2):
+        await registry.register("calc", make_endpoint(port), ttl=10)
+        async with watching(registry) as snapshots:
+            await anext(snapshots)
+    assert len(caplog.records) == 4
+    async with watching(registry) as snapshots:
+        assert ports(await anext(snapshots)) == {1, 2}
+
+
+async def test_a_server_replaces_its_own_corrupt_file(
+    registry: FileRegistry, tmp_path: Path
+) -> None:
+    await registry.register("calc", make_endpoint(), ttl=10)
+    [path] = (tmp_path / "default" / "calc").glob("*.json")
+    path.write_text("nonsense")
+    await registry.register("calc", make_endpoint(), ttl=10)
+    assert json.loads(path.read_text())["id"] == make_endpoint().id
+
+
+async def test_a_renewal_leaves_the_record_and_its_folder_as_they_are(
+    registry: FileRegistry, tmp_path: Path
+) -> None:
+    await registry.register("calc", make_endpoint(), ttl=10)
+    folder = tmp_path / "default" / "calc"
+    [path] = folder.glob("*.json")
+    before = folder.stat().st_mtime_ns, path.stat().st_ino
+    await registry.register("calc", make_endpoint(), ttl=20)
+    assert (folder.stat().st_mtime_ns, path.stat().st_ino) == before
+
+
+async def test_leases_are_on_the_given_clock(tmp_path: Path, clock: FakeClock) -> None:
+    registry = FileRegistry(tmp_path, clock=clock)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    await clock.advance(9.9)
+    async with watching(registry) as snapshots:
+        assert [it.state for it in (await anext(snapshots)).values()] == [State.UP]
+    await clock.advance(0.2)
+    async with watching(registry) as snapshots:
+        assert [it.state for it in (await anext(snapshots)).values()] == [State.SUSPECT]
+
+
+async def test_of_many_processes_that_claim_one_address_one_gets_it(tmp_path: Path) -> None:
+    claims = [
+        FileRegistry(tmp_path).register("calc", make_endpoint(incarnation=str(i)), ttl=10)
+        for i in range(8)
+    ]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    assert results.count(None) == 1
+
+
+async def test_a_directory_that_cannot_be_written_is_a_registry_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    registry = FileRegistry(tmp_path / "file")
+    with pytest.raises(RegistryError, match="cannot register in"):
+        await registry.register("calc", make_endpoint(), ttl=10)
+    with pytest.raises(RegistryError, match="cannot deregister in"):
+        await registry.deregister("calc", make_endpoint())
+
+
+async def test_a_directory_that_cannot_be_read_leaves_the_last_set(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = FileRegistry(tmp_path / "registry", clock=clock)
+    await registry.register("calc", make_endpoint(), ttl=1000)
+    async with watching(registry) as snapshots:
+        assert await anext(snapshots)
+        shutil.rmtree(tmp_path / "registry")
+        loop = tmp_path / "registry"
+        loop.symlink_to(loop)  # reading below it fails with ELOOP
+        later = asyncio.ensure_future(anext(snapshots))
+        for _ in range(10):
+            await clock.advance(1.0)
+            await asyncio.to_thread(lambda: None)
+        assert not later.done()
+        later.cancel()
+        await asyncio.gather(later, return_exceptions=True)
+
+
+def test_a_relative_directory_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be an absolute path, got 'here'"):
+        FileRegistry("here")
