@@ -1,0 +1,38 @@
+"""Time under control of a test: it stands still until it is told to advance."""
+
+import asyncio
+from heapq import heappop, heappush
+
+
+class FakeClock:
+    """A `Clock` whose sleepers wake when `advance` has passed their time."""
+
+    def __init__(self, monotonic: float = 1000.0, epoch: float = 1_700_000_000.0) -> None:
+        self._now = monotonic
+        self._epoch_offset = epoch - monotonic
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def time(self) -> float:
+        return self._now + self._epoch_offset
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heappush(self._sleepers, (self._now + seconds, self._count, woken))
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; those who wake run when the test next awaits."""
+        end = self._now + seconds
+        while self._sleepers and self._sleepers[0][0] <= end:
+            self._now, _, woken = heappop(self._sleepers)
+            if not woken.done():
+                woken.set_result(None)
+        self._now = end
