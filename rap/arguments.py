@@ -1,0 +1,279 @@
+"""How the arguments of a call travel: bound to the parameters, as one body, checked on both sides.
+
+On the wire they are an array, or ``{"args": [...], "kwargs": {...}}`` where keyword arguments are
+left that no position can stand for. Which bytes stand for a value is the serializer's business.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from inspect import Parameter, Signature
+from typing import Any, NamedTuple
+
+from rap.errors import InvalidArgument
+from rap.wire.codec import MAX_ELEMENTS, check_body
+
+__all__ = ["Arguments", "Kind", "Serializer", "check_size", "reason", "strictest"]
+
+Body = bytes | memoryview
+Guard = Callable[[Body], None]
+Args = Sequence[Any]
+Kwargs = Mapping[str, Any]
+
+# Bodies from this size on are not decoded by their sender if the types alone prove that they fit.
+_LARGE = 4096
+
+
+class Kind(NamedTuple):
+    """How values of one annotated type travel.
+
+    Args:
+        hint: The type.
+        decode: Body → value, or an exception if the body is not of this type.
+        guard: What must look at a body first; `None` where no body can make it costly.
+        fitting: Python types whose values can be decoded as this type whatever they hold; `None`
+            stands for all.
+    """
+
+    hint: Any
+    decode: Callable[[Body], Any]
+    guard: Guard | None
+    fitting: frozenset[type] | None
+
+
+class Serializer(NamedTuple):
+    """What arguments need of a serializer.
+
+    Args:
+        encode: Value → body.
+        tuple_decoder: Types → decoder of an array with a value for each.
+        split: Body → positional and keyword arguments, each still encoded, as objects
+            that can be encoded and decoded. `ValueError` or
+            `RecursionError` if it is neither an array nor a map of ``args`` and ``kwargs``.
+    """
+
+    encode: Callable[[Any], bytes]
+    tuple_decoder: Callable[[tuple[Any, ...]], Callable[[Body], Args]]
+    split: Callable[[Body], tuple[Args, Kwargs]]
+
+
+class Arguments:
+    """The parameters of one function, and how arguments for them travel.
+
+    The short way reads positional arguments in one go. Whatever it refuses takes the long way,
+    value by value: that handles the rest, and can name the parameter at fault. The functions that
+    `encoders` and `decoders` return hold what they need in closures: they run in every call.
+
+    Args:
+        name: How errors call the function.
+        parameters: Parameter name to parameter.
+        kinds: Parameter name to the kind of its type; of one value for ``*args``, ``**kwargs``.
+        serializer: How values become bytes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, Parameter],
+        kinds: Mapping[str, Kind],
+        serializer: Serializer,
+    ) -> None:
+        self._name = name
+        self._signature = Signature(list(parameters.values()))
+        self._kinds = kinds
+        self._serializer = serializer
+        by_place = [p for p in parameters.values() if p.kind <= Parameter.POSITIONAL_OR_KEYWORD]
+        others = {p.kind: p for p in parameters.values() if p not in by_place}
+        self._by_place = [kinds[p.name] for p in by_place]
+        # A positional-only parameter cannot be named: there a row of names breaks off.
+        self._names = [None if p.kind is p.POSITIONAL_ONLY else p.name for p in by_place]
+        self._least = sum(p.default is p.empty for p in by_place)
+        self._rest = others.get(Parameter.VAR_POSITIONAL)
+        self._needs_names = any(
+            p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters.values()
+        )
+        self._guard = strictest(
+            [kind.guard for kind in kinds.values()] + [check_size] * bool(others)
+        )
+        self._short = self._short_decoder()
+        self.has_keywords = len(others) > (self._rest is not None)
+
+    def encoders(self) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
+        """Return the checking and the trusting function from arguments to a body."""
+        guard, short, long = self._guard, self._short, self._encode
+        encode, place, accepts = self._serializer.encode, self._place, self._accepts
+
+        def encode_args(args: tuple[Any, ...], kwargs: Kwargs | None = None) -> bytes:
+            if kwargs:
+                args, kwargs = place(args, kwargs)
+                if kwargs:
+                    return long(args, kwargs)
+            try:
+                body = encode(args)
+                if guard is not None:
+                    guard(body)
+                if len(body) < _LARGE or not self._fits(args):
+                    short(body)
+            except Exception:
+                return long(args, {})
+            return body
+
+        def encode_args_unchecked(args: tuple[Any, ...], kwargs: Kwargs | None = None) -> bytes:
+            if kwargs:
+                args, kwargs = place(args, kwargs)
+            if kwargs or not accepts(len(args)):
+                return long(args, kwargs or {}, False)
+            try:
+                return encode(args)
+            except Exception:
+                return long(args, {}, False)
+
+        return encode_args, encode_args_unchecked
+
+    def decoders(
+        self,
+    ) -> tuple[Callable[[Body], Args], Callable[[Body], tuple[Args, Kwargs | None]]]:
+        """Return the functions from a body to positional arguments, and to all arguments."""
+        name, guard, short, long = self._name, self._guard, self._short, self._decode
+
+        def decode_args(body: Body) -> Args:
+            try:
+                if guard is not None:
+                    guard(body)
+                return short(body)
+            except Exception:
+                args, kwargs = long(body)
+            if kwargs:
+                raise InvalidArgument(f"{name}(): these arguments only have names: {[*kwargs]}")
+            return args
+
+        def decode_call(body: Body) -> tuple[Args, Kwargs | None]:
+            try:
+                if guard is not None:
+                    guard(body)
+                return short(body), None
+            except Exception:
+                return long(body)
+
+        return decode_args, decode_call
+
+    def _short_decoder(self) -> Callable[[Body], Args]:
+        """Return a decoder of arrays of positional arguments; it may refuse valid ones."""
+        make = self._serializer.tuple_decoder
+        hints = tuple(kind.hint for kind in self._by_place)
+        if self._least == len(hints) and self._rest is None and not self._needs_names:
+            return make(hints)
+        if self._rest is not None and not hints and not self._needs_names:
+            return make((self._kinds[self._rest.name].hint, ...))
+        # The first byte of a short array has its length.
+        lengths = () if self._needs_names else range(self._least, min(len(hints), 15) + 1)
+        by_header = {0x90 | n: make(hints[:n]) for n in lengths}
+        return lambda body: by_header[body[0]](body)
+
+    def _accepts(self, n: int) -> bool:
+        """Whether `n` positional arguments and nothing else are a valid call."""
+        enough = n >= self._least and not self._needs_names
+        return enough and (self._rest is not None or n <= len(self._by_place))
+
+    def _fits(self, args: Args) -> bool:
+        """Whether the types of the arguments alone prove that the server can decode them."""
+        return (
+            len(args) <= len(self._by_place)
+            and self._accepts(len(args))
+            and all(
+                kind.fitting is None or type(value) in kind.fitting
+                for value, kind in zip(args, self._by_place, strict=False)
+            )
+        )
+
+    def _place(self, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments with as many as possible by position."""
+        values, named = [*args], {**kwargs}
+        for name in self._names[len(args) :]:
+            if name is None or name not in named:
+                break
+            values.append(named.pop(name))
+        return tuple(values), named
+
+    def _bind(self, args: Args, kwargs: Kwargs) -> inspect.BoundArguments:
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            got = f"{len(args)} by position" + (f" and {[*kwargs]}" if kwargs else "")
+            raise InvalidArgument(
+                f"{self._name}(): {exc}; expected {self._name}{self._signature}, got {got}"
+            ) from exc
+
+    def _encode(self, args: Args, kwargs: Kwargs, check: bool = True) -> bytes:
+        """Encode, and check like the server; name what is wrong."""
+        bound = self._bind(args, kwargs)
+        try:
+            body = self._serializer.encode({"args": args, "kwargs": kwargs} if kwargs else args)
+        except Exception as exc:
+            raise self._culprit(bound.arguments, exc) from exc
+        if check:
+            self._decode(body)
+        return body
+
+    def _culprit(self, arguments: Mapping[str, Any], error: Exception) -> InvalidArgument:
+        """Return the error that names the argument which cannot be encoded."""
+        for name, value in arguments.items():
+            try:
+                self._serializer.encode(value)
+            except Exception as exc:
+                return self._wrong(name, exc)
+        return InvalidArgument(f"{self._name}(): arguments: {reason(error)}")
+
+    def _decode(self, body: Body) -> tuple[Args, Kwargs | None]:
+        try:
+            check_body(body)
+            args, kwargs = self._serializer.split(body)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidArgument(f"{self._name}(): arguments: {reason(exc)}") from exc
+        if kwargs:
+            args, kwargs = self._place(args, kwargs)
+            if not kwargs:
+                with suppress(Exception):  # then the rest of this says why
+                    return self._short(self._serializer.encode(args)), None
+        bound = self._bind(args, kwargs)
+        for name, value in bound.arguments.items():
+            decode = self._kinds[name].decode
+            try:
+                if isinstance(value, tuple):  # *args
+                    bound.arguments[name] = tuple(map(decode, value))
+                elif isinstance(value, dict):  # **kwargs
+                    bound.arguments[name] = {key: decode(each) for key, each in value.items()}
+                else:
+                    bound.arguments[name] = decode(value)
+            except Exception as exc:  # a user's type may raise anything when it is made
+                raise self._wrong(name, exc) from exc
+        bound.apply_defaults()
+        return bound.args, bound.kwargs or None
+
+    def _wrong(self, name: str, exc: Exception) -> InvalidArgument:
+        return InvalidArgument(f"{self._name}(): argument {name!r}: {reason(exc)}")
+
+
+def check_size(body: Body) -> None:
+    """Guard a type whose own depth is bounded: nothing deeper than it is ever built.
+
+    Raises:
+        ValueError: The body holds too many elements.
+    """
+    if len(body) > MAX_ELEMENTS:
+        check_body(body)
+
+
+def strictest(guards: Sequence[Guard | None]) -> Guard | None:
+    """Return the guard that does the work of all: `check_body` before `check_size` before none."""
+    return next((guard for guard in (check_body, check_size) if guard in guards), None)
+
+
+def reason(exc: Exception) -> str:
+    """Return what an error says, to stand behind a colon."""
+    text = str(exc)
+    if isinstance(exc, RecursionError):
+        return "nested too deep, or in itself"
+    if not isinstance(exc, ValueError | TypeError | OverflowError):
+        return f"{type(exc).__name__}: {text}"
+    return text[:1].lower() + text[1:]
