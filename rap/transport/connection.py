@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         protocol = self.protocol
         for kind, stream, flags, meta, body, size in protocol.receive_data(data):
             if kind == DATA:
-                stream.on_data(flags, meta, body, size)
+                stream.on_data(flags, meta, body, size)  # type: ignore[union-attr]  # Data has a stream
             elif kind == OPEN:
                 self._on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
             else:
@@ -250,9 +250,11 @@ class Connection(asyncio.Protocol):
         if protocol.out and not self._scheduled:
             self._flush_soon()
 
-    def watch_deadline(self, deadline: float) -> None:
-        """See to it that the timer fires at `deadline`."""
-        self._sweep.watch(deadline)
+    def watch(self, now: float, deadline: float) -> None:
+        """See to it that the timer fires at `deadline`, and soon while calls are open."""
+        sweep_at = self._sweep.at
+        if now + self._busy_tick < sweep_at or deadline < sweep_at:
+            self._sweep.watch(min(now + self._busy_tick, deadline))
 
     async def drained(self) -> None:
         """Return when the transport takes writes again, or the connection has ended."""
@@ -293,6 +295,11 @@ class Connection(asyncio.Protocol):
         self.draining = True
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
+        self._flush_soon()
+
+    def leave(self) -> None:
+        """On a client: open nothing new; close when the last call and session have left."""
+        self.draining = True
         self._flush_soon()
 
     async def close(self) -> None:
@@ -355,6 +362,9 @@ class Connection(asyncio.Protocol):
                 code, message, details = read_reset(bytes(body))
             except ValueError as exc:
                 code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
+            if code == Code.OK:
+                stream.on_stopped()
+                return
             unserved = bool(flags & UNSERVED)
             stream.fail(decode_error(code, message, details, self._types, unserved=unserved))
         elif kind == PING:

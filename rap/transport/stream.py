@@ -28,6 +28,7 @@ class EndOfStream(RapError):
 class UnaryStream(StreamState):
     """The client's record of a unary call: one future."""
 
+    deadline_text = "the deadline of the call passed"
     meta = b""
 
     def __init__(self, conn: "Connection", deadline: float) -> None:
@@ -51,6 +52,10 @@ class UnaryStream(StreamState):
         if self.state != CLOSED:  # more would follow; a unary call has one answer
             self.conn.reset(self, Code.CANCELLED)
 
+    def on_stopped(self) -> None:
+        """The server is done without an answer."""
+        self.fail(CallError("the server ended the call without an answer"))
+
     def fail(self, error: CallError) -> None:
         """End the call with `error`."""
         if not self.future.done():
@@ -64,6 +69,7 @@ class Stream(StreamState):
     """A stream whose messages are taken one by one."""
 
     error: CallError | None = None
+    discard = False  # user code has left; what still comes is dropped
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
 
@@ -77,6 +83,11 @@ class Stream(StreamState):
         self.inbox: deque[tuple[int, bytes, bytes | memoryview, int]] = deque()
 
     @property
+    def deadline_text(self) -> str:
+        """What the error says when the deadline passes."""
+        return "the deadline of the call passed"
+
+    @property
     def ended(self) -> bool:
         """Whether the peer will send nothing more; messages may still wait to be taken."""
         return bool(self.state & REMOTE_END)
@@ -87,8 +98,10 @@ class Stream(StreamState):
         return not self.state & LOCAL_END and self.error is None
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
-        """Put a message into the inbox."""
-        if flags & MESSAGE:
+        """Put a message into the inbox, unless nobody will read it."""
+        if self.discard:
+            self.conn.take(self, size)
+        elif flags & MESSAGE:
             self.inbox.append((flags, meta, body, size))
         self._wake_reader()
 
@@ -99,6 +112,11 @@ class Stream(StreamState):
             self._writer = None
             if not writer.done():
                 writer.set_result(None)
+
+    def on_stopped(self) -> None:
+        """The peer neither sends nor reads any more; it is no error."""
+        self._wake_reader()
+        self.on_flushed()
 
     def fail(self, error: CallError) -> None:
         """End the stream with `error`; messages that came before can still be taken."""
@@ -151,18 +169,34 @@ class Stream(StreamState):
         if self.state & LOCAL_END:
             raise self.error or ChannelClosed("the stream is closed")
         conn = self.conn
-        if not conn.send(self, flags, meta, body):
-            while self.outbox is not None:
-                await self._flushed()
-            if self.error is not None:
-                raise self.error
-        elif conn.paused:
-            await conn.drained()
+        if not conn.send(self, flags, meta, body) or conn.paused:
+            await self.writable()
+
+    async def writable(self) -> None:
+        """Return when what was sent has left for the transport, and that takes more.
+
+        Raises:
+            CallError: The stream was reset, or its connection was lost.
+        """
+        while self.outbox is not None:
+            await self._flushed()
+        if self.conn.paused:
+            await self.conn.drained()
+        if self.error is not None:
+            raise self.error
 
     def end(self) -> None:
         """Say that this side is done; does nothing if it has said so or the stream has ended."""
         if not self.state & LOCAL_END:
             self.conn.send(self, END, b"", b"")
+
+    def leave(self) -> None:
+        """Send END, and drop what the peer still sends until it ends too."""
+        self.discard = True
+        for _, _, _, size in self.inbox:
+            self.conn.take(self, size)
+        self.inbox.clear()
+        self.end()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
         """End the stream in both directions; does nothing if it has ended."""

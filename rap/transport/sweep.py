@@ -83,7 +83,7 @@ class Sweep:
         for stream in list(self._conn.streams.values()):
             deadline = stream.deadline
             if deadline <= now:
-                message = "the deadline of the call passed"
+                message = stream.deadline_text
                 stream.fail(DeadlineExceeded(message))
                 self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
             elif deadline < nearest:

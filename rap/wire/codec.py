@@ -122,17 +122,17 @@ def _check_depth(body: bytes | memoryview, max_depth: int) -> None:
         return  # malformed
 
 
-def _native_depth() -> int:
-    """Return how deep `Unpacker.skip` goes, or -1 where that is not one fixed number.
+def _fixed_depth(parser_type: Any, most: int = 1 << 14) -> int:
+    """Return how many levels deep `parser_type.skip` goes, or -1 if that is no fixed number.
 
-    Its stack is a constant of the C library; pure Python recurses instead.
+    The stack of the C library has a fixed size; pure Python recurses instead.
     """
-    if Unpacker.__module__.endswith("fallback"):
+    if parser_type.__module__.endswith("fallback"):
         return -1
-    good, bad = 0, 1 << 16
+    good, bad = 0, most
     while bad - good > 1:
         depth = (good + bad) // 2
-        parser = Unpacker()
+        parser = parser_type()
         parser.feed(_ARRAY_OF_ONE * (depth - 1) + _EMPTY_ARRAY)
         try:
             parser.skip()
@@ -140,10 +140,10 @@ def _native_depth() -> int:
             bad = depth
         else:
             good = depth
-    return good
+    return good if bad < most else -1
 
 
-_SKIP_DEPTH = _native_depth()
+_SKIP_DEPTH = _fixed_depth(Unpacker)
 
 
 def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> None:

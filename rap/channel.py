@@ -1,0 +1,166 @@
+"""What user code holds in a duplex call: messages both ways until each side is done.
+
+One task may read and one may write at a time. Flow control works both ways: a reader that stalls
+stops the writer at the other end.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from rap.errors import CallError, ChannelClosed, Code
+from rap.function import decode_any, encode_any
+from rap.message import Call, Request, Response, Side
+from rap.processor.base import Pipeline
+from rap.transport.stream import EndOfStream, Message, Stream
+from rap.wire.codec import pack, unpack
+
+__all__ = ["Channel"]
+
+
+class Channel:
+    """A duplex call, seen from either side.
+
+    Args:
+        stream: The stream of the call.
+        call: The call.
+        pipeline: Processors of this side.
+    """
+
+    __rap_channel__ = True
+
+    def __init__(self, stream: Stream, call: Call, pipeline: Pipeline) -> None:
+        self._stream = stream
+        self._call = call
+        self._pipeline = pipeline
+        self._is_client = call.side is Side.CLIENT
+        self._finish: str | None = None
+
+    @property
+    def call(self) -> Call:
+        """The call this channel belongs to: method, header, peer."""
+        return self._call
+
+    @property
+    def is_close(self) -> bool:
+        """Whether nothing more can be read: either side has closed, and all messages are taken."""
+        stream = self._stream
+        if self._finish is not None:
+            return True
+        return not stream.inbox and (stream.ended or stream.error is not None)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server asked to finish soon: it is about to stop."""
+        return self._stream.conn.draining
+
+    async def read(self) -> Any:
+        """Return the next message: a `Response` on a client, a `Request` on a server.
+
+        Raises:
+            ChannelClosed: The peer has closed the channel, or this side has.
+            CallError: The peer's function raised, or the connection was lost.
+        """
+        message = await self._next()
+        if message is None:
+            raise ChannelClosed(self._finish or f"{self._call.method}: the peer closed the channel")
+        return message
+
+    async def read_body(self) -> Any:
+        """Return the body of the next message; raises as `read`."""
+        if self._pipeline.transforms:
+            return (await self.read()).body
+        if self._finish is not None:
+            raise ChannelClosed(self._finish)
+        try:
+            _, _, body = self._stream.try_recv() or await self._stream.recv()
+        except EndOfStream:
+            text = f"{self._call.method}: the peer closed the channel"
+            raise ChannelClosed(text) from None
+        return decode_any(body)
+
+    async def write(self, body: Any) -> None:
+        """Send one message; waits while the peer does not read.
+
+        Raises:
+            ChannelClosed: The peer has closed the channel, or this side has.
+            CallError: The peer's function raised, the connection was lost, or `body` cannot be
+                sent.
+        """
+        stream = self._stream
+        if not stream.can_send or stream.ended:
+            raise stream.error or ChannelClosed(
+                self._finish or f"{self._call.method}: the channel is closed"
+            )
+        if not self._pipeline.transforms:
+            await stream.send(encode_any(body))
+            return
+        message: Request | Response
+        if self._is_client:
+            message = await self._pipeline.request(Request(self._call, body))
+        else:
+            message = await self._pipeline.response(Response(self._call, body))
+        meta = pack(message.header) if message.header else b""
+        await stream.send(encode_any(message.body), meta)
+
+    async def close(self) -> None:
+        """Say that this side is done; what the peer still sends is not read."""
+        self.set_finish(f"{self._call.method}: this side closed the channel")
+
+    def set_finish(self, msg: str = "") -> None:
+        """Close this side at once; reads raise `ChannelClosed(msg)` from then on."""
+        if self._finish is None:
+            self._finish = msg or f"{self._call.method}: this side closed the channel"
+            self._stream.end()
+
+    async def wait_close(self) -> None:
+        """Return when the peer has closed the channel, or it was lost."""
+        await self._stream.wait_ended()
+
+    async def loop(self, flag: bool = True) -> bool:
+        """Return whether to go on: `flag`, and the channel is open."""
+        return bool(flag) and not self.is_close
+
+    async def iter_body(self) -> AsyncIterator[Any]:
+        """Yield bodies until the peer closes; a `CallError` of the peer is raised."""
+        if self._pipeline.transforms:
+            async for message in self.iter_response():
+                yield message.body
+            return
+        stream = self._stream
+        while self._finish is None:
+            try:
+                _, _, body = stream.try_recv() or await stream.recv()
+            except EndOfStream:
+                return
+            yield decode_any(body)
+
+    async def iter_response(self) -> AsyncIterator[Any]:
+        """Yield messages, header included, until the peer closes."""
+        while (message := await self._next()) is not None:
+            yield message
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.iter_body()
+
+    async def _next(self) -> Request | Response | None:
+        """Return the next message, `None` when there will be none."""
+        if self._finish is not None:
+            return None
+        try:
+            received = self._stream.try_recv() or await self._stream.recv()
+        except EndOfStream:
+            return None
+        return await self._inbound(received)
+
+    async def _inbound(self, received: Message) -> Request | Response:
+        _, meta, raw = received
+        header: Any = {}
+        if meta:
+            try:
+                header = unpack(meta)
+            except ValueError as exc:
+                raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
+        body = decode_any(raw)
+        if self._is_client:
+            return await self._pipeline.response(Response(self._call, body, header))
+        return await self._pipeline.request(Request(self._call, body, header))

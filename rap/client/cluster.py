@@ -1,0 +1,338 @@
+"""All servers of a service as the client sees them: snapshots in, a node for each call out."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+from rap.balance import (
+    BreakerState,
+    Picker,
+    effective_weights,
+    ejection_limit,
+    is_panic,
+    median_ewma,
+)
+from rap.client.config import ClientConfig
+from rap.client.node import Node
+from rap.client.pool import Pool
+from rap.clock import Clock
+from rap.deadline import NEVER
+from rap.errors import ConnectionClosed, ResourceExhausted, Unavailable
+from rap.registry import Endpoint, Resolver, Snapshot, State, diff
+from rap.transport import Connection
+
+__all__ = ["Cluster"]
+
+_log = logging.getLogger("rap.client")
+
+_UNNAMED = "static"  # what a fixed list of addresses is watched as
+_LAST_CHOICE = 30.0  # seconds that nodes without a connection stay after a mass loss
+_RAMP_STEP = 1.0  # seconds between two looks at the weights during slow start
+
+# Dials one connection to an endpoint, told whom to tell of its Hello, GoAway and end.
+Dial = Callable[[Endpoint, Callable[[Connection], None]], Any]
+
+
+class Cluster:
+    """The nodes of one service.
+
+    Args:
+        service: Name of the service; empty for a list of addresses.
+        resolver: Where to watch it.
+        picker: Chooses the node of a call.
+        dial: Opens a connection to an endpoint.
+        config: Options of the client.
+        clock: Source of time.
+        rng: Source of chance.
+
+    Attributes:
+        ready: The nodes a call may go to now; replaced as a whole, never changed.
+        nodes: All nodes by id.
+        waiters: Calls that wait for a node.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        resolver: Resolver,
+        picker: Picker,
+        dial: Dial,
+        config: ClientConfig,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.ready: tuple[Node, ...] = ()
+        self.nodes: dict[str, Node] = {}
+        self.service = service
+        self._resolver = resolver
+        self._picker = picker
+        self._dial = dial
+        self._config = config
+        self._clock = clock
+        self._rng = rng
+        self._snapshot: Snapshot = {}
+        self.waiters: deque[asyncio.Future[None]] = deque()
+        self._watch: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._known = False  # a first snapshot has come
+
+    def start(self) -> None:
+        """Watch the service and connect to its servers, in the background."""
+        self._watch = asyncio.create_task(self._follow(), name=f"rap watch {self.service}")
+
+    async def close(self) -> None:
+        """Stop watching, close every connection; calls that wait fail."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(Unavailable("the client was closed", unserved=True))
+        await asyncio.gather(*(node.pool.close() for node in self.nodes.values()), *self._closing)
+        self.nodes.clear()
+        self.ready = ()
+
+    def pick(
+        self, affinity: str | None = None, exclude: frozenset[str] = frozenset()
+    ) -> Node | None:
+        """Return the node for a call; `None` while there is none.
+
+        Args:
+            affinity: Key whose calls should keep to one node.
+            exclude: Ids of nodes to avoid, unless there is no other.
+        """
+        ready = self.ready
+        if exclude:
+            ready = tuple(node for node in ready if node.key not in exclude) or ready
+        if not ready:
+            return None
+        node = self._picker.pick(ready, affinity)
+        if node.breaker.state is not BreakerState.CLOSED:
+            node.breaker.allow(self._clock.monotonic())
+            self._refresh_soon(0.0)
+        if node.stats.in_flight >= self._config.max_in_flight:
+            node = min(ready, key=lambda each: each.stats.in_flight)
+            if node.stats.in_flight >= self._config.max_in_flight:
+                return None
+        return node
+
+    async def acquire(
+        self, deadline: float, affinity: str | None = None, exclude: frozenset[str] = frozenset()
+    ) -> tuple[Node, Connection]:
+        """Return a node and a connection of it; waits for one until `deadline`.
+
+        Raises:
+            Unavailable: None came in time; says what is wrong with each.
+            ResourceExhausted: Too many calls wait already.
+        """
+        limit = min(deadline, self._clock.monotonic() + self._config.connect_timeout)
+        if deadline != NEVER:
+            limit = deadline
+        while True:
+            node = self.pick(affinity, exclude)
+            if node is not None:
+                conn = node.pool.conn
+                if conn is not None and conn.usable:
+                    return node, conn
+                self._refresh()
+                continue
+            await self._wait(limit)
+
+    def freed(self) -> None:
+        """Let the next waiting call go on: one has ended."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def describe(self) -> str:
+        """Return one sentence on what is wrong with each node."""
+        of = f" of service {self.service!r}" if self.service else ""
+        if not self.nodes:
+            why = "the registry lists none" if self._known else "the registry has not answered"
+            return f"no server{of}: {why}"
+        parts = []
+        for node in self.nodes.values():
+            full = node.stats.in_flight >= self._config.max_in_flight
+            why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
+            parts.append(f"{node.key} ({why})")
+        return f"no usable server{of}: " + "; ".join(parts)
+
+    async def _wait(self, limit: float) -> None:
+        if len(self.waiters) >= self._config.max_waiting and self.ready:
+            raise ResourceExhausted(
+                f"{len(self.waiters)} calls wait for a server; max_waiting is "
+                f"{self._config.max_waiting}",
+                unserved=True,
+            )
+        waiter = self._loop.create_future()
+        self.waiters.append(waiter)
+        remaining = limit - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, remaining)):
+                await waiter
+        except TimeoutError:
+            raise Unavailable(self.describe(), unserved=True) from None
+        finally:
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+
+    # Snapshots.
+
+    async def _follow(self) -> None:
+        async with aclosing(self._resolver.watch(self.service or _UNNAMED)) as snapshots:  # type: ignore[type-var]  # an async generator
+            async for snapshot in snapshots:
+                try:
+                    self._apply(snapshot)
+                except Exception:
+                    _log.exception("a snapshot of %r could not be used", self.service)
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        self._known = True
+        change = diff(self._snapshot, snapshot)
+        mass_loss = len(change.removed) * 2 > len(self._snapshot) > 1
+        self._snapshot = dict(snapshot)
+        for endpoint in change.added:
+            known = self.nodes.get(endpoint.id)
+            if known is None:
+                self._add(endpoint)
+            else:
+                self._update(known, endpoint)
+        for endpoint in change.updated:
+            self._update(self.nodes[endpoint.id], endpoint)
+        for endpoint in change.removed:
+            self._lose(self.nodes.get(endpoint.id), mass_loss)
+        self._refresh()
+
+    def _add(self, endpoint: Endpoint) -> None:
+        pool = Pool(
+            endpoint.id,
+            lambda pool: self._open(node, pool),
+            max_connections=self._config.max_connections,
+            clock=self._clock,
+            rng=self._rng,
+            on_change=self._refresh,
+        )
+        node = Node(
+            endpoint,
+            pool,
+            clock=self._clock,
+            rng=self._rng,
+            may_eject=self._may_eject,
+            on_change=self._refresh,
+        )
+        self.nodes[endpoint.id] = node
+        pool.want(endpoint.state is not State.DRAINING)
+
+    def _update(self, node: Node, endpoint: Endpoint) -> None:
+        restarted = endpoint.incarnation != node.incarnation and bool(endpoint.incarnation)
+        node.endpoint = endpoint
+        node.leaving = False
+        node.weight = float(endpoint.weight)
+        if restarted:
+            node.restarted(endpoint.incarnation)
+            node.pool.drop()
+        if endpoint.state is State.UP:
+            node.pool.hurry()
+        node.pool.want(endpoint.state is State.UP)
+
+    def _lose(self, node: Node | None, mass_loss: bool) -> None:
+        """Act on a node that left the registry; a connection that works keeps it in place."""
+        if node is None:
+            return
+        node.leaving = True
+        node.pool.wanted = False
+        alive = any(conn.usable for conn in node.pool.connections)
+        if node.endpoint.state is State.DRAINING or not (alive or mass_loss):
+            self._remove(node)
+        elif not alive:
+            self._loop.call_later(_LAST_CHOICE, self._remove_if_gone, node)
+
+    def _remove_if_gone(self, node: Node) -> None:
+        if node.leaving and not any(conn.usable for conn in node.pool.connections):
+            self._remove(node)
+            self._refresh()
+
+    def _remove(self, node: Node) -> None:
+        if self.nodes.get(node.key) is node:
+            del self.nodes[node.key]
+            node.pool.want(False)
+            node.pool.drop()
+            task = asyncio.create_task(self._retire(node), name=f"rap retire {node.key}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _retire(self, node: Node) -> None:
+        """Wait for the calls on a removed node to finish."""
+        ends = [conn.ended for conn in node.pool.connections]
+        try:
+            if ends:
+                await asyncio.wait(ends)
+        finally:
+            await node.pool.close()
+
+    # Nodes.
+
+    async def _open(self, node: Node, pool: Pool) -> Connection:
+        conn: Connection = await self._dial(node.endpoint, pool.on_connection)
+        hello = conn.protocol.peer_hello
+        if self.service and hello.get("service") != self.service:
+            error = ConnectionClosed(
+                f"{node.key} serves {hello.get('service')!r}, not {self.service!r}"
+            )
+            conn.abort(error)
+            raise error
+        incarnation = hello.get("incarnation")
+        if isinstance(incarnation, str) and incarnation != node.incarnation:
+            if node.incarnation:
+                node.restarted(incarnation)
+            node.incarnation = incarnation
+        return conn
+
+    def _may_eject(self) -> bool:
+        out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())
+        return out < ejection_limit(len(self.nodes))
+
+    def _refresh(self) -> None:
+        """Work out which nodes a call may go to, and with which weights."""
+        now = self._clock.monotonic()
+        for node in list(self.nodes.values()):
+            if node.leaving and not any(conn.usable for conn in node.pool.connections):
+                if node.pool.connections or node.since is not None:
+                    self._remove(node)
+        connected = [node for node in self.nodes.values() if node.pool.conn is not None]
+        serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
+        healthy = [node for node in serving if node.breaker.available(now)]
+        if is_panic(len(healthy), len(serving)):
+            healthy = serving
+        newcomers = [node for node in healthy if node.since is None]
+        if newcomers:
+            prior = median_ewma(node.stats for node in healthy)
+            for node in newcomers:
+                node.since = now
+                node.stats.prior = prior
+        ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
+        weights = effective_weights(ages, self._config.slow_start)
+        for node, weight in zip(healthy, weights, strict=True):
+            node.weight = weight
+        if tuple(healthy) != self.ready:
+            self.ready = tuple(healthy)
+        if any(age < self._config.slow_start for _, age in ages) or len(healthy) < len(serving):
+            self._refresh_soon(_RAMP_STEP)
+        if self.ready:
+            for _ in range(len(self.waiters)):
+                self.freed()
+
+    def _refresh_soon(self, delay: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay, self._refresh)

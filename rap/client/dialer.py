@@ -1,0 +1,104 @@
+"""How a client opens connections: TLS, limits, and what it says in its Hello."""
+
+import logging
+import ssl
+from collections.abc import Callable
+
+from rap.client.config import ClientConfig
+from rap.clock import Clock
+from rap.errors import ExceptionTypes
+from rap.registry import Endpoint
+from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
+from rap.transport.tls import client_context, pinned_certificate
+from rap.wire.limits import Limits
+
+__all__ = ["Dialer"]
+
+_log = logging.getLogger("rap.client")
+
+
+class Dialer:
+    """Opens the connections of one client.
+
+    Args:
+        config: Options of the client.
+        clock: Source of time.
+        types: What remote errors may become.
+        pinned_path: PEM file of the one certificate servers must present.
+        ca_path: PEM file of the authorities of servers.
+        crt_path: PEM file of the client's own certificate.
+        key_path: PEM file of its key.
+
+    Raises:
+        ValueError: A file cannot be used; the message names the option.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        clock: Clock,
+        types: ExceptionTypes,
+        *,
+        pinned_path: str | None,
+        ca_path: str | None,
+        crt_path: str | None,
+        key_path: str | None,
+    ) -> None:
+        if key_path is not None and crt_path is None:
+            raise ValueError("ssl_client_key_path needs ssl_client_crt_path")
+        if pinned_path is not None and ca_path is not None:
+            raise ValueError("give ssl_crt_path (one pinned certificate) or ssl_ca_path, not both")
+        self._config = config
+        self._clock = clock
+        self._types = types
+        self._pinned = None if pinned_path is None else pinned_certificate(pinned_path)
+        self._tls_files = {
+            "pinned_path": pinned_path,
+            "ca_path": ca_path,
+            "crt_path": crt_path,
+            "key_path": key_path,
+        }
+        self._always_tls = any(self._tls_files.values())
+        self._context: ssl.SSLContext | None = None
+        if self._always_tls:
+            self._context = client_context(**self._tls_files)
+        self._options = ConnectionOptions(
+            limits=Limits(
+                max_message=config.max_message,
+                max_frame=config.max_frame,
+                stream_window=config.stream_window,
+                connection_window=config.connection_window,
+            ),
+            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+        )
+
+    async def dial(self, endpoint: Endpoint, on_change: Callable[[Connection], None]) -> Connection:
+        """Return a connection to an endpoint whose server has said Hello.
+
+        Raises:
+            Unavailable: It could not be reached.
+        """
+        address = endpoint.address
+        context = None
+        if address.scheme == "tls" or (self._always_tls and address.scheme == "tcp"):
+            if self._context is None:
+                self._context = client_context()
+            context = self._context
+
+        def make() -> Connection:
+            return Connection(
+                self._options,
+                clock=self._clock,
+                log=_log,
+                on_change=on_change,
+                on_lost=on_change,
+                exception_types=self._types,
+            )
+
+        return await dial(
+            address,
+            make,
+            timeout=self._config.connect_timeout,
+            context=context,
+            pinned=self._pinned,
+        )

@@ -1,0 +1,234 @@
+"""One call, from its plan to its answer: the client's flow reads here.
+
+Every failure leaves as a `CallError`. A call that the server provably never saw is tried elsewhere
+without asking; one whose connection was lost only if it is idempotent.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from rap.client.cluster import Cluster
+from rap.client.node import Node
+from rap.client.plan import Plan
+from rap.client.session import Session, ambient_session
+from rap.clock import Clock
+from rap.deadline import NEVER
+from rap.errors import CallError, Code, DeadlineExceeded, Internal
+from rap.function import decode_any, encode_any
+from rap.message import Call, Header, Request, Response, Shape, Side, current
+from rap.processor.base import Pipeline
+from rap.transport import Connection, Stream, UnaryStream
+from rap.wire.codec import unpack
+from rap.wire.frames import END, MESSAGE
+
+__all__ = ["Attempt", "Invoker"]
+
+_REQUEST = MESSAGE | END
+_FIRST_BACKOFF = 0.05
+_MAX_BACKOFF = 1.0
+
+
+class Attempt:
+    """The tries of one call: how many there were, and which nodes failed."""
+
+    __slots__ = ("count", "exclude")
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.exclude: frozenset[str] = frozenset()
+
+
+class Invoker:
+    """Makes the calls of one client.
+
+    Args:
+        cluster: Where they go.
+        pipeline: Processors of the client.
+        clock: Source of time.
+        rng: Source of jitter.
+        max_attempts: Tries of one call.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pipeline: Pipeline,
+        clock: Clock,
+        rng: random.Random,
+        max_attempts: int,
+    ) -> None:
+        self.cluster = cluster
+        self.pipeline = pipeline
+        self.plain = pipeline.empty
+        self.clock = clock
+        self.monotonic = clock.monotonic
+        self._rng = rng
+        self._max_attempts = max_attempts
+
+    async def unary(
+        self,
+        plan: Plan,
+        args: Any,
+        kwargs: Any,
+        *,
+        session: Session | None = None,
+        header: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make a unary call.
+
+        Raises:
+            CallError: It failed; see `rap.errors`.
+        """
+        body = plan.encode(args, kwargs)
+        call, session = self.start_call(plan, Shape.UNARY, session, header, timeout)
+        if self.plain:
+            raw = await self.retrying(plan, call, session, body)
+        else:
+            with self.pipeline.scope(call):
+                raw = await self.retrying(plan, call, session, body)
+        return plan.decode(raw)
+
+    def start_call(
+        self,
+        plan: Plan,
+        shape: Shape,
+        session: Session | None,
+        header: Mapping[str, Any] | None,
+        timeout: float | None,
+    ) -> tuple[Call, Session | None]:
+        """Return the `Call`, with session, header and deadline settled, and its session."""
+        if session is None:
+            session = ambient_session.get()
+        own: Header = dict(header) if header else {}
+        if session is not None:
+            own["session_id"] = session.id
+        outer = current.get()
+        deadline = NEVER if outer is None else outer.deadline
+        if timeout is not None:
+            deadline = min(deadline, self.monotonic() + timeout)
+        return Call(plan.method, shape, Side.CLIENT, own, deadline), session
+
+    async def acquire(
+        self, deadline: float, exclude: frozenset[str] = frozenset()
+    ) -> tuple[Node, Connection]:
+        """Return where a call goes; waits for a node until `deadline`."""
+        return await self.cluster.acquire(deadline, exclude=exclude)
+
+    async def place(
+        self, call: Call, session: Session | None, attempt: Attempt
+    ) -> tuple[Node, Connection]:
+        """Return where this attempt of a call goes."""
+        if session is not None:
+            node, conn = session.bound()
+        else:
+            node, conn = await self.cluster.acquire(call.deadline, exclude=attempt.exclude)
+        if call.deadline <= self.monotonic():
+            raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
+        call.peer = conn.peer
+        call.attempt = attempt.count
+        return node, conn
+
+    async def retrying(
+        self,
+        plan: Plan,
+        call: Call,
+        session: Session | None,
+        body: bytes,
+        attempt: Attempt | None = None,
+    ) -> Any:
+        """Return the raw answer of a unary call, trying again where that is safe."""
+        attempt = attempt or Attempt()
+        while True:
+            node, conn = await self.place(call, session, attempt)
+            try:
+                return await self._once(plan, call, node, conn, body)
+            except CallError as error:
+                await self.again(plan, call, session, node, attempt, error)
+
+    async def again(
+        self,
+        plan: Plan,
+        call: Call,
+        session: Session | None,
+        node: Node,
+        attempt: Attempt,
+        error: CallError,
+    ) -> None:
+        """Return when the call may be tried again; raise `error` if it may not."""
+        safe = error.unserved or (plan.idempotent and error.code is Code.UNAVAILABLE)
+        if session is not None or not safe or attempt.count >= self._max_attempts:
+            raise error
+        pause = 0.0
+        if attempt.count > 1 or not error.unserved:
+            longest = min(_FIRST_BACKOFF * 2 ** (attempt.count - 1), _MAX_BACKOFF)
+            pause = self._rng.uniform(0.0, longest)
+        if self.monotonic() + pause >= call.deadline:
+            raise error
+        attempt.exclude |= {node.key}
+        attempt.count += 1
+        if pause:
+            await self.clock.sleep(pause)
+
+    async def _once(
+        self, plan: Plan, call: Call, node: Node, conn: Connection, body: bytes
+    ) -> bytes | memoryview:
+        transforms = self.pipeline.transforms
+        header: Mapping[str, Any] = call.header
+        if call.attempt > 1:
+            header = {**header, ":attempt": call.attempt}
+        if transforms:
+            header, body = await self.outbound(call, header, body)
+        now = self.monotonic()
+        stream = UnaryStream(conn, call.deadline)
+        error: BaseException | None = None
+        node.stats.started(now)
+        try:
+            conn.open(stream, _REQUEST, plan.open_meta(call.deadline, now, header), body, now)
+            raw = await stream.future
+        except asyncio.CancelledError as exc:
+            error = exc
+            conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
+            raise
+        except CallError as exc:
+            error = exc
+            raise
+        finally:
+            node.ended(now, error)
+            if self.cluster.waiters:
+                self.cluster.freed()
+        return await self.inbound(call, stream.meta, raw) if transforms else raw
+
+    async def outbound(
+        self, call: Call, header: Mapping[str, Any], body: bytes
+    ) -> tuple[Header, bytes]:
+        """Return header and body of the first message after the processors have seen it."""
+        request = Request(call, decode_any(body), dict(header))
+        request = await self.pipeline.request(request)
+        return request.header, encode_any(request.body)
+
+    async def inbound(self, call: Call, meta: bytes, raw: bytes | memoryview) -> bytes:
+        """Return the body of an answer after the processors have seen it."""
+        try:
+            header: Any = unpack(meta) if meta else {}
+        except ValueError as exc:
+            raise Internal(f"{call.method}: a malformed header: {exc}") from exc
+        response = await self.pipeline.response(Response(call, decode_any(raw), header))
+        return encode_any(response.body)
+
+    async def open_stream(
+        self, plan: Plan, call: Call, session: Session | None, body: bytes | None, attempt: Attempt
+    ) -> tuple[Node, Stream]:
+        """Open a generator call (with its arguments as body) or a channel (without)."""
+        node, conn = await self.place(call, session, attempt)
+        header: Mapping[str, Any] = call.header
+        if body is not None and self.pipeline.transforms:
+            header, body = await self.outbound(call, header, body)
+        now = self.monotonic()
+        stream = Stream(conn)
+        stream.deadline = call.deadline
+        flags = 0 if body is None else _REQUEST
+        conn.open(stream, flags, plan.open_meta(call.deadline, now, header), body or b"", now)
+        return node, stream

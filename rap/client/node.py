@@ -1,0 +1,110 @@
+"""The client's live view of one server: its connections, its load, its health."""
+
+import random
+from collections.abc import Callable
+
+from rap.balance import Breaker, PeakEwma
+from rap.client.pool import Pool
+from rap.clock import Clock
+from rap.errors import CallError, verdict_of
+from rap.registry.base import Endpoint, State
+from rap.transport import Connection
+
+__all__ = ["Node"]
+
+
+class Node:
+    """One server; a `Candidate` for pickers.
+
+    Args:
+        endpoint: What the registry says of it.
+        pool: Its connections.
+        clock: Source of time.
+        rng: Source of jitter.
+        may_eject: Whether one more node may be taken out for failing.
+        on_change: Called when its health changed.
+
+    Attributes:
+        weight: Effective capacity: slow start applied.
+        stats: Its load, told of every call.
+        leaving: The registry no longer has it.
+        since: When it was first usable, in seconds on the monotonic clock; `None` before.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        pool: Pool,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        may_eject: Callable[[], bool],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.key = endpoint.id
+        self.incarnation = endpoint.incarnation
+        self.pool = pool
+        self.weight = float(endpoint.weight)
+        self.leaving = False
+        self.since: float | None = None
+        self.stats = PeakEwma()
+        self.breaker = Breaker(rng, may_open=may_eject)
+        self._rng = rng
+        self._may_eject = may_eject
+        self._now = clock.monotonic
+        self._on_change = on_change
+
+    def __repr__(self) -> str:
+        return f"Node({self.key!r}, {self.state})"
+
+    def load(self) -> float:
+        """Return the cost of giving it a call; lower is better."""
+        return self.stats.value(self._now())
+
+    @property
+    def conn(self) -> Connection | None:
+        """The connection that a new call takes; `None` while there is none."""
+        return self.pool.conn
+
+    @property
+    def state(self) -> str:
+        """One word for people: up, connecting, draining, suspect, ejected."""
+        if self.endpoint.state is State.DRAINING or any(
+            conn.draining and not conn.closed for conn in self.pool.connections
+        ):
+            return "draining"
+        if not self.pool.connections:
+            return "connecting"
+        if not self.breaker.available(self._now()):
+            return "ejected"
+        return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
+
+    def ended(self, started: float, error: BaseException | None) -> None:
+        """Account for a call that ended with an error, or `None`.
+
+        Args:
+            started: When it began, in seconds on the monotonic clock.
+            error: What ended it.
+        """
+        now = self._now()
+        if error is None:
+            self.stats.finished(now, now - started, True)
+            self.breaker.succeeded(now)
+            return
+        verdict = verdict_of(error)
+        penalty = error.details.get("retry_after") if isinstance(error, CallError) else None
+        seconds = float(penalty) if isinstance(penalty, int | float) else None
+        self.stats.failed(now, now - started, verdict, seconds)
+        before = self.breaker.state
+        self.breaker.record(verdict, now)
+        if self.breaker.state is not before:
+            self._on_change()
+
+    def restarted(self, incarnation: str) -> None:
+        """Another process answers at the address: forget what was measured of the old one."""
+        self.incarnation = incarnation
+        old, self.stats = self.stats, PeakEwma()
+        self.stats.in_flight, self.stats.open_streams = old.in_flight, old.open_streams
+        self.breaker = Breaker(self._rng, may_open=self._may_eject)
+        self.since = None

@@ -1,0 +1,149 @@
+"""The connections to one server: dialled in the background, again after a loss, with backoff.
+
+The backoff is gRPC's: 1 s, times 1.6 for each failure, +-20 %, at most 15 s.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from rap.clock import Clock
+from rap.errors import RapError
+from rap.transport import Connection
+
+__all__ = ["Pool"]
+
+_log = logging.getLogger("rap.client")
+
+_FIRST_PAUSE = 1.0
+_GROWTH = 1.6
+_JITTER = 0.2
+_MAX_PAUSE = 15.0
+
+
+class Pool:
+    """Connections to one server.
+
+    Args:
+        name: Of the server, for logs and errors.
+        open_one: Dials one connection; raises a `RapError` when that fails.
+        max_connections: At the most at once.
+        clock: Source of time.
+        rng: Source of jitter.
+        on_change: Called when the set of usable connections may have changed.
+
+    Attributes:
+        conn: The connection that new calls take; `None` while there is none.
+        error: Why the last dial failed, or the last connection ended.
+        wanted: Keep one connection open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_one: Callable[["Pool"], Awaitable[Connection]],
+        *,
+        max_connections: int,
+        clock: Clock,
+        rng: random.Random,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.conn: Connection | None = None
+        self.error: str = "not dialled yet"
+        self.wanted = False
+        self.connections: set[Connection] = set()
+        self._name = name
+        self._open_one = open_one
+        self._max_connections = max_connections
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self._failures = 0
+        self._dialling: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    @property
+    def dialling(self) -> bool:
+        """Whether a connection is being opened, or a pause before the next try runs."""
+        return self._dialling is not None and not self._dialling.done()
+
+    def want(self, wanted: bool = True) -> None:
+        """Keep a connection open from now on, or no longer."""
+        self.wanted = wanted
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Choose the connection for new calls; dial one if none has room."""
+        usable = [conn for conn in self.connections if conn.usable]
+        roomy = [conn for conn in usable if has_room(conn)]
+        self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
+        if self.conn is None and usable and len(self.connections) >= self._max_connections:
+            self.conn = usable[0]  # the peer's limit will say so
+        if self.conn is None and self.wanted and not self.dialling:
+            self._dialling = asyncio.create_task(self._dial(), name=f"rap dial {self._name}")
+
+    def hurry(self) -> None:
+        """Cut the pause before the next dial short: there is news of the server."""
+        self._failures = 0
+        self._hurry.set()
+
+    def on_connection(self, conn: Connection) -> None:
+        """React to a Hello, a GoAway or the end of a connection."""
+        if conn.closed:
+            if conn in self.connections:
+                self.connections.discard(conn)
+                self.error = str(conn.error)
+        self.refresh()
+        self._on_change()
+
+    def drop(self) -> None:
+        """Give no new calls to the present connections; each closes when its last call ends."""
+        for conn in list(self.connections):
+            conn.leave()
+        self.refresh()
+
+    async def close(self) -> None:
+        """Close every connection; calls on them fail."""
+        self.wanted = False
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.wait([self._dialling])
+        await asyncio.gather(*(conn.close() for conn in list(self.connections)))
+
+    async def _dial(self) -> None:
+        """Try until there is a connection, or none is wanted."""
+        while self.wanted:
+            try:
+                conn = await self._open_one(self)
+            except RapError as exc:
+                self.error = str(exc)
+                self._failures += 1
+                _log.log(logging.INFO if self._failures > 1 else logging.WARNING, "%s", exc)
+                self._on_change()
+            else:
+                self._failures = 0
+                if not conn.closed:
+                    self.connections.add(conn)
+                self._dialling = None
+                self.refresh()
+                self._on_change()
+                return
+            await self._pause()
+
+    async def _pause(self) -> None:
+        pause = min(_FIRST_PAUSE * _GROWTH ** min(self._failures - 1, 20), _MAX_PAUSE)
+        pause *= self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+        self._hurry.clear()
+        sleeping = asyncio.ensure_future(self._clock.sleep(pause))
+        hurrying = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait((sleeping, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            hurrying.cancel()
+
+
+def has_room(conn: Connection) -> bool:
+    """Whether the server takes one more call on this connection."""
+    return len(conn.streams) < conn.protocol.peer.max_streams

@@ -1,0 +1,130 @@
+"""A session: all calls made inside it use one connection, or fail."""
+
+import asyncio
+import secrets
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Self
+
+from rap.deadline import NEVER
+from rap.errors import CallError, Code, Unavailable
+from rap.transport import Connection
+
+if TYPE_CHECKING:
+    from rap.client.core import Client
+    from rap.client.node import Node
+
+__all__ = ["Session", "ambient_session"]
+
+ambient_session: ContextVar["Session | None"] = ContextVar("rap_session", default=None)
+
+
+class Session:
+    """Use it as ``async with client.session as s``; one instance, one entry.
+
+    Args:
+        client: Whose calls it holds together.
+
+    Attributes:
+        id: Sent with every call as the header ``session_id``.
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self.id = secrets.token_hex(16)
+        self._client = client
+        self._bound: tuple[Node, Connection] | None = None
+        self._left = False
+        self._token: Token[Session | None] | None = None
+
+    @property
+    def in_session(self) -> bool:
+        """Whether it was entered and not yet left."""
+        return self._bound is not None and not self._left
+
+    @property
+    def conn(self) -> Connection | None:
+        """The connection of the session; `None` before it is entered."""
+        return self._bound[1] if self._bound is not None else None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server asked to finish soon: it is about to stop."""
+        return self._bound is not None and self._bound[1].draining
+
+    def bound(self) -> "tuple[Node, Connection]":
+        """Return where the session's calls go.
+
+        Raises:
+            CallError: It was not entered, or was left.
+            Unavailable: Its connection was lost; a session never moves.
+        """
+        if self._bound is None or self._left:
+            what = "left already" if self._left else "not entered"
+            raise CallError(f"session {self.id} was {what}", code=Code.FAILED_PRECONDITION)
+        if self._bound[1].closed:
+            raise Unavailable(f"session {self.id}: {self._bound[1].error}", unserved=False)
+        return self._bound
+
+    async def execute(
+        self,
+        obj: Any,
+        arg_list: list[Any] | tuple[Any, ...] | None = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> Any:
+        """Make one call in this session.
+
+        Args:
+            obj: A pending call of a stub, a function, or the name of one.
+            arg_list: Arguments for a function or name.
+            kwarg_dict: Its keyword arguments.
+
+        Raises:
+            TypeError: `obj` is none of these.
+        """
+        token = ambient_session.set(self)
+        try:
+            if asyncio.iscoroutine(obj):
+                if arg_list or kwarg_dict:
+                    obj.close()
+                    raise TypeError("a pending call has its arguments already")
+                return await obj
+            if not (callable(obj) or isinstance(obj, str)):
+                raise TypeError(f"execute takes a pending call, a function or a name, got {obj!r}")
+            return await self._client.execute(obj, list(arg_list or ()), dict(kwarg_dict or {}))
+        finally:
+            ambient_session.reset(token)
+
+    async def __aenter__(self) -> Self:
+        if self._bound is not None:
+            raise RuntimeError(f"session {self.id} was entered before; make a new one")
+        await self._enter(NEVER)
+        self._token = ambient_session.set(self)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._token is not None:
+            ambient_session.reset(self._token)
+            self._token = None
+        self._leave()
+
+    async def _enter(self, deadline: float) -> None:
+        node, conn = await self._client.invoker.acquire(deadline)
+        conn.hold()
+        self._bound = (node, conn)
+
+    def _leave(self) -> None:
+        if self._bound is not None and not self._left:
+            self._left = True
+            self._bound[1].release()
+
+
+class PinnedSession(Session):
+    """The session of a channel: calls made inside its function go over its connection."""
+
+    def pin(self, node: "Node", conn: Connection) -> None:
+        """Bind to the connection that the channel was opened on."""
+        conn.hold()
+        self._bound = (node, conn)
+
+    def unpin(self) -> None:
+        """Let the connection go."""
+        self._leave()

@@ -1,0 +1,196 @@
+"""From a declared function to its remote twin, by shape.
+
+A stub is a real ``async def``: nothing is sent before it is awaited, and `create_task`, `gather`,
+`wait_for` and `Session.execute` take what calling it returns. Arguments live in the call, never on
+the stub.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rap.channel import Channel
+from rap.client.invoke import Attempt, Invoker
+from rap.client.iterate import RemoteIterator
+from rap.client.plan import Plan
+from rap.client.session import PinnedSession, Session, ambient_session
+from rap.deadline import NEVER, check_timeout
+from rap.errors import CallError, Code
+from rap.function import decode_any
+from rap.message import Shape, current
+from rap.transport import UnaryStream
+from rap.wire.frames import END, MESSAGE
+
+if TYPE_CHECKING:
+    from rap.client.core import Client
+
+__all__ = ["channel_call", "iterator_call", "make_stub"]
+
+_REQUEST = MESSAGE | END
+_OPTIONS = ("session", "timeout", "header")
+
+
+def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the remote twin of a declared function; it keeps name, docstring and signature."""
+    function = plan.function
+    assert function is not None
+    options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
+    if function.shape is Shape.UNARY:
+        stub = _unary_stub(client, plan, options)
+    elif function.shape is Shape.STREAM:
+        stub = _stream_stub(client, plan, options)
+    else:
+        stub = _channel_stub(client, plan, declared, options)
+    functools.update_wrapper(stub, declared)
+    stub.__rap_plan__ = plan  # type: ignore[attr-defined]  # how `inject` and `execute` know it
+    return stub
+
+
+def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
+    """Take the options of the call out of its keyword arguments."""
+    taken = {name: kwargs.pop(name) for name in options if name in kwargs}
+    check_timeout("timeout", taken.get("timeout"))
+    return taken
+
+
+def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
+    get_session = ambient_session.get
+    get_outer = current.get
+    encode, decode, meta = plan.encode, plan.decode, plan.meta
+    timeout = NEVER if plan.timeout is None else plan.timeout
+
+    async def stub(*args: Any, **kwargs: Any) -> Any:
+        invoker = client.invoker
+        if kwargs or not invoker.plain or get_session() is not None:
+            taken = _split(kwargs, options)
+            taken.setdefault("timeout", plan.timeout)
+            return await invoker.unary(plan, args, kwargs, **taken)
+        # The path of most calls: no option, processor or session; `Invoker.unary` unrolled.
+        body = encode(args, None)
+        cluster = invoker.cluster
+        node = cluster.pick()
+        conn = node.pool.conn if node is not None else None
+        if node is None or conn is None or not conn.usable:
+            return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
+        now = invoker.monotonic()
+        deadline = now + timeout
+        outer = get_outer()
+        if outer is not None and outer.deadline < deadline:
+            deadline = outer.deadline
+            open_meta = plan.open_meta(deadline, now, None)
+        else:
+            open_meta = meta
+        stream = UnaryStream(conn, deadline)
+        node.stats.started(now)
+        try:
+            conn.open(stream, _REQUEST, open_meta, body, now)
+            raw = await stream.future
+        except asyncio.CancelledError as exc:
+            node.ended(now, exc)
+            conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
+            raise
+        except CallError as error:
+            node.ended(now, error)
+            call, _ = invoker.start_call(plan, Shape.UNARY, None, None, None)
+            call.deadline = deadline
+            attempt = Attempt()
+            await invoker.again(plan, call, None, node, attempt, error)
+            raw = await invoker.retrying(plan, call, None, body, attempt)
+        else:
+            node.ended(now, None)
+        if cluster.waiters:
+            cluster.freed()
+        return decode(raw)
+
+    return stub
+
+
+def _stream_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
+    def stub(*args: Any, **kwargs: Any) -> RemoteIterator:
+        taken = _split(kwargs, options)
+        return iterator_call(client.invoker, plan, args, kwargs, **taken)
+
+    return stub
+
+
+def iterator_call(
+    invoker: Invoker,
+    plan: Plan,
+    args: Any,
+    kwargs: Any,
+    *,
+    session: Session | None = None,
+    header: dict[str, Any] | None = None,
+    timeout: float | None = None,
+) -> RemoteIterator:
+    """Return the iterator over a remote generator."""
+    body = plan.encode(args, kwargs)
+    limit = plan.timeout if timeout is None else timeout
+    call, session = invoker.start_call(plan, Shape.STREAM, session, header, limit)
+    function = plan.function
+    if function is not None and function.shape is Shape.STREAM:
+        decode_item, decode_items = function.decode_item, function.decode_items
+    else:
+        decode_item, decode_items = decode_any, _decode_items
+    return RemoteIterator(invoker, plan, call, session, body, decode_item, decode_items)
+
+
+def _decode_items(body: bytes | memoryview) -> list[Any]:
+    items = decode_any(body)
+    if not isinstance(items, list):
+        raise CallError("a batch of items must be an array", code=Code.INTERNAL)
+    return items
+
+
+def _channel_stub(
+    client: "Client", plan: Plan, func: Callable[..., Any], options: tuple[str, ...]
+) -> Callable[..., Any]:
+    async def stub(**kwargs: Any) -> Any:
+        taken = _split(kwargs, options)
+        if kwargs:
+            raise TypeError(f"{plan.name}() takes no argument, its channel is made for it")
+        return await channel_call(client, plan, func, **taken)
+
+    return stub
+
+
+async def channel_call(
+    client: "Client",
+    plan: Plan,
+    func: Callable[..., Any],
+    *,
+    session: Session | None = None,
+    header: dict[str, Any] | None = None,
+    timeout: float | None = None,
+) -> Any:
+    """Open a channel, run `func` with it, and return what that returns.
+
+    Raises:
+        CallError: The channel could not be opened, or the server's function raised.
+    """
+    invoker = client.invoker
+    limit = plan.timeout if timeout is None else timeout
+    call, session = invoker.start_call(plan, Shape.CHANNEL, session, header, limit)
+    own = PinnedSession(client)
+    if session is None:
+        call.header["session_id"] = own.id
+    with invoker.pipeline.scope(call):
+        attempt = Attempt()
+        node, stream = await invoker.open_stream(plan, call, session, None, attempt)
+        node.stats.open_streams += 1
+        own.pin(node, stream.conn)
+        token = ambient_session.set(own if session is None else session)
+        try:
+            result = await func(Channel(stream, call, invoker.pipeline))
+        except BaseException as exc:
+            cancelled = isinstance(exc, asyncio.CancelledError)
+            code = Code.CANCELLED if cancelled else Code.UNKNOWN
+            stream.reset(code, f"the client's function raised {type(exc).__name__}")
+            raise
+        finally:
+            ambient_session.reset(token)
+            own.unpin()
+            node.stats.open_streams -= 1
+        stream.leave()
+        return result

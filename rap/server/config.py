@@ -1,0 +1,90 @@
+"""Every option of a server: one frozen value, checked once, passed whole."""
+
+from dataclasses import dataclass
+
+from rap.address import Address
+from rap.deadline import check_timeout
+from rap.wire.limits import DEFAULT_LIMITS
+
+__all__ = ["ServerConfig"]
+
+_TIMES = (
+    "timeout",
+    "handshake_timeout",
+    "keep_alive",
+    "run_timeout",
+    "ping_sleep_time",
+    "close_timeout",
+    "max_connection_age",
+    "lease_ttl",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Options of a `Server`; times in seconds, sizes in bytes.
+
+    Args:
+        addresses: Where to listen.
+        timeout: For a peer to finish a frame it began or to take what was written.
+        handshake_timeout: For a new connection to say Hello.
+        keep_alive: Without any call, after which a connection is asked to leave; `None`: never.
+        run_timeout: Of a unary handler; the caller's deadline counts if it is nearer.
+        ping_fail_cnt: Pings in a row without an answer that end a connection.
+        ping_sleep_time: Of silence on an idle connection before a ping; 1 with calls open.
+        backlog: Connections that may wait to be accepted.
+        close_timeout: For open calls and sessions to finish in a drain.
+        drain_delay: Between publishing DRAINING and closing the listeners, so that clients have
+            noticed; `None`: 1 with a registry, 0 without.
+        max_connection_age: After which a connection is asked to leave, +-10 %; what is open on
+            it lives on. `None`: never.
+        max_message: Of one message; a larger one resets its call.
+        max_frame: Of one frame; a larger one ends the connection.
+        max_streams: Calls open at once on one connection.
+        stream_window: That may be under way on one call before its reader takes some.
+        connection_window: The same for all calls of a connection.
+        threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
+        lease_ttl: That a registration stands without a heartbeat.
+        debug: Tracebacks of handlers go to the caller.
+    """
+
+    addresses: tuple[Address, ...]
+    timeout: float = 9
+    handshake_timeout: float = 5
+    keep_alive: float | None = 1200
+    run_timeout: float | None = 9
+    ping_fail_cnt: int = 2
+    ping_sleep_time: float = 30
+    backlog: int = 1024
+    close_timeout: float = 25
+    drain_delay: float | None = None
+    max_connection_age: float | None = 1800
+    max_message: int = DEFAULT_LIMITS.max_message
+    max_frame: int = DEFAULT_LIMITS.max_frame
+    max_streams: int = DEFAULT_LIMITS.max_streams
+    stream_window: int = DEFAULT_LIMITS.stream_window
+    connection_window: int = DEFAULT_LIMITS.connection_window
+    threads: int | None = None
+    lease_ttl: float = 10
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every value; each error names its option."""
+        optional = {"keep_alive", "run_timeout", "max_connection_age"}
+        for name in _TIMES:
+            value = getattr(self, name)
+            if value is None and name not in optional:
+                raise ValueError(f"{name} must be a number of seconds, got None")
+            check_timeout(name, value)
+        for name in ("ping_fail_cnt", "backlog"):
+            _check_count(name, getattr(self, name))
+        if self.threads is not None:
+            _check_count("threads", self.threads)
+        delay = self.drain_delay
+        if delay is not None and (not isinstance(delay, int | float) or not delay >= 0):
+            raise ValueError(f"drain_delay must be 0 seconds or more, got {delay!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

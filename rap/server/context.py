@@ -1,0 +1,42 @@
+"""The call that runs in the current task or thread: `context.request`, `context.session`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rap.address import Peer
+from rap.message import Call, Request, current
+
+if TYPE_CHECKING:
+    call: Call
+    request: Request
+    session: "Session | None"
+
+__all__ = ["Session", "call", "request", "session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client's promise that all calls with this id come over one connection.
+
+    Args:
+        id: Chosen by the client.
+        peer: The client.
+    """
+
+    id: str
+    peer: Peer | None
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    source = current.get()
+    if source is None:
+        raise RuntimeError(f"context.{name} is there only while a handler runs")
+    found = source.request()
+    if name == "request":
+        return found
+    if name == "call":
+        return found.call
+    session_id = found.call.header.get("session_id")
+    return Session(str(session_id), found.call.peer) if session_id is not None else None

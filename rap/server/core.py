@@ -1,0 +1,346 @@
+"""The server: what users hold. It registers functions, listens, and drains."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random
+import secrets
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar, overload
+
+from rap.address import Address
+from rap.clock import Clock, SystemClock
+from rap.errors import RegistrationError
+from rap.message import Side
+from rap.processor.base import BaseProcessor, Pipeline
+from rap.registry.base import Registry, State
+from rap.server.config import ServerConfig
+from rap.server.dispatch import Dispatcher
+from rap.server.events import Event, check_events, discard_events, run_event
+from rap.server.membership import Membership
+from rap.server.ports import Ports
+from rap.server.router import Handler, Router
+from rap.server.threads import Threads
+
+__all__ = ["Server"]
+
+_log = logging.getLogger("rap.server")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Server:
+    """Serves functions to clients.
+
+    Args:
+        host: One address or a list of addresses; see `rap.address`.
+        service: Name under which to register; needs `registry`.
+        registry: URL or `Registry` where the server makes itself known.
+        weight: Relative capacity, 1 to 1000.
+        zone: Name of the failure domain.
+        advertise: Address that clients dial; by default the one that was bound.
+        ssl_crt_path: PEM file of the certificate; with it every TCP address speaks TLS.
+        ssl_key_path: PEM file of its key.
+        ssl_ca_path: PEM file of the authorities of client certificates, which are then required.
+        start_event_list: Run before listening; a failing one aborts the start.
+        stop_event_list: Run when all connections are closed.
+        processor_list: In the order in which outbound messages pass them.
+        clock: Source of time.
+        rng: Source of chance.
+        options: The options of `ServerConfig`.
+
+    Raises:
+        ValueError: An option has a bad value; the message names it.
+        TypeError: An option does not exist.
+    """
+
+    def __init__(
+        self,
+        host: str | Address | Sequence[str | Address] = "localhost:9000",
+        *,
+        service: str | None = None,
+        registry: str | Registry | None = None,
+        weight: int = 1,
+        zone: str = "",
+        advertise: str | None = None,
+        ssl_crt_path: str | None = None,
+        ssl_key_path: str | None = None,
+        ssl_ca_path: str | None = None,
+        start_event_list: Iterable[Event] = (),
+        stop_event_list: Iterable[Event] = (),
+        processor_list: Iterable[BaseProcessor] = (),
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        **options: Any,
+    ) -> None:
+        hosts = [host] if isinstance(host, str | Address) else list(host)
+        if not hosts:
+            raise ValueError("host must be an address or a list of addresses, got an empty list")
+        addresses = tuple(Address.parse(each, option="host") for each in hosts)
+        self.config = ServerConfig(addresses=addresses, **options)
+        self.incarnation = secrets.token_hex(8)
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._router = Router(self.config.run_timeout)
+        self._ports = Ports(
+            self.config,
+            self._clock,
+            self._rng,
+            _log,
+            tls=(ssl_crt_path, ssl_key_path, ssl_ca_path),
+            hello={"service": service or "", "incarnation": self.incarnation},
+        )
+        self._membership = Membership(
+            registry, service, weight=weight, zone=zone, advertise=advertise, config=self.config,
+            incarnation=self.incarnation, clock=self._clock, rng=self._rng,
+        )  # fmt: skip
+        self._start_events = check_events("start_event_list", start_event_list)
+        self._stop_events = check_events("stop_event_list", stop_event_list)
+        self._processors: list[BaseProcessor] = []
+        self.load_processor(processor_list)
+        self._dispatcher: Dispatcher | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    # Set-up.
+
+    @overload
+    def register(self, func: F, name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ...) -> F: ...  # fmt: skip # noqa: E501
+
+    @overload
+    def register(self, func: None = ..., name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ...) -> Callable[[F], F]: ...  # fmt: skip # noqa: E501
+
+    def register(
+        self,
+        func: Any = None,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool = False,
+        doc: str | None = None,
+        *,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+    ) -> Any:
+        """Make a function callable; also a decorator, with or without arguments.
+
+        An object or a class registers its public methods, under a group of its class's name
+        unless `group` is given.
+
+        Args:
+            func: The function.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default ``default``.
+            is_private: Only peers on this machine may call it.
+            doc: Its description; by default its docstring.
+            idempotent: It may be called twice with the effect of once.
+            run_timeout: Seconds it may run; by default the server's for unary functions.
+            inline: Run a `def` on the event loop: for functions that never block.
+
+        Raises:
+            RegistrationError: Hints are missing or cannot be sent, or the name is taken.
+        """
+        options: dict[str, Any] = {
+            "is_private": is_private,
+            "doc": doc,
+            "idempotent": idempotent,
+            "run_timeout": run_timeout,
+            "inline": inline,
+        }
+        if func is None:
+            return lambda each: self.register(each, name, group, **options)
+        if callable(func) and not inspect.isclass(func):
+            self._router.register(func, name, group, **options)
+            return func
+        if name is not None:
+            raise RegistrationError(f"name={name!r} is for one function, got {func!r}")
+        instance = func() if inspect.isclass(func) else func
+        for method in _public_methods(instance):
+            self._router.register(method, None, group or type(instance).__name__, **options)
+        return func
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """The registered functions."""
+        return list(self._router)
+
+    def load_start_event(self, event_list: Iterable[Event]) -> None:
+        """Add events that run before listening."""
+        self._start_events += check_events("load_start_event", event_list)
+
+    def load_stop_event(self, event_list: Iterable[Event]) -> None:
+        """Add events that run after shutdown."""
+        self._stop_events += check_events("load_stop_event", event_list)
+
+    def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
+        """Add processors.
+
+        Raises:
+            TypeError: One is no `BaseProcessor`.
+            ValueError: One is loaded already.
+        """
+        for processor in processor_list:
+            if not isinstance(processor, BaseProcessor):
+                raise TypeError(f"load_processor takes BaseProcessor objects, got {processor!r}")
+            if any(processor is each for each in self._processors):
+                raise ValueError(f"{processor!r} is loaded already")
+            self._processors.append(processor)
+
+    # Life.
+
+    @property
+    def addresses(self) -> list[Address]:
+        """What is listened on, with real ports."""
+        return self._ports.addresses
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new calls are welcome: started, not draining, not taken out of rotation."""
+        return self._dispatcher is not None and self._closing is None and not self._ports.draining
+
+    async def create_server(self) -> Self:
+        """Run start events, listen, and register; returns when clients can call.
+
+        Raises:
+            OSError: An address cannot be bound.
+            RegistryError: The registry refused or did not answer.
+            RuntimeError: The server was started before.
+        """
+        if self._dispatcher is not None:
+            raise RuntimeError("the server was started already")
+        pipeline = Pipeline(self._processors, Side.SERVER)
+        self._dispatcher = Dispatcher(
+            self._router,
+            pipeline,
+            self._clock,
+            Threads(self.config.threads),
+            debug=self.config.debug,
+            log=_log,
+        )
+        try:
+            while self._start_events:
+                await run_event(self._start_events.pop(0))
+            for processor in self._processors:
+                await run_event(processor.start_event_handle)
+            await self._ports.open(self._dispatcher)
+            await self._membership.join(self.addresses)
+        except BaseException:
+            discard_events([*self._start_events, *self._stop_events])
+            self._ports.close_listeners()
+            await self._membership.leave()
+            await self._ports.close_connections(0.0)
+            await self._dispatcher.close()
+            raise
+        _log.info("listening on %s", ", ".join(map(str, self.addresses)))
+        return self
+
+    async def set_serving(self, serving: bool) -> None:
+        """Take the server out of rotation without stopping it, or put it back.
+
+        Connected clients are told to open nothing new here; the registry says DRAINING.
+        """
+        self._ports.set_draining(not serving)
+        await self._membership.announce(State.UP if serving else State.DRAINING)
+
+    def reload_certificates(self) -> None:
+        """Use the certificate files as they are now for new handshakes.
+
+        Raises:
+            ValueError: A file cannot be used; the old certificates stay.
+        """
+        self._ports.reload_certificates()
+
+    async def await_closed(self) -> None:
+        """Drain and stop; calls that are open get `close_timeout` seconds to finish.
+
+        May be called again, and by several tasks; cancelling one does not stop the drain.
+        """
+        if self._dispatcher is None:
+            discard_events([*self._start_events, *self._stop_events])
+            return
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="rap server close")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        """The drain; see docs on shutdown for who does what when."""
+        assert self._dispatcher is not None
+        delay = self.config.drain_delay
+        if self._membership.active:
+            await self._membership.announce(State.DRAINING)
+            delay = 1.0 if delay is None else delay
+        if delay:
+            await self._clock.sleep(delay)
+        self._ports.close_listeners()
+        self._ports.set_draining(True)
+        await self._ports.close_connections(self.config.close_timeout)
+        await self._dispatcher.close()
+        await self._membership.leave()
+        for processor in reversed(self._processors):
+            await run_event(processor.stop_event_handle)
+        while self._stop_events:
+            event = self._stop_events.pop()
+            try:
+                await run_event(event)
+            except Exception:
+                _log.exception("stop event %r failed", event)
+        _log.info("stopped")
+
+    async def serve_forever(self) -> None:
+        """Start if need be, serve until SIGTERM or SIGINT, then drain; a second one ends at once.
+
+        SIGHUP reloads the certificates.
+        """
+        if self._dispatcher is None:
+            await self.create_server()
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        hurry = asyncio.Event()
+
+        def on_signal() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        signals = {signal.SIGTERM: on_signal, signal.SIGINT: on_signal}
+        signals[signal.SIGHUP] = self._on_hangup
+        for number, handler in signals.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            await stop.wait()
+            closing = asyncio.create_task(self.await_closed())
+            hurrying = asyncio.create_task(hurry.wait())
+            await asyncio.wait((closing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+            hurrying.cancel()
+            if not closing.done():
+                self._ports.abort()
+            await closing
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _on_hangup(self) -> None:
+        try:
+            self.reload_certificates()
+        except ValueError as exc:
+            _log.error("the certificates stay as they were: %s", exc)
+
+    async def __aenter__(self) -> Self:
+        return await self.create_server()
+
+    async def __aexit__(self, *exc: object) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.await_closed()
+
+
+def _public_methods(instance: object) -> list[Callable[..., Any]]:
+    """Return the public methods of an object.
+
+    Raises:
+        RegistrationError: It has none.
+    """
+    names = [name for name in dir(instance) if not name.startswith("_")]
+    methods: list[Callable[..., Any]] = [
+        each for name in names if inspect.isroutine(each := getattr(instance, name))
+    ]
+    if not methods:
+        raise RegistrationError(f"{instance!r} has no public method to register")
+    return methods

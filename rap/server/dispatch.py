@@ -1,0 +1,265 @@
+"""From one inbound stream to one run of a handler to the answer: the server's flow reads here.
+
+Every exception of a call ends in `Dispatcher.fail`, the only translation into a Reset.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from rap.clock import Clock
+from rap.deadline import NEVER
+from rap.errors import (
+    CallError,
+    Code,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    encode_error,
+)
+from rap.function import decode_any, encode_any
+from rap.message import Call, Header, Request, Response, Shape, current
+from rap.processor.base import Pipeline
+from rap.server.inbound import ServerStream
+from rap.server.router import Handler, Router
+from rap.server.serve import serve_channel, serve_stream
+from rap.server.threads import Threads
+from rap.wire.codec import pack, unpack
+from rap.wire.frames import END, MESSAGE, UNSERVED
+from rap.wire.states import CLOSED
+
+__all__ = ["Dispatcher"]
+
+_ANSWER = MESSAGE | END
+_EAGER = sys.version_info >= (3, 12)
+_MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones, start afresh
+
+# Handler, seconds it may run, header.
+Route = tuple[Handler, float, Header]
+# Positional and keyword arguments.
+Arguments = tuple[Sequence[Any], Mapping[str, Any] | None]
+
+
+class Dispatcher:
+    """Runs handlers.
+
+    Args:
+        router: The table of functions.
+        pipeline: Processors of the server.
+        clock: Source of time.
+        threads: Where `def` handlers run.
+        debug: Send tracebacks.
+        log: Logger of the server.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        pipeline: Pipeline,
+        clock: Clock,
+        threads: Threads,
+        *,
+        debug: bool,
+        log: logging.Logger,
+    ) -> None:
+        self.pipeline = pipeline
+        self.threads = threads
+        self._router = router
+        self._monotonic = clock.monotonic
+        self._debug = debug
+        self._log = log
+        self._routes: dict[bytes, Route] = {}
+        self._loop = asyncio.get_running_loop()
+        self._plain = pipeline.empty
+        self._orphans: set[asyncio.Task[None]] = set()  # cancelled, their stream forgotten
+
+    def open(self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+        """Start to serve a stream that the peer opened."""
+        route = self._routes.get(meta)
+        try:
+            if route is None:
+                route = self._route(meta)
+            handler, limit, header = route
+            stream.handler = handler
+            stream.header = header
+            stream.adopt = self._adopt
+            conn = stream.conn
+            if handler.is_private and not conn.peer.is_local:
+                raise NotFound(f"no function {handler.method!r} on this server")
+            if limit != NEVER:
+                now = self._monotonic()
+                stream.deadline = now + limit
+                conn.watch(now, stream.deadline)
+            stream.body = body
+            shape = handler.function.shape
+            if (flags & _ANSWER != _ANSWER) is not (shape is Shape.CHANNEL):
+                raise InvalidArgument(f"{handler.method} is a {shape.value} function")
+            if shape is Shape.UNARY:
+                if handler.inline and self._plain:
+                    self._run_inline(stream)
+                else:
+                    self._spawn(stream, self._run_unary)
+            elif shape is Shape.STREAM:
+                self._spawn(stream, self._run_stream)
+            else:
+                self._spawn(stream, self._run_channel)
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    def fail(self, stream: ServerStream, exc: BaseException) -> None:
+        """Tell the caller how the call ended; the one place where an exception becomes a Reset."""
+        if isinstance(exc, CallError):
+            if exc.code is Code.INTERNAL:
+                self._log.error("%s", exc)
+        elif self._log.isEnabledFor(logging.INFO):
+            self._log.info("a handler raised %r", exc, exc_info=exc)
+        code, message, details = encode_error(exc, debug=self._debug)
+        unserved = isinstance(exc, CallError) and exc.unserved
+        stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
+
+    async def close(self) -> None:
+        """Await what is left of cancelled handlers; connections are closed by now."""
+        if self._orphans:
+            await asyncio.wait(self._orphans)
+        self.threads.close()
+
+    def give_up(self, stream: ServerStream) -> None:
+        """End a call at shutdown."""
+        error = Unavailable("the server is shutting down")
+        self.fail(stream, error)
+        stream.fail(error)
+
+    def _adopt(self, task: asyncio.Task[None]) -> None:
+        """Keep a cancelled task until it has ended: its stream is in no table any more."""
+        self._orphans.add(task)
+        task.add_done_callback(self._orphans.discard)
+
+    def _route(self, meta: bytes) -> Route:
+        """Read what an Open asks for, and remember it by its bytes."""
+        method, timeout_ms, header = _read_open(meta)
+        handler = self._router.match(method, is_local=True)  # privacy is checked per call
+        limit = timeout_ms / 1000.0 if timeout_ms else NEVER
+        route = (handler, min(limit, handler.run_timeout), header)
+        if len(self._routes) >= _MAX_ROUTES:
+            self._routes.clear()
+        self._routes[meta] = route
+        return route
+
+    def _spawn(
+        self, stream: ServerStream, run: Callable[[ServerStream], Coroutine[Any, Any, None]]
+    ) -> None:
+        if _EAGER:
+            task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
+            if not task.done():
+                stream.task = task
+        else:
+            stream.task = self._loop.create_task(run(stream))
+
+    def _run_inline(self, stream: ServerStream) -> None:
+        handler = stream.handler
+        function = handler.function
+        token = current.set(stream)
+        try:
+            args, kwargs = function.decode_call(stream.body)
+            result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
+            stream.conn.send(stream, _ANSWER, b"", function.encode_result(result))
+        finally:
+            current.reset(token)
+
+    async def _run_unary(self, stream: ServerStream) -> None:
+        try:
+            current.set(stream)
+            handler = stream.handler
+            function = handler.function
+            if not self._plain:
+                await self._serve_unary(stream, handler)
+                return
+            if function.is_async and not function.has_keywords:
+                result = await handler.func(*function.decode_args(stream.body))
+            else:
+                result = await self._run_other(handler, function.decode_call(stream.body))
+            stream.conn.send(stream, _ANSWER, b"", function.encode_result(result))
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    async def _run_other(self, handler: Handler, arguments: Arguments) -> Any:
+        """Run a handler that is a `def`, or has keyword-only parameters."""
+        args, kwargs = arguments
+        if handler.function.is_async:
+            return await handler.func(*args, **(kwargs or {}))
+        if handler.inline:
+            return handler.func(*args, **(kwargs or {}))
+        return await self.threads.run(handler.func, args, kwargs)
+
+    async def _serve_unary(self, stream: ServerStream, handler: Handler) -> None:
+        """Serve a unary call through the pipeline."""
+        call = stream.as_call()
+        function = handler.function
+        with self.pipeline.scope(call):
+            result = await self._run_other(handler, await self.arguments(stream))
+            body = function.encode_result(result)
+            if self.pipeline.transforms:
+                meta, body = await self.outbound(call, decode_any(body))
+            else:
+                meta = b""
+        stream.conn.send(stream, _ANSWER, meta, body)
+
+    async def _run_stream(self, stream: ServerStream) -> None:
+        try:
+            current.set(stream)
+            with self.pipeline.scope(stream.as_call()):
+                await serve_stream(self, stream)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    async def _run_channel(self, stream: ServerStream) -> None:
+        try:
+            current.set(stream)
+            with self.pipeline.scope(stream.as_call()):
+                await serve_channel(self, stream)
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    async def arguments(self, stream: ServerStream) -> Arguments:
+        """Return the arguments of a call, after the processors have seen them."""
+        function = stream.handler.function
+        if not self.pipeline.transforms:
+            return function.decode_call(stream.body)
+        call = stream.as_call()
+        request = Request(call, decode_any(stream.body), call.header)
+        request = await self.pipeline.request(request)
+        return function.decode_call(encode_any(request.body))
+
+    async def outbound(self, call: Call, body: Any) -> tuple[bytes, bytes]:
+        """Return header and body of a message after the processors have seen it."""
+        response = await self.pipeline.response(Response(call, body))
+        meta = pack(response.header) if response.header else b""
+        return meta, encode_any(response.body)
+
+    def _cancelled(self, stream: ServerStream) -> None:
+        """Tell the caller, if it has not given up itself, that the handler was cancelled."""
+        if stream.state != CLOSED:
+            self.fail(stream, CallError("the handler was cancelled", code=Code.CANCELLED))
+
+
+def _read_open(meta: bytes) -> tuple[str, int, Header]:
+    try:
+        match unpack(meta):
+            case [str(method), int(timeout_ms)] if timeout_ms >= 0:
+                return method, timeout_ms, {}
+            case [str(method), int(timeout_ms), dict(header)] if timeout_ms >= 0:
+                return method, timeout_ms, header
+    except ValueError as exc:
+        raise InvalidArgument(f"a malformed Open: {exc}") from exc
+    raise InvalidArgument("an Open must name [method, timeout_ms] or [method, timeout_ms, header]")

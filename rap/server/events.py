@@ -1,0 +1,38 @@
+"""Start and stop events: coroutine objects, async functions or plain functions, run in order."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
+
+__all__ = ["Event", "check_events", "discard_events", "run_event"]
+
+Event = Callable[[], Any] | Coroutine[Any, Any, Any]
+
+
+def check_events(option: str, events: Iterable[Event]) -> list[Event]:
+    """Return the events as a list.
+
+    Raises:
+        TypeError: One is neither a coroutine nor callable; the message names `option`.
+    """
+    checked = list(events)
+    for event in checked:
+        if not (inspect.iscoroutine(event) or callable(event)):
+            raise TypeError(
+                f"{option} takes coroutines, async functions or functions, got {event!r}"
+            )
+    return checked
+
+
+async def run_event(event: Event) -> None:
+    """Run one event to its end."""
+    result: Any = event if inspect.iscoroutine(event) else event()  # type: ignore[operator]  # a coroutine is awaited
+    if isinstance(result, Awaitable):
+        await result
+
+
+def discard_events(events: Iterable[Event]) -> None:
+    """Close coroutine objects that will never run, so that Python does not warn of them."""
+    for event in events:
+        if inspect.iscoroutine(event):
+            event.close()

@@ -1,0 +1,62 @@
+"""The record of one inbound call: its stream, its handler, its task."""
+
+import asyncio
+from collections.abc import Callable
+
+from rap.deadline import NEVER
+from rap.errors import CallError
+from rap.message import Call, Header, Request, Shape, Side
+from rap.server.router import Handler
+from rap.transport.stream import Stream
+
+__all__ = ["ServerStream"]
+
+
+class ServerStream(Stream):
+    """One inbound call; set by the dispatcher when the stream is opened."""
+
+    handler: Handler
+    header: Header
+    adopt: Callable[[asyncio.Task[None]], None]  # takes a task that outlives its stream
+    body: bytes | memoryview = b""
+    task: asyncio.Task[None] | None = None
+    call: Call | None = None
+
+    @property
+    def deadline_text(self) -> str:
+        """Which limit it is that passed, for the error."""
+        handler = self.handler
+        if handler.run_timeout == NEVER:
+            return f"{handler.method}: the caller's deadline passed"
+        limit = f"its run_timeout of {handler.run_timeout:g} s"
+        return f"{handler.method}: {limit} or the caller's deadline passed"
+
+    def fail(self, error: CallError) -> None:
+        """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
+        super().fail(error)
+        task = self.task
+        if task is not None and not task.done():
+            self.adopt(task)
+            task.cancel()
+
+    def as_call(self) -> Call:
+        """Return the `Call`; it is made when somebody asks."""
+        if self.call is None:
+            handler = self.handler
+            self.call = Call(
+                handler.method,
+                handler.shape,
+                Side.SERVER,
+                dict(self.header),
+                self.deadline,
+                self.conn.peer,
+            )
+        return self.call
+
+    def request(self) -> Request:
+        """Return the request being served, as `context.request` shows it."""
+        call = self.as_call()
+        if self.handler.shape is Shape.CHANNEL:
+            return Request(call, None, call.header)
+        args, kwargs = self.handler.function.decode_call(self.body)
+        return Request(call, [list(args), dict(kwargs)] if kwargs else list(args), call.header)

@@ -1,0 +1,138 @@
+"""A server's place in the registry: join, change state, leave."""
+
+import logging
+import random
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from rap.address import Address
+from rap.clock import Clock
+from rap.registry.base import Endpoint, Registry, State, check_name, check_weight
+from rap.registry.lease import Lease
+from rap.registry.url import registry_from_url
+from rap.server.config import ServerConfig
+
+__all__ = ["Membership"]
+
+_log = logging.getLogger("rap.registry")
+
+
+class Membership:
+    """Keeps one server registered while it runs; does nothing without a registry.
+
+    Args:
+        registry: URL or object; `None` for a server that clients find by address.
+        service: Name of the service; goes together with `registry`.
+        weight: Relative capacity, 1 to 1000.
+        zone: Name of the failure domain.
+        advertise: Address that clients dial; by default what was bound.
+        config: Options of the server.
+        incarnation: Random name of this process's start.
+        clock: Source of time.
+        rng: Source of jitter.
+
+    Raises:
+        ValueError: A name, weight or address is bad, or one of registry and service is missing.
+    """
+
+    def __init__(
+        self,
+        registry: str | Registry | None,
+        service: str | None,
+        *,
+        weight: int,
+        zone: str,
+        advertise: str | None,
+        config: ServerConfig,
+        incarnation: str,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        if registry is not None and service is None:
+            raise ValueError("registry needs service: the name under which to register")
+        self._service = check_name("service", service) if service is not None else ""
+        self._weight = check_weight(weight)
+        self._zone = zone
+        self._advertise = (
+            None if advertise is None else Address.parse(advertise, option="advertise")
+        )
+        self._config = config
+        self._incarnation = incarnation
+        self._clock = clock
+        self._rng = rng
+        self._owned = isinstance(registry, str)
+        found = registry_from_url(registry) if isinstance(registry, str) else registry
+        if found is not None and not hasattr(found, "register"):
+            raise ValueError(f"registry {registry!r} only lists servers; none can register there")
+        self._registry = cast(Registry | None, found)
+        self._lease: Lease | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the server is registered."""
+        return self._lease is not None
+
+    async def join(self, bound: Sequence[Address]) -> None:
+        """Register as UP and keep the registration alive.
+
+        Raises:
+            RegistryError: Another process holds the address, or the registry does not answer.
+        """
+        if self._registry is None:
+            return
+        address = self._advertised(bound)
+        endpoint = Endpoint(
+            str(address), address, self._weight, State.UP, self._incarnation, self._zone
+        )
+        self._lease = Lease(
+            self._registry,
+            self._service,
+            endpoint,
+            ttl=self._config.lease_ttl,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        await self._lease.start()
+
+    async def announce(self, state: State) -> None:
+        """Publish a change of state; a registry that is down hears of it when it is back."""
+        if self._lease is not None:
+            await self._lease.update(replace(self._lease.endpoint, state=state))
+
+    async def leave(self) -> None:
+        """Remove the registration."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.close()
+        if self._owned and self._registry is not None:
+            await self._registry.aclose()
+
+    def _advertised(self, bound: Sequence[Address]) -> Address:
+        address = self._advertise or bound[0]
+        if address.is_wildcard:
+            address = replace(address, host=_route_address(address.host))
+        elif address.is_loopback and self._advertise is None and self._remote_registry():
+            _log.warning(
+                "the server advertises %s, which clients on other hosts cannot reach; "
+                "pass advertise=",
+                address,
+            )
+        return address
+
+    def _remote_registry(self) -> bool:
+        location = getattr(self._registry, "location", None)
+        return isinstance(location, Address) and not location.is_loopback
+
+
+def _route_address(wildcard: str) -> str:
+    """Return the local address of the route to other hosts; no packet is sent."""
+    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
+    probe = ("2001:db8::1", 9) if family == socket.AF_INET6 else ("192.0.2.1", 9)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(probe)
+            return str(sock.getsockname()[0])
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"

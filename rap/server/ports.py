@@ -1,0 +1,196 @@
+"""The sockets of a server: listeners, connections, and how they are closed in a drain."""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+from rap.address import Address
+from rap.clock import Clock
+from rap.errors import ConnectionClosed
+from rap.server.config import ServerConfig
+from rap.server.dispatch import Dispatcher
+from rap.server.inbound import ServerStream
+from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, Listener, listen
+from rap.transport.tls import server_context
+from rap.wire.limits import Limits
+
+__all__ = ["Ports"]
+
+_ABRUPT = ConnectionClosed("the server was told to stop at once")
+
+
+class Ports:
+    """Every socket of one server.
+
+    Args:
+        config: Options of the server.
+        clock: Source of time.
+        rng: Spreads the ages at which connections are asked to leave.
+        log: Logger of the server.
+        tls: Paths of certificate, key and client authorities.
+        hello: What the Hello says beside version and limits.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        clock: Clock,
+        rng: random.Random,
+        log: logging.Logger,
+        *,
+        tls: tuple[str | None, str | None, str | None],
+        hello: Mapping[str, Any],
+    ) -> None:
+        self.draining = False
+        self._config = config
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._hello = dict(hello)
+        self._tls = tls
+        self._limits = Limits(
+            max_frame=config.max_frame,
+            max_message=config.max_message,
+            max_streams=config.max_streams,
+            stream_window=config.stream_window,
+            connection_window=config.connection_window,
+        )
+        self._context = self._make_context()
+        self._listeners: list[Listener] = []
+        self._connections: set[Connection] = set()
+        self._dispatcher: Dispatcher | None = None
+        self._empty = asyncio.Event()
+
+    @property
+    def addresses(self) -> list[Address]:
+        """What is listened on, with real ports."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The connections that are open."""
+        return frozenset(self._connections)
+
+    async def open(self, dispatcher: Dispatcher) -> None:
+        """Listen on every address.
+
+        Raises:
+            OSError: One cannot be bound; none is then listened on.
+        """
+        self._dispatcher = dispatcher
+        for address in self._config.addresses:
+            context = None if address.scheme == "unix" else self._context
+            if address.scheme == "tls" and context is None:
+                raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
+            self._listeners.append(
+                await listen(
+                    address,
+                    self._make_connection,
+                    backlog=self._config.backlog,
+                    context=context,
+                    handshake_timeout=self._config.handshake_timeout,
+                )
+            )
+
+    def set_draining(self, draining: bool) -> None:
+        """Tell every client, and those to come, whether to open new calls here."""
+        self.draining = draining
+        if draining:
+            for conn in self._connections:
+                conn.go_away(message="draining")
+
+    def close_listeners(self) -> None:
+        """Accept nothing more."""
+        for listener in self._listeners:
+            listener.close()
+
+    async def close_connections(self, timeout: float) -> None:
+        """Wait for clients to leave; after `timeout` seconds end what is left."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            await self._end_connections()
+
+    def abort(self) -> None:
+        """End every connection now."""
+        for conn in list(self._connections):
+            conn.abort(_ABRUPT)
+
+    def reload_certificates(self) -> None:
+        """Read the certificate files again.
+
+        Raises:
+            ValueError: One cannot be used; the message names its option.
+        """
+        if self._context is not None:
+            crt, key, _ = self._tls
+            self._make_context()  # tells of a bad file before the running context is touched
+            assert crt is not None
+            assert key is not None
+            self._context.load_cert_chain(crt, key)
+
+    async def _end_connections(self) -> None:
+        """The second GoAway: what lies above it was never served; then end what is open."""
+        assert self._dispatcher is not None
+        left = list(self._connections)
+        for conn in left:
+            conn.go_away(final=True, message="the server is shutting down")
+            for stream in list(conn.streams.values()):
+                if isinstance(stream, ServerStream):
+                    self._dispatcher.give_up(stream)
+        for conn in left:
+            self._clock_out(conn)
+        if left:
+            await asyncio.wait([conn.ended for conn in left])
+
+    def _clock_out(self, conn: Connection) -> None:
+        """Close after a flush; cut a peer that does not take what is left."""
+        closing = asyncio.ensure_future(conn.close())
+        handle = asyncio.get_running_loop().call_later(1.0, conn.abort, _ABRUPT)
+        closing.add_done_callback(lambda _: handle.cancel())
+        conn.state["closing"] = closing
+
+    def _make_context(self) -> ssl.SSLContext | None:
+        crt, key, ca = self._tls
+        if crt is None and key is None:
+            if ca is not None:
+                raise ValueError("ssl_ca_path needs ssl_crt_path and ssl_key_path")
+            return None
+        if crt is None or key is None:
+            missing = "ssl_key_path" if key is None else "ssl_crt_path"
+            raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
+        return server_context(crt, key, ca)
+
+    def _make_connection(self) -> Connection:
+        config = self._config
+        age = config.max_connection_age
+        assert self._dispatcher is not None
+        options = ConnectionOptions(
+            limits=self._limits,
+            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+            hello={**self._hello, "draining": True} if self.draining else self._hello,
+            timeout=config.timeout,
+            handshake_timeout=config.handshake_timeout,
+            idle_timeout=config.keep_alive,
+            max_age=None if age is None else age * self._rng.uniform(0.9, 1.1),
+        )
+        return Connection(
+            options,
+            clock=self._clock,
+            log=self._log,
+            new_stream=ServerStream,
+            on_open=self._dispatcher.open,
+            on_made=self._connections.add,
+            on_lost=self._on_lost,
+        )
+
+    def _on_lost(self, conn: Connection) -> None:
+        self._connections.discard(conn)
+        if not self._connections:
+            self._empty.set()

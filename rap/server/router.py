@@ -1,0 +1,117 @@
+"""The server's table of functions: ``/group/name`` to `Handler`."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rap.deadline import NEVER
+from rap.errors import NotFound, RegistrationError
+from rap.function import Function
+from rap.message import Shape, method_path
+
+__all__ = ["DEFAULT_GROUP", "Handler", "Router"]
+
+DEFAULT_GROUP = "default"
+
+
+@dataclass(slots=True)
+class Handler:
+    """One registered function.
+
+    Args:
+        method: ``/group/name``.
+        group: Its group.
+        name: Its name within the group.
+        func: What is called.
+        function: What its annotations say.
+        is_private: Only peers on this machine may call it.
+        idempotent: It may be called twice with the effect of once; for those who list it.
+        run_timeout: Seconds it may run, `NEVER` for no limit.
+        inline: A `def` that runs on the event loop, for it never blocks.
+        doc: For those who list it.
+    """
+
+    method: str
+    group: str
+    name: str
+    func: Callable[..., Any]
+    function: Function
+    is_private: bool
+    idempotent: bool
+    run_timeout: float
+    inline: bool
+    doc: str
+
+    @property
+    def shape(self) -> Shape:
+        """Who may send how many messages."""
+        return self.function.shape
+
+
+class Router:
+    """Handlers by method.
+
+    Args:
+        run_timeout: Seconds for unary handlers that set none of their own; `None`: no limit.
+    """
+
+    def __init__(self, run_timeout: float | None) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._run_timeout = NEVER if run_timeout is None else run_timeout
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers.values())
+
+    def register(
+        self,
+        func: Callable[..., Any],
+        name: str | None = None,
+        group: str | None = None,
+        *,
+        is_private: bool = False,
+        doc: str | None = None,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+    ) -> Handler:
+        """Add a function.
+
+        Raises:
+            RegistrationError: Its hints are missing or cannot be sent, or the name is taken.
+        """
+        function = Function.of(func)
+        name = function.name if name is None else name
+        group = DEFAULT_GROUP if group is None else group
+        _check_path("name", name)
+        _check_path("group", group)
+        if inline and function.is_async:
+            raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
+        method = method_path(group, name)
+        if method in self._handlers:
+            raise RegistrationError(f"{name!r} is registered already in group {group!r}")
+        limit = run_timeout
+        if limit is None:
+            limit = self._run_timeout if function.shape is Shape.UNARY else NEVER
+        text = inspect.getdoc(func) if doc is None else doc
+        handler = Handler(
+            method, group, name, func, function, is_private, idempotent, limit, inline, text or ""
+        )
+        self._handlers[method] = handler
+        return handler
+
+    def match(self, method: str, *, is_local: bool) -> Handler:
+        """Return the handler of `method`.
+
+        Raises:
+            NotFound: There is none, or it is private and the peer is not on this machine.
+        """
+        handler = self._handlers.get(method)
+        if handler is None or (handler.is_private and not is_local):
+            raise NotFound(f"no function {method!r} on this server")
+        return handler
+
+
+def _check_path(option: str, value: object) -> None:
+    if not isinstance(value, str) or not value or "/" in value or len(value) > 255:
+        raise RegistrationError(f"{option} must be 1 to 255 characters without '/', got {value!r}")

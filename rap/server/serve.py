@@ -1,0 +1,182 @@
+"""How generator and channel handlers are served: items out in batches, messages both ways."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from rap.channel import Channel
+from rap.errors import Code
+from rap.server.inbound import ServerStream
+from rap.server.threads import Threads
+from rap.wire.codec import batch_header
+from rap.wire.frames import BATCH, END, MESSAGE
+from rap.wire.states import CLOSED
+
+if TYPE_CHECKING:
+    from rap.server.dispatch import Dispatcher
+
+__all__ = ["serve_channel", "serve_stream"]
+
+_BATCH_ITEMS = 64
+_LARGE_ITEM = 1024  # bytes from which an item ends its batch
+_TURN_BATCHES = 4  # full batches after which a generator that never waits lets others run
+_PULL_SECONDS = 0.01  # a plain generator gives what it has after this long
+
+
+class _Batch:
+    """Items on their way out: sent when 64 are there or the loop's turn ends."""
+
+    def __init__(self, stream: ServerStream) -> None:
+        self.parts: list[bytes] = []
+        self._stream = stream
+        self._scheduled = False
+        self._full = 0
+        self._call_soon = asyncio.get_running_loop().call_soon
+
+    def schedule(self) -> None:
+        """Send the batch when the loop's turn ends."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._at_turn_end)
+
+    def send(self, flags: int = MESSAGE | BATCH) -> None:
+        """Send what is there."""
+        parts = self.parts
+        body = batch_header(len(parts)) + b"".join(parts)
+        parts.clear()
+        self._stream.conn.send(self._stream, flags, b"", body)
+
+    async def send_full(self) -> None:
+        """Send a full batch; wait while the client does not read."""
+        self.send()
+        stream = self._stream
+        self._full += 1
+        if stream.outbox is not None or stream.conn.paused:
+            await stream.writable()
+        elif self._full % _TURN_BATCHES == 0:
+            await asyncio.sleep(0)
+
+    def finish(self) -> None:
+        """Send the rest and the end."""
+        if self.parts:
+            self.send(MESSAGE | BATCH | END)
+        else:
+            self._stream.end()
+
+    def _at_turn_end(self) -> None:
+        self._scheduled = False
+        if self.parts:
+            self._full = 0
+            self.send()
+
+
+async def serve_stream(dispatcher: "Dispatcher", stream: ServerStream) -> None:
+    """Run a generator function and send what it yields."""
+    handler = stream.handler
+    args, kwargs = await dispatcher.arguments(stream)
+    result = handler.func(*args, **(kwargs or {}))
+    if asyncio.iscoroutine(result):
+        result = await result
+    if not hasattr(result, "__aiter__"):
+        result = _iterate(iter(result), None if handler.inline else dispatcher.threads)
+    closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
+    async with closing as items:
+        if dispatcher.pipeline.transforms:
+            await _send_each(dispatcher, stream, items)
+        else:
+            await _send_batches(stream, items, handler.function.encode_item)
+
+
+async def _send_batches(
+    stream: ServerStream, items: AsyncIterator[Any], encode: Callable[[Any], bytes]
+) -> None:
+    batch = _Batch(stream)
+    parts = batch.parts
+    try:
+        async for item in items:
+            data = encode(item)  # at once: the generator may change the item later
+            if not parts:
+                batch.schedule()
+            parts.append(data)
+            if len(parts) >= _BATCH_ITEMS or len(data) >= _LARGE_ITEM:
+                await batch.send_full()
+    except Exception:
+        if parts:
+            batch.send()  # what was yielded before the error arrives
+        raise
+    except asyncio.CancelledError:
+        parts.clear()
+        raise
+    batch.finish()
+
+
+async def _send_each(
+    dispatcher: "Dispatcher", stream: ServerStream, items: AsyncIterator[Any]
+) -> None:
+    call = stream.as_call()
+    function = stream.handler.function
+    async for item in items:
+        function.encode_item(item)  # the check of the declared type
+        meta, body = await dispatcher.outbound(call, item)
+        await stream.send(body, meta)
+    stream.end()
+
+
+async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncIterator[Any]:
+    """Yield what a plain iterator gives, running it in a thread unless `threads` is `None`."""
+    close: Callable[[], None] = getattr(source, "close", _nothing)
+    ended = False
+    try:
+        while not ended:
+            if threads is None:
+                items, error, ended = _pull(source)
+            else:
+                pull = functools.partial(_pull, source)
+                try:
+                    items, error, ended = await threads.run(pull, abandoned=close)
+                except asyncio.CancelledError:
+                    ended = True
+                    raise
+            for item in items:
+                yield item
+            if error is not None:
+                raise error
+    finally:
+        if not ended:
+            if threads is None:
+                close()
+            else:
+                await threads.run(close)
+
+
+def _pull(source: Iterator[Any]) -> tuple[list[Any], Exception | None, bool]:
+    """Return the next items, the error that ended the iterator, and whether it has ended."""
+    items: list[Any] = []
+    stop = time.monotonic() + _PULL_SECONDS
+    try:
+        for item in source:
+            items.append(item)
+            if len(items) >= _BATCH_ITEMS or time.monotonic() >= stop:
+                return items, None, False
+    except Exception as exc:
+        return items, exc, True
+    return items, None, True
+
+
+def _nothing() -> None:
+    """Close an iterator that has nothing to close."""
+
+
+async def serve_channel(dispatcher: "Dispatcher", stream: ServerStream) -> None:
+    """Run a channel function; when it returns, the call is over."""
+    channel = Channel(stream, stream.as_call(), dispatcher.pipeline)
+    await stream.handler.func(channel)
+    stream.end()
+    if stream.outbox is not None:
+        await stream.writable()
+    if stream.state != CLOSED:
+        stream.discard = True
+        stream.conn.reset(stream, Code.OK)  # nobody reads what the client may still send
