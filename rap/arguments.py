@@ -87,7 +87,9 @@ class Arguments:
         self._by_place = [kinds[p.name] for p in by_place]
         # A positional-only parameter cannot be named: there a row of names breaks off.
         self._names = [None if p.kind is p.POSITIONAL_ONLY else p.name for p in by_place]
-        self._least = sum(p.default is p.empty for p in by_place)
+        required = [p for p in by_place if p.default is p.empty]
+        self._nameless = [p.name for p in required if p.kind is p.POSITIONAL_ONLY]
+        self._least = len(required)
         self._rest = others.get(Parameter.VAR_POSITIONAL)
         self._needs_names = any(
             p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters.values()
@@ -197,6 +199,9 @@ class Arguments:
 
     def _bind(self, args: Args, kwargs: Kwargs) -> inspect.BoundArguments:
         try:
+            missing = self._nameless[len(args) :]
+            if missing:  # which `bind` of Python 3.13.0 overlooks if **kwargs takes the name
+                raise TypeError(f"missing a required positional-only argument: {missing[0]!r}")
             return self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             got = f"{len(args)} by position" + (f" and {[*kwargs]}" if kwargs else "")

@@ -1,11 +1,13 @@
 from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rap.arguments import Arguments, Kind, Serializer
 from rap.errors import InvalidArgument
 from rap.function import Function, encode_raw_args
 from rap.wire.codec import pack, unpack
@@ -109,7 +111,12 @@ def test_a_call_is_refused_on_both_sides_alike(values: list[int]) -> None:
         (add, (1, 2), {"c": 3}, r"unexpected keyword argument 'c'; .* and \['c'\]"),
         (add, (1, 2), {"b": 3}, r"multiple values for argument 'b'"),
         (total, (1, "x"), {}, r"argument 'numbers': expected `int`, got `str`"),
-        (everything, (), {"c": 1.0, "a": 1}, r"everything\(\): .*'a'"),
+        (
+            everything,
+            (),
+            {"c": 1.0, "a": 1},
+            r"everything\(\): missing .*positional-only argument: 'a'",
+        ),
         (everything, (1,), {}, r"missing a required argument: 'c'"),
         (everything, (1, 2, 3), {"c": 1.0}, r"argument 'rest': expected `str`, got `int`"),
         (everything, (1,), {"c": 1.0, "z": "s"}, r"argument 'more': expected `int`, got `str`"),
@@ -149,6 +156,8 @@ def test_unchecked_arguments_are_bound_but_not_looked_at() -> None:
     function = Function.of(add)
     assert unpack(function.encode_args_unchecked((1,), {"b": "x"})) == [1, "x"]
     assert unpack(function.encode_args_unchecked(("x", None))) == ["x", None]
+    body = Function.of(greet).encode_args_unchecked(("bo",), {"times": "x"})
+    assert unpack(body) == {"args": ["bo"], "kwargs": {"times": "x"}}
 
 
 def test_keyword_arguments_travel_as_a_map_only_where_they_must() -> None:
@@ -262,3 +271,16 @@ def test_arguments_too_deep_for_the_server_are_refused_by_the_client() -> None:
     with pytest.raises(InvalidArgument, match=r"store\(\): arguments: .* the limit is 32"):
         Function.of(store).encode_args((b"", [], deep))
     Function.of(store).encode_args((b"", [], deep[0]))
+
+
+def test_arguments_that_can_be_sent_alone_but_not_together_are_refused() -> None:
+    def encode(value: Any) -> bytes:
+        if value == (1, 2):
+            raise OverflowError("Too much")
+        return pack(value)
+
+    kind = Kind(int, unpack, None, frozenset())
+    serializer = Serializer(encode, lambda hints: unpack, lambda body: ([], {}))  # type: ignore[arg-type,return-value]
+    arguments = Arguments("add", signature(add).parameters, {"a": kind, "b": kind}, serializer)
+    with pytest.raises(InvalidArgument, match=r"add\(\): arguments: too much"):
+        arguments.encoders()[0]((1, 2))

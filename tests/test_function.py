@@ -55,6 +55,12 @@ class Event(msgspec.Struct):
     what: str = ""
 
 
+@dataclass
+class Edge:
+    start: Point
+    end: Point
+
+
 class Page(msgspec.Struct, Generic[T]):
     items: list[T]
 
@@ -135,6 +141,7 @@ VALUES = [
     (Point, Point(1, 2)),
     (Options, {"depth": 3}),
     (Tree, Tree("root", [Tree("leaf")])),
+    (Edge, Edge(Point(1), Point(2))),
     (Event, Event(datetime(2024, 2, 29, 12, tzinfo=UTC), "leap")),
     (Page[Tree], Page([Tree("a")])),
     (datetime, datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=timezone(timedelta(hours=3)))),

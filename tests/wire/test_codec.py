@@ -5,9 +5,17 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgpack import ExtType, Timestamp, packb
+from msgpack import ExtType, Timestamp, Unpacker, fallback, packb
 
-from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, batch_header, check_body, pack, unpack
+from rap.wire.codec import (
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    _fixed_depth,
+    batch_header,
+    check_body,
+    pack,
+    unpack,
+)
 
 SCALARS = (
     st.none()
@@ -190,9 +198,19 @@ def test_a_nesting_bomb_is_refused(depth: int) -> None:
 
 
 def test_a_limit_deeper_than_the_c_parser_goes_is_kept() -> None:
-    check_body(nested(3_000), max_depth=3_000)
+    check_body(nested(3_000) + b"\x80", max_depth=3_000)
     with pytest.raises(ValueError, match="the limit is 3000"):
         check_body(nested(3_001), max_depth=3_000)
+
+
+def test_only_a_parser_with_a_stack_of_fixed_size_is_trusted_with_depth() -> None:
+    class Bottomless(fallback.Unpacker):  # type: ignore[misc]  # msgpack has no types
+        def skip(self) -> None:
+            pass
+
+    assert _fixed_depth(Unpacker) == 1024
+    assert _fixed_depth(fallback.Unpacker) == -1
+    assert _fixed_depth(Bottomless) == -1
 
 
 def test_an_element_bomb_is_refused_by_its_header_alone() -> None:
