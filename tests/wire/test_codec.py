@@ -231,6 +231,22 @@ def test_a_map_counts_keys_and_values() -> None:
         check_body(b"\xdf" + (pairs + 1).to_bytes(4, "big") + b"\xa0\x01" * (pairs + 1))
 
 
+@pytest.mark.parametrize("last", [1, "long " * 4000, [], {}, [[]], {"a": [1]}])
+@pytest.mark.parametrize("native", [True, False])
+def test_long_rows_of_scalars_are_counted_exactly(
+    last: Any, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:  # as where msgpack is pure Python
+        monkeypatch.setattr("rap.wire.codec._SKIP_DEPTH", -1)
+    numbers: list[Any] = [*range(300), *(0.5 * n for n in range(300)), last]
+    value = [numbers, {str(n): n for n in range(300)}, numbers]
+    size, depth = elements_of(value), depth_of(value)
+    check_body(pack(value), max_elements=size, max_depth=depth)
+    for limits in ({"max_elements": size - 1}, {"max_elements": size, "max_depth": depth - 1}):
+        assert not passes(pack(value), **limits)
+        assert not passes(memoryview(pack(value)), **limits)
+
+
 def test_payloads_are_no_elements() -> None:
     noise = bytes(range(256)) * 500
     check_body(packb([noise, "é" * 60_000, ExtType(1, noise), noise[:300], ExtType(2, noise[:16])]))
