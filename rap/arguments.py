@@ -116,7 +116,7 @@ class Arguments:
                     guard(body)
                 if len(body) < _LARGE or not self._fits(args):
                     short(body)
-            except Exception:
+            except Exception:  # whatever it is, the long way says it
                 return long(args, {})
             return body
 

@@ -224,7 +224,7 @@ def _value_codec(
             if guard is not None:
                 guard(body)
             return typed(body)
-        except Exception as exc:
+        except Exception as exc:  # likewise
             raise error(f"{where}: {reason(exc)}") from exc
 
     return encode, decode
@@ -244,7 +244,7 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
             if is_open or len(body) > MAX_ELEMENTS:
                 check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS)
             items: list[Any] = typed(body)
-        except Exception as exc:
+        except Exception as exc:  # likewise
             raise error(f"{where}: {reason(exc)}") from exc
         return items
 
