@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from rap.address import Address
 from rap.clock import Clock, SystemClock
+from rap.redis_url import REDIS_SCHEMES, RedisTarget
 from rap.registry.base import Endpoint, Registry, Resolver, check_name, check_weight
 from rap.registry.cache import CachedResolver, SnapshotCache
 from rap.registry.dns import DnsResolver
@@ -88,7 +89,7 @@ def _build(url: str, clock: Clock, rng: random.Random) -> Registry | Resolver:
     cache = None
     if scheme in _CACHEABLE and "cache" in options:
         cache = SnapshotCache(options.pop("cache"), namespace=namespace, clock=clock)
-    if options and scheme not in _REDIS_SCHEMES:
+    if options and scheme not in REDIS_SCHEMES:
         known = "namespace, cache" if scheme in _CACHEABLE else "namespace"
         raise ValueError(f"unknown option {next(iter(options))!r}; {scheme}:// has {known}")
     return factory(_Parts(scheme, body, namespace, cache, options, clock, rng))
@@ -147,6 +148,9 @@ def _dns(parts: _Parts) -> Resolver:
 
 
 def _redis(parts: _Parts) -> Registry:
+    query = f"?{urlencode(parts.options)}" if parts.options else ""
+    url = f"{parts.scheme}://{parts.body}{query}"
+    RedisTarget.parse(url)  # what is wrong with the URL is said even if the extra is missing
     try:
         from rap.registry.redis import RedisRegistry
     except ModuleNotFoundError as exc:
@@ -155,9 +159,8 @@ def _redis(parts: _Parts) -> Registry:
         raise ImportError(
             f"{parts.scheme}:// needs the extra redis: install rap[redis]", name="redis"
         ) from exc
-    query = f"?{urlencode(parts.options)}" if parts.options else ""
     registry: Registry = RedisRegistry(
-        f"{parts.scheme}://{parts.body}{query}",
+        url,
         namespace=parts.namespace,
         cache=parts.cache,
         clock=parts.clock,
@@ -184,12 +187,11 @@ def _without_password(url: str) -> str:
     return f"{scheme}{separator}{user}{':***' if colon else ''}@{hosts}"
 
 
-_REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
-_CACHEABLE = ("dns", *_REDIS_SCHEMES)
+_CACHEABLE = ("dns", *REDIS_SCHEMES)
 _FACTORIES: dict[str, Callable[[_Parts], Registry | Resolver]] = {
     "memory": _memory,
     "file": _file,
     "static": _static,
     "dns": _dns,
-    **dict.fromkeys(_REDIS_SCHEMES, _redis),
+    **dict.fromkeys(REDIS_SCHEMES, _redis),
 }

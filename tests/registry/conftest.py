@@ -1,13 +1,20 @@
 """The registries that one suite of tests runs against."""
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from rap.registry import FileRegistry, MemoryRegistry, Registry
+from rap.registry import Registry, registry_from_url
+from tests.redis_server import (
+    HOW_TO_GET_ONE,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    find_redis_server,
+)
 from tests.registry.fake_clock import FakeClock
 
 _serial = itertools.count()
@@ -34,20 +41,49 @@ def namespace() -> str:
     return f"test-{next(_serial)}"
 
 
-@pytest.fixture(params=["memory", "file"])
-async def connect(
-    request: pytest.FixtureRequest, namespace: str, tmp_path: Path
-) -> AsyncGenerator[Connect, None]:
+def _needs_redis() -> None:
+    if find_redis_server() is None:
+        pytest.skip(HOW_TO_GET_ONE)
+
+
+@pytest.fixture(scope="session")
+def redis_single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    _needs_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinel]:
+    _needs_redis()
+    with RedisSentinel(tmp_path_factory.mktemp("sentinel")) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    _needs_redis()
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as group:
+        yield group
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of the kind of registry that a test is given as its parameter."""
+    kind = request.param
+    if kind in ("single", "sentinel", "cluster"):
+        return str(request.getfixturevalue(f"redis_{kind}").url)
+    return {"memory": "memory://suite", "file": f"file://{tmp_path}/registry"}[kind]
+
+
+@pytest.fixture
+async def connect(url: str, namespace: str) -> AsyncGenerator[Connect, None]:
     made: list[ListedRegistry] = []
 
     def one_more() -> ListedRegistry:
-        registry: ListedRegistry
-        if request.param == "memory":
-            registry = MemoryRegistry(namespace, namespace=namespace)
-        else:
-            registry = FileRegistry(tmp_path / "registry", namespace=namespace)
-        made.append(registry)
-        return registry
+        registry = registry_from_url(f"{url}?namespace={namespace}")
+        made.append(registry)  # type: ignore[arg-type]  # none of them is only a resolver
+        return made[-1]
 
     yield one_more
     for registry in made:

@@ -51,7 +51,7 @@ async def test_a_client_starts_from_what_an_earlier_one_saw(
         first = asyncio.ensure_future(anext(snapshots))
         await settle()
         assert not first.done()
-        await clock.advance(1.0)
+        await clock.run(1.0)
         assert await first == snapshot_of(1, 2)
         fed.feed.put_nowait(snapshot_of(1, 2))  # the same as kept: nothing new
         fed.feed.put_nowait(snapshot_of(3))
@@ -87,7 +87,7 @@ async def test_without_a_kept_set_the_first_answer_is_awaited(
 ) -> None:
     async with watching(cached(fed, tmp_path, clock)) as snapshots:
         first = asyncio.ensure_future(anext(snapshots))
-        await clock.advance(5.0)
+        await clock.run(5.0)
         assert not first.done()
         fed.feed.put_nowait({})
         assert await first == {}
@@ -100,7 +100,7 @@ async def test_closing_closes_what_is_below(
     SnapshotCache(tmp_path).save("calc", snapshot_of(1))
     async with watching(resolver) as snapshots:
         first = asyncio.ensure_future(anext(snapshots))
-        await clock.advance(1.0)
+        await clock.run(1.0)
         await first
     await resolver.aclose()
     assert fed.closed == 11

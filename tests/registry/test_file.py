@@ -46,7 +46,7 @@ async def test_a_watch_never_shows_a_removed_directory_as_the_empty_set(tmp_path
         shutil.rmtree(tmp_path / "registry")
         later = asyncio.ensure_future(anext(snapshots))
         for _ in range(20):
-            await clock.advance(1.0)
+            await clock.run(1.0)
             await asyncio.to_thread(lambda: None)
         assert not later.done()
         later.cancel()
@@ -95,10 +95,10 @@ async def test_a_renewal_leaves_the_record_and_its_folder_as_they_are(
 async def test_leases_are_on_the_given_clock(tmp_path: Path, clock: FakeClock) -> None:
     registry = FileRegistry(tmp_path, clock=clock)
     await registry.register("calc", make_endpoint(), ttl=10)
-    await clock.advance(9.9)
+    await clock.run(9.9)
     async with watching(registry) as snapshots:
         assert [it.state for it in (await anext(snapshots)).values()] == [State.UP]
-    await clock.advance(0.2)
+    await clock.run(0.2)
     async with watching(registry) as snapshots:
         assert [it.state for it in (await anext(snapshots)).values()] == [State.SUSPECT]
 
@@ -133,7 +133,7 @@ async def test_a_directory_that_cannot_be_read_leaves_the_last_set(
         loop.symlink_to(loop)  # reading below it fails with ELOOP
         later = asyncio.ensure_future(anext(snapshots))
         for _ in range(10):
-            await clock.advance(1.0)
+            await clock.run(1.0)
             await asyncio.to_thread(lambda: None)
         assert not later.done()
         later.cancel()

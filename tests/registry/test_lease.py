@@ -64,7 +64,7 @@ async def test_a_lease_registers_renews_and_deregisters(
     health = [lease.healthy]
     async with lease:
         health.append(lease.healthy)
-        await clock.advance(10 * INTERVAL)
+        await clock.run(10 * INTERVAL)
     assert [*health, lease.healthy] == [False, True, False]
     times = [when for when, _ in registry.registered]
     pauses = [later - earlier for earlier, later in pairwise(times)]
@@ -79,7 +79,7 @@ async def test_an_update_is_published_at_once(registry: ScriptedRegistry, clock:
         draining = make_endpoint(state=State.DRAINING)
         await lease.update(draining)
         assert registry.registered[-1] == (clock.monotonic(), draining)
-        await clock.advance(INTERVAL * 1.2)
+        await clock.run(INTERVAL * 1.2)
         assert [it for _, it in registry.registered] == [make_endpoint(), draining, draining]
 
 
@@ -110,9 +110,9 @@ async def test_an_outage_is_logged_once_and_backed_off(
     caplog.set_level(logging.INFO, "rap.registry")
     async with make_lease(registry, clock) as lease:
         assert [lease.healthy, str(lease.error)] == [False, "down"]
-        await clock.advance(3 * INTERVAL)
+        await clock.run(3 * INTERVAL)
         assert len(registry.registered) < 12
-        await clock.advance(10 * INTERVAL)
+        await clock.run(10 * INTERVAL)
         assert [lease.healthy, lease.error] == [True, None]
     warnings = [it for it in caplog.records if it.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -130,7 +130,7 @@ async def test_a_lost_lease_is_registered_again_at_a_random_point_of_an_interval
         registry = ScriptedRegistry(clock)
         async with make_lease(registry, clock, seed):
             registry.errors = [LeaseLost("10.0.0.1:9000")]
-            await clock.advance(2.3 * INTERVAL)
+            await clock.run(2.3 * INTERVAL)
             lost, again = registry.registered[1][0], registry.registered[2][0]
             waits.append(again - lost)
     assert all(0.0 <= wait <= INTERVAL for wait in waits)
@@ -146,9 +146,9 @@ async def test_a_taken_address_is_an_error_that_names_it_and_is_tried_again_when
         assert isinstance(lease.error, AddressTaken)
         [error] = [it for it in caplog.records if it.levelno == logging.ERROR]
         assert "10.0.0.1:9000" in error.getMessage()
-        await clock.advance(6.9)
+        await clock.run(6.9)
         assert len(registry.registered) == 1
-        await clock.advance(0.5)
+        await clock.run(0.5)
         assert lease.healthy
 
 
@@ -204,7 +204,7 @@ async def test_a_renewal_that_comes_late_is_measured(
     late = LateClock()
     async with make_lease(registry, late) as lease:
         assert lease.lag == 0.0
-        await late.advance(INTERVAL * 1.5)
+        await late.run(INTERVAL * 1.5)
         assert lease.lag == pytest.approx(0.5)
 
 
@@ -221,7 +221,7 @@ async def test_a_lease_reports_load_with_each_renewal(clock: FakeClock) -> None:
         registry, "calc", endpoint, TTL, clock=clock, load=lambda: {"util": next(figures)}
     )
     async with lease:
-        await clock.advance(INTERVAL * 1.2)
+        await clock.run(INTERVAL * 1.2)
         assert await registry.loads("calc") == {endpoint.id: {"util": 2.0}}
 
 
@@ -230,7 +230,7 @@ async def test_a_lease_keeps_an_instance_up_and_gives_it_up_on_close(clock: Fake
     async with watching(registry) as snapshots:
         assert not await anext(snapshots)
         async with Lease(registry, "calc", make_endpoint(), TTL, clock=clock):
-            await clock.advance(10 * TTL)
+            await clock.run(10 * TTL)
             snapshot = await anext(snapshots)
             assert [it.state for it in snapshot.values()] == [State.UP]
         assert ports(await anext(snapshots)) == set()

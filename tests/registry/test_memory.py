@@ -13,9 +13,9 @@ async def test_a_watch_sees_a_lease_run_out(clock: FakeClock) -> None:
     async with watching(registry) as snapshots:
         assert [it.state for it in (await anext(snapshots)).values()] == [State.UP]
         later = asyncio.ensure_future(anext(snapshots))
-        await clock.advance(9.9)
+        await clock.run(9.9)
         assert not later.done()
-        await clock.advance(0.1)
+        await clock.run(0.1)
         assert [it.state for it in (await later).values()] == [State.SUSPECT]
 
 

@@ -73,6 +73,9 @@ def test_dns_takes_a_name_and_a_port_and_may_be_cached(tmp_path: Path) -> None:
         ("static://a:1;wait=1", "unknown parameter 'wait'"),
         ("static://a:1;weight=1;weight=2", "given twice"),
         ("static://a:1,a:1", "a:1 is given twice"),
+        ("redis://localhost:6379/0?ttl=3", "unknown option 'ttl'"),
+        ("redis://localhost:x", "port must be a number"),
+        ("redis+sentinel://a,b", "name of the primary is missing"),
         ("dns://name", "name must be"),
         ("dns://name:0", "port must be 1 to 65535"),
         ("dns://tls://name:1", "write dns://name:port"),
@@ -105,3 +108,12 @@ def test_other_packages_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
         "rap.registry.url.entry_points", lambda **query: EntryPoints([found]).select(**query)
     )
     assert str(registry_from_url("etcd://host:1?x=2")) == "['etcd://host:1?x=2']"
+
+
+def test_without_the_extra_a_redis_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("rap.redis_link", "rap.registry.redis"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("redis", "redis.asyncio"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"rap\[redis\]"):
+        registry_from_url("redis://localhost:6379/0")

@@ -1,0 +1,207 @@
+"""A registry in Redis: leases on the clock of Redis, changes with a version and a chain hash.
+
+::
+
+    rap:{ns/svc}:inst   hash      instance id -> msgpack record
+    rap:{ns/svc}:lease  sorted    instance id -> when its lease runs out, ms
+    rap:{ns/svc}:load   hash      instance id -> msgpack load report
+    rap:{ns/svc}:ver    hash      e: epoch, v: version, h: chain hash
+    rap:{ns/svc}:log    stream    the last changes, id epoch-version
+    rap:{ns/svc}:ch     channel   "e v h" after each change: a hint
+    rap:services        set       ns/svc ever registered
+
+All writing is done by four scripts, so an instance is never half registered; `scripts/` has their
+contracts. Redis 6.2 or later, single, under Sentinel or as a Cluster; it must not evict keys
+(``maxmemory-policy noeviction``).
+"""
+
+import random
+from collections.abc import AsyncGenerator, Mapping
+from importlib.resources import files
+from typing import Any
+
+from rap.clock import Clock, SystemClock
+from rap.deadline import check_timeout
+from rap.errors import RegistryError
+from rap.redis_link import RedisLink, Script, Value
+from rap.registry.base import Endpoint, Snapshot, check_name
+from rap.registry.cache import SnapshotCache
+from rap.registry.expiry import DEAD_AFTER, SMALL_SERVICE, SWEEP_PERCENT
+from rap.registry.records import to_record
+from rap.registry.redis_watch import Keys, follow
+from rap.registry.refusal import AddressTaken, LeaseLost
+from rap.registry.reports import LoadReport, check_load
+from rap.wire.codec import pack, unpack
+
+__all__ = ["RedisRegistry"]
+
+_POLL_INTERVAL = 2.0  # seconds, +-20 %
+_KEEP = 86_400  # seconds after the last heartbeat until Redis may forget a service
+_LOG_LENGTH = 1024  # changes
+_SERVICES = "rap:services"
+
+_LOST, _TAKEN = -1, -2  # what scripts answer
+
+
+def _script(*names: str) -> Script:
+    folder = files("rap.registry") / "scripts"
+    return Script("\n".join((folder / f"{name}.lua").read_text() for name in names))
+
+
+_REGISTER = _script("prelude", "register")
+_HEARTBEAT = _script("prelude", "heartbeat")
+_DEREGISTER = _script("prelude", "deregister")
+_SNAPSHOT = _script("snapshot")
+
+
+class RedisRegistry:
+    """Registry and resolver on one Redis; to be used in one event loop.
+
+    Args:
+        url: As in `rap.redis_url`.
+        namespace: Keeps environments apart.
+        cache: Keeps the last known sets, so that a client starts while Redis is down.
+        poll_interval: Seconds between looks at a watched service, if no message came before.
+        timeout: Seconds that Redis has to answer.
+        clock: Time source of everything but leases, which are on the clock of Redis.
+        rng: Chance that spreads polls.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "default",
+        cache: SnapshotCache | None = None,
+        poll_interval: float = _POLL_INTERVAL,
+        timeout: float = 1.0,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._namespace = check_name("namespace", namespace)
+        if check_timeout("poll_interval", poll_interval) is None:
+            raise ValueError("poll_interval must be a number of seconds, got None")
+        self._poll_interval = poll_interval
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._link = RedisLink(url, timeout=timeout, clock=self._clock, rng=self._rng)
+        self._cache = cache
+        # (service, endpoint id) to the incarnation and record that Redis has from here
+        self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self._reports: dict[tuple[str, str], bytes] = {}
+
+    @property
+    def degraded(self) -> bool:
+        """Whether Redis did not answer the last command; known endpoints stand meanwhile."""
+        return self._link.degraded
+
+    @property
+    def age(self) -> float:
+        """Seconds since Redis last answered, or since the registry was made."""
+        return self._link.age
+
+    async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
+        """Register in full the first time and after a change, else renew the lease.
+
+        Renewing also removes instances that have died.
+
+        Raises:
+            LeaseLost: Redis has lost the registration; the next call registers in full.
+            AddressTaken: Another incarnation holds the address.
+            RegistryError: Redis does not answer.
+        """
+        key = (check_name("service", service), endpoint.id)
+        entry = (endpoint.incarnation, pack(to_record(endpoint)))
+        if self._held.get(key) == entry:
+            answer = await self._heartbeat(key, endpoint, ttl)
+        else:
+            await self._link.call("SADD", _SERVICES, f"{self._namespace}/{service}")
+            answer = await self._change(
+                _REGISTER, service, endpoint.id, entry[1], entry[0], _milliseconds(ttl)
+            )
+        if answer[0] == 0:
+            self._held[key] = entry
+            return
+        self._held.pop(key, None)
+        if answer[0] == _LOST:
+            raise LeaseLost(endpoint.id)
+        raise AddressTaken(endpoint.id, int(answer[1]) / 1000)
+
+    async def deregister(self, service: str, endpoint: Endpoint) -> None:
+        """Remove the registration of this incarnation; nothing happens if it is not there.
+
+        Raises:
+            RegistryError: Redis does not answer.
+        """
+        key = (check_name("service", service), endpoint.id)
+        self._held.pop(key, None)
+        self._reports.pop(key, None)
+        await self._change(_DEREGISTER, service, endpoint.id, endpoint.incarnation)
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yield the set of endpoints now and after each change."""
+        snapshots = follow(
+            self._link,
+            self._keys(service),
+            _SNAPSHOT,
+            poll_interval=self._poll_interval,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        return snapshots if self._cache is None else self._cache.over(service, snapshots)
+
+    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
+        """Keep the load of an instance; it travels with the next renewal of its lease."""
+        self._reports[check_name("service", service), endpoint_id] = pack(check_load(load))
+
+    async def loads(self, service: str) -> Mapping[str, LoadReport]:
+        """Return endpoint id to the load it last reported.
+
+        Raises:
+            RegistryError: Redis does not answer, or holds something else.
+        """
+        reply = await self._link.call("HGETALL", self._keys(service).load)
+        try:
+            return {key.decode(): check_load(unpack(value)) for key, value in reply.items()}
+        except ValueError as exc:
+            raise RegistryError(f"no load report of {service}: {exc}") from exc
+
+    async def services(self) -> list[str]:
+        """Return the names of the services ever registered in this namespace, sorted.
+
+        Raises:
+            RegistryError: Redis does not answer.
+        """
+        prefix = f"{self._namespace}/"
+        names = [name.decode() for name in await self._link.call("SMEMBERS", _SERVICES)]
+        return sorted(it.removeprefix(prefix) for it in names if it.startswith(prefix))
+
+    async def aclose(self) -> None:
+        """Close the connections to Redis."""
+        await self._link.aclose()
+
+    def _keys(self, service: str) -> Keys:
+        return Keys.of(self._namespace, check_name("service", service))
+
+    async def _heartbeat(self, key: tuple[str, str], endpoint: Endpoint, ttl: float) -> list[Any]:
+        return await self._change(
+            _HEARTBEAT,
+            key[0],
+            endpoint.id,
+            endpoint.incarnation,
+            _milliseconds(ttl),
+            self._reports.get(key, b""),
+            SWEEP_PERCENT,
+            SMALL_SERVICE,
+            _milliseconds(DEAD_AFTER),
+        )
+
+    async def _change(self, script: Script, service: str, *args: Value) -> list[Any]:
+        """Run a script that changes a service."""
+        *keys, channel = self._keys(service)
+        reply: list[Any] = await self._link.run(script, keys, [channel, _KEEP, _LOG_LENGTH, *args])
+        return reply
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
