@@ -29,6 +29,7 @@ __all__ = ["Cluster"]
 
 _log = logging.getLogger("rap.client")
 
+_CLOSED = BreakerState.CLOSED  # looking a member up by its class is slow
 _UNNAMED = "static"  # what a fixed list of addresses is watched as
 _LAST_CHOICE = 30.0  # seconds that nodes without a connection stay after a mass loss
 _RAMP_STEP = 1.0  # seconds between two looks at the weights during slow start
@@ -115,7 +116,7 @@ class Cluster:
         if not ready:
             return None
         node = self._picker.pick(ready, affinity)
-        if node.breaker.state is not BreakerState.CLOSED:
+        if node.breaker.state is not _CLOSED:
             node.breaker.allow(self._clock.monotonic())
             self._refresh_soon(0.0)
         if node.stats.in_flight >= self._config.max_in_flight:

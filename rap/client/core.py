@@ -93,7 +93,8 @@ class Client:
         )
         self._processors: list[BaseProcessor] = []
         self.load_processor(processor_list)
-        self._invoker: Invoker | None = None
+        self.connected: Invoker | None = None  # what makes the calls, while connected
+        self.monotonic = self._clock.monotonic
         self._closed = False
         self._plans: dict[Any, Plan] = {}
 
@@ -112,7 +113,7 @@ class Client:
                 raise TypeError(f"load_processor takes BaseProcessor objects, got {processor!r}")
             if any(processor is each for each in self._processors):
                 raise ValueError(f"{processor!r} is loaded already")
-            if self._invoker is not None:
+            if self.connected is not None:
                 raise RuntimeError("load processors before connect()")
             self._processors.append(processor)
 
@@ -201,12 +202,12 @@ class Client:
         Raises:
             RuntimeError: The client is not connected, or was closed.
         """
-        if self._invoker is None:
+        if self.connected is None:
             what = (
                 "was closed" if self._closed else "is not connected; await client.connect() first"
             )
             raise RuntimeError(f"the client {what}")
-        return self._invoker
+        return self.connected
 
     @property
     def cluster(self) -> Cluster:
@@ -222,7 +223,7 @@ class Client:
         """
         if self._closed:
             raise RuntimeError("the client was closed; make a new one")
-        if self._invoker is None:
+        if self.connected is None:
             cluster = Cluster(
                 self._service,
                 self._resolver,
@@ -233,16 +234,16 @@ class Client:
                 self._rng,
             )
             pipeline = Pipeline(self._processors, Side.CLIENT)
-            self._invoker = Invoker(
+            self.connected = Invoker(
                 cluster, pipeline, self._clock, self._rng, self.config.max_attempts
             )
             cluster.start()
-        await self._invoker.acquire(self._clock.monotonic() + self.config.connect_timeout)
+        await self.connected.acquire(self._clock.monotonic() + self.config.connect_timeout)
 
     async def await_close(self) -> None:
         """Close every connection; calls that are open fail."""
         self._closed = True
-        invoker, self._invoker = self._invoker, None
+        invoker, self.connected = self.connected, None
         if invoker is not None:
             await invoker.cluster.close()
         if self._owns_resolver:

@@ -20,14 +20,12 @@ from rap.errors import CallError, Code
 from rap.function import decode_any
 from rap.message import Shape, current
 from rap.transport import UnaryStream
-from rap.wire.frames import END, MESSAGE
 
 if TYPE_CHECKING:
     from rap.client.core import Client
 
 __all__ = ["channel_call", "iterator_call", "make_stub"]
 
-_REQUEST = MESSAGE | END
 _OPTIONS = ("session", "timeout", "header")
 
 
@@ -57,11 +55,12 @@ def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
 def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
     get_session = ambient_session.get
     get_outer = current.get
+    monotonic = client.monotonic
     encode, decode, meta = plan.encode, plan.decode, plan.meta
     timeout = NEVER if plan.timeout is None else plan.timeout
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
-        invoker = client.invoker
+        invoker = client.connected or client.invoker
         if kwargs or not invoker.plain or get_session() is not None:
             taken = _split(kwargs, options)
             taken.setdefault("timeout", plan.timeout)
@@ -73,7 +72,7 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
         conn = node.pool.conn if node is not None else None
         if node is None or conn is None or not conn.usable:
             return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
-        now = invoker.monotonic()
+        now = monotonic()
         deadline = now + timeout
         outer = get_outer()
         if outer is not None and outer.deadline < deadline:
@@ -82,9 +81,10 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
         else:
             open_meta = meta
         stream = UnaryStream(conn, deadline)
-        node.stats.started(now)
+        stats = node.stats
+        stats.started(now)
         try:
-            conn.open(stream, _REQUEST, open_meta, body, now)
+            conn.open_unary(stream, open_meta, body, now)
             raw = await stream.future
         except asyncio.CancelledError as exc:
             node.ended(now, exc)
@@ -98,7 +98,9 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             await invoker.again(plan, call, None, node, attempt, error)
             raw = await invoker.retrying(plan, call, None, body, attempt)
         else:
-            node.ended(now, None)
+            ended = monotonic()
+            stats.finished(ended, ended - now, True)
+            node.breaker.succeeded(ended)
         if cluster.waiters:
             cluster.freed()
         return decode(raw)

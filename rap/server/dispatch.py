@@ -32,12 +32,15 @@ from rap.wire.states import CLOSED
 
 __all__ = ["Dispatcher"]
 
+_STREAM, _CHANNEL = Shape.STREAM, Shape.CHANNEL  # look-ups are slow
+_set_current = current.set
 _ANSWER = MESSAGE | END
 _EAGER = sys.version_info >= (3, 12)
 _MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones, start afresh
 
-# Handler, seconds it may run, header.
-Route = tuple[Handler, float, Header]
+Run = Callable[[ServerStream], Coroutine[Any, Any, None]]
+# Handler, seconds it may run, header, what runs it (`None`: inline).
+Route = tuple[Handler, float, Header, Run | None]
 # Positional and keyword arguments.
 Arguments = tuple[Sequence[Any], Mapping[str, Any] | None]
 
@@ -72,6 +75,7 @@ class Dispatcher:
         self._log = log
         self._routes: dict[bytes, Route] = {}
         self._loop = asyncio.get_running_loop()
+        self._create_task = self._loop.create_task
         self._plain = pipeline.empty
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled, their stream forgotten
 
@@ -81,30 +85,26 @@ class Dispatcher:
         try:
             if route is None:
                 route = self._route(meta)
-            handler, limit, header = route
+            handler, limit, header, run = route
             stream.handler = handler
             stream.header = header
-            stream.adopt = self._adopt
-            conn = stream.conn
-            if handler.is_private and not conn.peer.is_local:
+            stream.body = body
+            if handler.is_private and not stream.conn.peer.is_local:
                 raise NotFound(f"no function {handler.method!r} on this server")
             if limit != NEVER:
                 now = self._monotonic()
-                stream.deadline = now + limit
-                conn.watch(now, stream.deadline)
-            stream.body = body
-            shape = handler.function.shape
-            if (flags & _ANSWER != _ANSWER) is not (shape is Shape.CHANNEL):
-                raise InvalidArgument(f"{handler.method} is a {shape.value} function")
-            if shape is Shape.UNARY:
-                if handler.inline and self._plain:
-                    self._run_inline(stream)
-                else:
-                    self._spawn(stream, self._run_unary)
-            elif shape is Shape.STREAM:
-                self._spawn(stream, self._run_stream)
+                stream.deadline = deadline = now + limit
+                stream.conn.watch(now, deadline)
+            if (flags != _ANSWER or handler.shape is _CHANNEL) and not _fits(handler, flags):
+                raise InvalidArgument(f"{handler.method} is a {handler.shape.value} function")
+            if run is None:
+                self._run_inline(stream)
+            elif _EAGER:
+                task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
+                if not task.done():
+                    stream.task = task
             else:
-                self._spawn(stream, self._run_channel)
+                stream.task = self._create_task(run(stream))
         except Exception as exc:
             self.fail(stream, exc)
 
@@ -131,7 +131,7 @@ class Dispatcher:
         self.fail(stream, error)
         stream.fail(error)
 
-    def _adopt(self, task: asyncio.Task[None]) -> None:
+    def adopt(self, task: asyncio.Task[None]) -> None:
         """Keep a cancelled task until it has ended: its stream is in no table any more."""
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
@@ -141,21 +141,23 @@ class Dispatcher:
         method, timeout_ms, header = _read_open(meta)
         handler = self._router.match(method, is_local=True)  # privacy is checked per call
         limit = timeout_ms / 1000.0 if timeout_ms else NEVER
-        route = (handler, min(limit, handler.run_timeout), header)
+        route = (handler, min(limit, handler.run_timeout), header, self._runner(handler))
         if len(self._routes) >= _MAX_ROUTES:
             self._routes.clear()
         self._routes[meta] = route
         return route
 
-    def _spawn(
-        self, stream: ServerStream, run: Callable[[ServerStream], Coroutine[Any, Any, None]]
-    ) -> None:
-        if _EAGER:
-            task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
-            if not task.done():
-                stream.task = task
-        else:
-            stream.task = self._loop.create_task(run(stream))
+    def _runner(self, handler: Handler) -> Run | None:
+        """Return what runs a handler: settled here, not anew in each call."""
+        if handler.shape is _STREAM:
+            return self._run_stream
+        if handler.shape is _CHANNEL:
+            return self._run_channel
+        if not self._plain:
+            return self._run_processed
+        if handler.function.is_async and not handler.function.has_keywords:
+            return self._run_unary
+        return None if handler.inline else self._run_threaded
 
     def _run_inline(self, stream: ServerStream) -> None:
         handler = stream.handler
@@ -164,23 +166,39 @@ class Dispatcher:
         try:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
-            stream.conn.send(stream, _ANSWER, b"", function.encode_result(result))
+            stream.conn.answer(stream, function.encode_result(result))
         finally:
             current.reset(token)
 
     async def _run_unary(self, stream: ServerStream) -> None:
         try:
-            current.set(stream)
+            _set_current(stream)
             handler = stream.handler
             function = handler.function
-            if not self._plain:
-                await self._serve_unary(stream, handler)
-                return
-            if function.is_async and not function.has_keywords:
-                result = await handler.func(*function.decode_args(stream.body))
-            else:
-                result = await self._run_other(handler, function.decode_call(stream.body))
-            stream.conn.send(stream, _ANSWER, b"", function.encode_result(result))
+            result = await handler.func(*function.decode_args(stream.body))
+            stream.conn.answer(stream, function.encode_result(result))
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    async def _run_threaded(self, stream: ServerStream) -> None:
+        try:
+            _set_current(stream)
+            function = stream.handler.function
+            result = await self._run_other(stream.handler, function.decode_call(stream.body))
+            stream.conn.answer(stream, function.encode_result(result))
+        except asyncio.CancelledError:
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            self.fail(stream, exc)
+
+    async def _run_processed(self, stream: ServerStream) -> None:
+        try:
+            _set_current(stream)
+            await self._serve_unary(stream, stream.handler)
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
@@ -211,7 +229,7 @@ class Dispatcher:
 
     async def _run_stream(self, stream: ServerStream) -> None:
         try:
-            current.set(stream)
+            _set_current(stream)
             with self.pipeline.scope(stream.as_call()):
                 await serve_stream(self, stream)
         except asyncio.CancelledError:
@@ -222,7 +240,7 @@ class Dispatcher:
 
     async def _run_channel(self, stream: ServerStream) -> None:
         try:
-            current.set(stream)
+            _set_current(stream)
             with self.pipeline.scope(stream.as_call()):
                 await serve_channel(self, stream)
         except asyncio.CancelledError:
@@ -251,6 +269,11 @@ class Dispatcher:
         """Tell the caller, if it has not given up itself, that the handler was cancelled."""
         if stream.state != CLOSED:
             self.fail(stream, CallError("the handler was cancelled", code=Code.CANCELLED))
+
+
+def _fits(handler: Handler, flags: int) -> bool:
+    """Whether an Open has arguments exactly if the function is no channel."""
+    return (flags & _ANSWER == _ANSWER) is not (handler.shape is _CHANNEL)
 
 
 def _read_open(meta: bytes) -> tuple[str, int, Header]:

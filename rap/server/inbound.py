@@ -1,7 +1,6 @@
 """The record of one inbound call: its stream, its handler, its task."""
 
 import asyncio
-from collections.abc import Callable
 
 from rap.deadline import NEVER
 from rap.errors import CallError
@@ -9,7 +8,10 @@ from rap.message import Call, Header, Request, Shape, Side
 from rap.server.router import Handler
 from rap.transport.stream import Stream
 
-__all__ = ["ServerStream"]
+__all__ = ["ADOPT", "ServerStream"]
+
+# Key in the state of a connection: takes a cancelled task that outlives its stream.
+ADOPT = "rap.adopt"
 
 
 class ServerStream(Stream):
@@ -17,8 +19,7 @@ class ServerStream(Stream):
 
     handler: Handler
     header: Header
-    adopt: Callable[[asyncio.Task[None]], None]  # takes a task that outlives its stream
-    body: bytes | memoryview = b""
+    body: bytes | memoryview
     task: asyncio.Task[None] | None = None
     call: Call | None = None
 
@@ -36,7 +37,7 @@ class ServerStream(Stream):
         super().fail(error)
         task = self.task
         if task is not None and not task.done():
-            self.adopt(task)
+            self.conn.state[ADOPT](task)
             task.cancel()
 
     def as_call(self) -> Call:

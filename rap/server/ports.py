@@ -12,7 +12,7 @@ from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
-from rap.server.inbound import ServerStream
+from rap.server.inbound import ADOPT, ServerStream
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, Listener, listen
 from rap.transport.tls import server_context
 from rap.wire.limits import Limits
@@ -180,7 +180,7 @@ class Ports:
             idle_timeout=config.keep_alive,
             max_age=None if age is None else age * self._rng.uniform(0.9, 1.1),
         )
-        return Connection(
+        conn = Connection(
             options,
             clock=self._clock,
             log=self._log,
@@ -189,6 +189,8 @@ class Ports:
             on_made=self._connections.add,
             on_lost=self._on_lost,
         )
+        conn.state[ADOPT] = self._dispatcher.adopt
+        return conn
 
     def _on_lost(self, conn: Connection) -> None:
         self._connections.discard(conn)

@@ -30,6 +30,7 @@ class Handler:
         run_timeout: Seconds it may run, `NEVER` for no limit.
         inline: A `def` that runs on the event loop, for it never blocks.
         doc: For those who list it.
+        shape: Who may send how many messages.
     """
 
     method: str
@@ -42,11 +43,7 @@ class Handler:
     run_timeout: float
     inline: bool
     doc: str
-
-    @property
-    def shape(self) -> Shape:
-        """Who may send how many messages."""
-        return self.function.shape
+    shape: Shape
 
 
 class Router:
@@ -95,7 +92,17 @@ class Router:
             limit = self._run_timeout if function.shape is Shape.UNARY else NEVER
         text = inspect.getdoc(func) if doc is None else doc
         handler = Handler(
-            method, group, name, func, function, is_private, idempotent, limit, inline, text or ""
+            method,
+            group,
+            name,
+            func,
+            function,
+            is_private,
+            idempotent,
+            limit,
+            inline,
+            text or "",
+            function.shape,
         )
         self._handlers[method] = handler
         return handler

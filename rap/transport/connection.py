@@ -25,9 +25,11 @@ from rap.transport.options import ConnectionOptions
 from rap.transport.sweep import Sweep
 from rap.wire.frames import (
     DATA,
+    END,
     GOAWAY,
     HELLO,
     MAX_STREAM_ID,
+    MESSAGE,
     OPEN,
     PING,
     RESET,
@@ -40,6 +42,7 @@ from rap.wire.states import State, StreamState
 
 __all__ = ["Connection"]
 
+_REQUEST = MESSAGE | END
 _FLUSH_FRAMES = 16
 _PUMP_BYTES = 256 * 1024
 
@@ -90,6 +93,7 @@ class Connection(asyncio.Protocol):
         self.paused = False
         self.draining = False  # either side announced that it opens or takes nothing new
         self.closed = False
+        self.usable = True  # new calls may be opened: neither closed nor draining
         self.error: RapError | None = None  # why it ended
         self.holds = 0  # sessions bound to it
         self.state: dict[str, Any] = {}  # scratch space of middleware and processors
@@ -102,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._types = exception_types or ExceptionTypes()
         self._call_soon = self._loop.call_soon
+        self._flush_callback = self._flush  # bound once
         self._scheduled = False
         self._room = _FLUSH_FRAMES
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -143,7 +148,7 @@ class Connection(asyncio.Protocol):
         elif protocol.out or protocol.waiting:
             if not self._scheduled:
                 self._scheduled = True
-                self._call_soon(self._flush)
+                self._call_soon(self._flush_callback)
         elif self.draining:
             self._close_if_unused()
 
@@ -168,6 +173,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End every stream."""
         self.closed = True
+        self.usable = False
         self.protocol.state = State.CLOSED
         self._sweep.stop()
         if self.error is None:
@@ -186,11 +192,6 @@ class Connection(asyncio.Protocol):
     # What streams and owners call.
 
     @property
-    def usable(self) -> bool:
-        """Whether new calls may be opened on it."""
-        return not (self.closed or self.draining) and self.protocol.next_id < MAX_STREAM_ID
-
-    @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""
         return self._sweep.keepalive.round_trip
@@ -204,7 +205,10 @@ class Connection(asyncio.Protocol):
         """
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
-        self.protocol.open_stream(stream, flags, meta, body)
+        protocol = self.protocol
+        protocol.open_stream(stream, flags, meta, body)
+        if protocol.next_id > MAX_STREAM_ID:
+            self.leave()  # out of ids: the pool dials another
         sweep_at = self._sweep.at
         if now + self._busy_tick < sweep_at or stream.deadline < sweep_at:
             self._sweep.watch(min(now + self._busy_tick, stream.deadline))
@@ -213,7 +217,42 @@ class Connection(asyncio.Protocol):
             self._room = room
             if not self._scheduled:
                 self._scheduled = True
-                self._call_soon(self._flush)
+                self._call_soon(self._flush_callback)
+        else:
+            self._flush()
+
+    def open_unary(self, stream: Any, meta: bytes, body: bytes, now: float) -> None:
+        """Open a unary call with its request; `open` for the most common case.
+
+        Raises:
+            Unavailable: The connection has ended; nothing was sent.
+            ResourceExhausted: A limit of the peer forbids it; nothing was sent.
+        """
+        if not self.usable:
+            self.open(stream, _REQUEST, meta, body, now)
+            return
+        self.protocol.open_unary(stream, meta, body)
+        sweep_at = self._sweep.at
+        if now + self._busy_tick < sweep_at or stream.deadline < sweep_at:
+            self._sweep.watch(min(now + self._busy_tick, stream.deadline))
+        room = self._room - 1
+        if room:
+            self._room = room
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush_callback)
+        else:
+            self._flush()
+
+    def answer(self, stream: Any, body: bytes) -> None:
+        """Send the answer of a unary call, and END."""
+        self.protocol.answer(stream, body)
+        room = self._room - 1
+        if room:
+            self._room = room
+            if not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._flush_callback)
         else:
             self._flush()
 
@@ -225,7 +264,7 @@ class Connection(asyncio.Protocol):
             self._room = room
             if not self._scheduled:
                 self._scheduled = True
-                self._call_soon(self._flush)
+                self._call_soon(self._flush_callback)
         else:
             self._flush()
         return sent
@@ -292,14 +331,14 @@ class Connection(asyncio.Protocol):
         """Announce a drain; `final`: what the peer opens from now on is not served."""
         if self.closed:
             return
-        self.draining = True
+        self._drain()
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
 
     def leave(self) -> None:
         """On a client: open nothing new; close when the last call and session have left."""
-        self.draining = True
+        self._drain()
         self._flush_soon()
 
     async def close(self) -> None:
@@ -318,12 +357,16 @@ class Connection(asyncio.Protocol):
                 self.error = error
             self.transport.abort()
 
+    def _drain(self) -> None:
+        self.draining = True
+        self.usable = False
+
     # Writing.
 
     def _flush_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._call_soon(self._flush)
+            self._call_soon(self._flush_callback)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -375,7 +418,7 @@ class Connection(asyncio.Protocol):
             if not self.handshake.done():
                 self.handshake.set_result(None)
             if self.protocol.peer_hello.get("draining"):
-                self.draining = True
+                self._drain()
             self.log.info("connection with %s open", self.peer)
             if self._on_change is not None:
                 self._on_change(self)
@@ -385,7 +428,7 @@ class Connection(asyncio.Protocol):
             code, message = read_go_away(body)
         except ValueError as exc:
             code, message = Code.UNKNOWN, str(exc)
-        self.draining = True
+        self._drain()
         if code != Code.OK:
             self.error = ConnectionClosed(f"{self.peer} refused the connection: {message}")
             self.log.warning("%s", self.error)

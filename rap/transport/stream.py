@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from rap.errors import CallError, ChannelClosed, Code, RapError
+from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.wire.frames import END, MESSAGE
 from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, StreamState
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
 
+_ANSWER = MESSAGE | END
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
 
@@ -34,22 +35,21 @@ class UnaryStream(StreamState):
     def __init__(self, conn: "Connection", deadline: float) -> None:
         self.conn = conn
         self.deadline = deadline
+        self.held = 0
         self.future: asyncio.Future[bytes | memoryview] = conn.new_future()
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Take the answer; an END without a message is a call without an answer."""
-        if size:
-            self.conn.take(self, size)
         future = self.future
-        if future.done():
-            return
-        if flags & MESSAGE:
+        if flags == _ANSWER and self.state == CLOSED:
             if meta:
                 self.meta = meta
-            future.set_result(body)
-        else:
-            future.set_exception(CallError("the server ended the call without an answer"))
-        if self.state != CLOSED:  # more would follow; a unary call has one answer
+            if not future.done():
+                future.set_result(body)
+        elif not future.done():
+            # An item of a generator, or an END without an answer.
+            text = "no unary function answers there: it sent a part of a stream"
+            future.set_exception(InvalidArgument(text))
             self.conn.reset(self, Code.CANCELLED)
 
     def on_stopped(self) -> None:
@@ -70,17 +70,20 @@ class Stream(StreamState):
 
     error: CallError | None = None
     discard = False  # user code has left; what still comes is dropped
+    # Flags, meta, body, size of messages not yet taken. Made with the first: a unary call on a
+    # server never has one.
+    inbox: "deque[tuple[int, bytes, bytes | memoryview, int]] | tuple[()]" = ()
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
 
     def __init__(
-        self, conn: "Connection", stream_id: int = 0, send_credit: int = 0, recv_credit: int = 0
+        self, conn: "Connection", stream_id: int = 0, send_credit: int = 0, state: int = 0
     ) -> None:
         self.conn = conn
         self.id = stream_id
+        self.state = state
         self.send_credit = send_credit
-        self.recv_credit = recv_credit
-        self.inbox: deque[tuple[int, bytes, bytes | memoryview, int]] = deque()
+        self.held = 0
 
     @property
     def deadline_text(self) -> str:
@@ -102,8 +105,12 @@ class Stream(StreamState):
         if self.discard:
             self.conn.take(self, size)
         elif flags & MESSAGE:
+            if not isinstance(self.inbox, deque):
+                self.inbox = deque()
             self.inbox.append((flags, meta, body, size))
-        self._wake_reader()
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def on_flushed(self) -> None:
         """Go on: what waited for credit has been written."""
@@ -195,12 +202,12 @@ class Stream(StreamState):
         self.discard = True
         for _, _, _, size in self.inbox:
             self.conn.take(self, size)
-        self.inbox.clear()
+        self.inbox = ()
         self.end()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
         """End the stream in both directions; does nothing if it has ended."""
-        self.inbox.clear()
+        self.inbox = ()
         self.conn.reset(self, code, message)
         self._wake_reader()
         self.on_flushed()

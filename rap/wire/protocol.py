@@ -32,7 +32,7 @@ from rap.wire.frames import (
 )
 from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits
 from rap.wire.sender import Sender
-from rap.wire.states import CLOSED, REMOTE_END, State, StreamState
+from rap.wire.states import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State, StreamState
 
 __all__ = ["PROTOCOL_VERSION", "Event", "WireProtocol"]
 
@@ -77,6 +77,8 @@ class WireProtocol(Sender[S]):
         self._is_server = is_server
         self.partial: bytearray | None = None
         self._need = HEADER_SIZE
+        # A client takes no Open at all.
+        self._most_streams = limits.max_streams if is_server else 0
         self._max_length = min(limits.max_frame, limits.max_message)
         content = {"rap": PROTOCOL_VERSION, **limits.to_hello(), **(hello or {})}
         self.out.append(hello_frame(content))
@@ -103,6 +105,7 @@ class WireProtocol(Sender[S]):
         add = events.append
         streams = self.streams
         max_length = self._max_length
+        new_stream = self.new_stream
         pos = used = freed = 0
         need = HEADER_SIZE
         while size - pos >= HEADER_SIZE:
@@ -137,20 +140,14 @@ class WireProtocol(Sender[S]):
                     if not self._is_late(stream_id):
                         break
                     freed += cost
-                elif (
-                    flags == _WHOLE_LAST
-                    and stream.state
-                    and stream.parts is None
-                    and length <= max_length
-                ):
+                elif flags == _WHOLE_LAST and stream.state == LOCAL_END and length <= max_length:
                     # The answer of a unary call, or the last message of a stream we ended.
-                    if stream.state & REMOTE_END:
-                        self._violate(f"stream {stream_id}: Data after END")
-                        break
                     del streams[stream_id]
                     stream.state = CLOSED
-                    freed += cost + stream.held
-                    stream.held = 0
+                    freed += cost
+                    if stream.held:
+                        freed += stream.held
+                        stream.held = 0
                     add((DATA, stream, flags, meta, body, 0))
                 else:
                     freed += self._on_data(stream, flags, meta, body, cost, add)
@@ -159,6 +156,21 @@ class WireProtocol(Sender[S]):
             elif kind == OPEN:
                 cost = length + HEADER_SIZE
                 used += cost
+                if (
+                    flags == _WHOLE_LAST
+                    and self.last_id < stream_id <= self.refuse_above
+                    and stream_id & 1
+                    and len(streams) < self._most_streams
+                    and length <= max_length
+                ):
+                    # A unary or generator call that fits one frame; `_on_open` unrolled.
+                    self.last_id = stream_id
+                    freed += cost
+                    stream = streams[stream_id] = new_stream(
+                        stream_id, self.peer.stream_window, REMOTE_END
+                    )
+                    add((OPEN, stream, flags, meta, body, 0))
+                    continue
                 freed += self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
                     break
@@ -216,11 +228,12 @@ class WireProtocol(Sender[S]):
         if stream.state & REMOTE_END:
             self._violate(f"stream {stream.id}: Data after END")
             return 0
-        stream.recv_credit -= cost
-        if stream.recv_credit < 0:
-            self._violate(f"stream {stream.id}: credit exceeded by {-stream.recv_credit} bytes")
+        stream.used += cost
+        excess = stream.used - self.limits.stream_window
+        if excess > 0:
+            self._violate(f"stream {stream.id}: credit exceeded by {excess} bytes")
             return 0
-        if flags & MORE or stream.parts is not None:
+        if flags & MORE or stream.state & ASSEMBLING:
             return self._on_part(stream, flags, meta, body, cost, add)
         if len(body) > self.limits.max_message:
             return cost + self._refuse_message(stream, len(body), add)
@@ -240,8 +253,9 @@ class WireProtocol(Sender[S]):
         freed = 0
         if flags & END:
             stream.state |= REMOTE_END
-        if stream.state == CLOSED:
+        if stream.state & CLOSED == CLOSED:
             del self.streams[stream.id]
+            stream.state = CLOSED
             freed = cost + stream.held
             stream.held = cost = 0
         elif kind == OPEN or not flags & MESSAGE:
@@ -264,6 +278,7 @@ class WireProtocol(Sender[S]):
         if stream.parts is None:
             stream.parts, stream.parts_size = [], 0
             stream.parts_kind, stream.parts_meta = DATA, meta
+            stream.state |= ASSEMBLING
         stream.parts.append(body)
         stream.parts_size += len(body)
         if stream.parts_size > self.limits.max_message:
@@ -276,6 +291,7 @@ class WireProtocol(Sender[S]):
         whole = b"".join(stream.parts)
         kind, meta = stream.parts_kind, stream.parts_meta
         stream.parts, stream.parts_kind = None, DATA
+        stream.state &= ~ASSEMBLING
         return self._finish(stream, kind, flags, meta, whole, cost, add)
 
     def _refuse_message(self, stream: S, size: int, add: Callable[[Event[S]], None]) -> int:
@@ -316,13 +332,14 @@ class WireProtocol(Sender[S]):
                 reset_frame(stream_id, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
             )
             return cost
-        window = self.limits.stream_window
-        stream = self.new_stream(stream_id, self.peer.stream_window, window - cost)
+        stream = self.new_stream(stream_id, self.peer.stream_window, 0)
+        stream.used = cost
         self.streams[stream_id] = stream
         if flags & MORE:
             stream.parts, stream.parts_size = [], 0
             stream.parts_kind, stream.parts_meta = OPEN, meta
-            if stream.recv_credit < 0:
+            stream.state = ASSEMBLING
+            if cost > self.limits.stream_window:
                 self._violate(f"stream {stream_id}: an Open of {cost} bytes, over its credit")
                 return 0
             return self._on_part(stream, flags, meta, body, cost, add)

@@ -17,13 +17,14 @@ from rap.wire.frames import (
     HEADER_SIZE,
     MAX_META,
     MAX_STREAM_ID,
+    MESSAGE,
     MORE,
     OPEN,
     credit_frame,
     reset_frame,
 )
 from rap.wire.limits import Limits, PeerLimits
-from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, Outgoing, StreamState
+from rap.wire.states import CLOSED, LOCAL_END, QUEUED, REMOTE_END, Outgoing, StreamState
 
 __all__ = ["Sender"]
 
@@ -34,6 +35,7 @@ _pack_header = HEADER.pack
 _LEAST_FRAGMENT = 1024
 # Frames from here on are handed to the transport as they are; joining would copy them.
 _BULKY = 32 * 1024
+_WHOLE_LAST = MESSAGE | END
 
 
 class Sender(Generic[S]):
@@ -41,8 +43,7 @@ class Sender(Generic[S]):
 
     Args:
         limits: What this side accepts.
-        new_stream: Makes the record of a stream the peer opened, from id, send and receive
-            credit.
+        new_stream: Makes the record of a stream the peer opened, from id, send credit and state.
     """
 
     def __init__(self, limits: Limits, new_stream: Callable[[int, int, int], S]) -> None:
@@ -56,6 +57,8 @@ class Sender(Generic[S]):
         self.send_credit = self.peer.connection_window
         # Largest frame that goes out without a look at the rest.
         self._direct = min(limits.fragment, self.peer.max_frame) + HEADER_SIZE
+        self._small = min(self._direct - HEADER_SIZE, _BULKY)
+        self._max_streams = self.peer.max_streams
         self._ready: deque[S] = deque()
         # Bytes that may come before we must have granted more.
         self.recv_credit = limits.connection_window
@@ -81,6 +84,8 @@ class Sender(Generic[S]):
         self.send_credit += max(0, peer.connection_window - self.peer.connection_window)
         self.peer = peer
         self._direct = min(self.limits.fragment, peer.max_frame) + HEADER_SIZE
+        self._small = min(self._direct - HEADER_SIZE, _BULKY)
+        self._max_streams = peer.max_streams
 
     def open_stream(self, stream: S, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream`, giving it the next id, with its first message if `flags` has MESSAGE.
@@ -101,13 +106,10 @@ class Sender(Generic[S]):
         self.next_id = stream_id + 2
         stream.id = stream_id
         self.streams[stream_id] = stream
-        stream.recv_credit = self.limits.stream_window
         if size <= self._direct and size <= self.send_credit:
             self.send_credit -= size
-            if flags & END:
-                stream.state = LOCAL_END
-            else:
-                stream.send_credit = self.peer.stream_window - size
+            stream.state = LOCAL_END if flags & END else 0
+            stream.send_credit = self.peer.stream_window - size
             if size > _BULKY:
                 self.bulky = True
             out = self.out
@@ -117,7 +119,54 @@ class Sender(Generic[S]):
                 out.append(body)
         else:
             stream.send_credit = self.peer.stream_window
+            stream.state = 0
             self._enqueue(stream, Outgoing(OPEN, flags, meta, body))
+
+    def answer(self, stream: S, body: bytes) -> None:
+        """Send the one message of a unary call and END; the common case of `send_data`.
+
+        Raises:
+            ResourceExhausted: The message is larger than the peer takes.
+        """
+        length = len(body)
+        size = length + HEADER_SIZE
+        if (
+            stream.state == REMOTE_END
+            and size <= _BULKY
+            and size <= self.send_credit
+            and size <= stream.send_credit
+        ):
+            self.send_credit -= size
+            out = self.out
+            out.append(_pack_header(length, DATA, _WHOLE_LAST, stream.id, 0))
+            out.append(body)
+            del self.streams[stream.id]
+            stream.state = CLOSED
+        else:
+            self.send_data(stream, _WHOLE_LAST, b"", body)
+
+    def open_unary(self, stream: S, meta: bytes, body: bytes) -> None:
+        """Open a unary or generator call; the common case of `open_stream`.
+
+        Raises:
+            ResourceExhausted: The peer's limits forbid it; nothing was sent.
+        """
+        meta_size = len(meta)
+        length = meta_size + len(body)
+        credit = self.send_credit - length - HEADER_SIZE
+        streams = self.streams
+        if length > self._small or credit < 0 or len(streams) >= self._max_streams:
+            self.open_stream(stream, _WHOLE_LAST, meta, body)
+            return
+        self.send_credit = credit
+        stream.id = stream_id = self.next_id
+        self.next_id = stream_id + 2
+        stream.state = LOCAL_END
+        streams[stream_id] = stream
+        out = self.out
+        out.append(_pack_header(length, OPEN, _WHOLE_LAST, stream_id, meta_size))
+        out.append(meta)
+        out.append(body)
 
     def send_data(self, stream: S, flags: int, meta: bytes, body: bytes) -> bool:
         """Send one message, or END; return whether it went out at once.
@@ -130,7 +179,7 @@ class Sender(Generic[S]):
         """
         state = stream.state
         if state & LOCAL_END:
-            if state == CLOSED:
+            if state & REMOTE_END:
                 return True
             raise LocalProtocolError(f"stream {stream.id}: END was sent already")
         size = HEADER_SIZE + len(meta) + len(body)
@@ -138,7 +187,7 @@ class Sender(Generic[S]):
             size <= stream.send_credit
             and size <= self.send_credit
             and size <= self._direct
-            and stream.outbox is None
+            and not state & QUEUED
         ):
             self.send_credit -= size
             stream.send_credit -= size
@@ -186,7 +235,7 @@ class Sender(Generic[S]):
 
     def take(self, stream: S, size: int) -> None:
         """Say that user code took a message of `size` bytes, so the peer may send as many."""
-        if stream.state == CLOSED or not stream.held:
+        if not stream.held:
             return
         stream.held -= size
         stream.ungranted += size
@@ -218,8 +267,7 @@ class Sender(Generic[S]):
                 break
             budget -= self._send_fragment(stream, outbox, overhead)
             ready.rotate(-1)
-            if not outbox:
-                stream.outbox = None
+            if stream.outbox is None:
                 freed.append(stream)
         return freed
 
@@ -257,6 +305,7 @@ class Sender(Generic[S]):
     def _enqueue(self, stream: S, message: Outgoing) -> None:
         if stream.outbox is None:
             stream.outbox = deque()
+            stream.state |= QUEUED
             if not stream.is_ready:
                 stream.is_ready = True
                 self._ready.append(stream)
@@ -274,6 +323,9 @@ class Sender(Generic[S]):
             flags = (flags & ~END) | MORE
         else:
             outbox.popleft()
+            if not outbox:
+                stream.outbox = None
+                stream.state &= ~QUEUED
         size = overhead + len(piece)
         stream.send_credit -= size
         self.send_credit -= size
@@ -292,12 +344,12 @@ class Sender(Generic[S]):
 
     def _end_local(self, stream: S) -> None:
         stream.state |= LOCAL_END
-        if stream.state == CLOSED:
+        if stream.state & REMOTE_END:
             self.forget(stream)
 
     def _grant_stream(self, stream: S) -> None:
         if not stream.state & REMOTE_END:
-            stream.recv_credit += stream.ungranted
+            stream.used -= stream.ungranted
             self.out.append(credit_frame(stream.id, stream.ungranted))
         stream.ungranted = 0
 
