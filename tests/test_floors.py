@@ -36,6 +36,7 @@ THIRD_PARTY = {
     "jaeger_client": "processor/opentracing.py",
     "starlette": "gateway/",
     "uvicorn": "gateway/",
+    "click": "cli/",
     "rich": "cli/",
     "uvloop": "cli/",
 }

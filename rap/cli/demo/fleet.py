@@ -1,0 +1,126 @@
+"""The replicas of the demo, seen from outside: processes that are started, drained and killed."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+__all__ = ["Fleet", "Replica"]
+
+_START_TIMEOUT = 20.0  # seconds
+_STOP_TIMEOUT = 40.0  # seconds: a drain may take 26
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One process.
+
+    Attributes:
+        name: Which it answers calls with.
+        weight: Its capacity, relative to the others.
+        address: Where it listens; its id in the registry.
+        registered: When the registry acknowledged it, in seconds on the monotonic clock.
+        fate: What was done to it; empty while it serves.
+    """
+
+    name: str
+    weight: int
+    process: Process
+    address: str = ""
+    registered: float = 0.0
+    fate: str = ""
+
+    def kill(self) -> float:
+        """SIGKILL it; return when, in seconds on the monotonic clock."""
+        self.fate = "killed"
+        self.process.kill()
+        return time.monotonic()
+
+    def drain(self) -> float:
+        """SIGTERM it; return when, in seconds on the monotonic clock."""
+        self.fate = "drained"
+        self.process.send_signal(signal.SIGTERM)
+        return time.monotonic()
+
+    async def ended(self) -> int:
+        """Wait until it has ended; return its exit status.
+
+        Raises:
+            TimeoutError: It did not within 40 s.
+        """
+        async with asyncio.timeout(_STOP_TIMEOUT):
+            return await self.process.wait()
+
+
+class Fleet:
+    """All replicas; leaving ``async with`` leaves no process behind.
+
+    Args:
+        service: Name under which they register.
+        registry: URL of the registry.
+        lease_ttl: Seconds that a registration stands without a heartbeat.
+        loop: Name of the event loop they run on.
+    """
+
+    def __init__(self, service: str, registry: str, lease_ttl: float, loop: str) -> None:
+        self.replicas: dict[str, Replica] = {}
+        self._options = (
+            f"--service={service}", f"--registry={registry}", f"--lease-ttl={lease_ttl}",
+            f"--loop={loop}",
+        )  # fmt: skip
+
+    @property
+    def live(self) -> list[Replica]:
+        """Those that serve."""
+        return [replica for replica in self.replicas.values() if not replica.fate]
+
+    def expected(self) -> dict[str, float]:
+        """Return the share of each live replica by weight: name to fraction of 1."""
+        total = sum(replica.weight for replica in self.live)
+        return {replica.name: replica.weight / total for replica in self.live}
+
+    async def start(self, name: str, weight: int) -> Replica:
+        """Start a replica; returns when it is registered.
+
+        Raises:
+            RuntimeError: It ended, or was not ready within 20 s.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rap.cli", "demo-replica", f"--name={name}", f"--weight={weight}",
+            *self._options,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in the terminal is for the demo, which ends them
+        )  # fmt: skip
+        replica = self.replicas[name] = Replica(name, weight, process, fate="starting")
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                line = await process.stdout.readline()
+        except TimeoutError:
+            line = b""
+        if not line:
+            raise RuntimeError(f"replica {name} did not start")
+        ready = json.loads(line)
+        replica.address, replica.registered = ready["address"], ready["registered"]
+        replica.fate = ""
+        return replica
+
+    async def close(self) -> None:
+        """Kill what still runs, and wait until it is gone."""
+        for replica in self.replicas.values():
+            if replica.process.returncode is None:
+                with suppress(ProcessLookupError):
+                    replica.process.kill()
+        await asyncio.gather(*(replica.process.wait() for replica in self.replicas.values()))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.shield(self.close())

@@ -1,0 +1,43 @@
+"""What to serve, named as ``module:attribute``."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from rap.server import Server
+
+__all__ = ["load_server"]
+
+
+def load_server(target: str) -> Server:
+    """Import the server, or call the function without arguments that makes it.
+
+    The current directory is searched first, as ``python -m`` does.
+
+    Args:
+        target: As in ``package.module:server``.
+
+    Raises:
+        ValueError: There is no such module or attribute, or it is no server; says which.
+    """
+    name, separator, attribute = target.partition(":")
+    if not (name and separator and attribute):
+        raise ValueError(f"{target!r} has not the form module:server")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise
+        raise ValueError(f"{target!r}: there is no module {exc.name!r} in {here}") from exc
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{target!r}: module {name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not isinstance(found, Server) and callable(found):
+        found = found()
+    if not isinstance(found, Server):
+        raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
+    return found

@@ -1,0 +1,146 @@
+"""`rap serve`: runs a server, drains it on a signal, and says what is wrong with a target."""
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rap.cli.app import rap as rap_group
+from rap.cli.target import load_server
+from rap.client import Channel, Client
+from rap.server import Server
+from tests.cli.programs import PATIENCE, interrupt, line_with, rap
+
+MODULE = """
+from rap.server import Channel, Server
+
+server = Server("127.0.0.1:0")
+
+@server.register
+async def add(a: int, b: int) -> int:
+    return a + b
+
+@server.register
+async def echo(channel: Channel) -> None:
+    async for body in channel:
+        await channel.write(body)
+
+def make() -> Server:
+    return server
+
+class Shop:
+    server = make
+    busy = Server("127.0.0.1:{port}")
+
+text = "no server"
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(MODULE.replace("{port}", "0"))
+    return tmp_path
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    return line_with(process, "rap: listening on").split()[-1]
+
+
+@pytest.mark.parametrize("target", ["shop:server", "shop:make", "shop:Shop.server"])
+async def test_sigterm_drains_and_an_open_channel_finishes(shop: Path, target: str) -> None:
+    with rap("serve", target, cwd=shop) as process:
+        address = await asyncio.to_thread(address_of, process)
+        async with Client(address) as client, asyncio.timeout(PATIENCE):
+
+            @client.register("echo")
+            async def talk(channel: Channel) -> list[object]:
+                await channel.write(1)
+                first = await channel.read_body()
+                process.send_signal(signal.SIGTERM)
+                while not channel.draining:  # noqa: ASYNC110  # it tells nobody
+                    await asyncio.sleep(0.01)
+                await channel.write(2)
+                return [first, await channel.read_body()]
+
+            assert await client.raw_call("add", 1, 2) == 3
+            assert await talk() == [1, 2]  # type: ignore[call-arg]  # the stub makes the channel
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "auto"])
+def test_ctrl_c_drains(shop: Path, loop: str) -> None:
+    with rap("serve", "shop:server", "--loop", loop, cwd=shop) as process:
+        address_of(process)
+        interrupt(process)
+        assert process.wait(PATIENCE) == 0
+        assert "rap: stopped" in process.communicate()[0]
+
+
+def test_an_address_in_use_ends_with_status_one(shop: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (shop / "busy.py").write_text(MODULE.replace("{port}", str(port)))
+        with rap("serve", "busy:Shop.busy", cwd=shop) as process:
+            output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 1
+    assert "busy:Shop.busy cannot be served" in output
+    assert str(port) in output
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("shop", "'shop' has not the form module:server"),
+        (":server", "has not the form"),
+        ("nowhere:server", "no module 'nowhere'"),
+        ("shop.deep:server", "no module 'shop.deep'"),
+        ("shop:nothing", "module 'shop' has no 'nothing'"),
+        ("shop:text", "'shop:text' must be a rap.server.Server, got str"),
+        ("shop:Shop", "must be a rap.server.Server, got Shop"),
+    ],
+)
+def test_a_bad_target_is_named(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, target: str, problem: str
+) -> None:
+    monkeypatch.chdir(shop)
+    monkeypatch.syspath_prepend(str(shop))
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        load_server(target)
+
+
+def test_a_module_that_lacks_another_says_so_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking.py").write_text("import not_to_be_found")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_to_be_found"):
+        load_server("lacking:server")
+
+
+def test_a_target_may_be_a_server_of_an_installed_module(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop)
+    monkeypatch.syspath_prepend(str(shop))
+    assert isinstance(load_server("shop:server"), Server)
+
+
+def test_the_command_line_ends_with_status_two_for_a_bad_target() -> None:
+    result = CliRunner().invoke(rap_group, ["serve", "nonsense"])
+    assert result.exit_code == 2
+    assert "'nonsense' has not the form module:server" in result.output
+
+
+def test_options_come_from_the_environment() -> None:
+    result = CliRunner().invoke(
+        rap_group, ["serve", "a:b"], auto_envvar_prefix="RAP", env={"RAP_SERVE_LOOP": "trio"}
+    )
+    assert result.exit_code == 2
+    assert "'trio'" in result.output
+    assert "uvloop" in result.output
