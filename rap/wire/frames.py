@@ -27,6 +27,7 @@ __all__ = [
     "MORE",
     "OPEN",
     "PING",
+    "REFUSED",
     "RESET",
     "UNSERVED",
     "Frame",
@@ -57,10 +58,16 @@ END = 4  # the sender is done
 BATCH = 8  # the body is an array of messages
 # Flag of Reset: no handler began.
 UNSERVED = 1
+# Flag of a Reset that never travels: an event by which this side refused what the peer sent.
+REFUSED = 2
 # Flag of Ping: this is the answer.
 ACK = 1
 
 _COUNT = struct.Struct(">I")
+# What is left of the texts of a Reset or GoAway that is too large: bytes of UTF-8, entries.
+_LONG = 4096
+_BRIEF = 256
+_FEW = 16
 
 
 class Frame(NamedTuple):
@@ -112,10 +119,25 @@ def read_hello(body: bytes) -> dict[str, Any]:
 
 
 def reset_frame(
-    stream_id: int, code: int, message: str, details: Mapping[str, Any], flags: int
+    stream_id: int,
+    code: int,
+    message: str,
+    details: Mapping[str, Any],
+    flags: int = 0,
+    limit: int = MAX_META,
 ) -> bytes:
-    """Return a Reset, which ends a stream in both directions."""
-    return Frame(RESET, flags, stream_id, b"", pack([code, message, dict(details)])).encode()
+    """Return a Reset, which ends a stream in both directions.
+
+    It never fails, and has at most `limit` bytes of body: a long text is cut, details that cannot
+    be sent or are large are left out.
+    """
+    try:
+        body = pack([code, message, dict(details)])
+    except ValueError:
+        body = b""
+    if not 0 < len(body) <= limit:
+        body = pack([code, _short(message, _LONG), _small_details(details)])
+    return Frame(RESET, flags, stream_id, b"", body).encode()
 
 
 def read_reset(body: bytes) -> tuple[int, str, dict[str, Any]]:
@@ -142,7 +164,7 @@ def ping_frame(token: bytes, *, ack: bool = False) -> bytes:
 
 def go_away_frame(last_stream_id: int, code: int, message: str) -> bytes:
     """Return a GoAway; `MAX_STREAM_ID` announces a drain."""
-    return Frame(GOAWAY, 0, last_stream_id, b"", pack([code, message])).encode()
+    return Frame(GOAWAY, 0, last_stream_id, b"", pack([code, _short(message, _LONG)])).encode()
 
 
 def read_go_away(body: bytes) -> tuple[int, str]:
@@ -155,3 +177,18 @@ def read_go_away(body: bytes) -> tuple[int, str]:
         case [int(code), str(message), *_]:
             return code, message
     raise ValueError("a GoAway must be [code, message]")
+
+
+def _short(text: str, most: int) -> str:
+    """Return `text` in at most `most` bytes of UTF-8, without what UTF-8 cannot carry."""
+    return text[:most].encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+
+
+def _small_details(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the short texts and the numbers of `details`."""
+    kept = {
+        _short(key, _BRIEF): _short(value, _BRIEF) if isinstance(value, str) else value
+        for key, value in details.items()
+        if isinstance(key, str) and isinstance(value, str | bool | float | None)
+    }
+    return dict(list(kept.items())[:_FEW])

@@ -1,15 +1,17 @@
-"""The sending half of a connection: stream ids, credit, fragments (PROTOCOL.md §4, §6).
+"""The sending half of a connection: stream ids, fragments, the peer's credit (PROTOCOL.md §6).
 
-A message that fits its credit and one frame goes straight to `out`. Any other waits in the
-`outbox` of its stream; `pump` sends fragments of waiting messages round robin, so a large one
-never blocks a small one, and never beyond the credit.
+A small message that fits its credit goes straight to `out`. Any other is checked, and waits in the
+`outbox` of its stream if it has to; `pump` sends fragments of waiting messages round robin, so a
+large one never blocks a small one, and never beyond the credit. Opens leave in the order of their
+ids: while one waits, later ones queue behind it.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
+from rap.wire.credit import Granter
 from rap.wire.frames import (
     DATA,
     END,
@@ -20,13 +22,21 @@ from rap.wire.frames import (
     MESSAGE,
     MORE,
     OPEN,
-    credit_frame,
     reset_frame,
 )
 from rap.wire.limits import Limits, PeerLimits
-from rap.wire.states import CLOSED, LOCAL_END, QUEUED, REMOTE_END, Outgoing, StreamState
+from rap.wire.states import (
+    CLOSED,
+    ENDING,
+    LOCAL_DONE,
+    LOCAL_END,
+    QUEUED,
+    REMOTE_END,
+    Outgoing,
+    StreamState,
+)
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "is_unsent"]
 
 S = TypeVar("S", bound=StreamState)
 
@@ -38,7 +48,7 @@ _BULKY = 32 * 1024
 _WHOLE_LAST = MESSAGE | END
 
 
-class Sender(Generic[S]):
+class Sender(Granter[S]):
     """State of everything this side sends.
 
     Args:
@@ -47,45 +57,41 @@ class Sender(Generic[S]):
     """
 
     def __init__(self, limits: Limits, new_stream: Callable[[int, int, int], S]) -> None:
-        self.limits = limits
+        super().__init__(limits)
         self.peer = PeerLimits()
-        self.streams: dict[int, S] = {}
-        self.out: list[bytes | memoryview] = []
         self.bulky = False  # `out` has a large frame
         self.new_stream = new_stream
         self.next_id = 1
         self.send_credit = self.peer.connection_window
-        # Largest frame that goes out without a look at the rest.
-        self._direct = min(limits.fragment, self.peer.max_frame) + HEADER_SIZE
-        self._small = min(self._direct - HEADER_SIZE, _BULKY)
-        self._max_streams = self.peer.max_streams
-        self._ready: deque[S] = deque()
-        # Bytes that may come before we must have granted more.
-        self.recv_credit = limits.connection_window
-        self.ungranted = 0
-        self._stream_step = limits.stream_window // 2
-        self._connection_step = limits.connection_window // 2
+        self._ready: deque[S] = deque()  # streams with an outbox and credit
+        self._unsent: deque[S] = deque()  # streams whose Open waits, by id
+        self._is_held = False
+        self._use_limits()
 
     @property
     def waiting(self) -> bool:
         """Whether `pump` may have something to send."""
         return bool(self._ready)
 
-    @property
-    def starved(self) -> bool:
-        """Whether what user code has not taken keeps the peer from sending anything large."""
-        return self.recv_credit + self.ungranted < self.limits.connection_window // 16
-
     def set_peer(self, peer: PeerLimits) -> None:
         """Take over what the peer's Hello said; windows may only grow."""
         grown = max(0, peer.stream_window - self.peer.stream_window)
         for stream in self.streams.values():
             stream.send_credit += grown
+            self._make_ready(stream)
         self.send_credit += max(0, peer.connection_window - self.peer.connection_window)
         self.peer = peer
-        self._direct = min(self.limits.fragment, peer.max_frame) + HEADER_SIZE
-        self._small = min(self._direct - HEADER_SIZE, _BULKY)
-        self._max_streams = peer.max_streams
+        self._use_limits()
+
+    def hold(self) -> None:
+        """Queue every message from now on: the transport takes no more."""
+        self._is_held = True
+        self._use_limits()
+
+    def unhold(self) -> None:
+        """Send directly again what is small."""
+        self._is_held = False
+        self._use_limits()
 
     def open_stream(self, stream: S, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream`, giving it the next id, with its first message if `flags` has MESSAGE.
@@ -94,33 +100,16 @@ class Sender(Generic[S]):
             ResourceExhausted: The peer's limits forbid it; nothing was sent.
         """
         size = HEADER_SIZE + len(meta) + len(body)
-        stream_id = self.next_id
-        if size > self._direct:
+        if size > self._quick_open:
             self._check_size(meta, body)
-        if len(self.streams) >= self.peer.max_streams or stream_id > MAX_STREAM_ID:
-            raise ResourceExhausted(
-                f"the connection has {len(self.streams)} calls open; the server allows "
-                f"{self.peer.max_streams}",
-                unserved=True,
-            )
+        if len(self.streams) >= self._max_streams or self.next_id > MAX_STREAM_ID:
+            raise self._no_room()
+        stream.id = stream_id = self.next_id
         self.next_id = stream_id + 2
-        stream.id = stream_id
         self.streams[stream_id] = stream
-        if size <= self._direct and size <= self.send_credit:
-            self.send_credit -= size
-            stream.state = LOCAL_END if flags & END else 0
-            stream.send_credit = self.peer.stream_window - size
-            if size > _BULKY:
-                self.bulky = True
-            out = self.out
-            out.append(_pack_header(size - HEADER_SIZE, OPEN, flags, stream_id, len(meta)))
-            out.append(meta)
-            if body:
-                out.append(body)
-        else:
-            stream.send_credit = self.peer.stream_window
-            stream.state = 0
-            self._enqueue(stream, Outgoing(OPEN, flags, meta, body))
+        stream.state = 0
+        stream.send_credit = self.peer.stream_window
+        self._send(stream, OPEN, flags, meta, body, size)
 
     def answer(self, stream: S, body: bytes) -> None:
         """Send the one message of a unary call and END; the common case of `send_data`.
@@ -132,7 +121,7 @@ class Sender(Generic[S]):
         size = length + HEADER_SIZE
         if (
             stream.state == REMOTE_END
-            and size <= _BULKY
+            and size <= self._quick
             and size <= self.send_credit
             and size <= stream.send_credit
         ):
@@ -155,7 +144,7 @@ class Sender(Generic[S]):
         length = meta_size + len(body)
         credit = self.send_credit - length - HEADER_SIZE
         streams = self.streams
-        if length > self._small or credit < 0 or len(streams) >= self._max_streams:
+        if length >= self._quick_open or credit < 0 or len(streams) >= self._max_streams:
             self.open_stream(stream, _WHOLE_LAST, meta, body)
             return
         self.send_credit = credit
@@ -178,21 +167,19 @@ class Sender(Generic[S]):
             ResourceExhausted: The message is larger than the peer takes.
         """
         state = stream.state
-        if state & LOCAL_END:
-            if state & REMOTE_END:
+        if state & LOCAL_DONE:
+            if state & CLOSED == CLOSED:
                 return True
             raise LocalProtocolError(f"stream {stream.id}: END was sent already")
         size = HEADER_SIZE + len(meta) + len(body)
         if (
-            size <= stream.send_credit
+            size <= self._quick
+            and size <= stream.send_credit
             and size <= self.send_credit
-            and size <= self._direct
             and not state & QUEUED
         ):
             self.send_credit -= size
             stream.send_credit -= size
-            if size > _BULKY:
-                self.bulky = True
             out = self.out
             out.append(_pack_header(size - HEADER_SIZE, DATA, flags, stream.id, len(meta)))
             if meta:
@@ -202,10 +189,9 @@ class Sender(Generic[S]):
             if flags & END:
                 self._end_local(stream)
             return True
-        if size > self._direct:
+        if size > self._quick:
             self._check_size(meta, body)
-        self._enqueue(stream, Outgoing(DATA, flags, meta, body))
-        return False
+        return self._send(stream, DATA, flags, meta, body, size)
 
     def reset_stream(
         self,
@@ -215,35 +201,16 @@ class Sender(Generic[S]):
         details: Mapping[str, Any] | None = None,
         flags: int = 0,
     ) -> None:
-        """End a stream in both directions; nothing happens if it has ended."""
+        """End a stream in both directions; nothing happens if it has ended.
+
+        Details that cannot be sent, or are too large for a frame of the peer, are left out.
+        """
         if self.streams.get(stream.id) is stream:
-            never_sent = stream.outbox is not None and stream.outbox[0].kind == OPEN
+            known = not is_unsent(stream)
             self.forget(stream)
-            if not never_sent:
-                self.out.append(reset_frame(stream.id, code, message, details or {}, flags))
-
-    def forget(self, stream: S) -> None:
-        """Drop a stream that has ended; what it held is given back to the connection."""
-        self.streams.pop(stream.id, None)
-        stream.state = CLOSED
-        stream.outbox = None
-        stream.parts = None
-        if stream.held:
-            self.ungranted += stream.held
-            stream.held = 0
-            self._grant_connection()
-
-    def take(self, stream: S, size: int) -> None:
-        """Say that user code took a message of `size` bytes, so the peer may send as many."""
-        if not stream.held:
-            return
-        stream.held -= size
-        stream.ungranted += size
-        self.ungranted += size
-        if stream.ungranted >= self._stream_step:
-            self._grant_stream(stream)
-        if self.ungranted >= self._connection_step:
-            self._grant_connection()
+            if known:
+                limit = self.peer.max_frame
+                self.out.append(reset_frame(stream.id, code, message, details or {}, flags, limit))
 
     def pump(self, budget: int) -> list[S]:
         """Send up to `budget` bytes of waiting messages; return streams that wait no longer."""
@@ -265,10 +232,15 @@ class Sender(Generic[S]):
                 continue
             if self.send_credit < least:
                 break
-            budget -= self._send_fragment(stream, outbox, overhead)
+            budget -= self._send_fragment(stream, outbox, overhead, least)
             ready.rotate(-1)
             if stream.outbox is None:
                 freed.append(stream)
+        unsent = self._unsent
+        if unsent:
+            while unsent and not is_unsent(unsent[0]):
+                unsent.popleft()
+            self._use_limits()
         return freed
 
     def add_credit(self, stream_id: int, count: int) -> None:
@@ -286,15 +258,31 @@ class Sender(Generic[S]):
                 return
             stream.send_credit += count
             total = stream.send_credit
-            if stream.outbox is not None and not stream.is_ready:
-                stream.is_ready = True
-                self._ready.append(stream)
+            self._make_ready(stream)
         if total > MAX_STREAM_ID:
             raise ValueError(f"credit of stream {stream_id} grew to {total}, over {MAX_STREAM_ID}")
 
+    def _use_limits(self) -> None:
+        """Work out what the peer's limits and our own mean for single messages."""
+        peer = self.peer
+        # Largest frame, header included.
+        self._largest = min(self.limits.fragment, peer.max_frame) + HEADER_SIZE
+        # The first frame of a message has all its meta and some of its body, if it has one. It
+        # must fit the credit that is always left when everything was taken (PROTOCOL.md §6.3).
+        most = min(MAX_META, peer.max_frame, peer.stream_window // 4)
+        self._max_meta = most - HEADER_SIZE - _LEAST_FRAGMENT
+        # Largest message that goes out without a closer look, header included.
+        quick = min(self._largest, self._max_meta, peer.max_message, _BULKY)
+        self._quick = 0 if self._is_held else quick
+        self._quick_open = 0 if self._unsent else self._quick
+        self._max_streams = peer.max_streams
+
     def _check_size(self, meta: bytes, body: bytes) -> None:
-        if len(meta) > min(MAX_META, self.peer.max_frame - HEADER_SIZE):
-            raise ResourceExhausted(f"the header takes {len(meta)} bytes, over {MAX_META}")
+        if len(meta) > self._max_meta:
+            raise ResourceExhausted(
+                f"the header has {len(meta)} bytes; the limit is {self._max_meta}",
+                details={"limit": "max_meta"},
+            )
         if len(body) > self.peer.max_message:
             raise ResourceExhausted(
                 f"the message has {len(body)} bytes; the peer's max_message is "
@@ -302,24 +290,56 @@ class Sender(Generic[S]):
                 details={"limit": "max_message"},
             )
 
-    def _enqueue(self, stream: S, message: Outgoing) -> None:
+    def _no_room(self) -> ResourceExhausted:
+        if self.next_id > MAX_STREAM_ID:
+            return ResourceExhausted("the connection has used up its stream ids", unserved=True)
+        return ResourceExhausted(
+            f"the connection has {len(self.streams)} calls open; the server allows "
+            f"{self._max_streams}",
+            details={"limit": "max_streams"},
+            unserved=True,
+        )
+
+    def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:
+        """Send a message of `size` bytes at once if that is allowed, else queue it."""
+        if (
+            size <= self._largest
+            and size <= stream.send_credit
+            and size <= self.send_credit
+            and not stream.state & QUEUED
+            and not self._is_held
+            and not (kind == OPEN and self._unsent)
+        ):
+            self._emit(stream, kind, flags, meta, body, size)
+            return True
         if stream.outbox is None:
             stream.outbox = deque()
             stream.state |= QUEUED
-            if not stream.is_ready:
-                stream.is_ready = True
-                self._ready.append(stream)
-        stream.outbox.append(message)
+        if kind == OPEN:
+            self._unsent.append(stream)
+            self._quick_open = 0
+        if flags & END:
+            stream.state |= ENDING
+        stream.outbox.append(Outgoing(kind, flags, meta, body))
+        self._make_ready(stream)
+        return False
 
-    def _send_fragment(self, stream: S, outbox: deque[Outgoing], overhead: int) -> int:
+    def _make_ready(self, stream: S) -> None:
+        """Let `pump` look at a stream that has something to send."""
+        if stream.outbox is not None and not stream.is_ready:
+            stream.is_ready = True
+            self._ready.append(stream)
+
+    def _send_fragment(self, stream: S, outbox: deque[Outgoing], overhead: int, least: int) -> int:
         """Send the next piece of the first waiting message; return its size."""
         message = outbox[0]
-        room = min(stream.send_credit, self.send_credit, self._direct) - overhead
-        flags = message.flags
+        room = min(stream.send_credit, self.send_credit, max(self._largest, least)) - overhead
+        kind, flags, meta = message.kind, message.flags, message.meta
         piece: bytes | memoryview = message.body
         if room < len(piece):
             whole = memoryview(piece)
             piece, message.body = whole[:room], whole[room:]
+            message.kind, message.meta = DATA, b""
             flags = (flags & ~END) | MORE
         else:
             outbox.popleft()
@@ -327,34 +347,33 @@ class Sender(Generic[S]):
                 stream.outbox = None
                 stream.state &= ~QUEUED
         size = overhead + len(piece)
-        stream.send_credit -= size
-        self.send_credit -= size
-        length = size - HEADER_SIZE
         self.bulky = True
-        self.out.append(_pack_header(length, message.kind, flags, stream.id, len(message.meta)))
-        if message.meta:
-            self.out.append(message.meta)
-        if piece:
-            self.out.append(piece)
-        message.kind = DATA
-        message.meta = b""
-        if flags & END:
-            self._end_local(stream)
+        self._emit(stream, kind, flags, meta, piece, size)
         return size
 
+    def _emit(
+        self, stream: S, kind: int, flags: int, meta: bytes, body: bytes | memoryview, size: int
+    ) -> None:
+        """Write one frame, and pay for it."""
+        self.send_credit -= size
+        stream.send_credit -= size
+        if size > _BULKY:
+            self.bulky = True
+        out = self.out
+        out.append(_pack_header(size - HEADER_SIZE, kind, flags, stream.id, len(meta)))
+        if meta:
+            out.append(meta)
+        if body:
+            out.append(body)
+        if flags & END:
+            self._end_local(stream)
+
     def _end_local(self, stream: S) -> None:
-        stream.state |= LOCAL_END
+        stream.state = (stream.state | LOCAL_END) & ~ENDING
         if stream.state & REMOTE_END:
             self.forget(stream)
 
-    def _grant_stream(self, stream: S) -> None:
-        if not stream.state & REMOTE_END:
-            stream.used -= stream.ungranted
-            self.out.append(credit_frame(stream.id, stream.ungranted))
-        stream.ungranted = 0
 
-    def _grant_connection(self) -> None:
-        if self.ungranted >= self._connection_step:
-            self.recv_credit += self.ungranted
-            self.out.append(credit_frame(0, self.ungranted))
-            self.ungranted = 0
+def is_unsent(stream: StreamState) -> bool:
+    """Whether nothing of a stream has been sent, not even its Open."""
+    return stream.outbox is not None and stream.outbox[0].kind == OPEN

@@ -1,8 +1,8 @@
 """The states of a stream and of a connection (PROTOCOL.md §4).
 
-The state of a stream is two bits, so that the common moves cost one operation. Two more, ASSEMBLING
-and QUEUED, say that a message is half received or half sent; so one comparison shows a stream with
-which nothing is out of the ordinary.
+The state of a stream is two bits, so that the common moves cost one operation. Three more say that
+a message is half received (ASSEMBLING), that one waits to be sent (QUEUED), and that END is among
+what waits (ENDING); so one comparison shows a stream with which nothing is out of the ordinary.
 
 =================== ================ ================= ==============
 state               we send END      peer sends END    Reset, either
@@ -21,6 +21,8 @@ from math import inf
 __all__ = [
     "ASSEMBLING",
     "CLOSED",
+    "ENDING",
+    "LOCAL_DONE",
     "LOCAL_END",
     "QUEUED",
     "REMOTE_END",
@@ -33,6 +35,8 @@ LOCAL_END = 1
 REMOTE_END = 2
 ASSEMBLING = 4
 QUEUED = 8
+ENDING = 16
+LOCAL_DONE = LOCAL_END | ENDING  # we may send nothing more
 CLOSED = LOCAL_END | REMOTE_END
 
 
@@ -70,8 +74,9 @@ class StreamState:
     used = 0  # received and not yet given back to the peer, out of the stream's window
     ungranted = 0  # taken by user code, not yet given back
     # A message that is still arriving: kind, flags and meta of its first frame.
-    parts: "list[bytes | memoryview] | None" = None
+    parts: "list[bytes | bytearray | memoryview] | None" = None
     parts_size = 0
+    parts_cost = 0  # frames with headers, without the last
     parts_kind = 0
     parts_meta = b""
     # Messages that wait for credit; `is_ready`: it stands in the sender's round.
