@@ -18,7 +18,7 @@ from rap.balance import (
 )
 from rap.client.config import ClientConfig
 from rap.client.node import Node
-from rap.client.pool import Pool
+from rap.client.pool import Pool, ServerDraining, has_room
 from rap.clock import Clock
 from rap.deadline import NEVER
 from rap.errors import ConnectionClosed, ResourceExhausted, Unavailable
@@ -33,6 +33,8 @@ _CLOSED = BreakerState.CLOSED  # looking a member up by its class is slow
 _UNNAMED = "static"  # what a fixed list of addresses is watched as
 _LAST_CHOICE = 30.0  # seconds that nodes without a connection stay after a mass loss
 _RAMP_STEP = 1.0  # seconds between two looks at the weights during slow start
+_FULL_STEP = 0.05  # seconds between two looks for room while calls wait for it
+_WATCH_AGAIN = 1.0  # seconds after which a watch that failed is begun anew
 
 # Dials one connection to an endpoint, told whom to tell of its Hello, GoAway and end.
 Dial = Callable[[Endpoint, Callable[[Connection], None]], Any]
@@ -54,6 +56,7 @@ class Cluster:
         ready: The nodes a call may go to now; replaced as a whole, never changed.
         nodes: All nodes by id.
         waiters: Calls that wait for a node.
+        loop: The event loop it lives in.
     """
 
     def __init__(
@@ -70,7 +73,8 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.service = service
         self._resolver = resolver
-        self._picker = picker
+        self._pick = picker.pick
+        self._most_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
         self._clock = clock
@@ -80,26 +84,30 @@ class Cluster:
         self._watch: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._known = False  # a first snapshot has come
+        self._closed = False
 
     def start(self) -> None:
         """Watch the service and connect to its servers, in the background."""
         self._watch = asyncio.create_task(self._follow(), name=f"rap watch {self.service}")
 
     async def close(self) -> None:
-        """Stop watching, close every connection; calls that wait fail."""
+        """Stop watching, close every connection; calls that wait fail. May be called again."""
+        self._closed = True
+        self.ready = ()
         if self._timer is not None:
             self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
         for waiter in self.waiters:
             if not waiter.done():
-                waiter.set_exception(Unavailable("the client was closed", unserved=True))
-        await asyncio.gather(*(node.pool.close() for node in self.nodes.values()), *self._closing)
+                waiter.set_exception(_closed())
+        tasks = [*self._closing] if self._watch is None else [self._watch, *self._closing]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
         self.nodes.clear()
-        self.ready = ()
 
     def pick(
         self, affinity: str | None = None, exclude: frozenset[str] = frozenset()
@@ -115,13 +123,13 @@ class Cluster:
             ready = tuple(node for node in ready if node.key not in exclude) or ready
         if not ready:
             return None
-        node = self._picker.pick(ready, affinity)
+        node = self._pick(ready, affinity)
         if node.breaker.state is not _CLOSED:
             node.breaker.allow(self._clock.monotonic())
             self._refresh_soon(0.0)
-        if node.stats.in_flight >= self._config.max_in_flight:
+        if node.stats.in_flight >= self._most_in_flight:
             node = min(ready, key=lambda each: each.stats.in_flight)
-            if node.stats.in_flight >= self._config.max_in_flight:
+            if node.stats.in_flight >= self._most_in_flight:
                 return None
         return node
 
@@ -137,18 +145,33 @@ class Cluster:
         limit = min(deadline, self._clock.monotonic() + self._config.connect_timeout)
         if deadline != NEVER:
             limit = deadline
-        while True:
+        while not self._closed:
             node = self.pick(affinity, exclude)
-            if node is not None:
-                conn = node.pool.conn
-                if conn is not None and conn.usable:
-                    return node, conn
-                self._refresh()
+            if node is None:
+                await self._wait(limit)
                 continue
-            await self._wait(limit)
+            conn = node.pool.conn
+            if conn is None or not conn.usable or not has_room(conn):
+                node.pool.refresh()
+                conn = node.pool.conn
+            if conn is not None:
+                return node, conn
+            self._refresh()
+        raise _closed()
+
+    def has_room(self, exclude: frozenset[str]) -> bool:
+        """Whether a node takes one more call now, or will when the dial under way succeeds."""
+        for key, node in self.nodes.items():
+            node.pool.refresh()
+            conn = node.pool.conn
+            if node.pool.full or (key not in exclude and conn is not None and has_room(conn)):
+                return True
+        return False
 
     def freed(self) -> None:
         """Let the next waiting call go on: one has ended."""
+        if any(node.pool.full for node in self.nodes.values()):
+            self._refresh()  # lets all go on if there is room now
         while self.waiters:
             waiter = self.waiters.popleft()
             if not waiter.done():
@@ -169,28 +192,57 @@ class Cluster:
         return f"no usable server{of}: " + "; ".join(parts)
 
     async def _wait(self, limit: float) -> None:
-        if len(self.waiters) >= self._config.max_waiting and self.ready:
+        if len(self.waiters) >= self._config.max_waiting:
             raise ResourceExhausted(
                 f"{len(self.waiters)} calls wait for a server; max_waiting is "
                 f"{self._config.max_waiting}",
                 unserved=True,
             )
-        waiter = self._loop.create_future()
+        waiter = self.loop.create_future()
         self.waiters.append(waiter)
+        self._look_for_room()
         remaining = limit - self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, remaining)):
                 await waiter
-        except TimeoutError:
-            raise Unavailable(self.describe(), unserved=True) from None
-        finally:
+        except BaseException as exc:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.freed()  # it was this call's turn
+            if isinstance(exc, TimeoutError):
+                raise Unavailable(self.describe(), unserved=True) from None
+            raise
+
+    def _look_for_room(self) -> None:
+        """While calls wait at full connections, look now and then whether a stream has ended."""
+        if self.waiters and any(node.pool.full for node in self.nodes.values()):
+            self._refresh_soon(_FULL_STEP)
 
     # Snapshots.
 
     async def _follow(self) -> None:
-        async with aclosing(self._resolver.watch(self.service or _UNNAMED)) as snapshots:  # type: ignore[type-var]  # an async generator
+        try:
+            while True:
+                try:
+                    await self._watch_once()
+                except Exception:
+                    _log.exception("watching %r failed", self.service)
+                await self._clock.sleep(_WATCH_AGAIN)
+        except asyncio.CancelledError:
+            if not self._closed:
+                self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """The program ends without closing its client: leave no open socket behind."""
+        self._closed = True
+        for node in self.nodes.values():
+            node.pool.abort()
+
+    async def _watch_once(self) -> None:
+        watching: Any = self._resolver.watch(self.service or _UNNAMED)
+        async with aclosing(watching) as snapshots:
             async for snapshot in snapshots:
                 try:
                     self._apply(snapshot)
@@ -251,17 +303,14 @@ class Cluster:
         if node is None:
             return
         node.leaving = True
+        if mass_loss and not node.alive:
+            node.keep_until = self._clock.monotonic() + _LAST_CHOICE
+            self._refresh_soon(_LAST_CHOICE)
+            return
+        node.keep_until = 0.0
         node.pool.wanted = False
-        alive = any(conn.usable for conn in node.pool.connections)
-        if node.endpoint.state is State.DRAINING or not (alive or mass_loss):
+        if node.endpoint.state is State.DRAINING:
             self._remove(node)
-        elif not alive:
-            self._loop.call_later(_LAST_CHOICE, self._remove_if_gone, node)
-
-    def _remove_if_gone(self, node: Node) -> None:
-        if node.leaving and not any(conn.usable for conn in node.pool.connections):
-            self._remove(node)
-            self._refresh()
 
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:
@@ -285,19 +334,25 @@ class Cluster:
 
     async def _open(self, node: Node, pool: Pool) -> Connection:
         conn: Connection = await self._dial(node.endpoint, pool.on_connection)
-        hello = conn.protocol.peer_hello
-        if self.service and hello.get("service") != self.service:
-            error = ConnectionClosed(
-                f"{node.key} serves {hello.get('service')!r}, not {self.service!r}"
-            )
+        error = self._refusal(node, conn)
+        if error is not None:
             conn.abort(error)
             raise error
-        incarnation = hello.get("incarnation")
+        incarnation = conn.protocol.peer_hello.get("incarnation")
         if isinstance(incarnation, str) and incarnation != node.incarnation:
             if node.incarnation:
                 node.restarted(incarnation)
+                if self.service:  # a fixed address may stand for several servers
+                    pool.drop()
             node.incarnation = incarnation
         return conn
+
+    def _refusal(self, node: Node, conn: Connection) -> ConnectionClosed | None:
+        """Return why a connection is of no use; `None` for a good one."""
+        serves = conn.protocol.peer_hello.get("service")
+        if self.service and serves != self.service:
+            return ConnectionClosed(f"{node.key} serves {serves!r}, not {self.service!r}")
+        return ServerDraining(f"{node.key} is draining") if conn.draining else None
 
     def _may_eject(self) -> bool:
         out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())
@@ -305,11 +360,14 @@ class Cluster:
 
     def _refresh(self) -> None:
         """Work out which nodes a call may go to, and with which weights."""
+        if self._closed:
+            return
         now = self._clock.monotonic()
         for node in list(self.nodes.values()):
-            if node.leaving and not any(conn.usable for conn in node.pool.connections):
-                if node.pool.connections or node.since is not None:
-                    self._remove(node)
+            if node.leaving and not node.alive and now >= node.keep_until:
+                self._remove(node)
+            elif node.pool.full:
+                node.pool.refresh()
         connected = [node for node in self.nodes.values() if node.pool.conn is not None]
         serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
         healthy = [node for node in serving if node.breaker.available(now)]
@@ -330,10 +388,23 @@ class Cluster:
         if any(age < self._config.slow_start for _, age in ages) or len(healthy) < len(serving):
             self._refresh_soon(_RAMP_STEP)
         if self.ready:
-            for _ in range(len(self.waiters)):
-                self.freed()
+            for waiter in self.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self.waiters.clear()
+        self._look_for_room()
 
     def _refresh_soon(self, delay: float) -> None:
         if self._timer is not None:
+            if self._timer.when() <= self.loop.time() + delay and not self._timer.cancelled():
+                return
             self._timer.cancel()
-        self._timer = self._loop.call_later(delay, self._refresh)
+        self._timer = self.loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._refresh()
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the client was closed", unserved=True)
