@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -23,22 +24,24 @@ RUNNER = (
 @contextmanager
 def rap(*args: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
     """Run a command around the body; its output goes to a pipe."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", RUNNER, *args],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with TemporaryDirectory(prefix="rap-") as folder:  # a short path: it holds unix sockets
+        paths = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": folder}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", RUNNER, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **paths},
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def line_with(process: subprocess.Popen[str], text: str) -> str:

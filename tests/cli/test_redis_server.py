@@ -1,10 +1,12 @@
 """A redis-server of one's own."""
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -71,12 +73,17 @@ async def test_it_answers_and_a_restart_empties_it() -> None:
 
 @pytest.fixture
 def holder() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    yield process
-    process.kill()
-    process.communicate()
+    with TemporaryDirectory(prefix="rap-") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        yield process
+        process.kill()
+        process.communicate()
 
 
 @needs_redis

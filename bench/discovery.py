@@ -1,0 +1,194 @@
+"""How soon a client notices what happens to servers: ``python -m bench.discovery``.
+
+Real processes, a redis-server of its own, 64 calls in flight, defaults everywhere. Per round one
+replica joins, and leaves by SIGKILL or SIGTERM in turn. At the end one lease is deleted in Redis
+while its replica runs.
+"""
+
+import argparse
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from rap.cli.demo.fleet import Fleet, Replica
+from rap.cli.demo.traffic import C, Observed
+from rap.cli.loop import loop_factory
+from rap.cli.redis_server import RedisServer
+from rap.client import Client
+from rap.errors import CallError
+from rap.redis_link import RedisLink
+
+SERVICE = "bench"
+CONCURRENCY = 64
+AFTER = 1.0  # seconds after SIGKILL from which on no call may be given
+WATCHED = 5.0  # seconds before and after the deletion of the lease
+LOOK = 0.001
+PATIENCE = 15.0
+
+
+class Logged(Observed):
+    """The default picker, and every choice of it: times by address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, list[float]] = {}
+
+    def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
+        chosen = super().pick(candidates, affinity)
+        self.given.setdefault(chosen.key, []).append(time.monotonic())
+        return chosen
+
+
+@dataclass
+class Calls:
+    """What came of every call: when it was made, by the name of who answered."""
+
+    made: dict[str, list[float]] = field(default_factory=dict)
+    answered: dict[str, list[float]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    running: bool = True
+
+    async def flow(self, client: Client) -> None:
+        """Make calls, one after the other."""
+
+        @client.register(idempotent=True)
+        async def work() -> str:
+            raise NotImplementedError
+
+        while self.running:
+            started = time.monotonic()
+            try:
+                name = await work()
+            except CallError as exc:
+                self.errors.append(str(exc))
+            else:
+                self.made.setdefault(name, []).append(started)
+                self.answered.setdefault(name, []).append(time.monotonic())
+
+
+@dataclass
+class Figures:
+    """What was measured, in seconds and calls."""
+
+    joined: list[float] = field(default_factory=list)
+    left_after_kill: list[float] = field(default_factory=list)
+    given_after_kill: int = 0
+    left_after_term: list[float] = field(default_factory=list)
+    away_after_term: list[float] = field(default_factory=list)
+    made_after_away: int = 0
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError(f"waited {PATIENCE:g} s for {what}")
+        await asyncio.sleep(LOOK)
+
+
+def later_than(times: list[float], moment: float) -> int:
+    return len(times) - bisect_left(times, moment)
+
+
+def draining(client: Client, replica: Replica) -> bool:
+    node = client.cluster.nodes.get(replica.address)
+    return node is None or any(conn.draining for conn in node.pool.connections)
+
+
+async def one_round(
+    turn: int, fleet: Fleet, client: Client, log: Logged, calls: Calls, found: Figures
+) -> None:
+    replica = await fleet.start(f"n{turn}", 1)
+    await until(lambda: replica.address in log.first, "the first call")
+    found.joined.append(log.first[replica.address] - replica.registered)
+    await asyncio.sleep(1.0)
+    given = log.given[replica.address]
+    if turn % 2:
+        at = replica.kill()
+        await asyncio.sleep(AFTER + 1.0)
+        found.left_after_kill.append(max(0.0, given[-1] - at))
+        found.given_after_kill += later_than(given, at + AFTER)
+    else:
+        at = replica.drain()
+        await until(lambda: draining(client, replica), "GoAway")
+        away = time.monotonic()
+        await replica.ended()
+        found.left_after_term.append(max(0.0, given[-1] - at))
+        found.away_after_term.append(away - at)
+        found.made_after_away += later_than(calls.made[replica.name], away)
+
+
+async def delete_lease(url: str, replica: Replica, calls: Calls) -> tuple[float, float, float]:
+    """Return the calls a second that a replica answered before and after, and its longest gap."""
+    link = RedisLink(url)
+    await asyncio.sleep(WATCHED)
+    at = time.monotonic()
+    for name in ("lease", "inst"):
+        command = "ZREM" if name == "lease" else "HDEL"
+        removed = await link.call(command, f"rap:{{default/{SERVICE}}}:{name}", replica.address)
+        assert removed == 1, f"there was no {name} of {replica.address}"
+    await asyncio.sleep(WATCHED)
+    await link.aclose()
+    answered = calls.answered[replica.name]
+    at_index, first = bisect_left(answered, at), bisect_left(answered, at - WATCHED)
+    after = answered[at_index:]
+    gap = max(b - a for a, b in pairwise(after))
+    return (at_index - first) / WATCHED, len(after) / WATCHED, gap
+
+
+def row(table: Table, what: str, seconds: list[float]) -> None:
+    worst = max(seconds) * 1000
+    table.add_row(what, f"{median(seconds) * 1000:.1f}", f"{worst:.1f}", str(len(seconds)))
+
+
+def show(found: Figures, before: float, after: float, gap: float, calls: Calls) -> None:
+    console = Console()
+    table = Table("ms", "median", "worst", "n", title="64 calls in flight, Redis")
+    row(table, "registered to first call", found.joined)
+    row(table, "SIGKILL to last call given", found.left_after_kill)
+    row(table, "SIGTERM to last call given", found.left_after_term)
+    row(table, "SIGTERM to GoAway", found.away_after_term)
+    console.print(table)
+    total = sum(map(len, calls.made.values())) + len(calls.errors)
+    console.print(f"calls given 1 s or more after SIGKILL: {found.given_after_kill}")
+    console.print(f"calls made after GoAway of a drained replica: {found.made_after_away}")
+    console.print(
+        f"lease deleted in Redis: {before:.0f} calls/s before, {after:.0f} after, "
+        f"longest gap {gap * 1000:.0f} ms"
+    )
+    console.print(f"idempotent calls: {total:,}, failed: {len(calls.errors)}")
+    for error in calls.errors[:5]:
+        console.print(f"  {error}", markup=False)
+
+
+async def main(rounds: int) -> None:
+    async with RedisServer() as redis, Fleet(SERVICE, redis.url, 10.0, "auto") as fleet:
+        await asyncio.gather(*(fleet.start(name, 1 + (name == "c")) for name in "abc"))
+        log, calls, found = Logged(), Calls(), Figures()
+        async with Client(service=SERVICE, registry=redis.url, picker=log) as client:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(CONCURRENCY):
+                    tasks.create_task(calls.flow(client))
+                try:
+                    await asyncio.sleep(1.0)
+                    for turn in range(rounds):
+                        await one_round(turn, fleet, client, log, calls, found)
+                    lease = await delete_lease(redis.url, fleet.replicas["b"], calls)
+                finally:
+                    calls.running = False
+        show(found, *lease, calls)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=12, help="replicas that join and leave")
+    options = parser.parse_args()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(main(options.rounds))
