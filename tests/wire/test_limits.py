@@ -1,0 +1,51 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rap.wire.limits import Limits, PeerLimits
+
+BOUNDS = {
+    "max_frame": (16 * 1024, 64 * 2**20),
+    "max_message": (1024, 2**31),
+    "max_streams": (1, 2**20),
+    "stream_window": (64 * 1024, 2**30),
+    "connection_window": (64 * 1024, 2**30),
+}
+
+
+@pytest.mark.parametrize("name", [*BOUNDS, "fragment"])
+@pytest.mark.parametrize("value", [0, -1, 2**40, True, 1.5, "1", None])
+def test_a_bad_limit_is_named_with_its_value(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be an integer from \d+ to \d+, got"):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_frame", "max_message", "max_streams"])
+def test_the_bounds_themselves_are_allowed(name: str) -> None:
+    for value in BOUNDS[name]:
+        assert getattr(Limits(**{name: value}), name) == value
+
+
+def test_the_connection_has_at_least_the_window_of_a_stream() -> None:
+    with pytest.raises(ValueError, match="connection_window must be at least stream_window"):
+        Limits(stream_window=2**20, connection_window=2**20 - 1)
+
+
+def test_the_hello_tells_everything_but_how_we_cut_messages() -> None:
+    assert set(Limits().to_hello()) == set(BOUNDS)
+
+
+@given(st.fixed_dictionaries({}, optional={k: st.integers(*b) for k, b in BOUNDS.items()}))
+def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> None:
+    limits = PeerLimits.from_hello({**told, "unknown": object()})
+    for name in BOUNDS:
+        assert getattr(limits, name) == told.get(name, getattr(PeerLimits(), name))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("value", [0, 2**40, True, "1", None])
+def test_a_limit_of_the_peer_out_of_bounds_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"Hello: {name} must be"):
+        PeerLimits.from_hello({name: value})
