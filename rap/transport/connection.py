@@ -2,7 +2,7 @@
 
 It is the `asyncio.Protocol` itself: no reader task, no queue. `data_received` decodes, hands each
 frame to its stream and returns; it runs no user code. Writes gather until the loop's turn ends or
-16 frames are there. One timer looks after deadlines, keepalive and stalls of all streams.
+some 16 frames are there. One timer looks after deadlines, keepalive and stalls of all streams.
 """
 
 import asyncio
@@ -43,7 +43,6 @@ from rap.wire.states import State, StreamState
 __all__ = ["Connection"]
 
 _REQUEST = MESSAGE | END
-_FLUSH_FRAMES = 16
 _PUMP_BYTES = 256 * 1024
 
 
@@ -107,12 +106,12 @@ class Connection(asyncio.Protocol):
         self._types = exception_types or ExceptionTypes()
         self._call_soon = self._loop.call_soon
         self._flush_callback = self._flush  # bound once
+        self.protocol.wake = self._flush_soon
+        self.protocol.flush = self._flush
         self._scheduled = False
-        self._room = _FLUSH_FRAMES
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
-        self._sweep = Sweep(self, self._loop)
-        self._busy_tick = options.keepalive.busy
+        self.sweep = Sweep(self, self._loop)
 
     # What asyncio calls.
 
@@ -125,7 +124,7 @@ class Connection(asyncio.Protocol):
         tls = transport.get_extra_info("ssl_object")
         identity = tls.getpeercert() if tls is not None else None
         self.peer = Peer.from_sockname(transport.get_extra_info("peername"), identity or None)
-        self._sweep.start()
+        self.sweep.start()
         if self._on_made is not None:
             self._on_made(self)
         self._flush()
@@ -141,8 +140,10 @@ class Connection(asyncio.Protocol):
                 self._on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
             else:
                 self._on_rare(kind, stream, flags, body)
+        if self.streams and not self.sweep.busy:
+            self.sweep.on_busy()
         if protocol.partial is not None:
-            self._sweep.watch(self.clock.monotonic() + self.options.timeout)
+            self.sweep.watch(self.clock.monotonic() + self.options.timeout)
         if protocol.error is not None:
             self._violated(protocol.error)
         elif protocol.out or protocol.waiting:
@@ -159,7 +160,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop pumping: the transport's buffer is full."""
         self.paused = True
-        self._sweep.on_paused()
+        self.sweep.on_paused()
 
     def resume_writing(self) -> None:
         """Go on pumping."""
@@ -175,7 +176,7 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self.usable = False
         self.protocol.state = State.CLOSED
-        self._sweep.stop()
+        self.sweep.stop()
         if self.error is None:
             reason = f"connection to {self.peer} lost" + (f": {exc}" if exc else "")
             self.error = ConnectionClosed(reason)
@@ -194,7 +195,7 @@ class Connection(asyncio.Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""
-        return self._sweep.keepalive.round_trip
+        return self.sweep.keepalive.round_trip
 
     def open(self, stream: Any, flags: int, meta: bytes, body: bytes, now: float) -> None:
         """Open `stream` with its first message.
@@ -209,17 +210,9 @@ class Connection(asyncio.Protocol):
         protocol.open_stream(stream, flags, meta, body)
         if protocol.next_id > MAX_STREAM_ID:
             self.leave()  # out of ids: the pool dials another
-        sweep_at = self._sweep.at
-        if now + self._busy_tick < sweep_at or stream.deadline < sweep_at:
-            self._sweep.watch(min(now + self._busy_tick, stream.deadline))
-        room = self._room - 1
-        if room:
-            self._room = room
-            if not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._flush_callback)
-        else:
-            self._flush()
+        if not self.sweep.busy or stream.deadline < self.sweep.at:
+            self.sweep.on_busy(stream.deadline)
+        self._flush_soon()
 
     def open_unary(self, stream: Any, meta: bytes, body: bytes, now: float) -> None:
         """Open a unary call with its request; `open` for the most common case.
@@ -232,42 +225,13 @@ class Connection(asyncio.Protocol):
             self.open(stream, _REQUEST, meta, body, now)
             return
         self.protocol.open_unary(stream, meta, body)
-        sweep_at = self._sweep.at
-        if now + self._busy_tick < sweep_at or stream.deadline < sweep_at:
-            self._sweep.watch(min(now + self._busy_tick, stream.deadline))
-        room = self._room - 1
-        if room:
-            self._room = room
-            if not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._flush_callback)
-        else:
-            self._flush()
-
-    def answer(self, stream: Any, body: bytes) -> None:
-        """Send the answer of a unary call, and END."""
-        self.protocol.answer(stream, body)
-        room = self._room - 1
-        if room:
-            self._room = room
-            if not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._flush_callback)
-        else:
-            self._flush()
+        sweep = self.sweep
+        if not sweep.busy or stream.deadline < sweep.at:
+            sweep.on_busy(stream.deadline)
 
     def send(self, stream: Any, flags: int, meta: bytes, body: bytes) -> bool:
         """Send a message; return whether it went out at once, else `on_flushed` follows."""
-        sent = self.protocol.send_data(stream, flags, meta, body)
-        room = self._room - 1
-        if room:
-            self._room = room
-            if not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._flush_callback)
-        else:
-            self._flush()
-        return sent
+        return self.protocol.send_data(stream, flags, meta, body)
 
     def reset(
         self,
@@ -288,12 +252,6 @@ class Connection(asyncio.Protocol):
         protocol.take(stream, size)
         if protocol.out and not self._scheduled:
             self._flush_soon()
-
-    def watch(self, now: float, deadline: float) -> None:
-        """See to it that the timer fires at `deadline`, and soon while calls are open."""
-        sweep_at = self._sweep.at
-        if now + self._busy_tick < sweep_at or deadline < sweep_at:
-            self._sweep.watch(min(now + self._busy_tick, deadline))
 
     async def drained(self) -> None:
         """Return when the transport takes writes again, or the connection has ended."""
@@ -370,7 +328,6 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._scheduled = False
-        self._room = _FLUSH_FRAMES
         if self.closed:
             return
         protocol = self.protocol
@@ -411,7 +368,7 @@ class Connection(asyncio.Protocol):
             unserved = bool(flags & UNSERVED)
             stream.fail(decode_error(code, message, details, self._types, unserved=unserved))
         elif kind == PING:
-            self._sweep.keepalive.answered(self.clock.monotonic())
+            self.sweep.keepalive.answered(self.clock.monotonic())
         elif kind == GOAWAY:
             self._on_go_away(flags, bytes(body))
         elif kind == HELLO:

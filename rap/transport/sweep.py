@@ -32,6 +32,7 @@ class Sweep:
     def __init__(self, conn: "Connection", loop: asyncio.AbstractEventLoop) -> None:
         now = conn.clock.monotonic()
         self.at = inf  # when the timer fires
+        self.busy = False  # it fires soon, for calls were open when it was armed
         self.keepalive = Keepalive(conn.options.keepalive, now)
         self._conn = conn
         self._loop = loop
@@ -59,6 +60,12 @@ class Sweep:
             self.at = when
             delay = max(when - self._conn.clock.monotonic(), _LEAST_DELAY)
             self._timer = self._loop.call_later(delay, self.tick)
+
+    def on_busy(self, deadline: float = inf) -> None:
+        """A call was opened: look after the peer, and fire at the call's deadline."""
+        self.busy = True
+        now = self._conn.clock.monotonic()
+        self.watch(min(deadline, now + self._conn.options.keepalive.busy))
 
     def on_paused(self) -> None:
         """The transport's buffer is full: watch whether the peer takes something."""
@@ -99,7 +106,7 @@ class Sweep:
             if now - self._made_at >= limit:
                 conn.abort(ConnectionClosed(f"{conn.peer} sent no Hello in {limit} s"))
             return self._made_at + limit
-        busy = bool(conn.streams)
+        busy = self.busy = bool(conn.streams)
         move, due = self.keepalive.check(now, heard=heard, busy=busy)
         if move is Move.PING:
             conn.ping()

@@ -100,7 +100,8 @@ class WireProtocol(Receiver[S]):
         new_stream = self.new_stream
         window = self.peer.stream_window
         most_streams = self._most_streams
-        pos = used = freed = 0
+        pos = 0
+        rare = kept = 0  # bytes that cost no credit, and that are not given back at once
         need = HEADER_SIZE
         while size - pos >= HEADER_SIZE:
             length, kind, flags, stream_id, meta_size = _unpack_header(data, pos)
@@ -125,34 +126,29 @@ class WireProtocol(Receiver[S]):
             else:
                 meta = b""
             body: Bytes
-            if stop - start < _VIEW_FROM or (stop - start) * _VIEW_SHARE < size:
+            if length < _VIEW_FROM or length * _VIEW_SHARE < size:
                 body = data[start:stop]
             else:
                 body = memoryview(data)[start:stop]
             if kind == DATA:
-                cost = length + HEADER_SIZE
-                used += cost
                 stream = streams.get(stream_id)
                 if stream is None:
                     if not self._is_late(stream_id):
                         break
-                    freed += cost
                 elif flags == _WHOLE_LAST and stream.state == LOCAL_END and length <= max_length:
                     # The answer of a unary call, or the last message of a stream we ended.
                     del streams[stream_id]
                     stream.state = CLOSED
-                    freed += cost
                     if stream.held:
-                        freed += stream.held
+                        kept -= stream.held
                         stream.held = 0
                     add((DATA, stream, flags, meta, body, 0))
                 else:
-                    freed += self._on_data(stream, flags, meta, body, cost, add)
+                    cost = length + HEADER_SIZE
+                    kept += cost - self._on_data(stream, flags, meta, body, cost, add)
                     if self.error is not None:
                         break
             elif kind == OPEN:
-                cost = length + HEADER_SIZE
-                used += cost
                 if (
                     flags == _WHOLE_LAST
                     and self.last_id < stream_id <= self.refuse_above
@@ -162,22 +158,24 @@ class WireProtocol(Receiver[S]):
                 ):
                     # A unary or generator call that fits one frame; `_on_open` unrolled.
                     self.last_id = stream_id
-                    freed += cost
                     stream = new_stream(stream_id, window, REMOTE_END)
                     streams[stream_id] = stream
                     add((OPEN, stream, flags, meta, body, 0))
                     continue
-                freed += self._on_open(stream_id, flags, meta, body, cost, add)
+                cost = length + HEADER_SIZE
+                kept += cost - self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
                     break
             else:
+                rare += length + HEADER_SIZE
                 self._on_rare(kind, stream_id, flags, body, add)
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
+        used = pos - rare
         if used:
             self.recv_credit -= used
-            self.ungranted += freed
+            self.ungranted += used - kept
             if self.recv_credit < 0:
                 self._violate(f"the connection's credit is exceeded by {-self.recv_credit} bytes")
             elif self.ungranted >= self.recv_credit:

@@ -46,6 +46,13 @@ _LEAST_FRAGMENT = 1024
 # Frames from here on are handed to the transport as they are; joining would copy them.
 _BULKY = 32 * 1024
 _WHOLE_LAST = MESSAGE | END
+# Pieces in `out`, two or three a frame, from which on they are written at once: with all 64 calls
+# of a turn in one write the two ends would work in turns.
+_FLUSH_PIECES = 48
+
+
+def _nothing() -> None:
+    """Do nothing: nobody asked to be told."""
 
 
 class Sender(Granter[S]):
@@ -63,6 +70,10 @@ class Sender(Granter[S]):
         self.new_stream = new_stream
         self.next_id = 1
         self.send_credit = self.peer.connection_window
+        # What a transport sets: `wake` asks it to write when the loop's turn ends, and may be
+        # called again before it has; `flush` to write now, for there is enough.
+        self.wake: Callable[[], object] = _nothing
+        self.flush: Callable[[], object] = _nothing
         self._ready: deque[S] = deque()  # streams with an outbox and credit
         self._unsent: deque[S] = deque()  # streams whose Open waits, by id
         self._is_held = False
@@ -127,12 +138,17 @@ class Sender(Granter[S]):
         ):
             self.send_credit -= size
             out = self.out
+            if not out:
+                self.wake()
             out.append(_pack_header(length, DATA, _WHOLE_LAST, stream.id, 0))
             out.append(body)
             del self.streams[stream.id]
             stream.state = CLOSED
+            if len(out) >= _FLUSH_PIECES:
+                self.flush()
         else:
             self.send_data(stream, _WHOLE_LAST, b"", body)
+            self.wake()
 
     def open_unary(self, stream: S, meta: bytes, body: bytes) -> None:
         """Open a unary or generator call; the common case of `open_stream`.
@@ -146,6 +162,7 @@ class Sender(Granter[S]):
         streams = self.streams
         if length >= self._quick_open or credit < 0 or len(streams) >= self._max_streams:
             self.open_stream(stream, _WHOLE_LAST, meta, body)
+            self.wake()
             return
         self.send_credit = credit
         stream.id = stream_id = self.next_id
@@ -153,9 +170,13 @@ class Sender(Granter[S]):
         stream.state = LOCAL_END
         streams[stream_id] = stream
         out = self.out
+        if not out:
+            self.wake()
         out.append(_pack_header(length, OPEN, _WHOLE_LAST, stream_id, meta_size))
         out.append(meta)
         out.append(body)
+        if len(out) >= _FLUSH_PIECES:
+            self.flush()
 
     def send_data(self, stream: S, flags: int, meta: bytes, body: bytes) -> bool:
         """Send one message, or END; return whether it went out at once.
@@ -181,6 +202,8 @@ class Sender(Granter[S]):
             self.send_credit -= size
             stream.send_credit -= size
             out = self.out
+            if not out:
+                self.wake()
             out.append(_pack_header(size - HEADER_SIZE, DATA, flags, stream.id, len(meta)))
             if meta:
                 out.append(meta)
@@ -188,7 +211,10 @@ class Sender(Granter[S]):
                 out.append(body)
             if flags & END:
                 self._end_local(stream)
+            if len(out) >= _FLUSH_PIECES:
+                self.flush()
             return True
+        self.wake()
         if size > self._quick:
             self._check_size(meta, body)
         return self._send(stream, DATA, flags, meta, body, size)
