@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -19,9 +18,10 @@ from rap.balance import (
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Pool, ServerDraining, has_room
+from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
-from rap.errors import ConnectionClosed, ResourceExhausted, Unavailable
+from rap.errors import ConnectionClosed, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.transport import Connection
 
@@ -80,7 +80,8 @@ class Cluster:
         self._clock = clock
         self._rng = rng
         self._snapshot: Snapshot = {}
-        self.waiters: deque[asyncio.Future[None]] = deque()
+        self._waiting = Waiting(config.max_waiting, clock)
+        self.waiters = self._waiting.queue
         self._watch: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,9 +99,7 @@ class Cluster:
         self.ready = ()
         if self._timer is not None:
             self._timer.cancel()
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_exception(_closed())
+        self._waiting.fail(_closed())
         tasks = [*self._closing] if self._watch is None else [self._watch, *self._closing]
         for task in tasks:
             task.cancel()
@@ -172,11 +171,7 @@ class Cluster:
         """Let the next waiting call go on: one has ended."""
         if any(node.pool.full for node in self.nodes.values()):
             self._refresh()  # lets all go on if there is room now
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self._waiting.wake()
 
     def describe(self) -> str:
         """Return one sentence on what is wrong with each node."""
@@ -192,31 +187,15 @@ class Cluster:
         return f"no usable server{of}: " + "; ".join(parts)
 
     async def _wait(self, limit: float) -> None:
-        if len(self.waiters) >= self._config.max_waiting:
-            raise ResourceExhausted(
-                f"{len(self.waiters)} calls wait for a server; max_waiting is "
-                f"{self._config.max_waiting}",
-                unserved=True,
-            )
-        waiter = self.loop.create_future()
-        self.waiters.append(waiter)
         self._look_for_room()
-        remaining = limit - self._clock.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, remaining)):
-                await waiter
-        except BaseException as exc:
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
-            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.freed()  # it was this call's turn
-            if isinstance(exc, TimeoutError):
-                raise Unavailable(self.describe(), unserved=True) from None
-            raise
+            await self._waiting.wait(limit)
+        except TimeoutError:
+            raise Unavailable(self.describe(), unserved=True) from None
 
     def _look_for_room(self) -> None:
         """While calls wait at full connections, look now and then whether a stream has ended."""
-        if self.waiters and any(node.pool.full for node in self.nodes.values()):
+        if any(node.pool.full for node in self.nodes.values()):
             self._refresh_soon(_FULL_STEP)
 
     # Snapshots.
@@ -305,7 +284,6 @@ class Cluster:
         node.leaving = True
         if mass_loss and not node.alive:
             node.keep_until = self._clock.monotonic() + _LAST_CHOICE
-            self._refresh_soon(_LAST_CHOICE)
             return
         node.keep_until = 0.0
         node.pool.wanted = False
@@ -364,8 +342,11 @@ class Cluster:
             return
         now = self._clock.monotonic()
         for node in list(self.nodes.values()):
-            if node.leaving and not node.alive and now >= node.keep_until:
-                self._remove(node)
+            if node.leaving and not node.alive:
+                if now >= node.keep_until:
+                    self._remove(node)
+                else:
+                    self._refresh_soon(node.keep_until - now)
             elif node.pool.full:
                 node.pool.refresh()
         connected = [node for node in self.nodes.values() if node.pool.conn is not None]
@@ -388,11 +369,9 @@ class Cluster:
         if any(age < self._config.slow_start for _, age in ages) or len(healthy) < len(serving):
             self._refresh_soon(_RAMP_STEP)
         if self.ready:
-            for waiter in self.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self.waiters.clear()
-        self._look_for_room()
+            self._waiting.wake_all()
+        elif self.waiters:
+            self._look_for_room()
 
     def _refresh_soon(self, delay: float) -> None:
         if self._timer is not None:

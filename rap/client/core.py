@@ -1,21 +1,21 @@
 """The client: what users hold. It finds servers, keeps connections, and makes calls."""
 
-import functools
 import inspect
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
-from rap.address import Address
 from rap.balance import Picker, picker_from_name
+from rap.client.bind import bind_interface
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
+from rap.client.discovery import Hosts, discovery
 from rap.client.invoke import Invoker
 from rap.client.iterate import RemoteIterator
-from rap.client.plan import Plan
-from rap.client.session import Session
+from rap.client.plan import Plan, Plans, merge_arguments
+from rap.client.session import Session, ambient_session
 from rap.client.stub import iterator_call, make_stub
 from rap.clock import Clock, SystemClock
 from rap.deadline import check_timeout
@@ -23,7 +23,7 @@ from rap.errors import ExceptionTypes
 from rap.function import Function
 from rap.message import Shape, Side
 from rap.processor.base import BaseProcessor, Pipeline
-from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name, registry_from_url
+from rap.registry import Registry, Resolver
 
 __all__ = ["Client"]
 
@@ -31,8 +31,6 @@ _log = logging.getLogger("rap.client")
 P = ParamSpec("P")
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741
-
-_DEFAULT_ADDRESS = "localhost:9000"
 
 
 class Client:
@@ -60,7 +58,7 @@ class Client:
 
     def __init__(
         self,
-        host_list: str | Address | Sequence[str | Address] | None = None,
+        host_list: Hosts = None,
         *,
         service: str | None = None,
         registry: str | Registry | Resolver | None = None,
@@ -78,9 +76,7 @@ class Client:
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._picker = picker_from_name(picker, self._rng)
-        self._service, self._resolver, self._owns_resolver = _discovery(
-            host_list, service, registry
-        )
+        self._discovery = discovery(host_list, service, registry)
         self._types = ExceptionTypes()
         self._dialer = Dialer(
             self.config,
@@ -95,8 +91,9 @@ class Client:
         self.load_processor(processor_list)
         self.connected: Invoker | None = None  # what makes the calls, while connected
         self.monotonic = self._clock.monotonic
+        self._cluster: Cluster | None = None
         self._closed = False
-        self._plans: dict[Any, Plan] = {}
+        self._plans = Plans(self.config.timeout)
 
     # Set-up.
 
@@ -156,7 +153,9 @@ class Client:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
-            plan = self._plan(name or function.name, group, function, timeout, idempotent, enable_type_check)  # fmt: skip  # noqa: E501
+            plan = self._plans.make(
+                name or function.name, group, function, timeout, idempotent, enable_type_check
+            )
             return make_stub(self, plan, func)
 
         return decorate
@@ -178,20 +177,17 @@ class Client:
             idempotent: As in `register`, for all methods.
 
         Raises:
-            RegistrationError: Hints are missing or cannot be sent, or there is no method.
+            RegistrationError: Hints are missing or cannot be sent.
+            TypeError: It declares no public method.
         """
         check_timeout("timeout", timeout)
-        methods: dict[str, Any] = {}
-        for name, declared in inspect.getmembers(interface, inspect.isfunction):
-            if name.startswith("_"):
-                continue
-            function = Function.of(functools.partial(declared, None), name=name)
-            plan = self._plan(name, group or interface.__name__, function, timeout, idempotent)
-            methods[name] = staticmethod(make_stub(self, plan, declared))
-        if not methods:
-            raise TypeError(f"{interface!r} declares no public method")
-        bound: I = type(f"{interface.__name__}Stub", (), methods)()
-        return bound
+
+        def plan_of(name: str, function: Function) -> Plan:
+            return self._plans.make(
+                name, group or interface.__name__, function, timeout, idempotent
+            )
+
+        return bind_interface(self, interface, plan_of)
 
     # Life.
 
@@ -224,9 +220,9 @@ class Client:
         if self._closed:
             raise RuntimeError("the client was closed; make a new one")
         if self.connected is None:
-            cluster = Cluster(
-                self._service,
-                self._resolver,
+            cluster = self._cluster = Cluster(
+                self._discovery.service,
+                self._discovery.resolver,
                 self._picker,
                 self._dialer.dial,
                 self.config,
@@ -238,20 +234,25 @@ class Client:
                 cluster, pipeline, self._clock, self._rng, self.config.max_attempts
             )
             cluster.start()
-        await self.connected.acquire(self._clock.monotonic() + self.config.connect_timeout)
+        cluster = self.connected.cluster
+        await cluster.acquire(self._clock.monotonic() + self.config.connect_timeout)
 
     async def await_close(self) -> None:
-        """Close every connection; calls that are open fail."""
+        """Close every connection; calls that are open fail. May be called again."""
         self._closed = True
-        invoker, self.connected = self.connected, None
-        if invoker is not None:
-            await invoker.cluster.close()
-        if self._owns_resolver:
-            self._owns_resolver = False
-            await self._resolver.aclose()
+        self.connected = None
+        if self._cluster is not None:
+            await self._cluster.close()
+            self._cluster = None
+        if self._discovery.owned:
+            await self._discovery.resolver.aclose()
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except BaseException:
+            await self.await_close()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -292,16 +293,11 @@ class Client:
         Raises:
             CallError: The call failed.
         """
-        plan = self._named_plan(name, group)
-        if arg_param is not None and args:
-            raise TypeError("give the arguments as args or as arg_param, not both")
+        plan = self._plans.of_name(name, group)
+        arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
+        limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan,
-            tuple(arg_param) if arg_param is not None else args,
-            {**kwargs, **(kwarg_param or {})},
-            session=session,
-            header=header,
-            timeout=plan.timeout if check_timeout("timeout", timeout) is None else timeout,
+            plan, *arguments, session=session, header=header, timeout=limit
         )
 
     async def call(
@@ -321,17 +317,18 @@ class Client:
         Args:
             func: Declares the function; never run.
             args: See `raw_call`, as for the other arguments.
+
+        Raises:
+            CallError: The call failed.
+            TypeError: It is a generator or channel function.
         """
-        plan = self._function_plan(func, group)
-        if arg_param is not None and args:
-            raise TypeError("give the arguments as args or as arg_param, not both")
+        plan = self._plans.of_function(func, group)
+        if plan.shape is not Shape.UNARY:
+            raise TypeError(f"call is for unary functions, {plan.name} is a {plan.shape.value}")
+        arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
+        limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan,
-            tuple(arg_param) if arg_param is not None else args,
-            {**kwargs, **(kwarg_param or {})},
-            session=session,
-            header=header,
-            timeout=plan.timeout if check_timeout("timeout", timeout) is None else timeout,
+            plan, *arguments, session=session, header=header, timeout=limit
         )
 
     def iterator_call(
@@ -342,6 +339,8 @@ class Client:
         session: Session | None = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> RemoteIterator:
         """Return an iterator over what the server's generator yields.
@@ -349,84 +348,40 @@ class Client:
         Args:
             func: Declares the generator, or is its name.
             args: See `raw_call`, as for the other arguments.
+
+        Raises:
+            TypeError: It is no generator function.
         """
         if isinstance(func, str):
-            plan = self._named_plan(func, group, stream=True)
+            plan = self._plans.of_name(func, group, Shape.STREAM)
         else:
-            plan = self._function_plan(func, group)
+            plan = self._plans.of_function(func, group)
+        if plan.shape is not Shape.STREAM:
+            raise TypeError(f"iterator_call is for generators, {plan.name} is {plan.shape.value}")
         check_timeout("timeout", timeout)
+        arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
-            self.invoker, plan, args, kwargs, session=session, header=header, timeout=timeout
+            self.invoker, plan, *arguments, session=session, header=header, timeout=timeout
         )
 
-    # Plans.
+    async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call what `Session.execute` was given, by its shape, in the session of this context.
 
-    def _plan(
-        self,
-        name: str,
-        group: str | None,
-        function: Function | None,
-        timeout: float | None,
-        idempotent: bool = False,
-        check: bool = True,
-        *,
-        stream: bool = False,
-    ) -> Plan:
-        unary = function.shape is Shape.UNARY if function is not None else not stream
-        limit = self.config.timeout if timeout is None and unary else timeout
-        return Plan(name, group, function, timeout=limit, idempotent=idempotent, check=check)
-
-    def _named_plan(self, name: str, group: str | None, *, stream: bool = False) -> Plan:
-        key = (name, group, stream)
-        plan = self._plans.get(key)
-        if plan is None:
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"the name of a function must be a string, got {name!r}")
-            plan = self._plan(name, group, None, None, stream=stream)
-            if len(self._plans) < 4096:
-                self._plans[key] = plan
-        return plan
-
-    def _function_plan(self, func: Callable[..., Any], group: str | None) -> Plan:
-        declared: Plan | None = getattr(func, "__rap_plan__", None)
-        if declared is not None and group is None:
-            return declared
-        key = (func, group)
-        plan = self._plans.get(key)
-        if plan is None:
-            function = Function.of(func)
-            plan = self._plan(function.name, group, function, None)
-            if len(self._plans) < 4096:
-                self._plans[key] = plan
-        return plan
-
-    async def execute(self, target: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """Call a function or a name, as `Session.execute` does."""
+        Raises:
+            TypeError: It is nothing that can be called.
+        """
         if isinstance(target, str):
             return await self.raw_call(target, arg_param=args, kwarg_param=kwargs)
+        if isinstance(target, RemoteIterator):
+            if args or kwargs:
+                raise TypeError("a pending call has its arguments already")
+            target.move(ambient_session.get())
+            return target
+        if not callable(target) or inspect.isclass(target):
+            raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
+        shape = self._plans.of_function(target, None).shape
+        if shape is Shape.STREAM:
+            return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
+        if shape is Shape.CHANNEL and hasattr(target, "__rap_plan__"):
+            return await target(*args, **kwargs)
         return await self.call(target, arg_param=args, kwarg_param=kwargs)
-
-
-def _discovery(
-    host_list: str | Address | Sequence[str | Address] | None,
-    service: str | None,
-    registry: str | Registry | Resolver | None,
-) -> tuple[str, Resolver, bool]:
-    """Return service name, resolver, and whether the client must close the resolver."""
-    if registry is None:
-        if service is not None:
-            raise ValueError(f"service={service!r} needs registry: where to find its servers")
-        hosts = _DEFAULT_ADDRESS if host_list is None else host_list
-        addresses = [hosts] if isinstance(hosts, str | Address) else list(hosts)
-        if not addresses:
-            raise ValueError("host_list must name at least one address, got an empty list")
-        parsed = [Address.parse(each, option="host_list") for each in addresses]
-        return "", StaticResolver([Endpoint(str(each), each) for each in parsed]), True
-    if host_list is not None:
-        raise ValueError("give host_list or registry, not both")
-    if service is None:
-        raise ValueError("registry needs service: the name of the service to call")
-    check_name("service", service)
-    if isinstance(registry, str):
-        return service, registry_from_url(registry), True
-    return service, registry, False

@@ -4,7 +4,6 @@ Every failure leaves as a `CallError`. A call that the server provably never saw
 without asking; one whose connection was lost only if it is idempotent.
 """
 
-import asyncio
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from rap.client.plan import Plan
 from rap.client.session import Session, ambient_session
 from rap.clock import Clock
 from rap.deadline import NEVER
-from rap.errors import CallError, Code, DeadlineExceeded, Internal
+from rap.errors import CallError, Code, DeadlineExceeded, Internal, InvalidArgument
 from rap.function import decode_any, encode_any
 from rap.message import Call, Header, Request, Response, Shape, Side, current
 from rap.processor.base import Pipeline
@@ -103,6 +102,9 @@ class Invoker:
         if session is None:
             session = ambient_session.get()
         own: Header = dict(header) if header else {}
+        for name in own:
+            if not isinstance(name, str) or name.startswith(":"):
+                raise InvalidArgument(f"header: a name is a string without ':' in front: {name!r}")
         if session is not None:
             own["session_id"] = session.id
         outer = current.get()
@@ -110,12 +112,6 @@ class Invoker:
         if timeout is not None:
             deadline = min(deadline, self.monotonic() + timeout)
         return Call(plan.method, shape, Side.CLIENT, own, deadline), session
-
-    async def acquire(
-        self, deadline: float, exclude: frozenset[str] = frozenset()
-    ) -> tuple[Node, Connection]:
-        """Return where a call goes; waits for a node until `deadline`."""
-        return await self.cluster.acquire(deadline, exclude=exclude)
 
     async def place(
         self, call: Call, session: Session | None, attempt: Attempt
@@ -158,6 +154,10 @@ class Invoker:
         error: CallError,
     ) -> None:
         """Return when the call may be tried again; raise `error` if it may not."""
+        if error.code is Code.RESOURCE_EXHAUSTED and error.unserved and not error.remote:
+            # All connections of the node are full; nothing was sent.
+            if session is not None or not self.cluster.has_room(attempt.exclude | {node.key}):
+                raise error
         safe = error.unserved or (plan.idempotent and error.code is Code.UNAVAILABLE)
         if session is not None or not safe or attempt.count >= self._max_attempts:
             raise error
@@ -176,30 +176,30 @@ class Invoker:
         self, plan: Plan, call: Call, node: Node, conn: Connection, body: bytes
     ) -> bytes | memoryview:
         transforms = self.pipeline.transforms
-        header: Mapping[str, Any] = call.header
-        if call.attempt > 1:
-            header = {**header, ":attempt": call.attempt}
+        header: Mapping[str, Any] = self.header(call)
         if transforms:
             header, body = await self.outbound(call, header, body)
         now = self.monotonic()
         stream = UnaryStream(conn, call.deadline)
-        error: BaseException | None = None
         node.stats.started(now)
         try:
             conn.open(stream, _REQUEST, plan.open_meta(call.deadline, now, header), body, now)
             raw = await stream.future
-        except asyncio.CancelledError as exc:
-            error = exc
-            conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
-            raise
-        except CallError as exc:
-            error = exc
-            raise
-        finally:
+        except BaseException as error:
             node.ended(now, error)
+            if not isinstance(error, CallError):
+                conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
+            raise
+        else:
+            node.ended(now, None)
+        finally:
             if self.cluster.waiters:
                 self.cluster.freed()
         return await self.inbound(call, stream.meta, raw) if transforms else raw
+
+    def header(self, call: Call) -> Header:
+        """Return the header of an attempt."""
+        return call.header if call.attempt == 1 else {**call.header, ":attempt": call.attempt}
 
     async def outbound(
         self, call: Call, header: Mapping[str, Any], body: bytes
@@ -222,13 +222,19 @@ class Invoker:
         self, plan: Plan, call: Call, session: Session | None, body: bytes | None, attempt: Attempt
     ) -> tuple[Node, Stream]:
         """Open a generator call (with its arguments as body) or a channel (without)."""
-        node, conn = await self.place(call, session, attempt)
-        header: Mapping[str, Any] = call.header
-        if body is not None and self.pipeline.transforms:
-            header, body = await self.outbound(call, header, body)
-        now = self.monotonic()
-        stream = Stream(conn)
-        stream.deadline = call.deadline
         flags = 0 if body is None else _REQUEST
-        conn.open(stream, flags, plan.open_meta(call.deadline, now, header), body or b"", now)
-        return node, stream
+        while True:
+            node, conn = await self.place(call, session, attempt)
+            header: Mapping[str, Any] = self.header(call)
+            content = body or b""
+            if body is not None and self.pipeline.transforms:
+                header, content = await self.outbound(call, header, body)
+            now = self.monotonic()
+            stream = Stream(conn)
+            stream.deadline = call.deadline
+            try:
+                conn.open(stream, flags, plan.open_meta(call.deadline, now, header), content, now)
+            except CallError as error:
+                await self.again(plan, call, session, node, attempt, error)
+            else:
+                return node, stream

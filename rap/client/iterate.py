@@ -4,6 +4,7 @@ An iterator object, no ``async def … yield``: a consumer that breaks out and d
 remote generator and leaves the processors' scopes at once, from `__del__`, without a loop's help.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,6 +25,9 @@ __all__ = ["RemoteIterator"]
 class RemoteIterator:
     """Items of a remote generator; nothing is sent before the first `__anext__`.
 
+    As with a local generator, an error and a cancelled `__anext__` end it: what follows is
+    `StopAsyncIteration`.
+
     Args:
         invoker: Makes the call.
         plan: What to call.
@@ -33,6 +37,8 @@ class RemoteIterator:
         decode_item: Decodes one item.
         decode_items: Decodes a batch of items.
     """
+
+    _done = True  # until it is made
 
     def __init__(
         self,
@@ -55,6 +61,8 @@ class RemoteIterator:
         self._stream: Stream | None = None
         self._node: Node | None = None
         self._scope: AbstractContextManager[Any] | None = None
+        self._loop = invoker.cluster.loop
+        self._running = False
         self._done = False
 
     def __aiter__(self) -> Self:
@@ -70,18 +78,43 @@ class RemoteIterator:
         """End the remote generator; does nothing if it has ended."""
         self._finish()
 
+    def move(self, session: Session | None) -> None:
+        """Make the call in another session.
+
+        Raises:
+            RuntimeError: It has begun.
+        """
+        if self._scope is not None or self._done:
+            raise RuntimeError(f"{self._plan.method} has begun; its session is settled")
+        self._session = session
+        self._call.header.pop("session_id", None)
+        if session is not None:
+            self._call.header["session_id"] = session.id
+
     def __del__(self) -> None:
-        self._finish()
+        if self._done or self._loop.is_closed():
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = not self._loop.is_running()
+        if here:
+            self._finish()
+        else:  # the garbage collector came by in another thread
+            self._loop.call_soon_threadsafe(self._finish)
 
     async def _next(self) -> Any:
         if self._done:
             raise StopAsyncIteration
+        if self._running:
+            raise RuntimeError(f"{self._plan.method}: another task is waiting for its next item")
+        self._running = True
         try:
-            if self._stream is None:
-                message = await self._first()
+            stream = self._stream
+            if stream is None:
+                flags, meta, raw = await self._first()
             else:
-                message = self._stream.try_recv() or await self._stream.recv()
-            flags, meta, raw = message
+                flags, meta, raw = stream.try_recv() or await stream.recv()
             if self._invoker.pipeline.transforms:
                 raw = await self._invoker.inbound(self._call, meta, raw)
             if flags & BATCH:
@@ -98,47 +131,51 @@ class RemoteIterator:
         except BaseException as exc:
             self._finish(exc)
             raise
+        finally:
+            self._running = False
 
     async def _first(self) -> Any:
         """Open the stream, elsewhere if a node refuses it unserved; return its first message."""
         invoker = self._invoker
-        self._scope = invoker.pipeline.scope(self._call)
-        self._scope.__enter__()
+        scope = invoker.pipeline.scope(self._call)
+        scope.__enter__()
+        self._scope = scope
         attempt = Attempt()
         while True:
             node, stream = await invoker.open_stream(
                 self._plan, self._call, self._session, self._body, attempt
             )
+            self._stream = stream
+            # For the load of the node the call ends with its first message.
             started = invoker.monotonic()
             node.stats.started(started)
-            failure: BaseException | None = None
-            refused: CallError | None = None
             try:
                 message = await stream.recv()
-            except EndOfStream:
-                raise
             except CallError as error:
-                failure = refused = error
+                node.ended(started, error)
+                self._stream = None
+                await invoker.again(self._plan, self._call, self._session, node, attempt, error)
             except BaseException as error:
-                failure = error
-                stream.reset()
+                empty = isinstance(error, EndOfStream) and not self._done
+                node.ended(started, None if empty else error)
                 raise
-            finally:
-                node.ended(started, failure)
-            if refused is None:
-                self._node, self._stream = node, stream
+            else:
+                node.ended(started, None)
                 node.stats.open_streams += 1
+                self._node = node
                 return message
-            await invoker.again(self._plan, self._call, self._session, node, attempt, refused)
 
     def _finish(self, error: BaseException | None = None) -> None:
         if self._done:
             return
         self._done = True
         self._items.clear()
-        if self._stream is not None and self._node is not None:
-            self._stream.reset()
-            self._node.stats.open_streams -= 1
+        stream, node = self._stream, self._node
+        if stream is not None:
+            stream.reset()
+        if node is not None:
+            node.stats.open_streams -= 1
+        self._invoker.cluster.freed()
         scope, self._scope = self._scope, None
         if scope is not None:
             if error is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rap.balance import Breaker, PeakEwma
 from rap.client.pool import Pool
 from rap.clock import Clock
-from rap.errors import CallError, verdict_of
+from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
 
@@ -29,6 +29,7 @@ class Node:
         stats: Its load, told of every call.
         leaving: The registry no longer has it.
         since: When it was first usable, in seconds on the monotonic clock; `None` before.
+        keep_until: Until then it stays although the registry has lost it and it is not connected.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Node:
         self.weight = float(endpoint.weight)
         self.leaving = False
         self.since: float | None = None
+        self.keep_until = 0.0
         self.stats = PeakEwma()
         self.breaker = Breaker(rng, may_open=may_eject)
         self._rng = rng
@@ -61,6 +63,11 @@ class Node:
     def load(self) -> float:
         """Return the cost of giving it a call; lower is better."""
         return self.stats.value(self._now())
+
+    @property
+    def alive(self) -> bool:
+        """Whether a connection to it takes new calls."""
+        return any(conn.usable for conn in self.pool.connections)
 
     @property
     def conn(self) -> Connection | None:
@@ -93,6 +100,8 @@ class Node:
             self.breaker.succeeded(now)
             return
         verdict = verdict_of(error)
+        if isinstance(error, ResourceExhausted) and not error.remote:
+            verdict = Verdict.IGNORED  # a limit of this side; the node has not heard of the call
         penalty = error.details.get("retry_after") if isinstance(error, CallError) else None
         seconds = float(penalty) if isinstance(penalty, int | float) else None
         self.stats.failed(now, now - started, verdict, seconds)
@@ -104,7 +113,7 @@ class Node:
     def restarted(self, incarnation: str) -> None:
         """Another process answers at the address: forget what was measured of the old one."""
         self.incarnation = incarnation
-        old, self.stats = self.stats, PeakEwma()
-        self.stats.in_flight, self.stats.open_streams = old.in_flight, old.open_streams
+        self.stats.ewma = 0.0
+        self.stats.measured = False
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None

@@ -1,17 +1,18 @@
 """What is known of a call before it is made, worked out once per stub or method name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rap.deadline import remaining_ms
+from rap.deadline import NEVER, remaining_ms
 from rap.errors import InvalidArgument
 from rap.function import Function, decode_any, encode_raw_args
-from rap.message import method_path
+from rap.message import Shape, method_path
 from rap.wire.codec import pack
 
-__all__ = ["DEFAULT_GROUP", "Plan"]
+__all__ = ["DEFAULT_GROUP", "Plan", "Plans", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
+_MAX_KEPT = 4096  # plans of functions and names that are called without a stub
 
 
 class Plan:
@@ -24,6 +25,7 @@ class Plan:
         timeout: Seconds a call may take; `None` for no limit.
         idempotent: Calling twice has the effect of once, so a lost call may be made again.
         check: Check arguments against the declaration before sending.
+        shape: What a bare name is taken for; a declaration says it itself.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class Plan:
         timeout: float | None,
         idempotent: bool = False,
         check: bool = True,
+        shape: Shape = Shape.UNARY,
     ) -> None:
         self.name = name
         self.method = method_path(group or DEFAULT_GROUP, name)
         self.function = function
+        self.shape = shape if function is None else function.shape
         self.timeout = timeout
         self.idempotent = idempotent
         self.encode: Callable[[Any, Any], bytes] = encode_raw_args
@@ -47,8 +51,8 @@ class Plan:
             self.encode = function.encode_args if check else function.encode_args_unchecked
             self.decode = function.decode_result
         # The Open of a call with default timeout and no header, packed once.
-        timeout_ms = 0 if timeout is None else max(1, int(timeout * 1000))
-        self.meta = pack([self.method, timeout_ms])
+        limit = NEVER if timeout is None else float(timeout)
+        self.meta = pack([self.method, remaining_ms(limit, 0.0)])
 
     def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
         """Return the meta of an Open.
@@ -63,3 +67,102 @@ class Plan:
             return pack(content)
         except ValueError as exc:
             raise InvalidArgument(f"{self.method}: the header {exc}") from exc
+
+
+class Plans:
+    """Makes the plans of one client, and keeps those of functions and names.
+
+    Args:
+        timeout: Seconds for unary calls that name no other limit; `None`: no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._kept: dict[Any, Plan] = {}
+
+    def make(
+        self,
+        name: str,
+        group: str | None,
+        function: Function | None,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        check: bool = True,
+        *,
+        shape: Shape = Shape.UNARY,
+    ) -> Plan:
+        """Return a new plan; see `Plan`."""
+        if function is not None:
+            shape = function.shape
+        limit = self._timeout if timeout is None and shape is Shape.UNARY else timeout
+        return Plan(
+            name,
+            group,
+            function,
+            timeout=limit,
+            idempotent=idempotent,
+            check=check,
+            shape=shape,
+        )
+
+    def of_name(self, name: str, group: str | None, shape: Shape = Shape.UNARY) -> Plan:
+        """Return the plan for a bare name.
+
+        Raises:
+            TypeError: It is no name.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a function must be a string, got {name!r}")
+        key = (name, group, shape)
+        plan = self._kept.get(key)
+        if plan is None:
+            plan = self.make(name, group, None, shape=shape)
+            self._keep(key, plan)
+        return plan
+
+    def of_function(self, func: Callable[..., Any], group: str | None) -> Plan:
+        """Return the plan for a declared function, or the one of a stub.
+
+        Raises:
+            RegistrationError: Its hints are missing or cannot be sent.
+        """
+        declared: Plan | None = getattr(func, "__rap_plan__", None)
+        if declared is not None and group is None:
+            return declared
+        key = (func, group)
+        plan = self._kept.get(key)
+        if plan is None:
+            function = None if declared is None else declared.function
+            function = function or Function.of(func)
+            plan = self.make(declared.name if declared else function.name, group, function)
+            self._keep(key, plan)
+        return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        if len(self._kept) < _MAX_KEPT:
+            self._kept[key] = plan
+
+
+def merge_arguments(
+    args: tuple[Any, ...],
+    arg_param: Sequence[Any] | None,
+    kwargs: dict[str, Any],
+    kwarg_param: dict[str, Any] | None,
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the arguments of a call, given one by one or as list and dict.
+
+    Raises:
+        TypeError: They are given in both ways, or the list is none.
+    """
+    if arg_param is not None:
+        if args:
+            raise TypeError("give the arguments as args or as arg_param, not both")
+        if not isinstance(arg_param, list | tuple):
+            raise TypeError(f"arg_param must be a list or tuple, got {arg_param!r}")
+        args = tuple(arg_param)
+    if not kwarg_param:
+        return args, kwargs
+    twice = kwargs.keys() & kwarg_param.keys()
+    if twice:
+        raise TypeError(f"{sorted(twice)} are given as keywords and in kwarg_param")
+    return args, {**kwargs, **kwarg_param}

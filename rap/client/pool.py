@@ -9,10 +9,12 @@ import random
 from collections.abc import Awaitable, Callable
 
 from rap.clock import Clock
-from rap.errors import RapError
+from rap.errors import ConnectionClosed, RapError
+from rap.registry.wakeup import Wakeup
 from rap.transport import Connection
+from rap.transport.closing import close_all
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "ServerDraining", "has_room"]
 
 _log = logging.getLogger("rap.client")
 
@@ -20,6 +22,10 @@ _FIRST_PAUSE = 1.0
 _GROWTH = 1.6
 _JITTER = 0.2
 _MAX_PAUSE = 15.0
+
+
+class ServerDraining(ConnectionClosed):
+    """The server answered, but asks for no calls now; a pool soon asks again."""
 
 
 class Pool:
@@ -61,7 +67,7 @@ class Pool:
         self._on_change = on_change
         self._failures = 0
         self._dialling: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._hurry = Wakeup(clock)
 
     @property
     def dialling(self) -> bool:
@@ -83,10 +89,16 @@ class Pool:
         if self.conn is None and self.wanted and not self.dialling:
             self._dialling = asyncio.create_task(self._dial(), name=f"rap dial {self._name}")
 
+    @property
+    def full(self) -> bool:
+        """Whether it is connected, but every connection has all the calls that it may have."""
+        return self.conn is None and any(conn.usable for conn in self.connections)
+
     def hurry(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
         self._failures = 0
-        self._hurry.set()
+        if self.dialling:
+            self._hurry.set()
 
     def on_connection(self, conn: Connection) -> None:
         """React to a Hello, a GoAway or the end of a connection."""
@@ -109,17 +121,26 @@ class Pool:
         if self._dialling is not None:
             self._dialling.cancel()
             await asyncio.wait([self._dialling])
-        await asyncio.gather(*(conn.close() for conn in list(self.connections)))
+        await close_all(self.connections, ConnectionClosed("the client was closed"))
+
+    def abort(self) -> None:
+        """End every connection now."""
+        self.wanted = False
+        for conn in list(self.connections):
+            conn.abort(ConnectionClosed("the client's event loop has ended"))
 
     async def _dial(self) -> None:
         """Try until there is a connection, or none is wanted."""
         while self.wanted:
             try:
                 conn = await self._open_one(self)
-            except RapError as exc:
+            except (RapError, OSError, ValueError) as exc:  # the last: a name no resolver takes
                 self.error = str(exc)
                 self._failures += 1
                 _log.log(logging.INFO if self._failures > 1 else logging.WARNING, "%s", exc)
+                if isinstance(exc, ServerDraining):
+                    self._failures = 1
+                self.refresh()  # a call may have ended meanwhile
                 self._on_change()
             else:
                 self._failures = 0
@@ -133,15 +154,7 @@ class Pool:
 
     async def _pause(self) -> None:
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self._failures - 1, 20), _MAX_PAUSE)
-        pause *= self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
-        self._hurry.clear()
-        sleeping = asyncio.ensure_future(self._clock.sleep(pause))
-        hurrying = asyncio.ensure_future(self._hurry.wait())
-        try:
-            await asyncio.wait((sleeping, hurrying), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            hurrying.cancel()
+        await self._hurry.wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
 
 
 def has_room(conn: Connection) -> bool:

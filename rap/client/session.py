@@ -1,12 +1,14 @@
 """A session: all calls made inside it use one connection, or fail."""
 
 import asyncio
+import contextlib
 import secrets
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
 from rap.deadline import NEVER
 from rap.errors import CallError, Code, Unavailable
+from rap.message import current
 from rap.transport import Connection
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class Session:
         """Make one call in this session.
 
         Args:
-            obj: A pending call of a stub, a function, or the name of one.
+            obj: A pending call of a stub, a function, or the name of one. For a generator the
+                iterator over its items is returned.
             arg_list: Arguments for a function or name.
             kwarg_dict: Its keyword arguments.
 
@@ -87,8 +90,6 @@ class Session:
                     obj.close()
                     raise TypeError("a pending call has its arguments already")
                 return await obj
-            if not (callable(obj) or isinstance(obj, str)):
-                raise TypeError(f"execute takes a pending call, a function or a name, got {obj!r}")
             return await self._client.execute(obj, list(arg_list or ()), dict(kwarg_dict or {}))
         finally:
             ambient_session.reset(token)
@@ -96,20 +97,25 @@ class Session:
     async def __aenter__(self) -> Self:
         if self._bound is not None:
             raise RuntimeError(f"session {self.id} was entered before; make a new one")
-        await self._enter(NEVER)
+        node, conn = await self._client.cluster.acquire(self._deadline())
+        if self._bound is not None:
+            raise RuntimeError(f"session {self.id} was entered twice at a time")
+        conn.hold()
+        self._bound = (node, conn)
         self._token = ambient_session.set(self)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._token is not None:
-            ambient_session.reset(self._token)
-            self._token = None
         self._leave()
+        token, self._token = self._token, None
+        if token is not None:
+            with contextlib.suppress(ValueError):  # left by another task than entered it
+                ambient_session.reset(token)
 
-    async def _enter(self, deadline: float) -> None:
-        node, conn = await self._client.invoker.acquire(deadline)
-        conn.hold()
-        self._bound = (node, conn)
+    def _deadline(self) -> float:
+        """When waiting for a server ends: with the call that runs here, if there is one."""
+        outer = current.get()
+        return NEVER if outer is None else outer.deadline
 
     def _leave(self) -> None:
         if self._bound is not None and not self._left:

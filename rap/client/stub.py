@@ -77,6 +77,8 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
         outer = get_outer()
         if outer is not None and outer.deadline < deadline:
             deadline = outer.deadline
+            if deadline <= now:
+                return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
             open_meta = plan.open_meta(deadline, now, None)
         else:
             open_meta = meta
@@ -86,17 +88,21 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
         try:
             conn.open_unary(stream, open_meta, body, now)
             raw = await stream.future
-        except asyncio.CancelledError as exc:
-            node.ended(now, exc)
-            conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
-            raise
         except CallError as error:
             node.ended(now, error)
+            if cluster.waiters:
+                cluster.freed()
             call, _ = invoker.start_call(plan, Shape.UNARY, None, None, None)
             call.deadline = deadline
             attempt = Attempt()
             await invoker.again(plan, call, None, node, attempt, error)
             raw = await invoker.retrying(plan, call, None, body, attempt)
+        except BaseException as exc:
+            node.ended(now, exc)
+            conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
+            if cluster.waiters:
+                cluster.freed()
+            raise
         else:
             ended = monotonic()
             stats.finished(ended, ended - now, True)
@@ -178,8 +184,7 @@ async def channel_call(
     if session is None:
         call.header["session_id"] = own.id
     with invoker.pipeline.scope(call):
-        attempt = Attempt()
-        node, stream = await invoker.open_stream(plan, call, session, None, attempt)
+        node, stream = await invoker.open_stream(plan, call, session, None, Attempt())
         node.stats.open_streams += 1
         own.pin(node, stream.conn)
         token = ambient_session.set(own if session is None else session)
@@ -190,9 +195,11 @@ async def channel_call(
             code = Code.CANCELLED if cancelled else Code.UNKNOWN
             stream.reset(code, f"the client's function raised {type(exc).__name__}")
             raise
+        else:
+            stream.leave()
+            return result
         finally:
             ambient_session.reset(token)
             own.unpin()
             node.stats.open_streams -= 1
-        stream.leave()
-        return result
+            invoker.cluster.freed()

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
 
@@ -101,6 +102,7 @@ class Server:
         self.load_processor(processor_list)
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()  # somebody wants the server to end
 
     # Set-up.
 
@@ -225,11 +227,9 @@ class Server:
             await self._ports.open(self._dispatcher)
             await self._membership.join(self.addresses)
         except BaseException:
-            discard_events([*self._start_events, *self._stop_events])
-            self._ports.close_listeners()
-            await self._membership.leave()
-            await self._ports.close_connections(0.0)
-            await self._dispatcher.close()
+            self._discard_events()
+            self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
+            await asyncio.shield(self._closing)
             raise
         _log.info("listening on %s", ", ".join(map(str, self.addresses)))
         return self
@@ -256,11 +256,30 @@ class Server:
         May be called again, and by several tasks; cancelling one does not stop the drain.
         """
         if self._dispatcher is None:
-            discard_events([*self._start_events, *self._stop_events])
+            self._discard_events()
             return
+        self._stop.set()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="rap server close")
         await asyncio.shield(self._closing)
+
+    async def _abort_start(self) -> None:
+        """Undo what a start that failed has done; no stop event runs."""
+        assert self._dispatcher is not None
+        self._ports.close_listeners()
+        await self._membership.leave()
+        await self._ports.close_connections(0.0)
+        await self._dispatcher.close()
+
+    def _discard_events(self) -> None:
+        discard_events([*self._start_events, *self._stop_events])
+        self._start_events.clear()
+        self._stop_events.clear()
+
+    def __del__(self) -> None:
+        """Close coroutine objects that were given as events to a server that never started."""
+        if hasattr(self, "_stop_events"):
+            self._discard_events()
 
     async def _close(self) -> None:
         """The drain; see docs on shutdown for who does what when."""
@@ -276,46 +295,44 @@ class Server:
         await self._ports.close_connections(self.config.close_timeout)
         await self._dispatcher.close()
         await self._membership.leave()
-        for processor in reversed(self._processors):
-            await run_event(processor.stop_event_handle)
-        while self._stop_events:
-            event = self._stop_events.pop()
+        stops = [processor.stop_event_handle for processor in reversed(self._processors)]
+        for event in [*stops, *reversed(self._stop_events)]:
             try:
                 await run_event(event)
             except Exception:
                 _log.exception("stop event %r failed", event)
+        self._stop_events.clear()
         _log.info("stopped")
 
     async def serve_forever(self) -> None:
         """Start if need be, serve until SIGTERM or SIGINT, then drain; a second one ends at once.
 
-        SIGHUP reloads the certificates.
+        It also drains and returns when cancelled, and when `await_closed` is called. SIGHUP
+        reloads the certificates. Outside of the main thread no signal is looked at.
         """
         if self._dispatcher is None:
             await self.create_server()
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        hurry = asyncio.Event()
+        signalled = False
 
         def on_signal() -> None:
-            (hurry if stop.is_set() else stop).set()
+            nonlocal signalled
+            if signalled:
+                self._ports.abort()
+            signalled = True
+            self._stop.set()
 
         signals = {signal.SIGTERM: on_signal, signal.SIGINT: on_signal}
         signals[signal.SIGHUP] = self._on_hangup
-        for number, handler in signals.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            await stop.wait()
-            closing = asyncio.create_task(self.await_closed())
-            hurrying = asyncio.create_task(hurry.wait())
-            await asyncio.wait((closing, hurrying), return_when=asyncio.FIRST_COMPLETED)
-            hurrying.cancel()
-            if not closing.done():
-                self._ports.abort()
-            await closing
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+        with contextlib.ExitStack() as undo:
+            if threading.current_thread() is threading.main_thread():  # others get no signals
+                for number, handler in signals.items():
+                    loop.add_signal_handler(number, handler)
+                    undo.callback(loop.remove_signal_handler, number)
+            try:
+                await self._stop.wait()
+            finally:
+                await self.__aexit__()
 
     def _on_hangup(self) -> None:
         try:
@@ -327,8 +344,12 @@ class Server:
         return await self.create_server()
 
     async def __aexit__(self, *exc: object) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await self.await_closed()
+        except asyncio.CancelledError:  # who cancels the drain wants no drain
+            self._ports.abort()
+            await self.await_closed()
+            raise
 
 
 def _public_methods(instance: object) -> list[Callable[..., Any]]:

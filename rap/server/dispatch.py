@@ -17,11 +17,11 @@ from rap.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
-    encode_error,
 )
 from rap.function import decode_any, encode_any
 from rap.message import Call, Header, Request, Response, Shape, current
 from rap.processor.base import Pipeline
+from rap.server.failure import failure
 from rap.server.inbound import ServerStream
 from rap.server.router import Handler, Router
 from rap.server.serve import serve_channel, serve_stream
@@ -36,6 +36,8 @@ _STREAM, _CHANNEL = Shape.STREAM, Shape.CHANNEL  # look-ups are slow
 _set_current = current.set
 _ANSWER = MESSAGE | END
 _EAGER = sys.version_info >= (3, 12)
+_CANCEL_GRACE = 5.0  # seconds that cancelled handlers have for their own cleanup
+_LONGEST_ROUTE = 256  # bytes; a longer Open has a header that hardly comes twice
 _MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones, start afresh
 
 Run = Callable[[ServerStream], Coroutine[Any, Any, None]]
@@ -85,9 +87,9 @@ class Dispatcher:
         try:
             if route is None:
                 route = self._route(meta)
-            handler, limit, header, run = route
+            handler, limit, _, run = route
             stream.handler = handler
-            stream.header = header
+            stream.route = route
             stream.body = body
             if handler.is_private and not stream.conn.peer.is_local:
                 raise NotFound(f"no function {handler.method!r} on this server")
@@ -108,22 +110,31 @@ class Dispatcher:
         except Exception as exc:
             self.fail(stream, exc)
 
-    def fail(self, stream: ServerStream, exc: BaseException) -> None:
-        """Tell the caller how the call ended; the one place where an exception becomes a Reset."""
+    def fail(self, stream: ServerStream, exc: BaseException, *, began: bool = False) -> None:
+        """Tell the caller how the call ended; the one place where an exception becomes a Reset.
+
+        Args:
+            stream: The call.
+            exc: What ended it.
+            began: The handler has run; so has it where the stream says so.
+        """
         if isinstance(exc, CallError):
             if exc.code is Code.INTERNAL:
                 self._log.error("%s", exc)
         elif self._log.isEnabledFor(logging.INFO):
             self._log.info("a handler raised %r", exc, exc_info=exc)
-        code, message, details = encode_error(exc, debug=self._debug)
-        unserved = isinstance(exc, CallError) and exc.unserved
+        code, message, details = failure(exc, debug=self._debug)
+        # A handler may pass on an error of a call that it made, and that went unserved.
+        unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
         stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
 
     async def close(self) -> None:
         """Await what is left of cancelled handlers; connections are closed by now."""
-        if self._orphans:
-            await asyncio.wait(self._orphans)
         self.threads.close()
+        if self._orphans:
+            _, deaf = await asyncio.wait(self._orphans, timeout=_CANCEL_GRACE)
+            for task in deaf:
+                self._log.error("%r goes on %g s after it was cancelled", task, _CANCEL_GRACE)
 
     def give_up(self, stream: ServerStream) -> None:
         """End a call at shutdown."""
@@ -142,9 +153,10 @@ class Dispatcher:
         handler = self._router.match(method, is_local=True)  # privacy is checked per call
         limit = timeout_ms / 1000.0 if timeout_ms else NEVER
         route = (handler, min(limit, handler.run_timeout), header, self._runner(handler))
-        if len(self._routes) >= _MAX_ROUTES:
-            self._routes.clear()
-        self._routes[meta] = route
+        if len(meta) <= _LONGEST_ROUTE:
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[meta] = route
         return route
 
     def _runner(self, handler: Handler) -> Run | None:
@@ -166,7 +178,7 @@ class Dispatcher:
         try:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
-            stream.conn.answer(stream, function.encode_result(result))
+            stream.conn.protocol.answer(stream, function.encode_result(result))
         finally:
             current.reset(token)
 
@@ -176,24 +188,28 @@ class Dispatcher:
             handler = stream.handler
             function = handler.function
             result = await handler.func(*function.decode_args(stream.body))
-            stream.conn.answer(stream, function.encode_result(result))
+            stream.conn.protocol.answer(stream, function.encode_result(result))
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
         except Exception as exc:
-            self.fail(stream, exc)
+            self.fail(stream, exc, began=True)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
 
     async def _run_threaded(self, stream: ServerStream) -> None:
         try:
             _set_current(stream)
             function = stream.handler.function
             result = await self._run_other(stream.handler, function.decode_call(stream.body))
-            stream.conn.answer(stream, function.encode_result(result))
+            stream.conn.protocol.answer(stream, function.encode_result(result))
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
         except Exception as exc:
-            self.fail(stream, exc)
+            self.fail(stream, exc, began=True)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
 
     async def _run_processed(self, stream: ServerStream) -> None:
         try:
@@ -204,6 +220,8 @@ class Dispatcher:
             raise
         except Exception as exc:
             self.fail(stream, exc)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
 
     async def _run_other(self, handler: Handler, arguments: Arguments) -> Any:
         """Run a handler that is a `def`, or has keyword-only parameters."""
@@ -219,7 +237,9 @@ class Dispatcher:
         call = stream.as_call()
         function = handler.function
         with self.pipeline.scope(call):
-            result = await self._run_other(handler, await self.arguments(stream))
+            arguments = await self.arguments(stream)
+            stream.began = True
+            result = await self._run_other(handler, arguments)
             body = function.encode_result(result)
             if self.pipeline.transforms:
                 meta, body = await self.outbound(call, decode_any(body))
@@ -237,6 +257,8 @@ class Dispatcher:
             raise
         except Exception as exc:
             self.fail(stream, exc)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
 
     async def _run_channel(self, stream: ServerStream) -> None:
         try:
@@ -248,6 +270,8 @@ class Dispatcher:
             raise
         except Exception as exc:
             self.fail(stream, exc)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
 
     async def arguments(self, stream: ServerStream) -> Arguments:
         """Return the arguments of a call, after the processors have seen them."""
@@ -256,7 +280,7 @@ class Dispatcher:
             return function.decode_call(stream.body)
         call = stream.as_call()
         request = Request(call, decode_any(stream.body), call.header)
-        request = await self.pipeline.request(request)
+        request = stream.processed = await self.pipeline.request(request)
         return function.decode_call(encode_any(request.body))
 
     async def outbound(self, call: Call, body: Any) -> tuple[bytes, bytes]:

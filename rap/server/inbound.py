@@ -1,8 +1,8 @@
 """The record of one inbound call: its stream, its handler, its task."""
 
 import asyncio
+from typing import Any
 
-from rap.deadline import NEVER
 from rap.errors import CallError
 from rap.message import Call, Header, Request, Shape, Side
 from rap.server.router import Handler
@@ -18,19 +18,20 @@ class ServerStream(Stream):
     """One inbound call; set by the dispatcher when the stream is opened."""
 
     handler: Handler
-    header: Header
+    route: tuple[Handler, float, Header, Any]  # the third is the header, shared with other calls
     body: bytes | memoryview
+    processed: Request | None = None
+    began = False  # the handler has run, in calls that pass processors
     task: asyncio.Task[None] | None = None
     call: Call | None = None
 
     @property
     def deadline_text(self) -> str:
         """Which limit it is that passed, for the error."""
-        handler = self.handler
-        if handler.run_timeout == NEVER:
+        handler, limit, _, _ = self.route
+        if limit < handler.run_timeout:
             return f"{handler.method}: the caller's deadline passed"
-        limit = f"its run_timeout of {handler.run_timeout:g} s"
-        return f"{handler.method}: {limit} or the caller's deadline passed"
+        return f"{handler.method}: its run_timeout of {limit:g} s passed"
 
     def fail(self, error: CallError) -> None:
         """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
@@ -48,7 +49,7 @@ class ServerStream(Stream):
                 handler.method,
                 handler.shape,
                 Side.SERVER,
-                dict(self.header),
+                dict(self.route[2]),
                 self.deadline,
                 self.conn.peer,
             )
@@ -56,6 +57,8 @@ class ServerStream(Stream):
 
     def request(self) -> Request:
         """Return the request being served, as `context.request` shows it."""
+        if self.processed is not None:
+            return self.processed
         call = self.as_call()
         if self.handler.shape is Shape.CHANNEL:
             return Request(call, None, call.header)

@@ -14,6 +14,7 @@ from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, Listener, listen
+from rap.transport.closing import close_all
 from rap.transport.tls import server_context
 from rap.wire.limits import Limits
 
@@ -144,17 +145,7 @@ class Ports:
             for stream in list(conn.streams.values()):
                 if isinstance(stream, ServerStream):
                     self._dispatcher.give_up(stream)
-        for conn in left:
-            self._clock_out(conn)
-        if left:
-            await asyncio.wait([conn.ended for conn in left])
-
-    def _clock_out(self, conn: Connection) -> None:
-        """Close after a flush; cut a peer that does not take what is left."""
-        closing = asyncio.ensure_future(conn.close())
-        handle = asyncio.get_running_loop().call_later(1.0, conn.abort, _ABRUPT)
-        closing.add_done_callback(lambda _: handle.cancel())
-        conn.state["closing"] = closing
+        await close_all(left, _ABRUPT)
 
     def _make_context(self) -> ssl.SSLContext | None:
         crt, key, ca = self._tls

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rap.deadline import NEVER
+from rap.deadline import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
 from rap.function import Function
 from rap.message import Shape, method_path
@@ -76,6 +76,7 @@ class Router:
 
         Raises:
             RegistrationError: Its hints are missing or cannot be sent, or the name is taken.
+            ValueError: `run_timeout` is no positive number.
         """
         function = Function.of(func)
         name = function.name if name is None else name
@@ -87,7 +88,7 @@ class Router:
         method = method_path(group, name)
         if method in self._handlers:
             raise RegistrationError(f"{name!r} is registered already in group {group!r}")
-        limit = run_timeout
+        limit = check_timeout("run_timeout", run_timeout)
         if limit is None:
             limit = self._run_timeout if function.shape is Shape.UNARY else NEVER
         text = inspect.getdoc(func) if doc is None else doc

@@ -77,6 +77,7 @@ async def serve_stream(dispatcher: "Dispatcher", stream: ServerStream) -> None:
     """Run a generator function and send what it yields."""
     handler = stream.handler
     args, kwargs = await dispatcher.arguments(stream)
+    stream.began = True
     result = handler.func(*args, **(kwargs or {}))
     if asyncio.iscoroutine(result):
         result = await result
@@ -173,6 +174,7 @@ def _nothing() -> None:
 async def serve_channel(dispatcher: "Dispatcher", stream: ServerStream) -> None:
     """Run a channel function; when it returns, the call is over."""
     channel = Channel(stream, stream.as_call(), dispatcher.pipeline)
+    stream.began = True
     await stream.handler.func(channel)
     stream.end()
     if stream.outbox is not None:

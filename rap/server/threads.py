@@ -36,7 +36,7 @@ class Threads:
             kwargs: Its keyword arguments.
             abandoned: Run in the thread after a function that nobody waits for any more.
         """
-        call = functools.partial(copy_context().run, func, *args, **(kwargs or {}))
+        call = functools.partial(copy_context().run, _call, func, args, kwargs or {})
         future: Future[Any] = self._executor.submit(call)
         try:
             return await asyncio.wrap_future(future)
@@ -48,3 +48,10 @@ class Threads:
     def close(self) -> None:
         """Take no more; what runs goes on, what waits is dropped."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return func(*args, **kwargs)
+    except StopIteration as exc:  # which no future takes
+        raise RuntimeError("the function raised StopIteration") from exc

@@ -1,0 +1,53 @@
+"""A typed stub of a whole group from a class or `Protocol` that declares its methods."""
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rap.client.plan import Plan
+from rap.client.stub import make_stub
+from rap.function import Function
+
+if TYPE_CHECKING:
+    from rap.client.core import Client
+
+__all__ = ["bind_interface"]
+
+I = TypeVar("I")  # noqa: E741
+
+
+def bind_interface(
+    client: "Client", interface: type[I], plan_of: Callable[[str, Function], Plan]
+) -> I:
+    """Return an object whose methods are the remote twins of those that `interface` declares.
+
+    A channel function among them has the object as its `self`; nothing else of it is run.
+
+    Args:
+        client: Makes the calls.
+        interface: The declaration.
+        plan_of: Returns the plan of a method from its name and declaration.
+
+    Raises:
+        RegistrationError: Hints are missing or cannot be sent.
+        TypeError: It declares no public method.
+    """
+    bound: I = type(f"{interface.__name__}Stub", (), {})()
+    for name in dir(interface):
+        method = _method(inspect.getattr_static(interface, name), bound)
+        if method is not None and not name.startswith("_"):
+            plan = plan_of(name, Function.of(method, name=name))
+            setattr(bound, name, make_stub(client, plan, method))
+    if not vars(bound):
+        raise TypeError(f"{interface!r} declares no public method")
+    return bound
+
+
+def _method(declared: Any, owner: object) -> Callable[..., Any] | None:
+    """Return a declared method without its `self` or `cls`; `None` for anything else."""
+    if isinstance(declared, staticmethod):
+        return declared.__func__
+    if isinstance(declared, classmethod):
+        declared = declared.__func__
+    return MethodType(declared, owner) if isinstance(declared, FunctionType) else None

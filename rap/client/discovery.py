@@ -1,0 +1,63 @@
+"""Where a client looks for servers: a list of addresses, or a service in a registry."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rap.address import Address
+from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name, registry_from_url
+
+__all__ = ["Discovery", "Hosts", "discovery"]
+
+Hosts = str | Address | Sequence[str | Address] | None
+
+_DEFAULT_ADDRESS = "localhost:9000"
+
+
+class Discovery(NamedTuple):
+    """What a client watches.
+
+    Args:
+        service: Name of the service; empty for a list of addresses.
+        resolver: Where to watch it.
+        owned: The client made the resolver, and closes it.
+    """
+
+    service: str
+    resolver: Resolver
+    owned: bool
+
+
+def discovery(
+    host_list: Hosts, service: str | None, registry: str | Registry | Resolver | None
+) -> Discovery:
+    """Return what the options of a client name.
+
+    Raises:
+        ValueError: An option is bad, missing, or one too many; the message names it.
+    """
+    if registry is None:
+        if service is not None:
+            raise ValueError(f"service={service!r} needs registry: where to find its servers")
+        return Discovery("", StaticResolver(_endpoints(host_list)), True)
+    if host_list is not None:
+        raise ValueError("give host_list or registry, not both")
+    if service is None:
+        raise ValueError("registry needs service: the name of the service to call")
+    check_name("service", service)
+    if isinstance(registry, str):
+        return Discovery(service, registry_from_url(registry), True)
+    if not hasattr(registry, "watch"):
+        raise ValueError(f"registry must be a URL or have a method `watch`, got {registry!r}")
+    return Discovery(service, registry, False)
+
+
+def _endpoints(host_list: Hosts) -> list[Endpoint]:
+    hosts = _DEFAULT_ADDRESS if host_list is None else host_list
+    addresses = [hosts] if isinstance(hosts, str | Address) else hosts
+    if not isinstance(addresses, Sequence) or not addresses:
+        raise ValueError(f"host_list must be an address or a list of addresses, got {host_list!r}")
+    parsed = [Address.parse(each, option="host_list") for each in addresses]
+    for address in parsed:
+        if address.scheme != "unix" and address.port == 0:
+            raise ValueError(f"host_list: port 0 cannot be dialled, got {str(address)!r}")
+    return [Endpoint(str(each), each) for each in parsed]

@@ -1,0 +1,71 @@
+"""A server and a client on loopback, for tests of the whole path."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from rap.client import Client
+from rap.server import Server
+
+__all__ = ["LOOPBACK", "PATIENCE", "Unnoticed", "calling", "eventually", "serving", "within"]
+
+T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1:0"
+PATIENCE = 10.0  # seconds after which what a test waits for is not coming
+
+
+@asynccontextmanager
+async def serving(*functions: Callable[..., Any], **options: Any) -> AsyncIterator[Server]:
+    """Run a server on a free port; by default it does not wait long for clients at its end."""
+    options = {"host": LOOPBACK, "close_timeout": 0.2, **options}
+    server = Server(options.pop("host"), **options)
+    for function in functions:
+        server.register(function)
+    async with server:
+        yield server
+
+
+@asynccontextmanager
+async def calling(*servers: Server, **options: Any) -> AsyncIterator[Client]:
+    """Connect a client to servers."""
+    hosts = [address for server in servers for address in server.addresses]
+    async with Client(hosts, **options) as client:
+        yield client
+
+
+async def eventually(holds: Callable[[], object]) -> None:
+    """Return as soon as a condition holds; fail when it does not in time."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110  # of anything, not only of what sets events
+            await asyncio.sleep(0.002)
+
+
+async def within(awaitable: Awaitable[T]) -> T:
+    """Return what an awaitable gives; fail when that takes too long."""
+    async with asyncio.timeout(PATIENCE):
+        return await awaitable
+
+
+class Unnoticed:
+    """Collects what a loop is told of exceptions that nobody looked at, and of lost tasks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._found: list[str] = []
+        self._before = asyncio.all_tasks(loop)
+        loop.set_exception_handler(lambda _, context: self._found.append(repr(context)))
+
+    async def check(self) -> None:
+        """Fail if there is anything."""
+        gc.collect()
+        await asyncio.sleep(0)
+        for _ in range(100):  # tasks that are just ending
+            left = asyncio.all_tasks(self._loop) - self._before - {asyncio.current_task()}
+            if not left:
+                break
+            await asyncio.sleep(0.001)
+        assert [repr(task) for task in left] == []
+        assert self._found == []
