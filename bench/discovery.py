@@ -1,15 +1,18 @@
 """How soon a client notices what happens to servers: ``python -m bench.discovery``.
 
 Real processes, a redis-server of its own, 64 calls in flight, defaults everywhere. Per round one
-replica joins, and leaves by SIGKILL or SIGTERM in turn. At the end one lease is deleted in Redis
-while its replica runs.
+replica joins, and leaves by SIGKILL or SIGTERM in turn. At the end one replica that runs loses its
+registration: first its lease and record are deleted in Redis, which tells nobody, then it is
+deregistered by another process, which tells all clients.
 """
 
 import argparse
 import asyncio
+import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -24,6 +27,7 @@ from rap.cli.redis_server import RedisServer
 from rap.client import Client
 from rap.errors import CallError
 from rap.redis_link import RedisLink
+from rap.registry.redis import RedisRegistry
 
 SERVICE = "bench"
 CONCURRENCY = 64
@@ -125,22 +129,38 @@ async def one_round(
         found.made_after_away += later_than(calls.made[replica.name], away)
 
 
-async def delete_lease(url: str, replica: Replica, calls: Calls) -> tuple[float, float, float]:
-    """Return the calls a second that a replica answered before and after, and its longest gap."""
+async def delete_keys(url: str, replica: Replica) -> None:
     link = RedisLink(url)
+    for command, name in (("ZREM", "lease"), ("HDEL", "inst")):
+        key = f"rap:{{default/{SERVICE}}}:{name}"
+        assert await link.call(command, key, replica.address) == 1, f"nothing of it in {key}"
+    await link.aclose()
+
+
+async def deregister(url: str, replica: Replica) -> None:
+    registry = RedisRegistry(url)
+    async with aclosing(registry.watch(SERVICE)) as snapshots:
+        snapshot = await anext(snapshots)
+    await registry.deregister(SERVICE, snapshot[replica.address])
+    await registry.aclose()
+
+
+async def lose_lease(
+    lose: Callable[[str, Replica], Awaitable[None]], url: str, replica: Replica, calls: Calls
+) -> tuple[float, float, float]:
+    """Return the calls a second that a replica answered before and after, and its longest gap."""
     await asyncio.sleep(WATCHED)
     at = time.monotonic()
-    for name in ("lease", "inst"):
-        command = "ZREM" if name == "lease" else "HDEL"
-        removed = await link.call(command, f"rap:{{default/{SERVICE}}}:{name}", replica.address)
-        assert removed == 1, f"there was no {name} of {replica.address}"
+    await lose(url, replica)
     await asyncio.sleep(WATCHED)
-    await link.aclose()
     answered = calls.answered[replica.name]
-    at_index, first = bisect_left(answered, at), bisect_left(answered, at - WATCHED)
-    after = answered[at_index:]
+    middle, first = bisect_left(answered, at), bisect_left(answered, at - WATCHED)
+    after = answered[middle:]
     gap = max(b - a for a, b in pairwise(after))
-    return (at_index - first) / WATCHED, len(after) / WATCHED, gap
+    return (middle - first) / WATCHED, len(after) / WATCHED, gap
+
+
+LOSSES = {"lease deleted in Redis": delete_keys, "deregistered by another": deregister}
 
 
 def row(table: Table, what: str, seconds: list[float]) -> None:
@@ -148,7 +168,7 @@ def row(table: Table, what: str, seconds: list[float]) -> None:
     table.add_row(what, f"{median(seconds) * 1000:.1f}", f"{worst:.1f}", str(len(seconds)))
 
 
-def show(found: Figures, before: float, after: float, gap: float, calls: Calls) -> None:
+def show(found: Figures, losses: dict[str, tuple[float, float, float]], calls: Calls) -> None:
     console = Console()
     table = Table("ms", "median", "worst", "n", title="64 calls in flight, Redis")
     row(table, "registered to first call", found.joined)
@@ -159,10 +179,11 @@ def show(found: Figures, before: float, after: float, gap: float, calls: Calls) 
     total = sum(map(len, calls.made.values())) + len(calls.errors)
     console.print(f"calls given 1 s or more after SIGKILL: {found.given_after_kill}")
     console.print(f"calls made after GoAway of a drained replica: {found.made_after_away}")
-    console.print(
-        f"lease deleted in Redis: {before:.0f} calls/s before, {after:.0f} after, "
-        f"longest gap {gap * 1000:.0f} ms"
-    )
+    for event, (before, after, gap) in losses.items():
+        console.print(
+            f"{event} while it runs: {before:.0f} calls/s before, {after:.0f} after, "
+            f"longest gap {gap * 1000:.0f} ms"
+        )
     console.print(f"idempotent calls: {total:,}, failed: {len(calls.errors)}")
     for error in calls.errors[:5]:
         console.print(f"  {error}", markup=False)
@@ -180,15 +201,19 @@ async def main(rounds: int) -> None:
                     await asyncio.sleep(1.0)
                     for turn in range(rounds):
                         await one_round(turn, fleet, client, log, calls, found)
-                    lease = await delete_lease(redis.url, fleet.replicas["b"], calls)
+                    losses = {
+                        event: await lose_lease(lose, redis.url, fleet.replicas["b"], calls)
+                        for event, lose in LOSSES.items()
+                    }
                 finally:
                     calls.running = False
-        show(found, *lease, calls)
+        show(found, losses, calls)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="replicas that join and leave")
     options = parser.parse_args()
+    logging.getLogger("rap").addHandler(logging.NullHandler())  # killing servers is the point
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main(options.rounds))
