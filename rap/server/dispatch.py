@@ -96,7 +96,8 @@ class Dispatcher:
             if limit != NEVER:
                 now = self._monotonic()
                 stream.deadline = deadline = now + limit
-                stream.conn.watch(now, deadline)
+                if deadline < stream.conn.sweep.at:
+                    stream.conn.sweep.watch(deadline)
             if (flags != _ANSWER or handler.shape is _CHANNEL) and not _fits(handler, flags):
                 raise InvalidArgument(f"{handler.method} is a {handler.shape.value} function")
             if run is None:
