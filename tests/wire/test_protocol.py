@@ -1,0 +1,369 @@
+"""The protocol by bytes: what each frame of the peer means, and what is a violation."""
+
+import pytest
+
+from rap.errors import Code, RemoteProtocolError
+from rap.wire.codec import pack, unpack
+from rap.wire.frames import (
+    ACK,
+    CREDIT,
+    DATA,
+    END,
+    GOAWAY,
+    HELLO,
+    MAX_STREAM_ID,
+    MESSAGE,
+    MORE,
+    OPEN,
+    PING,
+    REFUSED,
+    RESET,
+    UNSERVED,
+    Frame,
+    read_reset,
+)
+from rap.wire.limits import Limits
+from rap.wire.states import REMOTE_END, State
+from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame
+
+
+def both_sides() -> list[Endpoint]:
+    """Return a client and a server with stream 1 open."""
+    client, server = make(is_server=False, limits=SMALL), make(is_server=True, limits=SMALL)
+    client.open(0)
+    server.receive(open_frame(1, 0, b""))
+    client.take_bytes()
+    server.take_bytes()
+    return [client, server]
+
+
+def test_the_first_frame_of_each_side_is_its_hello() -> None:
+    for is_server in (False, True):
+        endpoint = Endpoint(is_server=is_server, limits=SMALL)
+        (frame,) = endpoint.take_frames()
+        assert unpack(frame.body) == {"rap": 1, **SMALL.to_hello()}
+        assert endpoint.protocol.state is State.OPENING
+
+
+def test_the_hello_of_the_peer_opens_the_connection() -> None:
+    endpoint = Endpoint(is_server=True)
+    (event,) = endpoint.receive(hello(max_streams=7, service="calc"))
+    assert event[0] == HELLO
+    assert endpoint.protocol.state is State.OPEN
+    assert endpoint.protocol.peer.max_streams == 7
+    assert endpoint.protocol.peer_hello["service"] == "calc"
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (hello(rap=2), "protocol version 2; this side speaks 1"),
+        (hello(rap=None), "protocol version None; this side speaks 1"),
+        (hello(max_frame=5), "Hello: max_frame must be 16384 to 67108864, got 5"),
+        (Frame(HELLO, 0, 0, b"", b"\x90"), "a Hello must be a map, got list"),
+        (Frame(HELLO, 0, 0, b"", b"\xc1"), "not valid msgpack"),
+        (open_frame(1), "the first frame must be a Hello"),
+        (Frame(99, 0, 0), "the first frame must be a Hello"),
+    ],
+)
+def test_a_connection_that_begins_otherwise_is_refused(frame: Frame, reason: str) -> None:
+    endpoint = Endpoint(is_server=True)
+    endpoint.take_bytes()
+    endpoint.receive(frame, open_frame(3))
+    assert reason in endpoint.violation()
+    (goaway,) = endpoint.take_frames()
+    assert goaway.kind == GOAWAY
+    assert endpoint.events == []
+
+
+def test_a_second_hello_is_a_violation() -> None:
+    endpoint = make(is_server=False)
+    endpoint.receive(hello())
+    assert endpoint.violation() == "a second Hello"
+
+
+def test_what_follows_the_hello_in_one_chunk_uses_its_limits() -> None:
+    endpoint = Endpoint(is_server=True)
+    endpoint.receive(hello(stream_window=300_000), open_frame(1), open_frame(3, 0))
+    for stream in endpoint.protocol.streams.values():
+        assert stream.send_credit == 300_000
+
+
+def test_a_violation_ends_the_connection_and_nothing_more_is_read() -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1), open_frame(1), open_frame(3))
+    assert [event[0] for event in endpoint.events] == [OPEN]
+    assert isinstance(endpoint.protocol.error, RemoteProtocolError)
+    assert endpoint.protocol.state is State.CLOSING
+    (goaway,) = endpoint.take_frames()
+    assert (goaway.kind, goaway.stream_id) == (GOAWAY, 1)
+    assert unpack(goaway.body) == [Code.INTERNAL, "Open of stream 1 after 1"]
+    assert endpoint.receive(open_frame(5), Frame(PING, 0, 0, b"", b"12345678")) == []
+    assert endpoint.take_frames() == []
+
+
+def test_a_frame_over_max_frame_is_refused_before_its_body_is_there() -> None:
+    endpoint = make(is_server=True, limits=SMALL)
+    header = Frame(OPEN, WHOLE, 1, b"", b"x" * (16 * KIB + 1)).encode()[:12]
+    assert endpoint.feed(header) == []
+    assert endpoint.violation() == "a frame of 16385 bytes; max_frame is 16384"
+    assert endpoint.protocol.partial is None
+    (goaway,) = endpoint.take_frames()
+    assert unpack(goaway.body) == [Code.RESOURCE_EXHAUSTED, endpoint.violation()]
+
+
+def test_a_length_of_four_gigabytes_is_refused_at_once() -> None:
+    endpoint = make(is_server=True)
+    endpoint.feed(b"\xff\xff\xff\xff\1\5\0\0\0\1\0\0")
+    assert "a frame of 4294967295 bytes" in endpoint.violation()
+
+
+def test_meta_longer_than_its_frame_is_a_violation() -> None:
+    endpoint = make(is_server=True)
+    endpoint.feed(b"\0\0\0\1\1\5\0\0\0\1\0\2xx")
+    assert endpoint.violation() == "meta of 2 bytes in a frame of 1"
+
+
+def test_a_unary_call_is_two_frames() -> None:
+    client, server = make(is_server=False), make(is_server=True)
+    asked = client.open(WHOLE, b"\x92\1\2")
+    ((kind, stream, flags, meta, body, held),) = server.feed(client.take_bytes())
+    assert (kind, flags, meta, body, held) == (OPEN, WHOLE, META, b"\x92\1\2", 0)
+    assert stream is not None
+    assert stream.state == REMOTE_END
+    assert server.protocol.send_data(stream, WHOLE, b"", b"\3")
+    (event,) = client.feed(server.take_bytes())
+    assert event == (DATA, asked, WHOLE, b"", b"\3", 0)
+    assert not client.protocol.streams
+    assert not server.protocol.streams
+
+
+@pytest.mark.parametrize("stream_id", [0, 2, 3, 2**31 + 1])
+def test_an_open_out_of_order_is_a_violation(stream_id: int) -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(5))
+    endpoint.receive(open_frame(stream_id, 0))
+    assert endpoint.violation() == f"Open of stream {stream_id} after 5"
+
+
+def test_a_client_takes_no_open() -> None:
+    endpoint = make(is_server=False)
+    endpoint.receive(open_frame(1))
+    assert endpoint.violation() == "Open of stream 1 after 0"
+
+
+@pytest.mark.parametrize("stream_id", [0, 2, 3, 2**31 + 1])
+def test_data_on_a_stream_that_was_never_opened_is_a_violation(stream_id: int) -> None:
+    for endpoint in both_sides():
+        endpoint.receive(data(stream_id, b"x"))
+        assert endpoint.violation() == f"Data on stream {stream_id}, which was never opened"
+
+
+def test_opens_over_max_streams_are_reset_unserved_and_the_connection_lives() -> None:
+    endpoint = make(is_server=True, limits=SMALL)
+    events = endpoint.receive(*(open_frame(n, flags) for n in (1, 3, 5, 7, 9) for flags in [WHOLE]))
+    assert len(events) == SMALL.max_streams
+    (reset,) = endpoint.take_frames()
+    assert reset[:3] == (RESET, UNSERVED, 9)
+    code, _, details = read_reset(reset.body)
+    assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "max_streams"})
+    assert endpoint.receive(data(9, b"late")) == []
+    assert endpoint.protocol.error is None
+
+
+def test_after_a_last_go_away_newer_opens_are_neither_served_nor_answered() -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1))
+    endpoint.protocol.go_away(1, Code.OK, "bye")
+    (goaway,) = endpoint.take_frames()
+    assert (goaway.stream_id, unpack(goaway.body)) == (1, [0, "bye"])
+    assert endpoint.receive(open_frame(3), data(3, b"x"), open_frame(5, 0)) == []
+    assert endpoint.protocol.error is None
+
+
+def test_a_draining_side_goes_on_serving() -> None:
+    endpoint = make(is_server=True)
+    endpoint.protocol.go_away(MAX_STREAM_ID)
+    assert [event[0] for event in endpoint.receive(open_frame(1))] == [OPEN]
+
+
+def test_a_go_away_of_the_peer_is_an_event_with_its_last_stream() -> None:
+    endpoint = make(is_server=False)
+    body = pack([0, "draining"])
+    (event,) = endpoint.receive(Frame(GOAWAY, 0, 11, b"", body))
+    assert event == (GOAWAY, None, 11, b"", body, 0)
+
+
+def test_a_ping_is_answered_with_its_bytes_and_an_answer_is_an_event() -> None:
+    for endpoint in both_sides():
+        assert endpoint.receive(Frame(PING, 0, 0, b"", b"12345678")) == []
+        assert endpoint.take_frames() == [Frame(PING, ACK, 0, b"", b"12345678")]
+        (event,) = endpoint.receive(Frame(PING, ACK, 0, b"", b"abcdefgh"))
+        assert event == (PING, None, ACK, b"", b"abcdefgh", 0)
+        endpoint.protocol.ping(b"abcdefgh")
+        assert endpoint.take_frames() == [Frame(PING, 0, 0, b"", b"abcdefgh")]
+
+
+def test_a_ping_of_another_length_is_a_violation() -> None:
+    for endpoint in both_sides():
+        endpoint.receive(Frame(PING, 0, 0, b"", b"1234567"))
+        assert endpoint.violation() == "a Ping has 8 bytes, got 7"
+
+
+def test_kinds_and_flags_that_we_do_not_know_are_ignored() -> None:
+    for endpoint in both_sides():
+        unknown = [Frame(kind, 255, kind, b"meta", b"body") for kind in range(7, 256)]
+        assert endpoint.receive(*unknown) == []
+        (event,) = endpoint.receive(data(1, b"x", MESSAGE | 64))
+        assert event[4] == b"x"
+        assert endpoint.protocol.error is None
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\0\0\1", b"\x80\0\0\0", b"\0\0\0\0\1"])
+@pytest.mark.parametrize("stream_id", [0, 1, 99])
+def test_a_malformed_credit_is_a_violation(body: bytes, stream_id: int) -> None:
+    for endpoint in both_sides():
+        endpoint.receive(Frame(CREDIT, 0, stream_id, b"", body))
+        assert endpoint.violation().startswith("a Credit has 4 bytes, 1 to 2147483647, got")
+
+
+@pytest.mark.parametrize("stream_id", [0, 1])
+def test_credit_past_the_largest_window_is_a_violation(stream_id: int) -> None:
+    for endpoint in both_sides():
+        endpoint.receive(Frame(CREDIT, 0, stream_id, b"", b"\x7f\xff\xff\xff"))
+        assert endpoint.violation().startswith(f"credit of stream {stream_id} grew to 21")
+
+
+def test_credit_for_a_stream_that_is_gone_is_ignored() -> None:
+    for endpoint in both_sides():
+        assert endpoint.receive(Frame(CREDIT, 0, 77, b"", b"\0\0\0\1")) == []
+        assert endpoint.protocol.error is None
+
+
+def fill(endpoint: Endpoint, stream_id: int, size: int) -> None:
+    """Send `size` bytes of Data, headers included, that nobody takes."""
+    while size:
+        cost = min(size, 16 * KIB)
+        endpoint.receive(data(stream_id, b"x" * (cost - 12)))
+        size -= cost
+
+
+def test_data_over_the_credit_of_its_stream_is_a_violation() -> None:
+    for endpoint in both_sides():
+        used = endpoint.protocol.streams[1].used
+        fill(endpoint, 1, SMALL.stream_window - used)
+        assert endpoint.protocol.error is None
+        endpoint.receive(data(1, b""))
+        assert endpoint.violation() == "stream 1: credit exceeded by 12 bytes"
+
+
+def test_data_over_the_credit_of_the_connection_is_a_violation() -> None:
+    limits = Limits(stream_window=64 * KIB, connection_window=64 * KIB)
+    server = make(is_server=True, limits=limits)
+    server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
+    fill(server, 1, 40 * KIB)
+    while server.protocol.recv_credit:  # what the Opens cost is given back on the way
+        fill(server, 3, server.protocol.recv_credit)
+    assert server.protocol.error is None
+    server.receive(data(3, b""))
+    assert server.violation() == "the connection's credit is exceeded by 12 bytes"
+
+
+def test_an_open_over_the_credit_of_a_stream_is_a_violation() -> None:
+    server = make(is_server=True, limits=Limits(stream_window=64 * KIB))
+    server.receive(open_frame(1, WHOLE, b"x" * 64 * KIB))
+    assert "stream 1: an Open of" in server.violation()
+
+
+def test_a_message_in_parts_arrives_whole() -> None:
+    for endpoint in both_sides():
+        endpoint.receive(Frame(DATA, MESSAGE | MORE, 1, b"meta", b"one"))
+        assert endpoint.receive(data(1, b" two", MESSAGE | MORE), data(1, b"", MORE)) == []
+        (event,) = endpoint.receive(Frame(DATA, WHOLE, 1, b"ignored", b"x" * 2000))
+        assert event[2:5] == (WHOLE, b"meta", b"one two" + b"x" * 2000)
+
+
+def test_an_open_in_parts_is_an_event_when_it_is_whole() -> None:
+    server = make(is_server=True)
+    assert server.receive(open_frame(1, MESSAGE | MORE, b"x" * 5000), open_frame(3)) != []
+    (event,) = server.receive(data(1, b"y" * 5000, WHOLE))
+    assert event[0] == OPEN
+    assert event[2:] == (WHOLE, META, b"x" * 5000 + b"y" * 5000, 0)
+
+
+def test_a_million_tiny_parts_are_not_a_million_objects() -> None:
+    server = make(is_server=True)
+    server.receive(open_frame(1, MESSAGE | MORE, b""))
+    for _ in range(100):
+        server.receive(*[data(1, b"x", MESSAGE | MORE)] * 100, *[data(1, b"", MORE)] * 100)
+    assert len(server.protocol.streams[1].parts or ()) == 1
+    (event,) = server.receive(data(1, b"", WHOLE))
+    assert event[4] == b"x" * 10_000
+
+
+def test_a_message_that_breaks_off_is_a_violation() -> None:
+    for endpoint in both_sides():
+        endpoint.receive(data(1, b"one", MESSAGE | MORE), data(1, b"", END))
+        assert endpoint.violation() == "stream 1: a message broke off"
+
+
+def test_a_message_over_max_message_resets_its_call_only() -> None:
+    limits = Limits(max_message=10 * KIB, max_frame=16 * KIB)
+    for parts in ([11 * KIB], [6 * KIB, 6 * KIB]):
+        server = make(is_server=True, limits=limits)
+        server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
+        flags = [MESSAGE | MORE] * (len(parts) - 1) + [MESSAGE]
+        events = server.receive(*(data(1, b"x" * n, f) for n, f in zip(parts, flags, strict=True)))
+        ((kind, stream, flag, _, body, _),) = events
+        assert (kind, flag) == (RESET, REFUSED)
+        assert stream is not None
+        assert stream.id == 1
+        (frame,) = server.take_frames()
+        assert frame[:3] == (RESET, 0, 1)
+        assert read_reset(bytes(body)) == read_reset(frame.body)
+        assert read_reset(frame.body)[2] == {"limit": "max_message"}
+        assert server.receive(data(1, b"late")) == []
+        assert [event[0] for event in server.receive(data(3, b"x"))] == [DATA]
+
+
+def test_an_open_over_max_message_is_reset_unserved_and_nobody_hears_of_it() -> None:
+    limits = Limits(max_message=10 * KIB, max_frame=16 * KIB)
+    for frames in (
+        [open_frame(1, WHOLE, b"x" * 11 * KIB)],
+        [open_frame(1, MESSAGE | MORE, b"x" * 6 * KIB), data(1, b"x" * 6 * KIB, WHOLE)],
+    ):
+        server = make(is_server=True, limits=limits)
+        assert server.receive(*frames) == []
+        (reset,) = server.take_frames()
+        assert reset[:3] == (RESET, UNSERVED, 1)
+        assert not server.protocol.streams
+
+
+def test_a_reset_before_the_open_is_whole_is_told_to_nobody() -> None:
+    server = make(is_server=True)
+    reset = Frame(RESET, 0, 1, b"", pack([1, "", {}]))
+    assert server.receive(open_frame(1, MESSAGE | MORE), reset, data(1, b"late")) == []
+    assert not server.protocol.streams
+
+
+def test_a_reset_drops_what_had_come_of_a_message() -> None:
+    for endpoint in both_sides():
+        body = pack([1, "", {}])
+        events = endpoint.receive(data(1, b"x", MESSAGE | MORE), Frame(RESET, 255, 1, b"", body))
+        assert [event[0] for event in events] == [RESET]
+        assert events[0][2] == UNSERVED
+        assert events[0][4] == body
+        assert events[0][1].parts is None  # type: ignore[union-attr]
+
+
+def test_small_bodies_are_copies_and_large_ones_views_of_their_chunk() -> None:
+    server = make(is_server=True)
+    small, large = open_frame(1, WHOLE, b"x" * 4000), open_frame(3, WHOLE, b"x" * 4096)
+    bodies = [event[4] for event in server.receive(small, large)]
+    assert [type(body) for body in bodies] == [bytes, memoryview]
+
+
+def test_a_body_does_not_keep_a_much_larger_chunk_alive() -> None:
+    server = make(is_server=True)
+    events = server.receive(open_frame(1, WHOLE, b"x" * 5000), open_frame(3, WHOLE, b"x" * 90_000))
+    assert [type(event[4]) for event in events] == [bytes, memoryview]

@@ -1,0 +1,328 @@
+"""The sending half: direct or queued, in fragments, in order, within every limit."""
+
+import pytest
+
+from rap.errors import Code, LocalProtocolError, ResourceExhausted
+from rap.wire.frames import (
+    CREDIT,
+    DATA,
+    END,
+    HEADER_SIZE,
+    MESSAGE,
+    MORE,
+    OPEN,
+    RESET,
+    Frame,
+    credit_frame,
+    parse_frames,
+)
+from rap.wire.limits import Limits
+from rap.wire.sender import is_unsent
+from rap.wire.states import StreamState
+from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame
+
+BIG = b"x" * 20 * KIB
+
+
+def grant(endpoint: Endpoint, stream_id: int, count: int) -> None:
+    endpoint.receive(parse_frames(credit_frame(stream_id, count))[0])
+
+
+def client_of(limits: Limits = SMALL) -> Endpoint:
+    """Return a client that sends frames of 4 KiB to a server with `limits`."""
+    return make(is_server=False, limits=SMALL, told=limits)
+
+
+def sent(endpoint: Endpoint, budget: int = 1 << 30) -> list[tuple[int, int, int, int]]:
+    """Pump; return kind, stream, flags and size of body of the frames."""
+    endpoint.protocol.pump(budget)
+    return [(f.kind, f.stream_id, f.flags, len(f.body)) for f in endpoint.take_frames()]
+
+
+def test_stream_ids_are_odd_and_grow() -> None:
+    client = client_of()
+    assert [client.open().id for _ in range(4)] == [1, 3, 5, 7]
+
+
+def test_a_message_larger_than_a_frame_goes_in_fragments() -> None:
+    client = client_of()
+    client.open(WHOLE | 8, b"x" * 9000)
+    more = MESSAGE | MORE | 8
+    first = 4096 - len(META)
+    assert sent(client) == [
+        (OPEN, 1, more, first),
+        (DATA, 1, more, 4096),
+        (DATA, 1, WHOLE | 8, 9000 - first - 4096),
+    ]
+    assert not client.protocol.waiting
+
+
+def test_an_open_that_waits_is_not_overtaken_by_a_later_one() -> None:
+    client = client_of()
+    client.open(WHOLE, BIG)
+    client.open(WHOLE, b"small")
+    client.protocol.open_unary(StreamState(0, 0, 0), META, b"small")
+    frames = sent(client)
+    opens = [stream_id for kind, stream_id, _, _ in frames if kind == OPEN]
+    assert opens == [1, 3, 5]
+    client.open(WHOLE, b"small")
+    assert [(frame.kind, frame.stream_id) for frame in client.take_frames()] == [(OPEN, 7)]
+
+
+def test_an_open_that_was_given_up_before_it_left_holds_nobody_up() -> None:
+    client = client_of()
+    stream = client.open(WHOLE, BIG)
+    assert is_unsent(stream)
+    client.protocol.reset_stream(stream, Code.CANCELLED)
+    client.open(WHOLE, b"small")
+    assert sent(client) == [(OPEN, 3, WHOLE, 5)]
+
+
+def test_a_reset_between_fragments_is_told_to_the_peer() -> None:
+    client = client_of()
+    stream = client.open(WHOLE, BIG)
+    assert [frame[0] for frame in sent(client, 1)] == [OPEN]
+    assert not is_unsent(stream)
+    client.protocol.reset_stream(stream, Code.CANCELLED)
+    assert [frame[:2] for frame in sent(client)] == [(RESET, 1)]
+    assert not client.protocol.waiting
+
+
+def test_small_messages_pass_between_the_fragments_of_a_large_one() -> None:
+    client = client_of()
+    large, other = client.open(0), client.open(0)
+    client.take_bytes()
+    client.protocol.send_data(large, MESSAGE, b"", BIG)
+    assert client.protocol.send_data(other, MESSAGE, b"", b"small")
+    assert [frame[1] for frame in sent(client)] == [3, 1, 1, 1, 1, 1]
+
+
+def test_large_messages_take_turns() -> None:
+    client = client_of()
+    streams = [client.open(0) for _ in range(3)]
+    client.take_bytes()
+    for stream in streams:
+        client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
+    assert [frame[1] for frame in sent(client)] == [1, 3, 5, 1, 3, 5]
+
+
+def test_messages_of_one_stream_keep_their_order() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.take_bytes()
+    assert not client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
+    assert not client.protocol.send_data(stream, MESSAGE, b"m", b"small")
+    assert not client.protocol.send_data(stream, END, b"", b"")
+    sizes = [(flags, size) for _, _, flags, size in sent(client)]
+    assert sizes == [(MESSAGE | MORE, 4096), (MESSAGE, 3904), (MESSAGE, 5), (END, 0)]
+    assert stream.outbox is None
+
+
+def test_pump_keeps_to_its_budget_and_says_who_waits_no_longer() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
+    assert client.protocol.pump(1) == []
+    assert client.protocol.waiting
+    assert client.protocol.pump(1) == [stream]
+
+
+def test_nothing_is_sent_beyond_the_credit_of_the_stream() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
+    cost = sum(HEADER_SIZE + len(f.meta) + len(f.body) for f in pumped(client))
+    assert SMALL.stream_window - 1036 < cost <= SMALL.stream_window
+    assert not client.protocol.waiting
+    grant(client, 1, 40_000)
+    assert client.protocol.waiting
+    assert pumped(client) != []
+    assert stream.outbox is None
+
+
+def pumped(endpoint: Endpoint) -> list[Frame]:
+    endpoint.protocol.pump(1 << 30)
+    return endpoint.take_frames()
+
+
+def test_nothing_is_sent_beyond_the_credit_of_the_connection() -> None:
+    client = client_of()
+    streams = [client.open(0) for _ in range(3)]
+    for stream in streams:
+        client.protocol.send_data(stream, MESSAGE, b"", b"x" * 60_000)
+    cost = sum(HEADER_SIZE + len(f.meta) + len(f.body) for f in pumped(client))
+    assert SMALL.connection_window - 1036 < cost <= SMALL.connection_window
+    assert client.protocol.waiting
+    assert not client.protocol.send_data(streams[0], MESSAGE, b"", b"y" * 2000)
+    grant(client, 0, 100_000)
+    assert sum(len(f.body) for f in pumped(client)) > 50_000
+
+
+def test_a_small_message_waits_for_the_credit_of_the_connection_too() -> None:
+    client = client_of()
+    client.protocol.send_credit = 20
+    stream = StreamState(0, 0, 0)
+    client.protocol.open_unary(stream, META, b"body")
+    assert client.take_frames() == []
+    grant(client, 0, 1000)
+    assert sent(client) == [(OPEN, 1, WHOLE, 4)]
+
+
+def test_a_fragment_is_not_cut_shorter_than_a_kilobyte() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.take_bytes()
+    stream.send_credit = 1035
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 5000)
+    assert sent(client) == []
+    grant(client, 1, 1)
+    assert sent(client) == [(DATA, 1, MESSAGE | MORE, 1024)]
+
+
+def test_a_waiting_call_goes_on_when_the_hello_tells_of_larger_windows() -> None:
+    client = Endpoint(is_server=False)
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
+    client.protocol.pump(1 << 30)
+    assert not client.protocol.waiting
+    client.take_bytes()
+    client.receive(hello())
+    assert sent(client) != []
+    assert stream.outbox is None
+
+
+def test_until_the_hello_frames_and_windows_are_small() -> None:
+    client = Endpoint(is_server=False)
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
+    client.take_bytes()
+    frames = pumped(client)
+    assert max(len(frame.body) for frame in frames) <= 16 * KIB
+    assert sum(HEADER_SIZE + len(frame.body) for frame in frames) <= 64 * KIB
+
+
+def test_a_server_answers_within_the_frames_of_its_client() -> None:
+    server = make(is_server=True, told=Limits(max_frame=16 * KIB))
+    server.receive(open_frame(1))
+    server.protocol.answer(server.protocol.streams[1], b"x" * 30_000)
+    assert max(len(frame.body) for frame in pumped(server)) <= 16 * KIB
+
+
+def test_an_answer_in_the_common_case_is_one_frame_and_ends_the_stream() -> None:
+    server = make(is_server=True)
+    server.receive(open_frame(1))
+    stream = server.protocol.streams[1]
+    server.protocol.answer(stream, b"\1")
+    server.protocol.answer(stream, b"\1")
+    assert server.take_frames() == [data(1, b"\1", WHOLE)]
+    assert not server.protocol.streams
+
+
+def test_the_number_of_calls_is_the_peers_to_limit() -> None:
+    client = client_of()
+    for _ in range(SMALL.max_streams):
+        client.open()
+    with pytest.raises(ResourceExhausted, match="has 4 calls open; the server allows 4") as caught:
+        client.protocol.open_unary(StreamState(0, 0, 0), META, b"")
+    assert caught.value.unserved
+    assert client.protocol.next_id == 9
+
+
+def test_stream_ids_run_out_with_a_clear_error() -> None:
+    client = client_of()
+    client.protocol.next_id = 2**31 - 1
+    assert client.open().id == 2**31 - 1
+    with pytest.raises(ResourceExhausted, match="has used up its stream ids"):
+        client.open()
+
+
+def test_a_message_over_the_peers_max_message_is_refused_here_and_changes_nothing() -> None:
+    client = client_of(Limits(max_message=10 * KIB))
+    with pytest.raises(ResourceExhausted, match="10241 bytes; the peer's max_message is 10240"):
+        client.open(WHOLE, b"x" * (10 * KIB + 1))
+    stream = client.open(0)
+    with pytest.raises(ResourceExhausted, match="10241 bytes"):
+        client.protocol.send_data(stream, MESSAGE, b"", b"x" * (10 * KIB + 1))
+    assert stream.id == 1
+    assert client.protocol.send_data(stream, MESSAGE, b"", b"x" * 1000)
+    assert len(client.protocol.streams) == 1
+
+
+@pytest.mark.parametrize(
+    "told", [SMALL, Limits(), Limits(stream_window=2**30, connection_window=2**30)]
+)
+def test_the_longest_header_arrives_and_a_longer_one_is_refused(told: Limits) -> None:
+    client, server = client_of(told), make(is_server=True, limits=told)
+    most = min(65535, told.max_frame, told.stream_window // 4) - 1036
+    with pytest.raises(
+        ResourceExhausted, match=f"header has {most + 1} bytes; the limit is {most}"
+    ):
+        client.open(WHOLE, b"", b"m" * (most + 1))
+    client.open(WHOLE, b"x" * 5000, b"m" * most)
+    client.protocol.pump(1 << 30)
+    (event,) = server.feed(client.take_bytes())
+    assert (len(event[3]), len(event[4])) == (most, 5000)
+
+
+def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
+    client = client_of()
+    first = client.open(0)
+    client.take_bytes()
+    client.protocol.hold()
+    client.protocol.open_unary(second := StreamState(0, 0, 0), META, b"x")
+    assert not client.protocol.send_data(first, MESSAGE, b"", b"y")
+    client.protocol.ping(b"12345678")
+    assert [frame.kind for frame in client.take_frames()] == [4]
+    assert is_unsent(second)
+    client.protocol.unhold()
+    client.open(WHOLE, b"z")
+    assert [frame[:2] for frame in sent(client)] == [(OPEN, 3), (DATA, 1), (OPEN, 5)]
+    assert client.protocol.send_data(first, MESSAGE, b"", b"y")
+
+
+def test_a_held_server_queues_its_answers() -> None:
+    server = make(is_server=True)
+    server.receive(open_frame(1))
+    server.protocol.hold()
+    server.protocol.answer(server.protocol.streams[1], b"\1")
+    assert server.take_frames() == []
+    server.protocol.unhold()
+    assert sent(server) == [(DATA, 1, WHOLE, 1)]
+    assert not server.protocol.streams
+
+
+def test_only_large_frames_are_marked_as_not_to_be_joined() -> None:
+    client = make(is_server=False)
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 30_000)
+    assert not client.protocol.bulky
+    client.protocol.send_data(stream, MESSAGE, b"", b"x" * 40_000)
+    assert client.protocol.bulky
+
+
+def test_a_reset_is_cut_to_the_frames_of_the_peer() -> None:
+    server = make(is_server=True, told=Limits(max_frame=16 * KIB))
+    server.receive(open_frame(1))
+    server.protocol.reset_stream(
+        server.protocol.streams[1], Code.UNKNOWN, "text", {"traceback": "x" * 20_000}
+    )
+    (frame,) = server.take_frames()
+    assert len(frame.body) < 16 * KIB
+
+
+def test_credit_for_a_stream_that_waits_twice_counts_once() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.protocol.send_data(stream, MESSAGE, b"", BIG)
+    grant(client, 1, 100)
+    grant(client, 1, 100)
+    assert sum(size for kind, _, _, size in sent(client) if kind == DATA) == len(BIG)
+    assert not client.protocol.waiting
+
+
+def test_an_end_was_sent_error_names_the_stream() -> None:
+    client = client_of()
+    stream = client.open(WHOLE)
+    with pytest.raises(LocalProtocolError, match="stream 1: END was sent already"):
+        client.protocol.send_data(stream, END, b"", b"")
+    assert CREDIT not in [frame.kind for frame in client.take_frames()]
