@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, nullcontext
@@ -79,7 +80,7 @@ async def serve_stream(dispatcher: "Dispatcher", stream: ServerStream) -> None:
     args, kwargs = await dispatcher.arguments(stream)
     stream.began = True
     result = handler.func(*args, **(kwargs or {}))
-    if asyncio.iscoroutine(result):
+    if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
         result = await result
     if not hasattr(result, "__aiter__"):
         result = _iterate(iter(result), None if handler.inline else dispatcher.threads)
