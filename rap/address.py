@@ -5,7 +5,7 @@ An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls:/
 """
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Address", "Peer"]
@@ -97,12 +97,17 @@ class Peer:
         port: Its port; 0 on a unix socket.
         is_local: It is on this machine: a loopback address or a unix socket.
         identity: Subject of a verified TLS client certificate, as `ssl` gives it, or `None`.
+        binding: Hash of the random numbers in both Hellos: the same on both sides, and another
+            for each connection. Empty if either has none, and before the Hello.
+        state: Scratch space of the connection, for middleware and processors.
     """
 
     host: str = ""
     port: int = 0
     is_local: bool = False
     identity: Any = None
+    binding: bytes = field(default=b"", repr=False, compare=False)
+    state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":

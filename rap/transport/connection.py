@@ -21,6 +21,7 @@ from rap.errors import (
     Unavailable,
     decode_error,
 )
+from rap.transport.binding import bound_peer, new_random
 from rap.transport.options import ConnectionOptions
 from rap.transport.sweep import Sweep
 from rap.wire.frames import (
@@ -79,12 +80,13 @@ class Connection(asyncio.Protocol):
         self.clock = clock
         self.log = log
         self.is_server = new_stream is not None
+        self._random = new_random()
         make = functools.partial(new_stream, self) if new_stream else _no_streams
         self.protocol: WireProtocol[Any] = WireProtocol(
             is_server=self.is_server,
             new_stream=make,
             limits=options.limits,
-            hello=options.hello,
+            hello={**options.hello, "random": self._random},
         )
         self.streams = self.protocol.streams
         self.new_future = self._loop.create_future
@@ -372,6 +374,7 @@ class Connection(asyncio.Protocol):
         elif kind == GOAWAY:
             self._on_go_away(flags, bytes(body))
         elif kind == HELLO:
+            self.peer = bound_peer(self, self._random)
             if not self.handshake.done():
                 self.handshake.set_result(None)
             if self.protocol.peer_hello.get("draining"):
