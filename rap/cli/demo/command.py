@@ -86,11 +86,13 @@ async def _main(console: Console, backend: Backend, seconds: float, loop: str) -
         f"registry: {backend.title}; lease {_LEASE_TTL:g} s instead of 10, slow start "
         f"{slow_start:g} s instead of 30, to be quick",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"each replica works on {SLOTS} calls per unit of weight at a time, {WORK[0] * 1000:g} to "
         f"{WORK[1] * 1000:g} ms each; with {_CONCURRENCY} calls in flight the others wait",
         highlight=False,
+        soft_wrap=True,
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)

@@ -1,0 +1,136 @@
+"""The parts of the demo that are values: shares, percentiles, what is shown."""
+
+import io
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from rap.cli.demo.backend import GivenRedis, choose_backend
+from rap.cli.demo.board import Row, View, percentile
+from rap.cli.demo.scenario import Notice, Report
+from rap.cli.demo.summary import print_summary
+from rap.cli.demo.table import make_display
+from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
+from rap.client import Client
+
+
+def stretch(**answered: int) -> Stretch:
+    return Stretch("the start", {"a": 0.25, "b": 0.75}, Counter(answered), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answered", "points"),
+    [
+        ({"a": 25, "b": 75}, 0.0),
+        ({"a": 30, "b": 70}, 5.0),
+        ({"b": 100}, 25.0),
+        ({"a": 20, "b": 70, "gone": 10}, 10.0),
+        ({}, 75.0),
+    ],
+)
+def test_a_stretch_is_off_by_its_worst_share(answered: dict[str, int], points: float) -> None:
+    assert stretch(**answered).deviation == pytest.approx(points)
+
+
+@pytest.mark.parametrize(
+    ("values", "fraction", "found"),
+    [([], 0.5, 0.0), ([1.0], 0.99, 1.0), ([1.0, 2.0, 3.0, 4.0], 0.5, 3.0)],
+)
+def test_a_percentile_is_one_of_the_values(
+    values: list[float], fraction: float, found: float
+) -> None:
+    assert percentile(values, fraction) == found
+
+
+class Node:
+    def __init__(self, key: str, load: float) -> None:
+        self.key = key
+        self.weight = 1.0
+        self._load = load
+
+    def load(self) -> float:
+        return self._load
+
+
+def test_the_picker_remembers_the_first_and_the_last_choice() -> None:
+    observed = Observed()
+    idle, busy = Node("idle", 1.0), Node("busy", 9.0)
+    assert observed.pick((idle, busy)) is idle
+    first = observed.first["idle"]
+    assert observed.pick((idle,)) is idle
+    assert observed.first == {"idle": first}
+    assert observed.last["idle"] >= first
+
+
+def test_a_session_is_pinned_to_whoever_answered() -> None:
+    assert Pinned(Counter(a=3), Counter(a=1)).replicas == ["a"]
+    assert Pinned(Counter(a=3), Counter(b=1)).replicas == ["a", "b"]
+
+
+def test_a_redis_of_the_user_gets_a_namespace_and_is_not_restarted() -> None:
+    backend = choose_backend("redis://user:secret@host:6379/1?x=1")
+    assert isinstance(backend, GivenRedis)
+    assert backend.url.startswith("redis://user:secret@host:6379/1?x=1&namespace=demo-")
+    assert "secret" not in backend.title
+    assert not backend.restarts
+
+
+VIEW = View(
+    elapsed=1.5,
+    rows=(
+        Row("a", 1, "up", 0.3, 0.25, 16, 0.001, 0.002, 1200),
+        Row("b", 3, "killed", 0.0, 0.0, 0, 0.0, 0.0, 34),
+    ),
+    rate=4321.0,
+    calls=1234,
+    failed=2,
+)
+
+
+def shown(terminal: bool) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100, color_system=None)
+    with make_display(console) as display:
+        display.show(VIEW)
+        display.event(2.0, "something [happened]")
+        display.show(VIEW)
+    return out.getvalue()
+
+
+def test_a_terminal_shows_a_table_and_events() -> None:
+    output = shown(terminal=True)
+    for text in ("by weight", "30.0%", "25.0%", "1.0", "2.0", "1,234 calls", "2 failed", "killed"):
+        assert text in output
+    assert "2.00 s  something [happened]" in output
+
+
+def test_anything_else_gets_plain_lines() -> None:
+    assert shown(terminal=False) == (
+        "  1.50 s  4321 calls/s, 2 failed | a up 30% of 25%, 16 in flight, p50 1.0 p99 2.0 ms; "
+        "b killed\n"
+        "  2.00 s  something [happened]\n"
+    )
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+async def test_the_summary_says_what_failed_and_how_soon_things_were_noticed(failed: int) -> None:
+    traffic = Traffic(Client("localhost:9000"), 1)
+    traffic.answered.update(a=99)
+    traffic.failed = failed
+    traffic.errors = ["Unavailable: [nobody] there"] * failed
+    report = Report(
+        [Notice("SIGKILL of a", "the last call given to it", 0.0123)],
+        [stretch(a=30, b=70)],
+        Pinned(Counter(a=3), Counter(a=4), "the server left"),
+    )
+    out = io.StringIO()
+    print_summary(Console(file=out, width=100), report, traffic, 2.0)
+    output = out.getvalue()
+    assert f"{99 + failed} idempotent calls in 2.0 s, {failed} failed" in output
+    assert "a 30.0% (25%), b 70.0% (75%)" in output
+    assert "12.3" in output
+    assert (
+        "3 calls and 4 messages of a channel, all on a, until it ended: the server left" in output
+    )
+    assert ("Unavailable: [nobody] there" in output) is bool(failed)
