@@ -138,14 +138,16 @@ class Sender(Granter[S]):
         ):
             self.send_credit -= size
             out = self.out
-            if not out:
-                self.wake()
             out.append(_pack_header(length, DATA, _WHOLE_LAST, stream.id, 0))
             out.append(body)
-            del self.streams[stream.id]
+            streams = self.streams
+            del streams[stream.id]
             stream.state = CLOSED
-            if len(out) >= _FLUSH_PIECES:
-                self.flush()
+            pieces = len(out)
+            if not streams or pieces >= _FLUSH_PIECES:
+                self.flush()  # at once also where no other answer is to come
+            elif pieces == 2:
+                self.wake()
         else:
             self.send_data(stream, _WHOLE_LAST, b"", body)
             self.wake()
@@ -168,15 +170,17 @@ class Sender(Granter[S]):
         stream.id = stream_id = self.next_id
         self.next_id = stream_id + 2
         stream.state = LOCAL_END
+        alone = not streams
         streams[stream_id] = stream
         out = self.out
-        if not out:
-            self.wake()
         out.append(_pack_header(length, OPEN, _WHOLE_LAST, stream_id, meta_size))
         out.append(meta)
         out.append(body)
-        if len(out) >= _FLUSH_PIECES:
-            self.flush()
+        pieces = len(out)
+        if alone or pieces >= _FLUSH_PIECES:
+            self.flush()  # at once also where no other call keeps the loop busy
+        elif pieces == 3:
+            self.wake()
 
     def send_data(self, stream: S, flags: int, meta: bytes, body: bytes) -> bool:
         """Send one message, or END; return whether it went out at once.
