@@ -78,6 +78,12 @@ class RemoteIterator:
         """End the remote generator; does nothing if it has ended."""
         self._finish()
 
+    def take_ready(self) -> list[Any]:
+        """Return the items that have arrived and need no wait."""
+        items = list(self._items)
+        self._items.clear()
+        return items
+
     def move(self, session: Session | None) -> None:
         """Make the call in another session.
 

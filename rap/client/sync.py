@@ -1,0 +1,380 @@
+"""The client for code without an event loop: the same calls without ``await``.
+
+For Django, Flask, Celery, scripts and notebooks. One `Client` lives in a thread of its own; any
+number of threads may call at once. A forked child makes connections of its own on its first call.
+"""
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+
+from rap.client.bind import bind_interface
+from rap.client.config import ClientConfig
+from rap.client.core import Client
+from rap.client.discovery import Hosts
+from rap.client.fork import disown, watch_forks
+from rap.client.loop_thread import LoopThread
+from rap.client.plan import Plan, Plans
+from rap.client.session import Session
+from rap.client.sync_channel import SyncChannel
+from rap.client.sync_iterate import SyncIterator
+from rap.client.sync_session import SyncSession
+from rap.client.sync_stub import Twin
+from rap.deadline import check_timeout
+from rap.function import Function
+from rap.message import Shape
+from rap.processor.base import BaseProcessor
+
+__all__ = ["SyncClient"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
+
+
+class _Declare(Protocol):
+    """What `SyncClient.register` returns: it takes ``def`` and ``async def`` alike."""
+
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, AsyncIterator[R]]) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def __call__(self, func: Callable[[SyncChannel], R]) -> Callable[[], R]: ...
+    @overload
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
+
+
+class SyncClient:
+    """Calls functions of servers, and waits for them.
+
+    Args:
+        host_list: One address or a list of addresses; nothing: ``localhost:9000``.
+        options: Those of `Client`.
+
+    Raises:
+        ValueError: An option has a bad value; the message names it.
+        TypeError: An option does not exist.
+    """
+
+    def __init__(self, host_list: Hosts = None, **options: Any) -> None:
+        self._make = functools.partial(Client, host_list, **options)
+        self._movable = isinstance(options.get("registry"), str | None)
+        self._client = self._make()
+        self._thread: LoopThread | None = None
+        self._plans = Plans(self.config.timeout)
+        self._processors: list[BaseProcessor] = []
+        self._exceptions: list[type[Exception]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._forked = False  # it was connected in the process that this one was forked from
+        self._finalizer: weakref.finalize[Any, SyncClient] | None = None
+        watch_forks(self)
+
+    @property
+    def config(self) -> ClientConfig:
+        """Its options."""
+        return self._client.config
+
+    # Set-up.
+
+    def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
+        """Add processors; before `connect`. See `Client.load_processor`."""
+        processors = list(processor_list)
+        self._client.load_processor(processors)
+        self._processors += processors
+
+    def load_exception(self, exceptions: Iterable[type[Exception]]) -> None:
+        """Let errors of servers arrive as these exception types."""
+        kinds = list(exceptions)
+        self._client.load_exception(kinds)
+        self._exceptions += kinds
+
+    def register(
+        self,
+        name: str = "",
+        group: str | None = None,
+        enable_type_check: bool = True,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> _Declare:
+        """Return a decorator that makes a declared function the twin of a server's.
+
+        ``def`` and ``async def`` declare alike; what it returns is a plain function. A channel
+        function that is a ``def`` runs in the caller's thread with a `SyncChannel`, one that is an
+        ``async def`` runs in the client's thread with a `Channel`.
+
+        Args:
+            name: Its name on the server; by default the function's.
+            group: Its group on the server.
+            enable_type_check: Check arguments before sending.
+            timeout: Seconds a call may take; by default the client's for unary functions.
+            idempotent: See `Client.register`.
+
+        Raises:
+            RegistrationError: Hints of the function are missing or cannot be sent.
+        """
+        if callable(name):
+            raise TypeError("write @client.register() with parentheses")
+        check_timeout("timeout", timeout)
+
+        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+            function = Function.of(func)
+            plan = self._plans.make(
+                name or function.name, group, function, timeout, idempotent, enable_type_check
+            )
+            return Twin(plan, func).stub(self)
+
+        return decorate
+
+    def bind(
+        self,
+        interface: type[I],
+        group: str | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> I:
+        """Return an object whose methods are the remote twins of those of a class or `Protocol`.
+
+        Args:
+            interface: Declares the methods, each with `self` and type hints.
+            group: Their group on the server; by default the name of the class.
+            timeout: Seconds a call may take.
+            idempotent: As in `register`, for all methods.
+
+        Raises:
+            RegistrationError: Hints are missing or cannot be sent.
+            TypeError: It declares no public method.
+        """
+        check_timeout("timeout", timeout)
+
+        def plan_of(name: str, function: Function) -> Plan:
+            return self._plans.make(
+                name, group or interface.__name__, function, timeout, idempotent
+            )
+
+        bound = bind_interface(self._client, interface, plan_of)
+        for name, stub in list(vars(bound).items()):
+            setattr(bound, name, Twin(stub.__rap_plan__, stub.__wrapped__).stub(self))
+        return bound
+
+    # Life.
+
+    def connect(self) -> None:
+        """Return when one server has answered; may be called again after a failure.
+
+        Raises:
+            Unavailable: None did within `connect_timeout`; the client goes on trying.
+            RuntimeError: The client was closed.
+        """
+        with self._lock:
+            thread = self._start()
+        thread.run(self._client.connect())
+
+    def close(self) -> None:
+        """Close every connection and end the thread; calls that are open fail.
+
+        May be called again. A client that is dropped, or left open when the program ends, is
+        closed likewise.
+        """
+        with self._lock:
+            self._closed = True
+            self._thread = None
+            finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer()
+
+    def __enter__(self) -> Self:
+        try:
+            self.connect()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Calls.
+
+    @property
+    def session(self) -> SyncSession:
+        """A new session, for ``with``."""
+        return SyncSession(self, Session(self.live[0]))
+
+    def raw_call(
+        self, name: str, *args: Any, session: SyncSession | None = None, **options: Any
+    ) -> Any:
+        """Call a function by its name.
+
+        Args:
+            name: Of the function.
+            args: Its arguments.
+            session: In which to make the call; by default the one the thread is in.
+            options: Those of `Client.raw_call`, and keyword arguments of the function.
+
+        Raises:
+            CallError: The call failed.
+        """
+        client, thread = self.live
+        return thread.run(client.raw_call(name, *args, session=_plain(session), **options))
+
+    def call(
+        self,
+        func: Callable[..., Any],
+        *args: Any,
+        session: SyncSession | None = None,
+        **options: Any,
+    ) -> Any:
+        """Call the server's function that has the name and hints of a local one.
+
+        Args:
+            func: Declares the function; never run.
+            args: See `raw_call`, as for the other arguments.
+
+        Raises:
+            CallError: The call failed.
+            TypeError: It is a generator or channel function.
+        """
+        client, thread = self.live
+        return thread.run(client.call(func, *args, session=_plain(session), **options))
+
+    def iterator_call(
+        self,
+        func: Callable[..., Any] | str,
+        *args: Any,
+        session: SyncSession | None = None,
+        **options: Any,
+    ) -> SyncIterator:
+        """Return a plain iterator over what the server's generator yields.
+
+        Args:
+            func: Declares the generator, or is its name.
+            args: See `raw_call`, as for the other arguments.
+
+        Raises:
+            TypeError: It is no generator function.
+        """
+        client, thread = self.live
+        remote = client.iterator_call(func, *args, session=_plain(session), **options)
+        return SyncIterator(thread, remote)
+
+    def channel(
+        self,
+        name: str,
+        group: str | None = None,
+        *,
+        session: SyncSession | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> SyncChannel:
+        """Return a channel to a server's function, for ``with``.
+
+        Args:
+            name: Of the function.
+            group: Of the function.
+            session: In which to make the call; by default the one the thread is in.
+            header: Sent with the call.
+            timeout: Seconds for the whole call.
+        """
+        check_timeout("timeout", timeout)
+        plan = self._plans.of_name(name, group, Shape.CHANNEL)
+        options = {"session": _plain(session), "header": header, "timeout": timeout}
+        return Twin.channel_of(self, plan, options)
+
+    def execute(
+        self, session: SyncSession, target: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call what `SyncSession.execute` was given, by its shape.
+
+        Raises:
+            TypeError: It is nothing that can be called.
+        """
+        if isinstance(target, str):
+            return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
+        if not callable(target) or isinstance(target, type):
+            raise TypeError(f"execute takes a function or a name, got {target!r}")
+        shape = self._plans.of_function(target, None).shape
+        if shape is Shape.CHANNEL and hasattr(target, "__rap_plan__"):
+            return target(*args, **kwargs, session=session)
+        call = self.iterator_call if shape is Shape.STREAM else self.call
+        return call(target, session=session, arg_param=args, kwarg_param=kwargs)
+
+    # The thread behind.
+
+    @property
+    def live(self) -> tuple[Client, LoopThread]:
+        """The client of this process, and where it lives.
+
+        Raises:
+            RuntimeError: The client is not connected, or was closed.
+        """
+        if self._forked:
+            self.connect()
+        thread = self._thread
+        if thread is None:
+            what = "was closed" if self._closed else "is not connected; call client.connect() first"
+            raise RuntimeError(f"the client {what}")
+        return self._client, thread
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine returns that runs in the client's thread."""
+        try:
+            _, thread = self.live
+        except BaseException:
+            coroutine.close()
+            raise
+        return thread.run(coroutine)
+
+    def after_fork(self) -> None:
+        """In a forked child: leave what belongs to the parent alone; see `rap.client.fork`."""
+        self._lock = threading.Lock()
+        if self._thread is not None:
+            self._thread.abandon()
+            disown(self._client)
+            _inherited.append((self._thread, self._client))
+            self._thread = None
+            self._forked = True
+
+    def _start(self) -> LoopThread:
+        if self._closed:
+            raise RuntimeError("the client was closed; make a new one")
+        if self._forked:
+            self._renew()
+        if self._thread is None:
+            thread = self._thread = LoopThread("rap client")
+            self._finalizer = weakref.finalize(self, _end, os.getpid(), thread, self._client)
+        return self._thread
+
+    def _renew(self) -> None:
+        """Make a client for this process."""
+        if not self._movable:
+            raise RuntimeError(
+                "a client with a registry object is not usable in a forked process: "
+                "give registry as a URL, or make the client after the fork"
+            )
+        client = self._make()
+        client.load_processor(self._processors)
+        client.load_exception(self._exceptions)
+        self._client = client
+        self._forked = False
+
+
+# What a forked child has of its parent. It is kept: to collect a loop is to close it.
+_inherited: list[tuple[LoopThread, Client]] = []
+
+
+def _plain(session: SyncSession | None) -> Session | None:
+    return session.session if isinstance(session, SyncSession) else session
+
+
+def _end(pid: int, thread: LoopThread, client: Client) -> None:
+    """Close what a client leaves behind; in a forked child it belongs to the parent."""
+    if os.getpid() == pid:
+        thread.close(client.await_close())
