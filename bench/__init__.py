@@ -1,0 +1,1 @@
+"""Benchmarks of rap beside its peers; see docs/performance.md."""

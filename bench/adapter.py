@@ -1,0 +1,129 @@
+"""What a peer must offer to be measured: one `Adapter` each, in `bench.adapters`.
+
+The same object is used in three kinds of process: a server calls `serve`, a client calls
+`connect` and the methods of a `Connection`, and the driver reads attributes only. So the peer's
+own packages are imported inside of methods.
+
+Every peer serves the same functions: ``add``, ``echo``, ``records``, two streams and a channel.
+"""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+__all__ = ["HOST", "Adapter", "Connection", "Pings", "Setup", "certificate", "run_uvloop"]
+
+HOST = "127.0.0.1"
+Main = Callable[[], Coroutine[Any, Any, None]]
+Row = dict[str, Any]
+Setup = str  # how a server is set up: "plain", "tls", or one that only some peers know
+
+
+def certificate() -> tuple[str, str]:
+    """Return the paths of the certificate and its key that the driver made for this run."""
+    folder = Path(os.environ["BENCH_CERTIFICATE"])
+    return str(folder / "server.crt"), str(folder / "server.key")
+
+
+def run_uvloop(main: Main) -> None:
+    """Run a program on uvloop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+class Pings:
+    """One channel whose other end sends back what it gets."""
+
+    async def ping(self, item: int) -> int:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class Connection:
+    """One connection of a client; for peers without multiplexing, one pool of them."""
+
+    async def add(self, a: int, b: int) -> int:
+        """Return the sum, computed by the server."""
+        raise NotImplementedError
+
+    async def echo(self, data: bytes) -> object:
+        """Return the same bytes."""
+        raise NotImplementedError
+
+    async def records(self, rows: list[Row]) -> int:
+        """Send rows, get them back, and return the sum of their ids."""
+        raise NotImplementedError
+
+    def stream(self, count: int) -> AsyncIterator[object]:
+        """Yield `count` integers that a generator of the server yields."""
+        raise NotImplementedError
+
+    def stream_kib(self, count: int) -> AsyncIterator[object]:
+        """Yield `count` pieces of 1 KiB that a generator of the server yields."""
+        raise NotImplementedError
+
+    async def open_channel(self) -> Pings:
+        raise NotImplementedError
+
+    async def add_blocking(self, a: int, b: int) -> int:
+        """Return the sum, computed by a ``def`` that the server runs in a thread."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class Adapter:
+    """How one peer is run; a subclass fills in the attributes.
+
+    Attributes:
+        name: In tables.
+        package: Distribution whose version is told; `None` for this checkout.
+        imports: Modules that a client program imports; their import is timed.
+        missing: Features that cannot be measured, with the reason.
+        extras: Features beside the usual ones: setups and workloads that few peers know.
+        settings: What was chosen, for the report.
+        environment: For both processes.
+        idle_connections: To open where their memory is measured.
+        stream_items: To ask for in one stream.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str | None] = None
+    imports: ClassVar[tuple[str, ...]]
+    missing: ClassVar[Mapping[str, str]] = {}
+    extras: ClassVar[frozenset[str]] = frozenset()
+    settings: ClassVar[str] = ""
+    environment: ClassVar[Mapping[str, str]] = {}
+    idle_connections: ClassVar[int] = 500
+    stream_items: ClassVar[int] = 100_000
+
+    def version(self) -> str:
+        return importlib.metadata.version(self.package) if self.package else ""
+
+    def not_installed(self) -> str | None:
+        """Say which module is missing; `None` if the peer can run."""
+        for module in self.imports:
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                return f"module {module} is not installed"
+        return None
+
+    def serve(self, port: int, setup: Setup) -> None:
+        """Serve until the process is ended."""
+        raise NotImplementedError
+
+    def run(self, main: Main) -> None:
+        """Run a client's program on the loop that is best for the peer."""
+        run_uvloop(main)
+
+    async def connect(self, ports: Sequence[int], setup: Setup) -> Connection:
+        """Open one new connection; to several servers where several ports are given."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""One module a peer; each has an `ADAPTER`, see `bench.adapter`."""

@@ -1,0 +1,181 @@
+"""rap, as it is in this checkout."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from bench.adapter import HOST, Adapter, Connection, Pings, Setup, certificate, run_uvloop
+from bench.payload import KIB
+
+__all__ = ["ADAPTER"]
+
+KEY_ID, KEY = "bench", "0123456789abcdef"
+
+
+class RapHere(Adapter):
+    name = "rap"
+    imports = ("rap.client", "uvloop")
+    extras = frozenset({"replicas", "threads", "crypto"})
+    settings = "uvloop; default settings"
+
+    @property
+    def missing(self) -> Mapping[str, str]:  # type: ignore[override]
+        for module in ("rap.processor.crypto", "Crypto"):
+            if importlib.util.find_spec(module) is None:
+                return {"crypto": f"module {module} is not installed"}
+        return {}
+
+    def serve(self, port: int, setup: Setup) -> None:
+        from rap.server import Channel, Server
+
+        options: dict[str, Any] = {}
+        if setup == "tls":
+            options["ssl_crt_path"], options["ssl_key_path"] = certificate()
+        if setup == "crypto":
+            from rap.server.processor import CryptoProcessor
+
+            options["processor_list"] = [CryptoProcessor({KEY_ID: KEY})]
+        server = Server(f"{HOST}:{port}", **options)
+
+        @server.register
+        async def add(a: int, b: int) -> int:
+            return a + b
+
+        @server.register
+        async def echo(data: bytes) -> bytes:
+            return data
+
+        @server.register
+        async def records(rows: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # of any type
+            return rows
+
+        @server.register
+        async def stream(count: int) -> AsyncIterator[int]:
+            for number in range(count):
+                yield number
+
+        @server.register
+        async def stream_kib(count: int) -> AsyncIterator[bytes]:
+            for _ in range(count):
+                yield KIB
+
+        @server.register
+        async def pings(channel: Channel) -> None:
+            async for item in channel:
+                await channel.write(item)
+
+        @server.register
+        def add_blocking(a: int, b: int) -> int:
+            return a + b
+
+        async def main() -> None:
+            await server.serve_forever()
+
+        run_uvloop(main)
+
+    async def connect(self, ports: Sequence[int], setup: Setup) -> Connection:
+        from rap.client import Client
+
+        options: dict[str, Any] = {}
+        if setup == "tls":
+            options["ssl_ca_path"] = certificate()[0]
+        if setup == "crypto":
+            from rap.client.processor import CryptoProcessor
+
+            options["processor_list"] = [CryptoProcessor(KEY_ID, KEY)]
+        client = Client([f"{HOST}:{port}" for port in ports], **options)
+        await client.connect()
+        return _Connection(client)
+
+
+class _Connection(Connection):
+    """The stubs that a user would make, each when it is needed first."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @cached_property
+    def add(self) -> Any:  # type: ignore[override]
+        @self._client.register()
+        async def add(a: int, b: int) -> int: ...
+
+        return add
+
+    @cached_property
+    def add_blocking(self) -> Any:  # type: ignore[override]
+        @self._client.register()
+        async def add_blocking(a: int, b: int) -> int: ...
+
+        return add_blocking
+
+    @cached_property
+    def echo(self) -> Any:  # type: ignore[override]
+        @self._client.register()
+        async def echo(data: bytes) -> bytes: ...
+
+        return echo
+
+    @cached_property
+    def stream(self) -> Any:  # type: ignore[override]
+        @self._client.register()
+        async def stream(count: int) -> AsyncIterator[int]:
+            yield 0
+
+        return stream
+
+    @cached_property
+    def stream_kib(self) -> Any:  # type: ignore[override]
+        @self._client.register()
+        async def stream_kib(count: int) -> AsyncIterator[bytes]:
+            yield b""
+
+        return stream_kib
+
+    @cached_property
+    def _records(self) -> Any:
+        @self._client.register("records")
+        async def records(rows: list[dict]) -> list[dict]: ...  # type: ignore[type-arg]
+
+        return records
+
+    async def records(self, rows: list[dict[str, Any]]) -> int:
+        return sum(row["id"] for row in await self._records(rows))
+
+    async def open_channel(self) -> Pings:
+        pings = _Pings(self._client)
+        await pings.opened
+        return pings
+
+    async def close(self) -> None:
+        await self._client.await_close()
+
+
+class _Pings(Pings):
+    """A channel's function that waits until its measurement is over."""
+
+    def __init__(self, client: Any) -> None:
+        from rap.client import Channel
+
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+
+        async def pings(channel: Channel) -> None:
+            self._write, self._read = channel.write, channel.read_body
+            self.opened.set_result(None)
+            await self._over.wait()
+
+        self._task = asyncio.ensure_future(client.register()(pings)())
+
+    async def ping(self, item: int) -> int:
+        await self._write(item)
+        answer: int = await self._read()
+        return answer
+
+    async def close(self) -> None:
+        self._over.set()
+        await self._task
+
+
+ADAPTER = RapHere()

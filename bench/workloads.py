@@ -1,0 +1,264 @@
+"""The workloads: what a client does with a peer's connection, and the figures it brings back.
+
+Each runs on connections of its own and checks the answers before it measures.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from bench.adapter import Adapter, Connection, Setup
+from bench.load import closed_loops, percentile
+from bench.payload import KIB, rows
+from bench.process import resident_bytes
+
+__all__ = ["WORKLOADS", "Bench", "Figures", "Workload"]
+
+Figures = dict[str, float]
+
+_WARM_UP = 0.25  # of the measured time
+_ECHOES = 16  # in flight
+_SMALL, _LARGE = 200, 256 * 1024
+_LARGE_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One peer, ready to be measured: its servers run.
+
+    Args:
+        adapter: The peer.
+        setup: How the servers are set up.
+        ports: Where they listen.
+        servers: Their processes.
+        seconds: To measure.
+    """
+
+    adapter: Adapter
+    setup: Setup
+    ports: Sequence[int]
+    servers: Sequence[int]
+    seconds: float
+
+    async def connect(self) -> Connection:
+        return await self.adapter.connect(self.ports, self.setup)
+
+
+Run = Callable[[Bench], Awaitable[Figures]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One workload.
+
+    Args:
+        run: Does it.
+        needs: A feature that a peer may lack.
+        setup: How the servers must be set up.
+        servers: How many there must be.
+        extra: Only peers that have `needs` among their `extras` are asked.
+    """
+
+    run: Run
+    needs: str
+    setup: Setup = "plain"
+    servers: int = 1
+    extra: bool = False
+
+
+def calls(in_flight: int, *, connections: int = 1, method: str = "add") -> Run:
+    """Return the workload of small calls, `in_flight` at once on each connection."""
+
+    async def run(bench: Bench) -> Figures:
+        opened = [await bench.connect() for _ in range(connections)]
+        loops = []
+        for connection in opened:
+            add: Callable[[int, int], Awaitable[int]] = getattr(connection, method)
+            assert await asyncio.gather(*[add(i, i) for i in range(in_flight)]) == [
+                2 * i for i in range(in_flight)
+            ]
+            loops += [lambda add=add: add(1, 2)] * in_flight
+        await closed_loops(loops, bench.seconds * _WARM_UP, ())
+        load = await closed_loops(loops, bench.seconds, bench.servers)
+        for connection in opened:
+            await connection.close()
+        scale = 100_000 / len(load.latencies)
+        return load.summary() | {
+            "server_cpu_100k": load.server_cpu * scale,
+            "client_cpu_100k": load.client_cpu * scale,
+        }
+
+    return run
+
+
+def echoes(size: int) -> Run:
+    """Return the workload of payloads that travel both ways; one way is counted."""
+
+    async def run(bench: Bench) -> Figures:
+        connection = await bench.connect()
+        data = os.urandom(size)
+        assert await connection.echo(data) == data
+        loops = [lambda: connection.echo(data)] * _ECHOES
+        await closed_loops(loops, bench.seconds * _WARM_UP, ())
+        load = await closed_loops(loops, bench.seconds, bench.servers)
+        await connection.close()
+        return load.summary() | {"mb_per_second": load.per_second * size / 1e6}
+
+    return run
+
+
+async def mixed(bench: Bench) -> Figures:
+    """64 callers on one connection, small payloads and a few large ones among them."""
+    connection = await bench.connect()
+    small, large = os.urandom(_SMALL), os.urandom(_LARGE)
+    chance = random.Random(20).random
+    latencies: list[int] = []
+
+    async def call() -> None:
+        if chance() < _LARGE_SHARE:
+            await connection.echo(large)
+            return
+        start = time.perf_counter_ns()
+        await connection.echo(small)
+        latencies.append(time.perf_counter_ns() - start)
+
+    await closed_loops([call] * 64, bench.seconds * _WARM_UP, ())
+    latencies.clear()
+    load = await closed_loops([call] * 64, bench.seconds, ())
+    await connection.close()
+    latencies.sort()
+    return {
+        "per_second": load.per_second,
+        "small_p50_us": percentile(latencies, 0.5),
+        "small_p99_us": percentile(latencies, 0.99),
+    }
+
+
+def records(count: int, in_flight: int) -> Run:
+    """Return the workload of records of twenty fields that travel both ways."""
+
+    async def run(bench: Bench) -> Figures:
+        connection = await bench.connect()
+        sent = rows(count)
+        total = sum(row["id"] for row in sent)
+        assert await connection.records(sent) == total
+        loops = [lambda: connection.records(sent)] * in_flight
+        await closed_loops(loops, bench.seconds * _WARM_UP, ())
+        load = await closed_loops(loops, bench.seconds, bench.servers)
+        await connection.close()
+        return load.summary() | {"records_per_second": load.per_second * count}
+
+    return run
+
+
+async def stream(bench: Bench) -> Figures:
+    """Integers from a generator of the server."""
+    connection = await bench.connect()
+    assert [item async for item in connection.stream(200)] == list(range(200))
+    figures = await _consume(connection.stream(bench.adapter.stream_items), bench)
+    await connection.close()
+    return figures
+
+
+async def stream_kib(bench: Bench) -> Figures:
+    """Pieces of 1 KiB from a generator of the server."""
+    connection = await bench.connect()
+    assert [item async for item in connection.stream_kib(200)] == [KIB] * 200
+    figures = await _consume(connection.stream_kib(bench.adapter.stream_items), bench)
+    await connection.close()
+    return figures
+
+
+async def _consume(items: AsyncIterator[object], bench: Bench) -> Figures:
+    """Take items, until there is none or the time is over."""
+    count = 0
+    start = time.perf_counter()
+    end = start + 3 * bench.seconds
+    async for _ in items:
+        count += 1
+        if not count % 1024 and time.perf_counter() > end:
+            break
+    took = time.perf_counter() - start
+    aclose = getattr(items, "aclose", None)
+    if count < bench.adapter.stream_items and aclose is not None:
+        await asyncio.wait_for(aclose(), 5)
+    return {"items": count, "per_second": count / took}
+
+
+def channels(count: int) -> Run:
+    """Return the workload of round trips on channels, one at a time on each."""
+
+    async def run(bench: Bench) -> Figures:
+        connection = await bench.connect()
+        opened = [await connection.open_channel() for _ in range(count)]
+        for number, each in enumerate(opened):
+            assert await each.ping(number) == number
+        loops = [lambda each=each: each.ping(7) for each in opened]
+        await closed_loops(loops, bench.seconds * _WARM_UP, ())
+        load = await closed_loops(loops, bench.seconds, bench.servers)
+        for each in opened:
+            await each.close()
+        await connection.close()
+        return load.summary()
+
+    return run
+
+
+async def connects(bench: Bench) -> Figures:
+    """Connect, one call, close; one after another."""
+    count = 0
+    start = time.perf_counter()
+    while time.perf_counter() - start < bench.seconds:
+        connection = await bench.connect()
+        assert await connection.add(1, 2) == 3
+        await connection.close()
+        count += 1
+    return {"per_second": count / (time.perf_counter() - start)}
+
+
+async def idle(bench: Bench) -> Figures:
+    """Connections that made one call each and are kept open: what the server holds for them."""
+    servers = list(bench.servers)
+    first = await bench.connect()
+    await first.add(1, 2)
+    before = resident_bytes(servers)
+    opened = [first]
+    for _ in range(bench.adapter.idle_connections):
+        connection = await bench.connect()
+        await connection.add(1, 2)
+        opened.append(connection)
+    grown = resident_bytes(servers) - before
+    for connection in opened:
+        await connection.close()
+    return {
+        "resident_mib": before / 2**20,
+        "kib_per_connection": grown / bench.adapter.idle_connections / 1024,
+    }
+
+
+# In the order in which they run: memory is told of servers that have done nothing yet.
+WORKLOADS: dict[str, Workload] = {
+    "idle": Workload(idle, "connections"),
+    "lat1": Workload(calls(1), "calls"),
+    "thr64": Workload(calls(64), "many"),
+    "thr512": Workload(calls(512), "many"),
+    "conns100": Workload(calls(1, connections=100), "connections"),
+    "echo1k": Workload(echoes(1 << 10), "calls"),
+    "echo64k": Workload(echoes(1 << 16), "calls"),
+    "echo1m": Workload(echoes(1 << 20), "calls"),
+    "mixed": Workload(mixed, "many"),
+    "record1": Workload(records(1, 64), "many"),
+    "record100": Workload(records(100, 16), "many"),
+    "stream": Workload(stream, "stream"),
+    "stream1k": Workload(stream_kib, "stream"),
+    "chan1": Workload(channels(1), "channel"),
+    "chan100": Workload(channels(100), "channel"),
+    "connrate": Workload(connects, "connections"),
+    "tls64": Workload(calls(64), "tls", setup="tls"),
+    "crypto64": Workload(calls(64), "crypto", setup="crypto", extra=True),
+    "threads64": Workload(calls(64, method="add_blocking"), "threads", extra=True),
+    "replicas64": Workload(calls(64), "replicas", servers=3, extra=True),
+}
