@@ -85,16 +85,20 @@ def cases(limit: str) -> list[Any]:
 
 
 def beyond(option: Option, limit: str) -> float:
-    """Return the value next to a bound that is not allowed any more."""
-    if limit == "least":
-        return 0 if option.least == ">0" else int(option.least) - 1
-    return int(option.most) + 1
+    """Return a value just past a bound."""
+    bound = getattr(option, limit)
+    if bound == ">0":
+        return 0
+    step = 0.01 if "." in bound else 1
+    return at(option, limit) + (step if limit == "most" else -step)
 
 
 def at(option: Option, limit: str) -> float:
     """Return the last value that is allowed."""
     bound = getattr(option, limit)
-    return 0.001 if bound == ">0" else int(bound)
+    if bound == ">0":
+        return 0.001
+    return float(bound) if "." in bound else int(bound)
 
 
 @pytest.mark.parametrize("limit", ["least", "most"])

@@ -18,7 +18,7 @@ from rap.registry.refusal import AddressTaken, LeaseLost
 from rap.registry.reports import LoadReport, Reports
 from rap.registry.wakeup import Wakeup
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "check_ttl"]
 
 logger = logging.getLogger("rap.registry")
 
@@ -60,7 +60,7 @@ class Lease:
         self._registry = registry
         self._service = check_name("service", service)
         self._endpoint = endpoint
-        self._ttl = _check_ttl(ttl)
+        self._ttl = check_ttl(ttl)
         self._interval = self._ttl / _RENEWALS_PER_TTL
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
@@ -198,9 +198,14 @@ class Lease:
         self._failures = 0
 
 
-def _check_ttl(value: object) -> float:
+def check_ttl(value: object, *, option: str = "ttl") -> float:
+    """Return the time to live of a registration, in seconds.
+
+    Raises:
+        ValueError: It is no number from 0.1 to 86,400.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"ttl must be a number of seconds, got {value!r}")
+        raise ValueError(f"{option} must be a number of seconds, got {value!r}")
     if not _MIN_TTL <= value <= _MAX_TTL:
-        raise ValueError(f"ttl must be {_MIN_TTL:g} to {_MAX_TTL:g} seconds, got {value!r}")
+        raise ValueError(f"{option} must be {_MIN_TTL:g} to {_MAX_TTL:g} seconds, got {value!r}")
     return float(value)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from rap.address import Address
 from rap.deadline import check_timeout
+from rap.registry.lease import check_ttl
 from rap.wire.limits import DEFAULT_LIMITS
 
 __all__ = ["ServerConfig"]
@@ -16,7 +17,6 @@ _TIMES = (
     "ping_sleep_time",
     "close_timeout",
     "max_connection_age",
-    "lease_ttl",
 )
 
 
@@ -44,7 +44,7 @@ class ServerConfig:
         stream_window: That may be under way on one call before its reader takes some.
         connection_window: The same for all calls of a connection.
         threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
-        lease_ttl: That a registration stands without a heartbeat.
+        lease_ttl: That a registration stands without a heartbeat, 0.1 to 86,400.
         debug: Tracebacks of handlers go to the caller.
     """
 
@@ -76,6 +76,7 @@ class ServerConfig:
             if value is None and name not in optional:
                 raise ValueError(f"{name} must be a number of seconds, got None")
             check_timeout(name, value)
+        check_ttl(self.lease_ttl, option="lease_ttl")
         for name in ("ping_fail_cnt", "backlog"):
             _check_count(name, getattr(self, name))
         if self.threads is not None:
