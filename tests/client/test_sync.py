@@ -270,7 +270,9 @@ def test_a_call_keeps_to_the_deadline_of_the_handler_that_makes_it(server: Serve
             caller.raw_call("forever")
         except DeadlineExceeded as error:
             inner.append(error)
-        ended.set()
+            raise
+        finally:
+            ended.set()
 
     server.register(forever)
     server.register(relay)
