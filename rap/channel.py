@@ -13,6 +13,7 @@ from rap.message import Call, Request, Response, Side
 from rap.processor.base import Pipeline
 from rap.transport.stream import EndOfStream, Message, Stream
 from rap.wire.codec import pack, unpack
+from rap.wire.states import CLOSED
 
 __all__ = ["Channel"]
 
@@ -74,7 +75,7 @@ class Channel:
         try:
             _, _, body = self._stream.try_recv() or await self._stream.recv()
         except EndOfStream:
-            text = f"{self._call.method}: the peer closed the channel"
+            text = self._finish or f"{self._call.method}: the peer closed the channel"
             raise ChannelClosed(text) from None
         return decode_any(body)
 
@@ -87,7 +88,7 @@ class Channel:
                 sent.
         """
         stream = self._stream
-        if not stream.can_send or stream.ended:
+        if stream.state & CLOSED or stream.error is not None or self._finish is not None:
             raise stream.error or ChannelClosed(
                 self._finish or f"{self._call.method}: the channel is closed"
             )
@@ -103,14 +104,14 @@ class Channel:
         await stream.send(encode_any(message.body), meta)
 
     async def close(self) -> None:
-        """Say that this side is done; what the peer still sends is not read."""
+        """Say that this side is done; what the peer still sends is dropped."""
         self.set_finish(f"{self._call.method}: this side closed the channel")
 
     def set_finish(self, msg: str = "") -> None:
-        """Close this side at once; reads raise `ChannelClosed(msg)` from then on."""
+        """Close this side at once; reads, also one under way, raise `ChannelClosed(msg)`."""
         if self._finish is None:
             self._finish = msg or f"{self._call.method}: this side closed the channel"
-            self._stream.end()
+            self._stream.leave()
 
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or it was lost."""

@@ -60,7 +60,7 @@ class Unnoticed:
 
     async def check(self) -> None:
         """Fail if there is anything."""
-        gc.collect()
+        gc.collect(1)
         await asyncio.sleep(0)
         for _ in range(100):  # tasks that are just ending
             left = asyncio.all_tasks(self._loop) - self._before - {asyncio.current_task()}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rap.channel import Channel
 from rap.errors import Code
+from rap.function import decode_any
+from rap.message import Request
 from rap.server.inbound import ServerStream
 from rap.server.threads import Threads
 from rap.wire.codec import batch_header
@@ -48,7 +50,7 @@ class _Batch:
         parts = self.parts
         body = batch_header(len(parts)) + b"".join(parts)
         parts.clear()
-        self._stream.conn.send(self._stream, flags, b"", body)
+        self._stream.conn.protocol.send_data(self._stream, flags, b"", body)
 
     async def send_full(self) -> None:
         """Send a full batch; wait while the client does not read."""
@@ -97,17 +99,24 @@ async def _send_batches(
 ) -> None:
     batch = _Batch(stream)
     parts = batch.parts
+    room = stream.conn.protocol.peer.max_message // _LARGE_ITEM - 1
+    most = max(1, min(_BATCH_ITEMS, room))
     try:
         async for item in items:
             data = encode(item)  # at once: the generator may change the item later
+            large = len(data) >= _LARGE_ITEM
+            if large and parts:
+                batch.send()
             if not parts:
                 batch.schedule()
             parts.append(data)
-            if len(parts) >= _BATCH_ITEMS or len(data) >= _LARGE_ITEM:
+            if large or len(parts) >= most:
                 await batch.send_full()
     except Exception:
         if parts:
             batch.send()  # what was yielded before the error arrives
+        if stream.outbox is not None:
+            await stream.writable()
         raise
     except asyncio.CancelledError:
         parts.clear()
@@ -174,7 +183,11 @@ def _nothing() -> None:
 
 async def serve_channel(dispatcher: "Dispatcher", stream: ServerStream) -> None:
     """Run a channel function; when it returns, the call is over."""
-    channel = Channel(stream, stream.as_call(), dispatcher.pipeline)
+    call = stream.as_call()
+    if dispatcher.pipeline.transforms:
+        opening = decode_any(stream.body) if stream.body else None
+        await dispatcher.pipeline.request(Request(call, opening, call.header))
+    channel = Channel(stream, call, dispatcher.pipeline)
     stream.began = True
     await stream.handler.func(channel)
     stream.end()

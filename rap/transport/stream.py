@@ -75,6 +75,7 @@ class Stream(StreamState):
     inbox: "deque[tuple[int, bytes, bytes | memoryview, int]] | tuple[()]" = ()
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
+    _ender: "asyncio.Future[None] | None" = None
 
     def __init__(
         self, conn: "Connection", stream_id: int = 0, send_credit: int = 0, state: int = 0
@@ -111,6 +112,8 @@ class Stream(StreamState):
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
+        if self._ender is not None and self.state & REMOTE_END:
+            self._wake()
 
     def on_flushed(self) -> None:
         """Go on: what waited for credit has been written."""
@@ -122,14 +125,14 @@ class Stream(StreamState):
 
     def on_stopped(self) -> None:
         """The peer neither sends nor reads any more; it is no error."""
-        self._wake_reader()
+        self._wake()
         self.on_flushed()
 
     def fail(self, error: CallError) -> None:
         """End the stream with `error`; messages that came before can still be taken."""
         if self.error is None:
             self.error = error
-        self._wake_reader()
+        self._wake()
         self.on_flushed()
 
     def try_recv(self) -> Message | None:
@@ -145,14 +148,14 @@ class Stream(StreamState):
         """Return the next message.
 
         Raises:
-            EndOfStream: The peer has sent its last one.
+            EndOfStream: The peer has sent its last one, or this side has left.
             CallError: The stream was reset, or its connection was lost.
             RuntimeError: Another task is waiting for a message of this stream.
         """
         while not self.inbox:
             if self.error is not None:
                 raise self.error
-            if self.state & REMOTE_END:
+            if self.state & REMOTE_END or self.discard:
                 raise EndOfStream
             if self._reader is not None:
                 raise RuntimeError("another task is already reading from this stream")
@@ -204,31 +207,31 @@ class Stream(StreamState):
             self.conn.take(self, size)
         self.inbox = ()
         self.end()
+        self._wake()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
         """End the stream in both directions; does nothing if it has ended."""
         self.inbox = ()
         self.conn.reset(self, code, message)
-        self._wake_reader()
+        self._wake()
         self.on_flushed()
 
     async def wait_ended(self) -> None:
         """Return when the peer has ended or reset the stream, or the connection is lost."""
         while not self.state & REMOTE_END and self.error is None:
-            if self._reader is not None:
-                raise RuntimeError("another task is already reading from this stream")
-            self._reader = self.conn.new_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
+            if self._ender is None:
+                self._ender = self.conn.new_future()
+            await asyncio.shield(self._ender)
 
     async def _flushed(self) -> None:
         if self._writer is None:
             self._writer = self.conn.new_future()
         await asyncio.shield(self._writer)
 
-    def _wake_reader(self) -> None:
+    def _wake(self) -> None:
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
+        ender, self._ender = self._ender, None
+        if ender is not None and not ender.done():
+            ender.set_result(None)
