@@ -5,6 +5,7 @@ messages are given back when user code takes them; what nobody will take, on arr
 unfinished message are lent until it is whole.
 """
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from rap.wire.frames import credit_frame
@@ -17,6 +18,10 @@ S = TypeVar("S", bound=StreamState)
 
 # Credit with which the peer can send any frame: one with the largest meta fits.
 _AMPLE = 64 * 1024
+
+
+def nothing() -> None:
+    """Do nothing: nobody asked to be told."""
 
 
 class Granter(Generic[S]):
@@ -33,8 +38,11 @@ class Granter(Generic[S]):
         # Bytes that may come before we must have granted more.
         window = self.recv_credit = limits.connection_window
         self.ungranted = 0  # taken or dropped, not yet given back
+        # What a transport sets: asks it to write when the loop's turn ends; may be called again
+        # before it has.
+        self.wake: Callable[[], object] = nothing
         self._stream_step = limits.stream_window // 2
-        self._starved_below = max(window // 32, min(window // 4, _AMPLE))
+        self._starved_below = max(window // 32, min(limits.stream_window // 4, _AMPLE))
 
     @property
     def starved(self) -> bool:
@@ -50,8 +58,10 @@ class Granter(Generic[S]):
         self.ungranted += size
         if stream.ungranted >= self._stream_step:
             self.grant_stream(stream)
+            self.wake()
         if self.ungranted >= self.recv_credit:
             self.grant_connection()
+            self.wake()
 
     def forget(self, stream: S) -> None:
         """Drop a stream that has ended; what it held is given back to the connection."""

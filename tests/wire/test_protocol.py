@@ -24,7 +24,18 @@ from rap.wire.frames import (
 )
 from rap.wire.limits import Limits
 from rap.wire.states import REMOTE_END, State
-from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame
+from tests.wire.endpoints import (
+    KIB,
+    META,
+    SMALL,
+    WHOLE,
+    Endpoint,
+    data,
+    hello,
+    kinds,
+    make,
+    open_frame,
+)
 
 
 def both_sides() -> list[Endpoint]:
@@ -367,3 +378,13 @@ def test_a_body_does_not_keep_a_much_larger_chunk_alive() -> None:
     server = make(is_server=True)
     events = server.receive(open_frame(1, WHOLE, b"x" * 5000), open_frame(3, WHOLE, b"x" * 90_000))
     assert [type(event[4]) for event in events] == [bytes, memoryview]
+
+
+def test_of_two_violations_in_one_chunk_the_first_is_told() -> None:
+    limits = Limits(stream_window=64 * KIB, connection_window=64 * KIB)
+    server = make(is_server=True, limits=limits)
+    server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
+    fill(server, 1, 60 * KIB)
+    server.receive(data(3, b"x" * 10 * KIB), data(99, b""))
+    assert server.violation() == "Data on stream 99, which was never opened"
+    assert kinds(server.take_frames()) == [GOAWAY]

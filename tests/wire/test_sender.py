@@ -326,3 +326,39 @@ def test_an_end_was_sent_error_names_the_stream() -> None:
     with pytest.raises(LocalProtocolError, match="stream 1: END was sent already"):
         client.protocol.send_data(stream, END, b"", b"")
     assert CREDIT not in [frame.kind for frame in client.take_frames()]
+
+
+def test_a_data_message_waits_for_the_credit_of_the_connection_too() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.take_bytes()
+    client.protocol.send_credit = 12
+    assert not client.protocol.send_data(stream, MESSAGE, b"", b"body")
+    grant(client, 0, 4)
+    assert sent(client) == [(DATA, 1, MESSAGE, 4)]
+
+
+def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> None:
+    client = make(is_server=False)
+    calls: list[str] = []
+    client.protocol.wake = lambda: calls.append("wake")
+    client.protocol.flush = lambda: (calls.append("flush"), client.take_bytes())
+    stream = client.open(0)
+    for _ in range(30):
+        client.protocol.send_data(stream, MESSAGE, b"", b"x")
+    assert calls.count("flush") == 1
+    client.take_bytes()
+    calls.clear()
+    for _ in range(16):
+        client.protocol.open_unary(StreamState(0, 0, 0), META, b"x")
+    assert calls == ["wake", "flush"]
+
+
+def test_many_answers_of_one_turn_are_written_at_once() -> None:
+    server = make(is_server=True)
+    calls: list[str] = []
+    server.protocol.flush = lambda: calls.append("flush")
+    server.receive(*(open_frame(n) for n in range(1, 51, 2)))
+    for stream in list(server.protocol.streams.values())[:24]:
+        server.protocol.answer(stream, b"1")
+    assert calls == ["flush"]
