@@ -211,7 +211,7 @@ def _value_codec(
     def encode(value: Any) -> bytes:
         try:
             body = _encode(value)
-            if guard is not None:
+            if guard is not None and len(body) > MAX_DEPTH:  # else it can break no limit
                 guard(body)
             if fitting is not None and type(value) not in fitting:
                 typed(body)
@@ -221,7 +221,7 @@ def _value_codec(
 
     def decode(body: Body) -> Any:
         try:
-            if guard is not None:
+            if guard is not None and len(body) > MAX_DEPTH:
                 guard(body)
             return typed(body)
         except Exception as exc:  # likewise

@@ -21,6 +21,7 @@ from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.events import Event, check_events, discard_events, run_event
 from rap.server.membership import Membership
+from rap.server.middleware.chain import Middleware, Middlewares
 from rap.server.ports import Ports
 from rap.server.router import Handler, Router
 from rap.server.threads import Threads
@@ -46,6 +47,7 @@ class Server:
         ssl_ca_path: PEM file of the authorities of client certificates, which are then required.
         start_event_list: Run before listening; a failing one aborts the start.
         stop_event_list: Run when all connections are closed.
+        middleware_list: The first is outermost.
         processor_list: In the order in which outbound messages pass them.
         clock: Source of time.
         rng: Source of chance.
@@ -70,6 +72,7 @@ class Server:
         ssl_ca_path: str | None = None,
         start_event_list: Iterable[Event] = (),
         stop_event_list: Iterable[Event] = (),
+        middleware_list: Iterable[Middleware] = (),
         processor_list: Iterable[BaseProcessor] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -98,6 +101,8 @@ class Server:
         )  # fmt: skip
         self._start_events = check_events("start_event_list", start_event_list)
         self._stop_events = check_events("stop_event_list", stop_event_list)
+        self._middlewares = Middlewares(self.register, service or "", _log)
+        self._middlewares.load("middleware_list", middleware_list)
         self._processors: list[BaseProcessor] = []
         self.load_processor(processor_list)
         self._dispatcher: Dispatcher | None = None
@@ -174,6 +179,18 @@ class Server:
         """Add events that run after shutdown."""
         self._stop_events += check_events("load_stop_event", event_list)
 
+    def load_middleware(self, middleware_list: Iterable[Middleware]) -> None:
+        """Add middleware, after what is there; to be done before the server starts.
+
+        Raises:
+            TypeError: One is no middleware.
+            ValueError: One is loaded already, here or elsewhere.
+            RuntimeError: The server was started.
+        """
+        if self._dispatcher is not None:
+            raise RuntimeError("load_middleware must come before the server starts")
+        self._middlewares.load("load_middleware", middleware_list)
+
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors.
 
@@ -187,6 +204,11 @@ class Server:
             if any(processor is each for each in self._processors):
                 raise ValueError(f"{processor!r} is loaded already")
             self._processors.append(processor)
+            self._register_private(processor)
+
+    def _register_private(self, processor: BaseProcessor) -> None:
+        for func, name, group in processor.take_private_functions():
+            self.register(func, name, group, is_private=True)
 
     # Life.
 
@@ -211,11 +233,13 @@ class Server:
         if self._dispatcher is not None:
             raise RuntimeError("the server was started already")
         pipeline = Pipeline(self._processors, Side.SERVER)
+        threads = Threads(self.config.threads)
         self._dispatcher = Dispatcher(
             self._router,
             pipeline,
             self._clock,
-            Threads(self.config.threads),
+            threads,
+            messages=self._middlewares.messages(threads, self._clock),
             debug=self.config.debug,
             log=_log,
         )
@@ -224,7 +248,9 @@ class Server:
                 await run_event(self._start_events.pop(0))
             for processor in self._processors:
                 await run_event(processor.start_event_handle)
-            await self._ports.open(self._dispatcher)
+                self._register_private(processor)
+            await self._middlewares.start()
+            await self._ports.open(self._dispatcher, self._middlewares.admission())
             await self._membership.join(self.addresses)
         except BaseException:
             self._discard_events()
@@ -264,12 +290,13 @@ class Server:
         await asyncio.shield(self._closing)
 
     async def _abort_start(self) -> None:
-        """Undo what a start that failed has done; no stop event runs."""
+        """Undo what a start that failed has done; the stop events do not run."""
         assert self._dispatcher is not None
         self._ports.close_listeners()
         await self._membership.leave()
         await self._ports.close_connections(0.0)
         await self._dispatcher.close()
+        await self._middlewares.stop()
 
     def _discard_events(self) -> None:
         discard_events([*self._start_events, *self._stop_events])
@@ -295,6 +322,7 @@ class Server:
         await self._ports.close_connections(self.config.close_timeout)
         await self._dispatcher.close()
         await self._membership.leave()
+        await self._middlewares.stop()
         stops = [processor.stop_event_handle for processor in reversed(self._processors)]
         for event in [*stops, *reversed(self._stop_events)]:
             try:

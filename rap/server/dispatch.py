@@ -23,6 +23,7 @@ from rap.message import Call, Header, Request, Response, Shape, current
 from rap.processor.base import Pipeline
 from rap.server.failure import failure
 from rap.server.inbound import ServerStream
+from rap.server.middleware.chain import MessageChain
 from rap.server.router import Handler, Router
 from rap.server.serve import serve_channel, serve_stream
 from rap.server.threads import Threads
@@ -55,6 +56,7 @@ class Dispatcher:
         pipeline: Processors of the server.
         clock: Source of time.
         threads: Where `def` handlers run.
+        messages: Middleware around unary calls, if there is any.
         debug: Send tracebacks.
         log: Logger of the server.
     """
@@ -66,6 +68,7 @@ class Dispatcher:
         clock: Clock,
         threads: Threads,
         *,
+        messages: MessageChain | None = None,
         debug: bool,
         log: logging.Logger,
     ) -> None:
@@ -79,6 +82,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._create_task = self._loop.create_task
         self._plain = pipeline.empty
+        self._messages = messages
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled, their stream forgotten
 
     def open(self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview) -> None:
@@ -127,6 +131,9 @@ class Dispatcher:
         code, message, details = failure(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
+        if self.pipeline.sees_errors and hasattr(stream, "handler"):
+            seen = self.pipeline.error(stream.as_call(), (code, message, details))
+            code, message, details = Code(seen[0]), seen[1], seen[2]
         stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
 
     async def close(self) -> None:
@@ -166,6 +173,8 @@ class Dispatcher:
             return self._run_stream
         if handler.shape is _CHANNEL:
             return self._run_channel
+        if self._messages is not None:
+            return self._run_through_middleware
         if not self._plain:
             return self._run_processed
         if handler.function.is_async and not handler.function.has_keywords:
@@ -224,6 +233,24 @@ class Dispatcher:
         finally:
             stream.task = None  # whose context holds the stream: no cycle for the collector
 
+    async def _run_through_middleware(self, stream: ServerStream) -> None:
+        assert self._messages is not None
+        began, size = self._messages.monotonic(), 0
+        error: BaseException | None = None
+        try:
+            _set_current(stream)
+            size = await self._serve_unary(stream, stream.handler)
+        except asyncio.CancelledError as exc:
+            error = stream.error or exc
+            self._cancelled(stream)
+            raise
+        except Exception as exc:
+            error = exc
+            self.fail(stream, exc)
+        finally:
+            stream.task = None  # whose context holds the stream: no cycle for the collector
+            self._messages.answered(stream, error, began, size)
+
     async def _run_other(self, handler: Handler, arguments: Arguments) -> Any:
         """Run a handler that is a `def`, or has keyword-only parameters."""
         args, kwargs = arguments
@@ -233,20 +260,24 @@ class Dispatcher:
             return handler.func(*args, **(kwargs or {}))
         return await self.threads.run(handler.func, args, kwargs)
 
-    async def _serve_unary(self, stream: ServerStream, handler: Handler) -> None:
-        """Serve a unary call through the pipeline."""
+    async def _serve_unary(self, stream: ServerStream, handler: Handler) -> int:
+        """Serve a unary call through the pipeline; return the bytes of the answer."""
         call = stream.as_call()
         function = handler.function
         with self.pipeline.scope(call):
             arguments = await self.arguments(stream)
             stream.began = True
-            result = await self._run_other(handler, arguments)
+            if self._messages is None:
+                result = await self._run_other(handler, arguments)
+            else:
+                result = await self._messages.run(stream, *arguments)
             body = function.encode_result(result)
             if self.pipeline.transforms:
                 meta, body = await self.outbound(call, decode_any(body))
             else:
                 meta = b""
-        stream.conn.send(stream, _ANSWER, meta, body)
+        stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
+        return len(body)
 
     async def _run_stream(self, stream: ServerStream) -> None:
         try:

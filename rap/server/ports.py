@@ -10,6 +10,7 @@ from typing import Any
 from rap.address import Address
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
+from rap.server.admission import Admission
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
@@ -63,6 +64,7 @@ class Ports:
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._dispatcher: Dispatcher | None = None
+        self._admission: Admission | None = None
         self._empty = asyncio.Event()
 
     @property
@@ -75,13 +77,18 @@ class Ports:
         """The connections that are open."""
         return frozenset(self._connections)
 
-    async def open(self, dispatcher: Dispatcher) -> None:
+    async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
         """Listen on every address.
+
+        Args:
+            dispatcher: Serves the streams.
+            admission: Decides which connections are read from; `None`: all.
 
         Raises:
             OSError: One cannot be bound; none is then listened on.
         """
         self._dispatcher = dispatcher
+        self._admission = admission
         for address in self._config.addresses:
             context = None if address.scheme == "unix" else self._context
             if address.scheme == "tls" and context is None:
@@ -117,6 +124,8 @@ class Ports:
                     await self._empty.wait()
         except TimeoutError:
             await self._end_connections()
+        if self._admission is not None:
+            await self._admission.close()
 
     def abort(self) -> None:
         """End every connection now."""
@@ -177,11 +186,16 @@ class Ports:
             log=self._log,
             new_stream=ServerStream,
             on_open=self._dispatcher.open,
-            on_made=self._connections.add,
+            on_made=self._on_made,
             on_lost=self._on_lost,
         )
         conn.state[ADOPT] = self._dispatcher.adopt
         return conn
+
+    def _on_made(self, conn: Connection) -> None:
+        self._connections.add(conn)
+        if self._admission is not None:
+            self._admission.take(conn)
 
     def _on_lost(self, conn: Connection) -> None:
         self._connections.discard(conn)

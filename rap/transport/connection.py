@@ -19,24 +19,17 @@ from rap.errors import (
     ExceptionTypes,
     RapError,
     Unavailable,
-    decode_error,
 )
 from rap.transport.binding import bound_peer, new_random
 from rap.transport.options import ConnectionOptions
+from rap.transport.rare import on_rare
 from rap.transport.sweep import Sweep
 from rap.wire.frames import (
     DATA,
     END,
-    GOAWAY,
-    HELLO,
     MAX_STREAM_ID,
     MESSAGE,
     OPEN,
-    PING,
-    RESET,
-    UNSERVED,
-    read_go_away,
-    read_reset,
 )
 from rap.wire.protocol import WireProtocol
 from rap.wire.states import State, StreamState
@@ -105,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost
-        self._types = exception_types or ExceptionTypes()
+        self.exception_types = exception_types or ExceptionTypes()
         self._call_soon = self._loop.call_soon
         self._flush_callback = self._flush  # bound once
         self.protocol.wake = self._flush_soon
@@ -141,7 +134,7 @@ class Connection(asyncio.Protocol):
             elif kind == OPEN:
                 self._on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
             else:
-                self._on_rare(kind, stream, flags, body)
+                on_rare(self, kind, stream, flags, body)
         if self.streams and not self.sweep.busy:
             self.sweep.on_busy()
         if protocol.partial is not None:
@@ -231,10 +224,6 @@ class Connection(asyncio.Protocol):
         if not sweep.busy or stream.deadline < sweep.at:
             sweep.on_busy(stream.deadline)
 
-    def send(self, stream: Any, flags: int, meta: bytes, body: bytes) -> bool:
-        """Send a message; return whether it went out at once, else `on_flushed` follows."""
-        return self.protocol.send_data(stream, flags, meta, body)
-
     def reset(
         self,
         stream: Any,
@@ -246,13 +235,6 @@ class Connection(asyncio.Protocol):
         """End a stream in both directions; nothing happens if it has ended."""
         if not self.closed:
             self.protocol.reset_stream(stream, code, message, details, flags)
-            self._flush_soon()
-
-    def take(self, stream: Any, size: int) -> None:
-        """Say that user code took a message, so the peer may send as much again."""
-        protocol = self.protocol
-        protocol.take(stream, size)
-        if protocol.out and not self._scheduled:
             self._flush_soon()
 
     async def drained(self) -> None:
@@ -356,52 +338,25 @@ class Connection(asyncio.Protocol):
                 self.error = ConnectionClosed(f"{self.peer} is draining")
             self.transport.close()
 
-    # Rare frames.
+    def greeted(self) -> None:
+        """Take the peer's Hello, which the protocol has read."""
+        self.peer = bound_peer(self, self._random)
+        if not self.handshake.done():
+            self.handshake.set_result(None)
+        if self.protocol.peer_hello.get("draining"):
+            self._drain()
+        self.log.info("connection with %s open", self.peer)
+        self.changed()
 
-    def _on_rare(self, kind: int, stream: Any, flags: int, body: bytes | memoryview) -> None:
-        if kind == RESET:
-            try:
-                code, message, details = read_reset(bytes(body))
-            except ValueError as exc:
-                code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
-            if code == Code.OK:
-                stream.on_stopped()
-                return
-            unserved = bool(flags & UNSERVED)
-            stream.fail(decode_error(code, message, details, self._types, unserved=unserved))
-        elif kind == PING:
-            self.sweep.keepalive.answered(self.clock.monotonic())
-        elif kind == GOAWAY:
-            self._on_go_away(flags, bytes(body))
-        elif kind == HELLO:
-            self.peer = bound_peer(self, self._random)
-            if not self.handshake.done():
-                self.handshake.set_result(None)
-            if self.protocol.peer_hello.get("draining"):
-                self._drain()
-            self.log.info("connection with %s open", self.peer)
-            if self._on_change is not None:
-                self._on_change(self)
-
-    def _on_go_away(self, last_id: int, body: bytes) -> None:
-        try:
-            code, message = read_go_away(body)
-        except ValueError as exc:
-            code, message = Code.UNKNOWN, str(exc)
+    def left(self, code: int, message: str) -> None:
+        """Take the peer's GoAway."""
         self._drain()
         if code != Code.OK:
             self.error = ConnectionClosed(f"{self.peer} refused the connection: {message}")
             self.log.warning("%s", self.error)
-        if not self.is_server and last_id < MAX_STREAM_ID:
-            for stream in list(self.streams.values()):
-                if stream.id > last_id:
-                    self.protocol.forget(stream)
-                    text = f"{self.peer} closed before it served the call"
-                    stream.fail(Unavailable(text, remote=True, unserved=True))
-        for stream in self.streams.values():
-            notice = getattr(stream, "on_draining", None)
-            if notice is not None:
-                notice()
+
+    def changed(self) -> None:
+        """Tell the owner that the peer's Hello or GoAway came."""
         if self._on_change is not None:
             self._on_change(self)
 

@@ -6,7 +6,8 @@ and idempotent, so it is safe in `finally`, callbacks and `__del__`.
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.wire.frames import END, MESSAGE
@@ -20,6 +21,8 @@ __all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
 _ANSWER = MESSAGE | END
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
+# Sees code, message and details of a Reset before the error is made; returns what stands for them.
+SeeError = Callable[[tuple[int, str, dict[str, Any]]], tuple[int, str, dict[str, Any]]]
 
 
 class EndOfStream(RapError):
@@ -31,6 +34,7 @@ class UnaryStream(StreamState):
 
     deadline_text = "the deadline of the call passed"
     meta = b""
+    see_error: SeeError | None = None
 
     def __init__(self, conn: "Connection", deadline: float) -> None:
         self.conn = conn
@@ -69,6 +73,7 @@ class Stream(StreamState):
     """A stream whose messages are taken one by one."""
 
     error: CallError | None = None
+    see_error: SeeError | None = None
     discard = False  # user code has left; what still comes is dropped
     # Flags, meta, body, size of messages not yet taken. Made with the first: a unary call on a
     # server never has one.
@@ -103,17 +108,25 @@ class Stream(StreamState):
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Put a message into the inbox, unless nobody will read it."""
+        inbox = self.inbox
+        if isinstance(inbox, tuple):
+            inbox = self._first_message()
         if self.discard:
-            self.conn.take(self, size)
+            self.conn.protocol.take(self, size)
         elif flags & MESSAGE:
-            if not isinstance(self.inbox, deque):
-                self.inbox = deque()
-            self.inbox.append((flags, meta, body, size))
+            inbox.append((flags, meta, body, size))
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
         if self._ender is not None and self.state & REMOTE_END:
             self._wake()
+
+    def _first_message(self) -> "deque[tuple[int, bytes, bytes | memoryview, int]]":
+        """Set what every further message reads on the instance, where CPython finds it faster."""
+        self.error, self.discard = self.error, self.discard
+        self._reader, self._ender = self._reader, self._ender
+        inbox = self.inbox = deque()
+        return inbox
 
     def on_flushed(self) -> None:
         """Go on: what waited for credit has been written."""
@@ -141,7 +154,7 @@ class Stream(StreamState):
             return None
         flags, meta, body, size = self.inbox.popleft()
         if size:
-            self.conn.take(self, size)
+            self.conn.protocol.take(self, size)
         return flags, meta, body
 
     async def recv(self) -> Message:
@@ -166,7 +179,7 @@ class Stream(StreamState):
                 self._reader = None
         flags, meta, body, size = self.inbox.popleft()
         if size:
-            self.conn.take(self, size)
+            self.conn.protocol.take(self, size)
         return flags, meta, body
 
     async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
@@ -179,7 +192,7 @@ class Stream(StreamState):
         if self.state & LOCAL_END:
             raise self.error or ChannelClosed("the stream is closed")
         conn = self.conn
-        if not conn.send(self, flags, meta, body) or conn.paused:
+        if not conn.protocol.send_data(self, flags, meta, body) or conn.paused:
             await self.writable()
 
     async def writable(self) -> None:
@@ -198,13 +211,13 @@ class Stream(StreamState):
     def end(self) -> None:
         """Say that this side is done; does nothing if it has said so or the stream has ended."""
         if not self.state & LOCAL_END:
-            self.conn.send(self, END, b"", b"")
+            self.conn.protocol.send_data(self, END, b"", b"")
 
     def leave(self) -> None:
         """Send END, and drop what the peer still sends until it ends too."""
         self.discard = True
         for _, _, _, size in self.inbox:
-            self.conn.take(self, size)
+            self.conn.protocol.take(self, size)
         self.inbox = ()
         self.end()
         self._wake()

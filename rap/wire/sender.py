@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
-from rap.wire.credit import Granter
+from rap.wire.credit import Granter, nothing
 from rap.wire.frames import (
     DATA,
     END,
@@ -51,10 +51,6 @@ _WHOLE_LAST = MESSAGE | END
 _FLUSH_PIECES = 48
 
 
-def _nothing() -> None:
-    """Do nothing: nobody asked to be told."""
-
-
 class Sender(Granter[S]):
     """State of everything this side sends.
 
@@ -70,10 +66,8 @@ class Sender(Granter[S]):
         self.new_stream = new_stream
         self.next_id = 1
         self.send_credit = self.peer.connection_window
-        # What a transport sets: `wake` asks it to write when the loop's turn ends, and may be
-        # called again before it has; `flush` to write now, for there is enough.
-        self.wake: Callable[[], object] = _nothing
-        self.flush: Callable[[], object] = _nothing
+        # What a transport sets: asks it to write now, for there is enough.
+        self.flush: Callable[[], object] = nothing
         self._ready: deque[S] = deque()  # streams with an outbox and credit
         self._unsent: deque[S] = deque()  # streams whose Open waits, by id
         self._is_held = False
@@ -94,15 +88,14 @@ class Sender(Granter[S]):
         self.peer = peer
         self._use_limits()
 
-    def hold(self) -> None:
-        """Queue every message from now on: the transport takes no more."""
-        self._is_held = True
+    def hold(self, held: bool = True) -> None:
+        """Queue every message from now on, for the transport takes no more; or end that."""
+        self._is_held = held
         self._use_limits()
 
     def unhold(self) -> None:
         """Send directly again what is small."""
-        self._is_held = False
-        self._use_limits()
+        self.hold(False)
 
     def open_stream(self, stream: S, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream`, giving it the next id, with its first message if `flags` has MESSAGE.

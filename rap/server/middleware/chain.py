@@ -1,0 +1,179 @@
+"""The middleware of one server: loaded, started, folded into chains, stopped."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rap.clock import Clock
+from rap.errors import Internal
+from rap.message import Request, current
+from rap.server.admission import Admission, Serve
+from rap.server.events import run_event
+from rap.server.inbound import ServerStream
+from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
+from rap.server.threads import Threads
+
+__all__ = ["MessageChain", "Middlewares"]
+
+Middleware = BaseConnMiddleware | BaseMsgMiddleware
+
+
+class Middlewares:
+    """What a server has loaded.
+
+    Args:
+        register: Registers a function of the server.
+        service: Name of the server's service.
+        log: Logger of the server.
+    """
+
+    def __init__(self, register: Callable[..., Any], service: str, log: logging.Logger) -> None:
+        self._register = register
+        self._service = service
+        self._log = log
+        self._loaded: list[Middleware] = []
+        self._begun: list[Middleware] = []
+
+    def load(self, option: str, middleware_list: Iterable[Middleware]) -> None:
+        """Add middleware, after what is there.
+
+        Raises:
+            TypeError: One is no middleware; the message names `option`.
+            ValueError: One was loaded before, here or by another server.
+            RegistrationError: A private function of one has a name that is taken.
+        """
+        for middleware in middleware_list:
+            if not isinstance(middleware, Middleware):
+                kinds = "BaseConnMiddleware and BaseMsgMiddleware"
+                raise TypeError(f"{option} takes objects of {kinds}, got {middleware!r}")
+            if middleware.loaded:
+                raise ValueError(f"{option}: {middleware!r} is loaded already")
+            middleware.loaded = True
+            middleware.service = self._service
+            self._loaded.append(middleware)
+            self._register_private(middleware)
+
+    async def start(self) -> None:
+        """Run the start events, in order."""
+        for middleware in self._loaded:
+            self._begun.append(middleware)
+            await run_event(middleware.start_event_handle)
+            self._register_private(middleware)
+
+    async def stop(self) -> None:
+        """Run the stop events of what was started, the last first."""
+        while self._begun:
+            middleware = self._begun.pop()
+            try:
+                await run_event(middleware.stop_event_handle)
+            except Exception:
+                self._log.exception("stop_event_handle of %r failed", middleware)
+
+    def admission(self) -> Admission | None:
+        """Return what admits connections; `None` without connection middleware."""
+        chain = [it for it in self._loaded if isinstance(it, BaseConnMiddleware)]
+
+        def fold(serve: Serve) -> Serve:
+            for middleware in reversed(chain):
+                serve = middleware.bind(serve)
+            return serve
+
+        return Admission(fold, self._log) if chain else None
+
+    def messages(self, threads: Threads, clock: Clock) -> "MessageChain | None":
+        """Return what stands around unary calls; `None` without message middleware."""
+        chain = [it for it in self._loaded if isinstance(it, BaseMsgMiddleware)]
+        return MessageChain(chain, threads, clock, self._log) if chain else None
+
+    def _register_private(self, middleware: Middleware) -> None:
+        for func, name, group in middleware.take_private_functions():
+            self._register(func, name, group, is_private=True)
+
+
+class MessageChain:
+    """Message middleware, folded once.
+
+    Args:
+        middlewares: The first is outermost.
+        threads: Where `def` handlers run.
+        clock: Source of time.
+        log: Logger of the server.
+    """
+
+    def __init__(
+        self,
+        middlewares: Sequence[BaseMsgMiddleware],
+        threads: Threads,
+        clock: Clock,
+        log: logging.Logger,
+    ) -> None:
+        self.monotonic = clock.monotonic
+        self._threads = threads
+        self._log = log
+        base = BaseMsgMiddleware.answered
+        self._answered = [it.answered for it in middlewares if type(it).answered is not base]
+        handler: MsgHandler = self._call
+        for middleware in reversed(middlewares):
+            handler = middleware.bind(handler)
+        self._handler = handler
+
+    async def run(
+        self, stream: ServerStream, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+    ) -> Any:
+        """Return the result of a call; raises what ended it otherwise."""
+        request = stream.processed
+        if request is None:
+            call = stream.as_call()
+            body = [list(args), dict(kwargs)] if kwargs else list(args)
+            request = stream.processed = Request(call, body, call.header)
+        func = stream.handler.func
+        answer = await self._handler(request, stream.id, func, list(args), kwargs)
+        match answer:
+            case (_, Exception() as exc):
+                raise exc
+            case (_, result):
+                return result
+        raise Internal(f"message middleware must return (call_id, result), got {answer!r}")
+
+    def answered(
+        self, stream: ServerStream, error: BaseException | None, began: float, size: int
+    ) -> None:
+        """Tell the middleware that wants to know how a call ended.
+
+        Args:
+            stream: The call.
+            error: What ended it, if there was no result.
+            began: Seconds on the monotonic clock.
+            size: Bytes of the answer.
+        """
+        duration = self.monotonic() - began
+        answer = Answer(stream.as_call(), error, duration, len(stream.body), size)
+        for answered in self._answered:
+            try:
+                answered(answer)
+            except Exception:
+                self._log.exception("%r failed", answered)
+
+    async def _call(
+        self,
+        request: Request,
+        call_id: int,
+        func: Callable[..., Any],
+        param: Sequence[Any],
+        default_param: Mapping[str, Any] | None = None,
+    ) -> tuple[int, Any]:
+        """Call the function, which the middleware may have replaced."""
+        stream = current.get()
+        assert isinstance(stream, ServerStream)
+        handler = stream.handler
+        try:
+            if handler.function.is_async or handler.inline:
+                result = func(*param, **(default_param or {}))
+            else:
+                result = await self._threads.run(func, param, default_param)
+            if inspect.isawaitable(result):
+                result = await result
+        except Exception as exc:
+            return call_id, exc
+        return call_id, result
