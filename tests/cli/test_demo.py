@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from rap.cli.app import rap as rap_group
+from rap.cli.demo.fleet import Fleet
 from rap.cli.redis_server import find_redis_server
 from tests.cli.programs import (
     PATIENCE,
@@ -26,24 +27,29 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def run_demo(folder: Path, redis: str) -> str:
-    with rap("demo", "--seconds", "4", "--redis", redis, cwd=folder) as process:
-        output = process.communicate(timeout=2 * PATIENCE)[0]
-    assert process.returncode == 0, output
-    return output
-
-
-@pytest.mark.parametrize("redis", ["no", "auto"])
-def test_a_short_run_ends_without_a_failed_call(tmp_path: Path, redis: str) -> None:
-    if redis == "auto" and find_redis_server() is None:
-        pytest.skip("needs a redis-server")
-    output = run_demo(tmp_path, redis)
-    assert output.startswith("registry: files" if redis == "no" else "registry: Redis")
+def check_output(output: str) -> None:
+    """Assert that the whole story was told, and that it ended well."""
     assert re.search(r"[\d,]+ idempotent calls in [\d.]+ s, 0 failed", output)
     for event in ("SIGKILL of a", "d has registered", "SIGTERM for b", "comes back empty"):
         assert event in output
-    assert re.search(r"session made \d+ calls and its channel carried \d+ messages, all on \w\n",
-                     output)  # fmt: skip
+    pinned = r"session made \d+ calls and its channel carried \d+ messages, all on \w\n"
+    assert re.search(pinned, output)
+
+
+def test_a_short_run_with_files_ends_without_a_failed_call() -> None:
+    result = CliRunner().invoke(rap_group, ["demo", "--seconds", "4", "--redis", "no"])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("registry: files")
+    check_output(result.output)
+
+
+@pytest.mark.skipif(find_redis_server() is None, reason="needs a redis-server")
+def test_a_short_run_with_redis_ends_without_a_failed_call(tmp_path: Path) -> None:
+    with rap("demo", "--seconds", "4", cwd=tmp_path) as process:
+        output = process.communicate(timeout=2 * PATIENCE)[0]
+    assert process.returncode == 0, output
+    assert output.startswith("registry: Redis")
+    check_output(output)
 
 
 @needs_proc
@@ -100,6 +106,20 @@ def test_a_bad_option_is_named(options: list[str], problem: str) -> None:
     result = CliRunner().invoke(rap_group, ["demo", *options])
     assert result.exit_code == 2
     assert problem in result.output
+
+
+def test_a_redis_that_does_not_answer_is_told() -> None:
+    result = CliRunner().invoke(rap_group, ["demo", "--redis", "redis+unix:///nowhere/redis.sock"])
+    assert result.exit_code == 1
+    assert "could not register: the registry does not answer" in result.output
+
+
+async def test_a_replica_that_does_not_start_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    async with Fleet("demo", "nonsense://", 3.0, "auto") as fleet:
+        with pytest.raises(RuntimeError, match="replica x did not start"):
+            await fleet.start("x", 1)
+        assert not fleet.live
+    assert "nonsense" in capfd.readouterr().err
 
 
 def test_a_redis_server_that_is_no_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,34 @@ async def test_sigterm_drains_and_an_open_channel_finishes(shop: Path, target: s
             assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
 
+ENDING = """
+import asyncio, os, signal
+from rap.server import Server
+
+async def end_when_it_serves():
+    async def end():
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+    server.ending = asyncio.create_task(end())
+
+class Ending(Server):
+    ending = None
+
+server = Ending("127.0.0.1:0", start_event_list=[end_when_it_serves])
+"""
+
+
+def test_a_server_may_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ending.py").write_text(ENDING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = CliRunner().invoke(rap_group, ["serve", "ending:server", "--loop", "asyncio"])
+    assert result.exit_code == 0, result.output
+    assert "rap: listening on 127.0.0.1:" in result.output
+    assert result.output.endswith("rap: stopped\n")
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "auto"])
 def test_ctrl_c_drains(shop: Path, loop: str) -> None:
     with rap("serve", "shop:server", "--loop", loop, cwd=shop) as process:

@@ -88,7 +88,7 @@ class Fleet:
         """Start a replica; returns when it is registered.
 
         Raises:
-            RuntimeError: It ended, or was not ready within 20 s.
+            RuntimeError: It ended, was not ready within 20 s, or the registry did not answer it.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rap.cli", "demo-replica", f"--name={name}", f"--weight={weight}",
@@ -108,6 +108,8 @@ class Fleet:
             raise RuntimeError(f"replica {name} did not start")
         ready = json.loads(line)
         replica.address, replica.registered = ready["address"], ready["registered"]
+        if not replica.registered:
+            raise RuntimeError(f"replica {name} could not register: the registry does not answer")
         replica.fate = ""
         return replica
 
