@@ -330,6 +330,8 @@ class Cluster:
         serves = conn.protocol.peer_hello.get("service")
         if self.service and serves != self.service:
             return ConnectionClosed(f"{node.key} serves {serves!r}, not {self.service!r}")
+        if conn.draining and conn.error is not None:
+            return ConnectionClosed(str(conn.error))  # by middleware, with a reason
         return ServerDraining(f"{node.key} is draining") if conn.draining else None
 
     def _may_eject(self) -> bool:

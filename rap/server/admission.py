@@ -30,8 +30,8 @@ class Admission:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, conn: Connection) -> None:
-        """Decide on a new connection; until then nothing is read from it."""
-        conn.transport.pause_reading()
+        """Decide on a new connection; until then it is held back."""
+        conn.hold_back()
         task = asyncio.create_task(self._run(conn), name=f"rap connection {conn.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -53,10 +53,9 @@ class Admission:
             self._log.exception("middleware failed on the connection with %s", conn.peer)
         finally:
             if not conn.closed:
-                conn.go_away(final=True, message=str(_NOT_ADMITTED))
                 await close_all([conn], _NOT_ADMITTED)
 
     async def _serve(self, conn: Connection) -> None:
         """Serve a connection that was admitted, until it has ended."""
-        conn.transport.resume_reading()
+        conn.go_on()
         await asyncio.shield(conn.ended)

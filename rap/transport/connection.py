@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
         self.protocol.wake = self._flush_soon
         self.protocol.flush = self._flush
         self._scheduled = False
+        self.held = False  # nothing is read or written, not even our Hello
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
         self.sweep = Sweep(self, self._loop)
@@ -122,7 +123,8 @@ class Connection(asyncio.Protocol):
         self.sweep.start()
         if self._on_made is not None:
             self._on_made(self)
-        self._flush()
+        if not self.held:
+            self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Decode a chunk and hand each frame to its stream."""
@@ -254,6 +256,20 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
 
+    def hold_back(self) -> None:
+        """Read and write nothing, not even our Hello, until `go_on`; only for `on_made`."""
+        self.held = True
+        self.transport.pause_reading()
+        self._scheduled = True  # so nobody else schedules a flush
+
+    def go_on(self) -> None:
+        """Undo `hold_back`; does nothing if nothing is held."""
+        if self.held:
+            self.held = False
+            if not self.closed:
+                self.transport.resume_reading()
+                self._flush()
+
     def hold(self) -> None:
         """Keep the connection open through a drain until `release`: a session is bound to it."""
         self.holds += 1
@@ -286,7 +302,8 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Write what is queued, close, and return when the connection has ended."""
         if not self.closed:
-            self._flush()
+            if not self.held:
+                self._flush()
             if self.error is None:
                 self.error = ConnectionClosed(f"connection with {self.peer} closed by this side")
             self.transport.close()

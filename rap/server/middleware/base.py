@@ -81,7 +81,7 @@ class BaseConnMiddleware(_Middleware):
         What the client sent already was not served; it may safely ask another server.
         """
         conn.go_away(final=True, code=code, message=message)
-        conn.transport.resume_reading()  # closing with unread bytes would destroy the message
+        conn.go_on()  # and read: closing with unread bytes would destroy the message
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         await close_all([conn], ConnectionClosed(message))
 
