@@ -6,7 +6,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.adapter import Adapter
@@ -34,12 +34,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=_names(PEERS), help=", ".join(PEERS))
     parser.add_argument("--workloads", type=_names(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results")
     return parser.parse_args()
 
 
-def _names(known: Sequence[str] | dict[str, object]):  # type: ignore[no-untyped-def]
+def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         chosen = text.split(",")
         for name in chosen:
@@ -54,6 +54,7 @@ def main() -> None:
     """Measure, and write what was found."""
     options = _arguments()
     peers = options.peers or (_QUICK_PEERS if options.quick else list(PEERS))
+    seconds = options.seconds or (0.3 if options.quick else 0.4)
     workloads = options.workloads or (_QUICK_WORKLOADS if options.quick else list(WORKLOADS))
     adapters, skipped = _usable(peers, workloads)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -66,14 +67,14 @@ def main() -> None:
         make_certificate(certificate)
         for number in range(options.rounds):
             start = time.monotonic()
-            rounds.append(run_round(number, adapters, workloads, options.seconds, certificate, log))
+            rounds.append(run_round(number, adapters, workloads, seconds, certificate, log))
             took = time.monotonic() - start
             print(f"round {number + 1} of {options.rounds}: {took:.0f} s", file=sys.stderr)
     about = {
         name: {"version": adapter.version(), "settings": adapter.settings}
         for name, adapter in adapters.items()
     }
-    report = Report(_machine(), about, skipped, options.seconds, rounds)
+    report = Report(_machine(), about, skipped, seconds, rounds)
     (options.output / "results.json").write_text(json.dumps(report.as_json(), indent=1))
     (options.output / "results.md").write_text(report.as_markdown())
     draw(report, options.output / "results.svg")
@@ -90,11 +91,11 @@ def _usable(peers: Sequence[str], workloads: Sequence[str]) -> tuple[dict[str, A
             skipped.append(f"{name}: {reason}")
             continue
         adapters[name] = adapter
-        skipped += [
-            f"{name}, {title}: {reason}"
-            for title in workloads
-            if (reason := lacking(adapter, WORKLOADS[title]))
-        ]
+        left_out: dict[str, list[str]] = {}
+        for title in workloads:
+            if reason := lacking(adapter, WORKLOADS[title]):
+                left_out.setdefault(reason, []).append(title)
+        skipped += [f"{name}, {', '.join(titles)}: {why}" for why, titles in left_out.items()]
     return adapters, skipped
 
 

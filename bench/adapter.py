@@ -15,7 +15,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, ClassVar
 
-__all__ = ["HOST", "Adapter", "Connection", "Pings", "Setup", "certificate", "run_uvloop"]
+__all__ = [
+    "HOST",
+    "Adapter",
+    "Connection",
+    "Main",
+    "Pings",
+    "Row",
+    "Setup",
+    "certificate",
+    "no_module",
+    "run_uvloop",
+]
 
 HOST = "127.0.0.1"
 Main = Callable[[], Coroutine[Any, Any, None]]
@@ -27,6 +38,15 @@ def certificate() -> tuple[str, str]:
     """Return the paths of the certificate and its key that the driver made for this run."""
     folder = Path(os.environ["BENCH_CERTIFICATE"])
     return str(folder / "server.crt"), str(folder / "server.key")
+
+
+def no_module(name: str) -> str | None:
+    """Say that a module cannot be found; `None` if it can."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    return None if found is not None else f"module {name} is not installed"
 
 
 def run_uvloop(main: Main) -> None:
@@ -88,7 +108,6 @@ class Adapter:
         name: In tables.
         package: Distribution whose version is told; `None` for this checkout.
         imports: Modules that a client program imports; their import is timed.
-        missing: Features that cannot be measured, with the reason.
         extras: Features beside the usual ones: setups and workloads that few peers know.
         settings: What was chosen, for the report.
         environment: For both processes.
@@ -99,7 +118,6 @@ class Adapter:
     name: ClassVar[str]
     package: ClassVar[str | None] = None
     imports: ClassVar[tuple[str, ...]]
-    missing: ClassVar[Mapping[str, str]] = {}
     extras: ClassVar[frozenset[str]] = frozenset()
     settings: ClassVar[str] = ""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -111,10 +129,11 @@ class Adapter:
 
     def not_installed(self) -> str | None:
         """Say which module is missing; `None` if the peer can run."""
-        for module in self.imports:
-            if importlib.util.find_spec(module.partition(".")[0]) is None:
-                return f"module {module} is not installed"
-        return None
+        return next((why for module in self.imports if (why := no_module(module))), None)
+
+    def missing(self) -> Mapping[str, str]:
+        """Return the features that cannot be measured, each with the reason."""
+        return {}
 
     def serve(self, port: int, setup: Setup) -> None:
         """Serve until the process is ended."""

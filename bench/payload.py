@@ -1,6 +1,7 @@
 """What is sent where more than two integers are: records of twenty fields, and bytes."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["FIELDS", "KIB", "record", "rows"]
@@ -20,7 +21,7 @@ FIELDS: tuple[tuple[str, type], ...] = (
 def record(number: int) -> dict[str, Any]:
     """Return a record as an application keeps it; the same number gives the same record."""
     rng = random.Random(number)
-    make = {
+    make: dict[type, Callable[[], object]] = {
         int: lambda: rng.randrange(1 << rng.choice((7, 15, 31))),
         str: lambda: "".join(rng.choices("abcdefghij klmnop", k=rng.randrange(4, 28))),
         float: rng.random,

@@ -25,7 +25,7 @@ def lacking(adapter: Adapter, workload: Workload) -> str | None:
     """Say why a peer cannot do a workload; `None` if it can, and "" if nobody asks it to."""
     if workload.extra and workload.needs not in adapter.extras:
         return ""
-    return adapter.missing.get(workload.needs)
+    return adapter.missing().get(workload.needs)
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.adapter import HOST, Adapter, Connection, Pings, Setup, certificate, run_uvloop
 from bench.payload import KIB
+from bench.thin import Handler
 
 __all__ = ["ADAPTER"]
 
@@ -36,7 +37,13 @@ async def channel(pipe: Any) -> None:
         pipe.send(item)
 
 
-HANDLERS = {ADD: add, ECHO: echo, STREAM: stream, STREAM_KIB: stream_kib, CHANNEL: channel}
+HANDLERS: dict[int, Handler] = {
+    ADD: add,
+    ECHO: echo,
+    STREAM: stream,
+    STREAM_KIB: stream_kib,
+    CHANNEL: channel,
+}
 
 
 class LimitThin(Adapter):

@@ -1,13 +1,25 @@
 """rap, as it is in this checkout."""
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.adapter import HOST, Adapter, Connection, Pings, Setup, certificate, run_uvloop
+from bench.adapter import (
+    HOST,
+    Adapter,
+    Connection,
+    Pings,
+    Row,
+    Setup,
+    certificate,
+    no_module,
+    run_uvloop,
+)
 from bench.payload import KIB
+
+if TYPE_CHECKING:
+    from rap.client import Client
 
 __all__ = ["ADAPTER"]
 
@@ -20,12 +32,9 @@ class RapHere(Adapter):
     extras = frozenset({"replicas", "threads", "crypto"})
     settings = "uvloop; default settings"
 
-    @property
-    def missing(self) -> Mapping[str, str]:  # type: ignore[override]
-        for module in ("rap.processor.crypto", "Crypto"):
-            if importlib.util.find_spec(module) is None:
-                return {"crypto": f"module {module} is not installed"}
-        return {}
+    def missing(self) -> Mapping[str, str]:
+        why = no_module("rap.processor.crypto") or no_module("Crypto")
+        return {"crypto": why} if why else {}
 
     def serve(self, port: int, setup: Setup) -> None:
         from rap.server import Channel, Server
@@ -48,7 +57,7 @@ class RapHere(Adapter):
             return data
 
         @server.register
-        async def records(rows: list[dict]) -> list[dict]:  # type: ignore[type-arg]  # of any type
+        async def records(rows: list[Row]) -> list[Row]:
             return rows
 
         @server.register
@@ -93,32 +102,32 @@ class RapHere(Adapter):
 class _Connection(Connection):
     """The stubs that a user would make, each when it is needed first."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: "Client") -> None:
         self._client = client
 
     @cached_property
-    def add(self) -> Any:  # type: ignore[override]
+    def add(self) -> Any:
         @self._client.register()
-        async def add(a: int, b: int) -> int: ...
+        async def add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
 
         return add
 
     @cached_property
-    def add_blocking(self) -> Any:  # type: ignore[override]
+    def add_blocking(self) -> Any:
         @self._client.register()
-        async def add_blocking(a: int, b: int) -> int: ...
+        async def add_blocking(a: int, b: int) -> int: ...  # type: ignore[empty-body]
 
         return add_blocking
 
     @cached_property
-    def echo(self) -> Any:  # type: ignore[override]
+    def echo(self) -> Any:
         @self._client.register()
-        async def echo(data: bytes) -> bytes: ...
+        async def echo(data: bytes) -> bytes: ...  # type: ignore[empty-body]
 
         return echo
 
     @cached_property
-    def stream(self) -> Any:  # type: ignore[override]
+    def stream(self) -> Any:
         @self._client.register()
         async def stream(count: int) -> AsyncIterator[int]:
             yield 0
@@ -126,7 +135,7 @@ class _Connection(Connection):
         return stream
 
     @cached_property
-    def stream_kib(self) -> Any:  # type: ignore[override]
+    def stream_kib(self) -> Any:
         @self._client.register()
         async def stream_kib(count: int) -> AsyncIterator[bytes]:
             yield b""
@@ -136,11 +145,11 @@ class _Connection(Connection):
     @cached_property
     def _records(self) -> Any:
         @self._client.register("records")
-        async def records(rows: list[dict]) -> list[dict]: ...  # type: ignore[type-arg]
+        async def records(rows: list[Row]) -> list[Row]: ...  # type: ignore[empty-body]
 
         return records
 
-    async def records(self, rows: list[dict[str, Any]]) -> int:
+    async def records(self, rows: list[Row]) -> int:
         return sum(row["id"] for row in await self._records(rows))
 
     async def open_channel(self) -> Pings:
@@ -155,7 +164,7 @@ class _Connection(Connection):
 class _Pings(Pings):
     """A channel's function that waits until its measurement is over."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: "Client") -> None:
         from rap.client import Channel
 
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -166,7 +175,8 @@ class _Pings(Pings):
             self.opened.set_result(None)
             await self._over.wait()
 
-        self._task = asyncio.ensure_future(client.register()(pings)())
+        stub: Any = client.register()(pings)
+        self._task = asyncio.ensure_future(stub())
 
     async def ping(self, item: int) -> int:
         await self._write(item)
