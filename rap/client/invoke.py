@@ -4,6 +4,7 @@ Every failure leaves as a `CallError`. A call that the server provably never saw
 without asking; one whose connection was lost only if it is idempotent.
 """
 
+import functools
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -181,6 +182,8 @@ class Invoker:
             header, body = await self.outbound(call, header, body)
         now = self.monotonic()
         stream = UnaryStream(conn, call.deadline)
+        if self.pipeline.sees_errors:
+            stream.see_error = functools.partial(self.pipeline.error, call)
         node.stats.started(now)
         try:
             conn.open(stream, _REQUEST, plan.open_meta(call.deadline, now, header), body, now)
@@ -202,11 +205,16 @@ class Invoker:
         return call.header if call.attempt == 1 else {**call.header, ":attempt": call.attempt}
 
     async def outbound(
-        self, call: Call, header: Mapping[str, Any], body: bytes
+        self, call: Call, header: Mapping[str, Any], body: bytes | None
     ) -> tuple[Header, bytes]:
-        """Return header and body of the first message after the processors have seen it."""
-        request = Request(call, decode_any(body), dict(header))
+        """Return header and body of the first message after the processors have seen it.
+
+        The opening of a channel has a body only if they give it one.
+        """
+        request = Request(call, None if body is None else decode_any(body), dict(header))
         request = await self.pipeline.request(request)
+        if body is None and request.body is None:
+            return request.header, b""
         return request.header, encode_any(request.body)
 
     async def inbound(self, call: Call, meta: bytes, raw: bytes | memoryview) -> bytes:
@@ -227,11 +235,15 @@ class Invoker:
             node, conn = await self.place(call, session, attempt)
             header: Mapping[str, Any] = self.header(call)
             content = body or b""
-            if body is not None and self.pipeline.transforms:
+            if self.pipeline.transforms:
                 header, content = await self.outbound(call, header, body)
+                if content:
+                    flags |= MESSAGE
             now = self.monotonic()
             stream = Stream(conn)
             stream.deadline = call.deadline
+            if self.pipeline.sees_errors:
+                stream.see_error = functools.partial(self.pipeline.error, call)
             try:
                 conn.open(stream, flags, plan.open_meta(call.deadline, now, header), content, now)
             except CallError as error:

@@ -11,7 +11,12 @@ from typing import Any
 
 from rap.message import Call, Request, Response, Side
 
-__all__ = ["BaseProcessor", "Pipeline"]
+__all__ = ["BaseProcessor", "Failure", "Pipeline", "Private"]
+
+# Code, message and details of an error, as they cross the wire.
+Failure = tuple[int, str, dict[str, Any]]
+# A function, and its name and group.
+Private = tuple[Callable[..., Any], str | None, str]
 
 
 class BaseProcessor:
@@ -26,18 +31,66 @@ class BaseProcessor:
         return nullcontext()
 
     async def process_request(self, request: Request) -> Request:
-        """Return what stands for this message from client to server."""
+        """Return what stands for this message from client to server.
+
+        The first message of a channel is its opening, and has no body.
+        """
         return request
 
     async def process_response(self, response: Response) -> Response:
         """Return what stands for this message from server to client."""
         return response
 
+    def process_error(self, call: Call, failure: Failure) -> Failure:
+        """Return what stands for the error by which the server ends a call; must not raise.
+
+        On a client it comes before the error is made, and may be anything that a peer can send.
+        """
+        return failure
+
+    def send_end(self, call: Call, body: Any) -> Any:
+        """Return what goes with the end of this side's messages in a generator or channel.
+
+        Args:
+            call: The call.
+            body: What the processors before have given; `None` from the first.
+        """
+        return body
+
+    def receive_end(self, call: Call, body: Any) -> Any:
+        """Return what the processors before this one sent with the end; raise to refuse it.
+
+        Args:
+            call: The call.
+            body: What came with the end; `None` if nothing did.
+        """
+        return body
+
     def start_event_handle(self) -> Any:
         """Run when a server starts; may be `async`."""
 
     def stop_event_handle(self) -> Any:
         """Run when a server has stopped; may be `async`."""
+
+    def register(
+        self, func: Callable[..., Any], name: str | None = None, group: str | None = None
+    ) -> None:
+        """Make a function callable for clients on the machine of the server that loads this.
+
+        Call it in the constructor or in `start_event_handle`.
+
+        Args:
+            func: The function.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default the name of the processor's class.
+        """
+        functions: list[Private] = self.__dict__.setdefault("_private_functions", [])
+        functions.append((func, name, group or type(self).__name__))
+
+    def take_private_functions(self) -> list[Private]:
+        """Return what was registered since this was last asked."""
+        functions: list[Private] = self.__dict__.pop("_private_functions", [])
+        return functions
 
 
 RequestHook = Callable[[Request], Awaitable[Request]]
@@ -57,21 +110,31 @@ class Pipeline:
 
     Attributes:
         empty: No processor has any hook; the call path then skips the pipeline.
-        transforms: Some processor wants to see messages.
+        transforms: Some processor wants to see messages, or ends.
+        proves_ends: Some processor sends something with the end of a side.
+        sees_errors: Some processor wants to see errors.
     """
 
     def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
         requests = [p.process_request for p in processors if _overrides(p, "process_request")]
         responses = [p.process_response for p in processors if _overrides(p, "process_response")]
+        errors = [p.process_error for p in processors if _overrides(p, "process_error")]
         if side is Side.CLIENT:
             responses.reverse()
+            errors.reverse()
         else:
             requests.reverse()
         self._requests: tuple[RequestHook, ...] = tuple(requests)
         self._responses: tuple[ResponseHook, ...] = tuple(responses)
+        self._errors = tuple(errors)
         self._scopes = tuple(p.scope for p in processors if _overrides(p, "scope"))
-        self.transforms = bool(requests or responses)
-        self.empty = not (self.transforms or self._scopes)
+        provers = [p for p in processors if _overrides(p, "send_end")]
+        self._send_end = tuple(p.send_end for p in provers)
+        self._receive_end = tuple(p.receive_end for p in reversed(provers))
+        self.proves_ends = bool(provers)
+        self.sees_errors = bool(errors)
+        self.transforms = bool(requests or responses or provers)
+        self.empty = not (self.transforms or self._scopes or provers or errors)
 
     def scope(self, call: Call) -> AbstractContextManager[Any]:
         """Return the scopes of all processors around a call, the first outermost."""
@@ -99,3 +162,21 @@ class Pipeline:
         for hook in self._responses:
             response = await hook(response)
         return response
+
+    def error(self, call: Call, failure: Failure) -> Failure:
+        """Pass the error that ends a call, on its way out or in, through the hooks of this side."""
+        for hook in self._errors:
+            failure = hook(call, failure)
+        return failure
+
+    def send_end(self, call: Call) -> Any:
+        """Return what goes with the end of this side; `None` for nothing."""
+        body: Any = None
+        for hook in self._send_end:
+            body = hook(call, body)
+        return body
+
+    def receive_end(self, call: Call, body: Any = None) -> None:
+        """Check what came with the end of the peer's side; raise to refuse it."""
+        for hook in self._receive_end:
+            body = hook(call, body)

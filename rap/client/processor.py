@@ -1,0 +1,20 @@
+"""The processors of a client; each is imported when its name is first used."""
+
+from typing import TYPE_CHECKING
+
+from rap.processor.base import BaseProcessor
+from rap.processor.lazy import Lazy, loader
+
+if TYPE_CHECKING:
+    from rap.processor.compress import CompressProcessor
+    from rap.processor.encryption import ClientCryptoProcessor as CryptoProcessor
+
+__all__ = ["BaseProcessor", "CompressProcessor", "CryptoProcessor"]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
+        "CryptoProcessor": Lazy("rap.processor.encryption", "ClientCryptoProcessor", "crypto"),
+    },
+)

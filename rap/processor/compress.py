@@ -1,0 +1,141 @@
+"""Compressed bodies: zlib, for messages large enough to gain from it.
+
+Both sides load it, before whatever encrypts: what is encrypted cannot be compressed any more. A
+secret and text of an attacker do not belong into one body then: its size, which everybody on the
+way sees, tells how much they have in common (CRIME, 2012).
+
+A compressed body can be a thousandth of what it stands for, so its header says how large that is;
+a body is refused that would be larger than allowed, or than its header says, before it is there.
+"""
+
+import asyncio
+import zlib
+from typing import TypeVar
+
+from rap.errors import InvalidArgument, ResourceExhausted
+from rap.function import decode_any, encode_any
+from rap.message import Request, Response, Side
+from rap.processor.base import BaseProcessor
+
+__all__ = ["HEADER_NAME", "CompressProcessor"]
+
+HEADER_NAME = ":deflate"  # bytes that the body has when it is inflated
+
+_SLICE = 16 * 1024  # bytes taken at once while what they stand for is only counted
+_PIECE = 64 * 1024  # bytes made of them at once
+_COUNTED = 1024 * 1024  # bytes from which on they are counted before they are kept
+_THREADED = 128 * 1024  # bytes that take so long that another thread should work on them
+_LIMITS = (1, 2**31)
+
+M = TypeVar("M", Request, Response)
+
+
+class CompressProcessor(BaseProcessor):
+    """Compresses what this side sends, and inflates what it receives.
+
+    Args:
+        min_size: Bytes of a body below which it is sent as it is.
+        level: 1, fastest, to 9, smallest; what zlib calls the level of compression.
+        max_message: Bytes that a received body may have when it is inflated.
+
+    Raises:
+        ValueError: An argument is out of bounds; the message names it.
+    """
+
+    def __init__(
+        self, min_size: int = 1024, level: int = 6, *, max_message: int = 16 * 1024 * 1024
+    ) -> None:
+        self._min_size = _checked("min_size", min_size, _LIMITS)
+        self._level = _checked("level", level, (1, 9))
+        self._max_message = _checked("max_message", max_message, _LIMITS)
+
+    async def process_request(self, request: Request) -> Request:
+        """Compress a message on a client, inflate it on a server."""
+        if request.call.side is Side.CLIENT:
+            return await self._compress(request)
+        return await self._inflate(request)
+
+    async def process_response(self, response: Response) -> Response:
+        """Compress a message on a server, inflate it on a client."""
+        if response.call.side is Side.SERVER:
+            return await self._compress(response)
+        return await self._inflate(response)
+
+    async def _compress(self, message: M) -> M:
+        content = encode_any(message.body)
+        size = len(content)
+        if size < self._min_size:
+            return message
+        if size < _THREADED:
+            small = zlib.compress(content, self._level)
+        else:
+            small = await asyncio.to_thread(zlib.compress, content, self._level)
+        if len(small) < size:
+            message.body = small
+            message.header[HEADER_NAME] = size
+        return message
+
+    async def _inflate(self, message: M) -> M:
+        """Replace a compressed body.
+
+        Raises:
+            ResourceExhausted: It would be larger than `max_message`.
+            InvalidArgument: It is not what its header says.
+        """
+        size = message.header.pop(HEADER_NAME, None)
+        if size is None:
+            return message
+        where, body = message.method, message.body
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InvalidArgument(f"{where}: {HEADER_NAME} must be a number of bytes, got {size!r}")
+        if size > self._max_message:
+            raise ResourceExhausted(
+                f"{where}: a body of {size} bytes when inflated, max_message is {self._max_message}"
+            )
+        if not isinstance(body, bytes):
+            raise InvalidArgument(f"{where}: a compressed body must be bytes")
+        try:
+            if size < _THREADED:
+                content = _inflate(body, size)
+            else:
+                content = await asyncio.to_thread(_inflate, body, size)
+        except (zlib.error, ValueError) as exc:
+            raise InvalidArgument(f"{where}: a compressed body of {size} bytes: {exc}") from exc
+        message.body = decode_any(content)
+        return message
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    """Return what `data` stands for.
+
+    Raises:
+        ValueError: That has not `size` bytes; no more than 1 MiB is kept to find out.
+        zlib.error: It is not compressed data.
+    """
+    if size > _COUNTED:
+        _count(data, size)
+    inflating = zlib.decompressobj()
+    content = inflating.decompress(data, size + 1)
+    if len(content) != size or not inflating.eof or inflating.unused_data:
+        raise ValueError("it has another size, or is cut off")
+    return content
+
+
+def _count(data: bytes, size: int) -> None:
+    """Inflate without keeping anything; raise `ValueError` if it has more than `size` bytes."""
+    inflating = zlib.decompressobj()
+    seen = 0
+    for start in range(0, len(data), _SLICE):
+        rest: bytes | memoryview = memoryview(data)[start : start + _SLICE]
+        while rest and not inflating.eof:
+            seen += len(inflating.decompress(rest, _PIECE))
+            if seen > size:
+                raise ValueError("it is larger")
+            rest = inflating.unconsumed_tail
+
+
+def _checked(option: str, value: int, bounds: tuple[int, int]) -> int:
+    low, high = bounds
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{option} must be an integer from {low} to {high}, got {value!r}")
+    return value
