@@ -133,10 +133,11 @@ async def test_iteration_ends_when_the_peer_has_closed(pair: Pair, way: str) -> 
             return [response.body async for response in channel.iter_response()]
         if way == "for":
             return [body async for body in channel]
-        bodies: list[Any] = []
-        while await channel.loop(len(bodies) < 3):
-            bodies.append(await channel.read_body())
-        return bodies
+        count = 0
+        while await channel.loop(count < 3):
+            assert await channel.read_body() == count
+            count += 1
+        return [*range(count)]
 
     assert await pair.run(server, client) == [0, 1, 2]
 

@@ -87,9 +87,9 @@ class Client:
             crt_path=ssl_client_crt_path,
             key_path=ssl_client_key_path,
         )
+        self.connected: Invoker | None = None  # what makes the calls, while connected
         self._processors: list[BaseProcessor] = []
         self.load_processor(processor_list)
-        self.connected: Invoker | None = None  # what makes the calls, while connected
         self.monotonic = self._clock.monotonic
         self._cluster: Cluster | None = None
         self._closed = False

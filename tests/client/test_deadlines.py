@@ -1,0 +1,241 @@
+"""Deadlines: whose counts, how they cross servers, and what they end."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.errors import Code, DeadlineExceeded
+from rap.server import Server, context
+from tests.loopback import calling, eventually, serving, within
+
+
+class Watch:
+    """What became of a handler."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = threading.Event()
+        self.thread_ended = threading.Event()
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+async def server(watch: Watch) -> AsyncIterator[Server]:
+    async def hang() -> None:
+        watch.began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            watch.cancelled.set()
+            raise
+
+    def block() -> int:
+        watch.release.wait(10)
+        watch.thread_ended.set()
+        return 1
+
+    async def fine() -> int:
+        return 1
+
+    async with serving(hang, block, fine) as server:
+        server.register(hang, name="short", run_timeout=0.05)
+        yield server
+        watch.release.set()
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with calling(server) as client:
+        yield client
+
+
+def in_flight(client: Client) -> int:
+    return sum(node.stats.in_flight for node in client.cluster.nodes.values())
+
+
+async def test_the_callers_deadline_cancels_the_handler(client: Client, watch: Watch) -> None:
+    with pytest.raises(DeadlineExceeded) as caught:
+        await within(client.raw_call("hang", timeout=0.05))
+    assert isinstance(caught.value, TimeoutError)
+    await within(watch.cancelled.wait())
+    assert in_flight(client) == 0
+    assert await client.raw_call("fine") == 1
+
+
+async def test_run_timeout_cancels_the_handler_and_is_named(client: Client, watch: Watch) -> None:
+    with pytest.raises(
+        DeadlineExceeded, match=r"/default/short: its run_timeout of 0\.05 s passed"
+    ):
+        await within(client.raw_call("short"))
+    await within(watch.cancelled.wait())
+
+
+async def test_run_timeout_of_the_server_holds_for_unary_functions() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def slow() -> AsyncIterator[int]:
+        yield 1
+        await gate.wait()
+        yield 2
+
+    gate = asyncio.Event()
+    async with serving(hang, slow, run_timeout=0.05) as server, calling(server) as client:
+        iterator = client.iterator_call("slow")
+        assert await anext(iterator) == 1
+        with pytest.raises(DeadlineExceeded, match=r"its run_timeout of 0\.05 s passed"):
+            await within(client.raw_call("hang"))
+        gate.set()
+        assert await anext(iterator) == 2
+        await iterator.aclose()
+
+
+async def test_the_clients_timeout_is_the_default(server: Server, watch: Watch) -> None:
+    async with calling(server, timeout=0.05) as client:
+        with pytest.raises(DeadlineExceeded):
+            await within(client.raw_call("hang"))
+        stub = client.register("hang")(hang_twin)
+        with pytest.raises(DeadlineExceeded):
+            await within(stub())
+        slower = client.register("fine", timeout=5)(hang_twin)
+        await slower()
+
+
+async def hang_twin() -> Any:
+    raise AssertionError("it runs on the server")
+
+
+async def test_a_client_without_timeout_sets_no_deadline(server: Server) -> None:
+    seen: list[float] = []
+
+    async def deadline() -> float:
+        left = context.request.call.deadline - asyncio.get_running_loop().time()
+        seen.append(left)
+        return left
+
+    server.register(deadline, run_timeout=100)
+    async with calling(server, timeout=None) as client:
+        assert await client.raw_call("deadline") > 90
+        assert await client.raw_call("deadline", timeout=20) < 20
+
+
+async def test_the_answer_of_a_function_in_a_thread_is_dropped(
+    client: Client, watch: Watch
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await within(client.raw_call("block", timeout=0.05))
+    watch.release.set()
+    await eventually(watch.thread_ended.is_set)
+    assert await client.raw_call("fine") == 1
+
+
+async def test_a_function_in_a_thread_does_not_keep_others_waiting(
+    client: Client, watch: Watch
+) -> None:
+    blocked = asyncio.create_task(client.raw_call("block"))
+    assert await within(client.raw_call("fine")) == 1
+    watch.release.set()
+    assert await within(blocked) == 1
+
+
+@pytest.mark.parametrize("how", ["async", "thread"])
+async def test_a_deadline_crosses_three_servers(how: str) -> None:
+    """Each hop sees less time than the one before; at the end none runs on."""
+    left: list[float] = []
+    ended: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    async def last() -> None:
+        left.append(context.request.call.deadline - loop.time())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(3)
+
+    async with serving(last) as third, calling(third, timeout=60) as to_third:
+
+        async def middle() -> None:
+            left.append(context.request.call.deadline - loop.time())
+            try:
+                await to_third.raw_call("last")
+            finally:
+                ended.append(2)
+
+        async with serving(middle) as second, calling(second, timeout=60) as to_second:
+
+            def threaded() -> None:
+                left.append(context.request.call.deadline - loop.time())
+                asyncio.run_coroutine_threadsafe(in_context(), loop).result()
+
+            async def in_context() -> None:
+                await to_second.raw_call("middle", timeout=0.2)
+
+            async def direct() -> None:
+                left.append(context.request.call.deadline - loop.time())
+                await to_second.raw_call("middle")
+
+            first_function = direct if how == "async" else threaded
+            async with serving() as first, calling(first) as client:
+                first.register(first_function, name="first")
+                with pytest.raises(DeadlineExceeded):
+                    await within(client.raw_call("first", timeout=0.2))
+                await eventually(lambda: sorted(ended) == [2, 3])
+    assert len(left) == 3
+    assert all(0 < seconds <= 0.21 for seconds in left)
+    if how == "async":
+        assert left == sorted(left, reverse=True)
+
+
+async def test_a_deadline_that_has_passed_sends_nothing(client: Client) -> None:
+    stub = client.register("fine")(hang_twin)
+    told: list[str] = []
+
+    async def outer() -> None:
+        # A tick of the watch comes at most every 10 ms: in between the handler still runs.
+        time.sleep(0.01)  # noqa: ASYNC251  # so that no tick comes before the calls are made
+        for call in (stub(), client.raw_call("fine")):
+            try:
+                await call
+            except DeadlineExceeded as exc:
+                told.append(exc.message)
+
+    async with serving(outer) as server, calling(server) as other:
+        with contextlib.suppress(DeadlineExceeded):
+            await other.raw_call("outer", timeout=0.005)
+    assert told == ["/default/fine: the deadline passed before it was sent"] * 2
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
+async def test_a_bad_timeout_is_refused(client: Client, timeout: Any) -> None:
+    stub: Any = client.register("fine")(hang_twin)
+    for call in (
+        lambda: client.raw_call("fine", timeout=timeout),
+        lambda: client.call(hang_twin, timeout=timeout),
+        lambda: stub(timeout=timeout),
+    ):
+        with pytest.raises(ValueError, match="timeout must be"):
+            await call()
+    for use in (
+        lambda: client.iterator_call("fine", timeout=timeout),
+        lambda: client.register(timeout=timeout),
+        lambda: client.bind(Watch, timeout=timeout),
+    ):
+        with pytest.raises(ValueError, match="timeout must be"):
+            use()
+
+
+async def test_a_deadline_is_one_kind_of_failure(client: Client) -> None:
+    with pytest.raises(DeadlineExceeded) as caught:
+        await client.raw_call("hang", timeout=0.02)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
