@@ -12,6 +12,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
 from rap.client.discovery import Hosts, discovery
+from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.invoke import Invoker
 from rap.client.iterate import RemoteIterator
 from rap.client.plan import Plan, Plans, merge_arguments
@@ -188,6 +189,10 @@ class Client:
             )
 
         return bind_interface(self, interface, plan_of)
+
+    inject = inject
+    recovery = staticmethod(recovery)
+    get_raw_func = staticmethod(get_raw_func)
 
     # Life.
 

@@ -16,6 +16,7 @@ from rap.client.config import ClientConfig
 from rap.client.core import Client
 from rap.client.discovery import Hosts
 from rap.client.fork import disown, watch_forks
+from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.loop_thread import LoopThread
 from rap.client.plan import Plan, Plans
 from rap.client.session import Session
@@ -163,6 +164,10 @@ class SyncClient:
         for name, stub in list(vars(bound).items()):
             setattr(bound, name, Twin(stub.__rap_plan__, stub.__wrapped__).stub(self))
         return bound
+
+    inject = inject
+    recovery = staticmethod(recovery)
+    get_raw_func = staticmethod(get_raw_func)
 
     # Life.
 

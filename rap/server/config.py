@@ -46,6 +46,8 @@ class ServerConfig:
         threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
         lease_ttl: That a registration stands without a heartbeat, 0.1 to 86,400.
         debug: Tracebacks of handlers go to the caller.
+        allow_load: Clients on this machine may import code into the server: private functions
+            ``load`` and ``reload`` of the group ``registry``.
     """
 
     addresses: tuple[Address, ...]
@@ -67,6 +69,7 @@ class ServerConfig:
     threads: int | None = None
     lease_ttl: float = 10
     debug: bool = False
+    allow_load: bool = False
 
     def __post_init__(self) -> None:
         """Check every value; each error names its option."""

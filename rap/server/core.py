@@ -17,6 +17,7 @@ from rap.errors import RegistrationError
 from rap.message import Side
 from rap.processor.base import BaseProcessor, Pipeline
 from rap.registry.base import Registry, State
+from rap.server.admin import Admin
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.events import Event, check_events, discard_events, run_event
@@ -87,6 +88,7 @@ class Server:
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._router = Router(self.config.run_timeout)
+        Admin(self._router, allow_load=self.config.allow_load)
         self._ports = Ports(
             self.config,
             self._clock,

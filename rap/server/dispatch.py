@@ -79,6 +79,7 @@ class Dispatcher:
         self._debug = debug
         self._log = log
         self._routes: dict[bytes, Route] = {}
+        router.on_replace = self._routes.clear
         self._loop = asyncio.get_running_loop()
         self._create_task = self._loop.create_task
         self._plain = pipeline.empty

@@ -54,6 +54,7 @@ class Router:
     """
 
     def __init__(self, run_timeout: float | None) -> None:
+        self.on_replace: Callable[[], None] | None = None  # forgets what is known of handlers
         self._handlers: dict[str, Handler] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
 
@@ -78,6 +79,43 @@ class Router:
             RegistrationError: Its hints are missing or cannot be sent, or the name is taken.
             ValueError: `run_timeout` is no positive number.
         """
+        handler = self.make(
+            func,
+            name,
+            group,
+            is_private=is_private,
+            doc=doc,
+            idempotent=idempotent,
+            run_timeout=run_timeout,
+            inline=inline,
+        )
+        if handler.method in self._handlers:
+            raise RegistrationError(
+                f"{handler.name!r} is registered already in group {handler.group!r}"
+            )
+        self._handlers[handler.method] = handler
+        return handler
+
+    def replace(self, handler: Handler) -> None:
+        """Put a handler in the place of one of the same method; calls that run keep the old one."""
+        assert handler.method in self._handlers
+        self._handlers[handler.method] = handler
+        if self.on_replace is not None:
+            self.on_replace()
+
+    def make(
+        self,
+        func: Callable[..., Any],
+        name: str | None = None,
+        group: str | None = None,
+        *,
+        is_private: bool = False,
+        doc: str | None = None,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+    ) -> Handler:
+        """Return a handler for a function; see `register`."""
         function = Function.of(func)
         name = function.name if name is None else name
         group = DEFAULT_GROUP if group is None else group
@@ -86,13 +124,11 @@ class Router:
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
         method = method_path(group, name)
-        if method in self._handlers:
-            raise RegistrationError(f"{name!r} is registered already in group {group!r}")
         limit = check_timeout("run_timeout", run_timeout)
         if limit is None:
             limit = self._run_timeout if function.shape is Shape.UNARY else NEVER
         text = inspect.getdoc(func) if doc is None else doc
-        handler = Handler(
+        return Handler(
             method,
             group,
             name,
@@ -105,8 +141,10 @@ class Router:
             text or "",
             function.shape,
         )
-        self._handlers[method] = handler
-        return handler
+
+    def find(self, method: str) -> Handler | None:
+        """Return the handler of `method`, for those who list or replace it."""
+        return self._handlers.get(method)
 
     def match(self, method: str, *, is_local: bool) -> Handler:
         """Return the handler of `method`.

@@ -1,0 +1,223 @@
+"""The private group ``registry``: lists what a server serves, and loads functions into it.
+
+Loading imports code, so it is there only where a server allows it; and like all private functions
+only peers on this machine may call it.
+"""
+
+import asyncio
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec
+from operator import attrgetter
+from types import ModuleType
+from typing import Any, TypedDict
+
+from rap.errors import CallError, Code, InvalidArgument, NotFound, RegistrationError
+from rap.message import Shape, method_path
+from rap.server.router import DEFAULT_GROUP, Handler, Router
+
+__all__ = ["GROUP", "Admin", "FunctionEntry"]
+
+GROUP = "registry"
+
+
+class FunctionEntry(TypedDict):
+    """What is listed of a function; ``func_type`` is ``channel`` or ``normal``."""
+
+    group: str
+    func_type: str
+    is_gen_func: bool
+    is_private: bool
+    doc: str
+    func_name: str
+    module_name: str
+    module_file: str
+    signature: str
+
+
+class Admin:
+    """Lists and changes the table of functions.
+
+    Args:
+        router: The table.
+        allow_load: Register ``load`` and ``reload`` too.
+    """
+
+    def __init__(self, router: Router, *, allow_load: bool) -> None:
+        self._router = router
+        self._lock = asyncio.Lock()  # two imports of one module would mix
+        functions: list[tuple[str, Callable[..., Any]]] = [("list", self.list_functions)]
+        if allow_load:
+            functions += [("load", self.load), ("reload", self.reload)]
+        for name, func in functions:
+            router.register(func, name, GROUP, is_private=True)
+
+    async def list_functions(self) -> list[FunctionEntry]:
+        """Return what is registered."""
+        return [_describe(handler) for handler in self._router]
+
+    async def load(
+        self,
+        path: str,
+        func_str: str,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool = False,
+        doc: str | None = None,
+    ) -> FunctionEntry:
+        """Import a function and register it; return its entry.
+
+        Args:
+            path: Dotted name of its module.
+            func_str: Its name in the module; dotted for a method.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default ``default``.
+            is_private: Only peers on this machine may call it.
+            doc: Its description; by default its docstring.
+        """
+        async with self._lock:
+            func = await asyncio.to_thread(_import, path, func_str)
+        try:
+            handler = self._router.register(func, name, group, is_private=is_private, doc=doc)
+        except RegistrationError as exc:
+            raise InvalidArgument(f"load {func_str!r} of {path!r}: {exc}") from exc
+        return _describe(handler)
+
+    async def reload(
+        self,
+        path: str,
+        func_str: str,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool | None = None,
+        doc: str | None = None,
+    ) -> FunctionEntry:
+        """Run the source of a module anew and put its function in the place of a registered one.
+
+        Calls that run finish with the old function, and its old module. If the source cannot be
+        run, nothing changes.
+
+        Args:
+            path: Dotted name of its module.
+            func_str: Its name in the module; dotted for a method.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default ``default``.
+            is_private: Only peers on this machine may call it; by default as before.
+            doc: Its description; by default its docstring.
+        """
+        method = method_path(group or DEFAULT_GROUP, name or func_str.rpartition(".")[2])
+        async with self._lock:
+            if self._router.find(method) is None:
+                raise NotFound(f"reload: no function {method!r} on this server; load it first")
+            func = await asyncio.to_thread(_import_anew, path, func_str)
+            old = self._router.find(method)
+            assert old is not None
+            try:
+                handler = self._router.make(
+                    func,
+                    old.name,
+                    old.group,
+                    is_private=old.is_private if is_private is None else is_private,
+                    doc=doc,
+                    idempotent=old.idempotent,
+                    inline=old.inline and not inspect.iscoroutinefunction(func),
+                )
+            except RegistrationError as exc:
+                raise InvalidArgument(f"reload {func_str!r} of {path!r}: {exc}") from exc
+            if handler.shape is old.shape:
+                handler.run_timeout = old.run_timeout
+            self._router.replace(handler)
+        return _describe(handler)
+
+
+def _describe(handler: Handler) -> FunctionEntry:
+    target = inspect.unwrap(handler.func)
+    target = getattr(target, "__func__", target)
+    module = inspect.getmodule(target)
+    return {
+        "group": handler.group,
+        "func_type": "channel" if handler.shape is Shape.CHANNEL else "normal",
+        "is_gen_func": handler.shape is Shape.STREAM,
+        "is_private": handler.is_private,
+        "doc": handler.doc,
+        "func_name": handler.name,
+        "module_name": str(getattr(target, "__module__", "")),
+        "module_file": str(getattr(module, "__file__", None) or ""),
+        "signature": str(handler.function.signature),
+    }
+
+
+def _import(path: str, func_str: str) -> Callable[..., Any]:
+    """Return a function of a module.
+
+    Raises:
+        CallError: The module cannot be imported, or has no such function.
+    """
+    try:
+        module = importlib.import_module(path)
+    except Exception as exc:  # a module is code
+        raise _failed(path, exc) from exc
+    return _pick(module, path, func_str)
+
+
+def _import_anew(path: str, func_str: str) -> Callable[..., Any]:
+    """Return a function of a module whose source was run anew; see `_import`.
+
+    A new module takes the place of the old one only when all went well. What still runs keeps the
+    old one's globals, which `importlib.reload` would change under it.
+    """
+    old = sys.modules.get(path)
+    try:
+        importlib.invalidate_caches()
+        spec = find_spec(path)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"No module named {path!r}")
+        module = module_from_spec(spec)
+        sys.modules[path] = module
+        _execute(module, spec)
+        func = _pick(module, path, func_str)
+    except BaseException as exc:
+        if old is not None:
+            sys.modules[path] = old
+        else:
+            sys.modules.pop(path, None)
+        if isinstance(exc, CallError) or not isinstance(exc, Exception):
+            raise
+        raise _failed(path, exc) from exc
+    parent, _, child = path.rpartition(".")
+    if parent in sys.modules:
+        setattr(sys.modules[parent], child, module)
+    return func
+
+
+def _execute(module: ModuleType, spec: ModuleSpec) -> None:
+    """Run the code of a module, from its source where there is one.
+
+    The cache of bytecode is passed by: it takes a source for unchanged that was edited within a
+    second and is as long as before.
+    """
+    loader = spec.loader
+    assert loader is not None
+    if isinstance(loader, SourceFileLoader) and spec.origin is not None:
+        code = loader.source_to_code(loader.get_data(spec.origin), spec.origin)
+        exec(code, module.__dict__)
+    else:
+        loader.exec_module(module)
+
+
+def _pick(module: ModuleType, path: str, func_str: str) -> Callable[..., Any]:
+    try:
+        func: Callable[..., Any] = attrgetter(func_str)(module)
+    except AttributeError as exc:
+        raise NotFound(f"module {path!r} has no {func_str!r}") from exc
+    if not callable(func) or inspect.isclass(func):
+        raise InvalidArgument(f"{func_str!r} of module {path!r} is no function")
+    return func
+
+
+def _failed(path: str, exc: Exception) -> CallError:
+    text = f"cannot import {path!r}: {type(exc).__name__}: {exc}"
+    return CallError(text, code=Code.FAILED_PRECONDITION)
