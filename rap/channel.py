@@ -13,6 +13,7 @@ from rap.message import Call, Request, Response, Side
 from rap.processor.base import Pipeline
 from rap.transport.stream import EndOfStream, Message, Stream
 from rap.wire.codec import pack, unpack
+from rap.wire.frames import END
 from rap.wire.states import CLOSED
 
 __all__ = ["Channel"]
@@ -35,6 +36,7 @@ class Channel:
         self._pipeline = pipeline
         self._is_client = call.side is Side.CLIENT
         self._finish: str | None = None
+        self._proved = False  # the processors have accepted the peer's end
 
     @property
     def call(self) -> Call:
@@ -47,6 +49,8 @@ class Channel:
         stream = self._stream
         if self._finish is not None:
             return True
+        if self._pipeline.proves_ends and stream.inbox and stream.inbox[0][0] & END:
+            self._on_end(stream.try_recv())
         return not stream.inbox and (stream.ended or stream.error is not None)
 
     @property
@@ -111,7 +115,7 @@ class Channel:
         """Close this side at once; reads, also one under way, raise `ChannelClosed(msg)`."""
         if self._finish is None:
             self._finish = msg or f"{self._call.method}: this side closed the channel"
-            self._stream.leave()
+            self._stream.leave(self._pipeline.send_end(self._call))
 
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or it was lost."""
@@ -150,8 +154,18 @@ class Channel:
         try:
             received = self._stream.try_recv() or await self._stream.recv()
         except EndOfStream:
+            self._on_end(None)
+            return None
+        if self._pipeline.proves_ends and received[0] & END:
+            self._on_end(received)
             return None
         return await self._inbound(received)
+
+    def _on_end(self, last: Message | None) -> None:
+        """Let the processors check what came with the end of the peer; they raise to refuse it."""
+        if not self._proved and self._finish is None:
+            self._pipeline.receive_end(self._call, b"" if last is None else last[2])
+            self._proved = True
 
     async def _inbound(self, received: Message) -> Request | Response:
         _, meta, raw = received
@@ -159,6 +173,8 @@ class Channel:
         if meta:
             try:
                 header = unpack(meta)
+                if not isinstance(header, dict):
+                    raise ValueError(f"it must be a map, got {type(header).__name__}")
             except ValueError as exc:
                 raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
         body = decode_any(raw)

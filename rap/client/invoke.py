@@ -217,12 +217,21 @@ class Invoker:
             return request.header, b""
         return request.header, encode_any(request.body)
 
-    async def inbound(self, call: Call, meta: bytes, raw: bytes | memoryview) -> bytes:
-        """Return the body of an answer after the processors have seen it."""
+    async def inbound(
+        self, call: Call, meta: bytes, raw: bytes | memoryview, *, batch: int = 0
+    ) -> bytes:
+        """Return the body of an answer after the processors have seen it.
+
+        They know by the header ``:batch`` that it is a list of the items of a generator.
+        """
         try:
             header: Any = unpack(meta) if meta else {}
+            if not isinstance(header, dict):
+                raise ValueError(f"it must be a map, got {type(header).__name__}")
         except ValueError as exc:
             raise Internal(f"{call.method}: a malformed header: {exc}") from exc
+        if batch:
+            header[":batch"] = True
         response = await self.pipeline.response(Response(call, decode_any(raw), header))
         return encode_any(response.body)
 

@@ -115,14 +115,19 @@ class RemoteIterator:
         if self._running:
             raise RuntimeError(f"{self._plan.method}: another task is waiting for its next item")
         self._running = True
+        pipeline = self._invoker.pipeline
+        proof = b""
         try:
             stream = self._stream
             if stream is None:
                 flags, meta, raw = await self._first()
             else:
                 flags, meta, raw = stream.try_recv() or await stream.recv()
-            if self._invoker.pipeline.transforms:
-                raw = await self._invoker.inbound(self._call, meta, raw)
+            if pipeline.transforms:
+                if flags & END and pipeline.proves_ends:
+                    proof = bytes(raw)
+                    raise EndOfStream
+                raw = await self._invoker.inbound(self._call, meta, raw, batch=flags & BATCH)
             if flags & BATCH:
                 self._items.extend(self._decode_items(raw))
                 if not self._items:
@@ -132,6 +137,11 @@ class RemoteIterator:
                 raise InvalidArgument(f"{self._plan.method} is not a generator; call it instead")
             return self._decode_item(raw)
         except EndOfStream:
+            try:
+                pipeline.receive_end(self._call, proof)
+            except BaseException as exc:
+                self._finish(exc)
+                raise
             self._finish()
             raise StopAsyncIteration from None
         except BaseException as exc:

@@ -196,7 +196,7 @@ async def channel_call(
             stream.reset(code, f"the client's function raised {type(exc).__name__}")
             raise
         else:
-            stream.leave()
+            stream.leave(invoker.pipeline.send_end(call))
             return result
         finally:
             ambient_session.reset(token)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
+from rap.function import decode_any, encode_any
 from rap.message import Call, Request, Response, Side
 
 __all__ = ["BaseProcessor", "Failure", "Pipeline", "Private"]
@@ -169,14 +170,22 @@ class Pipeline:
             failure = hook(call, failure)
         return failure
 
-    def send_end(self, call: Call) -> Any:
-        """Return what goes with the end of this side; `None` for nothing."""
+    def send_end(self, call: Call) -> bytes:
+        """Return the body that goes with the end of this side; empty for none."""
+        if not self.proves_ends:
+            return b""
         body: Any = None
         for hook in self._send_end:
             body = hook(call, body)
-        return body
+        return encode_any(body)
 
-    def receive_end(self, call: Call, body: Any = None) -> None:
-        """Check what came with the end of the peer's side; raise to refuse it."""
-        for hook in self._receive_end:
-            body = hook(call, body)
+    def receive_end(self, call: Call, body: bytes | memoryview) -> None:
+        """Check what came with the end of the peer's side, which may be nothing.
+
+        Raises:
+            CallError: A processor refuses it.
+        """
+        if self.proves_ends:
+            value = decode_any(body) if body else None
+            for hook in self._receive_end:
+                value = hook(call, value)

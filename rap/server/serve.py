@@ -133,7 +133,7 @@ async def _send_each(
         function.encode_item(item)  # the check of the declared type
         meta, body = await dispatcher.outbound(call, item)
         await stream.send(body, meta)
-    stream.end()
+    stream.end(dispatcher.pipeline.send_end(call))
 
 
 async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncIterator[Any]:
@@ -190,7 +190,7 @@ async def serve_channel(dispatcher: "Dispatcher", stream: ServerStream) -> None:
     channel = Channel(stream, call, dispatcher.pipeline)
     stream.began = True
     await stream.handler.func(channel)
-    stream.end()
+    stream.end(dispatcher.pipeline.send_end(call))
     if stream.outbox is not None:
         await stream.writable()
     if stream.state != CLOSED:

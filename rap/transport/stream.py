@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.wire.frames import END, MESSAGE
-from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, StreamState
+from rap.wire.states import CLOSED, LOCAL_DONE, LOCAL_END, REMOTE_END, StreamState
 
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
@@ -208,18 +208,22 @@ class Stream(StreamState):
         if self.error is not None:
             raise self.error
 
-    def end(self) -> None:
-        """Say that this side is done; does nothing if it has said so or the stream has ended."""
-        if not self.state & LOCAL_END:
-            self.conn.protocol.send_data(self, END, b"", b"")
+    def end(self, proof: bytes = b"") -> None:
+        """Say that this side is done; does nothing if it has said so or the stream has ended.
 
-    def leave(self) -> None:
+        Args:
+            proof: What processors send with it.
+        """
+        if not self.state & LOCAL_DONE:
+            self.conn.protocol.send_data(self, _ANSWER if proof else END, b"", proof)
+
+    def leave(self, proof: bytes = b"") -> None:
         """Send END, and drop what the peer still sends until it ends too."""
         self.discard = True
         for _, _, _, size in self.inbox:
             self.conn.protocol.take(self, size)
         self.inbox = ()
-        self.end()
+        self.end(proof)
         self._wake()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
