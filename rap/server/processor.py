@@ -8,13 +8,16 @@ from rap.processor.lazy import Lazy, loader
 if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor
     from rap.processor.encryption import ServerCryptoProcessor as CryptoProcessor
+    from rap.processor.limit import LimitProcessor, Rule
 
-__all__ = ["BaseProcessor", "CompressProcessor", "CryptoProcessor"]
+__all__ = ["BaseProcessor", "CompressProcessor", "CryptoProcessor", "LimitProcessor", "Rule"]
 
 __getattr__ = loader(
     __name__,
     {
         "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
         "CryptoProcessor": Lazy("rap.processor.encryption", "ServerCryptoProcessor", "crypto"),
+        "LimitProcessor": Lazy("rap.processor.limit", "LimitProcessor"),
+        "Rule": Lazy("rap.processor.limit", "Rule"),
     },
 )

@@ -102,7 +102,8 @@ class Bucket:
     def share(self, instances: int) -> "Bucket":
         """Return what one of so many instances may use by itself."""
         capacity = max(1.0, self.capacity / instances)
-        initial = min(capacity, self.initial / instances)
+        is_full = self.initial >= self.capacity
+        initial = capacity if is_full else min(capacity, self.initial / instances)
         return Bucket(capacity, self.rate / instances, initial, self.block_time)
 
 
