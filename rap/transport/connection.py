@@ -13,31 +13,25 @@ from typing import Any, cast
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import (
-    Code,
-    ConnectionClosed,
-    ExceptionTypes,
-    RapError,
-    Unavailable,
-)
+from rap.errors import Code, ConnectionClosed, ExceptionTypes, RapError, Unavailable
 from rap.transport.binding import bound_peer, new_random
+from rap.transport.cancels import Cancels
 from rap.transport.options import ConnectionOptions
+from rap.transport.peer import peer_of
 from rap.transport.rare import on_rare
 from rap.transport.sweep import Sweep
-from rap.wire.frames import (
-    DATA,
-    END,
-    MAX_STREAM_ID,
-    MESSAGE,
-    OPEN,
-)
+from rap.transport.writing import writelines_of
+from rap.wire.frames import DATA, END, MAX_STREAM_ID, MESSAGE, OPEN
 from rap.wire.protocol import WireProtocol
-from rap.wire.states import State, StreamState
+from rap.wire.states import State, StreamState, is_unsent
 
 __all__ = ["Connection"]
 
 _REQUEST = MESSAGE | END
 _PUMP_BYTES = 256 * 1024
+# What does not count as credit goes out also when the transport is full. A peer that asks for ever
+# more of it and takes nothing is cut when so many bytes are waiting beyond what is usual.
+_BACKLOG = 4 * 1024 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -108,18 +102,23 @@ class Connection(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
         self.sweep = Sweep(self, self._loop)
+        self.cancels = Cancels(clock.monotonic())
+        self._most_waiting = options.write_buffer + _BACKLOG
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport and send our Hello."""
         self.transport = cast(asyncio.Transport, transport)
+        self._writelines = writelines_of(self.transport)
         self.transport.set_write_buffer_limits(
             high=self.options.write_buffer, low=self.options.write_buffer // 4
         )
-        tls = transport.get_extra_info("ssl_object")
-        identity = tls.getpeercert() if tls is not None else None
-        self.peer = Peer.from_sockname(transport.get_extra_info("peername"), identity or None)
+        peer = peer_of(transport)
+        if peer is None:
+            self.abort(ConnectionClosed("the peer left at once"))
+            return
+        self.peer = peer
         self.sweep.start()
         if self._on_made is not None:
             self._on_made(self)
@@ -140,7 +139,7 @@ class Connection(asyncio.Protocol):
         if self.streams and not self.sweep.busy:
             self.sweep.on_busy()
         if protocol.partial is not None:
-            self.sweep.watch(self.clock.monotonic() + self.options.timeout)
+            self.sweep.on_partial(protocol.partial)
         if protocol.error is not None:
             self._violated(protocol.error)
         elif protocol.out or protocol.waiting:
@@ -157,11 +156,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop pumping: the transport's buffer is full."""
         self.paused = True
+        self.protocol.hold()
         self.sweep.on_paused()
 
     def resume_writing(self) -> None:
         """Go on pumping."""
         self.paused = False
+        self.protocol.unhold()
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -178,8 +179,10 @@ class Connection(asyncio.Protocol):
             reason = f"connection to {self.peer} lost" + (f": {exc}" if exc else "")
             self.error = ConnectionClosed(reason)
         for stream in list(self.streams.values()):
-            never_written = stream.outbox is not None and stream.outbox[0].kind == OPEN
-            stream.fail(Unavailable(str(self.error), unserved=never_written))
+            unsent = is_unsent(stream)
+            self.protocol.forget(stream)
+            stream.fail(Unavailable(str(self.error), unserved=unsent))
+        self.protocol.out.clear()
         for waiter in (self._drain_waiter, self.handshake, self.ended):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -203,10 +206,7 @@ class Connection(asyncio.Protocol):
         """
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
-        protocol = self.protocol
-        protocol.open_stream(stream, flags, meta, body)
-        if protocol.next_id > MAX_STREAM_ID:
-            self.leave()  # out of ids: the pool dials another
+        self.protocol.open_stream(stream, flags, meta, body)
         if not self.sweep.busy or stream.deadline < self.sweep.at:
             self.sweep.on_busy(stream.deadline)
         self._flush_soon()
@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
         """Undo one `hold`."""
         self.holds -= 1
         if self.draining:
-            self._close_if_unused()
+            self._flush_soon()  # what was sent last leaves before the connection closes
 
     def ping(self) -> None:
         """Send a Ping; its answer updates `round_trip`."""
@@ -304,9 +304,7 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             if not self.held:
                 self._flush()
-            if self.error is None:
-                self.error = ConnectionClosed(f"connection with {self.peer} closed by this side")
-            self.transport.close()
+            self._shut(ConnectionClosed(f"connection with {self.peer} closed by this side"))
         await asyncio.shield(self.ended)
 
     def abort(self, error: RapError) -> None:
@@ -314,11 +312,20 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             if self.error is None:
                 self.error = error
+            self._drain()
             self.transport.abort()
 
     def _drain(self) -> None:
         self.draining = True
         self.usable = False
+
+    def _shut(self, error: RapError) -> None:
+        """Close when the transport has written what it was given, or could not in time."""
+        if self.error is None:
+            self.error = error
+        self._drain()
+        self.sweep.on_shut()
+        self.transport.close()
 
     # Writing.
 
@@ -341,19 +348,19 @@ class Connection(asyncio.Protocol):
         if out:
             if protocol.bulky:
                 protocol.bulky = False
-                self.transport.writelines(out)
+                self._writelines(out)
             else:
                 self.transport.write(b"".join(out))
             out.clear()
+            if self.paused and self.transport.get_write_buffer_size() > self._most_waiting:
+                self.abort(ConnectionClosed(f"{self.peer} does not take what it asks for"))
         if self.draining:
             self._close_if_unused()
 
     def _close_if_unused(self) -> None:
         """A client leaves a draining connection when its last call and session have."""
         if not (self.is_server or self.streams or self.holds or self.closed):
-            if self.error is None:
-                self.error = ConnectionClosed(f"{self.peer} is draining")
-            self.transport.close()
+            self._shut(ConnectionClosed(f"{self.peer} is draining"))
 
     def greeted(self) -> None:
         """Take the peer's Hello, which the protocol has read."""
@@ -368,7 +375,7 @@ class Connection(asyncio.Protocol):
     def left(self, code: int, message: str) -> None:
         """Take the peer's GoAway."""
         self._drain()
-        if code != Code.OK:
+        if code != Code.OK and self.error is None:
             self.error = ConnectionClosed(f"{self.peer} refused the connection: {message}")
             self.log.warning("%s", self.error)
 
@@ -380,10 +387,9 @@ class Connection(asyncio.Protocol):
     def _violated(self, error: RapError) -> None:
         """Tell the peer what it did wrong (the protocol has queued it), and close."""
         if self.error is None:
-            self.error = error
             self.log.warning("connection with %s closed: %s", self.peer, error)
             self._flush()
-            self.transport.close()
+            self._shut(error)
 
 
 def _no_streams(*_: object) -> StreamState:

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rap.errors import Code, Unavailable, decode_error
+from rap.errors import Code, ConnectionClosed, Unavailable, decode_error
 from rap.wire.frames import (
     GOAWAY,
     HELLO,
     MAX_STREAM_ID,
     PING,
+    REFUSED,
     RESET,
     UNSERVED,
     read_go_away,
@@ -50,10 +51,24 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
     if code == Code.OK:
         stream.on_stopped()
         return
-    if stream.see_error is not None:
+    refused = bool(flags & REFUSED)  # by this side
+    if stream.see_error is not None and not refused:
         code, message, details = stream.see_error((code, message, details))
     unserved = bool(flags & UNSERVED)
-    stream.fail(decode_error(code, message, details, conn.exception_types, unserved=unserved))
+    error = decode_error(code, message, details, conn.exception_types, unserved=unserved)
+    error.remote = not refused
+    stream.fail(error)
+    if conn.is_server and conn.cancels.too_many(conn.clock.monotonic()):
+        _on_too_many_cancels(conn)
+
+
+def _on_too_many_cancels(conn: "Connection") -> None:
+    """Ask the client to leave; a good one goes on elsewhere. Cut one that stays and goes on."""
+    text = "too many cancelled calls"
+    if not conn.draining:
+        conn.go_away(message=text)
+    else:
+        conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
 
 
 def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:

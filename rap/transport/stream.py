@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.wire.frames import END, MESSAGE
-from rap.wire.states import CLOSED, LOCAL_DONE, LOCAL_END, REMOTE_END, StreamState
+from rap.wire.states import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
@@ -104,7 +104,7 @@ class Stream(StreamState):
     @property
     def can_send(self) -> bool:
         """Whether this side may still send."""
-        return not self.state & LOCAL_END and self.error is None
+        return not self.state & LOCAL_DONE and self.error is None
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Put a message into the inbox, unless nobody will read it."""
@@ -189,7 +189,7 @@ class Stream(StreamState):
             ChannelClosed: This side has ended the stream.
             CallError: The stream was reset, or its connection was lost.
         """
-        if self.state & LOCAL_END:
+        if self.state & LOCAL_DONE:
             raise self.error or ChannelClosed("the stream is closed")
         conn = self.conn
         if not conn.protocol.send_data(self, flags, meta, body) or conn.paused:

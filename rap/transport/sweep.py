@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rap.errors import Code, ConnectionClosed, DeadlineExceeded, ResourceExhausted
 from rap.transport.keepalive import Keepalive, Move
+from rap.transport.stalls import Stalls
+from rap.wire.frames import MAX_STREAM_ID
 from rap.wire.states import State
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Sweep"]
 
 _LEAST_DELAY = 0.01
+_LAST_OPEN = MAX_STREAM_ID - 2**24  # far more ids are left than one tick can use
 _STARVED_AFTER = 10.0  # seconds that stalled streams may keep all credit of a connection
 
 
@@ -37,10 +40,13 @@ class Sweep:
         self._conn = conn
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._made_at = self._active_at = self._progress_at = self._partial_at = now
+        self._made_at = self._active_at = self._progress_at = now
         self._last_id = 0
         self._buffered = 0
-        self._partial: object = None
+        self._partial: object = None  # the beginning of a frame, and when it came
+        self._partial_at = now
+        self._shut_at: float | None = None  # when we closed; the transport may still be writing
+        self._stalls = Stalls()
         self._starved_at: float | None = None
 
     def start(self) -> None:
@@ -49,6 +55,7 @@ class Sweep:
 
     def stop(self) -> None:
         """Stop the timer for good."""
+        self.at = -inf
         if self._timer is not None:
             self._timer.cancel()
 
@@ -73,28 +80,49 @@ class Sweep:
         self._buffered = self._conn.transport.get_write_buffer_size()
         self.watch(self._progress_at + self._conn.options.timeout)
 
+    def on_partial(self, partial: object) -> None:
+        """A frame has begun to come: watch whether the rest does."""
+        if partial is not self._partial:
+            self._partial = partial
+            self._partial_at = self._conn.clock.monotonic()
+            self.watch(self._partial_at + self._conn.options.timeout)
+
+    def on_shut(self) -> None:
+        """We close: watch whether the peer takes what is left."""
+        if self._shut_at is None:
+            self._shut_at = self._conn.clock.monotonic()
+            self.watch(self._shut_at + self._conn.options.timeout)
+
     def tick(self) -> None:
         """Do what is due, and arm the timer for what is due next."""
-        self.at = inf
         conn = self._conn
         if conn.closed:
             return
+        self.at = inf
         now = conn.clock.monotonic()
         due = min(self._check_stall(now), self._check_life(now), self._expire(now))
         if not conn.closed:
             self.watch(min(due, self._check_starved(now), now + 3600.0))
 
     def _expire(self, now: float) -> float:
-        """End streams whose deadline has passed; return the nearest one left."""
+        """End streams whose deadline has passed; return the nearest one left.
+
+        Also note whose messages nobody has taken: it is the one loop over all streams.
+        """
         nearest = inf
+        waiting = []
         for stream in list(self._conn.streams.values()):
             deadline = stream.deadline
             if deadline <= now:
                 message = stream.deadline_text
                 stream.fail(DeadlineExceeded(message))
                 self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
-            elif deadline < nearest:
+                continue
+            if deadline < nearest:
                 nearest = deadline
+            if stream.held:
+                waiting.append(stream)
+        self._stalls.look(waiting, now)
         return nearest
 
     def _check_life(self, now: float) -> float:
@@ -113,6 +141,8 @@ class Sweep:
         elif move is Move.GIVE_UP:
             silence = options.keepalive.timeout * options.keepalive.failures
             conn.abort(ConnectionClosed(f"{conn.peer} answered no ping for {silence} s"))
+        if conn.protocol.next_id > _LAST_OPEN:
+            conn.leave()  # the pool dials another before the ids run out
         if busy or self._last_id != conn.protocol.last_id:
             self._last_id = conn.protocol.last_id
             self._active_at = now
@@ -145,29 +175,38 @@ class Sweep:
                 conn.abort(ConnectionClosed(f"{conn.peer} took nothing we wrote for {timeout} s"))
             due = self._progress_at + timeout
         partial = conn.protocol.partial
-        if partial is not None:
-            if partial is not self._partial:
-                self._partial_at = now
-            elif now - self._partial_at >= timeout:
+        if partial is None:
+            self._partial = None
+        else:
+            self.on_partial(partial)
+            due = min(due, self._partial_at + timeout)
+            if now >= self._partial_at + timeout:
                 text = f"{conn.peer} did not finish a frame in {timeout} s"
                 conn.abort(ConnectionClosed(text))
-            due = min(due, self._partial_at + timeout)
-        self._partial = partial
+        if self._shut_at is not None:
+            due = min(due, self._shut_at + timeout)
+            if now >= self._shut_at + timeout:
+                conn.abort(ConnectionClosed(f"{conn.peer} did not take what was left"))
         return due
 
     def _check_starved(self, now: float) -> float:
-        """Reset the stream that holds most when stalled streams have kept all credit too long."""
-        conn = self._conn
-        if not conn.protocol.starved:
+        """Reset streams when readers that stall have kept all credit too long; return when next.
+
+        The one that waited longest goes first, and no more than it takes to set credit free.
+        """
+        protocol = self._conn.protocol
+        if not protocol.starved:
             self._starved_at = None
             return inf
         if self._starved_at is None:
             self._starved_at = now
         elif now - self._starved_at >= _STARVED_AFTER:
-            self._starved_at = None
-            stream = max(conn.streams.values(), key=lambda each: int(each.held), default=None)
-            if stream is not None and stream.held:
+            self._starved_at = now
+            for stream in self._stalls.longest_first():
                 message = f"nobody took {stream.held} bytes of this call for {_STARVED_AFTER} s"
-                stream.fail(ResourceExhausted(message))
-                conn.reset(stream, Code.RESOURCE_EXHAUSTED, message)
+                self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message)
+                stream.inbox = ()  # they are what the memory is needed for
+                stream.fail(ResourceExhausted(message, details={"limit": "connection_window"}))
+                if not protocol.starved:
+                    break
         return now + 1.0

@@ -34,9 +34,10 @@ from rap.wire.states import (
     REMOTE_END,
     Outgoing,
     StreamState,
+    is_unsent,
 )
 
-__all__ = ["Sender", "is_unsent"]
+__all__ = ["Sender"]
 
 S = TypeVar("S", bound=StreamState)
 
@@ -324,13 +325,14 @@ class Sender(Granter[S]):
         )
 
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:
-        """Send a message of `size` bytes at once if that is allowed, else queue it."""
+        """Send a message at once if that is allowed, else queue it: also a second large one."""
         if (
             size <= self._largest
             and size <= stream.send_credit
             and size <= self.send_credit
             and not stream.state & QUEUED
             and not self._is_held
+            and not (size > _BULKY and self.bulky)
             and not (kind == OPEN and self._unsent)
         ):
             self._emit(stream, kind, flags, meta, body, size)
@@ -395,8 +397,3 @@ class Sender(Granter[S]):
         stream.state = (stream.state | LOCAL_END) & ~ENDING
         if stream.state & REMOTE_END:
             self.forget(stream)
-
-
-def is_unsent(stream: StreamState) -> bool:
-    """Whether nothing of a stream has been sent, not even its Open."""
-    return stream.outbox is not None and stream.outbox[0].kind == OPEN

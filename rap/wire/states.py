@@ -18,6 +18,8 @@ from collections import deque
 from enum import Enum
 from math import inf
 
+from rap.wire.frames import OPEN
+
 __all__ = [
     "ASSEMBLING",
     "CLOSED",
@@ -29,6 +31,7 @@ __all__ = [
     "Outgoing",
     "State",
     "StreamState",
+    "is_unsent",
 ]
 
 LOCAL_END = 1
@@ -88,3 +91,8 @@ class StreamState:
         self.state = state
         self.send_credit = send_credit
         self.held = 0  # received in whole messages, not yet taken by user code
+
+
+def is_unsent(stream: StreamState) -> bool:
+    """Whether nothing of a stream has been sent, not even its Open."""
+    return stream.outbox is not None and stream.outbox[0].kind == OPEN

@@ -17,8 +17,7 @@ from rap.wire.frames import (
     parse_frames,
 )
 from rap.wire.limits import Limits
-from rap.wire.sender import is_unsent
-from rap.wire.states import StreamState
+from rap.wire.states import StreamState, is_unsent
 from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame
 
 BIG = b"x" * 20 * KIB
@@ -341,8 +340,13 @@ def test_a_data_message_waits_for_the_credit_of_the_connection_too() -> None:
 def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> None:
     client = make(is_server=False)
     calls: list[str] = []
+
+    def flush() -> None:
+        calls.append("flush")
+        client.take_bytes()
+
     client.protocol.wake = lambda: calls.append("wake")
-    client.protocol.flush = lambda: (calls.append("flush"), client.take_bytes())
+    client.protocol.flush = flush
     stream = client.open(0)
     for _ in range(30):
         client.protocol.send_data(stream, MESSAGE, b"", b"x")
@@ -362,3 +366,12 @@ def test_many_answers_of_one_turn_are_written_at_once() -> None:
     for stream in list(server.protocol.streams.values())[:24]:
         server.protocol.answer(stream, b"1")
     assert calls == ["flush"]
+
+
+def test_of_many_large_messages_of_one_turn_the_first_goes_at_once() -> None:
+    """Else all answers of a turn would be with the transport before it can say that it is full."""
+    client = make(is_server=False)
+    streams = [client.open(0) for _ in range(3)]
+    sent_at_once = [client.protocol.send_data(s, MESSAGE, b"", b"x" * 40_000) for s in streams]
+    assert sent_at_once == [True, False, False]
+    assert client.protocol.send_data(client.open(0), MESSAGE, b"", b"small")
