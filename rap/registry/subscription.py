@@ -53,8 +53,8 @@ class Subscription:
     Args:
         link: Where to listen.
         channel: What to listen to.
-        on_hint: Called with each message, and with `None` whenever messages may have been missed:
-            at the start, and after each break. Must not block.
+        on_hint: Called with each message, and with `None` whenever messages may be missed: when
+            the subscription begins, breaks, and has begun again. Must not block.
         clock: Time source of the pauses between connections.
         rng: Chance that spreads them.
     """
@@ -73,6 +73,7 @@ class Subscription:
         self._on_hint = on_hint
         self._clock = clock
         self._rng = rng
+        self._broken = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -91,12 +92,16 @@ class Subscription:
                 await self._listen()
             except RegistryError as exc:
                 logger.debug("subscription to %s: %s", self._channel, exc)
+                if not self._broken:
+                    self._broken = True
+                    self._on_hint(None)
             await self._clock.sleep(_PAUSE * self._rng.uniform(0.5, 1.5))
 
     async def _listen(self) -> None:
         """Pass messages on until the connection is of no use any more."""
         messages = await self._link.listen(self._channel)
         try:
+            self._broken = False
             self._on_hint(None)
             asked = False
             while not await self._link.primary_moved():

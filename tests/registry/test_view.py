@@ -1,0 +1,167 @@
+"""Following the log of a service, link by link."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from rap.registry import Endpoint, State
+from rap.registry.records import to_record
+from rap.registry.view import Entry, Step, Version, View, next_hash
+from rap.wire.codec import pack
+from tests.registry.sample import make_endpoint, ports
+
+EPOCH = 1_700_000_000_000
+
+
+def record_of(endpoint: Endpoint) -> bytes:
+    return pack(to_record(endpoint))
+
+
+def entries_after(at: Version, changes: Sequence[tuple[str, Endpoint]]) -> list[Entry]:
+    """Return the log that a registry would have written."""
+    made = []
+    for operation, endpoint in changes:
+        record = record_of(endpoint) if operation == "put" else b""
+        chain = next_hash(at.hash, operation, endpoint.id, record)
+        at = Version(at.epoch, at.number + 1, chain)
+        made.append(Entry(at.epoch, at.number, operation, endpoint.id, record, chain))
+    return made
+
+
+def told_by(entry: Entry) -> Version:
+    return Version(entry.epoch, entry.number, entry.hash)
+
+
+def view_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[View, Version]:
+    version = Version(EPOCH, 7, "abcdefabcdef")
+    view = View()
+    view.replace(
+        version,
+        {it.id: record_of(it) for it in endpoints},
+        {it.id: 100.0 + left for it in endpoints},
+        100.0,
+    )
+    return view, version
+
+
+def test_a_new_view_knows_nothing_and_reads_all() -> None:
+    view = View()
+    assert view.snapshot is None
+    assert view.step(Version(EPOCH, 1, "x")) is Step.READ_ALL
+    assert view.step(None) is Step.READ_ALL
+
+
+@pytest.mark.parametrize(
+    ("told", "step"),
+    [
+        (Version(EPOCH, 7, "abcdefabcdef"), Step.NOTHING),
+        (Version(EPOCH, 8, "x"), Step.READ_LOG),
+        (Version(EPOCH, 7 + 512, "x"), Step.READ_LOG),
+        (Version(EPOCH, 7 + 513, "x"), Step.READ_ALL),
+        (Version(EPOCH, 7, "000000000000"), Step.READ_ALL),  # a history that lost writes
+        (Version(EPOCH, 6, "x"), Step.READ_ALL),
+        (Version(EPOCH + 1, 8, "x"), Step.READ_ALL),
+        (None, Step.READ_ALL),
+    ],
+)
+def test_the_version_tells_what_to_read(told: Version | None, step: Step) -> None:
+    view, _ = view_of(make_endpoint())
+    assert view.step(told) is step
+
+
+def test_the_log_brings_a_view_up_to_date() -> None:
+    view, at = view_of(make_endpoint(1), make_endpoint(2), make_endpoint(3))
+    draining = make_endpoint(1, state=State.DRAINING)
+    log = entries_after(
+        at,
+        [
+            ("put", make_endpoint(4)),
+            ("put", draining),
+            ("del", make_endpoint(2)),
+            ("exp", make_endpoint(3)),
+        ],
+    )
+    before = view.snapshot
+    assert view.follow(told_by(log[-1]), log)
+    assert view.snapshot == {it.id: it for it in (draining, make_endpoint(4))}
+    assert view.version == told_by(log[-1])
+    assert before is not None
+    assert ports(before) == {1, 2, 3}
+
+
+def test_a_log_that_went_on_meanwhile_is_followed_to_its_end() -> None:
+    view, at = view_of()
+    log = entries_after(at, [("put", make_endpoint(1)), ("put", make_endpoint(2))])
+    assert view.follow(told_by(log[0]), log)
+    assert view.version == told_by(log[1])
+
+
+def test_a_gap_is_not_followed() -> None:
+    view, at = view_of()
+    log = entries_after(at, [("put", make_endpoint(port)) for port in range(1, 4)])
+    assert not view.follow(told_by(log[-1]), [log[0], log[2]])
+    assert not view.follow(told_by(log[-1]), log[1:])
+    assert not view.follow(told_by(log[-1]), log[:2])
+    assert view.snapshot == {}
+    assert view.version == at
+
+
+def test_a_wrong_link_is_not_followed() -> None:
+    view, at = view_of()
+    log = entries_after(at, [("put", make_endpoint(1)), ("put", make_endpoint(2))])
+    forged = log[1]._replace(record=record_of(make_endpoint(3)))
+    assert not view.follow(told_by(log[1]), [log[0], forged])
+    other_past = entries_after(at._replace(hash="000000000000"), [("put", make_endpoint(1))])
+    assert not view.follow(told_by(other_past[0]), other_past)
+    assert not view.follow(log_end_with_another_hash(log), log)
+    assert view.snapshot == {}
+
+
+def log_end_with_another_hash(log: list[Entry]) -> Version:
+    return told_by(log[-1])._replace(hash="000000000000")
+
+
+def test_a_view_without_a_version_follows_no_log() -> None:
+    assert not View().follow(Version(EPOCH, 1, "x"), [])
+
+
+def test_leases_that_ran_out_make_suspects() -> None:
+    view, _ = view_of(make_endpoint(), left=-0.001)
+    assert view.snapshot is not None
+    assert [it.state for it in view.snapshot.values()] == [State.SUSPECT]
+
+
+def test_an_instance_without_a_lease_is_suspect() -> None:
+    view = View()
+    view.replace(Version(EPOCH, 1, "x"), {"10.0.0.1:9000": record_of(make_endpoint())}, {}, 100.0)
+    assert view.snapshot is not None
+    assert [it.state for it in view.snapshot.values()] == [State.SUSPECT]
+
+
+def test_what_is_known_stands_when_redis_has_lost_the_service() -> None:
+    view, _ = view_of(make_endpoint())
+    view.replace(None, {}, {}, 100.0)
+    assert view.snapshot is not None
+    assert ports(view.snapshot) == {9000}
+    assert view.step(Version(EPOCH, 7, "abcdefabcdef")) is Step.READ_ALL
+
+
+def test_a_service_that_nobody_registered_is_empty() -> None:
+    view = View()
+    view.replace(None, {}, {}, 100.0)
+    assert view.snapshot == {}
+
+
+def test_a_record_that_cannot_be_read_is_left_out_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    view, at = view_of(make_endpoint(1))
+    caplog.set_level(logging.WARNING, "rap.registry")
+    for _ in range(2):
+        view.replace(
+            at, {"x": b"\xc1", "10.0.0.1:1": record_of(make_endpoint(1))}, {"x": 101.0}, 100.0
+        )
+    assert view.snapshot is not None
+    assert ports(view.snapshot) == {1}
+    assert len(caplog.records) == 1
