@@ -66,7 +66,17 @@ class Call:
         peer: The other end; on a client `None` until a connection was taken.
     """
 
-    __slots__ = ("attempt", "deadline", "header", "method", "peer", "shape", "side", "state")
+    __slots__ = (
+        "affinity",
+        "attempt",
+        "deadline",
+        "header",
+        "method",
+        "peer",
+        "shape",
+        "side",
+        "state",
+    )
 
     def __init__(
         self,
@@ -83,6 +93,7 @@ class Call:
         self.header = header
         self.deadline = deadline
         self.peer = peer
+        self.affinity: str | None = None  # on a client: key whose calls keep to one node
         self.attempt = 1
         self.state: dict[str, Any] = {}
 

@@ -278,6 +278,7 @@ class Client:
         session: Session | None = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -291,6 +292,7 @@ class Client:
             session: In which to make the call; by default the one the caller is in.
             header: Sent with the call.
             timeout: Seconds; by default the client's.
+            affinity: Key whose calls keep to one server, with ``picker="rendezvous"``.
             arg_param: The arguments as a list, instead of `args`.
             kwarg_param: Keyword arguments, also such as are named like an option here.
             kwargs: Its keyword arguments.
@@ -302,7 +304,7 @@ class Client:
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan, *arguments, session=session, header=header, timeout=limit
+            plan, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
 
     async def call(
@@ -313,6 +315,7 @@ class Client:
         session: Session | None = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -333,7 +336,7 @@ class Client:
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan, *arguments, session=session, header=header, timeout=limit
+            plan, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
 
     def iterator_call(
@@ -344,6 +347,7 @@ class Client:
         session: Session | None = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -366,8 +370,9 @@ class Client:
         check_timeout("timeout", timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
-            self.invoker, plan, *arguments, session=session, header=header, timeout=timeout
-        )
+            self.invoker, plan, *arguments,
+            session=session, header=header, timeout=timeout, affinity=affinity,
+        )  # fmt: skip
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call what `Session.execute` was given, by its shape, in the session of this context.

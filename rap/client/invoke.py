@@ -76,6 +76,7 @@ class Invoker:
         session: Session | None = None,
         header: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
     ) -> Any:
         """Make a unary call.
 
@@ -83,7 +84,7 @@ class Invoker:
             CallError: It failed; see `rap.errors`.
         """
         body = plan.encode(args, kwargs)
-        call, session = self.start_call(plan, Shape.UNARY, session, header, timeout)
+        call, session = self.start_call(plan, Shape.UNARY, session, header, timeout, affinity)
         if self.plain:
             raw = await self.retrying(plan, call, session, body)
         else:
@@ -98,8 +99,11 @@ class Invoker:
         session: Session | None,
         header: Mapping[str, Any] | None,
         timeout: float | None,
+        affinity: str | None = None,
     ) -> tuple[Call, Session | None]:
         """Return the `Call`, with session, header and deadline settled, and its session."""
+        if affinity is not None and not isinstance(affinity, str):
+            raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
         if session is None:
             session = ambient_session.get()
         own: Header = dict(header) if header else {}
@@ -112,7 +116,9 @@ class Invoker:
         deadline = NEVER if outer is None else outer.deadline
         if timeout is not None:
             deadline = min(deadline, self.monotonic() + timeout)
-        return Call(plan.method, shape, Side.CLIENT, own, deadline), session
+        call = Call(plan.method, shape, Side.CLIENT, own, deadline)
+        call.affinity = affinity
+        return call, session
 
     async def place(
         self, call: Call, session: Session | None, attempt: Attempt
@@ -121,7 +127,9 @@ class Invoker:
         if session is not None:
             node, conn = session.bound()
         else:
-            node, conn = await self.cluster.acquire(call.deadline, exclude=attempt.exclude)
+            node, conn = await self.cluster.acquire(
+                call.deadline, call.affinity, attempt.exclude
+            )
         if call.deadline <= self.monotonic():
             raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
         call.peer = conn.peer

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["channel_call", "iterator_call", "make_stub"]
 
-_OPTIONS = ("session", "timeout", "header")
+_OPTIONS = ("session", "timeout", "header", "affinity")
 
 
 def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,11 +131,12 @@ def iterator_call(
     session: Session | None = None,
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
+    affinity: str | None = None,
 ) -> RemoteIterator:
     """Return the iterator over a remote generator."""
     body = plan.encode(args, kwargs)
     limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, Shape.STREAM, session, header, limit)
+    call, session = invoker.start_call(plan, Shape.STREAM, session, header, limit, affinity)
     function = plan.function
     if function is not None and function.shape is Shape.STREAM:
         decode_item, decode_items = function.decode_item, function.decode_items
@@ -171,6 +172,7 @@ async def channel_call(
     session: Session | None = None,
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
+    affinity: str | None = None,
 ) -> Any:
     """Open a channel, run `func` with it, and return what that returns.
 
@@ -179,7 +181,7 @@ async def channel_call(
     """
     invoker = client.invoker
     limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, Shape.CHANNEL, session, header, limit)
+    call, session = invoker.start_call(plan, Shape.CHANNEL, session, header, limit, affinity)
     own = PinnedSession(client)
     if session is None:
         call.header["session_id"] = own.id
