@@ -49,6 +49,44 @@ class Connection(asyncio.Protocol):
         exception_types: On a client, what remote errors may become.
     """
 
+    __slots__ = (
+        "_call_soon",
+        "_drain_waiter",
+        "_flush_callback",
+        "_loop",
+        "_most_waiting",
+        "_on_change",
+        "_on_lost",
+        "_on_made",
+        "_on_open",
+        "_random",
+        "_scheduled",
+        "_writelines",
+        "cancels",
+        "clock",
+        "closed",
+        "draining",
+        "ended",
+        "error",
+        "exception_types",
+        "handshake",
+        "heard",
+        "held",
+        "holds",
+        "is_server",
+        "log",
+        "new_future",
+        "options",
+        "paused",
+        "peer",
+        "protocol",
+        "state",
+        "streams",
+        "sweep",
+        "transport",
+        "usable",
+    )
+
     def __init__(
         self,
         options: ConnectionOptions,
@@ -92,7 +130,7 @@ class Connection(asyncio.Protocol):
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost
-        self.exception_types = exception_types or ExceptionTypes()
+        self.exception_types = exception_types or _BUILTIN_TYPES
         self._call_soon = self._loop.call_soon
         self._flush_callback = self._flush  # bound once
         self.protocol.wake = self._flush_soon
@@ -390,6 +428,9 @@ class Connection(asyncio.Protocol):
             self.log.warning("connection with %s closed: %s", self.peer, error)
             self._flush()
             self._shut(error)
+
+
+_BUILTIN_TYPES = ExceptionTypes()  # shared: what a server is told of errors, it only logs
 
 
 def _no_streams(*_: object) -> StreamState:

@@ -5,11 +5,14 @@ import ssl
 from collections.abc import Callable
 
 from rap.address import Address
-from rap.errors import ConnectionClosed, Unavailable
+from rap.errors import ConnectionClosed, RapError, Unavailable
 from rap.transport.connection import Connection
 from rap.transport.tls import is_pinned
 
 __all__ = ["dial"]
+
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
 
 
 async def dial(
@@ -33,21 +36,27 @@ async def dial(
         Unavailable: It could not be reached; the message names the address and why.
     """
     conn: Connection | None = None
+    shaken = False
     try:
         async with asyncio.timeout(timeout):
             conn = await _connect(address, make, timeout, context)
             if pinned is not None and not is_pinned(
                 conn.transport.get_extra_info("ssl_object"), pinned
             ):
-                raise ssl.SSLCertVerificationError("its certificate is not the pinned one")
+                raise ConnectionClosed("its certificate is not the pinned one")
             await conn.shaken()
+            shaken = True
             return conn
-    except (OSError, ssl.SSLError, TimeoutError) as exc:
-        reason = f"no answer in {timeout} s" if isinstance(exc, TimeoutError) else str(exc)
-        error = Unavailable(f"cannot reach {address}: {reason}", unserved=True)
-        raise error from exc
+    except (OSError, RapError) as exc:
+        reason = str(exc) or type(exc).__name__
+        if isinstance(exc, TimeoutError):
+            reason = f"no answer in {timeout} s"
+        elif pinned is not None and isinstance(exc, ssl.SSLCertVerificationError):
+            if exc.verify_code != _EXPIRED:
+                reason = "its certificate is not the pinned one"
+        raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
-        if conn is not None and (conn.closed or not conn.handshake.done()):
+        if conn is not None and not shaken:
             conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
 
 
@@ -58,7 +67,12 @@ async def _connect(
     if address.scheme == "unix":
         name = "localhost" if context is not None else None
         _, conn = await loop.create_unix_connection(
-            make, address.path, ssl=context, server_hostname=name
+            make,
+            address.path,
+            ssl=context,
+            server_hostname=name,
+            ssl_handshake_timeout=None if context is None else timeout,
+            ssl_shutdown_timeout=None if context is None else _TLS_GOODBYE,
         )
     elif context is None:
         _, conn = await loop.create_connection(make, address.host, address.port)
@@ -70,5 +84,6 @@ async def _connect(
             ssl=context,
             server_hostname=address.host,
             ssl_handshake_timeout=timeout,
+            ssl_shutdown_timeout=_TLS_GOODBYE,
         )
     return conn

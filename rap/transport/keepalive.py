@@ -31,9 +31,11 @@ class KeepaliveOptions:
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("idle", "busy", "timeout"):
-            check_timeout(f"keepalive {name}", getattr(self, name))
-        if self.failures < 1:
-            raise ValueError(f"keepalive failures must be at least 1, got {self.failures}")
+            if check_timeout(f"keepalive {name}", getattr(self, name)) is None:
+                raise ValueError(f"keepalive {name} must be a number of seconds, got None")
+        failures = self.failures
+        if isinstance(failures, bool) or not isinstance(failures, int) or failures < 1:
+            raise ValueError(f"keepalive failures must be an integer from 1 on, got {failures!r}")
 
 
 class Move(Enum):

@@ -1,37 +1,51 @@
 """Listen on one address: TCP on every local address its host names, TLS, or a unix socket."""
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rap.address import Address
 from rap.transport.connection import Connection
 
 __all__ = ["Listener", "listen"]
 
+_Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]  # what getaddrinfo tells
+
+
+_TRIES = 16  # to find a port that is free on all addresses of a name
+_TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
+
 
 class Listener:
     """One address that is listened on.
 
     Args:
-        server: The loop's server.
+        servers: The loop's servers, one for each socket.
         address: What was bound, with its real port.
+        file: Device and number of the file of a unix socket.
     """
 
-    def __init__(self, server: asyncio.Server, address: Address) -> None:
+    def __init__(
+        self,
+        servers: Sequence[asyncio.Server],
+        address: Address,
+        file: tuple[int, int] | None = None,
+    ) -> None:
         self.address = address
-        self._server = server
+        self._servers = servers
+        self._file = file
 
     def close(self) -> None:
         """Accept nothing more; connections live on."""
-        self._server.close()
-        if self.address.scheme == "unix":
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.address.path)
+        for server in self._servers:
+            server.close()
+        if self._file is not None and self._file == _file_at(self.address.path):
+            os.unlink(self.address.path)
+        self._file = None
 
 
 async def listen(
@@ -55,84 +69,113 @@ async def listen(
         OSError: The address cannot be bound; the message names it.
     """
     loop = asyncio.get_running_loop()
-    limit = handshake_timeout if context is not None else None
+    tls: dict[str, Any] = {
+        "ssl": context,
+        "ssl_handshake_timeout": None if context is None else handshake_timeout,
+        "ssl_shutdown_timeout": None if context is None else _TLS_GOODBYE,
+    }
+    servers: list[asyncio.Server] = []
     try:
         if address.scheme == "unix":
-            server = await loop.create_unix_server(
-                make, address.path, backlog=backlog, ssl=context, ssl_handshake_timeout=limit
-            )
-            return Listener(server, address)
+            path = address.path
+            _refuse_if_used(path)
+            servers.append(await loop.create_unix_server(make, path, backlog=backlog, **tls))
+            return Listener(servers, address, _file_at(path))
         sockets = await _bind(address)
-        port = sockets[0].getsockname()[1]
-        server = await _serve(sockets, make, backlog, context, limit)
+        try:
+            for sock in sockets:
+                server = await loop.create_server(make, sock=sock, backlog=backlog, **tls)
+                servers.append(server)  # one by one: what is there is closed if the next fails
+        except BaseException:
+            for server in servers:
+                server.close()
+            _close(sockets)
+            raise
     except OSError as exc:
         raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
     scheme = "tls" if context is not None else address.scheme
-    return Listener(server, Address(scheme, address.host, port))
-
-
-async def _serve(
-    sockets: list[socket.socket],
-    make: Callable[[], Connection],
-    backlog: int,
-    context: ssl.SSLContext | None,
-    limit: float | None,
-) -> asyncio.Server:
-    """Return one server over all sockets that a host name stands for."""
-    loop = asyncio.get_running_loop()
-    servers = [
-        await loop.create_server(
-            make, sock=sock, backlog=backlog, ssl=context, ssl_handshake_timeout=limit
-        )
-        for sock in sockets
-    ]
-    return servers[0] if len(servers) == 1 else _Servers(servers)  # type: ignore[return-value]  # close() is all we use
-
-
-class _Servers:
-    """Several servers of the loop that close together."""
-
-    def __init__(self, servers: list[asyncio.Server]) -> None:
-        self._servers = servers
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.close()
+    return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
 
 
 async def _bind(address: Address) -> list[socket.socket]:
-    """Bind every local address of the host name, all with one port.
-
-    Addresses that this machine does not have (IPv6 of "localhost" where it is switched off) are
-    left out if another could be bound.
-    """
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(
+    """Bind every local address of the host name, all with one port."""
+    infos = await asyncio.get_running_loop().getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
+    tries = 1 if address.port else _TRIES
+    while True:
+        tries -= 1
+        try:
+            return _bind_all(list(dict.fromkeys(infos)), address.port)
+        except OSError as exc:
+            # A port that is free on one address may be taken on the next.
+            if exc.errno != errno.EADDRINUSE or not tries:
+                raise
+
+
+def _bind_all(infos: list[_Info], port: int) -> list[socket.socket]:
+    """Bind all of `infos` with one port.
+
+    Addresses that this machine does not have (IPv6 of "localhost" where it is switched off) are
+    left out if another can be bound.
+    """
     sockets: list[socket.socket] = []
-    port = address.port
+    absent: OSError | None = None
     try:
-        for family, kind, proto, _, sockaddr in dict.fromkeys(infos):
-            sock = socket.socket(family, kind, proto)
+        for family, kind, proto, _, sockaddr in infos:
+            try:
+                sock = socket.socket(family, kind, proto)
+            except OSError as exc:  # a family that is switched off
+                absent = exc
+                continue
+            sockets.append(sock)
+            sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 sock.bind((sockaddr[0], port, *sockaddr[2:]))
             except OSError as exc:
-                sock.close()
-                taken = exc.errno == errno.EADDRINUSE and not (sockets and address.port == 0)
-                if taken or (not sockets and exc.errno != errno.EADDRNOTAVAIL):
+                if exc.errno != errno.EADDRNOTAVAIL:
                     raise
+                absent = exc
+                sockets.pop().close()
                 continue
-            sock.setblocking(False)
-            sockets.append(sock)
             port = port or sock.getsockname()[1]
+        if not sockets:
+            raise absent or OSError(errno.EADDRNOTAVAIL, "the name has no address")
     except OSError:
-        for sock in sockets:
-            sock.close()
+        _close(sockets)
         raise
-    if not sockets:
-        raise OSError(errno.EADDRNOTAVAIL, "none of its addresses is local")
     return sockets
+
+
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def _refuse_if_used(path: str) -> None:
+    """Refuse a unix socket that another server listens on; the loop would take it over in silence.
+
+    Raises:
+        OSError: Somebody listens there.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        except BlockingIOError:
+            pass  # somebody does, and has much to do
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Return what tells the file at `path` from any other, `None` if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

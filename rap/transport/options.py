@@ -10,6 +10,8 @@ from rap.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ConnectionOptions"]
 
+_LEAST_BUFFER = 4096
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionOptions:
@@ -37,6 +39,11 @@ class ConnectionOptions:
     write_buffer: int = 256 * 1024
 
     def __post_init__(self) -> None:
-        """Check the times."""
+        """Check the times and the buffer."""
         for name in ("timeout", "handshake_timeout", "idle_timeout", "max_age"):
-            check_timeout(name, getattr(self, name))
+            limit = check_timeout(name, getattr(self, name))
+            if limit is None and name in ("timeout", "handshake_timeout"):
+                raise ValueError(f"{name} must be a number of seconds, got None")
+        size = self.write_buffer
+        if isinstance(size, bool) or not isinstance(size, int) or size < _LEAST_BUFFER:
+            raise ValueError(f"write_buffer must be {_LEAST_BUFFER} bytes or more, got {size!r}")

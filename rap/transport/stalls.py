@@ -13,6 +13,8 @@ class Stalls:
     second, and sees whether the oldest message is still the same.
     """
 
+    __slots__ = ("_waiting",)
+
     def __init__(self) -> None:
         self._waiting: dict[Any, tuple[object, float]] = {}  # stream → oldest message, since when
 

@@ -95,7 +95,7 @@ def _load_chain(context: ssl.SSLContext, crt: str, crt_path: str, key: str, key_
         if not Path(path).is_file():
             raise ValueError(f"{option}: no such file {path!r}")
     try:
-        context.load_cert_chain(crt_path, key_path)
+        context.load_cert_chain(crt_path, key_path, password="")  # never ask at the terminal
     except (OSError, ssl.SSLError) as exc:
         raise ValueError(
             f"{crt}={crt_path!r} and {key}={key_path!r} cannot be used together: {exc}"
