@@ -18,7 +18,7 @@ I = TypeVar("I")  # noqa: E741
 
 
 def bind_interface(
-    client: "Client", interface: type[I], plan_of: Callable[[str, Function], Plan]
+    client: "Client", interface: Callable[..., I], plan_of: Callable[[str, Function], Plan]
 ) -> I:
     """Return an object whose methods are the remote twins of those that `interface` declares.
 
@@ -26,13 +26,15 @@ def bind_interface(
 
     Args:
         client: Makes the calls.
-        interface: The declaration.
+        interface: The declaration, a class; typed so that a `Protocol` is one for type checkers.
         plan_of: Returns the plan of a method from its name and declaration.
 
     Raises:
         RegistrationError: Hints are missing or cannot be sent.
-        TypeError: It declares no public method.
+        TypeError: It is no class, or declares no public method.
     """
+    if not isinstance(interface, type):
+        raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
     bound: I = type(f"{interface.__name__}Stub", (), {})()
     for name in dir(interface):
         method = _method(inspect.getattr_static(interface, name), bound)

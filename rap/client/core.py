@@ -163,7 +163,7 @@ class Client:
 
     def bind(
         self,
-        interface: type[I],
+        interface: Callable[..., I],
         group: str | None = None,
         *,
         timeout: float | None = None,
@@ -184,9 +184,8 @@ class Client:
         check_timeout("timeout", timeout)
 
         def plan_of(name: str, function: Function) -> Plan:
-            return self._plans.make(
-                name, group or interface.__name__, function, timeout, idempotent
-            )
+            named = group or getattr(interface, "__name__", None)
+            return self._plans.make(name, named, function, timeout, idempotent)
 
         return bind_interface(self, interface, plan_of)
 

@@ -8,6 +8,7 @@ import random
 import secrets
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
 
@@ -30,7 +31,7 @@ from rap.server.threads import Threads
 __all__ = ["Server"]
 
 _log = logging.getLogger("rap.server")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F")
 
 
 class Server:
@@ -79,9 +80,9 @@ class Server:
         rng: random.Random | None = None,
         **options: Any,
     ) -> None:
-        hosts = [host] if isinstance(host, str | Address) else list(host)
-        if not hosts:
-            raise ValueError("host must be an address or a list of addresses, got an empty list")
+        hosts = [host] if isinstance(host, str | Address) else host
+        if not isinstance(hosts, Sequence) or not hosts:
+            raise ValueError(f"host must be an address or a list of addresses, got {host!r}")
         addresses = tuple(Address.parse(each, option="host") for each in hosts)
         self.config = ServerConfig(addresses=addresses, **options)
         self.incarnation = secrets.token_hex(8)
@@ -103,6 +104,8 @@ class Server:
         )  # fmt: skip
         self._start_events = check_events("start_event_list", start_event_list)
         self._stop_events = check_events("stop_event_list", stop_event_list)
+        # Coroutine objects of a server that never starts are nobody's oversight.
+        weakref.finalize(self, _discard, self._start_events, self._stop_events)
         self._middlewares = Middlewares(self.register, service or "", _log)
         self._middlewares.load("middleware_list", middleware_list)
         self._processors: list[BaseProcessor] = []
@@ -301,14 +304,7 @@ class Server:
         await self._middlewares.stop()
 
     def _discard_events(self) -> None:
-        discard_events([*self._start_events, *self._stop_events])
-        self._start_events.clear()
-        self._stop_events.clear()
-
-    def __del__(self) -> None:
-        """Close coroutine objects that were given as events to a server that never started."""
-        if hasattr(self, "_stop_events"):
-            self._discard_events()
+        _discard(self._start_events, self._stop_events)
 
     async def _close(self) -> None:
         """The drain; see docs on shutdown for who does what when."""
@@ -380,6 +376,12 @@ class Server:
             self._ports.abort()
             await self.await_closed()
             raise
+
+
+def _discard(*lists: list[Event]) -> None:
+    for events in lists:
+        discard_events(events)
+        events.clear()
 
 
 def _public_methods(instance: object) -> list[Callable[..., Any]]:

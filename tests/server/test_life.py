@@ -1,0 +1,416 @@
+"""The life of a server: events, start, stop, and options that are wrong."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.errors import CallError, Code
+from rap.server import Server
+from tests.loopback import LOOPBACK, calling, eventually, serving, within
+
+
+async def fine() -> int:
+    return 1
+
+
+# Events.
+
+
+async def test_events_run_in_order_before_listening_and_after_closing() -> None:
+    log: list[str] = []
+
+    async def start_coroutine() -> None:
+        log.append(f"coroutine {len(server.addresses)}")
+
+    async def start_function() -> None:
+        log.append("function")
+
+    async def stop_coroutine() -> None:
+        log.append("stop coroutine")
+
+    server = Server(
+        LOOPBACK,
+        start_event_list=[start_coroutine(), start_function],
+        stop_event_list=[stop_coroutine(), lambda: log.append("stop plain")],
+    )
+    server.load_start_event([lambda: log.append("plain")])
+    server.load_stop_event([lambda: log.append("stop later")])
+    async with server:
+        assert log == ["coroutine 0", "function", "plain"]
+        log.clear()
+    assert log == ["stop later", "stop plain", "stop coroutine"]
+    await server.await_closed()
+    assert len(log) == 3
+
+
+async def test_a_failing_start_event_aborts_the_start() -> None:
+    log: list[str] = []
+
+    async def never() -> None:
+        log.append("never")
+
+    def fail() -> None:
+        raise ValueError("not today")
+
+    server = Server(LOOPBACK, start_event_list=[fail, never()], stop_event_list=[never(), never])
+    with pytest.raises(ValueError, match="not today"):
+        await server.create_server()
+    assert server.addresses == []
+    assert not server.is_serving
+    await server.await_closed()
+    assert log == []
+    with pytest.raises(RuntimeError, match="started already"):
+        await server.create_server()
+
+
+async def test_a_cancelled_start_leaves_nothing() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    server = Server(LOOPBACK, start_event_list=[hang])
+    task = asyncio.create_task(server.create_server())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await server.await_closed()
+
+
+async def test_a_failing_stop_event_is_logged_and_the_others_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log: list[str] = []
+
+    async def fail() -> None:
+        raise ValueError("not today")
+
+    server = Server(LOOPBACK, stop_event_list=[lambda: log.append("first"), fail])
+    async with server:
+        pass
+    assert log == ["first"]
+    assert "not today" in caplog.text
+
+
+@pytest.mark.parametrize("event", [3, "f", None])
+def test_what_is_no_event_is_refused(event: Any) -> None:
+    with pytest.raises(TypeError, match="start_event_list takes coroutines"):
+        Server(start_event_list=[event])
+    with pytest.raises(TypeError, match="stop_event_list takes coroutines"):
+        Server(stop_event_list=[event])
+    with pytest.raises(TypeError, match="load_start_event takes"):
+        Server().load_start_event([event])
+    with pytest.raises(TypeError, match="load_stop_event takes"):
+        Server().load_stop_event([event])
+
+
+async def test_coroutines_of_a_server_that_never_starts_are_closed() -> None:
+    async def event() -> None:
+        raise AssertionError("it never runs")
+
+    unused = Server(start_event_list=[event()], stop_event_list=[event()])
+    await unused.await_closed()
+    dropped = Server(start_event_list=[event()])
+    del dropped
+
+
+# Start and stop.
+
+
+def test_a_server_is_made_without_a_loop() -> None:
+    server = Server(LOOPBACK)
+
+    async def run() -> int:
+        async with server, calling(server) as client:
+            return int(await client.raw_call("fine"))
+
+    server.register(fine)
+    assert asyncio.run(run()) == 1
+
+
+async def test_create_server_returns_the_server_and_a_second_is_refused() -> None:
+    server = Server(LOOPBACK)
+    assert await server.create_server() is server
+    assert server.is_serving
+    with pytest.raises(RuntimeError, match="started already"):
+        await server.create_server()
+    await server.await_closed()
+    assert not server.is_serving
+    with pytest.raises(RuntimeError, match="started already"):
+        await server.create_server()
+
+
+async def test_await_closed_may_be_called_by_many_and_again() -> None:
+    async with serving(fine) as server, calling(server):
+        await within(asyncio.gather(*(server.await_closed() for _ in range(3))))
+        await server.await_closed()
+
+
+async def test_cancelling_await_closed_does_not_stop_the_drain() -> None:
+    stopped = asyncio.Event()
+    server = Server(LOOPBACK, close_timeout=0.1, stop_event_list=[stopped.set])
+    await server.create_server()
+    closing = asyncio.create_task(server.await_closed())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await within(stopped.wait())
+    await server.await_closed()
+
+
+async def test_cancelling_async_with_while_it_drains_ends_it_at_once() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with server:
+            await leave.wait()
+
+    server = Server(LOOPBACK, close_timeout=60)
+    server.register(hang)
+    task = asyncio.create_task(run())
+    await eventually(lambda: server.addresses)
+    async with calling(server) as client:
+        call = asyncio.create_task(client.raw_call("hang"))
+        await within(entered.wait())
+        leave.set()
+        await eventually(lambda: not server.is_serving)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(task)
+        with pytest.raises(CallError):
+            await within(call)
+
+
+async def test_closing_ends_connected_clients() -> None:
+    async with serving(fine) as server, calling(server) as client:
+        conn = client.cluster.ready[0].pool.conn
+        assert conn is not None
+        await within(server.await_closed())
+        assert conn.closed
+        assert client.cluster.ready == ()
+
+
+async def test_serve_forever_returns_when_the_server_is_closed() -> None:
+    server = Server(LOOPBACK)
+    serving_task = asyncio.create_task(server.serve_forever())
+    await eventually(lambda: server.addresses)
+    await server.await_closed()
+    await within(serving_task)
+
+
+async def test_cancelling_serve_forever_closes_the_server() -> None:
+    stopped = asyncio.Event()
+    server = Server(LOOPBACK, stop_event_list=[stopped.set])
+    task = asyncio.create_task(server.serve_forever())
+    await eventually(lambda: server.addresses)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(task)
+    assert stopped.is_set()
+
+
+async def test_a_handler_that_ignores_cancellation_does_not_keep_the_server_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rap.server.dispatch._CANCEL_GRACE", 0.05)
+    began, release = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        began.set()
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                pass
+
+    async with serving(deaf, close_timeout=0.05) as server, calling(server) as client:
+        call = asyncio.create_task(client.raw_call("deaf"))
+        await within(began.wait())
+        with caplog.at_level(logging.ERROR):
+            await within(server.await_closed())
+        assert "after it was cancelled" in caplog.text
+        with pytest.raises(CallError):
+            await call
+    release.set()
+
+
+# Addresses.
+
+
+async def test_port_0_binds_a_free_port_that_addresses_tells() -> None:
+    async with serving(fine, host=["127.0.0.1:0", "127.0.0.1:0"]) as server:
+        one, two = server.addresses
+        assert one.port != two.port
+        for address in (one, two):
+            async with Client(f"tcp://{address}") as client:
+                assert await client.raw_call("fine") == 1
+
+
+async def test_localhost_is_dialled_by_name() -> None:
+    async with serving(fine, host="localhost:0") as server:
+        async with Client(f"localhost:{server.addresses[0].port}") as client:
+            assert await client.raw_call("fine") == 1
+
+
+async def test_a_unix_socket_is_an_address(tmp_path: Any) -> None:
+    path = tmp_path / "rap.sock"
+    async with serving(fine, host=f"unix://{path}"):
+        async with Client(f"unix://{path}") as client:
+            assert await client.raw_call("fine") == 1
+    assert not path.exists()
+
+
+async def test_an_address_in_use_is_named_and_nothing_is_left_listening() -> None:
+    async with serving(fine) as server:
+        taken = server.addresses[0]
+        other = Server(["127.0.0.1:0", taken])
+        with pytest.raises(OSError, match=f"cannot listen on {taken}"):
+            await other.create_server()
+        await other.await_closed()
+
+
+@pytest.mark.parametrize(
+    ("host", "complaint"),
+    [
+        ("nonsense", "host must be host:port"),
+        ("http://x:1", "host: unknown scheme 'http'"),
+        ("localhost:70000", "host: the port must be 0 to 65535"),
+        ("::1:80", r"write an IPv6 address as \[v6\]:port"),
+        ("unix://relative", "unix:///path"),
+        ([], "host must be an address or a list"),
+        ([""], "host must be"),
+        (9000, "host must be"),
+        (None, "host must be"),
+    ],
+)
+def test_a_bad_address_is_refused_at_once(host: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Server(host)
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(
+            (option, value)
+            for option in ("timeout", "keep_alive", "run_timeout", "ping_sleep_time")
+            for value in (0, -1, "1", float("nan"))
+        ),
+        ("timeout", None),
+        ("close_timeout", 0),
+        ("close_timeout", None),
+        ("ping_fail_cnt", 0),
+        ("ping_fail_cnt", 1.5),
+        ("backlog", 0),
+        ("threads", 0),
+        ("drain_delay", -1),
+        ("max_connection_age", 0),
+        ("max_message", 0),
+        ("max_frame", 1),
+        ("max_streams", 0),
+        ("stream_window", 1),
+        ("connection_window", 1),
+        ("ssl_crt_path", "no-such-file"),
+        ("ssl_key_path", "no-such-file"),
+        ("ssl_ca_path", "no-such-file"),
+        ("weight", 0),
+        ("weight", 1001),
+        ("registry", "memory://"),
+        ("registry", "gopher://x"),
+        ("service", "bad name"),
+        ("advertise", "nonsense"),
+    ],
+)
+def test_a_bad_option_is_refused_by_its_name(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        Server(**{option: value})
+
+
+def test_an_unknown_option_is_refused_by_its_name() -> None:
+    with pytest.raises(TypeError, match="'tiemout'"):
+        Server(tiemout=3)
+    with pytest.raises(TypeError):
+        Server("localhost:0", 9)  # type: ignore[arg-type, call-arg, misc, unused-ignore]  # options are keywords
+
+
+@pytest.mark.parametrize("processor", [3, object])
+def test_what_is_no_processor_is_refused(processor: Any) -> None:
+    with pytest.raises(TypeError, match="load_processor takes BaseProcessor objects"):
+        Server(processor_list=[processor])
+
+
+# Idle and old connections.
+
+
+async def connected(client: Client) -> Any:
+    await eventually(lambda: client.cluster.ready)
+    return client.cluster.ready[0].pool.conn
+
+
+async def test_an_idle_connection_is_asked_to_leave() -> None:
+    async with (
+        serving(fine, keep_alive=0.05, handshake_timeout=0.1) as server,
+        calling(server) as client,
+    ):
+        conn = await connected(client)
+        await within(conn.ended)
+        await eventually(lambda: client.cluster.ready)
+        assert await client.raw_call("fine") == 1
+
+
+async def test_an_old_connection_is_left_but_its_calls_live_on() -> None:
+    gate = asyncio.Event()
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        await gate.wait()
+        yield 2
+
+    options = {"max_connection_age": 0.05, "handshake_timeout": 0.1}
+    async with serving(fine, items, **options) as server, calling(server) as client:
+        iterator = client.iterator_call("items")
+        assert await anext(iterator) == 1
+        old = iterator._stream.conn  # type: ignore[union-attr]  # it has begun
+        await eventually(lambda: old.draining)
+        assert await client.raw_call("fine") == 1
+        assert not old.closed
+        gate.set()
+        assert [item async for item in iterator] == [2]
+        await within(old.ended)
+
+
+async def test_no_limit_of_age_and_idleness_is_an_option() -> None:
+    async with serving(fine, keep_alive=None, max_connection_age=None, run_timeout=None) as server:
+        async with calling(server) as client:
+            assert await client.raw_call("fine") == 1
+
+
+async def test_more_calls_than_max_streams_are_refused_unserved() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(hang, fine, max_streams=2) as server:
+        async with calling(server, max_connections=1) as client:
+            hanging = [client.iterator_call("hang") for _ in range(2)]
+            tasks = [asyncio.ensure_future(anext(each)) for each in hanging]
+            await eventually(
+                lambda: len(client.cluster.ready[0].pool.connections.copy().pop().streams) == 2
+            )
+            with pytest.raises(CallError) as caught:
+                await within(client.raw_call("fine"))
+            assert caught.value.code is Code.RESOURCE_EXHAUSTED
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert await within(client.raw_call("fine")) == 1
