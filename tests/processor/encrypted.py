@@ -22,6 +22,7 @@ __all__ = [
     "encrypted_client",
     "fail",
     "items",
+    "remote",
     "talk",
 ]
 
@@ -73,3 +74,8 @@ async def encrypted_client(
     processors = [*options.pop("before", ()), processor]
     async with calling(*servers, processor_list=processors, **options) as client:
         yield client
+
+
+def remote(client: Client, name: str, func: Any) -> Any:
+    """Return the twin of a channel function, whose channel is made for it."""
+    return client.register(name)(func)

@@ -19,6 +19,7 @@ from tests.processor.encrypted import (
     encrypted,
     encrypted_client,
     items,
+    remote,
     talk,
 )
 
@@ -64,7 +65,7 @@ async def test_a_channel_talks_both_ways_and_ends(client: Client) -> None:
             heard.append(await channel.read_body())
         return heard
 
-    assert await client.register("talk")(say)() == [["heard", i] for i in range(20)]
+    assert await remote(client, "talk", say)() == [["heard", i] for i in range(20)]
     assert await client.raw_call("add", 1, 2) == 3
 
 
@@ -128,7 +129,7 @@ async def test_an_error_in_a_generator_or_channel_arrives_too() -> None:
             with pytest.raises(ValueError, match="half way"):
                 assert [i async for i in client.iterator_call("half", 7)] == []
             with pytest.raises(OSError, match="noise"):
-                await client.register("hear")(say)()
+                await remote(client, "hear", say)()
 
 
 async def test_errors_of_rap_itself_keep_their_codes(client: Client) -> None:
@@ -151,7 +152,7 @@ async def test_a_plain_client_is_refused_in_every_shape(pair: Pair) -> None:
         for pending in (
             plain.raw_call("add", 1, 2),
             anext(plain.iterator_call("items", 1)),
-            plain.register("talk")(say)(),
+            remote(plain, "talk", say)(),
         ):
             with pytest.raises(Unauthenticated, match="takes encrypted calls only") as caught:
                 await pending
@@ -175,7 +176,7 @@ async def test_a_client_with_crypto_refuses_plain_answers() -> None:
             await take_stub
         assert caught.value.code in (Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED)
         with pytest.raises(Unauthenticated, match="plain message"):
-            await client.register("talk")(say)()
+            await remote(client, "talk", say)()
 
 
 async def test_a_wrong_key_and_an_unknown_id_are_told_apart(pair: Pair) -> None:
