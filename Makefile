@@ -4,6 +4,10 @@
 VENV ?= .venv
 READY = $(VENV)/.ready
 PY = $(VENV)/bin/python
+# What rap is compared with is large, so the benchmarks have an environment of their own.
+BENCH_VENV ?= .venv-bench
+BENCH_READY = $(BENCH_VENV)/.ready
+BENCH_PY = $(BENCH_VENV)/bin/python
 
 # Running a candidate is the test: a pyenv shim may exist and fail, a system Python lack ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
@@ -11,14 +15,16 @@ CANDIDATES = python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test lint format coverage bench test-all clean
+.PHONY: help demo test lint format coverage bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
 	@echo "make test      the test suite, in random order"
 	@echo "make lint      ruff and mypy; make format rewrites"
 	@echo "make coverage  the test suite with branch coverage"
-	@echo "make bench     the benchmarks"
+	@echo "make bench     rap beside its peers, in five minutes"
+	@echo "make bench-quick  rap, the limit and grpc.aio, in one minute"
+	@echo "make bench-guard  instructions of a call; UPDATE=1 writes what to compare with"
 	@echo "make test-all  the test suite on every Python 3.11, 3.12 and 3.13 found"
 	@echo "make clean     remove environments, caches and build output"
 
@@ -40,8 +46,14 @@ format: $(READY)
 coverage: $(READY)
 	$(PY) -m pytest --cov --cov-report=term $(ARGS)
 
-bench: $(READY)
-	$(PY) -m bench $(ARGS)
+bench: $(BENCH_READY)
+	$(BENCH_PY) -m bench $(ARGS)
+
+bench-quick: $(BENCH_READY)
+	$(BENCH_PY) -m bench --quick $(ARGS)
+
+bench-guard: $(READY)
+	$(PY) -m bench.guard $(if $(UPDATE),--update) $(ARGS)
 
 test-all:
 	@tried=; for version in 3.11 3.12 3.13; do \
@@ -66,4 +78,17 @@ $(READY): pyproject.toml
 		echo "rap needs Python 3.11 or newer with venv; say which: make PYTHON=/path/to/python"; exit 1; }
 	@$(PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(BENCH_READY): pyproject.toml bench/requirements.txt bench/peers.txt
+	@test -n "$(PYTHON)" || { \
+		echo "rap needs Python 3.11 or newer with venv; say which: make PYTHON=/path/to/python"; exit 1; }
+	@$(BENCH_PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(BENCH_VENV)
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check \
+		--editable '.[redis,crypto,fast,cli]' -r bench/requirements.txt
+	@grep -v '^#' bench/peers.txt | while read -r peer; do \
+		echo "installing $$peer"; \
+		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check $$peer || \
+			echo "not installed, and so not measured: $$peer"; \
+	done
 	@touch $@

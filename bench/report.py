@@ -51,12 +51,21 @@ class Report:
 
     @property
     def metrics(self) -> list[Metric]:
-        """The rows that some peer has a figure for."""
-        return [
-            metric
-            for metric in METRICS
-            if any(figure(self.rounds, peer, metric) is not None for peer in self.peers)
-        ]
+        """The rows that some peer was asked for."""
+        asked = {workload for each in self.rounds for found in each.values() for workload in found}
+        return [metric for metric in METRICS if metric.workload in asked]
+
+    @property
+    def failures(self) -> list[str]:
+        """What did not end, with its error; each once."""
+        told = {
+            f"{peer}, {workload}: {found['error']}": None
+            for each in self.rounds
+            for peer, workloads in each.items()
+            for workload, found in workloads.items()
+            if "error" in found
+        }
+        return list(told)
 
     def as_markdown(self) -> str:
         """Return the tables."""
@@ -74,12 +83,12 @@ class Report:
         parts.append(
             "## What was measured\n\n"
             + "\n".join(
-                f"- **{name}** {each['version']}: {each['settings']}"
+                f"- {' '.join(filter(None, (name, each['version'])))}: {each['settings']}"
                 for name, each in self.peers.items()
             )
         )
-        if self.skipped:
-            parts.append("## Not measured\n\n" + "\n".join(f"- {why}" for why in self.skipped))
+        if reasons := [*self.skipped, *self.failures]:
+            parts.append("## Not measured\n\n" + "\n".join(f"- {why}" for why in reasons))
         return "\n\n".join(parts) + "\n"
 
     def _figures(self) -> list[list[str]]:

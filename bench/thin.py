@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 import msgpack
 
-__all__ = ["Handler", "Pipe", "ThinClient", "ThinServer"]
+__all__ = ["Pipe", "ThinClient", "ThinServer"]
 
 REQUEST, RESULT, ERROR, STREAM, ITEM, END, CHANNEL = range(7)
 

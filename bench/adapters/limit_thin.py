@@ -2,12 +2,11 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from bench.adapter import HOST, Adapter, Connection, Pings, Setup, certificate, run_uvloop
 from bench.payload import KIB
-from bench.thin import Handler
 
 __all__ = ["ADAPTER"]
 
@@ -37,7 +36,7 @@ async def channel(pipe: Any) -> None:
         pipe.send(item)
 
 
-HANDLERS: dict[int, Handler] = {
+HANDLERS: dict[int, Callable[..., Any]] = {
     ADD: add,
     ECHO: echo,
     STREAM: stream,

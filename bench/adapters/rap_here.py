@@ -33,7 +33,7 @@ class RapHere(Adapter):
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
-        why = no_module("rap.processor.crypto") or no_module("Crypto")
+        why = no_module("rap.client.processor") or no_module("Crypto")
         return {"crypto": why} if why else {}
 
     def serve(self, port: int, setup: Setup) -> None:
