@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from rap.errors import ConnectionClosed
 from rap.transport import Connection
 from rap.transport.closing import close_all
+from rap.transport.holding import Holding
 
 __all__ = ["Admission"]
 
@@ -31,7 +32,7 @@ class Admission:
 
     def take(self, conn: Connection) -> None:
         """Decide on a new connection; until then it is held back."""
-        conn.hold_back()
+        Holding(conn)
         task = asyncio.create_task(self._run(conn), name=f"rap connection {conn.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -16,6 +16,7 @@ from rap.clock import Clock
 from rap.errors import Code, ConnectionClosed, ExceptionTypes, RapError, Unavailable
 from rap.transport.binding import bound_peer, new_random
 from rap.transport.cancels import Cancels
+from rap.transport.holding import Holding
 from rap.transport.options import ConnectionOptions
 from rap.transport.peer import peer_of
 from rap.transport.rare import on_rare
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
         self.protocol.wake = self._flush_soon
         self.protocol.flush = self._flush
         self._scheduled = False
-        self.held = False  # nothing is read or written, not even our Hello
+        self.held: Holding | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
         self.sweep = Sweep(self, self._loop)
@@ -160,7 +161,7 @@ class Connection(asyncio.Protocol):
         self.sweep.start()
         if self._on_made is not None:
             self._on_made(self)
-        if not self.held:
+        if self.held is None:
             self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -294,19 +295,10 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
 
-    def hold_back(self) -> None:
-        """Read and write nothing, not even our Hello, until `go_on`; only for `on_made`."""
-        self.held = True
-        self.transport.pause_reading()
-        self._scheduled = True  # so nobody else schedules a flush
-
     def go_on(self) -> None:
-        """Undo `hold_back`; does nothing if nothing is held."""
-        if self.held:
-            self.held = False
-            if not self.closed:
-                self.transport.resume_reading()
-                self._flush()
+        """Say Hello and read, if it is held."""
+        if self.held is not None:
+            self.held.release()
 
     def hold(self) -> None:
         """Keep the connection open through a drain until `release`: a session is bound to it."""
@@ -340,7 +332,7 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Write what is queued, close, and return when the connection has ended."""
         if not self.closed:
-            if not self.held:
+            if self.held is None:
                 self._flush()
             self._shut(ConnectionClosed(f"connection with {self.peer} closed by this side"))
         await asyncio.shield(self.ended)

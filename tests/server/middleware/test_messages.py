@@ -180,6 +180,13 @@ async def test_generators_and_channels_pass_it_by() -> None:
     async with serving(count, echo, middleware_list=[noting]) as server:
         async with calling(server) as client:
             assert [n async for n in client.iterator_call(count, 3)] == [0, 1, 2]
+
+            @client.register("echo")
+            async def talk(channel: Channel) -> Any:
+                await channel.write("hello")
+                return await channel.read_body()
+
+            assert await talk() == "hello"  # type: ignore[call-arg]  # the channel is made for it
     assert noting.log == []
 
 
