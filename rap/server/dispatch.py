@@ -16,6 +16,7 @@ from rap.errors import (
     Code,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     Unavailable,
 )
 from rap.function import decode_any, encode_any
@@ -98,6 +99,8 @@ class Dispatcher:
             stream.body = body
             if handler.is_private and not stream.conn.peer.is_local:
                 raise NotFound(f"no function {handler.method!r} on this server")
+            if handler.allow is not None and handler.allow(stream.as_call()) is not True:
+                raise PermissionDenied(f"{handler.method}: this client may not call it")
             if limit != NEVER:
                 now = self._monotonic()
                 stream.deadline = deadline = now + limit
@@ -190,6 +193,8 @@ class Dispatcher:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
             stream.conn.protocol.answer(stream, function.encode_result(result))
+        except Exception as exc:
+            self.fail(stream, exc, began=True)
         finally:
             current.reset(token)
 

@@ -1,0 +1,249 @@
+"""Limits of a client: calls in flight, calls that wait, connections to one server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rap.client import Channel, Client
+from rap.client.waiting import Waiting
+from rap.clock import SystemClock
+from rap.errors import ResourceExhausted, Unavailable
+from rap.server import Channel as ServerChannel
+from rap.server import Server
+from tests.loopback import calling, eventually, serving, within
+
+
+class Gate:
+    """A handler that holds its callers until the test opens it."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.open = asyncio.Event()
+
+    async def enter(self) -> int:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            await self.open.wait()
+        finally:
+            self.inside -= 1
+        return 1
+
+    async def items(self) -> AsyncIterator[int]:
+        yield await self.enter()
+
+    async def talk(self, channel: ServerChannel) -> None:
+        await channel.write(await self.enter())
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def server(gate: Gate) -> AsyncIterator[Server]:
+    async with serving(gate.enter, gate.items, gate.talk, max_streams=4) as server:
+        yield server
+        gate.open.set()
+
+
+def tasks_of(client: Client, count: int, timeout: float | None = None) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(client.raw_call("enter", timeout=timeout)) for _ in range(count)]
+
+
+def connections(client: Client) -> int:
+    return sum(len(node.pool.connections) for node in client.cluster.nodes.values())
+
+
+async def test_max_in_flight_makes_further_calls_wait(server: Server, gate: Gate) -> None:
+    async with calling(server, max_in_flight=3) as client:
+        tasks = tasks_of(client, 10)
+        await eventually(lambda: gate.inside == 3)
+        assert len(client.cluster.waiters) == 7
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 10
+        assert gate.most == 3
+
+
+async def test_the_call_after_max_waiting_fails_at_once(server: Server, gate: Gate) -> None:
+    async with calling(server, max_in_flight=1, max_waiting=2) as client:
+        tasks = tasks_of(client, 3)
+        await eventually(lambda: len(client.cluster.waiters) == 2)
+        with pytest.raises(ResourceExhausted, match="2 calls wait for a server, which is max_wai"):
+            await client.raw_call("enter")
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 3
+        assert client.cluster.ready[0].breaker.state.value == "closed"
+
+
+async def test_a_call_that_waits_too_long_says_what_is_full(server: Server, gate: Gate) -> None:
+    async with calling(server, max_in_flight=1) as client:
+        task = tasks_of(client, 1)[0]
+        await eventually(lambda: gate.inside == 1)
+        with pytest.raises(Unavailable, match="its max_in_flight is reached"):
+            await client.raw_call("enter", timeout=0.02)
+        gate.open.set()
+        assert await within(task) == 1
+
+
+@pytest.mark.parametrize("how", ["cancel", "fail", "answer"])
+async def test_whatever_way_a_call_ends_the_next_one_goes_on(
+    server: Server, gate: Gate, how: str
+) -> None:
+    async with calling(server, max_in_flight=1) as client:
+        stub = client.register("enter", timeout=0.05 if how == "fail" else None)(twin)
+        first = asyncio.ensure_future(stub())
+        await eventually(lambda: gate.inside == 1)
+        second = asyncio.create_task(client.raw_call("enter"))
+        await eventually(lambda: client.cluster.waiters)
+        if how == "cancel":
+            first.cancel()
+        elif how == "answer":
+            gate.open.set()
+        await asyncio.wait([first])
+        gate.open.set()
+        assert await within(second) == 1
+        assert first.cancelled() or first.exception() is None or how == "fail"
+
+
+async def twin() -> int:
+    raise AssertionError("it runs on the server")
+
+
+async def test_the_turn_of_a_cancelled_waiter_goes_to_the_next(server: Server, gate: Gate) -> None:
+    async with calling(server, max_in_flight=1) as client:
+        first, second, third = tasks_of(client, 3)
+        await eventually(lambda: len(client.cluster.waiters) == 2)
+        first.cancel()
+        await asyncio.wait([first])
+        second.cancel()  # it is its turn, but it has not run yet
+        gate.open.set()
+        assert await within(third) == 1
+        await asyncio.wait([second])
+
+
+async def test_a_second_connection_is_opened_when_the_first_is_full(
+    server: Server, gate: Gate
+) -> None:
+    async with calling(server) as client:
+        tasks = tasks_of(client, 10)
+        await eventually(lambda: gate.inside == 10)
+        assert connections(client) == 3
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 10
+
+
+async def test_streams_and_channels_count_too(server: Server, gate: Gate) -> None:
+    async with calling(server, max_connections=8) as client:
+
+        @client.register()
+        async def talk(channel: Channel) -> int:
+            return int(await channel.read_body())
+
+        channel: Any = talk
+        tasks = [
+            *(asyncio.ensure_future(anext(client.iterator_call("items"))) for _ in range(5)),
+            *(asyncio.ensure_future(channel()) for _ in range(5)),
+            *tasks_of(client, 5),
+        ]
+        await eventually(lambda: gate.inside == 15)
+        assert connections(client) == 4
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 15
+        (node,) = client.cluster.nodes.values()
+        assert (node.stats.in_flight, node.stats.open_streams) == (0, 0)
+
+
+async def test_beyond_max_connections_a_call_fails_at_once(server: Server, gate: Gate) -> None:
+    async with calling(server, max_connections=2) as client:
+        tasks = tasks_of(client, 8)
+        await eventually(lambda: gate.inside == 8)
+        for call in (client.raw_call("enter"), anext(client.iterator_call("items"))):
+            with pytest.raises(ResourceExhausted, match="4 calls open"):
+                await within(call)
+        (node,) = client.cluster.nodes.values()
+        assert node.stats.in_flight == 8
+        assert node.breaker.state.value == "closed"
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 8
+        assert await client.raw_call("enter") == 1
+
+
+async def test_a_full_server_is_left_for_one_with_room(server: Server, gate: Gate) -> None:
+    async with serving(gate.enter) as roomy, calling(server, roomy, max_connections=1) as client:
+        await eventually(lambda: len(client.cluster.ready) == 2)
+        tasks = tasks_of(client, 100)
+        await eventually(lambda: gate.inside == 100)
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 100
+
+
+async def test_calls_wait_for_the_connection_that_is_being_opened(
+    server: Server, gate: Gate
+) -> None:
+    async with calling(server) as client:
+        for count in (4, 8, 12, 16):
+            tasks = tasks_of(client, count)
+            await eventually(lambda count=count: gate.inside == count)  # type: ignore[misc]
+            gate.open.set()
+            await within(asyncio.gather(*tasks))
+            gate.open.clear()
+
+
+async def test_room_that_a_channel_leaves_is_found(server: Server, gate: Gate) -> None:
+    """No message tells the client when the server's half of a channel has ended."""
+    async with calling(server, max_connections=1) as client:
+        iterators = [client.iterator_call("items") for _ in range(4)]
+        gate.open.set()
+        for iterator in iterators:
+            await anext(iterator)
+        await asyncio.gather(*(iterator.aclose() for iterator in iterators))
+        assert await within(client.raw_call("enter")) == 1
+
+
+# The queue itself.
+
+
+async def test_waiting_is_in_order() -> None:
+    waiting = Waiting(10, SystemClock())
+    order: list[int] = []
+
+    async def wait(n: int) -> None:
+        await waiting.wait(float("inf"))
+        order.append(n)
+
+    tasks = [asyncio.create_task(wait(n)) for n in range(5)]
+    await asyncio.sleep(0)
+    for n in range(5):
+        waiting.wake()
+        await eventually(lambda n=n: len(order) == n + 1)  # type: ignore[misc]
+    assert order == [*range(5)]
+    await asyncio.gather(*tasks)
+    waiting.wake()  # nobody is there
+
+
+async def test_all_waiting_may_fail_or_go_on_together() -> None:
+    waiting = Waiting(10, SystemClock())
+    tasks = [asyncio.create_task(waiting.wait(float("inf"))) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting.fail(Unavailable("closed"))
+    for task in tasks:
+        with pytest.raises(Unavailable, match="closed"):
+            await task
+    tasks = [asyncio.create_task(waiting.wait(float("inf"))) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting.wake_all()
+    await within(asyncio.gather(*tasks))
+    assert not waiting.queue
+
+
+async def test_who_waits_too_long_leaves_the_queue() -> None:
+    clock = SystemClock()
+    waiting = Waiting(10, clock)
+    with pytest.raises(TimeoutError):
+        await waiting.wait(clock.monotonic() - 1.0)
+    assert not waiting.queue

@@ -1,0 +1,256 @@
+"""Which calls are made again elsewhere, and which never are."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.errors import CallError, Code, ResourceExhausted, Unavailable
+from rap.message import Request
+from rap.processor.base import BaseProcessor
+from rap.server import context
+from tests.loopback import PATIENCE, calling, eventually, serving, within
+
+ROOT = Path(__file__).parents[2]
+
+SERVER = """
+import asyncio, os, sys
+from rap.server import Server
+
+async def hang(path: str) -> int:
+    with open(path, "a") as log:
+        log.write("x")
+    await asyncio.Event().wait()
+    return 0
+
+async def main() -> None:
+    server = Server("127.0.0.1:0")
+    server.register(hang)
+    await server.create_server()
+    print(server.addresses[0], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+class Refusing(BaseProcessor):
+    """Refuses requests, as one that sheds load does."""
+
+    def __init__(self, *, unserved: bool) -> None:
+        self.refused = 0
+        self._unserved = unserved
+
+    async def process_request(self, request: Request) -> Request:
+        self.refused += 1
+        raise ResourceExhausted("overload", unserved=self._unserved)
+
+
+async def twin(path: str) -> int:
+    raise AssertionError("it runs on the server")
+
+
+async def attempt() -> int:
+    return int(context.request.header.get(":attempt", 1))
+
+
+async def attempts() -> AsyncIterator[int]:
+    yield int(context.request.header.get(":attempt", 1))
+
+
+@pytest.fixture
+def killable() -> Any:
+    """A server that is a process of its own, and its address."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+async def call_and_kill(killable: Any, log: Path, *, idempotent: bool) -> tuple[Any, int]:
+    """Kill the server with -9 during a call while another one stands by."""
+    process, address = killable
+
+    def hang(path: str) -> int:
+        with Path(path).open("a") as log:
+            log.write("y")
+        return 2
+
+    async with serving(hang) as other, Client([address, *other.addresses]) as client:
+        await eventually(lambda: len(client.cluster.ready) == 2)
+        client.cluster.ready = (client.cluster.nodes[address],)  # the call goes there
+        stub = client.register("hang", idempotent=idempotent)(twin)
+        call = asyncio.ensure_future(stub(str(log)))
+        await eventually(lambda: log.exists() and log.read_text() == "x")
+        client.cluster.ready = tuple(client.cluster.nodes.values())
+        process.send_signal(signal.SIGKILL)
+        await asyncio.wait([call], timeout=PATIENCE)
+        return call, sum(node.stats.in_flight for node in client.cluster.nodes.values())
+
+
+async def test_an_idempotent_call_survives_the_death_of_its_server(
+    killable: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    call, in_flight = await call_and_kill(killable, log, idempotent=True)
+    assert call.result() == 2
+    assert log.read_text() == "xy"
+    assert in_flight == 0
+
+
+async def test_a_call_that_is_not_idempotent_is_never_run_twice(
+    killable: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    call, in_flight = await call_and_kill(killable, log, idempotent=False)
+    with pytest.raises(Unavailable):
+        call.result()
+    assert log.read_text() == "x"
+    assert in_flight == 0
+
+
+async def test_a_call_that_was_refused_unserved_goes_elsewhere() -> None:
+    refusing = Refusing(unserved=True)
+    async with (
+        serving(attempt, attempts, processor_list=[refusing]) as full,
+        serving(attempt, attempts) as roomy,
+        calling(full, roomy, rng=random.Random(1)) as client,
+    ):
+        await eventually(lambda: len(client.cluster.ready) == 2)
+        stub = client.register()(attempt)
+        counts = []
+        for _ in range(10):
+            counts += [await stub(), await client.raw_call("attempt")]
+            counts += [await anext(client.iterator_call("attempts"))]
+        assert refusing.refused > 0
+        assert 2 in counts
+        assert set(counts) <= {1, 2}
+        assert all(node.stats.in_flight == 0 for node in client.cluster.nodes.values())
+
+
+async def test_a_call_that_was_refused_otherwise_fails() -> None:
+    refusing = Refusing(unserved=False)
+    async with serving(attempt, processor_list=[refusing]) as server, calling(server) as client:
+        with pytest.raises(ResourceExhausted, match="overload"):
+            await client.raw_call("attempt")
+        assert refusing.refused == 1
+
+
+async def test_attempts_are_limited() -> None:
+    refusing = Refusing(unserved=True)
+    async with (
+        serving(attempt, processor_list=[refusing]) as server,
+        calling(server, max_attempts=3, rng=random.Random(1)) as client,
+    ):
+        with pytest.raises(ResourceExhausted, match="overload"):
+            await client.raw_call("attempt")
+        assert refusing.refused == 3
+
+
+async def test_no_attempt_is_made_past_the_deadline() -> None:
+    refusing = Refusing(unserved=True)
+    async with (
+        serving(attempt, processor_list=[refusing]) as server,
+        calling(server, max_attempts=1000, rng=random.Random(1)) as client,
+    ):
+        with pytest.raises(CallError) as caught:
+            await within(client.raw_call("attempt", timeout=0.2))
+        assert caught.value.code in (Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED)
+        assert 1 < refusing.refused < 50
+
+
+async def test_a_call_in_a_session_never_goes_elsewhere() -> None:
+    refusing = Refusing(unserved=True)
+    async with serving(attempt, processor_list=[refusing]) as server, calling(server) as client:
+        async with client.session:
+            with pytest.raises(ResourceExhausted):
+                await client.raw_call("attempt")
+        assert refusing.refused == 1
+
+
+async def test_an_unserved_error_that_a_handler_passes_on_is_not_unserved() -> None:
+    """Its own call went unserved, but the handler has run: running it again is not safe."""
+    runs = 0
+
+    async def outer() -> int:
+        nonlocal runs
+        runs += 1
+        raise Unavailable("nobody is there", unserved=True)
+
+    def in_thread() -> int:
+        nonlocal runs
+        runs += 1
+        raise Unavailable("nobody is there", unserved=True)
+
+    async def stream() -> AsyncIterator[int]:
+        nonlocal runs
+        runs += 1
+        raise Unavailable("nobody is there", unserved=True)
+        yield 1
+
+    functions: list[Any] = [outer, in_thread, stream]
+    for options in ({}, {"processor_list": [BaseProcessor()]}, {"processor_list": [Passing()]}):
+        async with serving(*functions, **options) as server, calling(server) as client:
+            server.register(in_thread, name="inline", inline=True)
+            runs = 0
+            for call in (
+                client.raw_call("outer"),
+                client.raw_call("in_thread"),
+                client.raw_call("inline"),
+                anext(client.iterator_call("stream")),
+            ):
+                with pytest.raises(Unavailable) as caught:
+                    await call
+                assert not caught.value.unserved
+            assert runs == 4
+
+
+class Passing(BaseProcessor):
+    """Looks at requests."""
+
+    async def process_request(self, request: Request) -> Request:
+        return request
+
+
+async def test_calls_that_a_stopping_server_did_not_serve_go_elsewhere() -> None:
+    """Under load, with one of two servers drained, no call fails."""
+    entered = 0
+
+    async def work() -> int:
+        nonlocal entered
+        entered += 1
+        await asyncio.sleep(0)
+        return 1
+
+    async with serving(work, close_timeout=5) as one, serving(work) as two:
+        async with calling(one, two) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            stub = client.register()(work)
+            done = 0
+
+            async def load() -> None:
+                nonlocal done
+                while client.cluster.nodes and not stopped.done():
+                    answer = await stub()
+                    done += answer
+
+            stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            workers = [asyncio.create_task(load()) for _ in range(20)]
+            await eventually(lambda: done > 200)
+            await within(one.await_closed())
+            before = done
+            await eventually(lambda: done > before + 200)
+            stopped.set_result(None)
+            await within(asyncio.gather(*workers))
+            assert entered == done
