@@ -24,7 +24,7 @@ from rap.transport.sweep import Sweep
 from rap.transport.writing import writelines_of
 from rap.wire.frames import DATA, END, MAX_STREAM_ID, MESSAGE, OPEN
 from rap.wire.protocol import WireProtocol
-from rap.wire.states import State, StreamState, is_unsent
+from rap.wire.states import REMOTE_END, State, StreamState, is_unsent
 
 __all__ = ["Connection"]
 
@@ -50,42 +50,13 @@ class Connection(asyncio.Protocol):
         exception_types: On a client, what remote errors may become.
     """
 
-    __slots__ = (
-        "_call_soon",
-        "_drain_waiter",
-        "_flush_callback",
-        "_loop",
-        "_most_waiting",
-        "_on_change",
-        "_on_lost",
-        "_on_made",
-        "_on_open",
-        "_random",
-        "_scheduled",
-        "_writelines",
-        "cancels",
-        "clock",
-        "closed",
-        "draining",
-        "ended",
-        "error",
-        "exception_types",
-        "handshake",
-        "heard",
-        "held",
-        "holds",
-        "is_server",
-        "log",
-        "new_future",
-        "options",
-        "paused",
-        "peer",
-        "protocol",
-        "state",
-        "streams",
-        "sweep",
-        "transport",
-        "usable",
+    __slots__ = tuple(
+        (
+            "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
+            "_on_made _on_open _random _scheduled _writelines cancels clock closed draining ended "
+            "error exception_types handshake heard held holds is_server log new_future options "
+            "paused peer protocol state streams sweep transport usable"
+        ).split()
     )
 
     def __init__(
@@ -131,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost
-        self.exception_types = exception_types or _BUILTIN_TYPES
+        self.exception_types = exception_types or _BUILTIN_TYPES  # shared
         self._call_soon = self._loop.call_soon
         self._flush_callback = self._flush  # bound once
         self.protocol.wake = self._flush_soon
@@ -201,7 +172,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on pumping."""
         self.paused = False
-        self.protocol.unhold()
+        self.protocol.hold(False)
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -219,6 +190,7 @@ class Connection(asyncio.Protocol):
             self.error = ConnectionClosed(reason)
         for stream in list(self.streams.values()):
             unsent = is_unsent(stream)
+            stream.complete = bool(stream.state & REMOTE_END)
             self.protocol.forget(stream)
             stream.fail(Unavailable(str(self.error), unserved=unsent))
         self.protocol.out.clear()
@@ -319,14 +291,14 @@ class Connection(asyncio.Protocol):
         """Announce a drain; `final`: what the peer opens from now on is not served."""
         if self.closed:
             return
-        self._drain()
+        self.stop_opening()
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
 
     def leave(self) -> None:
         """On a client: open nothing new; close when the last call and session have left."""
-        self._drain()
+        self.stop_opening()
         self._flush_soon()
 
     async def close(self) -> None:
@@ -342,10 +314,11 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             if self.error is None:
                 self.error = error
-            self._drain()
+            self.stop_opening()
             self.transport.abort()
 
-    def _drain(self) -> None:
+    def stop_opening(self) -> None:
+        """Open nothing new: one of the two ends is about to leave."""
         self.draining = True
         self.usable = False
 
@@ -353,7 +326,7 @@ class Connection(asyncio.Protocol):
         """Close when the transport has written what it was given, or could not in time."""
         if self.error is None:
             self.error = error
-        self._drain()
+        self.stop_opening()
         self.sweep.on_shut()
         self.transport.close()
 
@@ -398,16 +371,9 @@ class Connection(asyncio.Protocol):
         if not self.handshake.done():
             self.handshake.set_result(None)
         if self.protocol.peer_hello.get("draining"):
-            self._drain()
+            self.stop_opening()
         self.log.info("connection with %s open", self.peer)
         self.changed()
-
-    def left(self, code: int, message: str) -> None:
-        """Take the peer's GoAway."""
-        self._drain()
-        if code != Code.OK and self.error is None:
-            self.error = ConnectionClosed(f"{self.peer} refused the connection: {message}")
-            self.log.warning("%s", self.error)
 
     def changed(self) -> None:
         """Tell the owner that the peer's Hello or GoAway came."""
@@ -422,7 +388,7 @@ class Connection(asyncio.Protocol):
             self._shut(error)
 
 
-_BUILTIN_TYPES = ExceptionTypes()  # shared: what a server is told of errors, it only logs
+_BUILTIN_TYPES = ExceptionTypes()
 
 
 def _no_streams(*_: object) -> StreamState:

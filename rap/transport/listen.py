@@ -55,6 +55,7 @@ async def listen(
     backlog: int,
     context: ssl.SSLContext | None = None,
     handshake_timeout: float = 5.0,
+    reuse_port: bool = False,
 ) -> Listener:
     """Start to listen.
 
@@ -64,6 +65,8 @@ async def listen(
         backlog: Connections that may wait to be accepted.
         context: TLS context; `None` for plain TCP.
         handshake_timeout: Seconds a client's TLS handshake may take.
+        reuse_port: Share the port with other processes that do so too; the kernel spreads the
+            connections among them (socket(7), SO_REUSEPORT).
 
     Raises:
         OSError: The address cannot be bound; the message names it.
@@ -81,7 +84,7 @@ async def listen(
             _refuse_if_used(path)
             servers.append(await loop.create_unix_server(make, path, backlog=backlog, **tls))
             return Listener(servers, address, _file_at(path))
-        sockets = await _bind(address)
+        sockets = await _bind(address, reuse_port)
         try:
             for sock in sockets:
                 server = await loop.create_server(make, sock=sock, backlog=backlog, **tls)
@@ -97,7 +100,7 @@ async def listen(
     return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
 
 
-async def _bind(address: Address) -> list[socket.socket]:
+async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     """Bind every local address of the host name, all with one port."""
     infos = await asyncio.get_running_loop().getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -131,6 +134,8 @@ def _bind_all(infos: list[_Info], port: int) -> list[socket.socket]:
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:

@@ -77,7 +77,10 @@ def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
         code, message = read_go_away(body)
     except ValueError as exc:
         code, message = Code.UNKNOWN, str(exc)
-    conn.left(code, message)
+    conn.stop_opening()
+    if code != Code.OK and conn.error is None:
+        conn.error = ConnectionClosed(f"{conn.peer} refused the connection: {message}")
+        conn.log.warning("%s", conn.error)
     if not conn.is_server and last_id < MAX_STREAM_ID:
         for stream in [each for each in conn.streams.values() if each.id > last_id]:
             conn.protocol.forget(stream)

@@ -33,6 +33,7 @@ class UnaryStream(StreamState):
     """The client's record of a unary call: one future."""
 
     deadline_text = "the deadline of the call passed"
+    complete = False
     meta = b""
     see_error: SeeError | None = None
 
@@ -73,6 +74,7 @@ class Stream(StreamState):
     """A stream whose messages are taken one by one."""
 
     error: CallError | None = None
+    complete = False  # the peer had ended when the connection was lost
     see_error: SeeError | None = None
     discard = False  # user code has left; what still comes is dropped
     # Flags, meta, body, size of messages not yet taken. Made with the first: a unary call on a
@@ -166,7 +168,7 @@ class Stream(StreamState):
             RuntimeError: Another task is waiting for a message of this stream.
         """
         while not self.inbox:
-            if self.error is not None:
+            if self.error is not None and not self.complete:
                 raise self.error
             if self.state & REMOTE_END or self.discard:
                 raise EndOfStream

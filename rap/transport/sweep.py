@@ -32,23 +32,11 @@ class Sweep:
         loop: Its event loop.
     """
 
-    __slots__ = (
-        "_active_at",
-        "_buffered",
-        "_conn",
-        "_last_id",
-        "_loop",
-        "_made_at",
-        "_partial",
-        "_partial_at",
-        "_progress_at",
-        "_shut_at",
-        "_stalls",
-        "_starved_at",
-        "_timer",
-        "at",
-        "busy",
-        "keepalive",
+    __slots__ = tuple(
+        (
+            "_active_at _buffered _conn _last_id _loop _made_at _partial _partial_at _progress_at "
+            "_shut_at _stalls _starved_at _timer at busy keepalive"
+        ).split()
     )
 
     def __init__(self, conn: "Connection", loop: asyncio.AbstractEventLoop) -> None:

@@ -31,6 +31,10 @@ class Granter(Generic[S]):
         limits: What this side accepts.
     """
 
+    __slots__ = tuple(
+        "_starved_below _stream_step limits out recv_credit streams ungranted wake".split()
+    )
+
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.streams: dict[int, S] = {}

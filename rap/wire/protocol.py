@@ -57,6 +57,8 @@ class WireProtocol(Receiver[S]):
         new_stream: Makes the record of a stream that the peer opened.
     """
 
+    __slots__ = tuple("_max_length _most_streams _need partial peer_hello".split())
+
     def __init__(
         self,
         *,

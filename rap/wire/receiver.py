@@ -46,6 +46,8 @@ class Receiver(Sender[S]):
         is_server: The peer opens streams, not we.
     """
 
+    __slots__ = tuple("_is_server error last_id refuse_above state".split())
+
     def __init__(
         self, limits: Limits, new_stream: Callable[[int, int, int], S], *, is_server: bool
     ) -> None:

@@ -50,6 +50,7 @@ _WHOLE_LAST = MESSAGE | END
 # Pieces in `out`, two or three a frame, from which on they are written at once: with all 64 calls
 # of a turn in one write the two ends would work in turns.
 _FLUSH_PIECES = 48
+_NONE: deque[Any] = deque(maxlen=0)  # shared, and always empty
 
 
 class Sender(Granter[S]):
@@ -60,6 +61,11 @@ class Sender(Granter[S]):
         new_stream: Makes the record of a stream the peer opened, from id, send credit and state.
     """
 
+    __slots__ = tuple(
+        "_is_held _largest _max_meta _max_streams _quick _quick_open _ready _unsent bulky "
+        "flush new_stream next_id peer send_credit".split()
+    )
+
     def __init__(self, limits: Limits, new_stream: Callable[[int, int, int], S]) -> None:
         super().__init__(limits)
         self.peer = PeerLimits()
@@ -69,8 +75,9 @@ class Sender(Granter[S]):
         self.send_credit = self.peer.connection_window
         # What a transport sets: asks it to write now, for there is enough.
         self.flush: Callable[[], object] = nothing
-        self._ready: deque[S] = deque()  # streams with an outbox and credit
-        self._unsent: deque[S] = deque()  # streams whose Open waits, by id
+        # Streams with credit and an outbox, and whose Open waits, by id: made with the first.
+        self._ready: deque[S] = _NONE
+        self._unsent: deque[S] = _NONE
         self._is_held = False
         self._use_limits()
 
@@ -93,10 +100,6 @@ class Sender(Granter[S]):
         """Queue every message from now on, for the transport takes no more; or end that."""
         self._is_held = held
         self._use_limits()
-
-    def unhold(self) -> None:
-        """Send directly again what is small."""
-        self.hold(False)
 
     def open_stream(self, stream: S, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream`, giving it the next id, with its first message if `flags` has MESSAGE.
@@ -302,27 +305,20 @@ class Sender(Granter[S]):
         self._max_streams = peer.max_streams
 
     def _check_size(self, meta: bytes, body: bytes) -> None:
+        most = self.peer.max_message
         if len(meta) > self._max_meta:
-            raise ResourceExhausted(
-                f"the header has {len(meta)} bytes; the limit is {self._max_meta}",
-                details={"limit": "max_meta"},
-            )
-        if len(body) > self.peer.max_message:
-            raise ResourceExhausted(
-                f"the message has {len(body)} bytes; the peer's max_message is "
-                f"{self.peer.max_message}",
-                details={"limit": "max_message"},
-            )
+            what = f"the header has {len(meta)} bytes; the limit is {self._max_meta}"
+            raise ResourceExhausted(what, details={"limit": "max_meta"})
+        if len(body) > most:
+            what = f"the message has {len(body)} bytes; the peer's max_message is {most}"
+            raise ResourceExhausted(what, details={"limit": "max_message"})
 
     def _no_room(self) -> ResourceExhausted:
         if self.next_id > MAX_STREAM_ID:
             return ResourceExhausted("the connection has used up its stream ids", unserved=True)
-        return ResourceExhausted(
-            f"the connection has {len(self.streams)} calls open; the server allows "
-            f"{self._max_streams}",
-            details={"limit": "max_streams"},
-            unserved=True,
-        )
+        calls, most = len(self.streams), self._max_streams
+        what = f"the connection has {calls} calls open; the server allows {most}"
+        return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)
 
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:
         """Send a message at once if that is allowed, else queue it: also a second large one."""
@@ -341,6 +337,8 @@ class Sender(Granter[S]):
             stream.outbox = deque()
             stream.state |= QUEUED
         if kind == OPEN:
+            if self._unsent is _NONE:
+                self._unsent = deque()
             self._unsent.append(stream)
             self._quick_open = 0
         if flags & END:
@@ -353,6 +351,8 @@ class Sender(Granter[S]):
         """Let `pump` look at a stream that has something to send."""
         if stream.outbox is not None and not stream.is_ready:
             stream.is_ready = True
+            if self._ready is _NONE:
+                self._ready = deque()
             self._ready.append(stream)
 
     def _send_fragment(self, stream: S, outbox: deque[Outgoing], overhead: int, least: int) -> int:

@@ -69,7 +69,7 @@ class Conversation:
             self.ends[side].protocol.pump(rng.randrange(1, 100_000))
         elif action < 13:
             protocol = self.ends[side].protocol
-            rng.choice([protocol.hold, protocol.unhold, protocol.unhold])()
+            protocol.hold(rng.randrange(3) == 0)
         elif action < 17:
             self.deliver(side, rng.randrange(1, rng.choice([40, 300_000])))
         else:
@@ -123,7 +123,7 @@ class Conversation:
 
     def hold(self, side: int, held: bool) -> None:
         protocol = self.ends[side].protocol
-        protocol.hold() if held else protocol.unhold()
+        protocol.hold(held)
 
     def deliver(self, side: int, count: int) -> None:
         """Let up to `count` bytes arrive at a side."""
@@ -196,7 +196,7 @@ class Conversation:
             moved = False
             for side in (0, 1):
                 protocol = self.ends[1 - side].protocol
-                protocol.unhold()
+                protocol.hold(False)
                 protocol.pump(1 << 30)
                 moved |= bool(self.pipes[side] or protocol.out)
                 self.deliver(side, 1 << 30)

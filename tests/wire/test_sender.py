@@ -273,7 +273,7 @@ def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
     client.protocol.ping(b"12345678")
     assert [frame.kind for frame in client.take_frames()] == [4]
     assert is_unsent(second)
-    client.protocol.unhold()
+    client.protocol.hold(False)
     client.open(WHOLE, b"z")
     assert [frame[:2] for frame in sent(client)] == [(OPEN, 3), (DATA, 1), (OPEN, 5)]
     assert client.protocol.send_data(first, MESSAGE, b"", b"y")
@@ -285,7 +285,7 @@ def test_a_held_server_queues_its_answers() -> None:
     server.protocol.hold()
     server.protocol.answer(server.protocol.streams[1], b"\1")
     assert server.take_frames() == []
-    server.protocol.unhold()
+    server.protocol.hold(False)
     assert sent(server) == [(DATA, 1, WHOLE, 1)]
     assert not server.protocol.streams
 

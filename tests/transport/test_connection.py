@@ -1,0 +1,336 @@
+"""What a connection promises, over every transport and on both loops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rap.errors import (
+    CallError,
+    Cancelled,
+    ChannelClosed,
+    Code,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from rap.transport import EndOfStream
+from rap.wire.frames import END, MESSAGE, UNSERVED
+from tests.loopback import Unnoticed, eventually, within
+from tests.transport.certificates import Certificates
+from tests.transport.pairs import KIB, KINDS, META, MIB, WHOLE, Pair, connected
+
+
+@pytest.fixture(params=KINDS)
+async def pair(
+    request: pytest.FixtureRequest,
+    certificates: Certificates,
+    socket_path: Path,
+    unnoticed: Unnoticed,
+) -> AsyncIterator[Pair]:
+    async with connected(request.param, certificates=certificates, path=socket_path) as pair:
+        yield pair
+    await unnoticed.check()
+
+
+async def test_a_unary_call_is_answered(pair: Pair) -> None:
+    call = pair.call(b"question")
+    inbound = await within(pair.inbound.get())
+    assert (inbound.flags, inbound.meta, inbound.body) == (WHOLE, META, b"question")
+    pair.server.protocol.answer(inbound.stream, b"answer")
+    assert await within(call.future) == b"answer"
+    assert not pair.client.streams
+    assert not pair.server.streams
+
+
+async def test_messages_go_both_ways_in_order_until_each_side_has_ended(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    for n in range(100):
+        await ours.send(b"%d" % n, b"meta")
+        await theirs.send(b"%d" % -n)
+    ours.end()
+    theirs.end()
+    for n in range(100):
+        assert await within(theirs.recv()) == (MESSAGE, b"meta", b"%d" % n)
+        assert await within(ours.recv()) == (MESSAGE, b"", b"%d" % -n)
+    for stream in (ours, theirs):
+        with pytest.raises(EndOfStream):
+            await within(stream.recv())
+    assert not pair.client.streams
+    assert not pair.server.streams
+
+
+async def test_a_large_message_arrives_whole_both_ways(pair: Pair) -> None:
+    pair.echo()
+    body = bytes(range(256)) * (3 * MIB // 256)
+    assert await within(pair.call(body).future) == body
+
+
+async def test_many_calls_at_once_get_each_its_answer(pair: Pair) -> None:
+    pair.echo()
+    calls = [pair.call(b"%d" % n * (n % 7) * 1000) for n in range(300)]
+    answers = await within(asyncio.gather(*(call.future for call in calls)))
+    assert answers == [b"%d" % n * (n % 7) * 1000 for n in range(300)]
+
+
+async def test_an_error_of_the_server_reaches_the_caller(pair: Pair) -> None:
+    call = pair.call()
+    stream = (await within(pair.inbound.get())).stream
+    pair.server.reset(stream, Code.NOT_FOUND, "no such thing", {"name": "x"}, UNSERVED)
+    with pytest.raises(NotFound, match="no such thing") as caught:
+        await within(call.future)
+    assert caught.value.details == {"name": "x"}
+    assert caught.value.remote
+    assert caught.value.unserved
+    assert not pair.client.streams
+
+
+async def test_a_client_that_cancels_fails_the_servers_stream(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    await ours.send(b"last words")
+    ours.reset(Code.CANCELLED, "enough")
+    ours.reset(Code.CANCELLED, "enough")
+    assert await within(theirs.recv()) == (MESSAGE, b"", b"last words")
+    with pytest.raises(Cancelled, match="enough"):
+        await within(theirs.recv())
+    with pytest.raises(Cancelled, match="enough"):
+        await theirs.send(b"too late")
+    assert not pair.server.streams
+
+
+async def test_a_reset_of_ok_is_an_end_and_no_error(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    await theirs.send(b"result", flags=WHOLE)
+    pair.server.reset(theirs, Code.OK)
+    assert (await within(ours.recv()))[2] == b"result"
+    with pytest.raises(EndOfStream):
+        await within(ours.recv())
+    await within(ours.wait_ended())
+    with pytest.raises(ChannelClosed):
+        await ours.send(b"nobody reads it")
+    assert not pair.client.streams
+
+
+async def test_a_writer_waits_for_its_reader_and_both_go_on(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    sent = 0
+
+    async def write() -> None:
+        nonlocal sent
+        for _ in range(200):
+            await ours.send(b"x" * 64 * KIB)
+            sent += 1
+        ours.end()
+
+    writing = asyncio.create_task(write())
+    await pair.settled()
+    await eventually(lambda: ours.outbox is not None)
+    assert theirs.held <= MIB
+    assert sent <= 16
+    for _ in range(200):
+        assert len((await within(theirs.recv()))[2]) == 64 * KIB
+    with pytest.raises(EndOfStream):
+        await within(theirs.recv())
+    await within(writing)
+    assert sent == 200
+
+
+async def test_a_reader_that_stalls_does_not_hold_up_other_calls(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    pair.echo()
+    writing = asyncio.create_task(ours.send(b"x" * 5 * MIB))
+    stuck = asyncio.create_task(_fill(ours))
+    for _ in range(20):
+        assert await within(pair.call(b"x" * 10 * KIB).future) == b"x" * 10 * KIB
+    assert not stuck.done()
+    theirs.reset()
+    for task in (writing, stuck):
+        with pytest.raises((CallError, ChannelClosed)):
+            await within(_after(task))
+
+
+async def _fill(stream: object) -> None:
+    while True:
+        await stream.send(b"x" * 64 * KIB)  # type: ignore[attr-defined]
+
+
+async def _after(task: asyncio.Task[None]) -> None:
+    """Raise what a task raised; a send that had been written before the reset raises nothing."""
+    await task
+    raise ChannelClosed("it was written")
+
+
+async def test_a_deadline_ends_the_call_on_both_sides(pair: Pair) -> None:
+    call = pair.call(b"", pair.clock.monotonic() + 0.02)
+    theirs = (await within(pair.inbound.get())).stream
+    with pytest.raises(DeadlineExceeded):
+        await within(call.future)
+    await eventually(lambda: isinstance(theirs.error, DeadlineExceeded))
+    assert not pair.client.streams
+
+
+async def test_a_deadline_of_the_server_ends_the_call_too(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    theirs.deadline = pair.clock.monotonic() + 0.02
+    pair.server.sweep.on_busy(theirs.deadline)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await within(ours.recv())
+    assert caught.value.remote
+    with pytest.raises(DeadlineExceeded):
+        await within(theirs.recv())
+
+
+async def test_a_ping_measures_the_round_trip(pair: Pair) -> None:
+    assert pair.client.round_trip is None
+    pair.client.sweep.keepalive.pinged_at = pair.clock.monotonic()
+    pair.client.ping()
+    await eventually(lambda: pair.client.round_trip is not None)
+    assert 0 <= pair.client.round_trip < 5  # type: ignore[operator]
+
+
+async def test_a_lost_connection_fails_what_was_open_but_not_what_had_come(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    call = pair.call()
+    await theirs.send(b"before")
+    await pair.settled()
+    pair.server.transport.abort()
+    assert (await within(ours.recv()))[2] == b"before"
+    for failing in (ours.recv(), call.future, ours.send(b"x"), theirs.recv(), theirs.send(b"x")):
+        with pytest.raises(Unavailable) as caught:
+            await within(failing)
+        assert not caught.value.unserved
+    with pytest.raises(Unavailable) as caught:
+        pair.open()
+    assert caught.value.unserved
+    await within(pair.client.ended)
+    assert pair.client.closed
+    assert not pair.client.usable
+    assert not pair.client.streams
+    assert sorted(map(id, pair.lost)) == sorted(map(id, (pair.client, pair.server)))
+
+
+async def test_a_call_that_was_never_written_fails_as_unserved(pair: Pair) -> None:
+    pair.client.pause_writing()
+    call, stream = pair.call(b"x"), pair.open()
+    pair.client.transport.abort()
+    for failing in (call.future, stream.recv()):
+        with pytest.raises(Unavailable) as caught:
+            await within(failing)
+        assert caught.value.unserved
+    assert pair.inbound.empty()
+
+
+async def test_close_writes_what_was_sent_before(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    for n in range(50):
+        pair.client.protocol.send_data(ours, MESSAGE, b"", b"%d" % n * 1000)
+    pair.client.protocol.send_data(ours, END, b"", b"")
+    await within(pair.client.close())
+    for n in range(50):
+        assert (await within(theirs.recv()))[2] == b"%d" % n * 1000
+    with pytest.raises(EndOfStream):
+        await within(theirs.recv())
+    await within(pair.server.ended)
+    await within(pair.client.close())
+
+
+async def test_a_draining_server_takes_nothing_new_and_ends_when_the_last_call_has(
+    pair: Pair,
+) -> None:
+    ours, theirs = await pair.both()
+    pair.server.go_away(message="bye")
+    await eventually(lambda: pair.client.draining)
+    assert not pair.client.usable
+    assert pair.changes[-1] is pair.client
+    await theirs.send(b"still here")
+    assert (await within(ours.recv()))[2] == b"still here"
+    ours.end()
+    theirs.end()
+    await within(pair.client.ended)
+    await within(pair.server.ended)
+
+
+async def test_what_crosses_the_first_go_away_is_served(pair: Pair) -> None:
+    pair.echo()
+    pair.server.go_away(message="bye")
+    assert await within(pair.call(b"in flight").future) == b"in flight"
+    await within(pair.client.ended)
+
+
+async def test_a_session_keeps_a_draining_connection_until_it_is_released(pair: Pair) -> None:
+    pair.echo()
+    pair.client.hold()
+    pair.server.go_away(message="bye")
+    await eventually(lambda: pair.client.draining)
+    assert await within(pair.call(b"bound").future) == b"bound"
+    await pair.settled()
+    assert not pair.client.closed
+    pair.client.release()
+    await within(pair.client.ended)
+
+
+async def test_what_was_sent_last_in_a_session_arrives(pair: Pair) -> None:
+    ours, theirs = await pair.both()
+    pair.client.hold()
+    pair.client.leave()
+    ours.reset(Code.CANCELLED, "the end")
+    pair.client.release()
+    with pytest.raises(Cancelled, match="the end"):
+        await within(theirs.recv())
+    await within(pair.server.ended)
+
+
+async def test_a_client_that_leaves_closes_after_its_last_call(pair: Pair) -> None:
+    pair.echo()
+    call = pair.call(b"last")
+    pair.client.leave()
+    assert not pair.client.usable
+    assert await within(call.future) == b"last"
+    await within(pair.client.ended)
+
+
+async def test_a_last_go_away_tells_which_calls_were_never_served(pair: Pair) -> None:
+    ours, _ = await pair.both()
+    pair.server.go_away(final=True, message="bye")
+    late, later = pair.call(b"x"), pair.open()
+    for failing in (late.future, later.recv()):
+        with pytest.raises(Unavailable) as caught:
+            await within(failing)
+        assert caught.value.unserved
+        assert caught.value.remote
+    assert ours.error is None
+    assert pair.inbound.empty()
+    await within(pair.server.close())
+    with pytest.raises(Unavailable) as caught:
+        await within(ours.recv())
+    assert not caught.value.unserved
+
+
+async def test_a_message_over_the_limit_of_the_peer_fails_its_call_only(pair: Pair) -> None:
+    with pytest.raises(ResourceExhausted, match="max_message is 16777216"):
+        pair.call(b"x" * (16 * MIB + 1))
+    pair.echo()
+    assert await within(pair.call(b"next").future) == b"next"
+
+
+async def test_a_second_answer_to_a_unary_call_is_an_error(pair: Pair) -> None:
+    call = pair.call()
+    theirs = (await within(pair.inbound.get())).stream
+    await theirs.send(b"one of several")
+    with pytest.raises(InvalidArgument):
+        await within(call.future)
+    await eventually(lambda: isinstance(theirs.error, Cancelled))
+
+
+async def test_a_violation_is_told_to_the_peer_and_ends_the_connection(pair: Pair) -> None:
+    ours, _ = await pair.both()
+    pair.client.protocol.ping(b"bad")
+    pair.client.ping()
+    with pytest.raises(Unavailable, match="a Ping has 8 bytes, got 3"):
+        await within(ours.recv())
+    await within(pair.client.ended)
+    await within(pair.server.ended)
+    assert "a Ping has 8 bytes, got 3" in str(pair.server.error)
