@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import Code, ConnectionClosed, ExceptionTypes, RapError, Unavailable
+from rap.errors import Code, ConnectionClosed, ExceptionTypes, RapError, Unauthenticated, Unavailable
 from rap.transport.binding import bound_peer, new_random
 from rap.transport.cancels import Cancels
 from rap.transport.holding import Holding
@@ -262,8 +262,11 @@ class Connection(asyncio.Protocol):
 
         Raises:
             Unavailable: The connection ended before.
+            Unauthenticated: The peer does not accept who this side is.
         """
         await asyncio.shield(self.handshake)
+        if isinstance(self.error, Unauthenticated):
+            raise self.error
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
 

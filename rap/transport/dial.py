@@ -34,6 +34,7 @@ async def dial(
 
     Raises:
         Unavailable: It could not be reached; the message names the address and why.
+        Unauthenticated: The peer does not accept who this side is.
     """
     conn: Connection | None = None
     shaken = False
@@ -47,6 +48,8 @@ async def dial(
             await conn.shaken()
             shaken = True
             return conn
+    except Unauthenticated:
+        raise
     except (OSError, RapError) as exc:
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError):

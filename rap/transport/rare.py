@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rap.errors import Code, ConnectionClosed, Unavailable, decode_error
+from rap.errors import Code, ConnectionClosed, Unauthenticated, Unavailable, decode_error
 from rap.wire.frames import (
     GOAWAY,
     HELLO,
@@ -71,6 +71,10 @@ def _on_too_many_cancels(conn: "Connection") -> None:
         conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
 
 
+def _denial(text: str) -> Unauthenticated:
+    return Unauthenticated(text, remote=True, unserved=True)
+
+
 def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
     """Open nothing new; what lies above the last id was never served."""
     try:
@@ -79,7 +83,9 @@ def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
         code, message = Code.UNKNOWN, str(exc)
     conn.stop_opening()
     if code != Code.OK and conn.error is None:
-        conn.error = ConnectionClosed(f"{conn.peer} refused the connection: {message}")
+        text = f"{conn.peer} refused the connection: {message}"
+        denied = code == Code.UNAUTHENTICATED
+        conn.error = _denial(text) if denied else ConnectionClosed(text)
         conn.log.warning("%s", conn.error)
     if not conn.is_server and last_id < MAX_STREAM_ID:
         for stream in [each for each in conn.streams.values() if each.id > last_id]:
