@@ -5,12 +5,14 @@ import logging
 
 import click
 
+from rap.cli.allocator import keep_freed_memory
 from rap.cli.loop import LOOPS, loop_factory
 from rap.cli.target import load_server
+from rap.cli.workers import Workers, WorkersError
 from rap.errors import RapError
 from rap.server import Server
 
-__all__ = ["serve"]
+__all__ = ["configure_logging", "serve"]
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -31,29 +33,60 @@ _LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="Least level of what is logged to standard error.",
 )
-def serve(target: str, loop: str, log_level: str) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that serve, each on a core of its own.",
+)
+def serve(target: str, loop: str, log_level: str, workers: int) -> None:
     """Serve MODULE:SERVER, a Server or a function that makes one.
 
     SIGTERM and Ctrl-C drain it: open calls finish, then it stops; a second one ends it at once.
     SIGHUP reads its certificates again.
+
+    Several workers share the ports. With a registry each is an instance of its own on a port of
+    its own, the next higher ones; port 0 stays any free port. One that ends is started again;
+    SIGTERM drains them in turn.
     """
     try:
         factory = loop_factory(loop)
     except ImportError as exc:
         raise click.BadParameter(str(exc), param_hint="'--loop'") from exc
+    if workers > 1:
+        _serve_many(Workers(target, workers, loop=loop, log_level=log_level))
+        return
+    keep_freed_memory()
     try:
         server = load_server(target)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="'MODULE:SERVER'") from exc
-    # After the import: a module that sets up its own logging is left alone.
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(log_level)
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(_serve(server))
     except (OSError, RapError) as exc:
         raise click.ClickException(f"{target} cannot be served: {exc}") from exc
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error; after the import of a program, for one that sets it up is left alone.
+
+    Args:
+        level: Least level of what is logged.
+    """
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _serve_many(workers: Workers) -> None:
+    try:
+        asyncio.run(workers.run())
+    except WorkersError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo("rap: stopped")
 
 
 async def _serve(server: Server) -> None:

@@ -70,6 +70,17 @@ class Membership:
         self._lease: Lease | None = None
 
     @property
+    def configured(self) -> bool:
+        """Whether the server is to be registered."""
+        return self._registry is not None
+
+    def move_advertised(self, ports: int) -> None:
+        """Advertise a port so many higher; before joining."""
+        address = self._advertise
+        if address is not None and address.port:
+            self._advertise = replace(address, port=address.port + ports)
+
+    @property
     def active(self) -> bool:
         """Whether the server is registered."""
         return self._lease is not None

@@ -34,6 +34,10 @@ class Ports:
         log: Logger of the server.
         tls: Paths of certificate, key and client authorities.
         hello: What the Hello says beside version and limits.
+
+    Attributes:
+        hosts: Where to listen.
+        reuse_port: Whether other processes listen there too.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class Ports:
         hello: Mapping[str, Any],
     ) -> None:
         self.draining = False
+        self.hosts = config.addresses
+        self.reuse_port = False
         self._config = config
         self._clock = clock
         self._rng = rng
@@ -89,7 +95,7 @@ class Ports:
         """
         self._dispatcher = dispatcher
         self._admission = admission
-        for address in self._config.addresses:
+        for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
             if address.scheme == "tls" and context is None:
                 raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
@@ -100,6 +106,7 @@ class Ports:
                     backlog=self._config.backlog,
                     context=context,
                     handshake_timeout=self._config.handshake_timeout,
+                    reuse_port=self.reuse_port,
                 )
             )
 

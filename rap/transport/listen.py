@@ -109,14 +109,14 @@ async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     while True:
         tries -= 1
         try:
-            return _bind_all(list(dict.fromkeys(infos)), address.port)
+            return _bind_all(list(dict.fromkeys(infos)), address.port, reuse_port)
         except OSError as exc:
             # A port that is free on one address may be taken on the next.
             if exc.errno != errno.EADDRINUSE or not tries:
                 raise
 
 
-def _bind_all(infos: list[_Info], port: int) -> list[socket.socket]:
+def _bind_all(infos: list[_Info], port: int, reuse_port: bool) -> list[socket.socket]:
     """Bind all of `infos` with one port.
 
     Addresses that this machine does not have (IPv6 of "localhost" where it is switched off) are

@@ -1,0 +1,250 @@
+"""Several processes that serve one program: started, restarted, and drained in turn.
+
+The process that keeps them serves nothing itself and does not import the program. See
+`rap.server.worker` for how workers share the work.
+"""
+
+import asyncio
+import json
+import random
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import click
+
+from rap.clock import Clock, SystemClock
+
+__all__ = ["Restarts", "Workers", "WorkersError"]
+
+_FIRST_PAUSE = 0.1  # seconds before the first restart
+_LONGEST_PAUSE = 10.0  # seconds
+_STEADY = 30.0  # seconds after which a worker's earlier deaths are forgotten
+_TURN = 5.0  # seconds that a worker may drain before the next one begins
+_READY = 60.0  # seconds for a worker to listen
+
+
+class WorkersError(Exception):
+    """The workers cannot serve; says why."""
+
+
+class Restarts:
+    """How long to wait before a worker is started again.
+
+    Twice as long after each death, up to ten seconds, so that a program that cannot run does not
+    keep the machine busy; plus or minus a fifth, so that workers that died together are apart.
+
+    Args:
+        clock: Source of time.
+        rng: Source of chance.
+    """
+
+    def __init__(self, clock: Clock, rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._deaths = 0
+        self._started = clock.monotonic()
+
+    def started(self) -> None:
+        """A worker begins."""
+        self._started = self._clock.monotonic()
+
+    def died(self) -> float:
+        """Return the seconds to wait after a death."""
+        if self._clock.monotonic() - self._started >= _STEADY:
+            self._deaths = 0
+        pause = min(_FIRST_PAUSE * 2.0 ** min(self._deaths, 16), _LONGEST_PAUSE)
+        self._deaths += 1
+        return pause * self._rng.uniform(0.8, 1.2)
+
+
+@dataclass
+class _Worker:
+    """One place for a worker, and the process that has it now.
+
+    The link ends when this process does; the worker then drains.
+    """
+
+    number: int
+    restarts: Restarts
+    process: asyncio.subprocess.Process | None = None
+    link: asyncio.StreamWriter | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        if self.process is not None and self.runs:
+            self.process.send_signal(number)
+
+    async def ended(self) -> int | None:
+        """Wait for the end of the process, and return its status."""
+        status = None if self.process is None else await self.process.wait()
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        return status
+
+
+class Workers:
+    """The workers of one program.
+
+    Args:
+        target: What they serve, as in ``module:server``.
+        count: How many.
+        loop: Their event loop, one of `rap.cli.loop.LOOPS`.
+        log_level: Least level of what they log.
+        say: Takes a line of what happens.
+        clock: Source of time.
+        rng: Source of chance.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        count: int,
+        *,
+        loop: str,
+        log_level: str,
+        say: Callable[[str], None] = click.echo,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._order = {"target": target, "loop": loop, "log_level": log_level}
+        self._say = say
+        clock, rng = clock or SystemClock(), rng or random.Random()
+        self._workers = [_Worker(number, Restarts(clock, rng)) for number in range(count)]
+        self._shared: list[str] | None = None  # what all listen on
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep the workers running until SIGTERM or SIGINT, then drain them in turn.
+
+        The next one begins when the one before has ended, or after five seconds. A second signal
+        ends all at once; SIGHUP reaches every worker.
+
+        Raises:
+            WorkersError: A worker cannot be started in the first place.
+        """
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            signal.SIGHUP: self._on_hangup,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        keepers: list[asyncio.Task[None]] = []
+        try:
+            for worker in self._workers:  # one by one: the first finds the ports of all
+                if self._stop.is_set():
+                    break
+                if not await self._start(worker) and not self._stop.is_set():
+                    raise WorkersError(f"worker {worker.number} did not start")
+                name = f"rap worker {worker.number}"
+                keepers.append(asyncio.create_task(self._keep(worker), name=name))
+            await self._stop.wait()
+        finally:
+            self._stop.set()
+            await self._drain()
+            await asyncio.gather(*keepers)
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _on_stop(self) -> None:
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    def _on_hangup(self) -> None:
+        for worker in self._workers:
+            worker.send(signal.SIGHUP)
+
+    async def _start(self, worker: _Worker) -> bool:
+        """Start a worker; return whether it listens. If not, it has ended or is about to."""
+        worker.restarts.started()
+        ours, theirs = socket.socketpair()
+        order = self._order | {
+            "number": worker.number,
+            "shared": self._shared,
+            "link": theirs.fileno(),
+        }
+        reader, worker.link = await asyncio.open_connection(sock=ours)
+        with theirs:
+            worker.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "rap.cli.worker", json.dumps(order)),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+            )
+        if self._stop.is_set():  # since the process was asked for
+            worker.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_READY):
+                line = await reader.readline()
+        except TimeoutError:
+            worker.send(signal.SIGKILL)
+            return False
+        if not line:
+            return False
+        told = json.loads(line)
+        if told["shared"]:
+            self._shared = told["addresses"]
+        where = ", ".join(told["addresses"])
+        self._say(f"rap: worker {worker.number} (pid {worker.process.pid}) listening on {where}")
+        return True
+
+    async def _keep(self, worker: _Worker) -> None:
+        """Start a worker again whenever it ends."""
+        while True:
+            status = await worker.ended()
+            if self._stop.is_set():
+                return
+            pause = worker.restarts.died()
+            self._say(
+                f"rap: worker {worker.number} ended with status {status}, "
+                f"starts again in {pause:.1f} s"
+            )
+            if await _within(pause, self._stop.wait()):
+                return
+            try:
+                await self._start(worker)
+            except OSError as exc:  # no processes or descriptors left
+                self._say(f"rap: worker {worker.number} cannot be started: {exc}")
+
+    async def _drain(self) -> None:
+        """End the workers, one after another; all at once when there is no time."""
+        for worker in self._workers:
+            worker.send(signal.SIGTERM)
+            if not self._hurry.is_set():
+                await _within(_TURN, _first(worker.ended(), self._hurry.wait()))
+        ends = asyncio.gather(*[worker.ended() for worker in self._workers])
+        await _first(asyncio.shield(ends), self._hurry.wait())
+        if not ends.done():
+            for worker in self._workers:
+                worker.send(signal.SIGTERM)  # the second one
+            if not await _within(_TURN, asyncio.shield(ends)):
+                for worker in self._workers:
+                    worker.send(signal.SIGKILL)
+        await ends
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Wait for the first of these, and cancel the others."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _within(seconds: float, wait: Awaitable[object]) -> bool:
+    """Return whether something came to pass in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await wait
+    except TimeoutError:
+        return False
+    return True
