@@ -1,0 +1,183 @@
+"""Compressed bodies: smaller on the wire, the same at the other end, and bombs stay small."""
+
+import random
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rap.client import Channel, Client
+from rap.client.processor import CompressProcessor
+from rap.errors import CallError, InvalidArgument, ResourceExhausted
+from rap.function import encode_any
+from rap.message import Call, Request, Response, Shape, Side
+from rap.processor.base import BaseProcessor
+from tests.loopback import serving
+from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto, remote
+from tests.processor.relay import Relay, relaying
+
+TEXT = "the same words again and again " * 400
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+async def lines(count: int) -> AsyncIterator[str]:
+    for _ in range(count):
+        yield TEXT
+
+
+async def talk(channel: Channel) -> None:
+    async for body in channel:
+        await channel.write(body)
+
+
+@asynccontextmanager
+async def compressed(
+    client: list[BaseProcessor] | None = None, server: list[BaseProcessor] | None = None
+) -> AsyncIterator[tuple[Client, Relay]]:
+    there = [CompressProcessor()] if server is None else server
+    here = [CompressProcessor()] if client is None else client
+    async with serving(echo, lines, talk, processor_list=there) as running:
+        async with relaying(running.addresses[0].port) as relay:
+            async with Client(relay.address, processor_list=here) as connected:
+                yield connected, relay
+
+
+async def test_a_large_body_is_small_on_the_wire_both_ways() -> None:
+    async with compressed() as (client, relay):
+        assert await client.raw_call("echo", TEXT) == TEXT
+        assert len(relay.sent) < 1000
+        assert len(relay.answered) < 1000
+
+
+async def test_items_and_messages_of_channels_are_compressed() -> None:
+    async def say(channel: Channel) -> Any:
+        await channel.write(TEXT)
+        return await channel.read_body()
+
+    async with compressed() as (client, relay):
+        assert [i async for i in client.iterator_call("lines", 3)] == [TEXT] * 3
+        assert await remote(client, "talk", say)() == TEXT
+        assert len(relay.sent) + len(relay.answered) < 2500
+
+
+async def test_a_body_is_compressed_before_it_is_encrypted() -> None:
+    client: list[BaseProcessor] = [CompressProcessor(), ClientCrypto(KEY_ID, KEY)]
+    server: list[BaseProcessor] = [CompressProcessor(), ServerCrypto({KEY_ID: KEY})]
+    async with compressed(client, server) as (connected, relay):
+        assert await connected.raw_call("echo", TEXT) == TEXT
+        assert [i async for i in connected.iterator_call("lines", 2)] == [TEXT] * 2
+        assert len(relay.sent) + len(relay.answered) < 2500
+
+
+async def test_bodies_so_large_that_a_thread_works_on_them_come_back() -> None:
+    value = [TEXT * 30, random.Random(7).randbytes(300_000)]
+    async with compressed() as (client, _):
+        assert await client.raw_call("echo", value) == value
+
+
+def message(body: Any, side: Side = Side.CLIENT, **header: Any) -> Request:
+    names = {name.replace("_", ":"): value for name, value in header.items()}
+    return Request(Call("/default/f", Shape.UNARY, side, {}), body, names)
+
+
+@given(value=st.text(max_size=300) | st.binary(max_size=300) | st.lists(st.integers(0, 9)))
+async def test_any_value_comes_back_whatever_its_size(value: Any) -> None:
+    processor = CompressProcessor(min_size=1)
+    request = await processor.process_request(message(value))
+    request.call.side = Side.SERVER
+    assert (await processor.process_request(request)).body == value
+    assert ":deflate" not in request.header
+
+
+@pytest.mark.parametrize("body", ["x" * 1000, random.Random(1).randbytes(5000)])
+async def test_a_small_body_and_one_that_gains_nothing_stay_as_they_are(body: Any) -> None:
+    request = await CompressProcessor().process_request(message(body))
+    assert request.body is body
+    assert request.header == {}
+
+
+async def test_a_plain_body_passes() -> None:
+    response = Response(message(None).call, "plain")
+    assert (await CompressProcessor().process_response(response)).body == "plain"
+
+
+# What is malformed or too large.
+
+BOMB = zlib.compress(bytes(256 * 1024 * 1024))
+LIMIT = 16 * 1024 * 1024
+
+
+async def refuse(body: Any, size: Any) -> CallError:
+    request = message(body, Side.SERVER, _deflate=size)
+    with pytest.raises(CallError) as caught:
+        await CompressProcessor().process_request(request)
+    return caught.value
+
+
+@pytest.mark.parametrize("size", [256 * 1024 * 1024, LIMIT + 1, LIMIT, 2 * 1024 * 1024, 1024, 1])
+async def test_a_bomb_is_refused_whatever_size_it_claims(size: int) -> None:
+    tracemalloc.start()
+    try:
+        error = await refuse(BOMB, size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(error, ResourceExhausted if size > LIMIT else InvalidArgument)
+    assert peak < 2 * 1024 * 1024
+
+
+async def test_what_is_too_large_is_named_with_its_limit() -> None:
+    error = await refuse(b"", LIMIT + 1)
+    assert f"{LIMIT + 1} bytes" in str(error)
+    assert f"max_message is {LIMIT}" in str(error)
+
+
+async def test_a_body_as_large_as_allowed_passes() -> None:
+    body = encode_any(bytes(5000))
+    request = message(zlib.compress(body), Side.SERVER, _deflate=len(body))
+    processor = CompressProcessor(max_message=len(body))
+    assert (await processor.process_request(request)).body == bytes(5000)
+
+
+GOOD = zlib.compress(encode_any(TEXT))
+SIZE = len(encode_any(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        (GOOD[:-1], SIZE),
+        (GOOD + b"x", SIZE),
+        (GOOD, SIZE - 1),
+        (GOOD, SIZE + 1),
+        (b"", SIZE),
+        (b"no zlib", SIZE),
+        (b"no zlib", LIMIT),
+        ("text", SIZE),
+        (None, SIZE),
+        (GOOD, 0),
+        (GOOD, -1),
+        (GOOD, True),
+        (GOOD, "5"),
+        (zlib.compress(b"\xc1"), 1),
+    ],
+)
+async def test_a_malformed_body_is_refused(body: Any, size: Any) -> None:
+    assert isinstance(await refuse(body, size), InvalidArgument)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"min_size": 0}, {"min_size": True}, {"level": 0}, {"level": 10}, {"max_message": 2**31 + 1}],
+)
+def test_a_bad_option_is_named_with_its_bounds(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer from 1 to"):
+        CompressProcessor(**options)
