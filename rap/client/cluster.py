@@ -21,7 +21,7 @@ from rap.client.pool import Pool, ServerDraining, has_room
 from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
-from rap.errors import ConnectionClosed, Unavailable
+from rap.errors import ConnectionClosed, Unauthenticated, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.transport import Connection
 
@@ -186,7 +186,14 @@ class Cluster:
             parts.append(f"{node.key} ({why})")
         return f"no usable server{of}: " + "; ".join(parts)
 
+    def _denial(self) -> Unauthenticated | None:
+        """Return why no server takes this client, if that is what all of them say."""
+        denials = [node.pool.denial for node in self.nodes.values()]
+        return denials[0] if all(denials) and denials else None
+
     async def _wait(self, limit: float) -> None:
+        if denial := self._denial():
+            raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
         self._look_for_room()
         try:
             await self._waiting.wait(limit)
@@ -370,7 +377,7 @@ class Cluster:
             self.ready = tuple(healthy)
         if any(age < self._config.slow_start for _, age in ages) or len(healthy) < len(serving):
             self._refresh_soon(_RAMP_STEP)
-        if self.ready:
+        if self.ready or self._denial():
             self._waiting.wake_all()
         elif self.waiters:
             self._look_for_room()

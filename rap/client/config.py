@@ -1,7 +1,8 @@
 """Every option of a client: one frozen value, checked once, passed whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rap.client.token import TokenSource, check_token
 from rap.deadline import check_timeout
 from rap.wire.limits import DEFAULT_LIMITS
 
@@ -29,6 +30,8 @@ class ClientConfig:
         max_frame: Of one frame; a larger one ends the connection.
         stream_window: That may be under way on one call before its reader takes some.
         connection_window: The same for all calls of a connection.
+        token: What says who this client is, to servers that verify it; or a function, plain or
+            ``async``, that returns it for each new connection.
     """
 
     timeout: float | None = 9
@@ -44,10 +47,12 @@ class ClientConfig:
     max_frame: int = DEFAULT_LIMITS.max_frame
     stream_window: int = DEFAULT_LIMITS.stream_window
     connection_window: int = DEFAULT_LIMITS.connection_window
+    token: TokenSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check every value; each error names its option."""
         check_timeout("timeout", self.timeout)
+        check_token(self.token)
         for name in ("connect_timeout", "ping_sleep_time"):
             value = getattr(self, name)
             if value is None:

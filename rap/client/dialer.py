@@ -3,8 +3,10 @@
 import logging
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 
 from rap.client.config import ClientConfig
+from rap.client.token import token_of
 from rap.clock import Clock
 from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
@@ -77,6 +79,7 @@ class Dialer:
 
         Raises:
             Unavailable: It could not be reached.
+            Unauthenticated: It refused this client, or there is no token.
         """
         address = endpoint.address
         context = None
@@ -84,10 +87,14 @@ class Dialer:
             if self._context is None:
                 self._context = client_context()
             context = self._context
+        options = self._options
+        if self._config.token is not None:
+            hello = {**options.hello, "token": await token_of(self._config.token)}
+            options = replace(options, hello=hello)
 
         def make() -> Connection:
             return Connection(
-                self._options,
+                options,
                 clock=self._clock,
                 log=_log,
                 on_change=on_change,

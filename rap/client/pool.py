@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from rap.clock import Clock
-from rap.errors import ConnectionClosed, RapError
+from rap.errors import ConnectionClosed, RapError, Unauthenticated
 from rap.registry.wakeup import Wakeup
 from rap.transport import Connection
 from rap.transport.closing import close_all
@@ -42,6 +42,7 @@ class Pool:
     Attributes:
         conn: The connection that new calls take; `None` while there is none.
         error: Why the last dial failed, or the last connection ended.
+        denial: The last dial failed because the server does not accept who this client is.
         wanted: Keep one connection open.
     """
 
@@ -57,6 +58,7 @@ class Pool:
     ) -> None:
         self.conn: Connection | None = None
         self.error: str = "not dialled yet"
+        self.denial: Unauthenticated | None = None
         self.wanted = False
         self.connections: set[Connection] = set()
         self._name = name
@@ -136,6 +138,7 @@ class Pool:
                 conn = await self._open_one(self)
             except (RapError, OSError, ValueError) as exc:  # the last: a name no resolver takes
                 self.error = str(exc)
+                self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self._failures += 1
                 _log.log(logging.INFO if self._failures > 1 else logging.WARNING, "%s", exc)
                 if isinstance(exc, ServerDraining):
@@ -144,6 +147,7 @@ class Pool:
                 self._on_change()
             else:
                 self._failures = 0
+                self.denial = None
                 if not conn.closed:
                     self.connections.add(conn)
                 self._dialling = None

@@ -127,6 +127,7 @@ class Admin:
                 )
             except RegistrationError as exc:
                 raise InvalidArgument(f"reload {func_str!r} of {path!r}: {exc}") from exc
+            handler.allow = old.allow
             if handler.shape is old.shape:
                 handler.run_timeout = old.run_timeout
             self._router.replace(handler)

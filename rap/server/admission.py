@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from rap.errors import ConnectionClosed
+from rap.server.authentication import Authenticator
 from rap.transport import Connection
 from rap.transport.closing import close_all
 from rap.transport.holding import Holding
@@ -23,9 +24,16 @@ class Admission:
     Args:
         fold: Takes what serves a connection; returns that with middleware before it.
         log: Logger of the server.
+        authenticator: Verifies tokens, after the middleware has admitted a connection.
     """
 
-    def __init__(self, fold: Callable[[Serve], Serve], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        fold: Callable[[Serve], Serve],
+        log: logging.Logger,
+        authenticator: Authenticator | None = None,
+    ) -> None:
+        self._authenticator = authenticator
         self._dispatch = fold(self._serve)
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,5 +66,8 @@ class Admission:
 
     async def _serve(self, conn: Connection) -> None:
         """Serve a connection that was admitted, until it has ended."""
-        conn.go_on()
+        if self._authenticator is None:
+            conn.go_on()
+        elif not await self._authenticator.admit(conn):
+            return
         await asyncio.shield(conn.ended)

@@ -1,10 +1,11 @@
 """Every option of a server: one frozen value, checked once, passed whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rap.address import Address
 from rap.deadline import check_timeout
 from rap.registry.lease import check_ttl
+from rap.server.verifier import Verifier, verify_with
 from rap.wire.limits import DEFAULT_LIMITS
 
 __all__ = ["ServerConfig"]
@@ -48,6 +49,10 @@ class ServerConfig:
         debug: Tracebacks of handlers go to the caller.
         allow_load: Clients on this machine may import code into the server: private functions
             ``load`` and ``reload`` of the group ``registry``.
+        verify_token: The token that clients must have, or a function that verifies theirs and
+            returns who they are; see `rap.server.verifier`. `None`: all may connect.
+        max_token_failures: Refused tokens of one address in a minute; from then on until the
+            minute is over its connections are refused without asking.
     """
 
     addresses: tuple[Address, ...]
@@ -70,6 +75,8 @@ class ServerConfig:
     lease_ttl: float = 10
     debug: bool = False
     allow_load: bool = False
+    verify_token: Verifier | None = field(default=None, repr=False)
+    max_token_failures: int = 10
 
     def __post_init__(self) -> None:
         """Check every value; each error names its option."""
@@ -80,7 +87,9 @@ class ServerConfig:
                 raise ValueError(f"{name} must be a number of seconds, got None")
             check_timeout(name, value)
         check_ttl(self.lease_ttl, option="lease_ttl")
-        for name in ("ping_fail_cnt", "backlog"):
+        if self.verify_token is not None:
+            verify_with(self.verify_token)
+        for name in ("ping_fail_cnt", "backlog", "max_token_failures"):
             _check_count(name, getattr(self, name))
         if self.threads is not None:
             _check_count("threads", self.threads)

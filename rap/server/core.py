@@ -19,13 +19,15 @@ from rap.message import Side
 from rap.processor.base import BaseProcessor, Pipeline
 from rap.registry.base import Registry, State
 from rap.server.admin import Admin
+from rap.server.allow import Allow
+from rap.server.authentication import authenticator_of
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.events import Event, check_events, discard_events, run_event
 from rap.server.membership import Membership
 from rap.server.middleware.chain import Middleware, Middlewares
 from rap.server.ports import Ports
-from rap.server.router import Handler, Router
+from rap.server.router import Handler, Router, public_methods
 from rap.server.threads import Threads
 
 __all__ = ["Server"]
@@ -117,10 +119,10 @@ class Server:
     # Set-up.
 
     @overload
-    def register(self, func: F, name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ...) -> F: ...  # fmt: skip # noqa: E501
+    def register(self, func: F, name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> F: ...  # fmt: skip # noqa: E501
 
     @overload
-    def register(self, func: None = ..., name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ...) -> Callable[[F], F]: ...  # fmt: skip # noqa: E501
+    def register(self, func: None = ..., name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> Callable[[F], F]: ...  # fmt: skip # noqa: E501
 
     def register(
         self,
@@ -133,6 +135,7 @@ class Server:
         idempotent: bool = False,
         run_timeout: float | None = None,
         inline: bool = False,
+        allow: Allow | None = None,
     ) -> Any:
         """Make a function callable; also a decorator, with or without arguments.
 
@@ -148,6 +151,8 @@ class Server:
             idempotent: It may be called twice with the effect of once.
             run_timeout: Seconds it may run; by default the server's for unary functions.
             inline: Run a `def` on the event loop: for functions that never block.
+            allow: Names of the clients that may call it, or a function of the `Call` that returns
+                `True` for who may; see `rap.server.allow`.
 
         Raises:
             RegistrationError: Hints are missing or cannot be sent, or the name is taken.
@@ -158,6 +163,7 @@ class Server:
             "idempotent": idempotent,
             "run_timeout": run_timeout,
             "inline": inline,
+            "allow": allow,
         }
         if func is None:
             return lambda each: self.register(each, name, group, **options)
@@ -167,9 +173,13 @@ class Server:
         if name is not None:
             raise RegistrationError(f"name={name!r} is for one function, got {func!r}")
         instance = func() if inspect.isclass(func) else func
-        for method in _public_methods(instance):
+        for method in public_methods(instance):
             self._router.register(method, None, group or type(instance).__name__, **options)
         return func
+
+    def allow_group(self, group: str, allow: Allow) -> None:
+        """Let only some clients call a group, beside the rules of its functions; see `register`."""
+        self._router.allow_group(group, allow)
 
     @property
     def handlers(self) -> list[Handler]:
@@ -255,7 +265,9 @@ class Server:
                 await run_event(processor.start_event_handle)
                 self._register_private(processor)
             await self._middlewares.start()
-            await self._ports.open(self._dispatcher, self._middlewares.admission())
+            authenticator = authenticator_of(self.config, self._clock, _log)
+            admission = self._middlewares.admission(authenticator)
+            await self._ports.open(self._dispatcher, admission)
             await self._membership.join(self.addresses)
         except BaseException:
             self._discard_events()
@@ -383,17 +395,3 @@ def _discard(*lists: list[Event]) -> None:
         discard_events(events)
         events.clear()
 
-
-def _public_methods(instance: object) -> list[Callable[..., Any]]:
-    """Return the public methods of an object.
-
-    Raises:
-        RegistrationError: It has none.
-    """
-    names = [name for name in dir(instance) if not name.startswith("_")]
-    methods: list[Callable[..., Any]] = [
-        each for name in names if inspect.isroutine(each := getattr(instance, name))
-    ]
-    if not methods:
-        raise RegistrationError(f"{instance!r} has no public method to register")
-    return methods

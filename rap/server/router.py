@@ -9,8 +9,9 @@ from rap.deadline import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
 from rap.function import Function
 from rap.message import Shape, method_path
+from rap.server.allow import Allow, Rule, allow_rule, both
 
-__all__ = ["DEFAULT_GROUP", "Handler", "Router"]
+__all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
 DEFAULT_GROUP = "default"
 
@@ -31,6 +32,7 @@ class Handler:
         inline: A `def` that runs on the event loop, for it never blocks.
         doc: For those who list it.
         shape: Who may send how many messages.
+        allow: Returns `True` for the calls that may be made; `None`: all.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Handler:
     inline: bool
     doc: str
     shape: Shape
+    allow: Rule | None = None
 
 
 class Router:
@@ -56,6 +59,7 @@ class Router:
     def __init__(self, run_timeout: float | None) -> None:
         self.on_replace: Callable[[], None] | None = None  # forgets what is known of handlers
         self._handlers: dict[str, Handler] = {}
+        self._rules: dict[str, Rule] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
 
     def __iter__(self) -> Iterator[Handler]:
@@ -72,11 +76,13 @@ class Router:
         idempotent: bool = False,
         run_timeout: float | None = None,
         inline: bool = False,
+        allow: Allow | None = None,
     ) -> Handler:
         """Add a function.
 
         Raises:
-            RegistrationError: Its hints are missing or cannot be sent, or the name is taken.
+            RegistrationError: Its hints are missing or cannot be sent, the name is taken, or
+                `allow` is no rule.
             ValueError: `run_timeout` is no positive number.
         """
         handler = self.make(
@@ -89,12 +95,27 @@ class Router:
             run_timeout=run_timeout,
             inline=inline,
         )
+        handler.allow = both(allow_rule(allow), self._rules.get(handler.group))
         if handler.method in self._handlers:
             raise RegistrationError(
                 f"{handler.name!r} is registered already in group {handler.group!r}"
             )
         self._handlers[handler.method] = handler
         return handler
+
+    def allow_group(self, group: str, allow: Allow) -> None:
+        """Let a rule hold for all functions of a group, beside those that hold already.
+
+        Raises:
+            RegistrationError: It is no rule.
+        """
+        rule = allow_rule(allow)
+        if rule is None:
+            raise RegistrationError("allow must be a function or a set of names, got None")
+        self._rules[group] = both(self._rules.get(group), rule) or rule
+        for handler in self._handlers.values():
+            if handler.group == group:
+                handler.allow = both(handler.allow, rule)
 
     def replace(self, handler: Handler) -> None:
         """Put a handler in the place of one of the same method; calls that run keep the old one."""
@@ -156,6 +177,21 @@ class Router:
         if handler is None or (handler.is_private and not is_local):
             raise NotFound(f"no function {method!r} on this server")
         return handler
+
+
+def public_methods(instance: object) -> list[Callable[..., Any]]:
+    """Return the public methods of an object.
+
+    Raises:
+        RegistrationError: It has none.
+    """
+    names = [name for name in dir(instance) if not name.startswith("_")]
+    methods: list[Callable[..., Any]] = [
+        each for name in names if inspect.isroutine(each := getattr(instance, name))
+    ]
+    if not methods:
+        raise RegistrationError(f"{instance!r} has no public method to register")
+    return methods
 
 
 def _check_path(option: str, value: object) -> None:

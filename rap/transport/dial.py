@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 
 from rap.address import Address
-from rap.errors import ConnectionClosed, RapError, Unavailable
+from rap.errors import ConnectionClosed, RapError, Unauthenticated, Unavailable
 from rap.transport.connection import Connection
 from rap.transport.tls import is_pinned
 

@@ -9,6 +9,7 @@ from rap.clock import Clock
 from rap.errors import Internal
 from rap.message import Request, current
 from rap.server.admission import Admission, Serve
+from rap.server.authentication import Authenticator
 from rap.server.events import run_event
 from rap.server.inbound import ServerStream
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
@@ -70,8 +71,8 @@ class Middlewares:
             except Exception:
                 self._log.exception("stop_event_handle of %r failed", middleware)
 
-    def admission(self) -> Admission | None:
-        """Return what admits connections; `None` without connection middleware."""
+    def admission(self, authenticator: Authenticator | None = None) -> Admission | None:
+        """Return what admits connections; `None` if all may connect."""
         chain = [it for it in self._loaded if isinstance(it, BaseConnMiddleware)]
 
         def fold(serve: Serve) -> Serve:
@@ -79,7 +80,7 @@ class Middlewares:
                 serve = middleware.bind(serve)
             return serve
 
-        return Admission(fold, self._log) if chain else None
+        return Admission(fold, self._log, authenticator) if chain or authenticator else None
 
     def messages(self, threads: Threads, clock: Clock) -> "MessageChain | None":
         """Return what stands around unary calls; `None` without message middleware."""
