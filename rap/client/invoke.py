@@ -127,9 +127,7 @@ class Invoker:
         if session is not None:
             node, conn = session.bound()
         else:
-            node, conn = await self.cluster.acquire(
-                call.deadline, call.affinity, attempt.exclude
-            )
+            node, conn = await self.cluster.acquire(call.deadline, call.affinity, attempt.exclude)
         if call.deadline <= self.monotonic():
             raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
         call.peer = conn.peer

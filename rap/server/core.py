@@ -394,4 +394,3 @@ def _discard(*lists: list[Event]) -> None:
     for events in lists:
         discard_events(events)
         events.clear()
-
