@@ -1,0 +1,96 @@
+"""The specification beside the code says what the code does."""
+
+import re
+from pathlib import Path
+
+import rap.wire
+from rap.errors import Code
+from rap.wire import frames
+from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, pack
+from rap.wire.frames import KIND_NAMES, MAX_STREAM_ID, parse_frames
+from rap.wire.limits import _BOUNDS, PeerLimits
+from rap.wire.protocol import PROTOCOL_VERSION
+from tests.wire.endpoints import WHOLE, Endpoint
+
+SPEC = (Path(rap.wire.__path__[0]) / "PROTOCOL.md").read_text()
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def example() -> list[tuple[str, bytes]]:
+    """Return who says which bytes, in turn."""
+    (block,) = re.findall(r"```\n(client.*?)```", SPEC, re.DOTALL)
+    found: list[tuple[str, bytes]] = []
+    for line in block.splitlines():
+        who, text = line[:8].strip(), re.match(r"(?:[0-9a-f]{2} ?)*", line[8:])
+        assert text is not None
+        if who:
+            found.append((who, b""))
+        found[-1] = (found[-1][0], found[-1][1] + bytes.fromhex(text.group()))
+    return found
+
+
+def size(text: str) -> int:
+    """Return the number that the specification writes with a unit or as a power of two."""
+    number, _, unit = text.strip().partition(" ")
+    base, _, power = number.partition("^")
+    value: int = int(base) ** int(power or 1)
+    return value * UNITS[unit]
+
+
+def test_the_example_is_what_two_endpoints_say() -> None:
+    client, server = Endpoint(is_server=False), Endpoint(is_server=True)
+    said: list[tuple[str, bytes]] = []
+
+    def say(who: str) -> None:
+        speaker, listener = (client, server) if who == "client" else (server, client)
+        data = speaker.take_bytes()
+        listener.feed(data)
+        said.extend((who, frame.encode()) for frame in parse_frames(data))
+
+    say("client")
+    client.feed(server.take_bytes())  # the same Hello
+    client.open(WHOLE, pack([1, 2]), pack(["/default/add", 9000]))
+    say("client")
+    server.protocol.answer(server.protocol.streams[1], pack(3))
+    say("server")
+    client.open(WHOLE, pack([1, 2]), pack(["/default/nope", 9000]))
+    say("client")
+    stream = server.protocol.streams[3]
+    server.protocol.reset_stream(stream, Code.NOT_FOUND, "no such function here.")
+    say("server")
+    client.protocol.ping(b"rap-ping")
+    say("client")
+    say("server")
+    server.protocol.go_away(MAX_STREAM_ID, Code.OK, "draining")
+    say("server")
+    assert said == example()
+
+
+def test_kinds_and_flags_have_the_numbers_of_the_specification() -> None:
+    for number, name in enumerate(KIND_NAMES):
+        assert re.search(rf"^\| {number} \| {name} \|", SPEC, re.MULTILINE | re.IGNORECASE)
+    flags = re.findall(r"^\| [A-Z][\w, ]+ \| (\d+) \| ([A-Z]+) \|", SPEC, re.MULTILINE)
+    assert len(flags) == 6
+    for number, name in flags:
+        assert getattr(frames, name) == int(number)
+
+
+def test_limits_have_the_values_of_the_specification() -> None:
+    rows = re.findall(r"^\| `(\w+)`: [^|]*\| ([^|]*)\| ([^|]*?) to ([^|]*)\|", SPEC, re.MULTILINE)
+    assert [row[0] for row in rows] == [name for name in _BOUNDS if name != "fragment"]
+    for name, before, low, high in rows:
+        assert getattr(PeerLimits(), name) == size(before)
+        assert _BOUNDS[name] == (size(low), size(high))
+
+
+def test_version_depth_and_elements_are_those_of_the_specification() -> None:
+    assert SPEC.startswith(f"# The rap wire protocol, version {PROTOCOL_VERSION}\n")
+    assert f"nest at most {MAX_DEPTH} deep" in SPEC
+    assert f"at most {MAX_ELEMENTS:,} elements" in SPEC
+
+
+def test_sections_that_the_code_names_exist() -> None:
+    sections = set(re.findall(r"^#+ (\d+(?:\.\d+)?)[. ]", SPEC, re.MULTILINE))
+    for path in Path(rap.wire.__path__[0]).glob("*.py"):
+        named = set(re.findall(r"§(\d+(?:\.\d+)?)", path.read_text()))
+        assert named <= sections, path.name
