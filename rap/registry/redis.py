@@ -21,6 +21,7 @@ from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
+from rap.address import Address
 from rap.clock import Clock, SystemClock
 from rap.deadline import check_timeout
 from rap.errors import RegistryError
@@ -91,6 +92,14 @@ class RedisRegistry:
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
+
+    @property
+    def location(self) -> Address:
+        """Where Redis, the first sentinel or the first node of the Cluster is."""
+        target = self._link.target
+        if not target.hosts:
+            return Address("unix", path=target.path)
+        return Address("tls" if target.tls else "tcp", *target.hosts[0])
 
     @property
     def degraded(self) -> bool:

@@ -1,6 +1,7 @@
 """What only the registry of files must survive."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -112,6 +113,36 @@ async def test_of_many_processes_that_claim_one_address_one_gets_it(tmp_path: Pa
     assert results.count(None) == 1
 
 
+async def test_a_lock_that_a_stopped_process_holds_is_a_registry_error(
+    registry: FileRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rap.registry.lease_files._LOCK_TIMEOUT", 0.02)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    with (tmp_path / "default" / "calc" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RegistryError, match=r"another process has held .*lock"):
+            await registry.register("calc", make_endpoint(), ttl=10)
+    await registry.register("calc", make_endpoint(), ttl=10)
+
+
+async def test_a_folder_removed_under_the_lock_is_made_anew(
+    registry: FileRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real, removals = tmp_path / "default" / "calc", fcntl.flock, [2]
+
+    def removing(handle: int, operation: int) -> None:
+        real(handle, operation)
+        if removals[0]:
+            removals[0] -= 1
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    removals[0] = 3
+    with pytest.raises(RegistryError, match="cannot register in"):
+        await registry.register("calc", make_endpoint(), ttl=10)
+
+
 async def test_a_directory_that_cannot_be_written_is_a_registry_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     registry = FileRegistry(tmp_path / "file")
@@ -119,6 +150,7 @@ async def test_a_directory_that_cannot_be_written_is_a_registry_error(tmp_path: 
         await registry.register("calc", make_endpoint(), ttl=10)
     with pytest.raises(RegistryError, match="cannot deregister in"):
         await registry.deregister("calc", make_endpoint())
+    assert await registry.services() == []
 
 
 async def test_a_directory_that_cannot_be_read_leaves_the_last_set(

@@ -1,6 +1,9 @@
 import asyncio
 import gc
 import threading
+from typing import Any
+
+import pytest
 
 from rap.registry import MemoryRegistry, State
 from tests.registry.fake_clock import FakeClock
@@ -59,6 +62,12 @@ async def test_what_nobody_holds_any_more_is_forgotten() -> None:
     del registry
     gc.collect()
     assert await MemoryRegistry("forgotten").services() == []
+
+
+@pytest.mark.parametrize("load", [None, [1], {1: 2.0}, {"x": "y"}, {"x": True}])
+async def test_a_load_report_that_is_none_is_refused(load: Any) -> None:
+    with pytest.raises(ValueError, match=r"load .*must"):
+        MemoryRegistry().report_load("calc", "x", load)
 
 
 async def test_registries_without_a_name_share_nothing() -> None:

@@ -1,5 +1,6 @@
 """What only the registry in Redis promises: its keys, its scripts, and how it is read."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ from rap.registry.records import to_record
 from rap.registry.redis import RedisRegistry
 from rap.wire.codec import pack
 from tests.redis_server import RedisServer
-from tests.registry.sample import make_endpoint, ports, until, watching
+from tests.registry.sample import make_endpoint, ports, until, until_true, watching
 
 LONG = 30.0  # seconds to live
 NEVER_POLL = 3600.0  # seconds; then only hints can have shown a change
@@ -22,7 +23,7 @@ NEVER_POLL = 3600.0  # seconds; then only hints can have shown a change
 
 @pytest.fixture
 async def registry(redis_single: RedisServer, namespace: str) -> AsyncGenerator[RedisRegistry]:
-    made = RedisRegistry(redis_single.url, namespace=namespace)
+    made = RedisRegistry(redis_single.url, namespace=namespace, timeout=10.0)
     yield made
     await made.aclose()
 
@@ -189,10 +190,13 @@ async def test_nonsense_in_the_version_is_an_outage_and_no_crash(
         await anext(snapshots)
         version = redis_single.command("HGET", key(namespace, "ver"), "v")
         redis_single.command("HSET", key(namespace, "ver"), "v", "nonsense")
-        following = until(snapshots, lambda it: ports(it) == {1, 2})
+        following = asyncio.create_task(until(snapshots, lambda it: ports(it) == {1, 2}))
+        await until_true(lambda: "cannot understand" in caplog.text)
         redis_single.command("HSET", key(namespace, "ver"), "v", version)
+        await until_true(lambda: "answers again" in caplog.text)
         await registry.register("calc", make_endpoint(2), ttl=LONG)
         await following
+    assert caplog.text.count("cannot understand") == 1
 
 
 async def test_a_service_that_could_not_be_listed_is_listed_by_a_later_renewal(
@@ -249,6 +253,19 @@ async def test_a_client_starts_from_the_cache_while_redis_is_down(
         async with watching(cold) as snapshots:
             assert ports(await until(snapshots, bool)) == {9000}
         assert cold.degraded
+
+
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("redis://host:1/0", "host:1"),
+        ("rediss://host", "tls://host:6379"),
+        ("redis+sentinel://a,b/main", "a:26379"),
+        ("redis+unix:///run/x", "unix:///run/x"),
+    ],
+)
+def test_a_registry_tells_where_redis_is(url: str, location: str) -> None:
+    assert str(RedisRegistry(url).location) == location
 
 
 @pytest.mark.parametrize("interval", [0, -1, None, "2"])

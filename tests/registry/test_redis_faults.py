@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from rap.errors import RegistryError
+from rap.redis_link import RedisLink
 from rap.registry import Lease, Snapshot, State
 from rap.registry import redis as scripts
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys
 from tests.redis_server import RedisCluster, RedisSentinel, RedisServer
+from tests.registry.fake_clock import FakeClock
 from tests.registry.sample import make_endpoint, ports, until_true, watching
 
 TTL = 1.0  # seconds
@@ -259,6 +261,23 @@ async def test_a_failover_keeps_everybody_and_goes_on(
         await until_true(lambda: all(it.healthy for it in leases) and not client.degraded)
         await servers.register("calc", make_endpoint(5), ttl=LONG)
         await until_true(lambda: seen.has(1, 2, 3, 4, 5))
+
+
+async def test_a_primary_that_sentinel_replaced_is_left_although_it_answers(
+    redis_sentinel: RedisSentinel, clock: FakeClock
+) -> None:
+    link, old = RedisLink(redis_sentinel.url, clock=clock), redis_sentinel.primary
+    try:
+        assert (await link.call("INFO", "server"))["tcp_port"] == old.port
+        redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
+        await until_true(lambda: old not in redis_sentinel.primaries())
+        assert not await link.primary_moved()
+        clock.advance(6.0)
+        assert await link.primary_moved()
+        assert (await link.call("INFO", "server"))["tcp_port"] == redis_sentinel.primary.port
+    finally:
+        await link.aclose()
+        redis_sentinel.heal()
 
 
 async def test_a_subscription_on_a_frozen_node_of_a_cluster_moves_to_another(
