@@ -1,0 +1,123 @@
+"""A connection whose peer is a bare socket, so that a test can say and withhold any byte."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rap.errors import ConnectionClosed
+from rap.transport import Connection, ConnectionOptions, Stream
+from rap.wire.frames import HELLO, Frame, parse_frames
+from tests.fake_clock import FakeClock
+from tests.loopback import eventually, within
+from tests.transport.pairs import DEFAULTS, LOG, Inbound
+from tests.wire.endpoints import hello
+
+
+class CountingConnection(Connection):
+    """A connection that knows how many bytes it has read."""
+
+    received = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.received += len(data)
+
+
+class Facing:
+    """A connection under a fake clock, and the socket at the other end."""
+
+    def __init__(self, conn: CountingConnection, sock: socket.socket, clock: FakeClock) -> None:
+        self.conn = conn
+        self.sock = sock
+        self.clock = clock
+        self.inbound: list[Inbound] = []
+        self._buffer = b""
+        self._sent = 0
+        self._loop = asyncio.get_running_loop()
+
+    async def say(self, *frames: Frame) -> None:
+        """Send frames, and return when the connection has read them."""
+        await self.write(b"".join(frame.encode() for frame in frames))
+
+    async def say_soon(self, *frames: Frame) -> None:
+        """Send frames; wait at most until the connection reads some of them."""
+        data = b"".join(frame.encode() for frame in frames)
+        self._sent += len(data)
+        await within(self._loop.sock_sendall(self.sock, data))
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes, and return when the connection has read them."""
+        self._sent += len(data)
+        await within(self._loop.sock_sendall(self.sock, data))
+        await self.read()
+
+    async def read(self) -> None:
+        """Return when the connection has read all that was sent, or has ended."""
+        await eventually(lambda: self.conn.received >= self._sent or self.conn.closed)
+
+    async def turns(self) -> None:
+        """Let the loop do what it has to do now."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def hear(self) -> Frame:
+        """Return the next frame that the connection says."""
+        while not (frames := parse_frames(self._buffer)):
+            data = await within(self._loop.sock_recv(self.sock, 1 << 16))
+            if not data:
+                raise EOFError
+            self._buffer += data
+        self._buffer = self._buffer[len(frames[0].encode()) :]
+        return frames[0]
+
+    async def hear_a(self, kind: int) -> Frame:
+        """Return the next frame of a kind; drop others before it."""
+        while (frame := await self.hear()).kind != kind:
+            pass
+        return frame
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and the timer of the connection fire."""
+        self.clock.advance(seconds)
+        self.conn.sweep.tick()
+
+
+@asynccontextmanager
+async def facing(
+    options: ConnectionOptions = DEFAULTS,
+    *,
+    is_server: bool = True,
+    shaken: bool = True,
+    small_buffers: bool = False,
+) -> AsyncIterator[Facing]:
+    """Make a connection and the bare socket that it talks to; `shaken`: after both Hellos."""
+    loop = asyncio.get_running_loop()
+    clock = FakeClock()
+    near, far = socket.socketpair()
+    if small_buffers:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    near.setblocking(False)
+    far.setblocking(False)
+    conn = CountingConnection(
+        options,
+        clock=clock,
+        log=LOG,
+        new_stream=Stream if is_server else None,
+        on_open=lambda stream, flags, meta, body: side.inbound.append(
+            Inbound(stream, flags, meta, bytes(body))
+        ),
+    )
+    side = Facing(conn, near, clock)
+    try:
+        await loop.connect_accepted_socket(lambda: conn, far)
+        if shaken:
+            assert (await side.hear()).kind == HELLO
+            await side.say(hello())
+            await within(conn.shaken())
+        yield side
+    finally:
+        conn.abort(ConnectionClosed("the test is over"))
+        await within(asyncio.shield(conn.ended))
+        near.close()
