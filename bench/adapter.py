@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -145,4 +146,8 @@ class Adapter:
 
     async def connect(self, ports: Sequence[int], setup: Setup) -> Connection:
         """Open one new connection; to several servers where several ports are given."""
+        raise NotImplementedError
+
+    def connect_sync(self, port: int) -> AbstractContextManager[Callable[[int, int], int]]:
+        """Return ``add`` for code without an event loop, for any thread, while it is entered."""
         raise NotImplementedError

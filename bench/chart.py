@@ -41,7 +41,7 @@ def draw(report: Report, path: Path) -> None:
         bars = panel.barh(list(values), list(values.values()), color=colours)
         panel.bar_label(bars, [f"{each:,.{metric.digits}f}" for each in values.values()], padding=3)
         better = "less is better" if metric.lower_is_better else "more is better"
-        panel.set_title(f"{metric.title} ({metric.unit}, {better})", fontsize=9, loc="left")
+        panel.set_title(f"{metric.title}\n{metric.unit}, {better}", fontsize=9, loc="left")
         panel.set_xticks([])
         panel.margins(x=0.25)
         for side in ("top", "right", "bottom"):

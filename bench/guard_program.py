@@ -129,10 +129,10 @@ async def main(mode: str, calls: int) -> None:
         address = str(server.addresses[0])
         processors = [processor()] if processor else []
         async with Client(address, processor_list=processors, **options) as client:
-            gc.disable()
             await run(client, calls)
 
 
 if __name__ == "__main__":
+    gc.disable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(sys.argv[1], int(sys.argv[2])))

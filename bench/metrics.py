@@ -83,6 +83,8 @@ METRICS: tuple[Metric, ...] = (
     _row("TLS, 64 in flight", "calls/s", "tls64"),
     _row("encrypted bodies, 64 in flight", "calls/s", "crypto64"),
     _row("def handler in a thread, 64 in flight", "calls/s", "threads64"),
+    _row("SyncClient, 1 thread", "calls/s", "sync1"),
+    _row("SyncClient, 4 threads", "calls/s", "sync4"),
     _row("3 replicas by p2c, 64 in flight", "calls/s", "replicas64"),
 )  # fmt: skip
 

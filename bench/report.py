@@ -101,7 +101,7 @@ class Report:
         value = figure(self.rounds, peer, metric)
         if value is not None:
             return f"{value:,.{metric.digits}f}"
-        failed = any("error" in each[peer].get(metric.workload, {}) for each in self.rounds)
+        failed = any("error" in each.get(peer, {}).get(metric.workload, {}) for each in self.rounds)
         return "failed" if failed else "-"
 
     def _targets(self) -> list[list[str]]:

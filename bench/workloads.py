@@ -239,6 +239,26 @@ async def idle(bench: Bench) -> Figures:
     }
 
 
+def threads(count: int) -> Run:
+    """Return the workload of threads without an event loop, each with one call at a time."""
+
+    async def run(bench: Bench) -> Figures:
+        with bench.adapter.connect_sync(bench.ports[0]) as add:
+            assert await asyncio.to_thread(add, 1, 2) == 3
+
+            def loop() -> int:
+                calls, end = 0, time.perf_counter() + bench.seconds
+                while time.perf_counter() < end:
+                    add(1, 2)
+                    calls += 1
+                return calls
+
+            done = await asyncio.gather(*[asyncio.to_thread(loop) for _ in range(count)])
+        return {"per_second": sum(done) / bench.seconds}
+
+    return run
+
+
 # In the order in which they run: memory is told of servers that have done nothing yet.
 WORKLOADS: dict[str, Workload] = {
     "idle": Workload(idle, "connections"),
@@ -260,5 +280,7 @@ WORKLOADS: dict[str, Workload] = {
     "tls64": Workload(calls(64), "tls", setup="tls"),
     "crypto64": Workload(calls(64), "crypto", setup="crypto", extra=True),
     "threads64": Workload(calls(64, method="add_blocking"), "threads", extra=True),
+    "sync1": Workload(threads(1), "sync", extra=True),
+    "sync4": Workload(threads(4), "sync", extra=True),
     "replicas64": Workload(calls(64), "replicas", servers=3, extra=True),
 }

@@ -1,7 +1,8 @@
 """rap, as it is in this checkout."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ KEY_ID, KEY = "bench", "0123456789abcdef"
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "crypto"})
+    extras = frozenset({"replicas", "threads", "crypto", "sync"})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
@@ -97,6 +98,17 @@ class RapHere(Adapter):
         client = Client([f"{HOST}:{port}" for port in ports], **options)
         await client.connect()
         return _Connection(client)
+
+    @contextmanager
+    def connect_sync(self, port: int) -> Iterator[Callable[[int, int], int]]:
+        from rap.client.sync import SyncClient
+
+        with SyncClient(f"{HOST}:{port}") as client:
+
+            @client.register()
+            def add(a: int, b: int) -> int: ...  # type: ignore[empty-body]
+
+            yield add
 
 
 class _Connection(Connection):
