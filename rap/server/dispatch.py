@@ -110,7 +110,8 @@ class Dispatcher:
                 raise InvalidArgument(f"{handler.method} is a {handler.shape.value} function")
             if run is None:
                 self._run_inline(stream)
-            elif _EAGER:
+            elif _EAGER and not (handler.shape is _CHANNEL and stream.state):
+                # A channel that has ended already: its messages follow when this returns.
                 task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
                 if not task.done():
                     stream.task = task
