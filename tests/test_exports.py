@@ -28,6 +28,8 @@ DOCUMENTED = {
         "IpMaxConnMiddleware",
         "IpBlockMiddleware",
     ],
+    "rap.server.processor": ["BaseProcessor", "CryptoProcessor", "CompressProcessor"],
+    "rap.client.processor": ["BaseProcessor", "CryptoProcessor", "CompressProcessor"],
     "rap.client": ["Client", "Channel", "Session", "Request", "Response"],
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
