@@ -57,7 +57,7 @@ def examples_of(blocks: list[Block]) -> list[Example]:
     """Return what to run: each client with the server before it, a server without one alone."""
     server: Block | None = None
     found: list[Example] = []
-    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, after in zip(blocks, [*blocks[1:], None], strict=False):
         if block.role == "server":
             server = block
             if after is None or after.role != "client":
