@@ -12,6 +12,7 @@ from rap.address import Peer
 from rap.deadline import NEVER
 
 __all__ = [
+    "FORWARDED",
     "Call",
     "CallSource",
     "Header",
@@ -26,6 +27,9 @@ __all__ = [
 
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
+# Header of a call that is made for somebody on another machine, as a gateway does: private
+# functions are hidden from it. Its value says for whom.
+FORWARDED = "forwarded_for"
 
 
 class Side(Enum):

@@ -20,7 +20,7 @@ from rap.errors import (
     Unavailable,
 )
 from rap.function import decode_any, encode_any
-from rap.message import Call, Header, Request, Response, Shape, current
+from rap.message import FORWARDED, Call, Header, Request, Response, Shape, current
 from rap.processor.base import Pipeline
 from rap.server.failure import failure
 from rap.server.inbound import ServerStream
@@ -93,11 +93,11 @@ class Dispatcher:
         try:
             if route is None:
                 route = self._route(meta)
-            handler, limit, _, run = route
+            handler, limit, header, run = route
             stream.handler = handler
             stream.route = route
             stream.body = body
-            if handler.is_private and not stream.conn.peer.is_local:
+            if handler.is_private and (FORWARDED in header or not stream.conn.peer.is_local):
                 raise NotFound(f"no function {handler.method!r} on this server")
             if handler.allow is not None and handler.allow(stream.as_call()) is not True:
                 raise PermissionDenied(f"{handler.method}: this client may not call it")

@@ -1,0 +1,13 @@
+"""Functions of servers for those who speak HTTP: needs the extra ``rap[api_gateway]``."""
+
+try:
+    from rap.gateway.app import create_app
+except ModuleNotFoundError as exc:
+    missing = (exc.name or "").partition(".")[0]
+    if missing != "starlette":
+        raise
+    raise ImportError(
+        f"rap.gateway needs {missing}: install rap[api_gateway]", name=missing
+    ) from exc
+
+__all__ = ["create_app"]

@@ -1,0 +1,113 @@
+"""What the gateway is asked: JSON of bounded size, checked before anything is called."""
+
+import json
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from rap.gateway.reply import BadRequest
+
+__all__ = ["Target", "Targets", "read_body", "timeout_of"]
+
+_FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
+_KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
+TIMEOUT_HEADER = "rap-timeout"
+
+
+class Target(NamedTuple):
+    """What to call, and with what.
+
+    Args:
+        group: Of the function.
+        name: Of the function.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+
+    group: str
+    name: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+class Targets:
+    """Reads what a request wants to call.
+
+    Args:
+        left_out: Groups that cannot be reached.
+    """
+
+    def __init__(self, left_out: Collection[str]) -> None:
+        self._left_out = frozenset(left_out)
+
+    def read(self, text: str | bytes) -> Target:
+        """Return what a JSON object asks for.
+
+        Raises:
+            BadRequest: It is no such object, or names a group that is left out.
+        """
+        try:
+            asked = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise BadRequest(400, f"the body is no JSON: {exc}") from exc
+        if not isinstance(asked, dict):
+            raise BadRequest(400, "the body must be a JSON object")
+        unknown = asked.keys() - _FIELDS
+        if unknown:
+            raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(_FIELDS)}")
+        target = Target(
+            _get(asked, "group", str, "default"),
+            _get(asked, "func_name", str, ""),
+            _get(asked, "arg_list", list, []),
+            _get(asked, "kwarg_list", dict, {}),
+        )
+        if not target.name:
+            raise BadRequest(400, "func_name must be the name of a function")
+        if target.group in self._left_out:  # as for any function that is not there
+            raise BadRequest(404, f"no function '/{target.group}/{target.name}' on this server")
+        return target
+
+
+def _get(asked: dict[str, Any], field: str, kind: type[Any], default: Any) -> Any:
+    value = asked.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise BadRequest(400, f"{field} must be {_KINDS[kind]}, got {type(value).__name__}")
+    return value
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        BadRequest: It has more than `limit` bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BadRequest(413, f"the body has more than {limit} bytes, which is max_body")
+    return bytes(body)
+
+
+def timeout_of(request: Request) -> float | None:
+    """Return the seconds that the header ``Rap-Timeout`` gives the call.
+
+    Raises:
+        BadRequest: They are no positive number.
+    """
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise BadRequest(
+            400, f"{TIMEOUT_HEADER} must be a positive number of seconds, got {text!r}"
+        )
+    return seconds

@@ -1,0 +1,339 @@
+import asyncio
+import datetime
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+import rap.api_gateway
+from rap.client import Client
+from rap.errors import CallError, Code
+from rap.gateway import create_app
+from rap.server import Channel, Server, context
+from tests.client.threaded import serving
+from tests.loopback import PATIENCE
+
+
+async def add(a: int, b: int = 10) -> int:
+    return a + b
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+async def moment() -> datetime.datetime:
+    return datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
+
+
+async def raw() -> bytes:
+    return b"\x00\xff"
+
+
+async def infinite() -> float:
+    return float("inf")
+
+
+async def fail(code: int) -> None:
+    raise CallError("as asked", code=Code(code))
+
+
+async def crash() -> None:
+    raise LookupError("lost")
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def items() -> AsyncIterator[int]:
+    yield 1
+
+
+async def for_whom() -> str:
+    return str(context.request.header["forwarded_for"])
+
+
+async def secret() -> int:
+    return 42
+
+
+async def shout(channel: Channel) -> None:
+    async for text in channel:
+        await channel.write(text.upper())
+
+
+async def three(channel: Channel) -> None:
+    for item in ("one", 2, {"three": 3}):
+        await channel.write(item)
+
+
+async def refuse(channel: Channel) -> None:
+    await channel.read_body()
+    raise CallError("not this one", code=Code.RESOURCE_EXHAUSTED)
+
+
+async def secret_channel(channel: Channel) -> None:
+    raise AssertionError
+
+
+FUNCTIONS = (
+    add, echo, moment, raw, infinite, fail, crash, forever, items, for_whom, shout, three, refuse,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(*FUNCTIONS) as server:
+        server.register(add, group="math")
+        server.register(add, group="hidden")
+        server.register(secret, is_private=True)
+        server.register(secret_channel, is_private=True)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[TestClient]:
+    client = Client(server.addresses)
+    with TestClient(create_app("/api", client, True, {"hidden"}, max_body=1000)) as http:
+        yield http
+
+
+def call(http: TestClient, func_name: str, *args: Any, **fields: Any) -> Any:
+    body = {"func_name": func_name, "arg_list": args, **fields}
+    return http.post("/api/normal", json=body)
+
+
+def test_a_function_is_called(http: TestClient) -> None:
+    answer = call(http, "add", 1, 2)
+    assert (answer.status_code, answer.json()) == (200, {"code": 0, "data": 3})
+    assert call(http, "add", 1, kwarg_list={"b": 5}).json()["data"] == 6
+    assert call(http, "add", 1, group="math").json()["data"] == 11
+    assert call(http, "add", 1, group=None, kwarg_list=None).json()["data"] == 11
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 1.5, "ä", [1, [2]], {"a": {"b": None}}])
+def test_json_values_come_back_as_they_went(http: TestClient, value: Any) -> None:
+    assert call(http, "echo", value).json() == {"code": 0, "data": value}
+
+
+def test_what_json_lacks_has_a_form_of_its_own(http: TestClient) -> None:
+    assert call(http, "moment").json()["data"] == "2024-01-02T00:00:00+00:00"
+    assert call(http, "raw").json()["data"] == "AP8="
+    answer = call(http, "infinite")
+    assert (answer.status_code, answer.json()["code"]) == (500, 500)
+    assert "no form in JSON" in answer.json()["msg"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (Code.INVALID_ARGUMENT, 400),
+        (Code.UNAUTHENTICATED, 401),
+        (Code.PERMISSION_DENIED, 403),
+        (Code.NOT_FOUND, 404),
+        (Code.ALREADY_EXISTS, 409),
+        (Code.RESOURCE_EXHAUSTED, 429),
+        (Code.CANCELLED, 499),
+        (Code.INTERNAL, 500),
+        (Code.UNIMPLEMENTED, 501),
+        (Code.UNAVAILABLE, 503),
+        (Code.DEADLINE_EXCEEDED, 504),
+    ],
+)
+def test_an_error_has_the_status_of_its_code(http: TestClient, code: Code, status: int) -> None:
+    answer = call(http, "fail", int(code))
+    assert answer.status_code == status
+    assert answer.json() == {"code": status, "msg": "as asked"}
+
+
+def test_an_exception_of_a_handler_is_an_error_of_the_server(http: TestClient) -> None:
+    assert call(http, "crash").json()["code"] == 500
+
+
+def test_wrong_arguments_and_names_are_told(http: TestClient) -> None:
+    answer = call(http, "add", "one")
+    assert answer.json()["code"] == 400
+    assert "'a'" in answer.json()["msg"]
+    assert call(http, "nothing").json()["code"] == 404
+    assert call(http, "items").json()["code"] == 400
+    assert call(http, "echo", 2**70).json()["code"] == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("secret", "default"), ("list", "registry"), ("add", "hidden"), ("nothing", "default")],
+)
+def test_private_functions_and_groups_left_out_are_not_there(
+    http: TestClient, name: str, group: str
+) -> None:
+    answer = call(http, name, group=group)
+    assert answer.status_code == 404
+    assert answer.json()["msg"] == f"no function '/{group}/{name}' on this server"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "no JSON"),
+        ("[1", "no JSON"),
+        ("[" * 900, "no JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "func_name must be"),
+        ('{"func_name": 3}', "func_name must be a string"),
+        ('{"func_name": "f", "arg_list": {}}', "arg_list must be an array"),
+        ('{"func_name": "f", "kwarg_list": []}', "kwarg_list must be an object"),
+        ('{"func_name": "f", "colour": 1}', "unknown field 'colour'"),
+    ],
+)
+def test_a_bad_body_is_named(http: TestClient, body: str, reason: str) -> None:
+    answer = http.post("/api/normal", content=body)
+    assert answer.json()["code"] == answer.status_code == 400
+    assert reason in answer.json()["msg"]
+
+
+def test_a_body_that_is_too_long_is_refused(http: TestClient) -> None:
+    answer = call(http, "echo", "x" * 1000)
+    assert answer.status_code == 413
+    assert "max_body" in answer.json()["msg"]
+
+
+def test_a_header_limits_the_time_of_a_call(http: TestClient) -> None:
+    body = {"func_name": "forever"}
+    answer = http.post("/api/normal", json=body, headers={"Rap-Timeout": "0.05"})
+    assert answer.json()["code"] == 504
+    for wrong in ("soon", "-1", "0", "inf", "nan"):
+        answer = http.post("/api/normal", json=body, headers={"Rap-Timeout": wrong})
+        assert answer.json()["code"] == 400
+        assert repr(wrong) in answer.json()["msg"]
+
+
+def test_a_handler_learns_for_whom_it_is_called(http: TestClient) -> None:
+    assert call(http, "for_whom").json()["data"] == "testclient"
+
+
+def test_only_post_calls(http: TestClient) -> None:
+    assert http.get("/api/normal").status_code == 405
+    assert http.post("/normal").status_code == 404
+
+
+def test_a_channel_carries_text_both_ways(http: TestClient) -> None:
+    with http.websocket_connect("/api/channel") as socket:
+        socket.send_json({"group": "default", "func_name": "shout"})
+        assert socket.receive_json() == {"code": 0, "data": "accept"}
+        for text in ("a", "b"):
+            socket.send_text(text)
+            assert socket.receive_text() == text.upper()
+
+
+def test_a_channel_ends_when_its_function_does(http: TestClient) -> None:
+    with http.websocket_connect("/api/channel") as socket:
+        socket.send_json({"func_name": "three"})
+        assert socket.receive_json() == {"code": 0, "data": "accept"}
+        received = [socket.receive_text() for _ in range(3)]
+        assert received == ["one", "2", '{"three":3}']
+        with pytest.raises(WebSocketDisconnect) as caught:
+            socket.receive_text()
+        assert caught.value.code == 1000
+
+
+def test_an_error_of_a_channel_is_told_before_it_closes(http: TestClient) -> None:
+    with http.websocket_connect("/api/channel") as socket:
+        socket.send_json({"func_name": "refuse"})
+        assert socket.receive_json()["code"] == 0
+        socket.send_text("x")
+        assert socket.receive_json() == {"code": 429, "msg": "not this one"}
+        with pytest.raises(WebSocketDisconnect) as caught:
+            socket.receive_text()
+        assert caught.value.code == 1008
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        ('{"func_name": "nothing"}', 404),
+        ('{"func_name": "secret_channel"}', 404),
+        ('{"func_name": "shout", "group": "hidden"}', 404),
+        ('{"func_name": "add"}', 400),
+        ("shout", 400),
+        ('{"func_name": "' + "x" * 1000 + '"}', 413),
+    ],
+)
+def test_a_channel_that_is_refused_is_not_accepted(http: TestClient, first: str, code: int) -> None:
+    with http.websocket_connect("/api/channel") as socket:
+        socket.send_text(first)
+        assert socket.receive_json()["code"] == code
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
+
+
+def test_bytes_and_long_messages_are_not_carried(http: TestClient) -> None:
+    for send, code, closed in [("bytes", 415, 1003), ("text", 413, 1009)]:
+        with http.websocket_connect("/api/channel") as socket:
+            socket.send_json({"func_name": "shout"})
+            assert socket.receive_json()["code"] == 0
+            if send == "bytes":
+                socket.send_bytes(b"x")
+            else:
+                socket.send_text("x" * 1001)
+            assert socket.receive_json()["code"] == code
+            with pytest.raises(WebSocketDisconnect) as caught:
+                socket.receive_text()
+            assert caught.value.code == closed
+
+
+def test_a_client_that_leaves_ends_the_channel() -> None:
+    ended = threading.Event()
+
+    async def listen(channel: Channel) -> None:
+        try:
+            async for _ in channel:
+                pass
+        finally:
+            ended.set()
+
+    with serving(listen) as server, TestClient(create_app("", Client(server.addresses))) as http:
+        with http.websocket_connect("/channel") as socket:
+            socket.send_json({"func_name": "listen"})
+            assert socket.receive_json()["code"] == 0
+        assert ended.wait(PATIENCE)
+
+
+def test_a_client_that_leaves_before_it_says_anything_is_no_error(http: TestClient) -> None:
+    with http.websocket_connect("/api/channel"):
+        pass
+
+
+async def test_a_connected_client_is_left_connected(server: Server) -> None:
+    async with Client(server.addresses) as client:
+        app = create_app("/api", client)
+        async with app.router.lifespan_context(app):
+            pass
+        assert await client.raw_call("add", 1) == 11
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"prefix": "api"}, "prefix"),
+        ({"private_filter": False}, "private_filter"),
+        ({"group_filter": "hidden"}, "group_filter"),
+        ({"max_body": 0}, "max_body"),
+    ],
+)
+def test_a_bad_option_is_named(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        create_app(**{"prefix": "/api", "client": Client("localhost:1"), **options})
+
+
+def test_another_object_is_no_client() -> None:
+    nothing: Any = "localhost:9000"
+    with pytest.raises(TypeError, match="must be a Client"):
+        create_app("", nothing)
+
+
+def test_the_former_name_leads_to_it() -> None:
+    assert rap.api_gateway.create_app is create_app

@@ -1,0 +1,72 @@
+"""The gateway under a real server of HTTP, on a free port."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedOK
+
+from rap.client import Client
+from rap.gateway import create_app
+from rap.server import Channel
+from tests.loopback import eventually, serving, within
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@asynccontextmanager
+async def listening(client: Client) -> AsyncIterator[str]:
+    """Run the gateway; return its host and port."""
+    app = create_app("/api", client)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, ws="websockets-sansio", lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    try:
+        await eventually(lambda: server.started or running.done())
+        yield "{}:{}".format(*server.servers[0].sockets[0].getsockname())
+    finally:
+        server.should_exit = True
+        await within(running)
+
+
+async def test_calls_and_channels_go_through_it() -> None:
+    ended = asyncio.Event()
+
+    async def shout(channel: Channel) -> None:
+        async for text in channel:
+            await channel.write(text.upper())
+        ended.set()
+
+    async with serving(add, shout) as server, listening(Client(server.addresses)) as place:
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            body = {"group": "default", "func_name": "add", "arg_list": [1], "kwarg_list": {"b": 2}}
+            answer = await http.post(f"http://{place}/api/normal", json=body)
+            assert answer.json() == {"code": 0, "data": 3}
+        async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
+            await socket.send(json.dumps({"group": "default", "func_name": "shout"}))
+            assert json.loads(await socket.recv()) == {"code": 0, "data": "accept"}
+            await socket.send("hello")
+            assert await socket.recv() == "HELLO"
+        await within(ended.wait())  # it has read to the end, and was not cancelled
+
+
+async def test_a_channel_closes_normally_when_its_function_has_returned() -> None:
+    async def greet(channel: Channel) -> None:
+        await channel.write("hello")
+
+    async with serving(greet) as server, listening(Client(server.addresses)) as place:
+        async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
+            await socket.send(json.dumps({"func_name": "greet"}))
+            assert json.loads(await socket.recv())["code"] == 0
+            assert await socket.recv() == "hello"
+            with pytest.raises(ConnectionClosedOK):
+                await socket.recv()
