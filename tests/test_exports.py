@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -40,22 +39,14 @@ DOCUMENTED = {
 }
 
 
-# Packages that rap may lack; checked as soon as they are there.
-OPTIONAL = ("rap.cli", "rap.client", "rap.server.middleware")
-
-
 def load(name: str) -> ModuleType:
-    """Import a module; skip one that needs an extra, or an optional package that is not there."""
+    """Import a module; skip one that needs an extra that is not installed."""
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as exc:
-        missing = exc.name or ""
-        if missing.partition(".")[0] == "rap" and not missing.startswith(OPTIONAL):
+        if (exc.name or "").partition(".")[0] in ("", "rap"):
             raise
-        pytest.skip(f"{name} needs {missing}")
-    if name in OPTIONAL and not Path(module.__file__ or "").read_text():
-        pytest.skip(f"{name} is empty")
-    return module
+        pytest.skip(f"{name} needs {exc.name}")
 
 
 def has(module: ModuleType, name: str) -> bool:

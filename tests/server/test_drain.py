@@ -1,0 +1,232 @@
+"""How a server leaves: two phases of GoAway, sessions that may finish, and a limit to it all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.client.session import Session
+from rap.errors import CallError, Unavailable
+from rap.registry.base import State
+from rap.registry.memory import MemoryRegistry
+from rap.server import Server, context
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, serving, within
+
+
+class Gate:
+    """Handlers that hold their callers until the test opens it."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.cancelled = 0
+        self.open = asyncio.Event()
+
+    async def enter(self) -> int:
+        self.inside += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return 1
+
+    async def port(self) -> int:
+        peer = context.request.call.peer
+        return peer.port if peer else 0
+
+    async def items(self) -> AsyncIterator[int]:
+        yield await self.enter()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+def functions(gate: Gate) -> list[Any]:
+    return [gate.enter, gate.port, gate.items]
+
+
+async def connected(client: Client, count: int = 1) -> None:
+    await eventually(lambda: len(client.cluster.ready) == count)
+
+
+async def test_calls_in_flight_finish_and_new_ones_go_elsewhere(gate: Gate) -> None:
+    async with (
+        serving(*functions(gate), close_timeout=60) as leaving,
+        serving(gate.enter) as staying,
+        calling(leaving, staying) as client,
+    ):
+        await connected(client, 2)
+        calls = [asyncio.create_task(client.raw_call("enter")) for _ in range(20)]
+        await eventually(lambda: gate.inside == 20)
+        closing = asyncio.create_task(leaving.await_closed())
+        await connected(client, 1)
+        assert not closing.done()
+        more = [asyncio.create_task(client.raw_call("enter")) for _ in range(20)]
+        await eventually(lambda: gate.inside == 40)
+        assert client.cluster.ready[0].key == str(staying.addresses[0])
+        gate.open.set()
+        assert await within(asyncio.gather(*calls, *more)) == [1] * 40
+        await within(closing)
+
+
+async def test_a_drain_ends_as_soon_as_the_last_client_has_left(gate: Gate) -> None:
+    async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:
+        iterator = client.iterator_call("items")
+        first = asyncio.ensure_future(anext(iterator))
+        await eventually(lambda: gate.inside == 1)
+        closing = asyncio.create_task(server.await_closed())
+        await eventually(lambda: not client.cluster.ready)
+        gate.open.set()
+        assert await within(first) == 1
+        assert [item async for item in iterator] == []
+        await within(closing)
+
+
+async def test_a_session_may_finish_on_the_server_that_leaves(gate: Gate) -> None:
+    async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:
+        async with client.session as session:
+            port = await client.raw_call("port")
+            closing = asyncio.create_task(server.await_closed())
+            await eventually(lambda: session.draining)
+            assert {await client.raw_call("port") for _ in range(5)} == {port}
+            assert not closing.done()
+        await within(closing)
+        with pytest.raises(Unavailable):
+            await client.raw_call("port", timeout=0.02)
+
+
+async def test_what_is_open_at_close_timeout_is_reset(gate: Gate) -> None:
+    async with serving(*functions(gate), close_timeout=0.05) as server, calling(server) as client:
+        iterator = client.iterator_call("items")
+        calls = [asyncio.create_task(client.raw_call("enter")) for _ in range(3)]
+        calls.append(asyncio.ensure_future(anext(iterator)))
+        await eventually(lambda: gate.inside == 4)
+        await within(server.await_closed())
+        for call in calls:
+            with pytest.raises(Unavailable, match="the server is shutting down") as caught:
+                await within(call)
+            assert caught.value.remote
+            assert not caught.value.unserved
+        assert gate.cancelled == 4
+        (node,) = client.cluster.nodes.values()
+        stats = node.stats
+        assert (stats.in_flight, stats.open_streams) == (0, 0)
+
+
+async def test_a_session_that_stays_too_long_fails_clearly(gate: Gate) -> None:
+    async with serving(*functions(gate), close_timeout=0.05) as server, calling(server) as client:
+        async with client.session as session:
+            await client.raw_call("port")
+            await within(server.await_closed())
+            with pytest.raises(CallError, match=f"session {session.id}"):
+                await client.raw_call("port")
+
+
+async def test_a_call_of_a_session_above_the_last_goaway_fails_and_is_not_moved(
+    gate: Gate,
+) -> None:
+    """It was not served, but a session never moves."""
+    async with serving(*functions(gate), close_timeout=0.05) as server, calling(server) as client:
+        session: Session
+        async with client.session as session:
+            conn = session.conn
+            assert conn is not None
+            closing = asyncio.create_task(server.await_closed())
+            failures: list[CallError] = []
+            while not conn.closed:
+                try:
+                    await client.raw_call("port")
+                except CallError as exc:
+                    failures.append(exc)
+            assert all(isinstance(failure, Unavailable) for failure in failures)
+            await within(closing)
+
+
+async def test_set_serving_takes_a_server_out_and_puts_it_back(gate: Gate) -> None:
+    clock = FakeClock()
+    async with serving(*functions(gate)) as server, calling(server, clock=clock) as client:
+        assert server.is_serving
+        iterator = client.iterator_call("items")
+        first = asyncio.ensure_future(anext(iterator))
+        await eventually(lambda: gate.inside == 1)
+        await server.set_serving(False)
+        assert not server.is_serving
+        await eventually(lambda: not client.cluster.ready)
+        gate.open.set()
+        assert await within(first) == 1
+        await server.set_serving(False)
+        await server.set_serving(True)
+        assert server.is_serving
+
+        def back() -> bool:
+            clock.advance(1.0)
+            return bool(client.cluster.ready)
+
+        await eventually(back)
+        assert await client.raw_call("enter") == 1
+
+
+async def test_a_new_client_of_a_server_out_of_rotation_is_told_so(gate: Gate) -> None:
+    async with serving(*functions(gate)) as server:
+        await server.set_serving(False)
+        client = Client(server.addresses, connect_timeout=0.05)
+        with pytest.raises(Unavailable, match="is draining"):
+            await client.connect()
+        await client.await_close()
+
+
+async def states(registry: MemoryRegistry) -> list[State]:
+    watching = registry.watch("calc")
+    snapshot = await anext(watching)
+    await watching.aclose()
+    return [endpoint.state for endpoint in snapshot.values()]
+
+
+async def test_the_registry_hears_of_every_state(gate: Gate) -> None:
+    registry = MemoryRegistry()
+    options = {"service": "calc", "registry": registry, "drain_delay": 0}
+    async with serving(*functions(gate), **options) as server:
+        assert await states(registry) == [State.UP]
+        await server.set_serving(False)
+        assert await states(registry) == [State.DRAINING]
+        await server.set_serving(True)
+        assert await states(registry) == [State.UP]
+    assert await states(registry) == []
+
+
+async def test_a_drain_is_published_before_the_listeners_close(gate: Gate) -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    server = Server("127.0.0.1:0", service="calc", registry=registry, clock=clock)
+    server.register(gate.port)
+    await server.create_server()
+    closing = asyncio.create_task(server.await_closed())
+    watching = registry.watch("calc")
+    async with asyncio.timeout(10), aclosing(watching):
+        async for snapshot in watching:
+            if [endpoint.state for endpoint in snapshot.values()] == [State.DRAINING]:
+                break
+    async with calling(server) as client:  # it goes on accepting for `drain_delay`
+        assert await client.raw_call("port")
+    clock.advance(1.0)
+    await within(closing)
+    assert await states(registry) == []
+
+
+async def test_calls_that_come_during_the_drain_are_served(gate: Gate) -> None:
+    """GoAway and a call may cross: what arrives before the last GoAway is served."""
+    async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:
+        conn = client.cluster.ready[0].pool.conn
+        assert conn is not None
+        session = client.session
+        async with session:
+            closing = asyncio.create_task(server.await_closed())
+            call = asyncio.create_task(client.raw_call("port"))
+            await eventually(lambda: conn.draining)
+            assert await within(call)
+        await within(closing)

@@ -1,0 +1,110 @@
+"""A server as a process: signals, exit codes, and what its clients see."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rap.client import Client
+from rap.errors import Unavailable
+from tests.loopback import PATIENCE, eventually, within
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import asyncio, sys
+from rap.server import Server
+
+server = Server("127.0.0.1:0", close_timeout=float(sys.argv[1]))
+server.load_stop_event([lambda: print("stopped", flush=True)])
+
+@server.register
+async def echo(text: str) -> str:
+    return text
+
+@server.register
+async def slow(seconds: float) -> str:
+    print("began", flush=True)
+    await asyncio.sleep(seconds)
+    return "done"
+
+async def main() -> None:
+    await server.create_server()
+    print(server.addresses[0], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def program(close_timeout: float = 20) -> Iterator["tuple[subprocess.Popen[str], str]"]:
+    """Run the program; yield its process and address."""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(close_timeout)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+async def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Return exit code, output and errors once the process has ended."""
+    out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_exits_with_0(number: signal.Signals) -> None:
+    with program() as (process, address):
+        async with Client(address) as client:
+            call = asyncio.create_task(client.raw_call("slow", 0.2))
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+            process.send_signal(number)
+            assert await within(call) == "done"
+            assert await ended(process) == (0, "stopped\n", "")
+
+
+async def test_an_idle_server_exits_at_once() -> None:
+    with program() as (process, address):
+        async with Client(address) as client:
+            assert await client.raw_call("echo", "x") == "x"
+            process.send_signal(signal.SIGTERM)
+            assert await ended(process) == (0, "stopped\n", "")
+
+
+async def test_a_second_signal_ends_the_drain() -> None:
+    with program(close_timeout=600) as (process, address):
+        async with Client(address) as client:
+            call = asyncio.create_task(client.raw_call("slow", 600, timeout=600))
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: not client.cluster.ready)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(Unavailable):
+                await within(call)
+            assert await ended(process) == (0, "stopped\n", "")
+
+
+async def test_the_death_of_a_server_is_noticed_at_once() -> None:
+    with program() as (process, address):
+        async with Client(address) as client:
+            call = asyncio.create_task(client.raw_call("slow", 600))
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+            process.kill()
+            with pytest.raises(Unavailable):
+                await within(call)
+            await eventually(lambda: not client.cluster.ready)
+            (node,) = client.cluster.nodes.values()
+            assert node.stats.in_flight == 0
