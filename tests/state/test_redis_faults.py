@@ -229,6 +229,19 @@ async def test_counts_survive_a_redis_that_forgets_all(
         assert not await other.acquire("a", 4)
 
 
+async def test_who_asks_a_redis_that_forgot_all_is_admitted_by_what_was_held(
+    own_redis: RedisServer, namespace: str
+) -> None:
+    async with counting(own_redis.url, namespace, 2, ttl=60) as (one, other):
+        assert all([await one.acquire("a", 4) for _ in range(3)])
+        assert await one.acquire("b", 4)
+        own_redis.command("FLUSHALL")
+        asked = await asyncio.gather(*(one.acquire("a", 4) for _ in range(3)))
+        assert sum(asked) == 1
+        await until(lambda: totals(other, 4))
+        assert await other.total("b") == 1
+
+
 async def test_who_waits_for_an_answer_when_the_counter_closes_is_refused(
     own_redis: RedisServer, namespace: str
 ) -> None:
