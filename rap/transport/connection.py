@@ -13,7 +13,14 @@ from typing import Any, cast
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import Code, ConnectionClosed, ExceptionTypes, RapError, Unauthenticated, Unavailable
+from rap.errors import (
+    Code,
+    ConnectionClosed,
+    ExceptionTypes,
+    RapError,
+    Unauthenticated,
+    Unavailable,
+)
 from rap.transport.binding import bound_peer, new_random
 from rap.transport.cancels import Cancels
 from rap.transport.holding import Holding
@@ -30,7 +37,7 @@ __all__ = ["Connection"]
 
 _REQUEST = MESSAGE | END
 _PUMP_BYTES = 256 * 1024
-# What does not count as credit goes out also when the transport is full. A peer that asks for ever
+# What costs no credit goes out also when the transport is full. A peer that asks for ever
 # more of it and takes nothing is cut when so many bytes are waiting beyond what is usual.
 _BACKLOG = 4 * 1024 * 1024
 
@@ -151,7 +158,10 @@ class Connection(asyncio.Protocol):
         if protocol.partial is not None:
             self.sweep.on_partial(protocol.partial)
         if protocol.error is not None:
-            self._violated(protocol.error)
+            if self.error is None:
+                self.log.warning("connection with %s closed: %s", self.peer, protocol.error)
+                self._flush()  # what the protocol has queued for the peer
+                self._shut(protocol.error)
         elif protocol.out or protocol.waiting:
             if not self._scheduled:
                 self._scheduled = True
@@ -202,7 +212,6 @@ class Connection(asyncio.Protocol):
             self._on_lost(self)
 
     # What streams and owners call.
-
     @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""
@@ -286,7 +295,7 @@ class Connection(asyncio.Protocol):
             self._flush_soon()  # what was sent last leaves before the connection closes
 
     def ping(self) -> None:
-        """Send a Ping; its answer updates `round_trip`."""
+        """Send a Ping; the answer sets `round_trip`."""
         self.protocol.ping(b"rap-ping")
         self._flush_soon()
 
@@ -382,13 +391,6 @@ class Connection(asyncio.Protocol):
         """Tell the owner that the peer's Hello or GoAway came."""
         if self._on_change is not None:
             self._on_change(self)
-
-    def _violated(self, error: RapError) -> None:
-        """Tell the peer what it did wrong (the protocol has queued it), and close."""
-        if self.error is None:
-            self.log.warning("connection with %s closed: %s", self.peer, error)
-            self._flush()
-            self._shut(error)
 
 
 _BUILTIN_TYPES = ExceptionTypes()

@@ -116,7 +116,7 @@ async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
                 raise
 
 
-def _bind_all(infos: list[_Info], port: int, reuse_port: bool) -> list[socket.socket]:
+def _bind_all(infos: list[_Info], port: int, reuse_port: bool = False) -> list[socket.socket]:
     """Bind all of `infos` with one port.
 
     Addresses that this machine does not have (IPv6 of "localhost" where it is switched off) are
