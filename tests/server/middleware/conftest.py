@@ -1,5 +1,6 @@
-"""The Redis server that tests of shared limits need."""
+"""What tests of middleware share with others: certificates, and a Redis server."""
 
 from tests.state.conftest import namespace, redis_single
+from tests.transport.conftest import certificates
 
-__all__ = ["namespace", "redis_single"]
+__all__ = ["certificates", "namespace", "redis_single"]

@@ -12,6 +12,7 @@ from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware, BaseConnMiddleware, BaseMsgMiddleware
 from rap.transport import Connection
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
+from tests.transport.certificates import Certificates
 
 ON_BOTH_LOOPS = True
 
@@ -37,15 +38,29 @@ class Gate(BaseConnMiddleware):
             self.left += 1
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return LOOPBACK if request.param == "tcp" else f"unix://{tmp_path}/s"
+Options = dict[str, Any]
 
 
-async def test_nothing_is_read_or_said_before_a_connection_is_admitted(host: str) -> None:
+@pytest.fixture(params=["tcp", "unix", "tls"])
+def ends(
+    request: pytest.FixtureRequest, tmp_path: Path, certificates: Certificates
+) -> tuple[Options, Options]:
+    """Options of the server and of the client, for each transport."""
+    if request.param == "unix":
+        return {"host": f"unix://{tmp_path}/s"}, {}
+    if request.param == "tcp":
+        return {"host": LOOPBACK}, {}
+    own = certificates.server
+    files = {"ssl_crt_path": own.crt_path, "ssl_key_path": own.key_path}
+    return {"host": LOOPBACK, **files}, {"ssl_crt_path": own.crt_path}
+
+
+async def test_nothing_is_read_or_said_before_a_connection_is_admitted(
+    ends: tuple[Options, Options],
+) -> None:
     gate = Gate()
-    async with serving(add, host=host, middleware_list=[gate]) as server:
-        client = Client(server.addresses)
+    async with serving(add, middleware_list=[gate], **ends[0]) as server:
+        client = Client(server.addresses, **ends[1])
         connecting = asyncio.ensure_future(client.connect())
         await eventually(lambda: gate.asked)
         conn = gate.asked[0]
@@ -99,10 +114,12 @@ class Failing(Closing):
 
 
 @pytest.mark.parametrize("kind", [Closing, Refusing, Ignoring, Failing])
-async def test_a_connection_that_is_not_admitted_is_closed(kind: type[Closing], host: str) -> None:
+async def test_a_connection_that_is_not_admitted_is_closed(
+    kind: type[Closing], ends: tuple[Options, Options]
+) -> None:
     middleware = kind()
-    async with serving(add, host=host, middleware_list=[middleware]) as server:
-        client = Client(server.addresses, connect_timeout=0.5)
+    async with serving(add, middleware_list=[middleware], **ends[0]) as server:
+        client = Client(server.addresses, connect_timeout=0.5, **ends[1])
         with pytest.raises(Unavailable):
             await within(client.connect())
         await client.await_close()
