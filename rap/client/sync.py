@@ -135,7 +135,7 @@ class SyncClient:
 
     def bind(
         self,
-        interface: type[I],
+        interface: Callable[..., I],
         group: str | None = None,
         *,
         timeout: float | None = None,
@@ -156,9 +156,8 @@ class SyncClient:
         check_timeout("timeout", timeout)
 
         def plan_of(name: str, function: Function) -> Plan:
-            return self._plans.make(
-                name, group or interface.__name__, function, timeout, idempotent
-            )
+            named = group or getattr(interface, "__name__", None)
+            return self._plans.make(name, named, function, timeout, idempotent)
 
         bound = bind_interface(self._client, interface, plan_of)
         for name, stub in list(vars(bound).items()):
@@ -268,7 +267,7 @@ class SyncClient:
         """
         client, thread = self.live
         remote = client.iterator_call(func, *args, session=_plain(session), **options)
-        return SyncIterator(thread, remote)
+        return SyncIterator(self, thread, remote)
 
     def channel(
         self,
@@ -278,6 +277,7 @@ class SyncClient:
         session: SyncSession | None = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
+        affinity: str | None = None,
     ) -> SyncChannel:
         """Return a channel to a server's function, for ``with``.
 
@@ -287,11 +287,11 @@ class SyncClient:
             session: In which to make the call; by default the one the thread is in.
             header: Sent with the call.
             timeout: Seconds for the whole call.
+            affinity: See `Client.raw_call`.
         """
-        check_timeout("timeout", timeout)
         plan = self._plans.of_name(name, group, Shape.CHANNEL)
-        options = {"session": _plain(session), "header": header, "timeout": timeout}
-        return Twin.channel_of(self, plan, options)
+        options: dict[str, Any] = {"session": _plain(session), "header": header}
+        return Twin.channel_of(self, plan, {**options, "timeout": timeout, "affinity": affinity})
 
     def execute(
         self, session: SyncSession, target: Any, args: Sequence[Any], kwargs: dict[str, Any]

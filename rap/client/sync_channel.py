@@ -25,13 +25,15 @@ class SyncChannel:
     done, by an exception resets the call.
 
     Args:
+        client: Kept alive, for one that is dropped is closed.
         thread: Where it lives.
         open_channel: Makes the call.
     """
 
     __rap_channel__ = True
 
-    def __init__(self, thread: LoopThread, open_channel: OpenChannel) -> None:
+    def __init__(self, client: object, thread: LoopThread, open_channel: OpenChannel) -> None:
+        self._client = client
         self._thread = thread
         self._open_channel = open_channel
         self._channel: Channel | None = None

@@ -16,11 +16,13 @@ class SyncIterator:
     One thread may iterate at a time.
 
     Args:
+        client: Kept alive, for one that is dropped is closed.
         thread: Where the call lives.
         remote: What to iterate.
     """
 
-    def __init__(self, thread: LoopThread, remote: RemoteIterator) -> None:
+    def __init__(self, client: object, thread: LoopThread, remote: RemoteIterator) -> None:
+        self._client = client
         self._thread = thread
         self._remote = remote
         self._ready: deque[Any] = deque()  # one change of thread for all that have arrived

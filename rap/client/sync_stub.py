@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Twin"]
 
-_CHANNEL_OPTIONS = ("session", "timeout", "header")
+_CHANNEL_OPTIONS = ("session", "timeout", "header", "affinity")
 
 
 class Twin:
@@ -42,7 +42,7 @@ class Twin:
 
         def iterate(*args: Any, **kwargs: Any) -> SyncIterator:
             live, thread = client.live
-            return SyncIterator(thread, self._of(live)(*args, **_unwrapped(kwargs)))
+            return SyncIterator(client, thread, self._of(live)(*args, **_unwrapped(kwargs)))
 
         def talk(**kwargs: Any) -> Any:
             with self.channel_of(client, self._plan, _unwrapped(kwargs)) as channel:
@@ -77,7 +77,7 @@ class Twin:
         def open_channel(func: Callable[[Channel], Awaitable[None]]) -> Any:
             return channel_call(live, plan, func, **options)
 
-        return SyncChannel(thread, open_channel)
+        return SyncChannel(client, thread, open_channel)
 
     def _of(self, client: Client) -> Callable[..., Any]:
         if self._client is not client:

@@ -100,7 +100,7 @@ def test_an_error_of_a_server_has_its_type(client: SyncClient) -> None:
 
 def test_options_of_a_call_reach_it(client: SyncClient) -> None:
     remote: Any = client.register()(add)
-    assert remote(1, 2, header={"a": 1}, timeout=5.0) == 3
+    assert remote(1, 2, header={"a": 1}, timeout=5.0, affinity="key") == 3
     with pytest.raises(InvalidArgument, match="header"):
         remote(1, 2, header={":a": 1})
 
@@ -343,6 +343,17 @@ def test_a_client_that_is_dropped_leaves_no_thread(server: Server) -> None:
     assert gone() is None
     with pytest.raises(Unavailable, match="closed"):
         thread.run(asyncio.sleep(0))
+
+
+def test_an_iterator_keeps_its_client_alive(server: Server) -> None:
+    def items() -> Iterator[int]:
+        client = SyncClient([str(each) for each in server.addresses])
+        client.connect()
+        return client.iterator_call(count, 3)
+
+    found = items()
+    gc.collect()
+    assert list(found) == [0, 1, 2]
 
 
 def test_a_blocking_call_in_the_thread_of_the_client_is_refused(client: SyncClient) -> None:
