@@ -1,16 +1,14 @@
 """Who may connect by address: lists of networks, kept as networks."""
 
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from rap.client import Client
-from rap.errors import Unavailable
 from rap.server.middleware import IpBlockMiddleware
 from rap.transport import Connection
-from tests.loopback import LOOPBACK, calling, serving, within
+from tests.loopback import calling, serving
+from tests.server.middleware.refusals import is_refused
 
 
 async def add(a: int, b: int) -> int:
@@ -110,16 +108,12 @@ async def test_an_emptied_allow_list_is_told_and_gives_way_to_the_block_list(
     assert not await admits(middleware, "11.0.0.1")
 
 
-async def test_a_client_of_a_blocked_address_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_of_a_blocked_address_is_told() -> None:
     chain = [IpBlockMiddleware(block_ip_list=["127.0.0.0/8"])]
-    async with serving(add, host=LOOPBACK, middleware_list=chain) as server:
-        client = Client(server.addresses, connect_timeout=0.3)
-        with pytest.raises(Unavailable, match=r"the address 127\.0\.0\.1 may not connect"):
-            await within(client.connect())
-        await client.await_close()
+    async with serving(add, middleware_list=chain) as server:
+        assert await is_refused(server, "the address 127.0.0.1 may not connect")
 
 
-def test_large_networks_cost_as_little_as_addresses() -> None:
-    began = time.perf_counter()
-    IpBlockMiddleware(block_ip_list=[f"{n}.0.0.0/8" for n in range(256)] + ["::/0"])
-    assert time.perf_counter() - began < 1  # 4 billion hosts would take hours
+def test_large_networks_are_kept_as_networks() -> None:
+    networks = [f"{n}.0.0.0/8" for n in range(256)] + ["::/0"]
+    assert IpBlockMiddleware(block_ip_list=networks).get_block_ip() == networks

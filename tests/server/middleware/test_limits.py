@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.errors import Unavailable
 from rap.server import Server
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
 from rap.state import MemoryConnections
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, serving, within
+from tests.loopback import calling, eventually, serving
+from tests.server.middleware.refusals import is_refused
 
 
 async def add(a: int, b: int) -> int:
@@ -24,19 +24,6 @@ async def add(a: int, b: int) -> int:
 async def clients(server: Server, number: int) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(calling(server)) for _ in range(number)]
-
-
-async def is_refused(server: Server, text: str = "") -> bool:
-    """Whether a new client is refused, for a reason that has `text`."""
-    client = Client(server.addresses, connect_timeout=0.3)
-    try:
-        await within(client.connect())
-    except Unavailable as exc:
-        return text in str(exc)
-    else:
-        return False
-    finally:
-        await client.await_close()
 
 
 async def ask(client: Client, limit: Any, name: str, *args: Any) -> Any:

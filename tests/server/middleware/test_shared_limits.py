@@ -7,7 +7,8 @@ from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
 from rap.state import state_from_url
 from tests.loopback import calling, eventually, serving
 from tests.redis_server import RedisServer
-from tests.server.middleware.test_limits import add, ask, is_refused
+from tests.server.middleware.refusals import is_refused
+from tests.server.middleware.test_limits import add, ask
 
 
 @pytest.fixture
