@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from rap.client import Client
 from rap.errors import CallError
 from rap.gateway.bridge import bridge, close_code, receive_text
+from rap.gateway.events import MEDIA_TYPE, stream_events
 from rap.gateway.reply import BadRequest, failure_of, success_of, to_json
 from rap.gateway.request import Target, Targets, read_body, timeout_of
 from rap.message import FORWARDED
@@ -36,7 +37,8 @@ def create_app(
 ) -> Starlette:
     """Return an application; it connects the client when it starts, and closes it when it ends.
 
-    ``POST {prefix}/normal`` calls a function, ``{prefix}/channel`` opens a channel on a WebSocket.
+    ``POST {prefix}/normal`` calls a function, as does ``POST {prefix}/call/{group}/{name}``, from
+    generators as server-sent events; ``{prefix}/channel`` opens a channel on a WebSocket.
     A client that was connected before is left connected.
 
     Args:
@@ -65,6 +67,7 @@ def create_app(
     return Starlette(
         routes=[
             Route(f"{path}/normal", gateway.normal, methods=["POST"]),
+            Route(f"{path}/call/{{group}}/{{name}}", gateway.call, methods=["POST"]),
             WebSocketRoute(f"{path}/channel", gateway.channel),
         ],
         lifespan=_lifespan(client),
@@ -80,16 +83,25 @@ class _Gateway:
         self._max_body = max_body
 
     async def normal(self, request: Request) -> Response:
-        """Call a function; see `create_app`."""
+        """Call a function that the body names; see `create_app`."""
         try:
-            timeout = timeout_of(request)
             target = self._targets.read(await read_body(request, self._max_body))
-            host = request.client.host if request.client is not None else ""
-            text = await self._call(target, host, timeout)
+            return await self._call(request, target)
         except (CallError, BadRequest) as error:
-            answer = failure_of(error)
-            return _json(to_json(answer), int(answer["code"]))
-        return _json(text)
+            return _failure(error)
+
+    async def call(self, request: Request) -> Response:
+        """Call a function that the path names; see `create_app`."""
+        try:
+            body = await read_body(request, self._max_body)
+            target = self._targets.read_named(**request.path_params, text=body)
+            if MEDIA_TYPE not in request.headers.get("accept", ""):
+                return await self._call(request, target)
+            return await stream_events(
+                self._client.iterator_call(target.name, **_options(request, target))
+            )
+        except (CallError, BadRequest) as error:
+            return _failure(error)
 
     async def channel(self, socket: WebSocket) -> None:
         """Open a channel; see `create_app`."""
@@ -106,20 +118,27 @@ class _Gateway:
             if socket.client_state is WebSocketState.CONNECTED:
                 await socket.close(code)
 
-    async def _call(self, target: Target, host: str, timeout: float | None) -> str:
+    async def _call(self, request: Request, target: Target) -> Response:
         result = await self._client.raw_call(
-            target.name,
-            group=target.group,
-            header={FORWARDED: host},
-            timeout=timeout,
-            arg_param=target.args,
-            kwarg_param=target.kwargs,
+            target.name, arg_param=target.args, **_options(request, target)
         )
-        return to_json(success_of(result))
+        return Response(to_json(success_of(result)), media_type="application/json")
 
 
-def _json(text: str, status: int = 200) -> Response:
-    return Response(text, status, media_type="application/json")
+def _options(request: Request, target: Target) -> dict[str, Any]:
+    """Return the options of a call that is made for a request."""
+    host = request.client.host if request.client is not None else ""
+    return {
+        "group": target.group,
+        "header": {FORWARDED: host},
+        "timeout": timeout_of(request),
+        "kwarg_param": target.kwargs,
+    }
+
+
+def _failure(error: CallError | BadRequest) -> Response:
+    answer = failure_of(error)
+    return Response(to_json(answer), answer["code"], media_type="application/json")
 
 
 def _lifespan(client: Client) -> Callable[[Any], contextlib.AbstractAsyncContextManager[None]]:

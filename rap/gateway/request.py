@@ -48,12 +48,7 @@ class Targets:
         Raises:
             BadRequest: It is no such object, or names a group that is left out.
         """
-        try:
-            asked = json.loads(text)
-        except (ValueError, RecursionError) as exc:
-            raise BadRequest(400, f"the body is no JSON: {exc}") from exc
-        if not isinstance(asked, dict):
-            raise BadRequest(400, "the body must be a JSON object")
+        asked = _object(text)
         unknown = asked.keys() - _FIELDS
         if unknown:
             raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(_FIELDS)}")
@@ -65,9 +60,30 @@ class Targets:
         )
         if not target.name:
             raise BadRequest(400, "func_name must be the name of a function")
+        return self._reachable(target)
+
+    def read_named(self, group: str, name: str, text: str | bytes) -> Target:
+        """Return what a path and a JSON object of keyword arguments ask for.
+
+        Raises:
+            BadRequest: It is no such object, or the group is left out.
+        """
+        return self._reachable(Target(group, name, [], _object(text) if text else {}))
+
+    def _reachable(self, target: Target) -> Target:
         if target.group in self._left_out:  # as for any function that is not there
             raise BadRequest(404, f"no function '/{target.group}/{target.name}' on this server")
         return target
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest(400, f"the body is no JSON: {exc}") from exc
+    if not isinstance(asked, dict):
+        raise BadRequest(400, "the body must be a JSON object")
+    return asked
 
 
 def _get(asked: dict[str, Any], field: str, kind: type[Any], default: Any) -> Any:

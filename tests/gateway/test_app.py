@@ -53,6 +53,17 @@ async def items() -> AsyncIterator[int]:
     yield 1
 
 
+async def some(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        yield i
+    if n:
+        raise CallError("no more", code=Code.RESOURCE_EXHAUSTED)
+
+
+async def unsendable() -> AsyncIterator[float]:
+    yield float("nan")
+
+
 async def for_whom() -> str:
     return str(context.request.header["forwarded_for"])
 
@@ -81,7 +92,8 @@ async def secret_channel(channel: Channel) -> None:
 
 
 FUNCTIONS = (
-    add, echo, moment, raw, infinite, fail, crash, forever, items, for_whom, shout, three, refuse,
+    add, echo, moment, raw, infinite, fail, crash, forever, items, some, unsendable, for_whom,
+    shout, three, refuse,
 )  # fmt: skip
 
 
@@ -213,6 +225,44 @@ def test_a_header_limits_the_time_of_a_call(http: TestClient) -> None:
 
 def test_a_handler_learns_for_whom_it_is_called(http: TestClient) -> None:
     assert call(http, "for_whom").json()["data"] == "testclient"
+
+
+def test_a_path_names_the_function_and_the_body_its_arguments(http: TestClient) -> None:
+    answer = http.post("/api/call/math/add", json={"a": 1, "b": 2})
+    assert answer.json() == {"code": 0, "data": 3}
+    assert http.post("/api/call/default/moment").json()["code"] == 0
+    assert http.post("/api/call/hidden/add", json={"a": 1}).status_code == 404
+    assert http.post("/api/call/default/secret").status_code == 404
+    assert http.post("/api/call/math/add", content="[1]").status_code == 400
+    assert http.post("/api/call/math/add", json={"a": "one"}).status_code == 400
+
+
+EVENTS = {"Accept": "text/event-stream"}
+
+
+def test_items_of_a_generator_are_events(http: TestClient) -> None:
+    answer = http.post("/api/call/default/items", headers=EVENTS)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text == "data: 1\n\nevent: end\ndata: null\n\n"
+    empty = http.post("/api/call/default/some", json={"n": 0}, headers=EVENTS)
+    assert empty.text == "event: end\ndata: null\n\n"
+
+
+def test_an_error_after_items_is_an_event(http: TestClient) -> None:
+    answer = http.post("/api/call/default/some", json={"n": 2}, headers=EVENTS)
+    assert answer.status_code == 200
+    *items, last, rest = answer.text.split("\n\n")
+    assert items == ["data: 0", "data: 1"]
+    assert last == 'event: error\ndata: {"code":429,"msg":"no more"}'
+    assert rest == ""
+
+
+def test_an_error_before_the_first_item_is_a_status(http: TestClient) -> None:
+    for path, code in [("default/nothing", 404), ("default/add", 400), ("hidden/items", 404)]:
+        answer = http.post(f"/api/call/{path}", json={"a": 1}, headers=EVENTS)
+        assert answer.json()["code"] == answer.status_code == code
+    answer = http.post("/api/call/default/unsendable", headers=EVENTS)
+    assert answer.json()["code"] == 500
 
 
 def test_only_post_calls(http: TestClient) -> None:

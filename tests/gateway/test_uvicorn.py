@@ -70,3 +70,23 @@ async def test_a_channel_closes_normally_when_its_function_has_returned() -> Non
             assert await socket.recv() == "hello"
             with pytest.raises(ConnectionClosedOK):
                 await socket.recv()
+
+
+async def test_who_leaves_in_the_middle_of_events_ends_the_generator() -> None:
+    ended = asyncio.Event()
+
+    async def ticks() -> AsyncIterator[int]:
+        try:
+            for i in range(1_000_000_000):
+                yield i
+        finally:
+            ended.set()
+
+    async with serving(ticks) as server, listening(Client(server.addresses)) as place:
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            url, headers = f"http://{place}/api/call/default/ticks", {"Accept": "text/event-stream"}
+            async with http.stream("POST", url, headers=headers) as answer:
+                async for line in answer.aiter_lines():
+                    assert line == "data: 0"
+                    break
+        await within(ended.wait())
