@@ -6,7 +6,6 @@ client: plain attributes, times as arguments, one method for the good end and on
 
 from collections.abc import Iterable
 from math import exp, inf
-from statistics import median
 from typing import Protocol
 
 from rap.errors import Verdict
@@ -196,5 +195,7 @@ class PeakEwma:
 
 def median_ewma(loads: Iterable[PeakEwma]) -> float:
     """Return the median average of the loads that are measured, in seconds; 0 without any."""
+    from statistics import median  # slow to import, and rarely needed
+
     known = [load.ewma for load in loads if load.measured]
     return median(known) if known else 0.0

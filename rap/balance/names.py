@@ -1,7 +1,6 @@
 """From the name of a balancing policy to its picker; packages may add names by entry point."""
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from random import Random
 
 from rap.balance.base import Picker
@@ -43,6 +42,8 @@ def picker_from_name(picker: str | Picker, rng: Random) -> Picker:
 def _make(name: str, rng: Random) -> Picker:
     if name in _BUILTIN:
         return _BUILTIN[name](rng)
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
     others = entry_points(group=ENTRY_POINTS)
     for entry in others:
         if entry.name == name:

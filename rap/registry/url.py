@@ -17,7 +17,6 @@ keeps the last known sets in files. Other packages add schemes by the entry poin
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from rap.address import Address
@@ -170,6 +169,8 @@ def _redis(parts: _Parts) -> Registry:
 
 
 def _from_entry_point(scheme: str, url: str) -> Registry | Resolver:
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
     found = list(entry_points(group=ENTRY_POINT_GROUP, name=scheme))
     if not found:
         known = ", ".join(f"{name}://" for name in _FACTORIES)

@@ -11,7 +11,6 @@ from rap.balance import (
     RoundRobin,
     SmoothWeighted,
     WeightedRandom,
-    names,
     picker_from_name,
 )
 from tests.balance.nodes import fixed_nodes
@@ -53,7 +52,7 @@ def test_what_cannot_pick_is_refused(wrong: object) -> None:
 def test_another_package_adds_a_name_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("turns", "rap.balance.weighted:RoundRobin", "rap.balance")
     monkeypatch.setattr(
-        names, "entry_points", lambda group: EntryPoints([entry]).select(group=group)
+        "importlib.metadata.entry_points", lambda group: EntryPoints([entry]).select(group=group)
     )
     assert isinstance(picker_from_name("turns", Random(1)), RoundRobin)
     with pytest.raises(ValueError, match="turns"):

@@ -105,7 +105,7 @@ def test_other_packages_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rap_test_plugin", module)
     found = EntryPoint("etcd", "rap_test_plugin:connect", "rap.registry")
     monkeypatch.setattr(
-        "rap.registry.url.entry_points", lambda **query: EntryPoints([found]).select(**query)
+        "importlib.metadata.entry_points", lambda **query: EntryPoints([found]).select(**query)
     )
     assert str(registry_from_url("etcd://host:1?x=2")) == "['etcd://host:1?x=2']"
 
