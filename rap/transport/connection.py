@@ -122,8 +122,6 @@ class Connection(asyncio.Protocol):
         self.cancels = Cancels(clock.monotonic())
         self._most_waiting = options.write_buffer + _BACKLOG
 
-    # What asyncio calls.
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport and send our Hello."""
         self.transport = cast(asyncio.Transport, transport)
@@ -191,6 +189,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End every stream."""
+        if self.closed:
+            return
         self.closed = True
         self.usable = False
         self.protocol.state = State.CLOSED
@@ -211,7 +211,6 @@ class Connection(asyncio.Protocol):
         if self._on_lost is not None:
             self._on_lost(self)
 
-    # What streams and owners call.
     @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""
@@ -341,8 +340,6 @@ class Connection(asyncio.Protocol):
         self.stop_opening()
         self.sweep.on_shut()
         self.transport.close()
-
-    # Writing.
 
     def _flush_soon(self) -> None:
         if not self._scheduled:

@@ -23,7 +23,7 @@ async def dial(
     context: ssl.SSLContext | None = None,
     pinned: bytes | None = None,
 ) -> Connection:
-    """Return a connection whose peer has said Hello.
+    """Return a connection whose peer has said Hello, and takes calls.
 
     Args:
         address: Where to; a name is tried with every address it resolves to.
@@ -36,16 +36,23 @@ async def dial(
         Unavailable: It could not be reached; the message names the address and why.
         Unauthenticated: The peer does not accept who this side is.
     """
-    conn: Connection | None = None
+    made: list[Connection] = []
     shaken = False
+
+    def note() -> Connection:
+        made.append(make())
+        return made[-1]
+
     try:
         async with asyncio.timeout(timeout):
-            conn = await _connect(address, make, timeout, context)
+            conn = await _connect(address, note, timeout, context)
             if pinned is not None and not is_pinned(
                 conn.transport.get_extra_info("ssl_object"), pinned
             ):
                 raise ConnectionClosed("its certificate is not the pinned one")
             await conn.shaken()
+            if conn.draining:
+                raise conn.error or ConnectionClosed("it is draining, and takes no new calls")
             shaken = True
             return conn
     except Unauthenticated:
@@ -59,8 +66,11 @@ async def dial(
                 reason = "its certificate is not the pinned one"
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
-        if conn is not None and not shaken:
-            conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
+        for conn in made:
+            if not shaken and conn.transport is not None:
+                conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
+                # uvloop does not tell a connection that ends before it was handed out.
+                asyncio.get_running_loop().call_soon(conn.connection_lost, None)
 
 
 async def _connect(

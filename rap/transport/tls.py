@@ -71,7 +71,9 @@ def pinned_certificate(path: str) -> bytes:
         ValueError: The file cannot be read or holds no certificate.
     """
     try:
-        return ssl.PEM_cert_to_DER_cert(_first_certificate(Path(path).read_text("ascii")))
+        certificate = ssl.PEM_cert_to_DER_cert(_first_certificate(Path(path).read_text("ascii")))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
+        return certificate
     except (OSError, ValueError) as exc:
         raise ValueError(f"ssl_crt_path: cannot use {path!r}: {exc}") from exc
 

@@ -125,9 +125,14 @@ class Pair:
 
     async def end(self) -> None:
         for conn in (self.client, self.server):
-            if conn is not None:
-                conn.abort(ConnectionClosed("the test is over"))
-                await within(asyncio.shield(conn.ended))
+            await end(conn)
+
+
+async def end(conn: Connection | None) -> None:
+    """End a connection, if it was ever made."""
+    if conn is not None and conn.transport is not None:
+        conn.abort(ConnectionClosed("the test is over"))
+        await within(asyncio.shield(conn.ended))
 
 
 class _Watched:

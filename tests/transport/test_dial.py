@@ -1,0 +1,145 @@
+"""Dialling: what the error says, and that nothing is left open however it ends."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from rap.address import Address
+from rap.errors import Code, Unavailable
+from rap.transport import ConnectionOptions, dial, listen
+from rap.wire.codec import pack
+from rap.wire.frames import HELLO, Frame, go_away_frame
+from tests.loopback import Unnoticed, eventually, within
+from tests.transport.pairs import DEFAULTS, Pair
+
+
+@asynccontextmanager
+async def silent(
+    greeting: bytes = b"",
+) -> AsyncIterator[tuple[Address, list[asyncio.StreamReader]]]:
+    """Listen and say no more than `greeting`; the list has a reader for each that came."""
+    came: list[asyncio.StreamReader] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(reader)
+        writers.append(writer)
+        writer.write(greeting)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield Address("tcp", "127.0.0.1", server.sockets[0].getsockname()[1]), came
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        await eventually(lambda: all(writer.transport.is_closing() for writer in writers))
+
+
+def new_pair() -> Pair:
+    return Pair(DEFAULTS, DEFAULTS, None)
+
+
+async def test_an_address_where_nobody_listens_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        address = Address("tcp", "127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: ") as caught:
+            await dial(address, new_pair().make_client, timeout=10)
+    assert caught.value.unserved
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_unix_socket_that_is_not_there_is_named() -> None:
+    with pytest.raises(Unavailable, match="cannot reach unix:///nowhere/at/all: "):
+        await dial(Address("unix", path="/nowhere/at/all"), new_pair().make_client, timeout=10)
+
+
+async def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
+    pair = new_pair()
+    async with silent() as (address, came):
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: no answer in 0.05 s"):
+            await dial(address, pair.make_client, timeout=0.05)
+        await within(asyncio.shield(pair.client.ended))
+        await within(came[0].read())
+
+
+async def test_a_dial_that_is_cancelled_leaves_nothing_open(unnoticed: Unnoticed) -> None:
+    pair = new_pair()
+    async with silent() as (address, came):
+        dialling = asyncio.create_task(dial(address, pair.make_client, timeout=60))
+        await eventually(lambda: came)
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        await within(asyncio.shield(pair.client.ended))
+        await within(came[0].read())
+    await unnoticed.check()
+
+
+async def test_a_dial_that_is_cancelled_at_any_step_leaves_nothing_open(
+    unnoticed: Unnoticed,
+) -> None:
+    for steps in range(12):
+        pair = new_pair()
+        listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5)
+        dialling = asyncio.create_task(dial(listener.address, pair.make_client, timeout=60))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        dialling.cancel()
+        try:
+            await dialling
+        except asyncio.CancelledError:
+            if pair.client is not None and pair.client.transport is not None:
+                await within(asyncio.shield(pair.client.ended))
+        for _ in range(20):  # the server may not have accepted yet
+            await asyncio.sleep(0)
+        listener.close()
+        await pair.end()
+    await unnoticed.check()
+
+
+async def test_a_server_of_another_version_is_told_apart() -> None:
+    pair = new_pair()
+    async with silent(Frame(HELLO, 0, 0, b"", pack({"rap": 2})).encode()) as (address, _):
+        with pytest.raises(Unavailable, match="protocol version 2; this side speaks 1"):
+            await dial(address, pair.make_client, timeout=10)
+
+
+async def test_a_server_of_another_protocol_is_told_apart() -> None:
+    pair = new_pair()
+    async with silent(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, _):
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: .*must be a Hello"):
+            await dial(address, pair.make_client, timeout=10)
+
+
+async def test_a_refusal_of_the_server_is_passed_on() -> None:
+    pair = new_pair()
+
+    def make_strict() -> object:
+        conn = pair.make_server()
+        conn.protocol.out.append(go_away_frame(0, Code.RESOURCE_EXHAUSTED, "too many of you"))
+        return conn
+
+    listener = await listen(Address("tcp", "127.0.0.1"), make_strict, backlog=5)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(Unavailable, match="refused the connection: too many of you"):
+            await dial(listener.address, pair.make_client, timeout=10)
+    finally:
+        listener.close()
+        await pair.end()
+
+
+async def test_a_server_in_a_drain_says_so() -> None:
+    pair = Pair(DEFAULTS, ConnectionOptions(hello={"draining": True}), None)
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5)
+    try:
+        with pytest.raises(Unavailable, match=f"cannot reach {listener.address}: .*is draining"):
+            await dial(listener.address, pair.make_client, timeout=10)
+        await within(asyncio.shield(pair.client.ended))
+    finally:
+        listener.close()
+        await pair.end()
