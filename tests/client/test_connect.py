@@ -44,6 +44,11 @@ def every_pause(client: Client, clock: FakeClock) -> Callable[[], bool]:
     return holds
 
 
+async def answers(client: Client) -> set[int]:
+    """Return which servers answer calls made at the same time; one by one the fastest gets all."""
+    return {*await asyncio.gather(*(client.raw_call("which") for _ in range(100)))}
+
+
 # Options.
 
 
@@ -151,12 +156,11 @@ async def test_a_failed_async_with_leaves_nothing_running() -> None:
         await client.connect()
 
 
-async def test_a_name_that_cannot_be_resolved_is_an_error_of_connect() -> None:
-    for name in ("a..b:80", "nothing.invalid:80"):
-        client = Client(name, connect_timeout=0.3)
-        with pytest.raises(Unavailable, match=name):
-            await client.connect()
-        await client.await_close()
+async def test_a_name_that_no_resolver_takes_is_an_error_of_connect() -> None:
+    client = Client("a..b:80", connect_timeout=0.1)
+    with pytest.raises(Unavailable, match=r"a\.\.b:80"):
+        await client.connect()
+    await client.await_close()
 
 
 async def test_a_call_waits_for_a_server_until_its_deadline() -> None:
@@ -178,12 +182,12 @@ async def test_servers_that_are_down_at_the_start_join_when_they_come_up() -> No
     late, clock = free_address(), FakeClock()
     async with numbered(1) as server:
         async with Client([*server.addresses, late], clock=clock) as client:
-            assert {await client.raw_call("which") for _ in range(20)} == {1}
+            assert await answers(client) == {1}
             async with numbered(2, host=late):
                 await eventually(
                     lambda: every_pause(client, clock)() and len(client.cluster.ready) == 2
                 )
-                assert {await client.raw_call("which") for _ in range(50)} == {1, 2}
+                assert await answers(client) == {1, 2}
 
 
 async def test_a_server_that_went_away_comes_back() -> None:
@@ -233,10 +237,10 @@ async def test_servers_are_found_by_name_in_a_registry() -> None:
             assert await client.raw_call("which") == 1
             async with numbered(2, **options) as two:
                 await eventually(lambda: len(client.cluster.ready) == 2)
-                assert {await client.raw_call("which") for _ in range(50)} == {1, 2}
+                assert await answers(client) == {1, 2}
                 await one.await_closed()
                 await eventually(lambda: len(client.cluster.nodes) == 1)
-                assert {await client.raw_call("which") for _ in range(20)} == {2}
+                assert await answers(client) == {2}
                 await two.set_serving(False)
                 await eventually(lambda: not client.cluster.ready)
                 await two.set_serving(True)
@@ -338,7 +342,7 @@ async def test_a_working_connection_keeps_a_server_that_the_registry_lost() -> N
             await eventually(lambda: len(client.cluster.ready) == 2)
             resolver.given.put_nowait({})
             await eventually(lambda: all(node.leaving for node in client.cluster.nodes.values()))
-            assert {await client.raw_call("which") for _ in range(50)} == {1, 2}
+            assert await answers(client) == {1, 2}
             await one.await_closed()
             await eventually(lambda: len(client.cluster.nodes) == 1)
             assert await client.raw_call("which") == 2
