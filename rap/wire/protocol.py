@@ -44,7 +44,7 @@ _VIEW_FROM = 4096
 _VIEW_SHARE = 8
 _WHOLE_LAST = MESSAGE | END
 _PLAIN = MESSAGE | MORE | END
-_KIND_AT = 4  # where the header has the kind
+_KIND_AT, _META_AT = 4, slice(10, 12)  # where the header has the kind and the length of meta
 
 
 class WireProtocol(Receiver[S]):
@@ -85,19 +85,38 @@ class WireProtocol(Receiver[S]):
         Never raises: a violation queues a GoAway, sets `error`, and what follows is ignored.
         """
         events: list[Event[S]] = []
-        if self.error is not None:
-            return events
-        rest = self.partial
-        if rest is not None:
-            rest += data
+        if self.error is None:
+            pos = 0 if self.partial is None else self._complete(data, events)
+            if self.error is None and (pos < len(data) or not pos):
+                self._parse(data, pos, events)
+        return events
+
+    def _complete(self, data: bytes, events: list[Event[S]]) -> int:
+        """Finish the frame that was begun, copying no more; return how much of `data` it took."""
+        pos = 0
+        while self.partial is not None and pos < len(data) and self.error is None:
+            rest = self.partial
+            end = pos + self._need - len(rest)
+            rest += memoryview(data)[pos:end]
+            pos = min(end, len(data))
             if len(rest) < self._need:
-                return events
-            data = bytes(rest)
+                break
             self.partial = None
+            # A large body is handed on as a view; everything else is small, and must be bytes.
+            is_large = len(rest) > _VIEW_FROM + HEADER_SIZE and rest[_KIND_AT] == DATA
+            as_it_is = is_large and not any(rest[_META_AT])
+            frame = rest if as_it_is else bytes(rest)
+            self._parse(frame, 0, events)  # type: ignore[arg-type]  # a bytearray reads like bytes
+        return pos
+
+    def _parse(self, data: bytes, pos: int, events: list[Event[S]]) -> None:
+        """Read frames from `pos` on; what is left of the last one waits for more."""
         size = len(data)
-        if self.state is State.OPENING and size >= HEADER_SIZE and data[_KIND_AT] != HELLO:
-            self._violate("the first frame must be a Hello")
-            return events
+        begin = pos
+        if self.state is State.OPENING and size - pos >= HEADER_SIZE:
+            if data[pos + _KIND_AT] != HELLO:
+                self._violate("the first frame must be a Hello")
+                return
         add = events.append
         streams = self.streams
         max_length = self._max_length
@@ -105,7 +124,6 @@ class WireProtocol(Receiver[S]):
         window = self.peer.stream_window
         most_streams = self._most_streams
         window_left = self.limits.stream_window - HEADER_SIZE
-        pos = 0
         rare = kept = 0  # bytes that cost no credit, and that are not given back at once
         need = HEADER_SIZE
         while size - pos >= HEADER_SIZE:
@@ -189,7 +207,7 @@ class WireProtocol(Receiver[S]):
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
-        used = pos - rare
+        used = pos - begin - rare
         if used:
             self.recv_credit -= used
             self.ungranted += used - kept
@@ -200,7 +218,6 @@ class WireProtocol(Receiver[S]):
         if pos < size and self.error is None:
             self.partial = bytearray(memoryview(data)[pos:])
             self._need = need
-        return events
 
     def ping(self, token: bytes) -> None:
         """Queue a Ping; the event with flag ACK and the same 8 bytes is its answer."""
