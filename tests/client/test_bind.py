@@ -1,0 +1,144 @@
+"""Typed stubs of whole groups."""
+
+import inspect
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import pytest
+
+from rap.client import Channel, Client
+from rap.errors import InvalidArgument, NotFound, RegistrationError
+from rap.server import Channel as ServerChannel
+from rap.server import Server
+from tests.loopback import calling, eventually, serving
+
+
+class Store:
+    """What the server has."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+
+    async def put(self, key: str, value: int = 1) -> None:
+        self.values[key] = value
+
+    async def keys(self) -> AsyncIterator[str]:
+        for key in self.values:
+            yield key
+
+    async def follow(self, channel: ServerChannel) -> None:
+        async for key in channel:
+            await channel.write(self.values.get(key))
+
+    @staticmethod
+    async def version() -> int:
+        return 3
+
+
+class StoreApi(Protocol):
+    """What the client knows of it."""
+
+    limit: int = 5
+
+    async def put(self, key: str, value: int = 1) -> None:
+        """Keep a value."""
+
+    async def keys(self) -> AsyncIterator[str]:
+        yield ""
+
+    @staticmethod
+    async def version() -> int:
+        raise NotImplementedError
+
+
+class Following:
+    """A channel function may call the other methods of its object."""
+
+    async def put(self, key: str, value: int = 1) -> None:
+        raise NotImplementedError
+
+    async def follow(self, channel: Channel) -> Any:
+        await self.put("a", 9)
+        await channel.write("a")
+        return await channel.read_body()
+
+
+@pytest.fixture
+async def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+async def server(store: Store) -> AsyncIterator[Server]:
+    async with serving() as server:
+        server.register(store)
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with calling(server) as client:
+        yield client
+
+
+async def test_all_methods_of_a_protocol_are_callable(client: Client, store: Store) -> None:
+    api = client.bind(StoreApi, group="Store")
+    await api.put("a", 2)
+    await api.put("b")
+    assert store.values == {"a": 2, "b": 1}
+    assert [key async for key in api.keys()] == ["a", "b"]
+    assert await api.version() == 3
+
+
+async def test_the_group_is_the_name_of_the_class_by_default(client: Client) -> None:
+    assert await client.bind(Store).version() == 3
+    with pytest.raises(NotFound, match="/StoreApi/version"):
+        await client.bind(StoreApi).version()
+
+
+async def test_the_methods_keep_signature_and_docstring(client: Client) -> None:
+    api = client.bind(StoreApi)
+    assert str(inspect.signature(api.put)) == "(key: str, value: int = 1) -> None"
+    assert api.put.__doc__ == "Keep a value."
+    with pytest.raises(InvalidArgument, match="argument 'value'"):
+        await api.put("a", "b")  # type: ignore[arg-type]  # the mistake
+
+
+async def test_a_channel_method_has_the_stub_as_self(client: Client) -> None:
+    follow: Any = client.bind(Following, group="Store").follow
+    assert await follow() == 9
+
+
+async def test_options_hold_for_all_methods(client: Client) -> None:
+    api: Any = client.bind(StoreApi, group="Store", timeout=0.5, idempotent=True)
+    assert api.put.__rap_plan__.timeout == 0.5
+    assert api.put.__rap_plan__.idempotent
+    await api.put("x", timeout=5)
+    async with client.session as session:
+        assert await session.execute(api.version()) == 3
+    await eventually(lambda: client.cluster.ready)
+
+
+class Empty:
+    """Declares nothing."""
+
+    async def _hidden(self) -> int:
+        return 1
+
+
+class NoHints:
+    """Declares too little."""
+
+    async def f(self, a):  # type: ignore[no-untyped-def]
+        return a
+
+
+def test_what_declares_no_method_is_refused() -> None:
+    client = Client()
+    with pytest.raises(TypeError, match="declares no public method"):
+        client.bind(Empty)
+    no_class: Any = Empty()._hidden
+    with pytest.raises(TypeError, match="bind takes a class or Protocol"):
+        client.bind(no_class)
+    with pytest.raises(RegistrationError, match=r"f\(\): parameter 'a' has no type hint"):
+        client.bind(NoHints)
