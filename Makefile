@@ -15,13 +15,15 @@ CANDIDATES = python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test lint format coverage bench bench-quick bench-guard test-all clean
+.PHONY: help demo test lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
 	@echo "make test      the test suite, in random order"
 	@echo "make lint      ruff and mypy; make format rewrites"
 	@echo "make coverage  the test suite with branch coverage"
+	@echo "make fuzz      random bytes for a minute; SECONDS=600 for ten"
+	@echo "make faults    what attackers and networks do, measured, in a few minutes"
 	@echo "make bench     rap beside its peers, in five minutes"
 	@echo "make bench-quick  rap, the limit and grpc.aio, in one minute"
 	@echo "make bench-guard  instructions of a call; UPDATE=1 writes what to compare with"
@@ -45,6 +47,16 @@ format: $(READY)
 
 coverage: $(READY)
 	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+
+# atheris, the fuzzer guided by coverage, is not to be had everywhere: without it, blind mutation.
+fuzz: $(READY)
+	@$(PY) -c 'import atheris' 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check atheris || \
+		echo "atheris cannot be installed here"
+	$(PY) -m fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
+faults: $(READY)
+	$(PY) -m faults $(ARGS)
 
 bench: $(BENCH_READY)
 	$(BENCH_PY) -m bench $(ARGS)

@@ -1,0 +1,1 @@
+"""Faults and attacks, measured one after the other; run `make faults`."""

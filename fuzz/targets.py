@@ -1,0 +1,213 @@
+"""What is fuzzed, and what is a finding: an exception, a task that stays, an ERROR logged."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
+
+from fuzz.memory_transport import MemoryTransport
+from rap.processor.compress import CompressProcessor
+from rap.server import Channel, Server
+from rap.server.processor import CryptoProcessor
+from rap.wire.codec import pack
+from rap.wire.frames import END, MESSAGE, RESET
+from rap.wire.limits import Limits
+from rap.wire.protocol import WireProtocol
+from rap.wire.states import StreamState
+
+__all__ = ["TARGETS", "Finding", "ProtocolTarget", "ServerTarget", "Target"]
+
+_KIB = 1024
+_SMALL = Limits(
+    max_frame=16 * _KIB,
+    max_message=32 * _KIB,
+    max_streams=4,
+    stream_window=64 * _KIB,
+    connection_window=128 * _KIB,
+    fragment=4 * _KIB,
+)
+_META = pack(["/default/f", 0])
+_TURNS = 200  # of the loop, in which what an input began has to end
+_PATIENCE = 1.0  # seconds more, for what waits for a thread
+
+
+class Finding(AssertionError):
+    """An input did what no input may do."""
+
+
+class Target(Protocol):
+    """Something that takes bytes of the network."""
+
+    def run(self, data: bytes) -> None:
+        """Take one input; raise if it does harm."""
+
+    def close(self) -> None:
+        """Release what was held."""
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """Cut an input as its second byte says: not at all, or into pieces of so many bytes."""
+    size = data[1] or len(data)
+    for start in range(2, len(data), size):
+        yield data[start : start + size]
+
+
+class ProtocolTarget:
+    """`WireProtocol.receive_data`, on the side that the first byte says."""
+
+    def run(self, data: bytes) -> None:
+        """Feed, do what a transport does, and check what holds of every conversation."""
+        if len(data) < 3:
+            return
+        is_server = not data[0] & 1
+        protocol: WireProtocol[StreamState] = WireProtocol(
+            is_server=is_server, new_stream=StreamState, limits=_SMALL
+        )
+        if not is_server:
+            for flags in (MESSAGE | END, 0, MESSAGE | END):
+                protocol.open_stream(StreamState(0, 0, 0), flags, _META, b"\x90")
+        for chunk in _chunks(data):
+            broken = protocol.error is not None
+            protocol.out.clear()
+            events = protocol.receive_data(chunk)
+            if broken and (events or protocol.out):
+                raise Finding("something happened after a violation")
+            for kind, stream, _, _, _, held in events:
+                if stream is not None and kind != RESET:
+                    protocol.take(stream, held)
+                    if not stream.state & 21:
+                        protocol.send_data(stream, MESSAGE | END, b"", b"answer")
+            protocol.pump(1 << 20)
+            if protocol.recv_credit + protocol.ungranted > _SMALL.connection_window:
+                raise Finding("more credit than the window")
+            if len(protocol.streams) > _SMALL.max_streams:
+                raise Finding("more streams than max_streams")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Errors(logging.Handler):
+    """Keeps what is logged as a bug."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.found.append(logging.Formatter().format(record))
+
+
+class ServerTarget:
+    """A whole server, plain or with compression and encryption, as the first byte says."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._errors = _Errors()
+        self._loop.set_exception_handler(self._unhandled)
+        self._log = logging.getLogger("rap.server")
+        self._log.addHandler(self._errors)
+        self._log.propagate = False  # a warning for each input is for nobody
+        self._servers = [self._loop.run_until_complete(_server(kind)) for kind in (False, True)]
+        self._tasks = asyncio.all_tasks(self._loop)
+
+    def run(self, data: bytes) -> None:
+        """Feed a new connection, end it, and look for what is left."""
+        if len(data) < 3:
+            return
+        self._loop.run_until_complete(self._run(data))
+        if self._errors.found:
+            found = "\n".join(self._errors.found)
+            self._errors.found.clear()
+            raise Finding(found)
+
+    def close(self) -> None:
+        """Stop the servers."""
+        for server in self._servers:
+            self._loop.run_until_complete(server.await_closed())
+        self._log.removeHandler(self._errors)
+        self._log.propagate = True
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    async def _run(self, data: bytes) -> None:
+        # Without a socket there is nobody who could make the connection for us.
+        ports = self._servers[data[0] & 1]._ports
+        conn = ports._make_connection()
+        transport = MemoryTransport(conn)
+        conn.connection_made(transport)
+        for chunk in _chunks(data):
+            if transport.is_closing():
+                break
+            conn.data_received(chunk)
+            await asyncio.sleep(0)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        transport.close()
+        await self._quiet()
+        if conn.streams or conn in ports.connections:
+            raise Finding("the connection has ended and is still there")
+
+    async def _quiet(self) -> None:
+        """Return when no task is left that was not there before."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+            if not self._left():
+                return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while self._left():  # noqa: ASYNC110  # tasks of whatever kind
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            raise Finding(f"leaked tasks: {self._left()}") from None
+
+    def _left(self) -> set[asyncio.Task[Any]]:
+        return asyncio.all_tasks() - self._tasks - {asyncio.current_task()}
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._errors.found.append(repr(context))
+
+
+async def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+async def echo(value: Any) -> Any:
+    """Return the argument."""
+    return value
+
+
+async def count(n: int) -> AsyncIterator[int]:
+    """Yield up to a hundred numbers."""
+    for i in range(min(n, 100)):
+        yield i
+
+
+async def talk(channel: Channel) -> None:
+    """Return each message."""
+    async for body in channel:
+        await channel.write(body)
+
+
+async def wait() -> None:
+    """Wait until cancelled."""
+    await asyncio.Event().wait()
+
+
+async def _server(sealed: bool) -> Server:
+    processors = [CompressProcessor(), CryptoProcessor({"id": "k" * 16})] if sealed else []
+    server = Server("127.0.0.1:0", processor_list=processors, close_timeout=0.2)
+    for func in (add, echo, count, talk, wait):
+        server.register(func)
+    await server.create_server()
+    gc.freeze()  # what is there stays: collections need not look at it
+    return server
+
+
+TARGETS: dict[str, type[ProtocolTarget | ServerTarget]] = {
+    "protocol": ProtocolTarget,
+    "server": ServerTarget,
+}
