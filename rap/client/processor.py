@@ -8,13 +8,24 @@ from rap.processor.lazy import Lazy, loader
 if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor
     from rap.processor.encryption import ClientCryptoProcessor as CryptoProcessor
+    from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 
-__all__ = ["BaseProcessor", "CompressProcessor", "CryptoProcessor"]
+__all__ = [
+    "BaseProcessor",
+    "CompressProcessor",
+    "CryptoProcessor",
+    "PrometheusMessageProcessor",
+    "PrometheusProcessor",
+]
 
 __getattr__ = loader(
     __name__,
     {
         "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
         "CryptoProcessor": Lazy("rap.processor.encryption", "ClientCryptoProcessor", "crypto"),
+        "PrometheusMessageProcessor": Lazy(
+            "rap.processor.prometheus", "PrometheusMessageProcessor", "metrics"
+        ),
+        "PrometheusProcessor": Lazy("rap.processor.prometheus", "PrometheusProcessor", "metrics"),
     },
 )

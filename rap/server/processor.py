@@ -9,8 +9,17 @@ if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor
     from rap.processor.encryption import ServerCryptoProcessor as CryptoProcessor
     from rap.processor.limit import LimitProcessor, Rule
+    from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 
-__all__ = ["BaseProcessor", "CompressProcessor", "CryptoProcessor", "LimitProcessor", "Rule"]
+__all__ = [
+    "BaseProcessor",
+    "CompressProcessor",
+    "CryptoProcessor",
+    "LimitProcessor",
+    "PrometheusMessageProcessor",
+    "PrometheusProcessor",
+    "Rule",
+]
 
 __getattr__ = loader(
     __name__,
@@ -18,6 +27,10 @@ __getattr__ = loader(
         "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
         "CryptoProcessor": Lazy("rap.processor.encryption", "ServerCryptoProcessor", "crypto"),
         "LimitProcessor": Lazy("rap.processor.limit", "LimitProcessor"),
+        "PrometheusMessageProcessor": Lazy(
+            "rap.processor.prometheus", "PrometheusMessageProcessor", "metrics"
+        ),
+        "PrometheusProcessor": Lazy("rap.processor.prometheus", "PrometheusProcessor", "metrics"),
         "Rule": Lazy("rap.processor.limit", "Rule"),
     },
 )
