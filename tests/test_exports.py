@@ -43,7 +43,7 @@ def load(name: str) -> ModuleType:
     """Import a module; skip one that needs an extra that is not installed."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
+    except ImportError as exc:  # of a module, or of an extra that its message names
         if (exc.name or "").partition(".")[0] in ("", "rap"):
             raise
         pytest.skip(f"{name} needs {exc.name}")

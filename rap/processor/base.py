@@ -147,8 +147,8 @@ class Pipeline:
         try:
             for scope in self._scopes:
                 stack.enter_context(scope(call))
-        except BaseException:
-            stack.close()
+        except BaseException as exc:
+            stack.__exit__(type(exc), exc, exc.__traceback__)
             raise
         return stack
 
