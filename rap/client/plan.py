@@ -12,6 +12,8 @@ from rap.wire.codec import pack
 __all__ = ["DEFAULT_GROUP", "Plan", "Plans", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
+_JUST_BEGUN = 0.005  # seconds
+_SESSION_ONLY = {"session_id"}
 _MAX_KEPT = 4096  # plans of functions and names that are called without a stub
 
 
@@ -52,7 +54,11 @@ class Plan:
             self.decode = function.decode_result
         # The Open of a call with default timeout and no header, packed once.
         limit = NEVER if timeout is None else float(timeout)
-        self.meta = pack([self.method, remaining_ms(limit, 0.0)])
+        self._timeout_ms = remaining_ms(limit, 0.0)
+        self.meta = pack([self.method, self._timeout_ms])
+        # The same with the header of the session that called last.
+        self._header: Mapping[str, Any] = {}
+        self._header_meta = self.meta
 
     def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
         """Return the meta of an Open.
@@ -60,13 +66,27 @@ class Plan:
         Raises:
             InvalidArgument: The header cannot be sent as msgpack.
         """
-        content: list[Any] = [self.method, remaining_ms(deadline, now)]
+        # A whole timeout is sent as such even if some of its first milliseconds have passed, so
+        # that calls differ in no byte: the server knows the meta again and need not read it.
+        if self.timeout is None:
+            fresh = deadline == NEVER
+        else:
+            fresh = 0.0 <= now + self.timeout - deadline < _JUST_BEGUN
+        if fresh and not header:
+            return self.meta
+        if fresh and header == self._header:
+            return self._header_meta
+        timeout_ms = self._timeout_ms if fresh else remaining_ms(deadline, now)
+        content: list[Any] = [self.method, timeout_ms]
         if header:
             content.append(dict(header))
         try:
-            return pack(content)
+            meta = pack(content)
         except ValueError as exc:
             raise InvalidArgument(f"{self.method}: the header {exc}") from exc
+        if fresh and header and header.keys() == _SESSION_ONLY:
+            self._header, self._header_meta = dict(header), meta
+        return meta
 
 
 class Plans:
