@@ -20,18 +20,19 @@ FLOORS = [
     ["processor"],
     ["channel"],
     ["client", "server"],
+    ["observe"],
     ["gateway", "console", "cli", "testing"],
     ["api_gateway"],
 ]
 LEVEL = {unit: (floor, place) for floor, row in enumerate(FLOORS) for place, unit in enumerate(row)}
 
 # Where a package of somebody else may be imported: one file, or the files of one folder.
-THIRD_PARTY = {
+THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
     "msgpack": "wire/codec.py",
     "msgspec": "function.py",
     "redis": "redis_link.py",
     "Crypto": "processor/crypto.py",
-    "prometheus_client": "processor/prometheus.py",
+    "prometheus_client": ("processor/prometheus.py", "observe/"),
     "opentelemetry": "processor/opentelemetry.py",
     "opentracing": "processor/opentracing.py",
     "jaeger_client": "processor/opentracing.py",

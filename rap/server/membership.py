@@ -85,6 +85,11 @@ class Membership:
         """Whether the server is registered."""
         return self._lease is not None
 
+    @property
+    def lease(self) -> Lease | None:
+        """What keeps it registered, while it is."""
+        return self._lease
+
     async def join(self, bound: Sequence[Address]) -> None:
         """Register as UP and keep the registration alive.
 

@@ -1,0 +1,20 @@
+"""Metrics and health of a process on a small port of its own; needs the extra ``metrics``."""
+
+from typing import TYPE_CHECKING
+
+from rap.processor.lazy import Lazy, loader
+
+if TYPE_CHECKING:
+    from rap.observe.metrics import StatusCollector
+    from rap.observe.page import MetricsServer, serve_metrics
+
+__all__ = ["MetricsServer", "StatusCollector", "serve_metrics"]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "MetricsServer": Lazy("rap.observe.page", "MetricsServer", "metrics"),
+        "StatusCollector": Lazy("rap.observe.metrics", "StatusCollector", "metrics"),
+        "serve_metrics": Lazy("rap.observe.page", "serve_metrics", "metrics"),
+    },
+)

@@ -1,0 +1,43 @@
+"""What can be told of a server from outside: for metrics, health checks and people."""
+
+from dataclasses import dataclass
+
+from rap.server.core import Server
+
+__all__ = ["ServerStatus", "server_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """A server at one moment.
+
+    Args:
+        address: The first one that it listens on, or shall.
+        serving: New calls are welcome: started, not draining.
+        connections: How many are open.
+        calls: How many are open, of every shape.
+        registered: The last renewal of its lease succeeded; `None` without a registry.
+        lease_lag: Seconds by which that came late, for something blocked the loop.
+    """
+
+    address: str
+    serving: bool
+    connections: int
+    calls: int
+    registered: bool | None
+    lease_lag: float
+
+
+def server_status(server: Server) -> ServerStatus:
+    """Return how a server is doing; to be asked on its event loop."""
+    ports, membership = server._ports, server._membership
+    connections = ports.connections
+    lease = membership.lease
+    return ServerStatus(
+        address=str((ports.addresses or ports.hosts)[0]),
+        serving=server.is_serving,
+        connections=len(connections),
+        calls=sum(len(conn.streams) for conn in connections),
+        registered=(False if lease is None else lease.healthy) if membership.configured else None,
+        lease_lag=0.0 if lease is None else lease.lag,
+    )
