@@ -103,10 +103,19 @@ class Cluster:
         tasks = [*self._closing] if self._watch is None else [self._watch, *self._closing]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+            await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
+        except asyncio.CancelledError:  # who cannot wait wants it closed all the same
+            self._abort()
+            raise
         self.nodes.clear()
+
+    def _abort(self) -> None:
+        self._closed = True
+        for node in self.nodes.values():
+            node.pool.abort()
 
     def pick(
         self, affinity: str | None = None, exclude: frozenset[str] = frozenset()
@@ -216,15 +225,9 @@ class Cluster:
                     _log.exception("watching %r failed", self.service)
                 await self._clock.sleep(_WATCH_AGAIN)
         except asyncio.CancelledError:
-            if not self._closed:
-                self._abandon()
+            if not self._closed:  # the program ends without having closed its client
+                self._abort()
             raise
-
-    def _abandon(self) -> None:
-        """The program ends without closing its client: leave no open socket behind."""
-        self._closed = True
-        for node in self.nodes.values():
-            node.pool.abort()
 
     async def _watch_once(self) -> None:
         watching: Any = self._resolver.watch(self.service or _UNNAMED)

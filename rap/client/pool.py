@@ -126,10 +126,12 @@ class Pool:
         await close_all(self.connections, ConnectionClosed("the client was closed"))
 
     def abort(self) -> None:
-        """End every connection now."""
+        """End every connection now, and the dial under way."""
         self.wanted = False
+        if self._dialling is not None:
+            self._dialling.cancel()
         for conn in list(self.connections):
-            conn.abort(ConnectionClosed("the client's event loop has ended"))
+            conn.abort(ConnectionClosed("the client was closed"))
 
     async def _dial(self) -> None:
         """Try until there is a connection, or none is wanted."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from rap.client import Client
+from rap.client import Channel, Client
 from rap.errors import CallError, Code, Unavailable
 from rap.message import Request, Response
 from rap.processor.base import BaseProcessor
+from rap.server import Channel as ServerChannel
 from rap.server import Server
 from tests.loopback import PATIENCE, calling, eventually, serving, within
 
@@ -257,3 +258,56 @@ async def test_a_loop_that_ends_without_closing_the_client_leaves_no_socket(
     with pytest.raises(Unavailable, match="was closed"):
         await client.raw_call("fine")
     await client.await_close()
+
+
+async def whole_life(client: Client) -> None:
+    """Connect, and make a call of every shape, inside a session and outside."""
+
+    async def echo(channel: Channel) -> Any:
+        await channel.write(1)
+        return await channel.read_body()
+
+    talk: Any = client.register()(echo)
+    async with client:
+        await client.raw_call("fine")
+        async with client.session:
+            async for _ in client.iterator_call("count", 3):
+                await client.raw_call("fine")
+        await talk()
+
+
+async def test_a_program_may_be_cancelled_at_any_of_its_steps(server: Server) -> None:
+    """Cancel after the first turn of the loop, after the second, and so on to the end."""
+
+    async def count(n: int) -> AsyncIterator[int]:
+        for i in range(n):
+            yield i
+
+    async def echo(channel: ServerChannel) -> None:
+        async for body in channel:
+            await channel.write(body)
+
+    server.register(count)
+    server.register(echo)
+    finished = False
+    steps = 0
+    while not finished:
+        client = Client(server.addresses)
+        task = asyncio.create_task(whole_life(client))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        await within(asyncio.wait([task]))
+        assert finished or task.cancelled()
+        assert not finished or task.exception() is None
+        with pytest.raises(RuntimeError, match=r"was closed|not connected"):
+            await client.raw_call("fine")
+        assert not server._ports.connections or await gone(server)
+        steps += 1
+    assert steps > 10
+
+
+async def gone(server: Server) -> bool:
+    await eventually(lambda: not server._ports.connections)
+    return True
