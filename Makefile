@@ -15,11 +15,14 @@ CANDIDATES = python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
+.PHONY: help demo test integration image k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
 	@echo "make test      the test suite, in random order"
+	@echo "make integration  whole systems: in containers where Docker answers, else as processes"
+	@echo "make image     the image of the example, rap-example:integration"
+	@echo "make k8s-check what can be checked of k8s/ without a cluster"
 	@echo "make lint      ruff and mypy; make format rewrites"
 	@echo "make coverage  the test suite with branch coverage"
 	@echo "make fuzz      random bytes for a minute; SECONDS=600 for ten"
@@ -35,6 +38,17 @@ demo: $(READY)
 
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
+
+# With Docker, testcontainers and the image in place it runs in containers; RAP_STAGE= chooses.
+integration: $(READY)
+	$(PY) -m pytest integration $(ARGS)
+
+# DOCKER_BUILD= passes options, such as --network=host where a bridge has no way out.
+image:
+	docker build $(DOCKER_BUILD) --tag rap-example:integration .
+
+k8s-check:
+	k8s/check
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -1,0 +1,26 @@
+# An image of rap and of the example in integration/app. The final stage has Python, a virtual
+# environment and the example: no compiler, no source of rap, nothing that its user can write.
+ARG PYTHON=python:3.11-slim
+
+FROM ${PYTHON} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/rap
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY rap rap
+RUN /opt/rap/bin/pip install '.[redis,crypto,fast,cli,api_gateway]' \
+ && /opt/rap/bin/pip uninstall --yes pip setuptools
+
+FROM ${PYTHON}
+COPY --from=build /opt/rap /opt/rap
+COPY integration/__init__.py /app/integration/
+COPY integration/app /app/integration/app
+WORKDIR /app
+ENV PATH=/opt/rap/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 9000 8000
+# Draining begins with it, and takes 26 s at most: `docker stop --time 30`.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "integration/app/probe.py"]
+CMD ["rap", "serve", "integration.app.calc:make"]

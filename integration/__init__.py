@@ -1,0 +1,1 @@
+"""Tests of whole systems: real processes, a real Redis, and what goes wrong with them."""

@@ -1,0 +1,71 @@
+"""What all instances share through Redis: limits of requests, and nonces of encrypted calls."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from integration.app.calc import KEY_ID, SCARCE
+from integration.stage import Stage
+from integration.watching import seen
+from rap.client import Client
+from rap.client.processor import CryptoProcessor
+from rap.errors import ResourceExhausted, Unauthenticated, Unavailable
+
+SECRET = "a key of 16 byte"
+
+
+async def test_a_limit_counts_over_all_instances(
+    stage: Stage, client: Client, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        await asyncio.to_thread(stage.calc, name, tmp_path, APP_STATE=stage.redis_url)
+    let_through, answered = 0, set()
+    async with client:
+        await seen(client, {"a", "b", "c"})
+        for _ in range(4 * SCARCE):
+            try:
+                answered.add(await client.raw_call("scarce"))
+                let_through += 1
+            except ResourceExhausted:
+                pass
+    assert let_through == SCARCE
+    assert len(answered) > 1
+
+
+async def test_encrypted_calls_are_refused_while_nobody_can_tell_a_replay(
+    stage: Stage, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        await asyncio.to_thread(
+            stage.calc, name, tmp_path, APP_SECRET=SECRET, APP_STATE=stage.redis_url
+        )
+    crypto = CryptoProcessor(KEY_ID, SECRET)
+    async with Client(
+        service="calc",
+        registry=stage.redis_url,
+        picker="round_robin",
+        processor_list=[crypto],
+        connect_timeout=30,
+    ) as client:
+        await seen(client, {"a", "b"})
+        await asyncio.to_thread(stage.stop_redis)
+        with pytest.raises(Unavailable):
+            await client.raw_call("who", timeout=5)
+        await asyncio.to_thread(stage.start_redis)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    assert await client.raw_call("add", 1, 2, timeout=5) == 3
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.1)
+
+
+async def test_plain_calls_are_refused_where_calls_are_encrypted(
+    stage: Stage, client: Client, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(stage.calc, "a", tmp_path, APP_SECRET=SECRET, APP_STATE=stage.redis_url)
+    async with client:
+        with pytest.raises(Unauthenticated):
+            await client.raw_call("who")
