@@ -7,6 +7,7 @@ import click
 
 from rap.cli.allocator import keep_freed_memory
 from rap.cli.loop import LOOPS, loop_factory
+from rap.cli.metrics import MetricsPort, check_metrics, metrics_page, say_page
 from rap.cli.target import load_server
 from rap.cli.workers import Workers, WorkersError
 from rap.errors import RapError
@@ -40,22 +41,46 @@ _LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="Processes that serve, each on a core of its own.",
 )
-def serve(target: str, loop: str, log_level: str, workers: int) -> None:
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Show /metrics, /healthz and /readyz on this port; 0 is any free one.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of that page; 0.0.0.0 for scrapers on other machines.",
+)
+def serve(
+    target: str,
+    loop: str,
+    log_level: str,
+    workers: int,
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
     """Serve MODULE:SERVER, a Server or a function that makes one.
 
     SIGTERM and Ctrl-C drain it: open calls finish, then it stops; a second one ends it at once.
     SIGHUP reads its certificates again.
 
     Several workers share the ports. With a registry each is an instance of its own on a port of
-    its own, the next higher ones; port 0 stays any free port. One that ends is started again;
-    SIGTERM drains them in turn.
+    its own, the next higher ones; port 0 stays any free port. The same holds for the port of the
+    metrics. One that ends is started again; SIGTERM drains them in turn.
     """
     try:
         factory = loop_factory(loop)
     except ImportError as exc:
         raise click.BadParameter(str(exc), param_hint="'--loop'") from exc
+    metrics = None if metrics_port is None else MetricsPort(metrics_host, metrics_port)
+    if metrics is not None:
+        try:
+            check_metrics()
+        except ImportError as exc:
+            raise click.BadParameter(str(exc), param_hint="'--metrics-port'") from exc
     if workers > 1:
-        _serve_many(Workers(target, workers, loop=loop, log_level=log_level))
+        _serve_many(Workers(target, workers, loop=loop, log_level=log_level, metrics=metrics))
         return
     keep_freed_memory()
     try:
@@ -65,7 +90,7 @@ def serve(target: str, loop: str, log_level: str, workers: int) -> None:
     configure_logging(log_level)
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(_serve(server))
+            runner.run(_serve(server, metrics))
     except (OSError, RapError) as exc:
         raise click.ClickException(f"{target} cannot be served: {exc}") from exc
 
@@ -89,10 +114,12 @@ def _serve_many(workers: Workers) -> None:
     click.echo("rap: stopped")
 
 
-async def _serve(server: Server) -> None:
-    await server.create_server()
-    serving = asyncio.create_task(server.serve_forever(), name="rap serve")
-    await asyncio.sleep(0)  # from here on signals drain: who reads the next line may send one
-    click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
-    await serving
+async def _serve(server: Server, metrics: MetricsPort | None) -> None:
+    async with metrics_page(server, metrics) as page:
+        await server.create_server()
+        serving = asyncio.create_task(server.serve_forever(), name="rap serve")
+        await asyncio.sleep(0)  # from here on signals drain: who reads the next line may send one
+        say_page(page)
+        click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
+        await serving
     click.echo("rap: stopped")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import click
 
+from rap.cli.metrics import MetricsPort
 from rap.clock import Clock, SystemClock
 
 __all__ = ["Restarts", "Workers", "WorkersError"]
@@ -97,6 +98,7 @@ class Workers:
         count: How many.
         loop: Their event loop, one of `rap.cli.loop.LOOPS`.
         log_level: Least level of what they log.
+        metrics: Where the first shows its metrics, the others on the next ports.
         say: Takes a line of what happens.
         clock: Source of time.
         rng: Source of chance.
@@ -109,11 +111,13 @@ class Workers:
         *,
         loop: str,
         log_level: str,
+        metrics: MetricsPort | None = None,
         say: Callable[[str], None] = click.echo,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._order = {"target": target, "loop": loop, "log_level": log_level}
+        self._metrics = metrics
         self._say = say
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._workers = [_Worker(number, Restarts(clock, rng)) for number in range(count)]
@@ -170,6 +174,7 @@ class Workers:
             "number": worker.number,
             "shared": self._shared,
             "link": theirs.fileno(),
+            "metrics": self._metrics and self._metrics.of_worker(worker.number),
         }
         reader, worker.link = await asyncio.open_connection(sock=ours)
         with theirs:
