@@ -75,6 +75,7 @@ class Stream(StreamState):
 
     error: CallError | None = None
     complete = False  # the peer had ended when the connection was lost
+    unwritten = False  # this side gave up while a message waited
     see_error: SeeError | None = None
     discard = False  # user code has left; what still comes is dropped
     # Flags, meta, body, size of messages not yet taken. Made with the first: a unary call on a
@@ -201,6 +202,7 @@ class Stream(StreamState):
         """Return when what was sent has left for the transport, and that takes more.
 
         Raises:
+            ChannelClosed: This side gave the call up meanwhile.
             CallError: The stream was reset, or its connection was lost.
         """
         while self.outbox is not None:
@@ -209,6 +211,8 @@ class Stream(StreamState):
             await self.conn.drained()
         if self.error is not None:
             raise self.error
+        if self.unwritten:
+            raise ChannelClosed("this side gave the call up")
 
     def end(self, proof: bytes = b"") -> None:
         """Say that this side is done; does nothing if it has said so or the stream has ended.
@@ -229,7 +233,11 @@ class Stream(StreamState):
         self._wake()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
-        """End the stream in both directions; does nothing if it has ended."""
+        """End the stream in both directions; does nothing if it has ended.
+
+        Who reads it sees the end; who waits to write is told that nothing was written.
+        """
+        self.unwritten = self.outbox is not None
         self.inbox = ()
         self.conn.reset(self, code, message)
         self._wake()

@@ -1,0 +1,65 @@
+import pytest
+
+from rap.transport.keepalive import Keepalive, KeepaliveOptions, Move
+
+OPTIONS = KeepaliveOptions(idle=30.0, busy=1.0, timeout=2.5, failures=2)
+
+
+def test_silence_is_answered_by_a_ping_sooner_with_calls_open() -> None:
+    for busy, after in ((True, 1.0), (False, 30.0)):
+        alive = Keepalive(OPTIONS, 100.0)
+        early = alive.check(100.0 + after - 0.1, heard=False, busy=busy)
+        assert early == (Move.NOTHING, 100.0 + after)
+        assert alive.check(100.0 + after, heard=False, busy=busy) == (Move.PING, 102.5 + after)
+
+
+def test_what_was_heard_counts_from_the_check_that_tells_of_it() -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    assert alive.check(5.0, heard=True, busy=True) == (Move.NOTHING, 6.0)
+    assert alive.check(6.0, heard=False, busy=True) == (Move.PING, 8.5)
+
+
+def test_a_ping_is_waited_for_then_repeated_then_given_up() -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    moves = [alive.check(now, heard=False, busy=True)[0] for now in (1.0, 3.4, 3.5, 5.9, 6.0)]
+    assert moves == [Move.PING, Move.NOTHING, Move.PING, Move.NOTHING, Move.GIVE_UP]
+
+
+def test_a_dead_peer_with_calls_open_is_given_up_within_seven_seconds() -> None:
+    alive = Keepalive(KeepaliveOptions(), 0.0)
+    now, move = 0.9, alive.check(0.9, heard=True, busy=True)[0]  # its last byte came just now
+    while move is not Move.GIVE_UP:
+        now += 0.1
+        move, _ = alive.check(now, heard=False, busy=True)
+    assert now <= 0.9 + 7.0
+
+
+def test_any_sign_of_life_begins_anew() -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    alive.check(1.0, heard=False, busy=True)
+    alive.check(3.5, heard=False, busy=True)
+    assert alive.check(4.0, heard=True, busy=True) == (Move.NOTHING, 5.0)
+    assert alive.missed == 0
+    assert alive.pinged_at is None
+
+
+def test_an_answer_tells_the_round_trip_and_an_unasked_one_nothing() -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    alive.answered(0.5)
+    assert alive.round_trip is None
+    alive.check(1.0, heard=False, busy=True)
+    alive.answered(1.25)
+    assert alive.round_trip == 0.25
+
+
+@pytest.mark.parametrize("name", ["idle", "busy", "timeout"])
+@pytest.mark.parametrize("value", [0, -1, None, "1", True, float("nan")])
+def test_a_bad_time_is_named(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"keepalive {name} must be"):
+        KeepaliveOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, None])
+def test_a_bad_number_of_failures_is_named(value: object) -> None:
+    with pytest.raises(ValueError, match="keepalive failures must be an integer from 1 on"):
+        KeepaliveOptions(failures=value)  # type: ignore[arg-type]
