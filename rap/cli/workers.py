@@ -193,6 +193,7 @@ class Workers:
             worker.send(signal.SIGKILL)
             return False
         if not line:
+            await _within(_TURN, worker.process.wait())  # it may be about to say why
             return False
         told = json.loads(line)
         if told["shared"]:
