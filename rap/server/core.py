@@ -242,7 +242,6 @@ class Server:
 
         Raises:
             OSError: An address cannot be bound.
-            RegistryError: The registry refused or did not answer.
             RuntimeError: The server was started before.
         """
         if self._dispatcher is not None:

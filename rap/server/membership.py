@@ -27,7 +27,7 @@ class Membership:
         service: Name of the service; goes together with `registry`.
         weight: Relative capacity, 1 to 1000.
         zone: Name of the failure domain.
-        advertise: Address that clients dial; by default what was bound.
+        advertise: Address that clients dial; by default what was bound. Port 0 is the bound one.
         config: Options of the server.
         incarnation: Random name of this process's start.
         clock: Source of time.
@@ -93,8 +93,7 @@ class Membership:
     async def join(self, bound: Sequence[Address]) -> None:
         """Register as UP and keep the registration alive.
 
-        Raises:
-            RegistryError: Another process holds the address, or the registry does not answer.
+        Returns after the first attempt; one that failed is logged, and made again.
         """
         if self._registry is None:
             return
@@ -127,6 +126,8 @@ class Membership:
 
     def _advertised(self, bound: Sequence[Address]) -> Address:
         address = self._advertise or bound[0]
+        if address.scheme != "unix" and not address.port:
+            address = replace(address, port=bound[0].port)
         if address.is_wildcard:
             address = replace(address, host=_route_address(address.host))
         elif address.is_loopback and self._advertise is None and self._remote_registry():

@@ -1,6 +1,7 @@
 """The life of a server: events, start, stop, and options that are wrong."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from rap.client import Client
 from rap.errors import CallError, Code
+from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
 
@@ -414,3 +416,42 @@ async def test_more_calls_than_max_streams_are_refused_unserved() -> None:
                 task.cancel()
             await asyncio.wait(tasks)
             assert await within(client.raw_call("fine")) == 1
+
+
+async def test_a_program_may_be_cancelled_at_any_of_its_steps() -> None:
+    """Cancel after the first turn of the loop, after the second, and so on to the end."""
+    registry = MemoryRegistry()
+    finished = False
+    steps = 0
+    while not finished:
+        log: list[str] = []
+        server = Server(
+            LOOPBACK,
+            service="calc",
+            registry=registry,
+            drain_delay=0,
+            start_event_list=[functools.partial(log.append, "start")],
+            stop_event_list=[functools.partial(log.append, "stop")],
+        )
+        server.register(fine)
+
+        async def program(server: Server = server) -> None:
+            async with server, calling(server) as client:
+                await client.raw_call("fine")
+
+        task = asyncio.create_task(program())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        await within(asyncio.wait([task]))
+        assert finished or task.cancelled()
+        await within(server.await_closed())
+        assert not server.is_serving
+        assert not server._ports.connections
+        watching = registry.watch("calc")
+        assert await anext(watching) == {}
+        await watching.aclose()
+        assert log in ([], ["start"], ["start", "stop"])
+        steps += 1
+    assert steps > 10

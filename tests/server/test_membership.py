@@ -1,0 +1,152 @@
+"""What a server says of itself in a registry."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from rap.address import Address
+from rap.errors import RegistryError
+from rap.registry.base import Endpoint, State
+from rap.registry.memory import MemoryRegistry
+from rap.registry.refusal import AddressTaken
+from rap.server import Server
+from rap.server.config import ServerConfig
+from rap.server.membership import Membership
+from tests.fake_clock import FakeClock
+from tests.loopback import LOOPBACK
+
+
+class Book:
+    """A registry on another host that keeps what is registered."""
+
+    location = Address.parse("192.0.2.7:6379")
+
+    def __init__(self, error: RegistryError | None = None) -> None:
+        self.records: list[Endpoint] = []
+        self.closed = False
+        self._error = error
+
+    async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
+        if self._error is not None:
+            raise self._error
+        self.records.append(endpoint)
+
+    async def deregister(self, service: str, endpoint: Endpoint) -> None:
+        self.records.append(endpoint)
+
+    def watch(self, service: str) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def joined(book: Any, bound: Sequence[str], **options: Any) -> Membership:
+    """Return the membership of a server that is bound to addresses."""
+    addresses = tuple(Address.parse(each) for each in bound)
+    given: dict[str, Any] = {"weight": 1, "zone": "", "advertise": None, **options}
+    membership = Membership(
+        book, "calc", config=ServerConfig(addresses=addresses), incarnation="i",
+        clock=FakeClock(), rng=random.Random(1), **given,
+    )  # fmt: skip
+    await membership.join(addresses)
+    return membership
+
+
+@pytest.mark.parametrize(
+    ("bound", "advertise", "published"),
+    [
+        (["192.0.2.1:5000"], None, "192.0.2.1:5000"),
+        (["192.0.2.1:5000", "192.0.2.2:5001"], None, "192.0.2.1:5000"),
+        (["tls://192.0.2.1:5000"], None, "tls://192.0.2.1:5000"),
+        (["unix:///run/calc"], None, "unix:///run/calc"),
+        (["0.0.0.0:5000"], "calc.example:80", "calc.example:80"),
+        (["0.0.0.0:5000"], "calc.example:0", "calc.example:5000"),
+        (["0.0.0.0:5000"], "[2001:db8::1]:80", "[2001:db8::1]:80"),
+    ],
+)
+async def test_the_advertised_address_is_published(
+    bound: list[str], advertise: str | None, published: str
+) -> None:
+    book = Book()
+    membership = await joined(book, bound, advertise=advertise)
+    assert book.records[0].id == str(book.records[0].address) == published
+    await membership.leave()
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0:5000", "[::]:5000"])
+async def test_a_wildcard_is_never_published(wildcard: str) -> None:
+    book = Book()
+    membership = await joined(book, [wildcard])
+    assert not book.records[0].address.is_wildcard
+    assert book.records[0].address.port == 5000
+    await membership.leave()
+
+
+@pytest.mark.parametrize(
+    ("bound", "advertise", "warned"),
+    [
+        ("127.0.0.1:5000", None, True),
+        ("localhost:5000", None, True),
+        ("127.0.0.1:5000", "127.0.0.1:5000", False),  # its user knows
+        ("192.0.2.1:5000", None, False),
+    ],
+)
+async def test_a_loopback_address_in_a_registry_elsewhere_gives_one_warning(
+    bound: str, advertise: str | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    membership = await joined(Book(), [bound], advertise=advertise)
+    await membership.announce(State.DRAINING)
+    assert caplog.text.count("pass advertise=") == warned
+    await membership.leave()
+
+
+async def test_a_loopback_address_in_a_registry_here_is_fine(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    membership = await joined(MemoryRegistry(), ["127.0.0.1:5000"])
+    assert caplog.text == ""
+    await membership.leave()
+
+
+async def test_weight_zone_and_state_are_published() -> None:
+    book = Book()
+    membership = await joined(book, ["192.0.2.1:5000"], weight=7, zone="z")
+    await membership.announce(State.DRAINING)
+    assert [(e.weight, e.zone, e.incarnation) for e in book.records] == [(7, "z", "i")] * 2
+    assert [e.state for e in book.records] == [State.UP, State.DRAINING]
+    await membership.leave()
+    await membership.leave()
+    assert len(book.records) == 3
+    assert not book.closed  # it is the user's
+
+
+async def test_a_second_process_with_the_same_address_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    membership = await joined(Book(AddressTaken("192.0.2.1:5000", 9.0)), ["192.0.2.1:5000"])
+    assert "192.0.2.1:5000" in caplog.text
+    await membership.leave()
+
+
+async def test_a_registry_that_is_down_does_not_keep_a_server_from_starting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    book: Any = Book(RegistryError("no answer"))
+    async with Server(LOOPBACK, service="calc", registry=book, drain_delay=0) as server:
+        assert server.is_serving
+        assert "no answer" in caplog.text
+
+
+async def test_without_a_registry_nothing_is_published() -> None:
+    membership = await joined(None, ["127.0.0.1:5000"])
+    await membership.announce(State.DRAINING)
+    assert not membership.active
+    await membership.leave()
+
+
+def test_a_registry_that_only_lists_is_refused() -> None:
+    with pytest.raises(ValueError, match="only lists servers; none can register there"):
+        Server(LOOPBACK, service="calc", registry="static://127.0.0.1:1")
