@@ -94,7 +94,11 @@ def test_a_server_may_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "ending.py").write_text(ENDING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    result = CliRunner().invoke(rap_group, ["serve", "ending:server", "--loop", "asyncio"])
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what `ending` waits to see replaced
+    try:
+        result = CliRunner().invoke(rap_group, ["serve", "ending:server", "--loop", "asyncio"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 0, result.output
     assert "rap: listening on 127.0.0.1:" in result.output
     assert result.output.endswith("rap: stopped\n")
