@@ -69,6 +69,12 @@ def _on_too_many_cancels(conn: "Connection") -> None:
         conn.go_away(message=text)
     else:
         conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
+        # A chunk may hold thousands more calls: what is open is failed, nothing new is begun.
+        conn._on_open = _not_served
+
+
+def _not_served(*_: object) -> None:
+    """Leave a stream of a peer that was cut to the end of its connection."""
 
 
 def _denial(text: str) -> Unauthenticated:
