@@ -1,0 +1,123 @@
+"""Rows 8 to 10: peers that hold on, give up, or do not read."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from statistics import median
+
+from faults.raw import opening, speaking
+from faults.scenario import Measured, Scale, Scenario
+from faults.victim import attacked
+from faults.visitor import beside, percentile
+from rap.channel import Channel
+from rap.client import Client
+from rap.errors import CallError, Code
+from rap.wire.codec import pack
+from rap.wire.frames import RESET, Frame
+
+__all__ = ["SCENARIOS"]
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+_IDLE = 1000
+_ROUNDS = 3
+_BATCH = 100
+_STALLED = 12  # channels that nobody reads, more than a connection's credit is for
+
+
+async def slowloris(scale: Scale) -> Measured:
+    """A thousand connections that say nothing."""
+    quiet, busy, held = [], [], 0.0
+    async with attacked() as victim:
+        for _ in range(_ROUNDS):
+            quiet.append(await percentile(victim.port))
+            async with AsyncExitStack() as stack:
+                began = time.monotonic()
+                idle = [
+                    await stack.enter_async_context(speaking(victim.port, b"\0"))
+                    for _ in range(_IDLE)
+                ]
+                busy.append(await percentile(victim.port))
+                await asyncio.gather(*(each.closed() for each in idle))
+                held = max(held, time.monotonic() - began)
+    ratio = median(busy) / median(quiet)
+    text = f"good p99 {ratio:.1f}x ({median(quiet) * 1000:.1f} -> {median(busy) * 1000:.1f} ms); "
+    return Measured(text + f"all cut after {held:.1f} s", ratio < 2 and held < 7)
+
+
+async def rapid_reset(scale: Scale) -> Measured:
+    """Calls that are opened and cancelled as fast as a connection takes them."""
+    cancelled = 0
+    reset = pack([Code.CANCELLED, "", {}])
+
+    async with attacked() as victim:
+        before = (await victim.vitals())["tasks"]
+
+        async def attack() -> None:
+            nonlocal cancelled
+            async with speaking(victim.port) as raw:
+                for first in range(1, 10_000, 2 * _BATCH):
+                    raw.writer.writelines(
+                        opening(n, b"\x90", "wait") + Frame(RESET, 0, n, b"", reset).encode()
+                        for n in range(first, first + 2 * _BATCH, 2)
+                    )
+                    cancelled += _BATCH
+                    await asyncio.sleep(0)
+                    if raw.writer.is_closing() or raw.reader.at_eof():
+                        break
+                    with suppress(ConnectionError):
+                        await raw.writer.drain()
+                await raw.closed()  # the next connection comes when this one was cut
+
+        quiet, busy = await beside(victim.port, attack)
+        while cancelled < scale.cancels:
+            await attack()
+        ended, left = time.monotonic(), -1
+        while time.monotonic() - ended < 5:
+            left = (await victim.vitals())["tasks"] - before
+            if left <= 0:
+                break
+            await asyncio.sleep(0.02)
+        took = time.monotonic() - ended
+    ratio = busy / quiet
+    text = f"{cancelled} cancels: good p99 {ratio:.1f}x ({quiet * 1000:.1f} -> {busy * 1000:.1f} "
+    text += f"ms), {max(left, 0)} tasks left after {took:.2f} s"
+    return Measured(text, ratio < 2 and left <= 0 and took <= 1)
+
+
+async def stalled_reader(scale: Scale) -> Measured:
+    """Channels that the server's functions do not read use up the credit of a connection."""
+    async with attacked() as victim, Client(f"127.0.0.1:{victim.port}", max_connections=1) as rude:
+
+        @rude.register()
+        async def sleepy(channel: Channel) -> None:
+            for _ in range(64):
+                await channel.write(b"x" * (64 * _KIB))
+
+        before = (await victim.vitals())["resident"]
+        talks = [asyncio.create_task(_ended(sleepy)) for _ in range(_STALLED)]
+        await asyncio.sleep(2)
+        grown = (await victim.vitals())["resident"] - before
+        began = time.monotonic()
+        went_on = await rude.raw_call("echo", "x" * 1000, timeout=30) == "x" * 1000
+        waited = time.monotonic() - began
+        for task in talks:
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+    text = f"{grown / _MIB:.1f} MiB held; a call on the same connection after {waited:.1f} s"
+    # Each stream may hold one message beyond its window, and an allocator some pages.
+    most = 8 * _MIB + _STALLED * 64 * _KIB + 4 * _MIB
+    return Measured(text, went_on and waited <= 10 and grown <= most)
+
+
+async def _ended(talk: object) -> None:
+    assert callable(talk)
+    with suppress(CallError):
+        await talk()
+
+
+SCENARIOS = (
+    Scenario(8, "1,000 idle connections", "good p99 < 2x, cut after 5 s", slowloris),
+    Scenario(9, "open and cancel at full speed", "good p99 < 2x, 0 tasks after 1 s", rapid_reset),
+    Scenario(10, "readers that stall", "<= 8 MiB + messages, others <= 10 s", stalled_reader),
+)

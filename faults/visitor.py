@@ -1,0 +1,75 @@
+"""A client in a process of its own that behaves, and says how long its calls took.
+
+``python -m faults.visitor PORT SECONDS`` prints the 99th percentile of its latencies in seconds.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median, quantiles
+
+from rap.client import Client
+
+__all__ = ["beside", "percentile"]
+
+_ROOT = Path(__file__).parents[1]
+_ROUNDS = 3
+_SECONDS = 1.5
+_PAUSE = 0.002  # seconds between two calls
+
+
+async def percentile(port: int, seconds: float = _SECONDS) -> float:
+    """Return the 99th percentile of calls in these seconds."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "faults.visitor", str(port), str(seconds)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=_ROOT,
+    )
+    output, _ = await process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError("a call of the client that behaves has failed")
+    return float(output)
+
+
+async def beside(port: int, attack: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+    """Return the percentile in quiet times and beside an attack, medians of rounds in turn."""
+    quiet, busy = [], []
+    for _ in range(_ROUNDS):
+        quiet.append(await percentile(port))
+        async with _going_on(attack):
+            busy.append(await percentile(port))
+    return median(quiet), median(busy)
+
+
+@asynccontextmanager
+async def _going_on(attack: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    async def again() -> None:
+        while True:
+            await attack()
+
+    task = asyncio.create_task(again())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    if not task.cancelled() and task.exception() is not None:
+        raise RuntimeError("the attack broke off") from task.exception()
+
+
+async def _main(port: str, seconds: str) -> None:
+    latencies = []
+    async with Client(f"127.0.0.1:{port}") as client:
+        stop = time.monotonic() + float(seconds)
+        while (began := time.monotonic()) < stop:
+            assert await client.raw_call("echo", 7) == 7
+            latencies.append(time.monotonic() - began)
+            await asyncio.sleep(_PAUSE)
+    print(quantiles(latencies, n=100)[98])
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))

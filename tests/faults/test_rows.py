@@ -1,0 +1,153 @@
+"""Which test proves the behaviour behind each row of `make faults`, and those of a whole server."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from faults.__main__ import _SCENARIOS
+from faults.raw import HELLO, opening, speaking
+from rap.errors import Code
+from rap.server import Server
+from rap.wire.codec import pack
+from rap.wire.frames import GOAWAY, HEADER, OPEN, RESET, Frame, parse_frames, read_reset
+from tests.loopback import Unnoticed, calling, eventually, serving, within
+
+ROOT = Path(__file__).parents[2]
+HERE = "tests/faults/test_rows.py"
+ROWS = {
+    1: (f"{HERE}::test_a_prefix_of_4_gib_ends_the_connection_before_its_body",),
+    2: (
+        "tests/wire/test_codec.py::test_a_nesting_bomb_is_refused",
+        f"{HERE}::test_a_body_that_is_a_bomb_fails_its_call_only",
+    ),
+    3: (
+        "tests/wire/test_codec.py::test_an_element_bomb_is_refused_by_its_header_alone",
+        f"{HERE}::test_a_body_that_is_a_bomb_fails_its_call_only",
+    ),
+    4: ("tests/processor/test_compress.py::test_a_bomb_is_refused_whatever_size_it_claims",),
+    5: (
+        "tests/wire/test_codec.py::test_only_strings_are_keys",
+        "tests/wire/test_codec.py::test_a_duplicate_key_is_refused",
+    ),
+    6: ("tests/fuzz/test_fuzz.py::test_mutations_harm_nothing_and_are_the_same_every_time",),
+    7: ("tests/test_errors.py::test_a_name_that_a_server_sends_is_never_looked_up",),
+    8: (
+        "tests/transport/test_sweep.py::test_a_peer_without_a_hello_is_cut",
+        "tests/transport/test_sweep.py::test_a_frame_that_trickles_in_does_not_live_longer",
+        "tests/server/middleware/test_limits.py::test_connections_of_one_address_are_limited",
+        f"{HERE}::test_others_are_served_while_many_connections_say_nothing",
+    ),
+    9: (
+        "tests/transport/test_sweep.py::"
+        "test_a_client_that_cancels_without_end_is_asked_to_leave_then_cut",
+        f"{HERE}::test_calls_that_are_cancelled_at_full_speed_leave_no_task",
+    ),
+    10: (
+        "tests/transport/test_sweep.py::"
+        "test_when_stalled_readers_keep_all_credit_the_longest_waiting_is_reset",
+        "tests/transport/test_connection.py::test_a_reader_that_stalls_does_not_hold_up_other_calls",
+    ),
+    13: (
+        "tests/processor/test_wire.py::test_what_was_captured_is_refused_by_every_instance",
+        "tests/state/test_redis_faults.py::"
+        "test_a_nonce_that_many_instances_are_offered_is_accepted_once",
+    ),
+    14: (
+        "tests/state/test_redis_faults.py::test_nonces_outlive_a_failover",
+        "tests/state/test_redis_faults.py::test_nonces_fail_closed_while_redis_is_down",
+    ),
+    15: ("tests/state/test_redis_faults.py::test_a_thousand_lost_answers_are_no_replays",),
+    16: ("tests/processor/test_replay.py::test_a_clock_that_jumps_drops_no_call_in_flight",),
+    17: (
+        "tests/processor/test_seal.py::test_no_bit_of_a_request_can_be_flipped",
+        "tests/processor/test_wire.py::test_no_byte_of_a_frame_can_be_changed_into_another_answer",
+    ),
+    18: (
+        "tests/transport/test_tls.py::test_another_authority_is_refused",
+        "tests/transport/test_tls.py::test_another_name_is_refused",
+        "tests/transport/test_tls.py::test_an_expired_certificate_is_refused",
+        "tests/transport/test_tls.py::test_a_client_older_than_tls_1_2_is_refused",
+        "tests/transport/test_tls.py::test_a_mutual_server_refuses_strangers_and_the_nameless",
+        "tests/server/test_certificates.py::test_new_handshakes_use_the_files_as_they_are_now",
+    ),
+    19: (
+        "tests/state/test_redis_faults.py::test_what_a_killed_process_held_is_free_after_its_lease",
+    ),
+}
+
+
+def test_every_row_is_measured_and_has_a_test() -> None:
+    assert [scenario.row for scenario in _SCENARIOS] == list(ROWS)
+
+
+@pytest.mark.parametrize("test", sorted({each for tests in ROWS.values() for each in tests}))
+def test_the_test_of_a_row_exists(test: str) -> None:
+    path, _, name = test.partition("::")
+    assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+
+
+# What a whole server does.
+
+
+async def echo(value: list[int]) -> int:
+    return len(value)
+
+
+async def wait() -> None:
+    await asyncio.Event().wait()
+
+
+def port_of(server: Server) -> int:
+    return server.addresses[0].port
+
+
+async def test_a_prefix_of_4_gib_ends_the_connection_before_its_body() -> None:
+    async with serving(echo) as server, speaking(port_of(server)) as raw:
+        raw.writer.write(HEADER.pack(2**32 - 1, OPEN, 5, 1, 0))
+        frames = parse_frames(await raw.closed())
+        assert frames[-1].kind == GOAWAY
+        assert b"4294967295 bytes; max_frame is 1048576" in frames[-1].body
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b"\x91" * 33 + b"\x90", b"\x91" * 1_000_000, b"\xdd\x00\x0f\x00\x00" + b"\x80" * 0xF0000],
+    ids=["33 deep", "a million deep", "a million maps"],
+)
+async def test_a_body_that_is_a_bomb_fails_its_call_only(bomb: bytes) -> None:
+    async with serving(echo) as server, speaking(port_of(server)) as raw:
+        raw.writer.write(opening(1, bomb) + opening(3, pack([[1, 2]])))
+        (reset,) = await raw.resets(1)
+        assert reset.stream_id == 1
+        assert read_reset(reset.body)[0] == Code.INVALID_ARGUMENT
+        async with calling(server) as client:
+            assert await client.raw_call("echo", [1]) == 1
+
+
+async def test_others_are_served_while_many_connections_say_nothing() -> None:
+    async with serving(echo) as server, asyncio.TaskGroup() as group:
+        silent = [asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(100)]
+        writers = [writer for _, writer in await asyncio.gather(*silent)]
+        async with calling(server) as client:
+            calls = [group.create_task(client.raw_call("echo", [1, 2])) for _ in range(50)]
+            assert await within(asyncio.gather(*calls)) == [2] * 50
+        for writer in writers:
+            writer.transport.abort()
+        await eventually(lambda: not server._ports.connections)
+
+
+async def test_calls_that_are_cancelled_at_full_speed_leave_no_task() -> None:
+    cancel = pack([Code.CANCELLED, "", {}])
+    async with serving(wait, echo) as server:
+        unnoticed = Unnoticed(asyncio.get_running_loop())
+        async with speaking(port_of(server), HELLO) as raw:
+            for n in range(1, 10_000, 2):
+                raw.writer.write(opening(n, b"\x90", "wait"))
+                raw.writer.write(Frame(RESET, 0, n, b"", cancel).encode())
+            await raw.closed()
+        await eventually(lambda: not server._ports.connections)
+        await unnoticed.check()
+        async with calling(server) as client:
+            assert await client.raw_call("echo", []) == 0
