@@ -24,19 +24,22 @@ if TYPE_CHECKING:
 __all__ = ["serve_channel", "serve_stream"]
 
 _BATCH_ITEMS = 64
-_LARGE_ITEM = 1024  # bytes from which an item ends its batch
-_TURN_BATCHES = 4  # full batches after which a generator that never waits lets others run
+_BATCH_BYTES = 32 * 1024  # from which on a batch is full
+_LARGE_ITEM = 8 * 1024  # bytes from which an item travels alone
+# Items, or bytes, after which a generator that never waits lets others run.
+_TURN_ITEMS = 256
+_TURN_BYTES = 64 * 1024
 _PULL_SECONDS = 0.01  # a plain generator gives what it has after this long
 
 
 class _Batch:
-    """Items on their way out: sent when 64 are there or the loop's turn ends."""
+    """Items on their way out: sent when 64 or 32 KiB are there, or the loop's turn ends."""
 
     def __init__(self, stream: ServerStream) -> None:
         self.parts: list[bytes] = []
         self._stream = stream
         self._scheduled = False
-        self._full = 0
+        self._items = self._bytes = 0  # sent since others ran
         self._call_soon = asyncio.get_running_loop().call_soon
 
     def schedule(self) -> None:
@@ -49,6 +52,8 @@ class _Batch:
         """Send what is there."""
         parts = self.parts
         body = batch_header(len(parts)) + b"".join(parts)
+        self._items += len(parts)
+        self._bytes += len(body)
         parts.clear()
         self._stream.conn.protocol.send_data(self._stream, flags, b"", body)
 
@@ -56,10 +61,11 @@ class _Batch:
         """Send a full batch; wait while the client does not read."""
         self.send()
         stream = self._stream
-        self._full += 1
         if stream.outbox is not None or stream.conn.paused:
+            self._items = self._bytes = 0
             await stream.writable()
-        elif self._full % _TURN_BATCHES == 0:
+        elif self._items >= _TURN_ITEMS or self._bytes >= _TURN_BYTES:
+            self._items = self._bytes = 0
             await asyncio.sleep(0)
 
     def finish(self) -> None:
@@ -72,8 +78,8 @@ class _Batch:
     def _at_turn_end(self) -> None:
         self._scheduled = False
         if self.parts:
-            self._full = 0
             self.send()
+        self._items = self._bytes = 0
 
 
 async def serve_stream(dispatcher: "Dispatcher", stream: ServerStream) -> None:
@@ -101,6 +107,7 @@ async def _send_batches(
     parts = batch.parts
     room = stream.conn.protocol.peer.max_message // _LARGE_ITEM - 1
     most = max(1, min(_BATCH_ITEMS, room))
+    size = 0
     try:
         async for item in items:
             data = encode(item)  # at once: the generator may change the item later
@@ -109,8 +116,10 @@ async def _send_batches(
                 batch.send()
             if not parts:
                 batch.schedule()
+                size = 0
             parts.append(data)
-            if large or len(parts) >= most:
+            size += len(data)
+            if large or size >= _BATCH_BYTES or len(parts) >= most:
                 await batch.send_full()
     except Exception:
         if parts:
