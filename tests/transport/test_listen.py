@@ -148,3 +148,40 @@ async def test_a_path_that_is_a_file_or_too_long_is_named(tmp_path: Path) -> Non
         with pytest.raises(OSError, match=f"cannot listen on unix://{path}: "):
             await listen(Address("unix", path=str(path)), new_pair().make_server, backlog=5)
     assert plain.read_text() == "keep me"
+
+
+async def test_a_listen_that_fails_after_binding_leaves_nothing_bound() -> None:
+    with pytest.raises(TypeError):
+        await listen(LOOPBACK, new_pair().make_server, backlog="many")  # type: ignore[arg-type]
+
+
+async def test_several_processes_may_share_a_port_if_they_say_so() -> None:
+    pair = new_pair()
+    first = await listen(LOOPBACK, pair.make_server, backlog=5, reuse_port=True)
+    second = await listen(first.address, pair.make_server, backlog=5, reuse_port=True)
+    assert second.address == first.address
+    first.close()
+    second.close()
+
+
+def test_a_family_that_is_switched_off_is_left_out() -> None:
+    off = (socket.AddressFamily(0), socket.SOCK_STREAM, 0, "", ("nowhere", 0))
+    on = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
+    (sock,) = _bind_all([off, on], 0)
+    sock.close()
+    with pytest.raises(OSError, match="not supported"):
+        _bind_all([off], 0)
+    with pytest.raises(OSError, match="the name has no address"):
+        _bind_all([], 0)
+
+
+async def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_not_taken_over(
+    socket_path: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(socket_path))
+        busy.listen(0)
+        waiting.setblocking(False)
+        waiting.connect_ex(str(socket_path))
+        with pytest.raises(OSError, match="in use"):
+            await listen(Address("unix", path=str(socket_path)), new_pair().make_server, backlog=5)

@@ -1,0 +1,129 @@
+"""Frames that come seldom, as a peer may send them."""
+
+import pytest
+
+from rap.errors import (
+    CallError,
+    Code,
+    HandlerError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from rap.transport import ConnectionOptions, Stream, UnaryStream
+from rap.wire.codec import pack
+from rap.wire.frames import GOAWAY, MAX_STREAM_ID, PING, RESET, Frame, go_away_frame, parse_frames
+from rap.wire.limits import Limits
+from tests.loopback import within
+from tests.transport.facing import Facing, facing
+from tests.transport.pairs import KIB, META, WHOLE
+from tests.wire.endpoints import data
+
+
+def call(side: Facing) -> UnaryStream:
+    stream = UnaryStream(side.conn, float("inf"))
+    side.conn.open_unary(stream, META, b"", side.clock.monotonic())
+    return stream
+
+
+async def test_a_reset_that_cannot_be_read_fails_its_call_only() -> None:
+    async with facing(is_server=False) as side:
+        first, second = call(side), call(side)
+        await side.say(Frame(RESET, 0, first.id, b"", b"\xc1"), data(second.id, b"\1", WHOLE))
+        with pytest.raises(CallError, match="a malformed Reset: ") as caught:
+            await within(first.future)
+        assert caught.value.code is Code.UNKNOWN
+        assert await within(second.future) == b"\1"
+
+
+async def test_a_code_that_is_not_known_is_unknown() -> None:
+    async with facing(is_server=False) as side:
+        stream = call(side)
+        await side.say(Frame(RESET, 0, stream.id, b"", pack([99, "new", {}])))
+        with pytest.raises(CallError, match="new") as caught:
+            await within(stream.future)
+        assert caught.value.code is Code.UNKNOWN
+
+
+async def test_the_name_of_an_exception_is_only_a_name() -> None:
+    async with facing(is_server=False) as side:
+        for name in ("eval", "SystemExit", "__import__", "KeyboardInterrupt", 7, None):
+            stream = call(side)
+            await side.say(Frame(RESET, 0, stream.id, b"", pack([2, "1/0", {"type": name}])))
+            with pytest.raises(CallError, match="1/0") as caught:
+                await within(stream.future)
+            assert type(caught.value) is HandlerError
+
+
+async def test_what_sees_errors_first_sees_those_of_the_peer_not_our_own() -> None:
+    options = ConnectionOptions(limits=Limits(max_message=KIB))
+    async with facing(options, is_server=False) as side:
+        seen: list[object] = []
+
+        def see(error: tuple[int, str, dict[str, object]]) -> tuple[int, str, dict[str, object]]:
+            seen.append(error)
+            return (8, "as it really was", {})
+
+        streams = Stream(side.conn), Stream(side.conn)
+        for stream in streams:
+            stream.see_error = see
+            side.conn.open(stream, 0, META, b"", side.clock.monotonic())
+        theirs, ours = streams
+        await side.say(Frame(RESET, 0, theirs.id, b"", pack([2, "sealed", {}])))
+        await side.say(data(ours.id, b"x" * 2 * KIB, WHOLE))
+        for stream, text, remote in ((theirs, "really", True), (ours, "max_message", False)):
+            with pytest.raises(ResourceExhausted, match=text) as caught:
+                await within(stream.recv())
+            assert caught.value.remote is remote
+        assert seen == [(2, "sealed", {})]
+
+
+async def test_a_go_away_that_cannot_be_read_is_still_one() -> None:
+    async with facing(is_server=False) as side:
+        stream = call(side)
+        await side.say(Frame(GOAWAY, 0, 0, b"", b"\xc1"))
+        with pytest.raises(Unavailable) as caught:
+            await within(stream.future)
+        assert caught.value.unserved
+        assert not side.conn.usable
+
+
+async def test_a_denial_is_told_as_what_it_is() -> None:
+    async with facing(is_server=False) as side:
+        denial = go_away_frame(0, Code.UNAUTHENTICATED, "who are you")
+        await side.say(*parse_frames(denial))
+        with pytest.raises(Unauthenticated, match="who are you") as caught:
+            await within(side.conn.shaken())
+        assert caught.value.unserved
+
+
+async def test_a_client_that_says_go_away_is_served_until_it_has_gone() -> None:
+    async with facing() as side:
+        await side.say(*parse_frames(go_away_frame(0, Code.OK, "bye")))
+        await side.say(Frame(1, WHOLE, 1, META, b"\x90"))
+        assert len(side.inbound) == 1
+        assert not side.conn.closed
+
+
+async def test_nothing_is_said_after_the_end() -> None:
+    async with facing() as side:
+        side.conn.transport.abort()
+        await side.turns()
+        side.conn.go_away(message="too late")
+        side.conn.ping()
+        side.conn.leave()
+        await side.turns()
+        assert side.conn.closed
+        await within(side.conn.close())
+
+
+async def test_a_second_go_away_counts_from_the_last_call_that_came() -> None:
+    async with facing() as side:
+        side.conn.go_away(message="draining")
+        assert (await side.hear_a(GOAWAY)).stream_id == MAX_STREAM_ID
+        await side.say(Frame(1, WHOLE, 7, META, b"\x90"))
+        side.conn.go_away(final=True, message="over")
+        assert (await side.hear_a(GOAWAY)).stream_id == 7
+        await side.say(Frame(1, WHOLE, 9, META, b"\x90"), Frame(PING, 0, 0, b"", b"12345678"))
+        assert (await side.hear()).kind == PING
+        assert len(side.inbound) == 1
