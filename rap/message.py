@@ -4,6 +4,7 @@ A `Call` is the life of one RPC; a `Request` is one message from client to serve
 one from server to client.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class Call:
         "deadline",
         "header",
         "method",
+        "on_attempt",
         "peer",
         "shape",
         "side",
@@ -99,6 +101,8 @@ class Call:
         self.peer = peer
         self.affinity: str | None = None  # on a client: key whose calls keep to one node
         self.attempt = 1
+        # On a client: told of each attempt, when it is known where that goes.
+        self.on_attempt: tuple[Callable[[Call], None], ...] = ()
         self.state: dict[str, Any] = {}
 
     def __repr__(self) -> str:

@@ -132,6 +132,8 @@ class Invoker:
             raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
         call.peer = conn.peer
         call.attempt = attempt.count
+        for tell in call.on_attempt:
+            tell(call)
         return node, conn
 
     async def retrying(

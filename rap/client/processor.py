@@ -8,14 +8,18 @@ from rap.processor.lazy import Lazy, loader
 if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor
     from rap.processor.encryption import ClientCryptoProcessor as CryptoProcessor
+    from rap.processor.opentelemetry import OpenTelemetryProcessor
+    from rap.processor.opentracing import TracingProcessor
     from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 
 __all__ = [
     "BaseProcessor",
     "CompressProcessor",
     "CryptoProcessor",
+    "OpenTelemetryProcessor",
     "PrometheusMessageProcessor",
     "PrometheusProcessor",
+    "TracingProcessor",
 ]
 
 __getattr__ = loader(
@@ -23,9 +27,13 @@ __getattr__ = loader(
     {
         "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
         "CryptoProcessor": Lazy("rap.processor.encryption", "ClientCryptoProcessor", "crypto"),
+        "OpenTelemetryProcessor": Lazy(
+            "rap.processor.opentelemetry", "OpenTelemetryProcessor", "otel"
+        ),
         "PrometheusMessageProcessor": Lazy(
             "rap.processor.prometheus", "PrometheusMessageProcessor", "metrics"
         ),
         "PrometheusProcessor": Lazy("rap.processor.prometheus", "PrometheusProcessor", "metrics"),
+        "TracingProcessor": Lazy("rap.processor.opentracing", "TracingProcessor", "opentracing"),
     },
 )
