@@ -7,7 +7,7 @@ from integration.app.settings import Settings, settings
 from rap.client.processor import BaseProcessor
 from rap.message import Request
 from rap.server import Channel, Server
-from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
+from rap.server.processor import CryptoProcessor, LimitProcessor, PrometheusProcessor, Rule
 
 __all__ = ["KEY_ID", "SCARCE", "make"]
 
@@ -53,7 +53,7 @@ def make() -> Server:
 
 
 def _processors(chosen: Settings) -> list[BaseProcessor]:
-    found: list[BaseProcessor] = []
+    found: list[BaseProcessor] = [PrometheusProcessor()]
     if chosen.secret:
         crypto = CryptoProcessor({KEY_ID: chosen.secret}, nonce_store=chosen.state or None)
         found.append(crypto)
