@@ -1,0 +1,60 @@
+"""Logs as JSON, one object a line: what `rap` logs, with the fields of the access log.
+
+Run it::
+
+    python examples/json_logs.py
+"""
+
+import asyncio
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from rap.client import Client
+from rap.server import Server
+from rap.server.middleware import AccessMsgMiddleware
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as an object; the fields of an access log line become its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        access = getattr(record, "access", None)
+        if access is None:
+            line["message"] = record.getMessage()
+        else:
+            line |= access
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log_json(level: int = logging.INFO) -> None:
+    """Send every log of the program to standard output as JSON."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+async def main() -> None:
+    server = Server("127.0.0.1:0", middleware_list=[AccessMsgMiddleware()])
+    server.register(add)
+    async with server, Client(server.addresses) as client:
+        header = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+        await client.call(add, 1, 2, header=header)
+
+
+if __name__ == "__main__":
+    log_json()
+    asyncio.run(main())

@@ -1,0 +1,29 @@
+"""The example that logs JSON does so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.loopback import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_line_of_the_example_is_an_object_and_calls_have_their_fields() -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "examples/json_logs.py"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=3 * PATIENCE,
+        check=True,
+    )
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert {"time", "level", "logger"} <= set.intersection(*(set(line) for line in lines))
+    (access,) = [line for line in lines if line["logger"] == "rap.server.access"]
+    assert access["method"] == "/default/add"
+    assert access["status"] == "OK"
+    assert access["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert isinstance(access["duration_ms"], float)
