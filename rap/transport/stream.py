@@ -34,6 +34,7 @@ class UnaryStream(StreamState):
 
     deadline_text = "the deadline of the call passed"
     complete = False
+    send_credit = 0  # everything was sent with the Open; the peer may give credit all the same
     meta = b""
     see_error: SeeError | None = None
 

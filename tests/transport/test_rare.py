@@ -12,7 +12,16 @@ from rap.errors import (
 )
 from rap.transport import ConnectionOptions, Stream, UnaryStream
 from rap.wire.codec import pack
-from rap.wire.frames import GOAWAY, MAX_STREAM_ID, PING, RESET, Frame, go_away_frame, parse_frames
+from rap.wire.frames import (
+    GOAWAY,
+    MAX_STREAM_ID,
+    PING,
+    RESET,
+    Frame,
+    credit_frame,
+    go_away_frame,
+    parse_frames,
+)
 from rap.wire.limits import Limits
 from tests.loopback import within
 from tests.transport.facing import Facing, facing
@@ -127,3 +136,10 @@ async def test_a_second_go_away_counts_from_the_last_call_that_came() -> None:
         await side.say(Frame(1, WHOLE, 9, META, b"\x90"), Frame(PING, 0, 0, b"", b"12345678"))
         assert (await side.hear()).kind == PING
         assert len(side.inbound) == 1
+
+
+async def test_credit_for_a_call_that_has_sent_everything_is_of_no_use() -> None:
+    async with facing(is_server=False) as side:
+        stream = call(side)
+        await side.say(*parse_frames(credit_frame(stream.id, 1000)), data(stream.id, b"\1", WHOLE))
+        assert await within(stream.future) == b"\1"
