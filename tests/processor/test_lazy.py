@@ -11,26 +11,40 @@ import rap.server.processor
 from rap.processor.lazy import Lazy, loader
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_CRYPTO = """
+WITHOUT_EXTRAS = """
 import sys
-sys.modules["Crypto"] = None
+for name in ("Crypto", "prometheus_client", "opentelemetry", "opentracing"):
+    sys.modules[name] = None
 import rap.client.processor, rap.server.processor
 from rap.client.processor import BaseProcessor, CompressProcessor
 from rap.server.processor import BaseProcessor, CompressProcessor
 for module in ("client", "server"):
-    try:
-        exec(f"from rap.{module}.processor import CryptoProcessor")
-    except ImportError as error:
-        print(error)
+    for name in ("Crypto", "Prometheus", "PrometheusMessage", "OpenTelemetry", "Tracing"):
+        try:
+            exec(f"from rap.{module}.processor import {name}Processor")
+        except ImportError as error:
+            print(error)
+try:
+    from rap.observe import serve_metrics
+except ImportError as error:
+    print(error)
 """
 
 
-def test_without_the_extra_only_the_name_that_needs_it_is_missing() -> None:
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_CRYPTO]
+def test_without_the_extras_only_the_names_that_need_them_are_missing() -> None:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.stderr == ""
-    line = "CryptoProcessor needs the extra crypto: install rap[crypto]\n"
-    assert ran.stdout == line * 2
+    missing = {
+        "CryptoProcessor": "crypto",
+        "PrometheusProcessor": "metrics",
+        "PrometheusMessageProcessor": "metrics",
+        "OpenTelemetryProcessor": "otel",
+        "TracingProcessor": "opentracing",
+    }
+    lines = [f"{name} needs the extra {x}: install rap[{x}]" for name, x in missing.items()]
+    page = "serve_metrics needs the extra metrics: install rap[metrics]"
+    assert ran.stdout.splitlines() == [*lines, *lines, page]
 
 
 @pytest.mark.parametrize("side", [rap.client.processor, rap.server.processor])
