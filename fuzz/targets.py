@@ -4,19 +4,24 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from fuzz.memory_transport import MemoryTransport
+from rap.clock import SystemClock
+from rap.errors import RapError
 from rap.processor.compress import CompressProcessor
 from rap.server import Channel, Server
 from rap.server.processor import CryptoProcessor
+from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream
+from rap.transport.stream import EndOfStream
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, RESET
 from rap.wire.limits import Limits
 from rap.wire.protocol import WireProtocol
 from rap.wire.states import StreamState
 
-__all__ = ["TARGETS", "Finding", "ProtocolTarget", "ServerTarget", "Target"]
+__all__ = ["TARGETS", "ClientTarget", "Finding", "ProtocolTarget", "ServerTarget", "Target"]
 
 _KIB = 1024
 _SMALL = Limits(
@@ -100,18 +105,17 @@ class _Errors(logging.Handler):
         self.found.append(logging.Formatter().format(record))
 
 
-class ServerTarget:
-    """A whole server, plain or with compression and encryption, as the first byte says."""
+class _LoopTarget:
+    """What both ends have in common: a loop, and eyes for what goes wrong in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, logger: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._errors = _Errors()
         self._loop.set_exception_handler(self._unhandled)
-        self._log = logging.getLogger("rap.server")
+        self._log = logging.getLogger(logger)
         self._log.addHandler(self._errors)
         self._log.propagate = False  # a warning for each input is for nobody
-        self._servers = [self._loop.run_until_complete(_server(kind)) for kind in (False, True)]
-        self._tasks = asyncio.all_tasks(self._loop)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def run(self, data: bytes) -> None:
         """Feed a new connection, end it, and look for what is left."""
@@ -124,20 +128,17 @@ class ServerTarget:
             raise Finding(found)
 
     def close(self) -> None:
-        """Stop the servers."""
-        for server in self._servers:
-            self._loop.run_until_complete(server.await_closed())
+        """Give back the logger and the loop."""
         self._log.removeHandler(self._errors)
         self._log.propagate = True
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     async def _run(self, data: bytes) -> None:
-        # Without a socket there is nobody who could make the connection for us.
-        ports = self._servers[data[0] & 1]._ports
-        conn = ports._make_connection()
-        transport = MemoryTransport(conn)
-        conn.connection_made(transport)
+        raise NotImplementedError
+
+    async def _feed(self, conn: Connection, transport: MemoryTransport, data: bytes) -> None:
+        """Give a connection its input, then end it."""
         for chunk in _chunks(data):
             if transport.is_closing():
                 break
@@ -147,8 +148,8 @@ class ServerTarget:
             await asyncio.sleep(0)
         transport.close()
         await self._quiet()
-        if conn.streams or conn in ports.connections:
-            raise Finding("the connection has ended and is still there")
+        if conn.streams:
+            raise Finding("the connection has ended and has streams")
 
     async def _quiet(self) -> None:
         """Return when no task is left that was not there before."""
@@ -168,6 +169,62 @@ class ServerTarget:
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._errors.found.append(repr(context))
+
+
+class ServerTarget(_LoopTarget):
+    """A whole server, plain or with compression and encryption, as the first byte says."""
+
+    def __init__(self) -> None:
+        super().__init__("rap.server")
+        self._servers = [self._loop.run_until_complete(_server(kind)) for kind in (False, True)]
+        self._tasks = asyncio.all_tasks(self._loop)
+
+    def close(self) -> None:
+        """Stop the servers."""
+        for server in self._servers:
+            self._loop.run_until_complete(server.await_closed())
+        super().close()
+
+    async def _run(self, data: bytes) -> None:
+        # Without a socket there is nobody who could make the connection for us.
+        ports = self._servers[data[0] & 1]._ports
+        conn = ports._make_connection()
+        transport = MemoryTransport(conn)
+        conn.connection_made(transport)
+        await self._feed(conn, transport, data)
+        if conn in ports.connections:
+            raise Finding("the connection has ended and is still there")
+
+
+class ClientTarget(_LoopTarget):
+    """A client's connection with calls of every shape open, at the mercy of its server."""
+
+    def __init__(self) -> None:
+        super().__init__("rap.client")
+
+    async def _run(self, data: bytes) -> None:
+        conn = Connection(ConnectionOptions(), clock=SystemClock(), log=self._log)
+        transport = MemoryTransport(conn)
+        conn.connection_made(transport)
+        now = conn.clock.monotonic()
+        unary = [UnaryStream(conn, now + 60.0) for _ in range(2)]
+        for each in unary:
+            conn.open_unary(each, _META, b"\x90", now)
+        streams = [Stream(conn) for _ in range(2)]
+        for stream, flags in zip(streams, (MESSAGE | END, 0), strict=True):
+            conn.open(stream, flags, _META, b"\x90", now)
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(each.future) for each in unary]
+        waiting += [asyncio.create_task(_read_all(stream)) for stream in streams]
+        await self._feed(conn, transport, data)
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(result, BaseException) and not isinstance(result, RapError):
+                raise Finding(f"a call ended with {result!r}")
+
+
+async def _read_all(stream: Stream) -> None:
+    with suppress(EndOfStream):
+        while True:
+            await stream.recv()
 
 
 async def add(a: int, b: int) -> int:
@@ -207,7 +264,8 @@ async def _server(sealed: bool) -> Server:
     return server
 
 
-TARGETS: dict[str, type[ProtocolTarget | ServerTarget]] = {
+TARGETS: dict[str, type[ProtocolTarget | ClientTarget | ServerTarget]] = {
     "protocol": ProtocolTarget,
+    "client": ClientTarget,
     "server": ServerTarget,
 }

@@ -8,7 +8,7 @@ import pytest
 
 from fuzz.corpus import SEEDS
 from fuzz.mutate import Mutator
-from fuzz.targets import Finding, ProtocolTarget, ServerTarget
+from fuzz.targets import ClientTarget, Finding, ProtocolTarget, ServerTarget
 from rap.wire.frames import parse_frames
 
 
@@ -19,14 +19,26 @@ def server() -> Iterator[ServerTarget]:
     target.close()
 
 
+@pytest.fixture(scope="module")
+def client() -> Iterator[ClientTarget]:
+    target = ClientTarget()
+    yield target
+    target.close()
+
+
 @pytest.mark.parametrize("seed", SEEDS, ids=range(len(SEEDS)))
-def test_a_seed_is_whole_frames_and_harms_nothing(seed: bytes, server: ServerTarget) -> None:
+def test_a_seed_is_whole_frames_and_harms_nothing(
+    seed: bytes, server: ServerTarget, client: ClientTarget
+) -> None:
     assert b"".join(frame.encode() for frame in parse_frames(seed[2:])) == seed[2:]
     ProtocolTarget().run(seed)
     server.run(seed)
+    client.run(seed)
 
 
-def test_mutations_harm_nothing_and_are_the_same_every_time(server: ServerTarget) -> None:
+def test_mutations_harm_nothing_and_are_the_same_every_time(
+    server: ServerTarget, client: ClientTarget
+) -> None:
     one, other = (Mutator(SEEDS, random.Random(7)) for _ in range(2))
     protocol = ProtocolTarget()
     for _ in range(300):
@@ -34,6 +46,7 @@ def test_mutations_harm_nothing_and_are_the_same_every_time(server: ServerTarget
         assert data == other.next()
         protocol.run(data)
         server.run(data)
+        client.run(data)
 
 
 def test_an_error_that_the_server_logs_is_a_finding(server: ServerTarget) -> None:
