@@ -333,6 +333,15 @@ async def test_a_client_that_cancels_without_end_is_asked_to_leave_then_cut() ->
         await ended(side, "too many cancelled calls")
 
 
+async def test_what_a_chunk_holds_after_a_cut_is_not_served() -> None:
+    async with facing() as side:
+        reset = pack([Code.CANCELLED, "", {}])
+        calls = [(open_frame(n, 0, b""), Frame(RESET, 0, n, b"", reset)) for n in range(1, 6000, 2)]
+        side.conn.data_received(b"".join(each.encode() for call in calls for each in call))
+        assert len(side.inbound) == 2002
+        await ended(side, "too many cancelled calls")
+
+
 async def test_a_client_that_cancels_now_and_then_stays() -> None:
     async with facing() as side:
         reset = pack([Code.CANCELLED, "", {}])
