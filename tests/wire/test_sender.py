@@ -375,3 +375,15 @@ def test_of_many_large_messages_of_one_turn_the_first_goes_at_once() -> None:
     sent_at_once = [client.protocol.send_data(s, MESSAGE, b"", b"x" * 40_000) for s in streams]
     assert sent_at_once == [True, False, False]
     assert client.protocol.send_data(client.open(0), MESSAGE, b"", b"small")
+
+
+def test_a_small_message_has_its_header_and_may_have_no_body() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.take_bytes()
+    client.protocol.send_data(stream, MESSAGE, b"meta", b"body")
+    client.protocol.send_data(stream, MESSAGE, b"", b"")
+    assert client.take_frames() == [
+        Frame(DATA, MESSAGE, 1, b"meta", b"body"),
+        Frame(DATA, MESSAGE, 1, b"", b""),
+    ]
