@@ -3,6 +3,7 @@
 from integration.app.settings import settings
 from rap.client import Client
 from rap.server import Server
+from rap.server.processor import PrometheusProcessor
 
 __all__ = ["make"]
 
@@ -16,6 +17,7 @@ def make() -> Server:
         service="orders",
         start_event_list=[calc.connect],
         stop_event_list=[calc.await_close],
+        processor_list=[PrometheusProcessor()],
         **chosen.server_options(),
     )
 
