@@ -318,8 +318,6 @@ class Cluster:
         finally:
             await node.pool.close()
 
-    # Nodes.
-
     async def _open(self, node: Node, pool: Pool) -> Connection:
         conn: Connection = await self._dial(node.endpoint, pool.on_connection)
         error = self._refusal(node, conn)
