@@ -7,17 +7,11 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from rap.balance import (
-    BreakerState,
-    Picker,
-    effective_weights,
-    ejection_limit,
-    is_panic,
-    median_ewma,
-)
+from rap.balance import BreakerState, Picker, ejection_limit
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Pool, ServerDraining, has_room
+from rap.client.ready import ready_nodes
 from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -150,9 +144,8 @@ class Cluster:
             Unavailable: None came in time; says what is wrong with each.
             ResourceExhausted: Too many calls wait already.
         """
-        limit = min(deadline, self._clock.monotonic() + self._config.connect_timeout)
-        if deadline != NEVER:
-            limit = deadline
+        patience = self._config.connect_timeout
+        limit = self._clock.monotonic() + patience if deadline == NEVER else deadline
         while not self._closed:
             node = self.pick(affinity, exclude)
             if node is None:
@@ -359,24 +352,10 @@ class Cluster:
                     self._refresh_soon(node.keep_until - now)
             elif node.pool.full:
                 node.pool.refresh()
-        connected = [node for node in self.nodes.values() if node.pool.conn is not None]
-        serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
-        healthy = [node for node in serving if node.breaker.available(now)]
-        if is_panic(len(healthy), len(serving)):
-            healthy = serving
-        newcomers = [node for node in healthy if node.since is None]
-        if newcomers:
-            prior = median_ewma(node.stats for node in healthy)
-            for node in newcomers:
-                node.since = now
-                node.stats.prior = prior
-        ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
-        weights = effective_weights(ages, self._config.slow_start)
-        for node, weight in zip(healthy, weights, strict=True):
-            node.weight = weight
-        if tuple(healthy) != self.ready:
-            self.ready = tuple(healthy)
-        if any(age < self._config.slow_start for _, age in ages) or len(healthy) < len(serving):
+        ready, changing = ready_nodes(self.nodes.values(), now, self._config.slow_start)
+        if ready != self.ready:
+            self.ready = ready
+        if changing:
             self._refresh_soon(_RAMP_STEP)
         if self.ready or self._denial():
             self._waiting.wake_all()

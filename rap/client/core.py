@@ -16,7 +16,7 @@ from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.invoke import Invoker
 from rap.client.iterate import RemoteIterator
 from rap.client.plan import Plan, Plans, merge_arguments
-from rap.client.session import Session, ambient_session
+from rap.client.session import Session, innermost_session
 from rap.client.stub import iterator_call, make_stub
 from rap.clock import Clock, SystemClock
 from rap.deadline import check_timeout
@@ -92,11 +92,10 @@ class Client:
         self._processors: list[BaseProcessor] = []
         self.load_processor(processor_list)
         self.monotonic = self._clock.monotonic
+        self.identity = object()  # what its sessions know it by
         self._cluster: Cluster | None = None
         self._closed = False
         self._plans = Plans(self.config.timeout)
-
-    # Set-up.
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors; before `connect`.
@@ -235,7 +234,7 @@ class Client:
             )
             pipeline = Pipeline(self._processors, Side.CLIENT)
             self.connected = Invoker(
-                cluster, pipeline, self._clock, self._rng, self.config.max_attempts
+                cluster, pipeline, self._clock, self._rng, self.config, self.identity
             )
             cluster.start()
         cluster = self.connected.cluster
@@ -384,7 +383,7 @@ class Client:
         if isinstance(target, RemoteIterator):
             if args or kwargs:
                 raise TypeError("a pending call has its arguments already")
-            target.move(ambient_session.get())
+            target.move(innermost_session(self.invoker))
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rap.client.cluster import Cluster
+from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.plan import Plan
-from rap.client.session import Session, ambient_session
+from rap.client.pool import has_room
+from rap.client.session import Session, innermost_session
 from rap.clock import Clock
 from rap.deadline import NEVER
 from rap.errors import CallError, Code, DeadlineExceeded, Internal, InvalidArgument
@@ -48,7 +50,8 @@ class Invoker:
         pipeline: Processors of the client.
         clock: Source of time.
         rng: Source of jitter.
-        max_attempts: Tries of one call.
+        config: Options of the client.
+        identity: Of the client, by which its sessions know it.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class Invoker:
         pipeline: Pipeline,
         clock: Clock,
         rng: random.Random,
-        max_attempts: int,
+        config: ClientConfig,
+        identity: object,
     ) -> None:
         self.cluster = cluster
         self.pipeline = pipeline
@@ -65,7 +69,8 @@ class Invoker:
         self.clock = clock
         self.monotonic = clock.monotonic
         self._rng = rng
-        self._max_attempts = max_attempts
+        self._max_attempts = config.max_attempts
+        self.identity = identity
 
     async def unary(
         self,
@@ -105,7 +110,9 @@ class Invoker:
         if affinity is not None and not isinstance(affinity, str):
             raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
         if session is None:
-            session = ambient_session.get()
+            session = innermost_session(self)
+        else:
+            session.check_client(self)
         own: Header = dict(header) if header else {}
         for name in own:
             if not isinstance(name, str) or name.startswith(":"):
@@ -127,7 +134,14 @@ class Invoker:
         if session is not None:
             node, conn = session.bound()
         else:
-            node, conn = await self.cluster.acquire(call.deadline, call.affinity, attempt.exclude)
+            found = self.cluster.pick(call.affinity, attempt.exclude)
+            ready = found.pool.conn if found is not None else None
+            if found is not None and ready is not None and ready.usable and has_room(ready):
+                node, conn = found, ready  # as nearly always
+            else:
+                node, conn = await self.cluster.acquire(
+                    call.deadline, call.affinity, attempt.exclude
+                )
         if call.deadline <= self.monotonic():
             raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
         call.peer = conn.peer
@@ -194,7 +208,7 @@ class Invoker:
             stream.see_error = functools.partial(self.pipeline.error, call)
         node.stats.started(now)
         try:
-            conn.open(stream, _REQUEST, plan.open_meta(call.deadline, now, header), body, now)
+            conn.open_unary(stream, plan.open_meta(call.deadline, now, header), body, now)
             raw = await stream.future
         except BaseException as error:
             node.ended(now, error)

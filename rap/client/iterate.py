@@ -89,9 +89,12 @@ class RemoteIterator:
 
         Raises:
             RuntimeError: It has begun.
+            CallError: It is the session of another client.
         """
         if self._scope is not None or self._done:
             raise RuntimeError(f"{self._plan.method} has begun; its session is settled")
+        if session is not None:
+            session.check_client(self._invoker)
         self._session = session
         self._call.header.pop("session_id", None)
         if session is not None:

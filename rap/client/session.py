@@ -13,9 +13,10 @@ from rap.transport import Connection
 
 if TYPE_CHECKING:
     from rap.client.core import Client
+    from rap.client.invoke import Invoker
     from rap.client.node import Node
 
-__all__ = ["Session", "ambient_session"]
+__all__ = ["PinnedSession", "Session", "ambient_session", "innermost_session"]
 
 ambient_session: ContextVar["Session | None"] = ContextVar("rap_session", default=None)
 
@@ -28,11 +29,14 @@ class Session:
 
     Attributes:
         id: Sent with every call as the header ``session_id``.
+        client: See above.
+        outer: The session in which this one was entered.
     """
 
     def __init__(self, client: "Client") -> None:
         self.id = secrets.token_hex(16)
-        self._client = client
+        self.client = client
+        self.outer: Session | None = None
         self._bound: tuple[Node, Connection] | None = None
         self._left = False
         self._token: Token[Session | None] | None = None
@@ -90,18 +94,19 @@ class Session:
                     obj.close()
                     raise TypeError("a pending call has its arguments already")
                 return await obj
-            return await self._client.execute(obj, list(arg_list or ()), dict(kwarg_dict or {}))
+            return await self.client.execute(obj, list(arg_list or ()), dict(kwarg_dict or {}))
         finally:
             ambient_session.reset(token)
 
     async def __aenter__(self) -> Self:
         if self._bound is not None:
             raise RuntimeError(f"session {self.id} was entered before; make a new one")
-        node, conn = await self._client.cluster.acquire(self._deadline())
+        node, conn = await self.client.cluster.acquire(self._deadline())
         if self._bound is not None:
             raise RuntimeError(f"session {self.id} was entered twice at a time")
         conn.hold()
         self._bound = (node, conn)
+        self.outer = ambient_session.get()
         self._token = ambient_session.set(self)
         return self
 
@@ -111,6 +116,16 @@ class Session:
         if token is not None:
             with contextlib.suppress(ValueError):  # left by another task than entered it
                 ambient_session.reset(token)
+
+    def check_client(self, invoker: "Invoker") -> None:
+        """Refuse to take part in the calls of another client.
+
+        Raises:
+            CallError: It is the session of another one.
+        """
+        if self.client.identity is not invoker.identity:
+            text = f"session {self.id} is of another client"
+            raise CallError(text, code=Code.FAILED_PRECONDITION)
 
     def _deadline(self) -> float:
         """When waiting for a server ends: with the call that runs here, if there is one."""
@@ -123,6 +138,14 @@ class Session:
             self._bound[1].release()
 
 
+def innermost_session(invoker: "Invoker") -> Session | None:
+    """Return the innermost session of this client that the caller is in."""
+    session = ambient_session.get()
+    while session is not None and session.client.identity is not invoker.identity:
+        session = session.outer
+    return session
+
+
 class PinnedSession(Session):
     """The session of a channel: calls made inside its function go over its connection."""
 
@@ -130,6 +153,7 @@ class PinnedSession(Session):
         """Bind to the connection that the channel was opened on."""
         conn.hold()
         self._bound = (node, conn)
+        self.outer = ambient_session.get()
 
     def unpin(self) -> None:
         """Let the connection go."""

@@ -367,6 +367,7 @@ class SyncClient:
         client = self._make()
         client.load_processor(self._processors)
         client.load_exception(self._exceptions)
+        client.identity = self._client.identity  # a session of the parent must not go unnoticed
         self._client = client
         self._forked = False
 

@@ -248,6 +248,24 @@ async def test_a_channel_runs_in_a_session_of_its_own(client: Client) -> None:
         assert said == session.id
 
 
+async def test_a_session_holds_for_the_calls_of_its_client_only(servers: list[Server]) -> None:
+    one, two = servers
+    async with calling(one) as first, calling(two) as second:
+        async with first.session as outer, second.session as inner:
+            assert (await first.raw_call("who"))["id"] == outer.id
+            assert (await second.raw_call("who"))["id"] == inner.id
+            assert (await first.register()(who)())["id"] == outer.id
+        async with first.session as session:
+            assert (await second.raw_call("who"))["id"] is None
+            assert await anext(second.iterator_call("endless")) == ""
+            for call in (
+                second.raw_call("who", session=session),
+                session.execute(second.iterator_call("endless")),
+            ):
+                with pytest.raises(CallError, match="is of another client"):
+                    await call
+
+
 async def test_entering_waits_for_a_server() -> None:
     async with serving(who) as server:
         address = server.addresses[0]
