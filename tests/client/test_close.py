@@ -1,0 +1,93 @@
+"""Closing does not hang, whatever the peer does or fails to do."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.errors import CallError
+from rap.wire.codec import pack
+from rap.wire.frames import END, MESSAGE, OPEN, Frame, hello_frame
+from rap.wire.limits import DEFAULT_LIMITS
+from tests.loopback import eventually, serving, within
+
+ON_BOTH_LOOPS = True
+HELLO = hello_frame({"rap": 1, **DEFAULT_LIMITS.to_hello()})
+
+
+@asynccontextmanager
+async def frozen_server() -> AsyncIterator[str]:
+    """Listen, say Hello, and never read: a process that was stopped."""
+    held: list[socket.socket] = []
+    loop = asyncio.get_running_loop()
+
+    async def accept(listener: socket.socket) -> None:
+        while True:
+            conn, _ = await loop.sock_accept(listener)
+            held.append(conn)
+            await loop.sock_sendall(conn, HELLO)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        task = asyncio.create_task(accept(listener))
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            for conn in held:
+                conn.close()
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_client_of_a_frozen_server_closes(size: int) -> None:
+    async with frozen_server() as address:
+        client = Client(address)
+        await client.connect()
+        calls = [asyncio.create_task(client.raw_call("f", bytes(size))) for _ in range(10)]
+        (node,) = client.cluster.nodes.values()
+        (conn,) = node.pool.connections
+        await eventually(lambda: node.stats.in_flight == 10)
+        if size > 10:
+            await eventually(conn.transport.get_write_buffer_size)
+        await within(client.await_close())
+        for call in calls:
+            with pytest.raises(CallError):
+                await within(call)
+        assert node.stats.in_flight == 0
+
+
+async def test_a_client_closes_while_it_dials() -> None:
+    """The listener's queue takes the connection, but nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Client(f"127.0.0.1:{listener.getsockname()[1]}")
+        connecting = asyncio.create_task(client.connect())
+        await asyncio.sleep(0)
+        await within(client.await_close())
+        with pytest.raises(CallError, match="the client was closed"):
+            await within(connecting)
+
+
+async def test_a_server_of_a_frozen_client_closes() -> None:
+    began = asyncio.Event()
+
+    async def blob() -> bytes:
+        began.set()
+        return bytes(8_000_000)
+
+    async with serving(blob, close_timeout=0.05) as server:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setblocking(False)
+            address: Any = server.addresses[0]
+            await loop.sock_connect(client, (address.host, address.port))
+            call = Frame(OPEN, MESSAGE | END, 1, pack(["/default/blob", 0]), pack([])).encode()
+            await loop.sock_sendall(client, HELLO + call)
+            await within(began.wait())
+            await within(server.await_closed())
+            assert not server._ports.connections

@@ -1,0 +1,178 @@
+"""Which servers get calls: health, newcomers, weights; and what the client says of them."""
+
+import asyncio
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rap.address import Address
+from rap.client.node import Node
+from rap.client.ready import ready_nodes
+from rap.errors import CallError, Code, ResourceExhausted, Verdict
+from rap.registry.base import Endpoint, State
+from tests.fake_clock import FakeClock
+from tests.loopback import PATIENCE, calling, eventually, serving
+
+
+def node(name: str = "a", *, connected: bool = True, **changes: Any) -> Node:
+    """Return a node that is connected, or seems so."""
+    conn = SimpleNamespace(usable=True, draining=False, closed=False)
+    pool: Any = SimpleNamespace(
+        conn=conn if connected else None, connections={1: conn}.values() if connected else []
+    )
+    return Node(
+        Endpoint(name, Address.parse("192.0.2.1:1"), **changes),
+        pool,
+        clock=FakeClock(),
+        rng=random.Random(1),
+        may_eject=lambda: True,
+        on_change=lambda: None,
+    )
+
+
+def eject(each: Node, now: float = 1000.0) -> None:
+    for _ in range(5):
+        each.breaker.record(Verdict.FAILURE, now)
+
+
+def test_nodes_without_connection_and_draining_ones_get_no_calls() -> None:
+    up = node("up")
+    others = [node("off", connected=False), node("leaving", state=State.DRAINING)]
+    assert ready_nodes([up, *others], 1000.0, 0.0) == ((up,), False)
+    assert ready_nodes(others, 1000.0, 0.0) == ((), False)
+
+
+def test_an_ejected_node_gets_no_calls_until_its_pause_is_over() -> None:
+    nodes = [node(name) for name in "abc"]
+    eject(nodes[0])
+    assert ready_nodes(nodes, 1000.0, 0.0) == ((nodes[1], nodes[2]), True)
+    assert ready_nodes(nodes, 1010.0, 0.0) == (tuple(nodes), False)
+
+
+def test_when_more_than_half_are_ejected_health_is_ignored() -> None:
+    nodes = [node(name) for name in "abc"]
+    eject(nodes[0])
+    eject(nodes[1])
+    assert ready_nodes(nodes, 1000.0, 0.0) == (tuple(nodes), True)
+
+
+def test_a_newcomer_starts_with_the_latency_of_the_others_and_little_weight() -> None:
+    known = [node(name) for name in "abc"]
+    ready_nodes(known, 1000.0, 30.0)
+    for each, latency in zip(known, (0.1, 0.2, 0.9), strict=True):
+        each.stats.started(1000.0)
+        each.stats.finished(1000.0 + latency, latency, True)
+    new = node("new", weight=10)
+    ready, changing = ready_nodes([*known, new], 1100.0, 30.0)
+    assert ready == (*known, new)
+    assert changing
+    assert new.stats.prior == 0.2
+    assert new.weight == pytest.approx(1.0)
+    ready_nodes([*known, new], 1115.0, 30.0)
+    assert new.weight == pytest.approx(5.0)
+    assert ready_nodes([*known, new], 1130.0, 30.0) == (ready, False)
+    assert new.weight == 10.0
+
+
+def test_all_new_nodes_have_their_weight_at_once() -> None:
+    nodes = [node("a", weight=3), node("b", weight=1)]
+    ready_nodes(nodes, 1000.0, 30.0)
+    assert [each.weight for each in nodes] == [3.0, 1.0]
+
+
+def test_a_restart_forgets_measurements_but_not_calls_in_flight() -> None:
+    each = node()
+    each.stats.started(1000.0)
+    each.stats.started(1000.0)
+    each.stats.open_streams = 2
+    each.ended(1000.0, None)
+    eject(each)
+    each.restarted("next")
+    assert each.incarnation == "next"
+    assert not each.stats.measured
+    assert (each.stats.in_flight, each.stats.open_streams) == (1, 2)
+    assert each.breaker.available(1000.0)
+    each.ended(1000.0, None)
+    assert each.stats.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (CallError("x", code=Code.UNAVAILABLE), 5.0),
+        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 60}), 60.0),
+        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 1e9}), 300.0),
+        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": "soon"}), 5.0),
+        (ResourceExhausted("full", remote=True, unserved=True), 5.0),
+        (ResourceExhausted("full", unserved=True), 0.0),  # a limit of this side
+        (CallError("x", code=Code.NOT_FOUND), 0.0),
+        (asyncio.CancelledError(), 0.0),
+    ],
+)
+def test_a_failure_costs_what_the_server_asks_for(error: BaseException, seconds: float) -> None:
+    each = node()
+    each.stats.started(1000.0)
+    each.ended(1000.0, error)
+    assert each.stats.ewma == seconds
+    assert each.stats.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({}, "up"),
+        ({"state": State.DRAINING}, "draining"),
+        ({"state": State.SUSPECT}, "suspect"),
+        ({"connected": False}, "connecting"),
+    ],
+)
+def test_a_node_says_in_a_word_how_it_is(change: dict[str, Any], word: str) -> None:
+    each = node("a", **change)
+    assert each.state == word
+    assert repr(each) == f"Node('a', {word})"
+
+
+def test_an_ejected_node_says_so() -> None:
+    each = node()
+    eject(each)
+    assert each.state == "ejected"
+
+
+async def test_a_failing_server_is_left_and_later_tried_again() -> None:
+    ill = True
+
+    async def work() -> str:
+        if ill:
+            raise CallError("no disk", code=Code.INTERNAL)
+        return "one"
+
+    async def healthy() -> str:
+        return "two"
+
+    clock = FakeClock()
+    async with serving(work) as one, serving() as two:
+        two.register(healthy, name="work")
+        async with calling(one, two, clock=clock, rng=random.Random(1)) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            sick = client.cluster.nodes[str(one.addresses[0])]
+
+            async def call() -> str:
+                try:
+                    return str(await client.raw_call("work", timeout=1e6))
+                except CallError:
+                    return "failed"
+
+            async with asyncio.timeout(PATIENCE):
+                while sick in client.cluster.ready:
+                    clock.advance(4.0)  # a node that had no call for a while gets one
+                    await asyncio.gather(*(call() for _ in range(4)))
+            assert {await call() for _ in range(20)} == {"two"}
+            ill = False
+            clock.advance(10.0)
+            await eventually(lambda: sick in client.cluster.ready)
+            async with asyncio.timeout(PATIENCE):
+                while "one" not in await asyncio.gather(*(call() for _ in range(4))):
+                    clock.advance(4.0)
+            assert sick.breaker.state.value == "closed"
