@@ -86,6 +86,7 @@ class WireProtocol(Receiver[S]):
         """
         events: list[Event[S]] = []
         if self.error is None:
+            self.answering = True
             pos = 0 if self.partial is None else self._complete(data, events)
             if self.error is None and (pos < len(data) or not pos):
                 self._parse(data, pos, events)

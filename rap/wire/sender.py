@@ -44,11 +44,10 @@ S = TypeVar("S", bound=StreamState)
 _pack_header = HEADER.pack
 # A fragment is not worth a frame below this, unless it is the whole rest.
 _LEAST_FRAGMENT = 1024
-# Frames from here on are handed to the transport as they are; joining would copy them.
+# Frames from here on are handed to the transport as they are, for joining would copy them.
 _BULKY = 32 * 1024
 _WHOLE_LAST = MESSAGE | END
-# Pieces in `out`, two or three a frame, from which on they are written at once: with all 64 calls
-# of a turn in one write the two ends would work in turns.
+# Pieces in `out`, two or three a frame, that are written at once: else both ends work in turns.
 _FLUSH_PIECES = 48
 _NONE: deque[Any] = deque(maxlen=0)  # shared, and always empty
 
@@ -57,19 +56,19 @@ class Sender(Granter[S]):
     """State of everything this side sends.
 
     Args:
-        limits: What this side accepts.
+        limits: See `Granter`.
         new_stream: Makes the record of a stream the peer opened, from id, send credit and state.
     """
 
     __slots__ = tuple(
-        "_is_held _largest _max_meta _max_streams _quick _quick_open _ready _unsent bulky "
-        "flush new_stream next_id peer send_credit".split()
+        "_is_held _largest _max_meta _max_streams _quick _quick_open _ready _unsent answering "
+        "bulky flush new_stream next_id peer send_credit".split()
     )
 
     def __init__(self, limits: Limits, new_stream: Callable[[int, int, int], S]) -> None:
         super().__init__(limits)
         self.peer = PeerLimits()
-        self.bulky = False  # `out` has a large frame
+        self.bulky = self.answering = False  # `out` has a large frame; the peer spoke last
         self.new_stream = new_stream
         self.next_id = 1
         self.send_credit = self.peer.connection_window
@@ -203,8 +202,7 @@ class Sender(Granter[S]):
             self.send_credit -= size
             stream.send_credit -= size
             out = self.out
-            if not out:
-                self.wake()
+            first = not out
             out.append(_pack_header(size - HEADER_SIZE, DATA, flags, stream.id, len(meta)))
             if meta:
                 out.append(meta)
@@ -212,8 +210,11 @@ class Sender(Granter[S]):
                 out.append(body)
             if flags & END:
                 self._end_local(stream)
-            if len(out) >= _FLUSH_PIECES:
-                self.flush()
+            if len(out) >= _FLUSH_PIECES or (self.answering and len(self.streams) < 2):
+                self.answering = False
+                self.flush()  # at once also the first word after the peer's, on a lone stream
+            elif first:
+                self.wake()
             return True
         self.wake()
         if size > self._quick:
