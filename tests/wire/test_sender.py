@@ -350,12 +350,23 @@ def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> No
     stream = client.open(0)
     for _ in range(30):
         client.protocol.send_data(stream, MESSAGE, b"", b"x")
-    assert calls.count("flush") == 1
+    assert calls == ["flush", "wake", "flush", "wake"]  # the first at once, for it is alone
     client.take_bytes()
     calls.clear()
     for _ in range(16):
         client.protocol.open_unary(StreamState(0, 0, 0), META, b"x")
     assert calls == ["wake", "flush"]
+
+
+def test_of_several_streams_no_message_goes_at_once() -> None:
+    server = make(is_server=True)
+    calls: list[str] = []
+    server.protocol.flush = lambda: calls.append("flush")
+    server.protocol.wake = lambda: calls.append("wake")
+    server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
+    for stream in list(server.protocol.streams.values()):
+        server.protocol.send_data(stream, MESSAGE, b"", b"x")
+    assert calls == ["wake"]
 
 
 def test_many_answers_of_one_turn_are_written_at_once() -> None:
