@@ -79,6 +79,7 @@ class Cluster:
         self._watch: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self.loop = asyncio.get_running_loop()
         self._known = False  # a first snapshot has come
         self._closed = False
@@ -93,6 +94,7 @@ class Cluster:
         self.ready = ()
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._waiting.fail(_closed())
         tasks = [*self._closing] if self._watch is None else [self._watch, *self._closing]
         for task in tasks:
@@ -363,10 +365,12 @@ class Cluster:
             self._look_for_room()
 
     def _refresh_soon(self, delay: float) -> None:
+        when = self.loop.time() + delay  # uvloop's handles do not tell it
         if self._timer is not None:
-            if self._timer.when() <= self.loop.time() + delay and not self._timer.cancelled():
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self.loop.call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
