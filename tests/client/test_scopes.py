@@ -188,7 +188,7 @@ async def test_an_iterator_that_was_never_asked_has_no_scope(
 async def test_a_call_that_finds_no_server_leaves_its_scope(scoped: Scoped) -> None:
     async with serving() as server:
         address = server.addresses[0]
-    client = Client(address, processor_list=[scoped], connect_timeout=0.02)
+    client = Client(address, processor_list=[scoped], connect_timeout=0.02, timeout=0.02)
     with pytest.raises(Unavailable):
         await client.connect()
     for call in (client.raw_call("fine"), anext(client.iterator_call("items", 5)), talk(client)):
