@@ -1,89 +1,21 @@
 """Channels: messages both ways, seen from both sides, and every way in which they end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from rap.client import Channel, Client, Request, Response
-from rap.errors import CallError, ChannelClosed, Code, DeadlineExceeded, InvalidArgument
-from rap.processor.base import BaseProcessor
-from rap.server import Channel as ServerChannel
-from rap.server import Server
-from tests.loopback import Unnoticed, calling, eventually, serving, within
-
-Body = Callable[[Channel], Awaitable[Any]]
-
-
-@pytest.fixture(autouse=True)
-async def nothing_goes_unnoticed() -> AsyncIterator[None]:
-    unnoticed = Unnoticed(asyncio.get_running_loop())
-    yield
-    await unnoticed.check()
-
-
-class Pair:
-    """A server and a client with one channel function, its two halves given by the test."""
-
-    def __init__(self, server: Server, client: Client, halves: dict[str, Body]) -> None:
-        self.server = server
-        self.client = client
-        self._halves = halves
-        self.server_ended = asyncio.Event()
-        self.server_error: BaseException | None = None
-
-    async def serve(self, channel: ServerChannel) -> None:
-        try:
-            await self._halves["server"](channel)
-        except BaseException as exc:
-            self.server_error = exc
-            raise
-        finally:
-            self.server_ended.set()
-
-    async def run(self, server: Body, client: Body, **options: Any) -> Any:
-        """Open the channel; return what the client's half returns once both have ended."""
-        self._halves["server"] = server
-
-        async def talk(channel: Channel) -> Any:
-            return await client(channel)
-
-        stub: Any = self.client.register()(talk)
-        try:
-            return await within(stub(**options))
-        finally:
-            await within(self.server_ended.wait())
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        stats = [node.stats for node in self.client.cluster.nodes.values()]
-        return sum(s.in_flight for s in stats), sum(s.open_streams for s in stats)
+from rap.client import Channel, Request, Response
+from rap.errors import CallError, ChannelClosed, Code, InvalidArgument
+from tests.channel_pair import Pair, connected_pair, echo, nothing
+from tests.loopback import calling, eventually, serving, within
 
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    async with serving() as server, calling(server) as client:
-        pair = Pair(server, client, {})
-        server.register(pair.serve, name="talk")
+    async with connected_pair() as pair:
         yield pair
-        assert pair.counts == (0, 0)
-        nodes = client.cluster.nodes.values()
-        assert not any(c.holds for node in nodes for c in node.pool.connections)
-
-
-async def echo(channel: Channel) -> None:
-    async for body in channel:
-        await channel.write(body)
-
-
-async def nothing(channel: Channel) -> None:
-    """Return at once."""
-
-
-async def wait_for_ever(channel: Channel) -> None:
-    await channel.write("here")
-    await asyncio.Event().wait()
 
 
 async def test_both_sides_read_and_write(pair: Pair) -> None:
@@ -285,90 +217,6 @@ async def test_a_cancelled_wait_for_the_end_disturbs_nobody(pair: Pair) -> None:
     assert await pair.run(echo, client) == 5
 
 
-async def test_an_error_of_the_server_reaches_the_client_after_its_messages(pair: Pair) -> None:
-    async def server(channel: Channel) -> None:
-        await channel.write(1)
-        raise ValueError("no more")
-
-    async def client(channel: Channel) -> None:
-        assert await channel.read_body() == 1
-        for _ in range(2):
-            with pytest.raises(ValueError, match="no more") as caught:
-                await channel.read_body()
-            assert isinstance(caught.value, CallError)
-        with pytest.raises(ValueError, match="no more"):
-            await channel.write(2)
-        await channel.wait_close()
-        raise caught.value
-
-    with pytest.raises(ValueError, match="no more"):
-        await pair.run(server, client)
-
-
-async def test_iterating_raises_the_error_of_the_server(pair: Pair) -> None:
-    async def server(channel: Channel) -> None:
-        await channel.write(1)
-        raise CallError("mine", code=Code.ABORTED)
-
-    async def client(channel: Channel) -> None:
-        async for body in channel:
-            assert body == 1
-
-    with pytest.raises(CallError, match="mine") as caught:
-        await pair.run(server, client)
-    assert caught.value.code is Code.ABORTED
-
-
-async def test_an_error_of_the_client_ends_the_server(pair: Pair) -> None:
-    async def client(channel: Channel) -> None:
-        assert await channel.read_body() == "here"
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError) as caught:
-        await pair.run(wait_for_ever, client)
-    assert not isinstance(caught.value, CallError)
-    assert isinstance(pair.server_error, asyncio.CancelledError)
-
-
-async def test_cancelling_the_client_cancels_the_server(pair: Pair) -> None:
-    reached = asyncio.Event()
-
-    async def client(channel: Channel) -> None:
-        await channel.read()
-        reached.set()
-        await asyncio.Event().wait()
-
-    running = asyncio.create_task(pair.run(wait_for_ever, client))
-    await within(reached.wait())
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert isinstance(pair.server_error, asyncio.CancelledError)
-
-
-async def test_a_deadline_ends_both_sides(pair: Pair) -> None:
-    async def client(channel: Channel) -> None:
-        await channel.read()
-        await channel.read()
-
-    with pytest.raises(DeadlineExceeded):
-        await pair.run(wait_for_ever, client, timeout=0.05)
-    assert isinstance(pair.server_error, asyncio.CancelledError)
-
-
-async def test_a_lost_connection_ends_both_sides(pair: Pair) -> None:
-    async def client(channel: Channel) -> None:
-        await channel.read()
-        for node in pair.client.cluster.nodes.values():
-            await node.pool.close()
-        await channel.read()
-
-    with pytest.raises(CallError) as caught:
-        await pair.run(wait_for_ever, client)
-    assert caught.value.code is Code.UNAVAILABLE
-    assert isinstance(pair.server_error, asyncio.CancelledError)
-
-
 @pytest.mark.parametrize("writer_on_server", [False, True])
 async def test_a_slow_reader_stops_a_fast_writer(pair: Pair, writer_on_server: bool) -> None:
     written = 0
@@ -511,48 +359,3 @@ async def test_a_draining_server_tells_its_channels(pair: Pair) -> None:
 
     await pair.run(server, client)
     await pair.server.set_serving(True)
-
-
-class Numbering(BaseProcessor):
-    """Numbers messages in their header, each way."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def process_request(self, request: Request) -> Request:
-        self.count += 1
-        request.header["n"] = self.count
-        return request
-
-    async def process_response(self, response: Response) -> Response:
-        self.count += 1
-        response.header["n"] = self.count
-        return response
-
-
-@pytest.mark.parametrize("side", ["client", "server"])
-async def test_processors_see_every_message_of_a_channel(side: str) -> None:
-    processor = Numbering()
-    here = {"processor_list": [processor]}
-    options: list[dict[str, Any]] = [here, {}] if side == "client" else [{}, here]
-
-    async def talk(channel: Channel) -> list[Any]:
-        for body in ("a", "b", "c", "d"):
-            await channel.write(body)
-        first = await channel.read()
-        rest = [await channel.read_body()]
-        async for message in channel.iter_response():
-            rest.append(message.body)
-            if message.body == "c":
-                break
-        async for body in channel:
-            rest.append(body)
-            await channel.close()
-        assert "n" in first.header
-        return [first.body, *rest]
-
-    async with serving(**options[1]) as server, calling(server, **options[0]) as client:
-        server.register(echo, name="talk")
-        stub: Any = client.register()(talk)
-        assert await within(stub()) == ["a", "b", "c", "d"]
-        assert processor.count == 9  # the opening, and four messages each way

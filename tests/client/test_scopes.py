@@ -295,3 +295,48 @@ def test_a_processor_is_loaded_once() -> None:
         Client(processor_list=[scoped, scoped])
     with pytest.raises(ValueError, match="is loaded already"):
         Server(processor_list=[scoped, scoped])
+
+
+class Numbering(BaseProcessor):
+    """Numbers messages in their header, each way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def process_request(self, request: Request) -> Request:
+        self.count += 1
+        request.header["n"] = self.count
+        return request
+
+    async def process_response(self, response: Response) -> Response:
+        self.count += 1
+        response.header["n"] = self.count
+        return response
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_processors_see_every_message_of_a_channel(side: str) -> None:
+    processor = Numbering()
+    here = {"processor_list": [processor]}
+    options: list[dict[str, Any]] = [here, {}] if side == "client" else [{}, here]
+
+    async def talk(channel: Channel) -> list[Any]:
+        for body in ("a", "b", "c", "d"):
+            await channel.write(body)
+        first = await channel.read()
+        rest = [await channel.read_body()]
+        async for message in channel.iter_response():
+            rest.append(message.body)
+            if message.body == "c":
+                break
+        async for body in channel:
+            rest.append(body)
+            await channel.close()
+        assert "n" in first.header
+        return [first.body, *rest]
+
+    async with serving(**options[1]) as server, calling(server, **options[0]) as client:
+        server.register(echo, name="talk")
+        stub: Any = client.register()(talk)
+        assert await within(stub()) == ["a", "b", "c", "d"]
+        assert processor.count == 9  # the opening, and four messages each way
