@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from integration.app.settings import Settings, settings
+from integration.app.tracing import Tracing
 from rap.client.processor import BaseProcessor
 from rap.message import Request
 from rap.server import Channel, Server
@@ -18,8 +19,13 @@ SCARCE = 5  # calls of `scarce` that all instances together let through in an ho
 def make() -> Server:
     """Return a server that is set up by the environment."""
     chosen = settings()
+    tracing = Tracing("calc", chosen)
     server = Server(
-        chosen.listen, service="calc", processor_list=_processors(chosen), **chosen.server_options()
+        chosen.listen,
+        service="calc",
+        processor_list=[*tracing.processors(), *_processors(chosen)],
+        stop_event_list=[tracing.close],
+        **chosen.server_options(),
     )
 
     @server.register(idempotent=True)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 
 from integration.app.settings import settings
+from integration.app.tracing import Tracing
 from rap.client import Client
 from rap.errors import CallError
 
@@ -67,7 +68,14 @@ async def run(workers: int, pause: float, interval: float, seconds: float | None
     stop = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    async with Client(service="calc", connect_timeout=60, **settings().client_options()) as client:
+    chosen = settings()
+    tracing = Tracing("load", chosen)
+    async with Client(
+        service="calc",
+        connect_timeout=60,
+        processor_list=tracing.processors(),
+        **chosen.client_options(),
+    ) as client:
         load = Load(client)
         tasks = [asyncio.create_task(load.work(pause)) for _ in range(workers)]
         tasks.append(asyncio.create_task(load.report(interval)))
@@ -77,6 +85,7 @@ async def run(workers: int, pause: float, interval: float, seconds: float | None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    await tracing.close()
     print(load.line(f"{load.calls} calls"), flush=True)
     for failure, number in load.failures.most_common():
         print(f"{number} times {failure}", flush=True)

@@ -1,6 +1,7 @@
 """The service ``orders``, which calls ``calc``: ``rap serve integration.app.orders:make``."""
 
 from integration.app.settings import settings
+from integration.app.tracing import Tracing
 from rap.client import Client
 from rap.server import Server
 from rap.server.processor import PrometheusProcessor
@@ -11,13 +12,14 @@ __all__ = ["make"]
 def make() -> Server:
     """Return a server that is set up by the environment."""
     chosen = settings()
-    calc = Client(service="calc", **chosen.client_options())
+    tracing = Tracing("orders", chosen)
+    calc = Client(service="calc", processor_list=tracing.processors(), **chosen.client_options())
     server = Server(
         chosen.listen,
         service="orders",
         start_event_list=[calc.connect],
-        stop_event_list=[calc.await_close],
-        processor_list=[PrometheusProcessor()],
+        stop_event_list=[calc.await_close, tracing.close],
+        processor_list=[*tracing.processors(), PrometheusProcessor()],
         **chosen.server_options(),
     )
 

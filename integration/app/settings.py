@@ -21,6 +21,13 @@ class Settings:
         key: PEM file of its key.
         authority: PEM file of the authority that the other side's certificate must be of.
         secret: Key of encrypted calls to ``calc``: 16, 24 or 32 characters; none: plain calls.
+        otlp: URL of a collector that takes OTLP over HTTP, such as ``http://jaeger:4318``; none:
+            no spans go there. Sampler, time-out, headers and so on are set by the other variables
+            of OpenTelemetry, such as ``OTEL_TRACES_SAMPLER``.
+        jaeger: Host to which jaeger-client sends spans by UDP, to the port ``JAEGER_AGENT_PORT``,
+            by default 6831, unless `otlp` is set; none: no spans go there.
+        service: What a program is called among spans; by default what it is: ``calc``, ``orders``,
+            ``gateway`` or ``load``.
     """
 
     listen: str
@@ -31,6 +38,9 @@ class Settings:
     key: str
     authority: str
     secret: str = field(repr=False)
+    otlp: str
+    jaeger: str
+    service: str
 
     def server_options(self) -> dict[str, Any]:
         """Return what every service of the example passes to `Server`."""
@@ -56,7 +66,12 @@ class Settings:
 
 
 def settings() -> Settings:
-    """Read the environment: ``APP_LISTEN``, ``APP_REGISTRY`` and so on."""
+    """Read the environment: ``APP_LISTEN``, ``APP_REGISTRY`` and so on.
+
+    Those about spans have the names that their libraries read, too: ``OTEL_EXPORTER_OTLP_ENDPOINT``
+    (or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``), ``JAEGER_AGENT_HOST`` and ``OTEL_SERVICE_NAME``.
+    """
+    otlp = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     registry = os.environ.get("APP_REGISTRY") or "redis://localhost:6379/0"
     return Settings(
         listen=os.environ.get("APP_LISTEN") or "0.0.0.0:9000",
@@ -67,4 +82,7 @@ def settings() -> Settings:
         key=os.environ.get("APP_KEY", ""),
         authority=os.environ.get("APP_AUTHORITY", ""),
         secret=os.environ.get("APP_SECRET", ""),
+        otlp=otlp or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        jaeger=os.environ.get("JAEGER_AGENT_HOST", ""),
+        service=os.environ.get("OTEL_SERVICE_NAME", ""),
     )

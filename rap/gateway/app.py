@@ -18,8 +18,7 @@ from rap.errors import CallError
 from rap.gateway.bridge import bridge, close_code, receive_text
 from rap.gateway.events import MEDIA_TYPE, stream_events
 from rap.gateway.reply import BadRequest, failure_of, success_of, to_json
-from rap.gateway.request import Target, Targets, read_body, timeout_of
-from rap.message import FORWARDED
+from rap.gateway.request import Target, Targets, header_of, read_body, timeout_of
 
 __all__ = ["create_app"]
 
@@ -127,10 +126,9 @@ class _Gateway:
 
 def _options(request: Request, target: Target) -> dict[str, Any]:
     """Return the options of a call that is made for a request."""
-    host = request.client.host if request.client is not None else ""
     return {
         "group": target.group,
-        "header": {FORWARDED: host},
+        "header": header_of(request),
         "timeout": timeout_of(request),
         "kwarg_param": target.kwargs,
     }

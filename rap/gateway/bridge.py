@@ -9,7 +9,7 @@ from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
 from rap.gateway.reply import BadRequest, success_of, to_json
-from rap.gateway.request import Target
+from rap.gateway.request import Target, header_of
 from rap.message import FORWARDED
 
 __all__ = ["bridge", "close_code", "receive_text"]
@@ -49,8 +49,7 @@ async def bridge(client: Client, target: Target, socket: WebSocket, max_body: in
                 task.result()
 
     stub: Any = client.register(target.name, target.group)(talk)
-    host = socket.client.host if socket.client is not None else ""
-    await stub(header={FORWARDED: host})
+    await stub(header=header_of(socket))
 
 
 async def receive_text(socket: WebSocket, max_body: int) -> str:

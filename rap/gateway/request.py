@@ -5,15 +5,19 @@ import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from rap.gateway.reply import BadRequest
+from rap.message import FORWARDED, Header
 
-__all__ = ["Target", "Targets", "read_body", "timeout_of"]
+__all__ = ["Target", "Targets", "header_of", "read_body", "timeout_of"]
 
 _FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 TIMEOUT_HEADER = "rap-timeout"
+# Which trace a request belongs to, by W3C Trace Context or Jaeger. Baggage of strangers stays out.
+_TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
+_LONGEST_TRACE_HEADER = 512  # characters, as W3C asks of tracestate
 
 
 class Target(NamedTuple):
@@ -107,6 +111,16 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise BadRequest(413, f"the body has more than {limit} bytes, which is max_body")
     return bytes(body)
+
+
+def header_of(connection: HTTPConnection) -> Header:
+    """Return the header of a call that is made for a request: for whom, and in which trace."""
+    header: Header = {FORWARDED: connection.client.host if connection.client is not None else ""}
+    for name in _TRACE_HEADERS:
+        value = connection.headers.get(name, "")
+        if 0 < len(value) <= _LONGEST_TRACE_HEADER:
+            header[name] = value
+    return header
 
 
 def timeout_of(request: Request) -> float | None:

@@ -26,7 +26,7 @@ from rap.errors import CallError, Code
 from rap.message import Call, Header, Side
 from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.trace_context import TRACE_ID, TraceParent
+from rap.processor.trace_context import TRACE_ID, TraceParent, put_trace
 
 __all__ = ["OpenTelemetryProcessor"]
 
@@ -69,7 +69,7 @@ class OpenTelemetryProcessor(BaseProcessor):
         span = self._start(call, SpanKind.CLIENT, parent)
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(span, parent))
-        call.header.update(carrier)
+        put_trace(call.header, carrier)
         call.on_attempt = (*call.on_attempt, lambda call: _add_attempt(span, call))
         with _ending(span, call):
             yield

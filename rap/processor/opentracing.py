@@ -16,7 +16,7 @@ from rap.errors import CallError, Code
 from rap.message import Call, Header, Side
 from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.trace_context import TRACE_ID, TRACEPARENT, UBER_TRACE_ID, TraceParent
+from rap.processor.trace_context import TRACE_ID, TRACEPARENT, UBER_TRACE_ID, TraceParent, put_trace
 
 __all__ = ["TracingProcessor"]
 
@@ -52,7 +52,7 @@ class TracingProcessor(BaseProcessor):
         span = self._start(call, tags.SPAN_KIND_RPC_CLIENT, parent)
         carrier: dict[str, str] = {}
         self._tracer.inject(span.context, Format.TEXT_MAP, carrier)
-        call.header.update(carrier)
+        put_trace(call.header, carrier)
         _note_trace(call, carrier)
         call.on_attempt = (*call.on_attempt, lambda call: _log_attempt(span, call))
         with _ending(span, call):

@@ -4,14 +4,23 @@ A header is what a peer chose: what is not well formed is no trace.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rap.message import Call
+from rap.message import Call, Header
 
-__all__ = ["TRACEPARENT", "TRACE_ID", "UBER_TRACE_ID", "TraceParent", "sampled_trace_id"]
+__all__ = [
+    "TRACEPARENT",
+    "TRACE_ID",
+    "UBER_TRACE_ID",
+    "TraceParent",
+    "put_trace",
+    "sampled_trace_id",
+]
 
 TRACEPARENT = "traceparent"  # https://www.w3.org/TR/trace-context/
 UBER_TRACE_ID = "uber-trace-id"  # Jaeger: trace id, span id, parent's id, flags; hex digits
+_TRACE_HEADERS = (TRACEPARENT, "tracestate", UBER_TRACE_ID)
 # Key in the state of a call: trace id of its span, if that is kept. Set by what traces.
 TRACE_ID = "rap.trace_id"
 
@@ -54,6 +63,13 @@ class TraceParent(NamedTuple):
     def traceparent(self) -> str:
         """It in the form of W3C."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
+
+
+def put_trace(header: Header, carrier: Mapping[str, str]) -> None:
+    """Write a span into the header of a call, in place of any that somebody passed on by hand."""
+    for name in _TRACE_HEADERS:
+        header.pop(name, None)
+    header.update(carrier)
 
 
 def sampled_trace_id(call: Call) -> str:
