@@ -11,12 +11,34 @@ from pathlib import Path
 
 from tests.redis_server import RedisServer, wait_until
 
-__all__ = ["HTTP_PORT", "PATIENCE", "RAP_PORT", "ROOT", "Instance", "Machine", "Stage"]
+__all__ = [
+    "CALC",
+    "HTTP",
+    "HTTP_PORT",
+    "LOAD",
+    "METRICS_PORT",
+    "ORDERS",
+    "PATIENCE",
+    "RAP_PORT",
+    "ROOT",
+    "Instance",
+    "Machine",
+    "Stage",
+]
 
 ROOT = Path(__file__).parents[1]
-RAP_PORT, HTTP_PORT = 9000, 8000  # in a container
+RAP_PORT, HTTP_PORT, METRICS_PORT = 9000, 8000, 9100  # in a container
+# What programs print of the address that they listen on.
+SAID = {
+    RAP_PORT: r"rap: listening on (?:tls://)?([\d.]+:\d+)",
+    HTTP_PORT: r"running on http://([\d.]+:\d+)",
+    METRICS_PORT: r"metrics at http://([\d.]+:\d+)",
+}
 PATIENCE = 30.0  # seconds after which what a test waits for is not coming
 CALC = ("-m", "rap.cli", "serve", "integration.app.calc:make")
+ORDERS = ("-m", "rap.cli", "serve", "integration.app.orders:make")
+HTTP = ("-m", "uvicorn", "--factory", "integration.app.http:make")
+LOAD = ("-m", "integration.app.load")
 
 
 class Instance(ABC):
@@ -166,9 +188,9 @@ class Machine(Stage):
         return process
 
     def address_of(self, instance: Instance, port: int = RAP_PORT) -> str:
-        found = re.search(r"127\.0\.0\.1:[1-9]\d*", instance.output())
+        found = re.search(SAID[port], instance.output())
         assert found is not None, instance.output()
-        return found[0]
+        return found[1]
 
     def close(self) -> None:
         for process in self._started:

@@ -7,13 +7,10 @@ import httpx2
 import pytest
 
 from integration.app import probe
-from integration.stage import HTTP_PORT, PATIENCE, Stage
+from integration.stage import HTTP, HTTP_PORT, ORDERS, PATIENCE, Stage
 from rap.client import Client
 from rap.errors import Unavailable
 from tests.transport.certificates import Certificates
-
-ORDERS = ("-m", "rap.cli", "serve", "integration.app.orders:make")
-HTTP = ("-m", "uvicorn", "--factory", "integration.app.http:make")
 
 
 async def test_tls_proves_the_server(

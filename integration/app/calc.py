@@ -3,16 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from integration.app.settings import Settings, settings
+from integration.app.settings import KEY_ID, Settings, settings
 from integration.app.tracing import Tracing
 from rap.client.processor import BaseProcessor
 from rap.message import Request
 from rap.server import Channel, Server
 from rap.server.processor import CryptoProcessor, LimitProcessor, PrometheusProcessor, Rule
 
-__all__ = ["KEY_ID", "SCARCE", "make"]
+__all__ = ["SCARCE", "make"]
 
-KEY_ID = "example"  # of the key in APP_SECRET
 SCARCE = 5  # calls of `scarce` that all instances together let through in an hour
 
 
@@ -22,10 +21,9 @@ def make() -> Server:
     tracing = Tracing("calc", chosen)
     server = Server(
         chosen.listen,
-        service="calc",
         processor_list=[*tracing.processors(), *_processors(chosen)],
         stop_event_list=[tracing.close],
-        **chosen.server_options(),
+        **chosen.server_options("calc"),
     )
 
     @server.register(idempotent=True)

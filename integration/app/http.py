@@ -26,15 +26,14 @@ def make() -> Starlette:
     chosen = settings()
     tracing = Tracing("gateway", chosen)
     calc, orders = (
-        Client(service=name, processor_list=tracing.processors(), **chosen.client_options())
-        for name in ("calc", "orders")
+        Client(**chosen.client_options(name, tracing.processors())) for name in ("calc", "orders")
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         connecting = asyncio.create_task(_connect(orders))
         try:
-            async with calc:
+            async with chosen.metrics_page(calc), calc:
                 yield
         finally:
             connecting.cancel()

@@ -1,7 +1,8 @@
 """A client that keeps calls of the example in flight: ``python -m integration.app.load``.
 
-It prints a line about every interval, and ends at SIGTERM, SIGINT or after ``--seconds``; its exit
-status is 1 if a call has failed.
+It calls ``calc``, with ``--orders`` also ``orders``, only what may be tried again. It prints a line
+about every interval, and ends at SIGTERM, SIGINT or after ``--seconds``; its exit status is 1 if a
+call has failed.
 """
 
 import argparse
@@ -48,6 +49,21 @@ class Load:
                 self.failures[f"{type(error).__name__}: {error}"] += 1
             await asyncio.sleep(pause)
 
+    async def order(self, pause: float, orders: Client) -> None:
+        """Let ``orders`` call until cancelled; its answers count as those of one."""
+
+        @orders.register(idempotent=True)
+        async def total(prices: list[int]) -> int:
+            return 0  # never run here: calls go to `orders`
+
+        while True:
+            try:
+                await total([1, 2, 3])
+                self.by_name["orders"] += 1
+            except CallError as error:
+                self.failures[f"{type(error).__name__}: {error}"] += 1
+            await asyncio.sleep(pause)
+
     async def report(self, interval: float) -> None:
         """Print a line every `interval` seconds, until cancelled."""
         before, since = 0, time.monotonic()
@@ -63,24 +79,27 @@ class Load:
         return f"{begin}; answered: {shares or 'none'}; failed: {self.failures.total()}"
 
 
-async def run(workers: int, pause: float, interval: float, seconds: float | None) -> int:
+async def run(wish: argparse.Namespace) -> int:
     """Call until told to stop, and return the exit status."""
     stop = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     chosen = settings()
     tracing = Tracing("load", chosen)
-    async with Client(
-        service="calc",
-        connect_timeout=60,
-        processor_list=tracing.processors(),
-        **chosen.client_options(),
-    ) as client:
-        load = Load(client)
-        tasks = [asyncio.create_task(load.work(pause)) for _ in range(workers)]
-        tasks.append(asyncio.create_task(load.report(interval)))
+    clients = [
+        Client(connect_timeout=60, **chosen.client_options(service, tracing.processors()))
+        for service in (["calc", "orders"] if wish.orders else ["calc"])
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(chosen.metrics_page(*clients))
+        for client in clients:
+            await stack.enter_async_context(client)
+        load = Load(clients[0])
+        work = [load.work(wish.pause) for _ in range(wish.workers)]
+        work += [load.order(wish.pause, orders) for orders in clients[1:]]
+        tasks = [asyncio.create_task(each) for each in [*work, load.report(wish.interval)]]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(wish.seconds):
                 await stop.wait()
         for task in tasks:
             task.cancel()
@@ -99,8 +118,8 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.05, help="seconds after each answer")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between two lines")
     parser.add_argument("--seconds", type=float, default=None, help="how long; else until a signal")
-    chosen = parser.parse_args()
-    sys.exit(asyncio.run(run(chosen.workers, chosen.pause, chosen.interval, chosen.seconds)))
+    parser.add_argument("--orders", action="store_true", help="call `orders`, too")
+    sys.exit(asyncio.run(run(parser.parse_args())))
 
 
 if __name__ == "__main__":

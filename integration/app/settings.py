@@ -1,11 +1,20 @@
 """What the programs of the example read from the environment."""
 
+import contextlib
 import os
 import socket
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Settings", "settings"]
+from rap.client import Client
+from rap.client.processor import BaseProcessor, CryptoProcessor, PrometheusProcessor
+from rap.observe import serve_metrics
+
+__all__ = ["KEY_ID", "Settings", "settings"]
+
+KEY_ID = "example"  # of the key in APP_SECRET
+_LOOKED_UP = ("dns://", "static://")  # registries in which nobody registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +30,7 @@ class Settings:
         key: PEM file of its key.
         authority: PEM file of the authority that the other side's certificate must be of.
         secret: Key of encrypted calls to ``calc``: 16, 24 or 32 characters; none: plain calls.
+        metrics: Where programs that are no servers show metrics and health; none: nowhere.
         otlp: URL of a collector that takes OTLP over HTTP, such as ``http://jaeger:4318``; none:
             no spans go there. Sampler, time-out, headers and so on are set by the other variables
             of OpenTelemetry, such as ``OTEL_TRACES_SAMPLER``.
@@ -38,31 +48,56 @@ class Settings:
     key: str
     authority: str
     secret: str = field(repr=False)
+    metrics: str
     otlp: str
     jaeger: str
     service: str
 
-    def server_options(self) -> dict[str, Any]:
+    def server_options(self, service: str) -> dict[str, Any]:
         """Return what every service of the example passes to `Server`."""
+        registers = not self.registry.startswith(_LOOKED_UP)
         return {
-            "registry": self.registry,
+            "service": service if registers else None,
+            "registry": self.registry if registers else None,
             "ssl_crt_path": self.certificate or None,
             "ssl_key_path": self.key or None,
             "ssl_ca_path": self.authority or None,
         }
 
-    def client_options(self) -> dict[str, Any]:
+    def client_options(
+        self, service: str, processors: Sequence[BaseProcessor] = ()
+    ) -> dict[str, Any]:
         """Return what every client of the example passes to `Client`.
 
         Inside the cluster a certificate is for both roles, so that services prove themselves to
         each other with one pair of files.
+
+        Args:
+            service: Which it calls.
+            processors: That see its calls before they are counted and encrypted.
         """
+        found = [*processors, PrometheusProcessor()]
+        if self.secret and service == "calc":
+            found.append(CryptoProcessor(KEY_ID, self.secret))
         return {
+            "service": service,
             "registry": self.registry,
+            "processor_list": found,
             "ssl_ca_path": self.authority or None,
             "ssl_client_crt_path": (self.authority and self.certificate) or None,
             "ssl_client_key_path": (self.authority and self.key) or None,
         }
+
+    @contextlib.asynccontextmanager
+    async def metrics_page(self, *clients: Client) -> AsyncIterator[None]:
+        """Show metrics and health of a program of clients around the body, if that is wanted."""
+        if not self.metrics:
+            yield
+            return
+        host, _, port = self.metrics.rpartition(":")
+        async with serve_metrics(client=clients, host=host, port=int(port)) as page:
+            print(f"metrics at http://{page.address}/metrics", flush=True)
+            yield
 
 
 def settings() -> Settings:
@@ -82,6 +117,7 @@ def settings() -> Settings:
         key=os.environ.get("APP_KEY", ""),
         authority=os.environ.get("APP_AUTHORITY", ""),
         secret=os.environ.get("APP_SECRET", ""),
+        metrics=os.environ.get("APP_METRICS", ""),
         otlp=otlp or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         jaeger=os.environ.get("JAEGER_AGENT_HOST", ""),
         service=os.environ.get("OTEL_SERVICE_NAME", ""),
