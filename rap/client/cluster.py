@@ -10,7 +10,7 @@ from typing import Any
 from rap.balance import BreakerState, Picker, ejection_limit
 from rap.client.config import ClientConfig
 from rap.client.node import Node
-from rap.client.pool import Pool, ServerDraining, has_room
+from rap.client.pool import Pool, ServerDraining, Tally, has_room
 from rap.client.ready import ready_nodes
 from rap.client.waiting import Waiting
 from rap.clock import Clock
@@ -49,6 +49,7 @@ class Cluster:
     Attributes:
         ready: The nodes a call may go to now; replaced as a whole, never changed.
         nodes: All nodes by id.
+        tally: What has happened to their connections.
         waiters: Calls that wait for a node.
         loop: The event loop it lives in.
     """
@@ -65,6 +66,7 @@ class Cluster:
     ) -> None:
         self.ready: tuple[Node, ...] = ()
         self.nodes: dict[str, Node] = {}
+        self.tally = Tally()
         self.service = service
         self._resolver = resolver
         self._pick = picker.pick
@@ -258,6 +260,7 @@ class Cluster:
             clock=self._clock,
             rng=self._rng,
             on_change=self._refresh,
+            tally=self.tally,
         )
         node = Node(
             endpoint,

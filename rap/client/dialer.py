@@ -4,6 +4,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from rap.client.config import ClientConfig
 from rap.client.token import token_of
@@ -12,6 +13,7 @@ from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
 from rap.transport.tls import client_context, pinned_certificate
+from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
 
 __all__ = ["Dialer"]
@@ -30,6 +32,9 @@ class Dialer:
         ca_path: PEM file of the authorities of servers.
         crt_path: PEM file of the client's own certificate.
         key_path: PEM file of its key.
+
+    Attributes:
+        traffic: Where connections made from now on count their bytes; `None`: nowhere.
 
     Raises:
         ValueError: A file cannot be used; the message names the option.
@@ -60,6 +65,7 @@ class Dialer:
             "crt_path": crt_path,
             "key_path": key_path,
         }
+        self.traffic: Traffic | None = None
         self._always_tls = any(self._tls_files.values())
         self._context: ssl.SSLContext | None = None
         if self._always_tls:
@@ -87,13 +93,14 @@ class Dialer:
             if self._context is None:
                 self._context = client_context()
             context = self._context
-        options = self._options
+        options, traffic = self._options, self.traffic
         if self._config.token is not None:
             hello = {**options.hello, "token": await token_of(self._config.token)}
             options = replace(options, hello=hello)
 
         def make() -> Connection:
-            return Connection(
+            conn = Connection if traffic is None else partial(CountedConnection, traffic)
+            return conn(
                 options,
                 clock=self._clock,
                 log=_log,

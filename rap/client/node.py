@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from rap.balance import Breaker, PeakEwma
+from rap.balance import Breaker, BreakerState, PeakEwma
 from rap.client.pool import Pool
 from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
@@ -108,6 +108,7 @@ class Node:
         before = self.breaker.state
         self.breaker.record(verdict, now)
         if self.breaker.state is not before:
+            self.pool.tally.ejections += self.breaker.state is BreakerState.OPEN
             self._on_change()
 
     def restarted(self, incarnation: str) -> None:

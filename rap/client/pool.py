@@ -14,7 +14,7 @@ from rap.registry.wakeup import Wakeup
 from rap.transport import Connection
 from rap.transport.closing import close_all
 
-__all__ = ["Pool", "ServerDraining", "has_room"]
+__all__ = ["Pool", "ServerDraining", "Tally", "has_room"]
 
 _log = logging.getLogger("rap.client")
 
@@ -28,6 +28,23 @@ class ServerDraining(ConnectionClosed):
     """The server answered, but asks for no calls now; a pool soon asks again."""
 
 
+class Tally:
+    """What has happened so far to connections of all servers of a service, also of those gone.
+
+    Attributes:
+        opened: Connections opened.
+        failed: Connections that could not be opened.
+        ejections: Times that a server was taken out for failing.
+    """
+
+    __slots__ = ("ejections", "failed", "opened")
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.failed = 0
+        self.ejections = 0
+
+
 class Pool:
     """Connections to one server.
 
@@ -38,6 +55,7 @@ class Pool:
         clock: Source of time.
         rng: Source of jitter.
         on_change: Called when the set of usable connections may have changed.
+        tally: What happens is counted there, with other pools; by default apart.
 
     Attributes:
         conn: The connection that new calls take; `None` while there is none.
@@ -55,11 +73,13 @@ class Pool:
         clock: Clock,
         rng: random.Random,
         on_change: Callable[[], None],
+        tally: Tally | None = None,
     ) -> None:
         self.conn: Connection | None = None
         self.error: str = "not dialled yet"
         self.denial: Unauthenticated | None = None
         self.wanted = False
+        self.tally = tally or Tally()
         self.connections: set[Connection] = set()
         self._name = name
         self._open_one = open_one
@@ -67,6 +87,7 @@ class Pool:
         self._clock = clock
         self._rng = rng
         self._on_change = on_change
+        self._calls = 0  # on connections that have ended
         self._failures = 0
         self._dialling: asyncio.Task[None] | None = None
         self._hurry = Wakeup(clock)
@@ -96,6 +117,11 @@ class Pool:
         """Whether it is connected, but every connection has all the calls that it may have."""
         return self.conn is None and any(conn.usable for conn in self.connections)
 
+    @property
+    def calls(self) -> int:
+        """How many attempts of calls were given to its connections."""
+        return self._calls + sum(_calls_of(conn) for conn in self.connections)
+
     def hurry(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
         self._failures = 0
@@ -107,6 +133,7 @@ class Pool:
         if conn.closed:
             if conn in self.connections:
                 self.connections.discard(conn)
+                self._calls += _calls_of(conn)
                 self.error = str(conn.error)
         self.refresh()
         self._on_change()
@@ -142,6 +169,7 @@ class Pool:
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self._failures += 1
+                self.tally.failed += 1
                 _log.log(logging.INFO if self._failures > 1 else logging.WARNING, "%s", exc)
                 if isinstance(exc, ServerDraining):
                     self._failures = 1
@@ -149,6 +177,7 @@ class Pool:
                 self._on_change()
             else:
                 self._failures = 0
+                self.tally.opened += 1
                 self.denial = None
                 if not conn.closed:
                     self.connections.add(conn)
@@ -166,3 +195,8 @@ class Pool:
 def has_room(conn: Connection) -> bool:
     """Whether the server takes one more call on this connection."""
     return len(conn.streams) < conn.protocol.peer.max_streams
+
+
+def _calls_of(conn: Connection) -> int:
+    """Return how many streams this side has opened; counted by their ids, at no cost."""
+    return conn.protocol.next_id // 2

@@ -180,7 +180,7 @@ class ServerCryptoProcessor(_Encryption):
     ) -> None:
         super().__init__()
         self._keys = Keyring(keys)
-        self._guard = ReplayGuard(timeout, nonce_timeout, nonce_store, nonce_fallback, clock)
+        self.guard = ReplayGuard(timeout, nonce_timeout, nonce_store, nonce_fallback, clock)
         for function in (
             self.get_crypto_key_id_list,
             self.load_aes_key_dict,
@@ -213,7 +213,7 @@ class ServerCryptoProcessor(_Encryption):
                 f"{call.method}: a call without a time", details={"reason": "seal"}
             )
         made, validity = _STAMP.unpack_from(content)
-        await self._guard.admit(seal.nonce, made / 1000, validity)
+        await self.guard.admit(seal.nonce, made / 1000, validity)
         request.body = decode_any(content[_STAMP.size :])
         return request
 
@@ -238,7 +238,7 @@ class ServerCryptoProcessor(_Encryption):
 
     async def stop_event_handle(self) -> None:
         """Release the shared store of nonces."""
-        await self._guard.aclose()
+        await self.guard.aclose()
 
     # Private functions.
 
@@ -256,11 +256,11 @@ class ServerCryptoProcessor(_Encryption):
 
     async def modify_crypto_timeout(self, timeout: float) -> None:
         """Change the seconds by which a timestamp may differ."""
-        self._guard.timeout = check_number("timeout", timeout, least=0, above=True)
+        self.guard.timeout = check_number("timeout", timeout, least=0, above=True)
 
     async def modify_crypto_nonce_timeout(self, timeout: float) -> None:
         """Change the seconds for which nonces are remembered from now on."""
-        self._guard.nonce_timeout = check_number("nonce_timeout", timeout, least=0, above=True)
+        self.guard.nonce_timeout = check_number("nonce_timeout", timeout, least=0, above=True)
 
     def _seal_of(self, call: Call, token: object) -> Seal:
         """Return the seal of a call for what its Open says of it."""

@@ -107,6 +107,7 @@ class LimitProcessor(BaseProcessor):
                     raise TypeError(f"rule_list takes pairs (function, Rule), got {entry!r}")
         if not self._rules:
             raise ValueError("rule_list must have a rule, got an empty list")
+        self.refused = 0  # requests
         self._owned = isinstance(backend, str)
         if isinstance(backend, str):
             self._buckets: TokenBuckets = state_from_url(backend).buckets(_SCOPE)
@@ -114,6 +115,11 @@ class LimitProcessor(BaseProcessor):
             self._buckets = backend
         else:
             raise TypeError(f"backend must be a URL or a TokenBuckets, got {backend!r}")
+
+    @property
+    def alone(self) -> bool:
+        """Whether the store is away, so that this instance lets its share of requests pass."""
+        return bool(getattr(self._buckets, "away", False))
 
     async def process_request(self, request: Request) -> Request:
         """Let a request pass, or refuse it.
@@ -129,6 +135,7 @@ class LimitProcessor(BaseProcessor):
                 continue
             wait = await self._buckets.take(f"{group}/{key}", bucket)
             if wait > 0:
+                self.refused += 1
                 raise ResourceExhausted(
                     f"too many requests for {request.method}: try again in {wait:.3g} s",
                     details={"retry_after": wait},

@@ -28,6 +28,10 @@ class ReplayGuard:
         fallback: ``local``: while the store cannot answer, this process decides alone.
         clock: Source of time.
 
+    Attributes:
+        results: How many calls were found what: new and let in; let in by this process alone;
+            replayed; stale, for their timestamp; or refused because it cannot be known.
+
     Raises:
         ValueError: An option has a bad value; the message names it.
     """
@@ -55,6 +59,7 @@ class ReplayGuard:
         elif store is not None and not callable(getattr(store, "claim", None)):
             raise ValueError(f"nonce_store must be a URL or a NonceStore, got {store!r}")
         self._shared = store
+        self.results = dict.fromkeys(("new", "alone", "replayed", "stale", "unavailable"), 0)
         self._is_alone = False  # the shared store did not answer when it was last asked
 
     async def admit(self, nonce: bytes, made: float, validity: float) -> None:
@@ -73,6 +78,7 @@ class ReplayGuard:
         off = self._clock.time() - made
         window = min(self.timeout, validity)
         if not -window <= off <= window:
+            self.results["stale"] += 1
             when = f"{off:.1f} s ago" if off > 0 else f"{-off:.1f} s in the future"
             raise CallError(
                 f"the call's timestamp is {when}, {window:g} s are allowed; are the clocks right?",
@@ -83,9 +89,15 @@ class ReplayGuard:
         try:
             is_new = await self._own.claim(nonce, ttl=ttl)
         except StateUnavailable as exc:
+            self.results["unavailable"] += 1
             raise Unavailable(f"whether the call is a replay cannot be known: {exc}") from exc
         if not is_new or not await self._is_new_to_all(nonce, ttl):
+            self.results["replayed"] += 1
             raise Unauthenticated("the call was made before", details={"reason": "replay"})
+
+    def __len__(self) -> int:
+        """Return how many nonces this process remembers."""
+        return len(self._own)
 
     async def aclose(self) -> None:
         """Release the shared store, if a URL named it: an object is its owner's to close."""
@@ -99,13 +111,16 @@ class ReplayGuard:
             Unavailable: It cannot answer, and this process may not decide alone.
         """
         if self._shared is None:
+            self.results["new"] += 1
             return True
         try:
             is_new = await self._shared.claim(nonce, ttl=ttl)
         except StateUnavailable as exc:
             if self._fallback is None:
+                self.results["unavailable"] += 1
                 text = "whether the call is a replay cannot be known"
                 raise Unavailable(f"{text}: {exc}", details={"reason": "nonce_store"}) from exc
+            self.results["alone"] += 1
             if not self._is_alone:
                 self._is_alone = True
                 _log.warning("nonce_store: %s; this process decides alone until it answers", exc)
@@ -113,4 +128,5 @@ class ReplayGuard:
         if self._is_alone:
             self._is_alone = False
             _log.info("nonce_store answers again")
+        self.results["new"] += is_new
         return is_new

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Self
 
 from rap.clock import Clock, SystemClock
@@ -66,6 +67,8 @@ class Lease:
         self._rng = rng or random.Random()
         self._load = load
         self._failures = 0
+        self._failed_ever = 0
+        self._renewed = -inf
         self._error: RegistryError | None = None
         self._pause = 0.0
         self._lag = 0.0
@@ -93,6 +96,16 @@ class Lease:
     def lag(self) -> float:
         """Seconds by which the last renewal came late: how long something blocked the loop."""
         return self._lag
+
+    @property
+    def failures(self) -> int:
+        """Attempts to register or renew that have failed since the start."""
+        return self._failed_ever
+
+    @property
+    def left(self) -> float:
+        """Seconds until the lease runs out unless it is renewed; 0 if it has, or never began."""
+        return max(0.0, self._renewed + self._ttl - self._clock.monotonic())
 
     async def start(self) -> None:
         """Register, and renew from now on; returns after the first attempt, failed or not."""
@@ -166,6 +179,7 @@ class Lease:
         endpoint = self._endpoint
         if self._load is not None and isinstance(self._registry, Reports):
             self._registry.report_load(self._service, endpoint.id, self._load())
+        asked = self._clock.monotonic()
         try:
             await self._registry.register(self._service, endpoint, ttl=self._ttl)
         except LeaseLost as exc:
@@ -179,7 +193,7 @@ class Lease:
             doublings = min(self._failures - 1, _MAX_DOUBLINGS)
             most = min(self._interval, _FIRST_BACKOFF * 2.0**doublings)
             return most * self._rng.uniform(0.5, 1.0)
-        self._succeeded()
+        self._succeeded(asked)
         return self._interval * self._rng.uniform(1.0 - _SPREAD, 1.0 + _SPREAD)
 
     def _failed(self, error: RegistryError, level: int) -> None:
@@ -189,12 +203,16 @@ class Lease:
             )
         self._error = error
         self._failures += 1
+        self._failed_ever += 1
+        if isinstance(error, LeaseLost | AddressTaken):
+            self._renewed = -inf  # the registry has no lease of this server
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, asked: float) -> None:
         if self._error is not None or not self._registered:
             logger.info("%s: %s is registered", self._service, self._endpoint.id)
         self._error = None
         self._registered = True
+        self._renewed = asked
         self._failures = 0
 
 

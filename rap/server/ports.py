@@ -5,6 +5,7 @@ import logging
 import random
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rap.address import Address
@@ -17,6 +18,7 @@ from rap.server.inbound import ADOPT, ServerStream
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, Listener, listen
 from rap.transport.closing import close_all
 from rap.transport.tls import server_context
+from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
 
 __all__ = ["Ports"]
@@ -38,6 +40,8 @@ class Ports:
     Attributes:
         hosts: Where to listen.
         reuse_port: Whether other processes listen there too.
+        opened: How many connections there have been.
+        traffic: Where connections made from now on count their bytes; `None`: nowhere.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Ports:
         self._context = self._make_context()
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
+        self.opened = 0
+        self.traffic: Traffic | None = None
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
         self._empty = asyncio.Event()
@@ -187,7 +193,8 @@ class Ports:
             idle_timeout=config.keep_alive,
             max_age=None if age is None else age * self._rng.uniform(0.9, 1.1),
         )
-        conn = Connection(
+        make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
+        conn = make(
             options,
             clock=self._clock,
             log=self._log,
@@ -201,6 +208,7 @@ class Ports:
 
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
+        self.opened += 1
         if self._admission is not None:
             self._admission.take(conn)
 

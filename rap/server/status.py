@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from rap.server.core import Server
+from rap.transport.traffic import Traffic
 
-__all__ = ["ServerStatus", "server_status"]
+__all__ = ["ServerStatus", "count_traffic", "server_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,12 @@ class ServerStatus:
         calls: How many are open, of every shape.
         registered: The last renewal of its lease succeeded; `None` without a registry.
         lease_lag: Seconds by which that came late, for something blocked the loop.
+        lease_left: Seconds until it runs out, unless it is renewed.
+        lease_failures: Renewals that have failed so far.
+        opened: Connections there have been.
+        paused: Connections whose peer takes nothing now of what is sent.
+        received: Bytes, where they are counted; see `count_traffic`.
+        sent: The same.
     """
 
     address: str
@@ -26,6 +33,12 @@ class ServerStatus:
     calls: int
     registered: bool | None
     lease_lag: float
+    lease_left: float
+    lease_failures: int
+    opened: int
+    paused: int
+    received: int
+    sent: int
 
 
 def server_status(server: Server) -> ServerStatus:
@@ -40,4 +53,16 @@ def server_status(server: Server) -> ServerStatus:
         calls=sum(len(conn.streams) for conn in connections),
         registered=(False if lease is None else lease.healthy) if membership.configured else None,
         lease_lag=0.0 if lease is None else lease.lag,
+        lease_left=0.0 if lease is None else lease.left,
+        lease_failures=0 if lease is None else lease.failures,
+        opened=ports.opened,
+        paused=sum(conn.paused for conn in connections),
+        received=0 if ports.traffic is None else ports.traffic.received,
+        sent=0 if ports.traffic is None else ports.traffic.sent,
     )
+
+
+def count_traffic(server: Server) -> None:
+    """Count the bytes of connections that are made from now on."""
+    if server._ports.traffic is None:
+        server._ports.traffic = Traffic()

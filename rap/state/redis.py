@@ -131,6 +131,11 @@ class RedisBuckets:
         self._fallback = MemoryBuckets(clock=clock)
         self._away_until: float | None = None
 
+    @property
+    def away(self) -> bool:
+        """Whether Redis did not answer when it was last asked."""
+        return self._away_until is not None
+
     async def take(self, key: str, bucket: Bucket) -> float:
         """Take one token; return 0, or the seconds after which to try again if there is none."""
         self._members.start()

@@ -50,6 +50,10 @@ class RedisConnections:
         link: The way to Redis; closed with this.
         scope: Part of the keys.
         ttl: Seconds after its last sign of life until what a dead instance held is free.
+
+    Attributes:
+        away: Redis did not answer when it was last asked.
+        instances: With a lease, when Redis last answered.
     """
 
     def __init__(self, link: RedisLink, scope: str, *, ttl: float = _TTL) -> None:
@@ -63,11 +67,11 @@ class RedisConnections:
         self._unsent: dict[str, None] = {}  # keys whose count in Redis may be another
         self._wishes: dict[str, _Wish] = {}
         self._has_lease = False
-        self._away = False
+        self.away = False
         self._closed = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.instances = 1  # with a lease, when Redis last answered
+        self.instances = 1
 
     def start(self) -> None:
         """Begin to hold a lease, if that has not begun."""
@@ -79,7 +83,7 @@ class RedisConnections:
     async def acquire(self, key: str, limit: int) -> bool:
         """Count one more under `key` if no more than `limit` are open then; return whether."""
         self.start()
-        if self._away:
+        if self.away:
             return self._acquire_share(key, limit)
         wish = self._wishes.setdefault(key, _Wish(limit))
         wish.limit = limit
@@ -137,7 +141,7 @@ class RedisConnections:
         """Send what there is to say, and renew the lease, one message at a time."""
         pause = self._ttl / _RENEWALS
         while True:
-            if self._away:
+            if self.away:
                 await asyncio.sleep(min(pause, _RETRY_INTERVAL))
             else:
                 with suppress(TimeoutError):
@@ -164,8 +168,8 @@ class RedisConnections:
             for key, wish in wishes.items():
                 self._grant(key, wish, 0)
             raise
-        if self._away:
-            self._away = False
+        if self.away:
+            self.away = False
             _log.warning("the limit %s counts all instances again", self._scope)
         if status < 0:
             self._on_lost(wishes)
@@ -211,8 +215,8 @@ class RedisConnections:
 
     def _on_silence(self, wishes: dict[str, _Wish], error: RegistryError) -> None:
         """Redis does not answer: nobody knows what it did with the message."""
-        if not self._away:
-            self._away = True
+        if not self.away:
+            self.away = True
             _log.warning(
                 "the limit %s counts this instance alone, for 1/%d of it: %s",
                 self._scope,

@@ -202,9 +202,11 @@ async def test_after_an_outage_the_counts_are_right_again(
             assert await counter.acquire("a", 10)
         own_redis.kill()
         await eventually(lambda: caplog.text.count("counts this instance alone, for 1/2") == 2)
+        assert one.away
         assert [await one.acquire("a", 10) for _ in range(4)] == [True, True, True, False]
         own_redis.start()  # empty
         await eventually(lambda: caplog.text.count("counts all instances again") == 2)
+        assert not one.away
         await until(lambda: totals(one, 6))
         await until(lambda: totals(other, 6))
         assert [await other.acquire("a", 10) for _ in range(5)] == [True] * 4 + [False]
@@ -272,8 +274,10 @@ async def test_each_instance_has_its_share_of_a_bucket_while_redis_is_down(
             taken = [await within(one.take("k", bucket)) for _ in range(6)]
             assert taken[:5] == [0] * 5
             assert taken[5] > 0
+            assert one.away
             own_redis.start()
             await until(lambda: gives(one, bucket))  # the bucket is a new one there
+            assert not one.away
 
 
 # Instances die, and primaries.

@@ -66,6 +66,7 @@ class BaseConnMiddleware(_Middleware):
     """
 
     call_next: ConnHandler
+    refused = 0  # connections, by `refuse`
 
     async def dispatch(self, conn: Connection) -> None:
         """Decide on a connection: ``await self.call_next(conn)``, which returns when it has ended,
@@ -80,6 +81,7 @@ class BaseConnMiddleware(_Middleware):
 
         What the client sent already was not served; it may safely ask another server.
         """
+        self.refused += 1
         conn.go_away(final=True, code=code, message=message)
         conn.go_on()  # and read: closing with unread bytes would destroy the message
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rap.clock import Clock
@@ -35,6 +35,9 @@ class Middlewares:
         self._log = log
         self._loaded: list[Middleware] = []
         self._begun: list[Middleware] = []
+
+    def __iter__(self) -> Iterator[Middleware]:
+        return iter(self._loaded)
 
     def load(self, option: str, middleware_list: Iterable[Middleware]) -> None:
         """Add middleware, after what is there.

@@ -53,6 +53,11 @@ class _CountedMiddleware(BaseConnMiddleware):
         if self._shared is not None:
             await self._counter.aclose()
 
+    @property
+    def alone(self) -> bool:
+        """Whether the store is away, so that this instance admits up to its share."""
+        return bool(getattr(self._counter, "away", False))
+
     async def _total(self, key: str) -> int | None:
         """Return how many are open on all instances; `None` if it cannot be known."""
         try:
@@ -90,7 +95,6 @@ class ConnLimitMiddleware(_CountedMiddleware):
         self._max_conn = _check_count("max_conn", max_conn)
         self._block_time = check_number("block_time", block_time, least=0)
         self._released_at = 0.0  # on the monotonic clock
-        self._refused = 0
         self.register(self.get_conn_limit_info)
         self.register(self.modify_max_conn)
         self.register(self.modify_release_timestamp)
@@ -124,7 +128,7 @@ class ConnLimitMiddleware(_CountedMiddleware):
             "block_time": self._block_time,
             "conn_count": self._counter.held(_ALL),
             "total_conn_count": await self._total(_ALL),
-            "refused_count": self._refused,
+            "refused_count": self.refused,
             "release_timestamp": self._clock.time() + left if left > 0 else 0,
         }
 
@@ -139,7 +143,6 @@ class ConnLimitMiddleware(_CountedMiddleware):
         self._released_at = self._clock.monotonic() + left if left > 0 else 0.0
 
     async def _refuse(self, conn: Connection) -> None:
-        self._refused += 1
         await self.refuse(conn, f"more than {self._max_conn} connections")
 
 
