@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rap.address import Peer
 from rap.deadline import NEVER
+from rap.errors import CallError
 
 __all__ = [
     "FORWARDED",
@@ -79,6 +80,7 @@ class Call:
         "method",
         "on_attempt",
         "peer",
+        "retried",
         "shape",
         "side",
         "state",
@@ -101,6 +103,7 @@ class Call:
         self.peer = peer
         self.affinity: str | None = None  # on a client: key whose calls keep to one node
         self.attempt = 1
+        self.retried: CallError | None = None  # on a client: how the attempt before this one failed
         # On a client: told of each attempt, when it is known where that goes.
         self.on_attempt: tuple[Callable[[Call], None], ...] = ()
         self.state: dict[str, Any] = {}

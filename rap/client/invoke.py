@@ -192,6 +192,7 @@ class Invoker:
             raise error
         attempt.exclude |= {node.key}
         attempt.count += 1
+        call.retried = error
         if pause:
             await self.clock.sleep(pause)
 

@@ -119,11 +119,17 @@ def _extract(header: Header, base: Context) -> Context:
 def _add_attempt(span: Span, call: Call) -> None:
     if not span.is_recording():
         return
+    event: dict[str, str | int] = {"rap.attempt": call.attempt}
     peer = call.peer
-    span.add_event("rap.attempt", {"rap.attempt": call.attempt, "network.peer": str(peer)})
     if peer is not None and peer.host:
-        span.set_attribute("server.address", peer.host)
-        span.set_attribute("server.port", peer.port)
+        span.set_attributes({"server.address": peer.host, "server.port": peer.port})
+        event |= {"network.peer.address": peer.host, "network.peer.port": peer.port}
+    if call.retried is not None:
+        event |= {
+            "rap.retried.code": call.retried.code.name,
+            "rap.retried.error": str(call.retried),
+        }
+    span.add_event("rap.attempt", event)
 
 
 @contextmanager

@@ -115,7 +115,10 @@ def _note_trace(call: Call, carrier: Header) -> None:
 
 
 def _log_attempt(span: Span, call: Call) -> None:
-    span.log_kv({"event": "rap.attempt", "attempt": call.attempt, "peer": str(call.peer)})
+    line = {"event": "rap.attempt", "attempt": call.attempt, "peer": str(call.peer)}
+    if call.retried is not None:
+        line |= {"retried.code": call.retried.code.name, "retried.error": str(call.retried)}
+    span.log_kv(line)
     if call.peer is not None:
         span.set_tag(tags.PEER_ADDRESS, str(call.peer))
 

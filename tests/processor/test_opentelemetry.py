@@ -174,8 +174,11 @@ async def test_retries_are_events_of_one_span(spans: Spans) -> None:
 
         assert await again() == 3
     asking = spans.one("default/flaky", SpanKind.CLIENT)
-    attempts = [event.attributes["rap.attempt"] for event in asking.events if event.attributes]
-    assert attempts == [1, 2, 3]
+    attempts = [dict(event.attributes or {}) for event in asking.events]
+    assert [each["rap.attempt"] for each in attempts] == [1, 2, 3]
+    assert {each["network.peer.port"] for each in attempts} == {server.addresses[0].port}
+    assert [each.get("rap.retried.code") for each in attempts] == [None, *["UNAVAILABLE"] * 2]
+    assert attempts[2]["rap.retried.error"] == "not now"
     served = spans.all("default/flaky")
     assert len(served) == 3
     assert all(is_child(span, asking) for span in served)

@@ -160,7 +160,10 @@ async def test_retries_are_lines_in_the_log_of_one_span(tracer: Any) -> None:
 
         assert await again() == 2
     (span,) = tracer.finished_spans()
-    assert [log.key_values.get("attempt") for log in span.logs] == [1, 2]
+    first, second = (log.key_values for log in span.logs)
+    assert (first["attempt"], second["attempt"]) == (1, 2)
+    assert "retried.code" not in first
+    assert (second["retried.code"], second["retried.error"]) == ("UNAVAILABLE", "not now")
     assert span.tags["rap.attempts"] == 2
 
 
