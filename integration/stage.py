@@ -156,6 +156,10 @@ class Process(Instance):
     def kill(self) -> None:
         self._process.kill()
 
+    def freeze(self) -> None:
+        """Stop it: its connections stay open, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def status(self) -> int | None:
         return self._process.poll()
 

@@ -115,9 +115,9 @@ def _note_trace(call: Call, carrier: Header) -> None:
 
 
 def _log_attempt(span: Span, call: Call) -> None:
-    line = {"event": "rap.attempt", "attempt": call.attempt, "peer": str(call.peer)}
+    line = {"event": "rap.attempt", "rap.attempt": call.attempt, tags.PEER_ADDRESS: str(call.peer)}
     if call.retried is not None:
-        line |= {"retried.code": call.retried.code.name, "retried.error": str(call.retried)}
+        line |= {"rap.retried.code": call.retried.code.name, "rap.retried.error": str(call.retried)}
     span.log_kv(line)
     if call.peer is not None:
         span.set_tag(tags.PEER_ADDRESS, str(call.peer))

@@ -161,9 +161,11 @@ async def test_retries_are_lines_in_the_log_of_one_span(tracer: Any) -> None:
         assert await again() == 2
     (span,) = tracer.finished_spans()
     first, second = (log.key_values for log in span.logs)
-    assert (first["attempt"], second["attempt"]) == (1, 2)
-    assert "retried.code" not in first
-    assert (second["retried.code"], second["retried.error"]) == ("UNAVAILABLE", "not now")
+    assert (first["rap.attempt"], second["rap.attempt"]) == (1, 2)
+    assert first["peer.address"] == second["peer.address"] == str(server.addresses[0])
+    assert "rap.retried.code" not in first
+    assert second["rap.retried.code"] == "UNAVAILABLE"
+    assert second["rap.retried.error"] == "not now"
     assert span.tags["rap.attempts"] == 2
 
 

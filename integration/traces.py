@@ -1,0 +1,158 @@
+"""A trace of gateway → orders → calc, with a failed attempt: ``python -m integration.traces``.
+
+All are processes of their own, and there are two of ``calc``: one freezes, gets a call all the
+same, and is killed while that waits, so that ``orders`` tries the other one. It is done once with
+OTLP over HTTP and once with jaeger-client over UDP. What comes to the collector is printed as a
+tree; the exit status is 1 if a parent in it is wrong.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from integration.stage import HTTP_PORT, PATIENCE, Machine
+from integration.tree import Step, broken, tree
+from tests.collectors import Collected, Collector, JaegerAgent, OtlpCollector
+
+__all__ = ["STEPS", "WAYS", "Trace", "look", "trace"]
+
+STEPS: Sequence[Step] = (
+    ("gateway", "client", "default/total"),
+    ("orders", "server", "default/total"),
+    ("orders", "client", "default/add"),
+    ("calc", "server", "default/add"),
+)
+# The collector, and the header by which a caller names its span.
+WAYS: dict[str, tuple[type[Collector], str, Callable[[int, int], str]]] = {
+    "otlp": (OtlpCollector, "traceparent", lambda *ids: "00-{:032x}-{:016x}-01".format(*ids)),
+    "jaeger": (JaegerAgent, "uber-trace-id", lambda *ids: "{:x}:{:x}:0:1".format(*ids)),
+}
+
+_ORDERS = ("-m", "rap.cli", "serve", "integration.app.orders:make")
+_HTTP = ("-m", "uvicorn", "--factory", "integration.app.http:make")
+_STUCK = 0.5  # seconds without an answer: the frozen instance has the call
+_TRIES = 100  # calls until one goes to the frozen instance; each does with a chance of one half
+
+
+class Trace(NamedTuple):
+    """What has come of one trace.
+
+    Args:
+        trace_id: Its id.
+        parent: Id of the span of whoever asked the gateway.
+        spans: Of the gateway and behind it.
+    """
+
+    trace_id: int
+    parent: int
+    spans: Sequence[Collected]
+
+
+def trace(way: str, directory: Path) -> Trace:
+    """Run the system, make the call, and return its trace.
+
+    Args:
+        way: By which spans are sent, one of `WAYS`.
+        directory: Empty, for logs.
+    """
+    make_collector, header, form = WAYS[way]
+    with make_collector() as collector, _System(directory, collector.environ) as system:
+        asked = system.fail_one_attempt(header, form)
+
+        def enough(spans: list[Collected]) -> bool:
+            return sum(span.trace_id == asked[0] for span in spans) >= len(STEPS)
+
+        spans = collector.wait_for(enough, PATIENCE)
+        return Trace(*asked, [span for span in spans if span.trace_id == asked[0]])
+
+
+def look(found: Trace) -> list[str]:
+    """Return what is wrong with a trace."""
+    wrong = broken(found.spans, found.parent, STEPS)
+    for span in found.spans:
+        if (span.service, span.kind) == ("orders", "client"):
+            attempts = [fields for name, fields in span.events if name == "rap.attempt"]
+            failed = [fields.get("rap.retried.code") for fields in attempts]
+            if failed != [None, "UNAVAILABLE"]:
+                wrong.append(f"the attempts of {span.name} were {attempts}")
+    return wrong
+
+
+class _System:
+    """The gateway, ``orders``, and two instances of ``calc``."""
+
+    def __init__(self, directory: Path, environ: dict[str, str]) -> None:
+        self._machine = machine = Machine(directory)
+        try:
+            self._doomed, _ = (machine.calc(name, directory, **environ) for name in ("a", "b"))
+            orders = machine.run("orders", _ORDERS, directory, APP_LISTEN=machine.listen, **environ)
+            orders.wait_for("rap: listening on")
+            gateway = machine.run("gateway", (*_HTTP, *machine.http_options), directory, **environ)
+            gateway.wait_for("Uvicorn running on")
+        except BaseException:
+            machine.close()
+            raise
+        self._url = f"http://{machine.address_of(gateway, HTTP_PORT)}/orders/call/default/total"
+
+    def __enter__(self) -> "_System":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._machine.close()
+
+    def fail_one_attempt(self, header: str, form: Callable[[int, int], str]) -> tuple[int, int]:
+        """Return trace and span of the request whose call waited for an instance that was killed.
+
+        Raises:
+            RuntimeError: None did.
+        """
+        self._ask({})  # so that everything is connected
+        self._doomed.freeze()
+        with ThreadPoolExecutor(1) as pool:
+            for _ in range(_TRIES):
+                asked = random.getrandbits(128) | 1, random.getrandbits(64) | 1
+                answer: Future[Any] = pool.submit(self._ask, {header: form(*asked)})
+                try:
+                    answer.result(_STUCK)
+                except StillRunning:
+                    self._doomed.kill()
+                    assert answer.result(PATIENCE) == {"code": 0, "data": 7}
+                    return asked
+        raise RuntimeError("no call went to the frozen instance")
+
+    def _ask(self, headers: dict[str, str]) -> Any:
+        body = json.dumps({"prices": [7]}).encode()
+        request = urllib.request.Request(self._url, body, headers, method="POST")
+        open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        with open_url(request, timeout=PATIENCE) as answer:
+            return json.load(answer)
+
+
+def main() -> None:
+    """Do it by each way, and print the trees."""
+    parser = argparse.ArgumentParser(prog="python -m integration.traces", description=__doc__)
+    parser.add_argument(
+        "ways", nargs="*", choices=[[], *WAYS], help="otlp, jaeger; by default both"
+    )
+    wrong = []
+    for way in parser.parse_args().ways or WAYS:
+        with tempfile.TemporaryDirectory() as directory:
+            found = trace(way, Path(directory))
+        print(f"{way}: trace {found.trace_id:032x}, asked for by span {found.parent:016x}")
+        print("\n".join(tree(found.spans, found.parent)))
+        wrong += [f"{way}: {each}" for each in look(found)]
+    if wrong:
+        sys.exit("\n".join(wrong))
+    print("every parent is right")
+
+
+if __name__ == "__main__":
+    main()
