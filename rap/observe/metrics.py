@@ -6,10 +6,8 @@ of a service, a state, or the class of a limit: their number does not grow with 
 
 from collections.abc import Iterator, Sequence
 
-from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
-from rap import __version__
 from rap.client import Client
 from rap.client.status import count_traffic as count_client_traffic
 from rap.observe.clients import client_families
@@ -40,8 +38,7 @@ class StatusCollector(Collector):
         for client in self._clients:
             count_client_traffic(client)
 
-    def collect(self) -> Iterator[Family | InfoMetricFamily]:
+    def collect(self) -> Iterator[Family]:
         """Yield what is known now."""
-        yield InfoMetricFamily("rap_build", "Version of rap.", {"version": __version__})
         yield from server_families(self._servers)
         yield from client_families(self._clients)

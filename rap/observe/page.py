@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Info
 from prometheus_client.exposition import choose_encoder
 
+from rap import __version__
 from rap.address import Address
 from rap.client import Client
 from rap.observe.health import readiness
@@ -87,6 +88,9 @@ class MetricsServer:
             collector = StatusCollector(self._servers, self._clients)
             lag = LoopLag(self._registry)  # refuses a second page: the name is taken
             undo.callback(lag.close)
+            build = Info("rap_build", "Version of rap.", registry=self._registry)
+            build.info({"version": __version__})
+            undo.callback(self._registry.unregister, build)
             self._registry.register(collector)
             undo.callback(self._registry.unregister, collector)
             self._listener = await asyncio.start_server(

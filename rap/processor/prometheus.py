@@ -39,6 +39,7 @@ class _Series:
     def __init__(self, metrics: "_Metrics", labels: tuple[str, str]) -> None:
         self.started = metrics.started.labels(*labels)
         self.seconds = metrics.seconds.labels(*labels)
+        self.retries = metrics.retries and metrics.retries.labels(*labels)
         self._metrics = metrics
         self._labels = labels
         self._handled: dict[Code, Counter] = {}
@@ -68,6 +69,7 @@ class _Metrics:
             registry=registry,
             buckets=SECONDS,
         )
+        self.retries: Counter | None = None
         if side is Side.CLIENT:
             self.retries = Counter(
                 f"{prefix}_retries", "Attempts beyond the first.", _LABELS, registry=registry
@@ -159,9 +161,8 @@ def _counted(metrics: _Metrics, call: Call) -> Iterator[None]:
         series.handled(code).inc()
         trace_id = sampled_trace_id(call)
         series.seconds.observe(elapsed, {"trace_id": trace_id} if trace_id else None)
-        if call.attempt > 1:
-            labels = (metrics.label(call), call.shape.value)
-            metrics.retries.labels(*labels).inc(call.attempt - 1)
+        if call.attempt > 1 and series.retries is not None:
+            series.retries.inc(call.attempt - 1)
 
 
 class PrometheusMessageProcessor(BaseProcessor):

@@ -10,7 +10,7 @@ from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, RegistryError, ResourceExhausted, Unauthenticated, Unavailable
 from rap.message import Request
-from rap.observe import StatusCollector
+from rap.observe import StatusCollector, serve_metrics
 from rap.registry import MemoryRegistry
 from rap.server import Server
 from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware
@@ -284,6 +284,6 @@ async def test_a_server_without_guards_and_registry_has_no_series_of_them(
         assert f"rap_server_{absent}" not in names
 
 
-def test_the_version_is_told(registry: CollectorRegistry) -> None:
-    registry.register(StatusCollector())
-    assert registry.get_sample_value("rap_build_info", {"version": __version__}) == 1
+async def test_the_version_is_told(registry: CollectorRegistry) -> None:
+    async with serve_metrics(registry=registry):
+        assert registry.get_sample_value("rap_build_info", {"version": __version__}) == 1
