@@ -8,7 +8,13 @@ from integration.app.tracing import Tracing
 from rap.client.processor import BaseProcessor
 from rap.message import Request
 from rap.server import Channel, Server
-from rap.server.processor import CryptoProcessor, LimitProcessor, PrometheusProcessor, Rule
+from rap.server.processor import (
+    CryptoProcessor,
+    LimitProcessor,
+    PrometheusMessageProcessor,
+    PrometheusProcessor,
+    Rule,
+)
 
 __all__ = ["SCARCE", "make"]
 
@@ -57,7 +63,7 @@ def make() -> Server:
 
 
 def _processors(chosen: Settings) -> list[BaseProcessor]:
-    found: list[BaseProcessor] = [PrometheusProcessor()]
+    found: list[BaseProcessor] = [PrometheusProcessor(), PrometheusMessageProcessor()]
     if chosen.secret:
         crypto = CryptoProcessor({KEY_ID: chosen.secret}, nonce_store=chosen.state or None)
         found.append(crypto)
