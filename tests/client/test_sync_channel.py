@@ -133,9 +133,10 @@ def test_a_channel_of_a_session_keeps_its_id(client: SyncClient) -> None:
 
 def test_an_error_inside_resets_the_call_and_is_raised() -> None:
     seen: list[str] = []
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def listen(channel: Channel) -> None:
+        begun.set()
         try:
             await channel.read_body()
         except CallError as error:
@@ -146,6 +147,7 @@ def test_an_error_inside_resets_the_call_and_is_raised() -> None:
 
     with serving(listen) as server, calling(server) as client:
         with pytest.raises(LookupError, match="mine"), client.channel("listen"):
+            assert begun.wait(PATIENCE)  # a call that ends before its turn has no handler
             raise LookupError("mine")
         with pytest.raises(StopIteration), client.channel("listen"):
             raise StopIteration
