@@ -13,7 +13,6 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.plan import Plan
-from rap.client.pool import has_room
 from rap.client.session import Session, innermost_session
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -30,6 +29,8 @@ __all__ = ["Attempt", "Invoker"]
 _REQUEST = MESSAGE | END
 _FIRST_BACKOFF = 0.05
 _MAX_BACKOFF = 1.0
+_NOBODY: frozenset[str] = frozenset()
+_UNARY, _CLIENT = Shape.UNARY, Side.CLIENT  # look-ups are slow
 
 
 class Attempt:
@@ -77,7 +78,6 @@ class Invoker:
         plan: Plan,
         args: Any,
         kwargs: Any,
-        *,
         session: Session | None = None,
         header: Mapping[str, Any] | None = None,
         timeout: float | None = None,
@@ -89,12 +89,12 @@ class Invoker:
             CallError: It failed; see `rap.errors`.
         """
         body = plan.encode(args, kwargs)
-        call, session = self.start_call(plan, Shape.UNARY, session, header, timeout, affinity)
-        if self.plain:
-            raw = await self.retrying(plan, call, session, body)
-        else:
+        call, session = self.start_call(plan, _UNARY, session, header, timeout, affinity)
+        if self.pipeline.has_scope:
             with self.pipeline.scope(call):
                 raw = await self.retrying(plan, call, session, body)
+        else:
+            raw = await self.retrying(plan, call, session, body)
         return plan.decode(raw)
 
     def start_call(
@@ -113,42 +113,59 @@ class Invoker:
             session = innermost_session(self)
         else:
             session.check_client(self)
-        own: Header = dict(header) if header else {}
-        for name in own:
-            if not isinstance(name, str) or name.startswith(":"):
-                raise InvalidArgument(f"header: a name is a string without ':' in front: {name!r}")
+        own: Header = {}
+        if header:
+            own.update(header)
+            _check_names(own)
         if session is not None:
             own["session_id"] = session.id
         outer = current.get()
         deadline = NEVER if outer is None else outer.deadline
         if timeout is not None:
-            deadline = min(deadline, self.monotonic() + timeout)
-        call = Call(plan.method, shape, Side.CLIENT, own, deadline)
-        call.affinity = affinity
+            limit = self.monotonic() + timeout
+            if limit < deadline:
+                deadline = limit
+        call = Call(plan.method, shape, _CLIENT, own, deadline)
+        if affinity is not None:
+            call.affinity = affinity
         return call, session
 
-    async def place(
-        self, call: Call, session: Session | None, attempt: Attempt
-    ) -> tuple[Node, Connection]:
-        """Return where this attempt of a call goes."""
+    def place(
+        self, call: Call, session: Session | None, attempt: Attempt | None
+    ) -> tuple[Node, Connection] | None:
+        """Return where this attempt of a call goes; `None` if it has to wait for that."""
         if session is not None:
-            node, conn = session.bound()
-        else:
-            found = self.cluster.pick(call.affinity, attempt.exclude)
-            ready = found.pool.conn if found is not None else None
-            if found is not None and ready is not None and ready.usable and has_room(ready):
-                node, conn = found, ready  # as nearly always
-            else:
-                node, conn = await self.cluster.acquire(
-                    call.deadline, call.affinity, attempt.exclude
-                )
-        if call.deadline <= self.monotonic():
+            return session.bound()
+        exclude = _NOBODY if attempt is None else attempt.exclude
+        node = self.cluster.pick(call.affinity, exclude)
+        conn = node.pool.conn if node is not None else None
+        if node is None or conn is None or not conn.usable:
+            return None
+        if len(conn.streams) >= conn.protocol.peer.max_streams:
+            return None
+        return node, conn
+
+    async def placed(self, call: Call, attempt: Attempt | None) -> tuple[Node, Connection]:
+        """Return where this attempt of a call goes; wait for that until the deadline."""
+        exclude = _NOBODY if attempt is None else attempt.exclude
+        return await self.cluster.acquire(call.deadline, call.affinity, exclude)
+
+    def depart(self, call: Call, conn: Connection, attempt: Attempt | None) -> float:
+        """Tell the call where this attempt goes; return the time.
+
+        Raises:
+            DeadlineExceeded: It is too late for it.
+        """
+        now = self.monotonic()
+        if call.deadline <= now:
             raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
         call.peer = conn.peer
-        call.attempt = attempt.count
-        for tell in call.on_attempt:
-            tell(call)
-        return node, conn
+        if attempt is not None:
+            call.attempt = attempt.count
+        if call.on_attempt:
+            for tell in call.on_attempt:
+                tell(call)
+        return now
 
     async def retrying(
         self,
@@ -157,15 +174,45 @@ class Invoker:
         session: Session | None,
         body: bytes,
         attempt: Attempt | None = None,
-    ) -> Any:
+    ) -> bytes | memoryview:
         """Return the raw answer of a unary call, trying again where that is safe."""
-        attempt = attempt or Attempt()
+        pipeline, cluster = self.pipeline, self.cluster
         while True:
-            node, conn = await self.place(call, session, attempt)
+            node, conn = self.place(call, session, attempt) or await self.placed(call, attempt)
+            now = self.depart(call, conn, attempt)
+            header = call.header if attempt is None else self.header(call)
+            content = body
+            if pipeline.transforms:
+                request = await pipeline.request(Request(call, decode_any(body), dict(header)))
+                header, content = request.header, encode_any(request.body)
+                now = self.monotonic()
+            stream = UnaryStream(conn, call.deadline)
+            if pipeline.sees_errors:
+                stream.see_error = functools.partial(pipeline.error, call)
+            stats = node.stats
+            stats.started(now)
             try:
-                return await self._once(plan, call, node, conn, body)
+                conn.open_unary(stream, plan.open_meta(call.deadline, now, header), content, now)
+                raw = await stream.future
             except CallError as error:
+                node.ended(now, error)
+                if cluster.waiters:
+                    cluster.freed()
+                attempt = attempt or Attempt()
                 await self.again(plan, call, session, node, attempt, error)
+                continue
+            except BaseException as error:
+                node.ended(now, error)
+                conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
+                if cluster.waiters:
+                    cluster.freed()
+                raise
+            ended = self.monotonic()  # `Node.ended` unrolled
+            stats.finished(ended, ended - now, True)
+            node.breaker.succeeded(ended)
+            if cluster.waiters:
+                cluster.freed()
+            return await self.inbound(call, stream.meta, raw) if pipeline.transforms else raw
 
     async def again(
         self,
@@ -195,33 +242,6 @@ class Invoker:
         call.retried = error
         if pause:
             await self.clock.sleep(pause)
-
-    async def _once(
-        self, plan: Plan, call: Call, node: Node, conn: Connection, body: bytes
-    ) -> bytes | memoryview:
-        transforms = self.pipeline.transforms
-        header: Mapping[str, Any] = self.header(call)
-        if transforms:
-            header, body = await self.outbound(call, header, body)
-        now = self.monotonic()
-        stream = UnaryStream(conn, call.deadline)
-        if self.pipeline.sees_errors:
-            stream.see_error = functools.partial(self.pipeline.error, call)
-        node.stats.started(now)
-        try:
-            conn.open_unary(stream, plan.open_meta(call.deadline, now, header), body, now)
-            raw = await stream.future
-        except BaseException as error:
-            node.ended(now, error)
-            if not isinstance(error, CallError):
-                conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
-            raise
-        else:
-            node.ended(now, None)
-        finally:
-            if self.cluster.waiters:
-                self.cluster.freed()
-        return await self.inbound(call, stream.meta, raw) if transforms else raw
 
     def header(self, call: Call) -> Header:
         """Return the header of an attempt."""
@@ -264,14 +284,15 @@ class Invoker:
         """Open a generator call (with its arguments as body) or a channel (without)."""
         flags = 0 if body is None else _REQUEST
         while True:
-            node, conn = await self.place(call, session, attempt)
+            node, conn = self.place(call, session, attempt) or await self.placed(call, attempt)
+            now = self.depart(call, conn, attempt)
             header: Mapping[str, Any] = self.header(call)
             content = body or b""
             if self.pipeline.transforms:
                 header, content = await self.outbound(call, header, body)
                 if content:
                     flags |= MESSAGE
-            now = self.monotonic()
+                now = self.monotonic()
             stream = Stream(conn)
             stream.deadline = call.deadline
             if self.pipeline.sees_errors:
@@ -282,3 +303,9 @@ class Invoker:
                 await self.again(plan, call, session, node, attempt, error)
             else:
                 return node, stream
+
+
+def _check_names(header: Header) -> None:
+    for name in header:
+        if not isinstance(name, str) or name.startswith(":"):
+            raise InvalidArgument(f"header: a name is a string without ':' in front: {name!r}")

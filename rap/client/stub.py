@@ -61,11 +61,13 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
         invoker = client.connected or client.invoker
-        if kwargs or not invoker.plain or get_session() is not None:
+        if kwargs:
             taken = _split(kwargs, options)
             taken.setdefault("timeout", plan.timeout)
             return await invoker.unary(plan, args, kwargs, **taken)
-        # The path of most calls: no option, processor or session; `Invoker.unary` unrolled.
+        if not invoker.plain or get_session() is not None:
+            return await invoker.unary(plan, args, None, None, None, plan.timeout)
+        # The path of most calls: no option, processor or session; `Invoker.retrying` unrolled.
         body = encode(args, None)
         cluster = invoker.cluster
         node = cluster.pick()

@@ -7,7 +7,7 @@ override is dropped then and costs nothing.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 from rap.function import decode_any, encode_any
 from rap.message import Call, Request, Response, Side
@@ -98,6 +98,27 @@ RequestHook = Callable[[Request], Awaitable[Request]]
 ResponseHook = Callable[[Response], Awaitable[Response]]
 
 
+Scope = Callable[[Call], AbstractContextManager[Any]]
+M = TypeVar("M", Request, Response)
+
+
+def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitable[M]]:
+    """Return the one coroutine function that passes a message through all hooks."""
+    if len(hooks) == 1:
+        return hooks[0]  # no coroutine around the one there is
+
+    async def passed(message: M) -> M:
+        for hook in hooks:
+            message = await hook(message)
+        return message
+
+    return passed
+
+
+def _no_scope(call: Call) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def _overrides(processor: BaseProcessor, hook: str) -> bool:
     return getattr(type(processor), hook) is not getattr(BaseProcessor, hook)
 
@@ -111,6 +132,10 @@ class Pipeline:
 
     Attributes:
         empty: No processor has any hook; the call path then skips the pipeline.
+        scope: Returns the scopes of all processors around a call, the first outermost.
+        has_scope: There is one.
+        request: Passes a message from client to server through the hooks of this side.
+        response: The same for one from server to client.
         transforms: Some processor wants to see messages, or ends.
         proves_ends: Some processor sends something with the end of a side.
         sees_errors: Some processor wants to see errors.
@@ -125,10 +150,14 @@ class Pipeline:
             errors.reverse()
         else:
             requests.reverse()
-        self._requests: tuple[RequestHook, ...] = tuple(requests)
-        self._responses: tuple[ResponseHook, ...] = tuple(responses)
+        self.request: RequestHook = _fold(requests)
+        self.response: ResponseHook = _fold(responses)
         self._errors = tuple(errors)
         self._scopes = tuple(p.scope for p in processors if _overrides(p, "scope"))
+        self.has_scope = bool(self._scopes)
+        self.scope: Scope = self._enter_all
+        if len(self._scopes) < 2:
+            self.scope = self._scopes[0] if self._scopes else _no_scope
         provers = [p for p in processors if _overrides(p, "send_end")]
         self._send_end = tuple(p.send_end for p in provers)
         self._receive_end = tuple(p.receive_end for p in reversed(provers))
@@ -137,12 +166,8 @@ class Pipeline:
         self.transforms = bool(requests or responses or provers)
         self.empty = not (self.transforms or self._scopes or provers or errors)
 
-    def scope(self, call: Call) -> AbstractContextManager[Any]:
-        """Return the scopes of all processors around a call, the first outermost."""
-        if not self._scopes:
-            return nullcontext()
-        if len(self._scopes) == 1:
-            return self._scopes[0](call)
+    def _enter_all(self, call: Call) -> AbstractContextManager[Any]:
+        """Return the scopes of several processors around a call, the first outermost."""
         stack = ExitStack()
         try:
             for scope in self._scopes:
@@ -151,18 +176,6 @@ class Pipeline:
             stack.__exit__(type(exc), exc, exc.__traceback__)
             raise
         return stack
-
-    async def request(self, request: Request) -> Request:
-        """Pass a message from client to server through the hooks of this side."""
-        for hook in self._requests:
-            request = await hook(request)
-        return request
-
-    async def response(self, response: Response) -> Response:
-        """Pass a message from server to client through the hooks of this side."""
-        for hook in self._responses:
-            response = await hook(response)
-        return response
 
     def error(self, call: Call, failure: Failure) -> Failure:
         """Pass the error that ends a call, on its way out or in, through the hooks of this side."""

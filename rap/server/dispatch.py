@@ -231,7 +231,33 @@ class Dispatcher:
     async def _run_processed(self, stream: ServerStream) -> None:
         try:
             _set_current(stream)
-            await self._serve_unary(stream, stream.handler)
+            call = stream.as_call()
+            handler = stream.handler
+            function = handler.function
+            pipeline = self.pipeline
+            with pipeline.scope(call):
+                content = stream.body
+                if pipeline.transforms:
+                    request = Request(call, decode_any(content), call.header)
+                    request = stream.processed = await pipeline.request(request)
+                    content = encode_any(request.body)
+                args, kwargs = function.decode_call(content)
+                stream.began = True
+                if function.is_async:
+                    result = await (
+                        handler.func(*args, **kwargs) if kwargs else handler.func(*args)
+                    )
+                else:
+                    result = await self._run_other(handler, (args, kwargs))
+                meta, body = b"", function.encode_result(result)
+                if pipeline.transforms:
+                    response = await pipeline.response(Response(call, decode_any(body)))
+                    meta = pack(response.header) if response.header else b""
+                    body = encode_any(response.body)
+            if meta:
+                stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
+            else:
+                stream.conn.protocol.answer(stream, body)
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
@@ -246,7 +272,7 @@ class Dispatcher:
         error: BaseException | None = None
         try:
             _set_current(stream)
-            size = await self._serve_unary(stream, stream.handler)
+            size = await self._serve_unary(stream, self._messages)
         except asyncio.CancelledError as exc:
             error = stream.error or exc
             self._cancelled(stream)
@@ -267,17 +293,14 @@ class Dispatcher:
             return handler.func(*args, **(kwargs or {}))
         return await self.threads.run(handler.func, args, kwargs)
 
-    async def _serve_unary(self, stream: ServerStream, handler: Handler) -> int:
-        """Serve a unary call through the pipeline; return the bytes of the answer."""
+    async def _serve_unary(self, stream: ServerStream, messages: MessageChain) -> int:
+        """Serve a unary call through pipeline and middleware; return the bytes of the answer."""
         call = stream.as_call()
-        function = handler.function
+        function = stream.handler.function
         with self.pipeline.scope(call):
             arguments = await self.arguments(stream)
             stream.began = True
-            if self._messages is None:
-                result = await self._run_other(handler, arguments)
-            else:
-                result = await self._messages.run(stream, *arguments)
+            result = await messages.run(stream, *arguments)
             body = function.encode_result(result)
             if self.pipeline.transforms:
                 meta, body = await self.outbound(call, decode_any(body))

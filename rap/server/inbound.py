@@ -12,6 +12,7 @@ __all__ = ["ADOPT", "ServerStream"]
 
 # Key in the state of a connection: takes a cancelled task that outlives its stream.
 ADOPT = "rap.adopt"
+_SERVER = Side.SERVER  # look-ups are slow
 
 
 class ServerStream(Stream):
@@ -43,17 +44,14 @@ class ServerStream(Stream):
 
     def as_call(self) -> Call:
         """Return the `Call`; it is made when somebody asks."""
-        if self.call is None:
+        call = self.call
+        if call is None:
             handler = self.handler
-            self.call = Call(
-                handler.method,
-                handler.shape,
-                Side.SERVER,
-                dict(self.route[2]),
-                self.deadline,
-                self.conn.peer,
+            header = {**self.route[2]}
+            call = self.call = Call(
+                handler.method, handler.shape, _SERVER, header, self.deadline, self.conn.peer
             )
-        return self.call
+        return call
 
     def request(self) -> Request:
         """Return the request being served, as `context.request` shows it."""
