@@ -146,11 +146,16 @@ def test_an_error_inside_resets_the_call_and_is_raised() -> None:
             ended.set()
 
     with serving(listen) as server, calling(server) as client:
-        with pytest.raises(LookupError, match="mine"), client.channel("listen"):
-            assert begun.wait(PATIENCE)  # a call that ends before its turn has no handler
-            raise LookupError("mine")
-        with pytest.raises(StopIteration), client.channel("listen"):
-            raise StopIteration
+
+        def leave_with(error: Exception) -> None:
+            with client.channel("listen"):
+                assert begun.wait(PATIENCE)  # a call that ends before its turn has no handler
+                raise error
+
+        with pytest.raises(LookupError, match="mine"):
+            leave_with(LookupError("mine"))
+        with pytest.raises(StopIteration):
+            leave_with(StopIteration())
         assert ended.wait(PATIENCE)
 
 
