@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rap.address import Address
-from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name, registry_from_url
+from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name
 
 __all__ = ["Discovery", "Hosts", "discovery"]
 
@@ -45,6 +45,8 @@ def discovery(
         raise ValueError("registry needs service: the name of the service to call")
     check_name("service", service)
     if isinstance(registry, str):
+        from rap.registry.url import registry_from_url  # clients of fixed addresses need none
+
         return Discovery(service, registry_from_url(registry), True)
     if not hasattr(registry, "watch"):
         raise ValueError(f"registry must be a URL or have a method `watch`, got {registry!r}")

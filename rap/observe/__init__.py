@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rap.processor.lazy import Lazy, loader
+from rap.lazy import Lazy, loader
 
 if TYPE_CHECKING:
     from rap.observe.metrics import StatusCollector

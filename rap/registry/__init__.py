@@ -1,8 +1,12 @@
 """Discovery: where servers register and clients watch.
 
+What a client of fixed addresses needs is imported at once, the rest when it is first used.
 `RedisRegistry` is in `rap.registry.redis`, since importing it needs the extra ``rap[redis]``.
 """
 
+from typing import TYPE_CHECKING
+
+from rap.lazy import Lazy, loader
 from rap.registry.base import (
     Endpoint,
     Registry,
@@ -12,15 +16,18 @@ from rap.registry.base import (
     check_name,
     check_weight,
 )
-from rap.registry.cache import CachedResolver, SnapshotCache
 from rap.registry.changes import Change, diff
-from rap.registry.dns import DnsResolver
-from rap.registry.file import FileRegistry
-from rap.registry.lease import Lease
-from rap.registry.memory import MemoryRegistry, StaticResolver
-from rap.registry.refusal import AddressTaken, LeaseLost
-from rap.registry.reports import LoadReport, Reports
-from rap.registry.url import registry_from_url
+from rap.registry.static import StaticResolver
+
+if TYPE_CHECKING:
+    from rap.registry.cache import CachedResolver, SnapshotCache
+    from rap.registry.dns import DnsResolver
+    from rap.registry.file import FileRegistry
+    from rap.registry.lease import Lease
+    from rap.registry.memory import MemoryRegistry
+    from rap.registry.refusal import AddressTaken, LeaseLost
+    from rap.registry.reports import LoadReport, Reports
+    from rap.registry.url import registry_from_url
 
 __all__ = [
     "AddressTaken",
@@ -45,3 +52,18 @@ __all__ = [
     "diff",
     "registry_from_url",
 ]
+
+_LATER = {
+    "cache": ["CachedResolver", "SnapshotCache"],
+    "dns": ["DnsResolver"],
+    "file": ["FileRegistry"],
+    "lease": ["Lease"],
+    "memory": ["MemoryRegistry"],
+    "refusal": ["AddressTaken", "LeaseLost"],
+    "reports": ["LoadReport", "Reports"],
+    "url": ["registry_from_url"],
+}
+__getattr__ = loader(
+    __name__,
+    {name: Lazy(f"rap.registry.{file}", name) for file, names in _LATER.items() for name in names},
+)

@@ -1,8 +1,7 @@
-"""Discovery without a server: a fixed list, and a registry inside one process."""
+"""Discovery inside one process."""
 
-import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -13,26 +12,7 @@ from rap.registry.refusal import AddressTaken
 from rap.registry.reports import LoadReport, check_load
 from rap.registry.wakeup import Wakeup
 
-__all__ = ["MemoryRegistry", "StaticResolver"]
-
-
-class StaticResolver:
-    """Endpoints that never change, the same for every service."""
-
-    def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self._snapshot: Snapshot = {endpoint.id: endpoint for endpoint in endpoints}
-
-    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the one snapshot, then wait until closed."""
-        check_name("service", service)
-        return self._watch()
-
-    async def aclose(self) -> None:
-        """Do nothing: there is nothing to release."""
-
-    async def _watch(self) -> AsyncGenerator[Snapshot, None]:
-        yield self._snapshot
-        await asyncio.Event().wait()
+__all__ = ["MemoryRegistry"]
 
 
 @dataclass(slots=True)

@@ -26,7 +26,8 @@ from rap.registry.base import Endpoint, Registry, Resolver, check_name, check_we
 from rap.registry.cache import CachedResolver, SnapshotCache
 from rap.registry.dns import DnsResolver
 from rap.registry.file import FileRegistry
-from rap.registry.memory import MemoryRegistry, StaticResolver
+from rap.registry.memory import MemoryRegistry
+from rap.registry.static import StaticResolver
 
 __all__ = ["ENTRY_POINT_GROUP", "registry_from_url"]
 

@@ -15,8 +15,9 @@ from rap.server.admission import Admission
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
-from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, Listener, listen
+from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
+from rap.transport.listen import Listener, listen
 from rap.transport.tls import server_context
 from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from rap.lazy import Lazy, loader
 from rap.processor.base import BaseProcessor
-from rap.processor.lazy import Lazy, loader
 
 if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor

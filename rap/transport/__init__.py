@@ -3,7 +3,6 @@
 from rap.transport.connection import Connection
 from rap.transport.dial import dial
 from rap.transport.keepalive import KeepaliveOptions
-from rap.transport.listen import Listener, listen
 from rap.transport.options import ConnectionOptions
 from rap.transport.stream import EndOfStream, Stream, UnaryStream
 
@@ -12,9 +11,7 @@ __all__ = [
     "ConnectionOptions",
     "EndOfStream",
     "KeepaliveOptions",
-    "Listener",
     "Stream",
     "UnaryStream",
     "dial",
-    "listen",
 ]

@@ -9,7 +9,8 @@ import pytest
 
 from rap.address import Address
 from rap.errors import Code, Unavailable
-from rap.transport import ConnectionOptions, dial, listen
+from rap.transport import ConnectionOptions, dial
+from rap.transport.listen import listen
 from rap.wire.codec import pack
 from rap.wire.frames import HELLO, Frame, go_away_frame
 from tests.loopback import Unnoticed, eventually, within

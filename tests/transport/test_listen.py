@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rap.address import Address
-from rap.transport import dial, listen
-from rap.transport.listen import _bind_all
+from rap.transport import dial
+from rap.transport.listen import _bind_all, listen
 from tests.loopback import within
 from tests.transport.pairs import DEFAULTS, Pair
 

@@ -1,4 +1,4 @@
-"""Names that are imported on first use, because they need an extra that may not be installed."""
+"""Names that are imported on first use: they need an extra, or few programs need them at all."""
 
 import importlib
 from collections.abc import Callable, Mapping
