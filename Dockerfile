@@ -1,8 +1,9 @@
 # An image of rap and of the example in integration/app. The final stage has Python, a virtual
-# environment and the example: no compiler, no source of rap, nothing that its user can write.
-ARG PYTHON=python:3.11-slim
+# environment and the example: no compiler, no pip (unless a package of the system), no source of rap,
+# nothing that its user can write.
+ARG PYTHON=3.11
 
-FROM ${PYTHON} AS build
+FROM python:${PYTHON}-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/rap
 WORKDIR /src
@@ -11,7 +12,8 @@ COPY rap rap
 RUN /opt/rap/bin/pip install '.[redis,crypto,fast,cli,api-gateway,metrics,otel,opentracing]' \
  && /opt/rap/bin/pip uninstall --yes pip setuptools
 
-FROM ${PYTHON}
+FROM python:${PYTHON}-slim
+RUN python -m pip uninstall --yes pip setuptools wheel
 COPY --from=build /opt/rap /opt/rap
 COPY integration/__init__.py /app/integration/
 COPY integration/app /app/integration/app

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
-__all__ = ["Choice", "choose"]
+__all__ = ["IMAGE", "Choice", "choose", "has_image"]
 
 IMAGE = "rap-example:integration"
 
@@ -39,6 +39,11 @@ def choose() -> Choice:
     return Choice(None, f"processes: {lack}")
 
 
+def has_image(name: str) -> bool:
+    """Return whether the engine has this image."""
+    return not _fails("docker", "image", "inspect", name)
+
+
 def _lack() -> str | None:
     """Return what is missing for containers."""
     if shutil.which("docker") is None:
@@ -48,10 +53,7 @@ def _lack() -> str | None:
     if importlib.util.find_spec("testcontainers") is None:
         return "testcontainers is not installed"
     for image in (IMAGE, "redis:7"):
-        seen = subprocess.run(
-            ["docker", "image", "inspect", image], capture_output=True, check=False
-        )
-        if seen.returncode:
+        if not has_image(image):
             return f"there is no image {image}"
     return None
 

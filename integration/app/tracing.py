@@ -74,7 +74,7 @@ def _provider(service: str, chosen: Settings) -> Any:
 
 
 def _tracer(service: str, chosen: Settings) -> Any:
-    from jaeger_client import Config
+    from jaeger_client.config import Config
     from opentracing.scope_managers.contextvars import ContextVarsScopeManager
 
     options = {"sampler": {"type": "const", "param": 1}, "tags": {"instance": chosen.name}}
