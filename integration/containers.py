@@ -37,6 +37,9 @@ class Container(Instance):
     def kill(self) -> None:
         self._wrapped.kill("SIGKILL")
 
+    def freeze(self) -> None:
+        self._wrapped.kill("SIGSTOP")
+
     def start(self) -> None:
         """Start it again."""
         self._wrapped.start()

@@ -60,6 +60,10 @@ class Instance(ABC):
         """Send SIGKILL."""
 
     @abstractmethod
+    def freeze(self) -> None:
+        """Send SIGSTOP: its connections stay open and silent."""
+
+    @abstractmethod
     def status(self) -> int | None:
         """Return its exit status, or `None` while it runs."""
 
@@ -157,7 +161,6 @@ class Process(Instance):
         self._process.kill()
 
     def freeze(self) -> None:
-        """Stop it: its connections stay open, and nothing answers."""
         self._process.send_signal(signal.SIGSTOP)
 
     def status(self) -> int | None:

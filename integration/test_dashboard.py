@@ -24,7 +24,7 @@ async def test_every_query_of_the_dashboard_returns_data(stage: Stage, tmp_path:
         "APP_STATE": stage.redis_url,
         "APP_METRICS": f"{host}:{port}",
     }
-    programs = {
+    programs: dict[str, list[tuple[str, ...]]] = {
         "calc": [(*CALC, *page), (*CALC, *page)],
         "orders": [(*ORDERS, *page)],
         "load": [(*LOAD, "--orders", "--interval", "1")],
