@@ -1,17 +1,29 @@
 """The page of metrics and health that `rap serve` shows when it is given a port for it."""
 
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from rap.server import Server
 
-__all__ = ["MetricsPort", "check_metrics", "metrics_page", "say_page"]
+if TYPE_CHECKING:
+    from rap.observe.workers import Worker
+
+__all__ = [
+    "MetricsPort",
+    "check_metrics",
+    "metrics_page",
+    "say_page",
+    "worker_page",
+    "workers_page",
+]
 
 
 class MetricsPort(NamedTuple):
-    """Where the page is; with several workers each has one, on the next higher port.
+    """Where the page is.
 
     Args:
         host: Address to listen on.
@@ -20,10 +32,6 @@ class MetricsPort(NamedTuple):
 
     host: str
     port: int
-
-    def of_worker(self, number: int) -> "MetricsPort":
-        """Return where the page of a worker is."""
-        return self._replace(port=self.port + number) if self.port else self
 
 
 def check_metrics() -> None:
@@ -46,6 +54,26 @@ def metrics_page(server: Server, where: MetricsPort | None) -> AbstractAsyncCont
     from rap.observe import serve_metrics
 
     return serve_metrics(server, host=where.host, port=where.port)
+
+
+def worker_page(server: Server, descriptor: int | None) -> AbstractAsyncContextManager[Any]:
+    """Return what shows the page of a worker on a socket that it was handed, or nothing."""
+    if descriptor is None:
+        return nullcontext()
+    from rap.observe import serve_metrics
+
+    return serve_metrics(server, sock=socket.socket(fileno=descriptor))
+
+
+def workers_page(
+    workers: Sequence["Worker"], willing: Callable[[], bool], where: MetricsPort | None
+) -> AbstractAsyncContextManager[Any]:
+    """Return what shows one page for all workers, or nothing if nobody asks for it."""
+    if where is None:
+        return nullcontext()
+    from rap.observe.workers import WorkersPage
+
+    return WorkersPage(workers, willing, host=where.host, port=where.port)
 
 
 def say_page(page: Any) -> None:

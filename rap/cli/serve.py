@@ -66,8 +66,8 @@ def serve(
     SIGHUP reads its certificates again.
 
     Several workers share the ports. With a registry each is an instance of its own on a port of
-    its own, the next higher ones; port 0 stays any free port. The same holds for the port of the
-    metrics. One that ends is started again; SIGTERM drains them in turn.
+    its own, the next higher ones; port 0 stays any free port. One page shows the metrics of all.
+    One that ends is started again; SIGTERM drains them in turn.
     """
     try:
         factory = loop_factory(loop)
@@ -111,6 +111,8 @@ def _serve_many(workers: Workers) -> None:
         asyncio.run(workers.run())
     except WorkersError as exc:
         raise click.ClickException(str(exc)) from exc
+    except OSError as exc:
+        raise click.ClickException(f"the workers cannot be kept: {exc}") from exc
     click.echo("rap: stopped")
 
 

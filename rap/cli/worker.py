@@ -14,7 +14,7 @@ import sys
 from rap.address import Address
 from rap.cli.allocator import keep_freed_memory
 from rap.cli.loop import loop_factory
-from rap.cli.metrics import MetricsPort, metrics_page, say_page
+from rap.cli.metrics import worker_page
 from rap.cli.serve import configure_logging
 from rap.cli.target import load_server
 from rap.errors import RapError
@@ -36,20 +36,16 @@ def main() -> None:
         server = load_server(target)
         configure_logging(order["log_level"])
         addresses = [Address.parse(each) for each in shared] if shared else None
-        metrics = MetricsPort(*order["metrics"]) if order["metrics"] else None
         shares = become_worker(server, order["number"], addresses)
         with asyncio.Runner(loop_factory=loop_factory(order["loop"])) as runner:
-            runner.run(_serve(server, shares, link, metrics))
+            runner.run(_serve(server, shares, link, order["metrics"]))
     except (OSError, RapError, ValueError) as exc:
         sys.exit(f"Error: {target} cannot be served: {exc}")
 
 
-async def _serve(
-    server: Server, shares: bool, link: socket.socket, metrics: MetricsPort | None
-) -> None:
-    async with metrics_page(server, metrics) as page:
+async def _serve(server: Server, shares: bool, link: socket.socket, metrics: int | None) -> None:
+    async with worker_page(server, metrics):
         await server.create_server()
-        say_page(page)
         await _serve_and_tell(server, shares, link)
 
 

@@ -5,6 +5,7 @@ The process that keeps them serves nothing itself and does not import the progra
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 
 import click
 
-from rap.cli.metrics import MetricsPort
+from rap.address import Address
+from rap.cli.metrics import MetricsPort, say_page, workers_page
 from rap.clock import Clock, SystemClock
 
 __all__ = ["Restarts", "Workers", "WorkersError"]
@@ -25,6 +27,7 @@ _LONGEST_PAUSE = 10.0  # seconds
 _STEADY = 30.0  # seconds after which a worker's earlier deaths are forgotten
 _TURN = 5.0  # seconds that a worker may drain before the next one begins
 _READY = 60.0  # seconds for a worker to listen
+_LOOPBACK = "127.0.0.1"  # where the pages of single workers are
 
 
 class WorkersError(Exception):
@@ -65,13 +68,16 @@ class Restarts:
 class _Worker:
     """One place for a worker, and the process that has it now.
 
-    The link ends when this process does; the worker then drains.
+    The link ends when this process does; the worker then drains. Its page of metrics, if it has
+    one, is on loopback.
     """
 
     number: int
     restarts: Restarts
     process: asyncio.subprocess.Process | None = None
     link: asyncio.StreamWriter | None = None
+    page: Address | None = None
+    starts: int = 0
 
     @property
     def runs(self) -> bool:
@@ -84,6 +90,7 @@ class _Worker:
     async def ended(self) -> int | None:
         """Wait for the end of the process, and return its status."""
         status = None if self.process is None else await self.process.wait()
+        self.page = None
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -98,7 +105,7 @@ class Workers:
         count: How many.
         loop: Their event loop, one of `rap.cli.loop.LOOPS`.
         log_level: Least level of what they log.
-        metrics: Where the first shows its metrics, the others on the next ports.
+        metrics: Where one page shows the metrics of all; `None`: nowhere.
         say: Takes a line of what happens.
         clock: Source of time.
         rng: Source of chance.
@@ -122,6 +129,7 @@ class Workers:
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._workers = [_Worker(number, Restarts(clock, rng)) for number in range(count)]
         self._shared: list[str] | None = None  # what all listen on
+        self._complete = False  # all have served
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -142,6 +150,15 @@ class Workers:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        try:
+            async with workers_page(self._workers, self._is_willing, self._metrics) as page:
+                say_page(page)
+                await self._run()
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def _run(self) -> None:
         keepers: list[asyncio.Task[None]] = []
         try:
             for worker in self._workers:  # one by one: the first finds the ports of all
@@ -151,13 +168,12 @@ class Workers:
                     raise WorkersError(f"worker {worker.number} did not start")
                 name = f"rap worker {worker.number}"
                 keepers.append(asyncio.create_task(self._keep(worker), name=name))
+            self._complete = True
             await self._stop.wait()
         finally:
             self._stop.set()
             await self._drain()
             await asyncio.gather(*keepers)
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
     def _on_stop(self) -> None:
         (self._hurry if self._stop.is_set() else self._stop).set()
@@ -166,26 +182,17 @@ class Workers:
         for worker in self._workers:
             worker.send(signal.SIGHUP)
 
+    def _is_willing(self) -> bool:
+        return self._complete and not self._stop.is_set()
+
     async def _start(self, worker: _Worker) -> bool:
         """Start a worker; return whether it listens. If not, it has ended or is about to."""
         worker.restarts.started()
-        ours, theirs = socket.socketpair()
-        order = self._order | {
-            "number": worker.number,
-            "shared": self._shared,
-            "link": theirs.fileno(),
-            "metrics": self._metrics and self._metrics.of_worker(worker.number),
-        }
-        reader, worker.link = await asyncio.open_connection(sock=ours)
-        with theirs:
-            worker.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "rap.cli.worker", json.dumps(order)),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
-            )
+        worker.starts += 1
+        reader, page = await self._spawn(worker)
         if self._stop.is_set():  # since the process was asked for
             worker.send(signal.SIGTERM)
+        assert worker.process is not None
         try:
             async with asyncio.timeout(_READY):
                 line = await reader.readline()
@@ -196,11 +203,39 @@ class Workers:
             await _within(_TURN, worker.process.wait())  # it may be about to say why
             return False
         told = json.loads(line)
+        worker.page = page
         if told["shared"]:
             self._shared = told["addresses"]
         where = ", ".join(told["addresses"])
         self._say(f"rap: worker {worker.number} (pid {worker.process.pid}) listening on {where}")
         return True
+
+    async def _spawn(self, worker: _Worker) -> tuple[asyncio.StreamReader, Address | None]:
+        """Start the process of a worker; return its end of the link, and where its page will be."""
+        ours, theirs = socket.socketpair()
+        handed = [theirs]
+        page = None
+        if self._metrics is not None:
+            listener = socket.create_server((_LOOPBACK, 0))
+            handed.append(listener)
+            page = Address("tcp", _LOOPBACK, listener.getsockname()[1])
+        order = self._order | {
+            "number": worker.number,
+            "shared": self._shared,
+            "link": theirs.fileno(),
+            "metrics": None if page is None else listener.fileno(),
+        }
+        reader, worker.link = await asyncio.open_connection(sock=ours)
+        with contextlib.ExitStack() as given_away:
+            for each in handed:
+                given_away.enter_context(each)
+            worker.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "rap.cli.worker", json.dumps(order)),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[each.fileno() for each in handed],
+                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+            )
+        return reader, page
 
     async def _keep(self, worker: _Worker) -> None:
         """Start a worker again whenever it ends."""

@@ -1,22 +1,33 @@
-"""`rap serve --metrics-port`: a page for one server, and one for each worker."""
+"""`rap serve --metrics-port`: a page for one server, and one for all workers."""
 
 import asyncio
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_open_metrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from rap.address import Address
-from rap.cli.metrics import MetricsPort
 from rap.client import Client
 from tests.cli.programs import PATIENCE, ROOT, line_with, rap
 from tests.observe.http import get
+from tests.observe.prometheus import promtool
 
 MODULE = """
+import asyncio
+from collections.abc import AsyncIterator
 from rap.server import Server
 from rap.server.processor import PrometheusProcessor
 
@@ -27,9 +38,20 @@ def make() -> Server:
     async def add(a: int, b: int) -> int:
         return a + b
 
+    @server.register
+    async def wait() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.Event().wait()
+
     return server
 """
+WORKER = re.compile(r"rap: worker (\d) \(pid (\d+)\) listening on (\S+)")
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 PAGE = re.compile(r"rap: metrics at http://(\S+)/metrics")
+
+
+async def wait() -> AsyncIterator[int]:
+    yield 0  # never run here
 
 
 @pytest.fixture
@@ -59,19 +81,131 @@ async def test_a_served_server_shows_its_metrics_until_it_is_told_to_stop(shop: 
     assert "process_resident_memory_bytes" in body
 
 
-async def test_each_worker_has_a_page_of_its_own(shop: Path) -> None:
+class Workers(NamedTuple):
+    """What keeps two workers, and the page of all; they and their address."""
+
+    process: subprocess.Popen[str]
+    page: Address
+    pids: list[int]
+    address: str
+
+
+@asynccontextmanager
+async def workers(shop: Path) -> AsyncIterator[Workers]:
     options = ("--workers", "2", "--metrics-port", "0")
     with rap("serve", "shop:make", *options, cwd=shop) as process:
         async with asyncio.timeout(PATIENCE):
-            pages = [await asyncio.to_thread(page_of, process) for _ in range(2)]
-            assert len(set(pages)) == 2
-            for page in pages:
-                assert (await get(page, "/healthz"))[0] == 200
+            page = await asyncio.to_thread(page_of, process)
+            found = [await asyncio.to_thread(worker_of, process) for _ in range(2)]
+            yield Workers(process, page, [pid for pid, _ in found], found[0][1])
 
 
-def test_pages_of_workers_are_on_the_next_ports() -> None:
-    assert MetricsPort("127.0.0.1", 9464).of_worker(2) == ("127.0.0.1", 9466)
-    assert MetricsPort("127.0.0.1", 0).of_worker(2) == ("127.0.0.1", 0)
+def worker_of(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Return the process and the address of the worker that listens next."""
+    found = None
+    while found is None:
+        found = WORKER.match(line_with(process, "rap: worker"))
+    return int(found[2]), found[3]
+
+
+async def samples(page: Address, accept: str = "*/*") -> dict[str, float]:
+    """Return every sample of the page, by name and labels."""
+    status, body = await get(page, "/metrics", accept)
+    assert status == 200
+    parse = parse_open_metrics if "openmetrics" in accept else parse_text
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in parse(body)
+        for sample in family.samples
+    }
+
+
+def of(name: str, **labels: str) -> str:
+    return f"{name}{sorted(labels.items())}"
+
+
+async def until_answer(page: Address, path: str, status: int) -> str:
+    while (answer := await get(page, path))[0] != status:  # noqa: ASYNC110  # over HTTP
+        await asyncio.sleep(0.02)
+    return answer[1]
+
+
+async def test_one_page_has_the_metrics_of_all_workers(shop: Path) -> None:
+    async with workers(shop) as (_, page, _, address):
+        calls = 0
+        counted: set[str] = set()
+        while len(counted) < 2:  # the kernel chooses which worker gets a connection
+            async with Client(address) as client:
+                assert await client.raw_call("add", 1, 2) == 3
+                calls += 1
+            for accept in ("*/*", OPEN_METRICS):
+                found = await samples(page, accept)
+                handled = {
+                    name: value for name, value in found.items() if "server_handled_total" in name
+                }
+                assert sum(handled.values()) == calls
+            counted = set(handled)
+        for number in ("0", "1"):
+            assert found[of("rap_worker_up", worker=number)] == 1
+            assert found[of("rap_worker_starts_total", worker=number)] == 1
+            assert found[of("process_resident_memory_bytes", worker=number)] > 0
+        assert (await get(page, "/healthz"))[0] == 200
+        status, ready = await get(page, "/readyz")
+        assert status == 200
+        assert ready == "".join(f"worker {n}: {address}: serving\n" for n in (0, 1))
+        if shutil.which("promtool") is not None:
+            _, text = await get(page, "/metrics")
+            assert promtool("check", "metrics", text=text) == ""
+
+
+async def test_a_worker_that_was_killed_is_not_missed(shop: Path) -> None:
+    async with workers(shop) as (process, page, (first, _), _):
+        os.kill(first, signal.SIGKILL)
+        restarted = asyncio.create_task(asyncio.to_thread(worker_of, process))
+        while (await samples(page))[of("rap_worker_starts_total", worker="0")] < 2:
+            assert (await get(page, "/readyz"))[0] == 200
+            assert (await get(page, "/healthz"))[0] == 200
+        assert (await restarted)[0] != first
+        while not (await samples(page))[of("rap_worker_up", worker="0")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_a_worker_that_is_stuck_is_told(shop: Path) -> None:
+    async with workers(shop) as (_, page, (_, second), _):
+        os.kill(second, signal.SIGSTOP)
+        try:
+            said = await until_answer(page, "/healthz", 503)
+            assert said == "worker 0: alive\nworker 1: did not answer in 0.8 s\n"
+            assert (await get(page, "/readyz"))[0] == 200
+            found = await samples(page)
+            assert found[of("rap_worker_up", worker="0")] == 1
+            assert found[of("rap_worker_up", worker="1")] == 0
+            assert of("process_resident_memory_bytes", worker="1") not in found
+        finally:
+            os.kill(second, signal.SIGCONT)
+        await until_answer(page, "/healthz", 200)
+
+
+async def test_the_page_of_workers_is_not_ready_while_they_drain(shop: Path) -> None:
+    async with workers(shop) as (process, page, _, address):
+        async with Client(address) as client:
+            items = client.iterator_call(wait)
+            assert await anext(items) == 0
+            process.send_signal(signal.SIGTERM)
+            said = await until_answer(page, "/readyz", 503)
+            assert said == "the workers are starting or stopping\n"
+            assert (await get(page, "/healthz"))[0] == 200
+            await items.aclose()
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+def test_a_port_that_is_taken_is_said_before_workers_start(shop: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ("--workers", "2", "--metrics-port", port)
+        with rap("serve", "shop:make", *options, cwd=shop) as process:
+            assert "cannot be kept" in line_with(process, "address already in use")
+            assert process.wait(PATIENCE) == 1
 
 
 def test_a_port_that_is_taken_is_said(shop: Path) -> None:
