@@ -83,7 +83,7 @@ async def element_bomb(scale: Scale) -> Measured:
                 await raw.resets(1)
                 sent += 1
 
-        _, busy = await beside(victim.port, attack)
+        (busy,) = await beside(victim.port, attack)
     text = f"p99 of others {busy * 1000:.1f} ms beside {sent} bombs"
     return Measured(text, busy < 0.1 and sent > 10)
 

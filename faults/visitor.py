@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -34,14 +34,14 @@ async def percentile(port: int, seconds: float = _SECONDS) -> float:
     return float(output)
 
 
-async def beside(port: int, attack: Callable[[], Awaitable[None]]) -> tuple[float, float]:
-    """Return the percentile in quiet times and beside an attack, medians of rounds in turn."""
-    quiet, busy = [], []
+async def beside(port: int, *attacks: Callable[[], Awaitable[None]] | None) -> list[float]:
+    """Return the percentile beside each attack, medians of rounds in turn; `None`: of quiet."""
+    found: list[list[float]] = [[] for _ in attacks]
     for _ in range(_ROUNDS):
-        quiet.append(await percentile(port))
-        async with _going_on(attack):
-            busy.append(await percentile(port))
-    return median(quiet), median(busy)
+        for attack, times in zip(attacks, found, strict=True):
+            async with _going_on(attack) if attack else nullcontext():
+                times.append(await percentile(port))
+    return [median(times) for times in found]
 
 
 @asynccontextmanager

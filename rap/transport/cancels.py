@@ -16,11 +16,17 @@ class Cancels:
         now: Seconds on the monotonic clock.
     """
 
-    __slots__ = ("_at", "_left")
+    __slots__ = ("_at", "_exceeded", "_left")
 
     def __init__(self, now: float) -> None:
         self._left = _BURST
         self._at = now
+        self._exceeded = False  # once at least
+
+    @property
+    def many(self) -> bool:
+        """Whether half of the bucket is used up, or all of it was: the client has to wait."""
+        return self._left < _BURST / 2 or self._exceeded
 
     def too_many(self, now: float) -> bool:
         """Count one; return whether that is one too many, and begin anew if it is."""
@@ -29,4 +35,5 @@ class Cancels:
         if self._left >= 0.0:
             return False
         self._left = _BURST
+        self._exceeded = True
         return True

@@ -28,6 +28,7 @@ from rap.transport.options import ConnectionOptions
 from rap.transport.peer import peer_of
 from rap.transport.rare import on_rare
 from rap.transport.sweep import Sweep
+from rap.transport.turns import on_unfinished
 from rap.transport.writing import writelines_of
 from rap.wire.frames import DATA, END, MAX_STREAM_ID, MESSAGE, OPEN
 from rap.wire.protocol import WireProtocol
@@ -62,7 +63,7 @@ class Connection(asyncio.Protocol):
             "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
             "_on_made _on_open _random _scheduled _writelines cancels clock closed draining ended "
             "error exception_types handshake heard held holds is_server log new_future options "
-            "paused peer protocol state streams sweep transport usable"
+            "paused peer protocol state streams sweep transport usable waits_for_turn"
         ).split()
     )
 
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
         self.protocol.flush = self._flush
         self._scheduled = False
         self.held: Holding | None = None
+        self.waits_for_turn = False  # more has come than one turn takes
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
         self.sweep = Sweep(self, self._loop)
@@ -154,7 +156,7 @@ class Connection(asyncio.Protocol):
         if self.streams and not self.sweep.busy:
             self.sweep.on_busy()
         if protocol.partial is not None:
-            self.sweep.on_partial(protocol.partial)
+            on_unfinished(self)
         if protocol.error is not None:
             if self.error is None:
                 self.log.warning("connection with %s closed: %s", self.peer, protocol.error)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from rap.errors import Code, ConnectionClosed, Unauthenticated, Unavailable, decode_error
+from rap.transport.turns import pause
 from rap.wire.frames import (
     GOAWAY,
     HELLO,
@@ -58,23 +59,20 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
     error = decode_error(code, message, details, conn.exception_types, unserved=unserved)
     error.remote = not refused
     stream.fail(error)
-    if conn.is_server and conn.cancels.too_many(conn.clock.monotonic()):
-        _on_too_many_cancels(conn)
+    if conn.is_server:
+        if conn.cancels.too_many(conn.clock.monotonic()):
+            _on_too_many_cancels(conn)
+        if conn.cancels.many:
+            pause(conn)
 
 
 def _on_too_many_cancels(conn: "Connection") -> None:
-    """Ask the client to leave; a good one goes on elsewhere. Cut one that stays and goes on."""
+    """Serve nothing new of the client: a good one goes on elsewhere. Cut one that stays."""
     text = "too many cancelled calls"
-    if not conn.draining:
-        conn.go_away(message=text)
+    if conn.protocol.refuse_above == MAX_STREAM_ID:
+        conn.go_away(final=True, message=text)
     else:
         conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
-        # A chunk may hold thousands more calls: what is open is failed, nothing new is begun.
-        conn._on_open = _not_served
-
-
-def _not_served(*_: object) -> None:
-    """Leave a stream of a peer that was cut to the end of its connection."""
 
 
 def _denial(text: str) -> Unauthenticated:

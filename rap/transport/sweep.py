@@ -182,7 +182,7 @@ class Sweep:
                 conn.abort(ConnectionClosed(f"{conn.peer} took nothing we wrote for {timeout} s"))
             due = self._progress_at + timeout
         partial = conn.protocol.partial
-        if partial is None:
+        if partial is None or conn.protocol.more:
             self._partial = None
         else:
             self.on_partial(partial)

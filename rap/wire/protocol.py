@@ -6,7 +6,7 @@ the common cases unrolled; `receiver.py` has every case of Open and Data, `sende
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from rap.errors import Code
 from rap.wire.frames import (
@@ -45,6 +45,11 @@ _VIEW_SHARE = 8
 _WHOLE_LAST = MESSAGE | END
 _PLAIN = MESSAGE | MORE | END
 _KIND_AT, _META_AT = 4, slice(10, 12)  # where the header has the kind and the length of meta
+# What one turn takes from a peer: calls that are opened, and bytes of frames that are neither Open
+# nor Data. The rest of a chunk waits for the next turn, so that others come in between.
+_TURN_OPENS = 64
+_TURN_RARE = 512
+_LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more calls than that
 
 
 class WireProtocol(Receiver[S]):
@@ -57,7 +62,7 @@ class WireProtocol(Receiver[S]):
         new_stream: Makes the record of a stream that the peer opened.
     """
 
-    __slots__ = tuple("_max_length _most_streams _need partial peer_hello".split())
+    __slots__ = tuple("_max_length _most_streams _need _slow more partial peer_hello".split())
 
     def __init__(
         self,
@@ -69,8 +74,11 @@ class WireProtocol(Receiver[S]):
     ) -> None:
         super().__init__(limits, new_stream, is_server=is_server)
         self.peer_hello: dict[str, Any] = {}
-        self.partial: bytearray | None = None  # the beginning of a frame
+        # The beginning of a frame; if there is `more`, all that waits for the next turn.
+        self.partial: bytearray | memoryview | None = None
+        self.more = False
         self._need = HEADER_SIZE
+        self._slow = 0  # Opens that took long
         # A client takes no Open at all.
         self._most_streams = limits.max_streams if is_server else 0
         # Frames up to this size can break no limit of a message or a stream.
@@ -82,7 +90,8 @@ class WireProtocol(Receiver[S]):
     def receive_data(self, data: bytes) -> list[Event[S]]:
         """Take bytes from the peer; return what they mean.
 
-        Never raises: a violation queues a GoAway, sets `error`, and what follows is ignored.
+        Never raises: a violation queues a GoAway, sets `error`, and what follows is ignored. Where
+        there is `more` than one turn takes, it is to be called again with no bytes in the next.
         """
         events: list[Event[S]] = []
         if self.error is None:
@@ -95,8 +104,11 @@ class WireProtocol(Receiver[S]):
     def _complete(self, data: bytes, events: list[Event[S]]) -> int:
         """Finish the frame that was begun, copying no more; return how much of `data` it took."""
         pos = 0
+        if self.more:
+            self._go_on(data, events)
+            return len(data)
         while self.partial is not None and pos < len(data) and self.error is None:
-            rest = self.partial
+            rest = cast(bytearray, self.partial)
             end = pos + self._need - len(rest)
             rest += memoryview(data)[pos:end]
             pos = min(end, len(data))
@@ -109,6 +121,16 @@ class WireProtocol(Receiver[S]):
             frame = rest if as_it_is else bytes(rest)
             self._parse(frame, 0, events)  # type: ignore[arg-type]  # a bytearray reads like bytes
         return pos
+
+    def _go_on(self, data: bytes, events: list[Event[S]]) -> None:
+        """Read on where the last turn ended."""
+        waiting = cast(memoryview, self.partial)
+        self.partial, self.more = None, False
+        if data:  # the transport had read it before it was told to pause
+            self._parse(bytes(waiting) + data, 0, events)
+        else:
+            whole = cast(bytes, waiting.obj)
+            self._parse(whole, len(whole) - len(waiting), events)
 
     def _parse(self, data: bytes, pos: int, events: list[Event[S]]) -> None:
         """Read frames from `pos` on; what is left of the last one waits for more."""
@@ -124,9 +146,11 @@ class WireProtocol(Receiver[S]):
         new_stream = self.new_stream
         window = self.peer.stream_window
         most_streams = self._most_streams
+        if size > _LONG_CHUNK:
+            most_streams = min(most_streams, len(streams) + _TURN_OPENS)
         window_left = self.limits.stream_window - HEADER_SIZE
         rare = kept = 0  # bytes that cost no credit, and that are not given back at once
-        need = HEADER_SIZE
+        need = HEADER_SIZE  # of the frame that is left; 0: the turn is over
         while size - pos >= HEADER_SIZE:
             length, kind, flags, stream_id, meta_size = _unpack_header(data, pos)
             if length > max_length and length > self.limits.max_frame:
@@ -199,15 +223,25 @@ class WireProtocol(Receiver[S]):
                     add((OPEN, stream, flags, meta, body, 0))
                     continue
                 cost = length + HEADER_SIZE
+                if len(streams) >= most_streams < self._most_streams:
+                    pos, need = stop - cost, 0
+                    break
                 kept += cost - self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
                     break
+                self._slow += 1
+                if not self._slow % _TURN_OPENS:
+                    need = 0
+                    break
             else:
                 rare += length + HEADER_SIZE
-                self._on_rare(kind, stream_id, flags, body, add)
+                self._on_rare(kind, stream_id, flags, body, events)
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
+                if rare > _TURN_RARE:
+                    need = 0
+                    break
         used = pos - begin - rare
         if used:
             self.recv_credit -= used
@@ -217,7 +251,9 @@ class WireProtocol(Receiver[S]):
             elif self.ungranted >= self.recv_credit:
                 self.grant_connection()
         if pos < size and self.error is None:
-            self.partial = bytearray(memoryview(data)[pos:])
+            rest = memoryview(data)[pos:]
+            self.partial = bytearray(rest) if need else rest
+            self.more = not need
             self._need = need
 
     def ping(self, token: bytes) -> None:
@@ -233,13 +269,16 @@ class WireProtocol(Receiver[S]):
         return False
 
     def _on_rare(
-        self, kind: int, stream_id: int, flags: int, body: Bytes, add: Callable[[Event[S]], None]
+        self, kind: int, stream_id: int, flags: int, body: Bytes, events: list[Event[S]]
     ) -> None:
         """Handle what is neither Open nor Data; kinds we do not know are ignored (§7)."""
+        add = events.append
         if kind == RESET:
             stream = self.streams.get(stream_id)
             if stream is not None:
                 self.forget(stream)
+                if events and events[-1][1] is stream and events[-1][0] == OPEN:
+                    events.pop()  # given up in the same breath: nobody need begin to serve it
                 if stream.parts_kind != OPEN:  # else nobody has heard of it yet
                     add((RESET, stream, flags & UNSERVED, b"", body, 0))
         elif kind == CREDIT:

@@ -35,6 +35,8 @@ Event = tuple[int, S | None, int, bytes, Bytes, int]
 # Parts below this are joined as they come: a million objects of a byte each would take far more
 # memory than `max_message` allows.
 _SMALL_PART = 1024
+# Calls that a peer may open after our last GoAway: what was under way when it came.
+_MOST_REFUSED = 1000
 
 
 class Receiver(Sender[S]):
@@ -46,7 +48,7 @@ class Receiver(Sender[S]):
         is_server: The peer opens streams, not we.
     """
 
-    __slots__ = tuple("_is_server error last_id refuse_above state".split())
+    __slots__ = tuple("_is_server _refused error last_id refuse_above state".split())
 
     def __init__(
         self, limits: Limits, new_stream: Callable[[int, int, int], S], *, is_server: bool
@@ -57,6 +59,7 @@ class Receiver(Sender[S]):
         self.last_id = 0  # highest stream id the peer opened
         self.refuse_above = MAX_STREAM_ID  # what our last GoAway said
         self._is_server = is_server
+        self._refused = 0  # calls above it that were opened all the same
 
     def go_away(self, last_stream_id: int, code: Code = Code.OK, message: str = "") -> None:
         """Queue a GoAway: `MAX_STREAM_ID` announces a drain, less refuses what lies above."""
@@ -208,7 +211,11 @@ class Receiver(Sender[S]):
             return 0
         self.last_id = stream_id
         if stream_id > self.refuse_above:
-            return cost  # our GoAway told the peer that it is not served
+            # Our GoAway told the peer that it is not served.
+            self._refused += 1
+            if self._refused > _MOST_REFUSED:
+                self._violate(f"{self._refused} calls were opened after GoAway")
+            return cost
         if len(self.streams) >= self.limits.max_streams:
             message = f"more than {self.limits.max_streams} calls open on one connection"
             details = {"limit": "max_streams"}

@@ -53,8 +53,12 @@ class Facing:
         await self.read()
 
     async def read(self) -> None:
-        """Return when the connection has read all that was sent, or has ended."""
-        await eventually(lambda: self.conn.received >= self._sent or self.conn.closed)
+        """Return when the connection has taken all that was sent, or has ended."""
+        await eventually(self._has_read)
+
+    def _has_read(self) -> bool:
+        conn = self.conn
+        return conn.closed or (conn.received >= self._sent and not conn.waits_for_turn)
 
     async def turns(self) -> None:
         """Let the loop do what it has to do now."""

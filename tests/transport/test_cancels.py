@@ -20,3 +20,16 @@ def test_what_was_not_used_does_not_pile_up() -> None:
 def test_after_one_too_many_it_begins_anew() -> None:
     cancels = Cancels(0.0)
     assert sum(cancels.too_many(0.0) for _ in range(2002)) == 2
+
+
+def test_who_has_used_up_half_cancels_much() -> None:
+    cancels = Cancels(0.0)
+    assert not any(cancels.too_many(0.0) or cancels.many for _ in range(500))
+    cancels.too_many(0.0)
+    assert cancels.many
+    assert not cancels.too_many(5.0)
+    assert not cancels.many
+    assert sum(cancels.too_many(5.0) for _ in range(1000)) == 1
+    assert cancels.many
+    assert not cancels.too_many(500.0)
+    assert cancels.many

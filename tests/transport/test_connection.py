@@ -334,3 +334,12 @@ async def test_a_violation_is_told_to_the_peer_and_ends_the_connection(pair: Pai
     await within(pair.client.ended)
     await within(pair.server.ended)
     assert "a Ping has 8 bytes, got 3" in str(pair.server.error)
+
+
+async def test_a_thousand_calls_at_once_are_served_turn_by_turn(pair: Pair) -> None:
+    pair.echo()
+    calls = [pair.call(b"%d" % n) for n in range(1000)]
+    assert await within(asyncio.gather(*(call.future for call in calls))) == [
+        b"%d" % n for n in range(1000)
+    ]
+    assert not pair.server.streams

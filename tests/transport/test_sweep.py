@@ -21,7 +21,7 @@ from rap.wire.frames import (
     read_reset,
 )
 from rap.wire.limits import Limits
-from tests.loopback import within
+from tests.loopback import eventually, within
 from tests.transport.facing import Facing, facing
 from tests.transport.pairs import KIB, META
 from tests.wire.endpoints import data, hello, open_frame
@@ -318,28 +318,57 @@ async def test_as_many_stalled_readers_are_reset_as_it_takes() -> None:
         assert not side.conn.protocol.starved
 
 
+def cancelling(ids: range) -> list[Frame]:
+    return [Frame(RESET, 0, n, b"", pack([Code.CANCELLED, "", {}])) for n in ids]
+
+
 async def test_a_client_that_cancels_without_end_is_asked_to_leave_then_cut() -> None:
     async with facing() as side:
-        reset = pack([Code.CANCELLED, "", {}])
-        last = 1
-        for _ in range(1001):
-            await side.say_soon(open_frame(last, 0, b""), Frame(RESET, 0, last, b"", reset))
-            last += 2
-        assert (await side.hear_a(GOAWAY)).stream_id == MAX_STREAM_ID
+        for n in range(1, 2003, 2):
+            await side.say_soon(open_frame(n, 0, b""), *cancelling(range(n, n + 1)))
+        last = (await side.hear_a(GOAWAY)).stream_id
+        assert last == 2001
         assert not side.conn.closed
-        for _ in range(1001):
-            await side.say_soon(open_frame(last, 0, b""), Frame(RESET, 0, last, b"", reset))
-            last += 2
-        await ended(side, "too many cancelled calls")
+        for n in range(2003, 4005, 2):
+            await side.say_soon(open_frame(n, 0, b""), *cancelling(range(n, n + 1)))
+        await ended(side, "1001 calls were opened after GoAway")
 
 
-async def test_what_a_chunk_holds_after_a_cut_is_not_served() -> None:
+async def test_who_goes_on_to_cancel_what_it_opened_before_is_cut() -> None:
     async with facing() as side:
-        reset = pack([Code.CANCELLED, "", {}])
-        calls = [(open_frame(n, 0, b""), Frame(RESET, 0, n, b"", reset)) for n in range(1, 6000, 2)]
-        side.conn.data_received(b"".join(each.encode() for call in calls for each in call))
-        assert len(side.inbound) == 2002
+        for n in range(1, 4005, 2):
+            await side.say_soon(open_frame(n, 0, b""))
+        await side.read()
+        for frame in cancelling(range(1, 4005, 2)):
+            await side.say_soon(frame)
         await ended(side, "too many cancelled calls")
+
+
+async def test_a_chunk_of_cancelled_calls_is_taken_turn_by_turn() -> None:
+    async with facing() as side:
+        ids = range(1, 1001, 2)
+        calls = zip((open_frame(n, 0, b"") for n in ids), cancelling(ids), strict=True)
+        side.conn.data_received(b"".join(each.encode() for call in calls for each in call))
+        assert 0 < side.conn.protocol.last_id < 80
+        assert side.conn.waits_for_turn
+        await side.read()
+        assert side.conn.protocol.last_id == 999
+        assert not side.conn.streams
+
+
+async def test_who_cancels_much_is_read_from_now_and_then() -> None:
+    async with facing() as side:
+        ids = range(1, 1021, 2)
+        await side.say_soon(*(open_frame(n, 0, b"") for n in ids))
+        await side.read()
+        await side.say_soon(*cancelling(range(1, 1001, 2)))
+        await side.read()
+        await side.say_soon(*cancelling(range(1001, 1003)))
+        await eventually(lambda: side.conn.waits_for_turn)
+        assert not side.conn.protocol.more
+        await side.say_soon(open_frame(1023, 0, b""))
+        await side.read()
+        assert side.inbound[-1].stream.id == 1023
 
 
 async def test_a_client_that_cancels_now_and_then_stays() -> None:
@@ -351,7 +380,7 @@ async def test_a_client_that_cancels_now_and_then_stays() -> None:
             if n % 500 == 1:
                 await side.read()
         await side.read()
-        assert len(side.inbound) == 3000
+        assert side.conn.protocol.last_id == 5999
         assert not side.conn.draining
 
 

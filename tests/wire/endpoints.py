@@ -51,6 +51,8 @@ class Endpoint:
 
     def feed(self, data: bytes) -> list[Event[StreamState]]:
         events = self.protocol.receive_data(data)
+        while self.protocol.more and self.protocol.error is None:
+            events += self.protocol.receive_data(b"")
         self.events += events
         return events
 

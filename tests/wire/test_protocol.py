@@ -388,3 +388,72 @@ def test_of_two_violations_in_one_chunk_the_first_is_told() -> None:
     server.receive(data(3, b"x" * 10 * KIB), data(99, b""))
     assert server.violation() == "Data on stream 99, which was never opened"
     assert kinds(server.take_frames()) == [GOAWAY]
+
+
+# One turn takes no more than its share of a chunk; the rest waits for the next.
+
+
+def turns_of(endpoint: Endpoint, data: bytes) -> list[int]:
+    """Return how many events each turn had."""
+    counts = [len(endpoint.protocol.receive_data(data))]
+    while endpoint.protocol.more:
+        counts.append(len(endpoint.protocol.receive_data(b"")))
+    return counts
+
+
+def test_calls_that_are_opened_at_once_are_spread_over_turns() -> None:
+    endpoint = make(is_server=True)
+    calls = b"".join(open_frame(n).encode() for n in range(1, 601, 2))
+    assert turns_of(endpoint, calls) == [64, 64, 64, 64, 44]
+    assert len(endpoint.protocol.streams) == 300
+
+
+def test_so_are_channels_and_calls_that_are_refused() -> None:
+    endpoint = make(is_server=True, limits=Limits(max_streams=100))
+    calls = b"".join(open_frame(n, 0, b"").encode() for n in range(1, 401, 2))
+    assert turns_of(endpoint, calls) == [64, 36, 0, 0]
+    assert len(endpoint.take_frames()) == 100
+
+
+def test_a_call_that_is_given_up_in_the_same_breath_is_not_heard_of() -> None:
+    endpoint = make(is_server=True)
+    cancels = [Frame(RESET, 0, n, b"", pack([1, "", {}])) for n in (1, 3, 5)]
+    events = endpoint.receive(open_frame(1), cancels[0], open_frame(3), open_frame(5), *cancels[1:])
+    assert [event[0] for event in events] == [RESET, OPEN, OPEN, RESET, RESET]
+    assert not endpoint.protocol.streams
+
+
+def test_frames_that_cost_no_credit_are_spread_over_turns() -> None:
+    endpoint = make(is_server=True)
+    endpoint.take_frames()
+    ping = Frame(PING, 0, 0, b"", b"12345678").encode()
+    answers = []
+    endpoint.protocol.receive_data(ping * 60)
+    while endpoint.protocol.more:
+        answers.append(len(endpoint.take_frames()))
+        endpoint.protocol.receive_data(b"")
+    assert answers == [26, 26]
+    assert len(endpoint.take_frames()) == 8
+
+
+def test_what_comes_while_others_have_their_turn_comes_after_what_waits() -> None:
+    endpoint = make(is_server=True)
+    frames = [open_frame(n).encode() for n in range(1, 301, 2)]
+    receive = endpoint.protocol.receive_data
+    events = receive(b"".join(frames[:100]) + frames[100][:7])
+    events += receive(frames[100][7:] + b"".join(frames[101:]))
+    while endpoint.protocol.more:
+        events += receive(b"")
+    assert [event[1].id for event in events if event[1]] == list(range(1, 301, 2))
+    assert endpoint.protocol.partial is None
+    assert endpoint.protocol.recv_credit + endpoint.protocol.ungranted == 8 * 1024 * KIB
+
+
+def test_who_opens_calls_without_end_after_a_last_go_away_is_cut() -> None:
+    endpoint = make(is_server=True)
+    endpoint.protocol.go_away(0)
+    for n in range(1, 2001, 2):
+        endpoint.receive(open_frame(n))
+    assert endpoint.protocol.error is None
+    endpoint.receive(open_frame(2001))
+    assert endpoint.violation() == "1001 calls were opened after GoAway"

@@ -1,0 +1,43 @@
+"""Fairness: what a peer sends at once beyond the share of a turn waits until others had theirs."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rap.transport.connection import Connection
+
+__all__ = ["on_unfinished", "pause"]
+
+_PAUSE = 0.05  # seconds between two turns of a client that cancels much
+
+
+def on_unfinished(conn: "Connection") -> None:
+    """Watch over a frame that has begun to come, or take what is left in a later turn."""
+    protocol = conn.protocol
+    if not protocol.more:
+        conn.sweep.on_partial(protocol.partial)
+    else:
+        pause(conn)
+
+
+def pause(conn: "Connection") -> None:
+    """Let others have their turn; a client that cancels much has to wait for longer."""
+    if conn.waits_for_turn or conn.closed:
+        return
+    conn.waits_for_turn = True
+    conn.transport.pause_reading()
+    loop = asyncio.get_running_loop()
+    if conn.cancels.many:
+        loop.call_later(_PAUSE, _go_on, conn)
+    else:
+        loop.call_soon(_go_on, conn)
+
+
+def _go_on(conn: "Connection") -> None:
+    conn.waits_for_turn = False
+    if conn.closed or conn.transport.is_closing():
+        return
+    if conn.protocol.more:
+        conn.data_received(b"")
+    if not (conn.waits_for_turn or conn.transport.is_closing()):
+        conn.transport.resume_reading()
