@@ -1,5 +1,6 @@
 """A Prometheus scrapes the page, keeps exemplars, and takes our rules; skipped where it is not."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.observe.prometheus import (
 )
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+RULES_TEST = RULES.with_name("rules_test.yml")
 METHOD = '{method="/default/add"}'
 
 
@@ -69,3 +71,13 @@ async def test_promtool_finds_nothing_wrong_with_the_page() -> None:
 @needs_promtool
 def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     assert promtool("check", "rules", str(RULES)) == ""
+    assert promtool("test", "rules", str(RULES_TEST)) == ""
+
+
+def test_each_alert_is_shown_to_fire_and_to_be_quiet() -> None:
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    shown = re.findall(r"alertname: (\w+)\n +exp_alerts:( \[\])?", RULES_TEST.read_text())
+    fired = {name for name, nothing in shown if not nothing}
+    quiet = {name for name, nothing in shown if nothing}
+    assert sorted(fired) == sorted(alerts)
+    assert sorted(quiet) == sorted(alerts)
