@@ -18,7 +18,7 @@ from rap.observe.fetch import fetch
 from rap.observe.merge import merge
 from rap.observe.pages import Answer, Pages
 
-__all__ = ["Worker", "WorkersPage"]
+__all__ = ["Told", "Worker", "WorkersCollector", "WorkersPage"]
 
 _PATIENCE = 3.0  # seconds for a worker to tell its metrics; a scrape ends after 5 or 10
 _PROBE = 0.8  # seconds for a worker to say how it is; a probe of Kubernetes ends after 1
@@ -40,7 +40,7 @@ class Worker(Protocol):
         """How often it was started."""
 
 
-class _Told(NamedTuple):
+class Told(NamedTuple):
     """What came of asking one worker.
 
     Args:
@@ -97,7 +97,7 @@ class WorkersPage:
     async def _metrics(self, accept: str) -> Answer:
         told = await self._ask("/metrics", accept, _PATIENCE)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_WorkersCollector(self._workers, told))
+        registry.register(WorkersCollector(self._workers, told))
         encode, content_type = choose_encoder(accept)
         pages = {str(each.worker): each.text for each in told if each.good}
         text = merge("worker", pages, encode(registry).decode())
@@ -113,36 +113,42 @@ class WorkersPage:
         told = await self._ask("/readyz", accept, _PROBE)
         return Answer.lines(_lines(told), good=any(each.good for each in told))
 
-    async def _ask(self, path: str, accept: str, timeout: float) -> list[_Told]:
+    async def _ask(self, path: str, accept: str, timeout: float) -> list[Told]:
         """Ask all workers at once."""
         return await asyncio.gather(*(_ask(each, path, accept, timeout) for each in self._workers))
 
 
-async def _ask(worker: Worker, path: str, accept: str, timeout: float) -> _Told:
+async def _ask(worker: Worker, path: str, accept: str, timeout: float) -> Told:
     if worker.page is None:
-        return _Told(worker.number, False, "does not serve yet")
+        return Told(worker.number, False, "does not serve yet")
     try:
         good, text = await fetch(worker.page, path, accept, timeout)
     except TimeoutError:
         text = f"did not answer in {timeout:g} s"
-        return _Told(worker.number, False, text, stuck=True)
+        return Told(worker.number, False, text, stuck=True)
     except OSError as exc:
-        return _Told(worker.number, False, f"cannot be asked: {exc}")
-    return _Told(worker.number, good, text)
+        return Told(worker.number, False, f"cannot be asked: {exc}")
+    return Told(worker.number, good, text)
 
 
-def _lines(told: Sequence[_Told]) -> list[str]:
+def _lines(told: Sequence[Told]) -> list[str]:
     return [f"worker {each.worker}: {line}" for each in told for line in each.text.splitlines()]
 
 
-class _WorkersCollector(Collector):
-    """What is told of the workers themselves."""
+class WorkersCollector(Collector):
+    """What is told of the workers themselves.
 
-    def __init__(self, workers: Sequence[Worker], told: Sequence[_Told]) -> None:
+    Args:
+        workers: All of them.
+        told: What came of asking each.
+    """
+
+    def __init__(self, workers: Sequence[Worker], told: Sequence[Told]) -> None:
         self._workers = workers
         self._told = told
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Yield what is known now."""
         up = GaugeMetricFamily(
             "rap_worker_up", "1 if the worker tells its metrics.", labels=["worker"]
         )

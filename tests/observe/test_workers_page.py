@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,15 +14,7 @@ from rap.observe.pages import Answer, Page, Pages
 from rap.observe.workers import WorkersPage
 from tests.loopback import serving
 from tests.observe.http import get
-
-
-@dataclass
-class Standing:
-    """A worker that is in no process."""
-
-    number: int
-    page: Address | None = None
-    starts: int = 1
+from tests.observe.standing import Standing
 
 
 @asynccontextmanager

@@ -1,0 +1,96 @@
+"""The table of metrics in the documentation is what a process really shows."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry, Metric
+
+from integration.dashboard import expressions
+from rap.client import Client
+from rap.client.processor import CryptoProcessor as ClientCrypto
+from rap.message import Request
+from rap.observe import serve_metrics
+from rap.observe.workers import Told, WorkersCollector
+from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
+from rap.registry import MemoryRegistry
+from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
+from tests.loopback import serving
+from tests.observe.prometheus import RULES
+from tests.observe.standing import Standing
+
+PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
+ROW = re.compile(r"^\| `(rap_\w+)` \| (\w+) \| ([\w, ]*?) *\| (.+) \|$", re.MULTILINE)
+NAME = re.compile(r"\brap_[a-z_]+\b(?!:)")
+KEY = "0123456789abcdef"
+
+
+class Shown(NamedTuple):
+    """A metric: its name in queries, its type, its labels."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+
+
+class Telling(MemoryRegistry):
+    """A registry that says how it is, as the one in Redis does."""
+
+    degraded = False
+    age = 0.0
+
+
+def documented() -> list[Shown]:
+    return [
+        Shown(name, kind, tuple(sorted(filter(None, labels.split(", ")))))
+        for name, kind, labels, _ in ROW.findall(PAGE.read_text())
+    ]
+
+
+def shown(metric: Metric) -> Shown:
+    labels = {label for sample in metric.samples for label in sample.labels} - {"le"}
+    suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
+    if metric.type == "info":
+        labels = set(metric.samples[0].labels)
+    return Shown(metric.name + suffix, metric.type, tuple(sorted(labels)))
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def everybody(request: Request) -> str:
+    return "all"
+
+
+async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -> None:
+    metrics, found = CollectorRegistry(), Telling()
+    counting = [PrometheusProcessor(metrics), PrometheusMessageProcessor(metrics)]
+    limit = LimitProcessor("memory://", [(everybody, Rule(second=1))])
+    crypto = CryptoProcessor({"k": KEY})
+    options = {"service": "shop", "registry": found, "drain_delay": 0}
+    async with serving(add, processor_list=[*counting, limit, crypto], **options) as server:
+        processors = [*counting, ClientCrypto("k", KEY)]
+        client = Client(service="shop", registry=found, processor_list=processors)
+        async with client, serve_metrics(server, client, registry=metrics):
+            await client.call(add, 1, 2)
+            await client.call(add, 1, 2)
+            workers = WorkersCollector([Standing(0)], [Told(0, True, "")])
+            seen = [*metrics.collect(), *workers.collect()]
+    assert sorted(map(shown, seen)) == sorted(documented())
+
+
+def test_a_metric_is_documented_once() -> None:
+    names = [each.name for each in documented()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("source", ["rules", "dashboard"])
+def test_rules_and_dashboard_ask_for_documented_metrics_only(source: str) -> None:
+    text = RULES.read_text() if source == "rules" else "\n".join(expressions())
+    queries = "\n".join(line for line in text.splitlines() if "record:" not in line)
+    asked = {name.removesuffix("_bucket") for name in NAME.findall(queries)}
+    asked -= {"rap_server_failed", "rap_client_failed"}  # recorded
+    assert len(asked) > 10
+    assert asked <= {each.name for each in documented()}
