@@ -15,7 +15,6 @@ from rap.processor.compress import CompressProcessor
 from rap.server.config import ServerConfig
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
 from rap.server.processor import CryptoProcessor
-from rap.transport.cancels import _BURST, _RATE
 from rap.transport.sweep import _STARVED_AFTER
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
@@ -56,7 +55,6 @@ def test_the_page_names_many_limits() -> None:
         f"| {MAX_ELEMENTS:,} values",
         f"| {MAX_META:,} bytes, unique",
         f"| {_STARVED_AFTER:g} s during which",
-        f"| {_BURST:,g} cancelled calls at once, then {_RATE:g} a second",
     ],
 )
 def test_a_limit_that_is_no_option_is_what_the_page_says(text: str) -> None:

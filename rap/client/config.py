@@ -30,6 +30,10 @@ class ClientConfig:
         max_frame: Of one frame; a larger one ends the connection.
         stream_window: That may be under way on one call before its reader takes some.
         connection_window: The same for all calls of a connection.
+        max_unfinished: Of answers of which only parts have come, on one connection; one more part
+            fails its call. At least `max_message`; `None`: eight times that.
+        max_pings: A second that a server may send on one connection, ten times as many at once;
+            beyond it is cut.
         token: What says who this client is, to servers that verify it; or a function, plain or
             ``async``, that returns it for each new connection.
     """
@@ -47,6 +51,8 @@ class ClientConfig:
     max_frame: int = DEFAULT_LIMITS.max_frame
     stream_window: int = DEFAULT_LIMITS.stream_window
     connection_window: int = DEFAULT_LIMITS.connection_window
+    max_unfinished: int | None = None
+    max_pings: int = 10
     token: TokenSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +64,13 @@ class ClientConfig:
             if value is None:
                 raise ValueError(f"{name} must be a number of seconds, got None")
             check_timeout(name, value)
-        for name in ("ping_fail_cnt", "max_connections", "max_in_flight", "max_attempts"):
+        for name in (
+            "ping_fail_cnt",
+            "max_connections",
+            "max_in_flight",
+            "max_attempts",
+            "max_pings",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

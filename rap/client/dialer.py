@@ -76,7 +76,9 @@ class Dialer:
                 max_frame=config.max_frame,
                 stream_window=config.stream_window,
                 connection_window=config.connection_window,
+                max_unfinished=config.max_unfinished,
             ),
+            max_pings=config.max_pings,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
         )
 

@@ -44,6 +44,11 @@ class ServerConfig:
         max_streams: Calls open at once on one connection.
         stream_window: That may be under way on one call before its reader takes some.
         connection_window: The same for all calls of a connection.
+        max_unfinished: Of messages of which only parts have come, on one connection; one more part
+            fails its call. At least `max_message`; `None`: eight times that.
+        max_cancels: Calls a second that a client may cancel on one connection, ten times as many
+            at once; beyond it is slowed down, asked to leave and at last cut.
+        max_pings: A second on one connection, ten times as many at once; beyond it is cut.
         threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
         lease_ttl: That a registration stands without a heartbeat, 0.1 to 86,400.
         debug: Tracebacks of handlers go to the caller.
@@ -71,6 +76,9 @@ class ServerConfig:
     max_streams: int = DEFAULT_LIMITS.max_streams
     stream_window: int = DEFAULT_LIMITS.stream_window
     connection_window: int = DEFAULT_LIMITS.connection_window
+    max_unfinished: int | None = None
+    max_cancels: int = 100
+    max_pings: int = 10
     threads: int | None = None
     lease_ttl: float = 10
     debug: bool = False
@@ -89,7 +97,7 @@ class ServerConfig:
         check_ttl(self.lease_ttl, option="lease_ttl")
         if self.verify_token is not None:
             verify_with(self.verify_token)
-        for name in ("ping_fail_cnt", "backlog", "max_token_failures"):
+        for name in ("ping_fail_cnt", "backlog", "max_token_failures", "max_cancels", "max_pings"):
             _check_count(name, getattr(self, name))
         if self.threads is not None:
             _check_count("threads", self.threads)

@@ -70,6 +70,7 @@ class Ports:
             max_streams=config.max_streams,
             stream_window=config.stream_window,
             connection_window=config.connection_window,
+            max_unfinished=config.max_unfinished,
         )
         self._context = self._make_context()
         self._listeners: list[Listener] = []
@@ -192,6 +193,8 @@ class Ports:
             timeout=config.timeout,
             handshake_timeout=config.handshake_timeout,
             idle_timeout=config.keep_alive,
+            max_cancels=config.max_cancels,
+            max_pings=config.max_pings,
             max_age=None if age is None else age * self._rng.uniform(0.9, 1.1),
         )
         make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)

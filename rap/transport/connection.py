@@ -21,8 +21,8 @@ from rap.errors import (
     Unauthenticated,
     Unavailable,
 )
+from rap.transport.allowance import Allowance
 from rap.transport.binding import bound_peer, new_random
-from rap.transport.cancels import Cancels
 from rap.transport.holding import Holding
 from rap.transport.options import ConnectionOptions
 from rap.transport.peer import peer_of
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
             "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
             "_on_made _on_open _random _scheduled _writelines cancels clock closed draining ended "
             "error exception_types handshake heard held holds is_server log new_future options "
-            "paused peer protocol state streams sweep transport usable waits_for_turn"
+            "paused peer pings protocol state streams sweep transport usable waits_for_turn"
         ).split()
     )
 
@@ -121,7 +121,8 @@ class Connection(asyncio.Protocol):
         self._drain_waiter: asyncio.Future[None] | None = None
         self.heard = False  # the peer gave a sign of life since the sweep last looked
         self.sweep = Sweep(self, self._loop)
-        self.cancels = Cancels(clock.monotonic())
+        self.cancels = Allowance(options.max_cancels, clock.monotonic())
+        self.pings = Allowance(options.max_pings, clock.monotonic())
         self._most_waiting = options.write_buffer + _BACKLOG
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -27,6 +27,8 @@ class ConnectionOptions:
         max_age: Seconds after which a server asks the client to leave; what is open lives on.
         write_buffer: Bytes in the transport's buffer from which on large messages wait. Small
             calls wait behind it, so it is a bound of their latency.
+        max_cancels: Calls a second that the peer may cancel, ten times as many at once.
+        max_pings: Pings a second that the peer may send, ten times as many at once.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -37,6 +39,8 @@ class ConnectionOptions:
     idle_timeout: float | None = None
     max_age: float | None = None
     write_buffer: int = 256 * 1024
+    max_cancels: int = 100
+    max_pings: int = 10
 
     def __post_init__(self) -> None:
         """Check the times and the buffer."""
@@ -44,6 +48,8 @@ class ConnectionOptions:
             limit = check_timeout(name, getattr(self, name))
             if limit is None and name in ("timeout", "handshake_timeout"):
                 raise ValueError(f"{name} must be a number of seconds, got None")
-        size = self.write_buffer
-        if isinstance(size, bool) or not isinstance(size, int) or size < _LEAST_BUFFER:
-            raise ValueError(f"write_buffer must be {_LEAST_BUFFER} bytes or more, got {size!r}")
+        least = {"write_buffer": _LEAST_BUFFER, "max_cancels": 1, "max_pings": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be an integer from {low} on, got {value!r}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rap.errors import Code, ConnectionClosed, Unauthenticated, Unavailable, decode_error
 from rap.transport.turns import pause
 from rap.wire.frames import (
+    ACK,
     GOAWAY,
     HELLO,
     MAX_STREAM_ID,
@@ -37,11 +38,19 @@ def on_rare(
     if kind == RESET:
         _on_reset(conn, stream, flags, bytes(body))
     elif kind == PING:
-        conn.sweep.keepalive.answered(conn.clock.monotonic())
+        _on_ping(conn, flags)
     elif kind == GOAWAY:
         _on_go_away(conn, flags, bytes(body))
     elif kind == HELLO:
         conn.greeted()
+
+
+def _on_ping(conn: "Connection", flags: int) -> None:
+    now = conn.clock.monotonic()
+    if flags & ACK:
+        conn.sweep.keepalive.answered(now)
+    elif conn.pings.exceeds(now):
+        conn.abort(ConnectionClosed(f"{conn.peer}: too many pings"))
 
 
 def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
@@ -60,9 +69,9 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
     error.remote = not refused
     stream.fail(error)
     if conn.is_server:
-        if conn.cancels.too_many(conn.clock.monotonic()):
+        if conn.cancels.exceeds(conn.clock.monotonic()):
             _on_too_many_cancels(conn)
-        if conn.cancels.many:
+        if conn.cancels.is_low:
             pause(conn)
 
 

@@ -27,7 +27,7 @@ def pause(conn: "Connection") -> None:
     conn.waits_for_turn = True
     conn.transport.pause_reading()
     loop = asyncio.get_running_loop()
-    if conn.cancels.many:
+    if conn.cancels.is_low:
         loop.call_later(_PAUSE, _go_on, conn)
     else:
         loop.call_soon(_go_on, conn)

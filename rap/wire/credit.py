@@ -32,7 +32,9 @@ class Granter(Generic[S]):
     """
 
     __slots__ = tuple(
-        "_starved_below _stream_step limits out recv_credit streams ungranted wake".split()
+        (
+            "_starved_below _stream_step limits out recv_credit streams unfinished ungranted wake"
+        ).split()
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -42,6 +44,7 @@ class Granter(Generic[S]):
         # Bytes that may come before we must have granted more.
         window = self.recv_credit = limits.connection_window
         self.ungranted = 0  # taken or dropped, not yet given back
+        self.unfinished = 0  # bytes of messages of which parts have come
         # What a transport sets: asks it to write when the loop's turn ends; may be called again
         # before it has.
         self.wake: Callable[[], object] = nothing
@@ -72,7 +75,9 @@ class Granter(Generic[S]):
         self.streams.pop(stream.id, None)
         stream.state = CLOSED
         stream.outbox = None
-        stream.parts = None
+        if stream.parts is not None:
+            self.unfinished -= stream.parts_size
+            stream.parts = None
         if stream.held:
             self.ungranted += stream.held
             stream.held = 0

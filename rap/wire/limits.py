@@ -8,6 +8,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_MESSAGES = 8  # of the largest size that may be under way at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Limits:
         stream_window: Bytes the peer may send on one stream before user code takes some.
             64 KiB to 1 GiB.
         connection_window: The same for all streams together; at least `stream_window`.
+        max_unfinished: Bytes of messages of which only parts have come, of all streams together;
+            one more part resets its call. At least `max_message`; `None`: eight times that.
         fragment: Bytes of a frame's body when this side splits a large message. 1 KiB to 16 MiB.
     """
 
@@ -31,6 +34,7 @@ class Limits:
     max_streams: int = 16384
     stream_window: int = _MIB
     connection_window: int = 8 * _MIB
+    max_unfinished: int | None = None
     fragment: int = 128 * _KIB
 
     def __post_init__(self) -> None:
@@ -44,6 +48,19 @@ class Limits:
                 f"connection_window must be at least stream_window ({self.stream_window}), "
                 f"got {self.connection_window}"
             )
+        most = self.max_unfinished
+        if most is not None and (
+            isinstance(most, bool) or not isinstance(most, int) or most < self.max_message
+        ):
+            raise ValueError(
+                f"max_unfinished must be at least max_message ({self.max_message}), got {most!r}"
+            )
+
+    @property
+    def most_unfinished(self) -> int:
+        """What `max_unfinished` is in bytes."""
+        most = self.max_unfinished
+        return _MESSAGES * self.max_message if most is None else most
 
     def to_hello(self) -> dict[str, int]:
         """Return what the Hello says of them."""

@@ -286,10 +286,10 @@ class WireProtocol(Receiver[S]):
         elif kind == PING:
             if len(body) != 8:
                 self._violate(f"a Ping has 8 bytes, got {len(body)}")
-            elif flags & ACK:
-                add((PING, None, flags, b"", body, 0))
             else:
-                self.out.append(ping_frame(bytes(body), ack=True))
+                if not flags & ACK:
+                    self.out.append(ping_frame(bytes(body), ack=True))
+                add((PING, None, flags, b"", body, 0))
         elif kind == GOAWAY:
             add((GOAWAY, None, stream_id, b"", body, 0))
         elif kind == HELLO:

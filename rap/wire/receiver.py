@@ -4,7 +4,7 @@ Each method handles one frame and returns the bytes to give back to the connecti
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from rap.errors import Code, RapError, RemoteProtocolError
 from rap.wire.frames import (
@@ -149,14 +149,22 @@ class Receiver(Sender[S]):
         if parts is None:
             parts = self._assemble(stream, DATA, meta)
         if len(body) >= _SMALL_PART:
+            if isinstance(body, memoryview) and 2 * len(body) < len(cast(bytes, body.obj)):
+                body = bytes(body)  # else it would keep the whole chunk alive
             parts.append(body)
         elif parts and isinstance(parts[-1], bytearray):
             parts[-1] += body
         else:
             parts.append(bytearray(body))
         stream.parts_size += len(body)
+        self.unfinished += len(body)
         if stream.parts_size > self.limits.max_message:
             self._refuse_message(stream, stream.parts_size, add)
+            return cost
+        if self.unfinished > self.limits.most_unfinished:
+            text = f"{self.unfinished} bytes of unfinished messages on one connection; "
+            text += f"the limit is {self.limits.most_unfinished}"
+            self._refuse(stream, text, {"limit": "max_unfinished"}, add)
             return cost
         if flags & MORE:
             stream.parts_cost += cost
@@ -167,6 +175,7 @@ class Receiver(Sender[S]):
             return 0
         whole = b"".join(parts)
         kind, meta = stream.parts_kind, stream.parts_meta
+        self.unfinished -= stream.parts_size
         stream.parts, stream.parts_kind = None, DATA
         stream.state &= ~ASSEMBLING
         return self._finish(stream, kind, flags, meta, whole, cost, add, stream.parts_cost)
@@ -185,9 +194,14 @@ class Receiver(Sender[S]):
             self.grant_stream(stream)
 
     def _refuse_message(self, stream: S, size: int, add: Callable[[Event[S]], None]) -> None:
-        """Reset a stream whose message is too large; tell our side, if it knows of the stream."""
+        """Reset a stream whose message is too large."""
         message = f"a message of {size} bytes or more; max_message is {self.limits.max_message}"
-        details = {"limit": "max_message"}
+        self._refuse(stream, message, {"limit": "max_message"}, add)
+
+    def _refuse(
+        self, stream: S, message: str, details: dict[str, str], add: Callable[[Event[S]], None]
+    ) -> None:
+        """Reset a stream that takes too much; tell our side, if it knows of the stream."""
         if stream.parts_kind == OPEN:
             self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
             return

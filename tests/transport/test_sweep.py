@@ -1,6 +1,7 @@
 """What time does to a connection: nothing here waits for a clock of the machine."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -236,16 +237,29 @@ async def test_what_waited_for_the_transport_arrives_when_it_takes_more() -> Non
 
 
 async def test_a_peer_that_asks_and_never_reads_is_cut_before_memory_is_gone() -> None:
-    async with facing(small_buffers=True) as side:
-        pings = Frame(PING, 0, 0, b"", b"12345678").encode() * 10_000
+    options = ConnectionOptions(limits=Limits(max_streams=1))
+    async with facing(options, small_buffers=True) as side:
 
         async def ask_for_ever() -> None:
+            ids = itertools.count(1, 2)
             while True:
-                await side.write(pings)
+                await side.say(*(open_frame(next(ids)) for _ in range(2000)))
 
         with pytest.raises(ConnectionError):
             await within(ask_for_ever())
         await ended(side, "does not take what it asks for")
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+async def test_a_peer_that_pings_without_end_is_cut(is_server: bool) -> None:
+    async with facing(ConnectionOptions(max_pings=2), is_server=is_server) as side:
+        ping = Frame(PING, 0, 0, b"", b"12345678")
+        for _ in range(10):
+            await side.say(*[ping] * 20)
+            side.clock.advance(10.0)
+        assert not side.conn.closed
+        await side.say(*[ping] * 21)
+        await ended(side, "too many pings")
 
 
 async def test_closing_is_bounded_for_a_peer_that_takes_nothing() -> None:

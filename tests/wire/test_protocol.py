@@ -1,5 +1,7 @@
 """The protocol by bytes: what each frame of the peer means, and what is a violation."""
 
+from dataclasses import replace
+
 import pytest
 
 from rap.errors import Code, RemoteProtocolError
@@ -207,7 +209,8 @@ def test_a_go_away_of_the_peer_is_an_event_with_its_last_stream() -> None:
 
 def test_a_ping_is_answered_with_its_bytes_and_an_answer_is_an_event() -> None:
     for endpoint in both_sides():
-        assert endpoint.receive(Frame(PING, 0, 0, b"", b"12345678")) == []
+        (event,) = endpoint.receive(Frame(PING, 0, 0, b"", b"12345678"))
+        assert event == (PING, None, 0, b"", b"12345678", 0)
         assert endpoint.take_frames() == [Frame(PING, ACK, 0, b"", b"12345678")]
         (event,) = endpoint.receive(Frame(PING, ACK, 0, b"", b"abcdefgh"))
         assert event == (PING, None, ACK, b"", b"abcdefgh", 0)
@@ -335,6 +338,31 @@ def test_a_message_over_max_message_resets_its_call_only() -> None:
         assert read_reset(frame.body)[2] == {"limit": "max_message"}
         assert server.receive(data(1, b"late")) == []
         assert [event[0] for event in server.receive(data(3, b"x"))] == [DATA]
+
+
+def test_unfinished_messages_of_all_streams_together_are_limited() -> None:
+    limits = replace(SMALL, max_message=8 * KIB, max_unfinished=20 * KIB)
+    endpoint = make(is_server=True, limits=limits)
+    endpoint.receive(open_frame(1, 0, b""), open_frame(3, 0, b""), open_frame(5, 0, b""))
+    part = b"x" * 7 * KIB
+    endpoint.receive(data(1, part, MESSAGE | MORE), data(3, part, MESSAGE | MORE))
+    events = endpoint.receive(data(5, part, MESSAGE | MORE), data(1, b"end"))
+    assert [(event[0], event[1].id) for event in events if event[1]] == [(RESET, 5), (DATA, 1)]
+    code, message, details = read_reset(bytes(events[0][4]))
+    assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "max_unfinished"})
+    assert message == "21504 bytes of unfinished messages on one connection; the limit is 20480"
+    assert endpoint.protocol.unfinished == len(part)
+    endpoint.receive(Frame(RESET, 0, 3, b"", pack([1, "", {}])))
+    assert endpoint.protocol.unfinished == 0
+
+
+def test_a_part_does_not_keep_a_much_larger_chunk_alive() -> None:
+    endpoint = make(is_server=True)
+    part = Frame(OPEN, MESSAGE | MORE, 1, META, b"x" * 8 * KIB).encode()
+    endpoint.feed(part + Frame(77, 0, 0, b"", b"j" * 40 * KIB).encode())
+    parts = endpoint.protocol.streams[1].parts
+    assert parts is not None
+    assert [type(part) for part in parts] == [bytes]
 
 
 def test_an_open_over_max_message_is_reset_unserved_and_nobody_hears_of_it() -> None:

@@ -1,0 +1,40 @@
+"""How often a peer may do what costs it little and this side much: cancel calls, send pings.
+
+The attacks are known from HTTP/2 as rapid reset (CVE-2023-44487) and ping flood (CVE-2019-9512).
+"""
+
+__all__ = ["Allowance"]
+
+_AT_ONCE = 10  # times what is allowed in a second
+
+
+class Allowance:
+    """A bucket that each time takes one token from.
+
+    Args:
+        rate: Times a second that are allowed for ever; ten times as many are allowed at once.
+        now: Seconds on the monotonic clock.
+    """
+
+    __slots__ = ("_at", "_exceeded", "_left", "_most", "_rate")
+
+    def __init__(self, rate: int, now: float) -> None:
+        self._rate = rate
+        self._most = self._left = float(_AT_ONCE * rate)
+        self._at = now
+        self._exceeded = False  # once at least
+
+    @property
+    def is_low(self) -> bool:
+        """Whether half of the bucket is used up, or all of it was."""
+        return self._left < self._most / 2 or self._exceeded
+
+    def exceeds(self, now: float) -> bool:
+        """Count once more; return whether that is one too many, and begin anew if it is."""
+        self._left = min(self._most, self._left + (now - self._at) * self._rate) - 1.0
+        self._at = now
+        if self._left >= 0.0:
+            return False
+        self._left = self._most
+        self._exceeded = True
+        return True
