@@ -20,6 +20,16 @@ _TIMES = (
     "max_connection_age",
 )
 
+_COUNTS = (
+    "ping_fail_cnt",
+    "backlog",
+    "max_token_failures",
+    "max_handshakes",
+    "max_connects",
+    "max_cancels",
+    "max_pings",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -46,6 +56,9 @@ class ServerConfig:
         connection_window: The same for all calls of a connection.
         max_unfinished: Of messages of which only parts have come, on one connection; one more part
             fails its call. At least `max_message`; `None`: eight times that.
+        max_handshakes: Connections that have not said Hello yet; the oldest is cut for one more.
+        max_connects: A second from one address (of IPv6, one network of 64 bits), ten times as many
+            at once; beyond it they are cut. Peers on this machine have no such limit.
         max_cancels: Calls a second that a client may cancel on one connection, ten times as many
             at once; beyond it is slowed down, asked to leave and at last cut.
         max_pings: A second on one connection, ten times as many at once; beyond it is cut.
@@ -77,6 +90,8 @@ class ServerConfig:
     stream_window: int = DEFAULT_LIMITS.stream_window
     connection_window: int = DEFAULT_LIMITS.connection_window
     max_unfinished: int | None = None
+    max_handshakes: int = 2048
+    max_connects: int = 200
     max_cancels: int = 100
     max_pings: int = 10
     threads: int | None = None
@@ -97,7 +112,7 @@ class ServerConfig:
         check_ttl(self.lease_ttl, option="lease_ttl")
         if self.verify_token is not None:
             verify_with(self.verify_token)
-        for name in ("ping_fail_cnt", "backlog", "max_token_failures", "max_cancels", "max_pings"):
+        for name in _COUNTS:
             _check_count(name, getattr(self, name))
         if self.threads is not None:
             _check_count("threads", self.threads)

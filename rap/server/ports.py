@@ -12,6 +12,7 @@ from rap.address import Address
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.admission import Admission
+from rap.server.arrivals import Arrivals
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
@@ -79,6 +80,7 @@ class Ports:
         self.traffic: Traffic | None = None
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
+        self._arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
         self._empty = asyncio.Event()
 
     @property
@@ -205,6 +207,7 @@ class Ports:
             new_stream=ServerStream,
             on_open=self._dispatcher.open,
             on_made=self._on_made,
+            on_change=self._arrivals.settle,
             on_lost=self._on_lost,
         )
         conn.state[ADOPT] = self._dispatcher.adopt
@@ -213,10 +216,11 @@ class Ports:
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
-        if self._admission is not None:
+        if self._arrivals.take(conn) and self._admission is not None:
             self._admission.take(conn)
 
     def _on_lost(self, conn: Connection) -> None:
+        self._arrivals.settle(conn)
         self._connections.discard(conn)
         if not self._connections:
             self._empty.set()
