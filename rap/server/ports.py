@@ -16,6 +16,7 @@ from rap.server.arrivals import Arrivals
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
+from rap.server.strict import Bounds, streams_of
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
 from rap.transport.listen import Listener, listen
@@ -73,6 +74,7 @@ class Ports:
             connection_window=config.connection_window,
             max_unfinished=config.max_unfinished,
         )
+        self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
         self._context = self._make_context()
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
@@ -104,6 +106,7 @@ class Ports:
             OSError: One cannot be bound; none is then listened on.
         """
         self._dispatcher = dispatcher
+        self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
         self._admission = admission
         for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
@@ -204,8 +207,8 @@ class Ports:
             options,
             clock=self._clock,
             log=self._log,
-            new_stream=ServerStream,
-            on_open=self._dispatcher.open,
+            new_stream=self._new_stream,
+            on_open=self._on_open,
             on_made=self._on_made,
             on_change=self._arrivals.settle,
             on_lost=self._on_lost,
