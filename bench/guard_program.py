@@ -16,6 +16,7 @@ import uvloop
 from rap.client import Channel, Client
 from rap.message import Call, Request, Response
 from rap.processor import BaseProcessor
+from rap.processor.prometheus import PrometheusProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server
 
@@ -110,6 +111,7 @@ MODES: dict[str, tuple[Run, type[BaseProcessor] | None, dict[str, Any]]] = {
     "unary, processor without hooks": (_together, _NoHook, {}),
     "unary, processor with scope": (_together, _Scope, {}),
     "unary, processor with both hooks": (_together, _Hooks, {}),
+    "unary, metrics": (_together, PrometheusProcessor, {}),
     "stream": (_stream, None, {}),
     "channel": (_channel, None, {}),
 }

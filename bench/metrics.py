@@ -83,6 +83,7 @@ METRICS: tuple[Metric, ...] = (
     _row("memory of an idle server", "MiB", "idle", "resident_mib", vs_grpc=0.8, bound=30),
     _row("import of a client", "ms", "import", "ms", vs_grpc=1.0, vs_limit=2.0),
     _row("TLS, 64 in flight", "calls/s", "tls64"),
+    _row("with metrics, 64 in flight", "calls/s", "metrics64"),
     _row("encrypted bodies, 64 in flight", "calls/s", "crypto64"),
     _row("def handler in a thread, 64 in flight", "calls/s", "threads64"),
     _row("SyncClient, 1 thread", "calls/s", "sync1"),

@@ -278,6 +278,7 @@ WORKLOADS: dict[str, Workload] = {
     "chan100": Workload(channels(100), "channel"),
     "connrate": Workload(connects, "connections"),
     "tls64": Workload(calls(64), "tls", setup="tls"),
+    "metrics64": Workload(calls(64), "metrics", setup="metrics", extra=True),
     "crypto64": Workload(calls(64), "crypto", setup="crypto", extra=True),
     "threads64": Workload(calls(64, method="add_blocking"), "threads", extra=True),
     "sync1": Workload(threads(1), "sync", extra=True),
