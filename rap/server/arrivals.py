@@ -21,9 +21,13 @@ class Arrivals:
             a client that means well says it at once.
         max_connects: Connections a second from one address, ten times as many at once.
         clock: Source of time.
+
+    Attributes:
+        refused: Connections that were cut, by the name of the limit.
     """
 
     def __init__(self, max_handshakes: int, max_connects: int, clock: Clock) -> None:
+        self.refused = {"max_handshakes": 0, "max_connects": 0}
         self._max_handshakes = max_handshakes
         self._max_connects = max_connects
         self._clock = clock
@@ -33,11 +37,13 @@ class Arrivals:
     def take(self, conn: Connection) -> bool:
         """Count a new connection; `False`: it was cut."""
         if not conn.peer.is_local and self._comes_too_often(conn.peer):
+            self.refused["max_connects"] += 1
             conn.abort(ConnectionClosed(f"too many connections from {conn.peer.network}"))
             return False
         if len(self._silent) >= self._max_handshakes:
             oldest = next(iter(self._silent))
             self.settle(oldest)
+            self.refused["max_handshakes"] += 1
             oldest.abort(ConnectionClosed(f"{oldest.peer} sent no Hello while many others came"))
         self._silent[conn] = None
         return True

@@ -43,6 +43,7 @@ class Ports:
     Attributes:
         hosts: Where to listen.
         reuse_port: Whether other processes listen there too.
+        arrivals: What looks after new connections.
         opened: How many connections there have been.
         traffic: Where connections made from now on count their bytes; `None`: nowhere.
     """
@@ -82,7 +83,7 @@ class Ports:
         self.traffic: Traffic | None = None
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
-        self._arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
+        self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
         self._empty = asyncio.Event()
 
     @property
@@ -94,6 +95,11 @@ class Ports:
     def connections(self) -> frozenset[Connection]:
         """The connections that are open."""
         return frozenset(self._connections)
+
+    @property
+    def tokens_refused(self) -> int | None:
+        """How many clients had no token that is good; `None` where none needs one."""
+        return None if self._admission is None else self._admission.tokens_refused
 
     async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
         """Listen on every address.
@@ -210,7 +216,7 @@ class Ports:
             new_stream=self._new_stream,
             on_open=self._on_open,
             on_made=self._on_made,
-            on_change=self._arrivals.settle,
+            on_change=self.arrivals.settle,
             on_lost=self._on_lost,
         )
         conn.state[ADOPT] = self._dispatcher.adopt
@@ -219,11 +225,11 @@ class Ports:
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
-        if self._arrivals.take(conn) and self._admission is not None:
+        if self.arrivals.take(conn) and self._admission is not None:
             self._admission.take(conn)
 
     def _on_lost(self, conn: Connection) -> None:
-        self._arrivals.settle(conn)
+        self.arrivals.settle(conn)
         self._connections.discard(conn)
         if not self._connections:
             self._empty.set()
