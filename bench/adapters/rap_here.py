@@ -30,7 +30,7 @@ KEY_ID, KEY = "bench", "0123456789abcdef"
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "metrics", "crypto", "sync"})
+    extras = frozenset({"replicas", "threads", "metrics", "crypto", "sync", "apart"})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
@@ -71,7 +71,9 @@ class RapHere(Adapter):
 
         @server.register
         async def stream(count: int) -> AsyncIterator[int]:
-            for number in range(count):
+            for number in range(abs(count)):
+                if count < 0:
+                    await asyncio.sleep(0)
                 yield number
 
         @server.register
