@@ -24,7 +24,7 @@ from rap.wire.frames import (
     OPEN,
     reset_frame,
 )
-from rap.wire.limits import Limits, PeerLimits
+from rap.wire.limits import Limits, PeerLimits, no_room
 from rap.wire.states import (
     CLOSED,
     ENDING,
@@ -113,7 +113,7 @@ class Sender(Granter[S]):
         if size > self._quick_open:
             self._check_size(meta, body)
         if len(self.streams) >= self._max_streams or self.next_id > MAX_STREAM_ID:
-            raise self._no_room()
+            raise no_room(len(self.streams), self._max_streams, self.next_id > MAX_STREAM_ID)
         stream.id = stream_id = self.next_id
         self.next_id = stream_id + 2
         self.streams[stream_id] = stream
@@ -316,13 +316,6 @@ class Sender(Granter[S]):
         if len(body) > most:
             what = f"the message has {len(body)} bytes; the peer's max_message is {most}"
             raise ResourceExhausted(what, details={"limit": "max_message"})
-
-    def _no_room(self) -> ResourceExhausted:
-        if self.next_id > MAX_STREAM_ID:
-            return ResourceExhausted("the connection has used up its stream ids", unserved=True)
-        calls, most = len(self.streams), self._max_streams
-        what = f"the connection has {calls} calls open; the server allows {most}"
-        return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)
 
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:
         """Send a message at once if that is allowed, else queue it; past `BULK` also large ones."""
