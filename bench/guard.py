@@ -22,12 +22,13 @@ from pathlib import Path
 
 from bench.guard_program import MODES
 
-__all__ = ["Counts", "compare", "count", "table"]
+__all__ = ["Counts", "compare", "count", "dear", "table"]
 
 _BASELINE = Path(__file__).with_name("guard.json")
 _ROOT = Path(__file__).parents[1]
 _PACKAGES = ("msgpack", "msgspec", "uvloop")
 _WORSE = 0.05  # of a mode's count, from which on it fails
+_NOT_SAMPLED = 0.02  # of a plain call, which tracing may cost a call that is in no trace
 _LIMIT = 600  # seconds
 
 Counts = dict[str, int]  # instructions of client and server for one call, by mode
@@ -63,6 +64,16 @@ def compare(counts: Counts, baseline: Counts) -> list[str]:
         f"{mode}: {found:,} instructions, {found / baseline[mode] - 1:+.1%} of {baseline[mode]:,}"
         for mode, found in counts.items()
         if mode in baseline and found > baseline[mode] * (1 + _WORSE)
+    ]
+
+
+def dear(counts: Counts) -> list[str]:
+    """Return the modes of calls in no trace that cost more than is allowed, with their figures."""
+    unary = counts.get("unary", sys.maxsize)
+    return [
+        f"{mode}: {found - unary:+,} instructions, {found / unary - 1:+.1%} of a plain call"
+        for mode, found in counts.items()
+        if mode.endswith("not sampled") and found > unary * (1 + _NOT_SAMPLED)
     ]
 
 
@@ -109,6 +120,8 @@ def main() -> None:
         print(f"nothing to compare with: {_BASELINE.name} has no counts of {_here()}")
     elif worse := compare(counts, baseline):
         sys.exit("worse by more than 5 %:\n" + "\n".join(worse))
+    if too_dear := dear(counts):
+        sys.exit("tracing costs more than 2 % where nothing is sampled:\n" + "\n".join(too_dear))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rap.errors import CallError
 
 __all__ = [
     "FORWARDED",
+    "UNTRACED",
     "Call",
     "CallSource",
     "Header",
@@ -32,6 +33,8 @@ Header = dict[str, Any]
 # Header of a call that is made for somebody on another machine, as a gateway does: private
 # functions are hidden from it. Its value says for whom.
 FORWARDED = "forwarded_for"
+# Header of a call that is in no trace: somebody before has decided to keep none. Its value is true.
+UNTRACED = ":untraced"
 
 
 class Side(Enum):
@@ -160,6 +163,10 @@ class CallSource(Protocol):
     """What a running handler's context holds: enough to make its `Call` when somebody asks."""
 
     deadline: float
+
+    @property
+    def header(self) -> Header:
+        """What the client sent when it opened the call; not to be changed."""
 
     def request(self) -> Request:
         """Return the request being served."""

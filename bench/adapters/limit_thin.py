@@ -22,9 +22,7 @@ async def echo(data: object) -> object:
 
 
 async def stream(count: int) -> AsyncIterator[int]:
-    for number in range(abs(count)):
-        if count < 0:
-            await asyncio.sleep(0)
+    for number in range(count):
         yield number
 
 
@@ -49,7 +47,6 @@ HANDLERS: dict[int, Callable[..., Any]] = {
 
 class LimitThin(Adapter):
     name = "limit"
-    extras = frozenset({"apart"})
     imports = ("msgpack", "uvloop")
     settings = "uvloop; no flow control, deadlines, cancellation, metadata or checks"
 

@@ -67,6 +67,7 @@ class Invoker:
         self.cluster = cluster
         self.pipeline = pipeline
         self.plain = pipeline.empty
+        self.wants_next = pipeline.wants_next
         self.clock = clock
         self.monotonic = clock.monotonic
         self._rng = rng

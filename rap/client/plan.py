@@ -6,14 +6,14 @@ from typing import Any
 from rap.deadline import NEVER, remaining_ms
 from rap.errors import InvalidArgument
 from rap.function import Function, decode_any, encode_raw_args
-from rap.message import Shape, method_path
+from rap.message import UNTRACED, Shape, method_path
 from rap.wire.codec import pack
 
 __all__ = ["DEFAULT_GROUP", "Plan", "Plans", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
 _JUST_BEGUN = 0.005  # seconds
-_SESSION_ONLY = {"session_id"}
+_OFTEN_THE_SAME = {"session_id", UNTRACED}
 _MAX_KEPT = 4096  # plans of functions and names that are called without a stub
 
 
@@ -56,7 +56,8 @@ class Plan:
         limit = NEVER if timeout is None else float(timeout)
         self._timeout_ms = remaining_ms(limit, 0.0)
         self.meta = pack([self.method, self._timeout_ms])
-        # The same with the header of the session that called last.
+        self.untraced_meta = pack([self.method, self._timeout_ms, {UNTRACED: True}])
+        # The same with the header of the session, or of the untraced call, that was made last.
         self._header: Mapping[str, Any] = {}
         self._header_meta = self.meta
 
@@ -84,7 +85,7 @@ class Plan:
             meta = pack(content)
         except ValueError as exc:
             raise InvalidArgument(f"{self.method}: the header {exc}") from exc
-        if fresh and header and header.keys() == _SESSION_ONLY:
+        if fresh and header and header.keys() <= _OFTEN_THE_SAME:
             self._header, self._header_meta = dict(header), meta
         return meta
 

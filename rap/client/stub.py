@@ -18,7 +18,7 @@ from rap.client.session import PinnedSession, Session, ambient_session
 from rap.deadline import NEVER, check_timeout
 from rap.errors import CallError, Code
 from rap.function import decode_any
-from rap.message import Shape, current
+from rap.message import UNTRACED, Shape, current
 from rap.transport import UnaryStream
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["channel_call", "iterator_call", "make_stub"]
 
 _OPTIONS = ("session", "timeout", "header", "affinity")
+_UNTRACED = {UNTRACED: True}
 
 
 def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +57,7 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
     get_session = ambient_session.get
     get_outer = current.get
     monotonic = client.monotonic
-    encode, decode, meta = plan.encode, plan.decode, plan.meta
+    encode, decode, meta, untraced_meta = plan.encode, plan.decode, plan.meta, plan.untraced_meta
     timeout = NEVER if plan.timeout is None else plan.timeout
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
@@ -65,9 +66,11 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             taken = _split(kwargs, options)
             taken.setdefault("timeout", plan.timeout)
             return await invoker.unary(plan, args, kwargs, **taken)
-        if not invoker.plain or get_session() is not None:
+        plain = invoker.plain
+        if get_session() is not None or (not plain and invoker.wants_next()):
             return await invoker.unary(plan, args, None, None, None, plan.timeout)
         # The path of most calls: no option, processor or session; `Invoker.retrying` unrolled.
+        # A call that the processor does not want, for it is in no trace, goes the same way.
         body = encode(args, None)
         cluster = invoker.cluster
         node = cluster.pick()
@@ -81,9 +84,9 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             deadline = outer.deadline
             if deadline <= now:
                 return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
-            open_meta = plan.open_meta(deadline, now, None)
+            open_meta = plan.open_meta(deadline, now, None if plain else _UNTRACED)
         else:
-            open_meta = meta
+            open_meta = meta if plain else untraced_meta
         stream = UnaryStream(conn, deadline)
         stats = node.stats
         stats.started(now)
@@ -96,6 +99,8 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
                 cluster.freed()
             call, _ = invoker.start_call(plan, Shape.UNARY, None, None, None)
             call.deadline = deadline
+            if not plain:
+                call.header.update(_UNTRACED)
             attempt = Attempt()
             await invoker.again(plan, call, None, node, attempt, error)
             raw = await invoker.retrying(plan, call, None, body, attempt)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, TypeVar
 
 from rap.function import decode_any, encode_any
-from rap.message import Call, Request, Response, Side
+from rap.message import Call, Header, Request, Response, Side
 
 __all__ = ["BaseProcessor", "Failure", "Pipeline", "Private"]
 
@@ -30,6 +30,21 @@ class BaseProcessor:
         the token of a `ContextVar`.
         """
         return nullcontext()
+
+    def wants_next(self) -> object:
+        """On a client: whether the call that is about to be made needs the scope, by its truth.
+
+        It is asked where that has no header of its own, and no other processor has any hook. A call
+        that does not is marked, so that it is traced nowhere.
+        """
+        return True
+
+    def ignores(self, header: Header) -> bool:
+        """On a server: whether the scope can be left out of calls with this header.
+
+        It is asked once for all calls with equal headers, where no other processor has any hook.
+        """
+        return False
 
     async def process_request(self, request: Request) -> Request:
         """Return what stands for this message from client to server.
@@ -119,6 +134,14 @@ def _no_scope(call: Call) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def _always() -> bool:
+    return True
+
+
+def _never(header: Header) -> bool:
+    return False
+
+
 def _overrides(processor: BaseProcessor, hook: str) -> bool:
     return getattr(type(processor), hook) is not getattr(BaseProcessor, hook)
 
@@ -134,6 +157,8 @@ class Pipeline:
         empty: No processor has any hook; the call path then skips the pipeline.
         scope: Returns the scopes of all processors around a call, the first outermost.
         has_scope: There is one.
+        wants_next: Says whether a call without header of its own needs the scope.
+        ignores: Says that calls with a header need no scope.
         request: Passes a message from client to server through the hooks of this side.
         response: The same for one from server to client.
         transforms: Some processor wants to see messages, or ends.
@@ -158,6 +183,8 @@ class Pipeline:
         self.scope: Scope = self._enter_all
         if len(self._scopes) < 2:
             self.scope = self._scopes[0] if self._scopes else _no_scope
+        self.wants_next: Callable[[], object] = _always
+        self.ignores: Callable[[Header], bool] = _never
         provers = [p for p in processors if _overrides(p, "send_end")]
         self._send_end = tuple(p.send_end for p in provers)
         self._receive_end = tuple(p.receive_end for p in reversed(provers))
@@ -165,6 +192,9 @@ class Pipeline:
         self.sees_errors = bool(errors)
         self.transforms = bool(requests or responses or provers)
         self.empty = not (self.transforms or self._scopes or provers or errors)
+        if len(self._scopes) == 1 and not (self.transforms or errors):
+            (only,) = (p for p in processors if _overrides(p, "scope"))
+            self.wants_next, self.ignores = only.wants_next, only.ignores
 
     def _enter_all(self, call: Call) -> AbstractContextManager[Any]:
         """Return the scopes of several processors around a call, the first outermost."""

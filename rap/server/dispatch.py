@@ -165,14 +165,14 @@ class Dispatcher:
         method, timeout_ms, header = _read_open(meta)
         handler = self._router.match(method, is_local=True)  # privacy is checked per call
         limit = timeout_ms / 1000.0 if timeout_ms else NEVER
-        route = (handler, min(limit, handler.run_timeout), header, self._runner(handler))
+        route = (handler, min(limit, handler.run_timeout), header, self._runner(handler, header))
         if len(meta) <= _LONGEST_ROUTE:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[meta] = route
         return route
 
-    def _runner(self, handler: Handler) -> Run | None:
+    def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return what runs a handler: settled here, not anew in each call."""
         if handler.shape is _STREAM:
             return self._run_stream
@@ -180,7 +180,7 @@ class Dispatcher:
             return self._run_channel
         if self._messages is not None:
             return self._run_through_middleware
-        if not self._plain:
+        if not self._plain and not self.pipeline.ignores(header):
             return self._run_processed
         if handler.function.is_async and not handler.function.has_keywords:
             return self._run_unary

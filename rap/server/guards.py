@@ -15,23 +15,21 @@ class Limit(NamedTuple):
     """Middleware or a processor that limits something.
 
     Args:
-        name: Of its class, or of an option of the server.
+        name: Of its class.
         refused: How often it has refused.
-        alone: It cannot reach the store that it shares with other instances; `None`: it has none.
+        alone: It cannot reach the store that it shares with other instances.
     """
 
     name: str
     refused: int
-    alone: bool | None = None
+    alone: bool
 
 
 def limits_of(server: Server) -> Iterator[Limit]:
     """Yield what limits the connections and the calls of a server."""
-    for name, refused in server._ports.arrivals.refused.items():
-        yield Limit(name, refused)
     for each in (*server._middlewares, *server._processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
-            yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))
+            yield Limit(type(each).__name__, each.refused, bool(getattr(each, "alone", False)))
 
 
 def replay_guards_of(server: Server) -> Iterator[ReplayGuard]:

@@ -53,6 +53,11 @@ class ServerStream(Stream):
             )
         return call
 
+    @property
+    def header(self) -> Header:
+        """What the client sent when it opened the call."""
+        return self.route[2] if self.call is None else self.call.header
+
     def request(self) -> Request:
         """Return the request being served, as `context.request` shows it."""
         if self.processed is not None:

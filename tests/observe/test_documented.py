@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -69,17 +69,10 @@ async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -
     counting = [PrometheusProcessor(metrics), PrometheusMessageProcessor(metrics)]
     limit = LimitProcessor("memory://", [(everybody, Rule(second=1))])
     crypto = CryptoProcessor({"k": KEY})
-    options: dict[str, Any] = {
-        "service": "shop",
-        "registry": found,
-        "drain_delay": 0,
-        "verify_token": "let me in".__eq__,
-    }
+    options = {"service": "shop", "registry": found, "drain_delay": 0}
     async with serving(add, processor_list=[*counting, limit, crypto], **options) as server:
         processors = [*counting, ClientCrypto("k", KEY)]
-        client = Client(
-            service="shop", registry=found, processor_list=processors, token="let me in"
-        )
+        client = Client(service="shop", registry=found, processor_list=processors)
         async with client, serve_metrics(server, client, registry=metrics):
             await client.call(add, 1, 2)
             await client.call(add, 1, 2)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from rap.errors import CallError, Code, DeadlineExceeded, NotFound
-from rap.message import Call, Request, Shape, Side, current
+from rap.message import Call, Header, Request, Shape, Side, current
 from rap.processor.outcome import outcome
 
 
@@ -14,6 +14,7 @@ class Ended:
     """A call that was ended from outside."""
 
     deadline = math.inf
+    header: Header = {}  # noqa: RUF012  # nobody writes to it
 
     def __init__(self, error: CallError | None) -> None:
         self.error = error
