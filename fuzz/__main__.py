@@ -1,9 +1,13 @@
-"""``python -m fuzz``: feed random bytes to the protocol and to a server, and count what breaks."""
+"""``python -m fuzz``: feed random bytes to the protocol, a client and a server; count what breaks.
+
+Beside, hypothesis lets two endpoints talk, and compares what arrives with a model.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
+from fuzz.conversation import converse
 from fuzz.engines import blind, guided, has_atheris
 from fuzz.targets import TARGETS
 
@@ -19,15 +23,16 @@ def main() -> int:
     parser.add_argument("--engine", choices=("auto", "atheris", "blind"), default="auto")
     parser.add_argument("--seed", type=int, default=1, help="of blind mutation")
     options = parser.parse_args()
-    if options.seconds < len(TARGETS):
-        parser.error(f"--seconds must be at least {len(TARGETS)}, got {options.seconds}")
+    shares = len(TARGETS) + 1
+    if options.seconds < shares:
+        parser.error(f"--seconds must be at least {shares}, got {options.seconds}")
     engine = options.engine
     if engine == "auto":
         engine = "atheris" if has_atheris() else "blind"
         if engine == "blind":
             print("atheris is not installed: mutating blindly, without its coverage")
     harmed = 0
-    share = options.seconds // len(TARGETS)
+    share = options.seconds // shares
     for name in TARGETS:
         folder = _FINDINGS / name
         if engine == "atheris":
@@ -37,6 +42,10 @@ def main() -> int:
         harmed += bool(outcome.finding)
         verdict = outcome.finding or "0 unhandled exceptions, 0 leaked tasks"
         print(f"{name}: {engine}, {outcome.executions} executions: {verdict}", flush=True)
+    outcome = converse(share)
+    harmed += bool(outcome.finding)
+    verdict = outcome.finding or "0 rules broken"
+    print(f"conversation: hypothesis, {outcome.executions} executions: {verdict}", flush=True)
     return 1 if harmed else 0
 
 

@@ -58,9 +58,11 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
         code, message, details = read_reset(body)
     except ValueError as exc:
         code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
-    if code == Code.OK:
+    if code == Code.OK and not conn.is_server:
         stream.on_stopped()
         return
+    if code == Code.OK:
+        code = Code.CANCELLED  # only a server may end a call that way; who serves it must stop
     refused = bool(flags & REFUSED)  # by this side
     if stream.see_error is not None and not refused:
         code, message, details = stream.see_error((code, message, details))

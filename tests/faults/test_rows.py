@@ -138,6 +138,21 @@ async def test_others_are_served_while_many_connections_say_nothing() -> None:
         await eventually(lambda: not server._ports.connections)
 
 
+async def test_a_call_that_is_reset_as_if_all_were_well_is_cancelled() -> None:
+    """Found by fuzzing: the handler went on for ever, and no limit counted it."""
+    async with serving(wait, echo) as server:
+        unnoticed = Unnoticed(asyncio.get_running_loop())
+        async with speaking(port_of(server)) as raw:
+            raw.writer.write(opening(1, b"\x90", "wait"))
+            await eventually(lambda: any(conn.streams for conn in server._ports.connections))
+            raw.writer.write(Frame(RESET, 0, 1, b"", pack([Code.OK, "", {}])).encode())
+            raw.writer.write(opening(3, pack([[1, 2]])))
+            await raw.reader.readexactly(1)
+            await eventually(lambda: not any(conn.streams for conn in server._ports.connections))
+        await eventually(lambda: not server._ports.connections)
+        await unnoticed.check()
+
+
 async def test_calls_that_are_cancelled_at_full_speed_leave_no_task() -> None:
     cancel = pack([Code.CANCELLED, "", {}])
     async with serving(wait, echo) as server:

@@ -5,11 +5,15 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase
 
+from fuzz.conversation import converse
 from fuzz.corpus import SEEDS
 from fuzz.mutate import Mutator
 from fuzz.targets import ClientTarget, Finding, ProtocolTarget, ServerTarget
 from rap.wire.frames import parse_frames
+from rap.wire.protocol import WireProtocol
+from rap.wire.states import StreamState
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,15 @@ def test_what_a_loop_is_told_of_is_a_finding(server: ServerTarget) -> None:
     with pytest.raises(Finding, match="ZeroDivisionError"):
         server.run(SEEDS[0])
     server.run(SEEDS[0])
+
+
+def test_a_conversation_that_loses_credit_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(protocol: WireProtocol[StreamState], stream: StreamState, size: int) -> None:
+        stream.held -= size
+
+    assert not converse(0.01).finding
+    monkeypatch.setattr(WireProtocol, "take", lose)
+    monkeypatch.setattr("fuzz.conversation._PHASES", (Phase.generate,))  # the shortest takes long
+    outcome = converse(60.0)
+    assert outcome.executions
+    assert "AssertionError" in outcome.finding
