@@ -72,6 +72,7 @@ async def test_promtool_finds_nothing_wrong_with_the_page() -> None:
 def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     assert promtool("check", "rules", str(RULES)) == ""
     assert promtool("test", "rules", str(RULES_TEST)) == ""
+    assert promtool("check", "config", str(RULES.with_name("prometheus.yml"))) == ""
 
 
 def test_each_alert_is_shown_to_fire_and_to_be_quiet() -> None:
