@@ -15,12 +15,13 @@ CANDIDATES = python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test integration traces image k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
+.PHONY: help demo test integration observe traces image k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
 	@echo "make test      the test suite, in random order"
 	@echo "make integration  whole systems: in containers where Docker answers, else as processes"
+	@echo "make observe   the example under a real Prometheus, watched; KEEP=1 leaves it running"
 	@echo "make traces    a trace through three services, by OTLP and by jaeger-client, as trees"
 	@echo "make image     the image of the example, rap-example:integration"
 	@echo "make k8s-check what can be checked of k8s/ without a cluster"
@@ -43,6 +44,10 @@ test: $(READY)
 # With Docker, testcontainers and the image in place it runs in containers; RAP_STAGE= chooses.
 integration: $(READY)
 	$(PY) -m pytest integration $(ARGS)
+
+# KEEP=1 leaves all running until Ctrl-C, and prints the addresses.
+observe: $(READY)
+	$(PY) -m integration.observe $(if $(KEEP),--keep) $(ARGS)
 
 traces: $(READY)
 	$(PY) -m integration.traces $(ARGS)

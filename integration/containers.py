@@ -8,7 +8,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from integration.stage import HTTP_PORT, RAP_PORT, Instance, Stage
+from integration.stage import HTTP_PORT, METRICS_PORT, RAP_PORT, Instance, Stage
 from tests.redis_server import free_port, wait_until
 
 __all__ = ["Containers"]
@@ -101,7 +101,7 @@ class Containers(Stage):
         container = DockerContainer(self._image).with_command(["python", *arguments])
         container.with_network(self._network).with_kwargs(user=f"{os.getuid()}", **HARD)
         container.with_volume_mapping(str(files), str(files), "ro")
-        publish(container, {RAP_PORT: None, HTTP_PORT: None})
+        publish(container, dict.fromkeys((RAP_PORT, HTTP_PORT, METRICS_PORT)))
         for key, value in {"APP_REGISTRY": INNER_URL, **environ}.items():
             container.with_env(key, value.replace(self.redis_url, INNER_URL))
         started = Container(name, container)

@@ -43,6 +43,7 @@ class Prometheus:
     """
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self._api = f"http://{address}/api/v1"
 
     def ask(self, what: str, **query: str) -> Any:
@@ -61,17 +62,20 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(targets: Mapping[str, Sequence[object]], folder: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes pages five times a second and has our rules.
+def prometheus(
+    targets: Mapping[str, Sequence[object]], folder: Path, *, interval: str = "200ms"
+) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes pages and has our rules.
 
     Args:
         targets: Addresses of the pages of each job.
         folder: Where it keeps its files.
+        interval: Between two scrapes of a page, and two evaluations of the rules.
     """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     config = {
-        "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
+        "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(RULES)],
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [*map(str, pages)]}]}
