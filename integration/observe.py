@@ -92,7 +92,9 @@ class System:
     def start(self) -> None:
         """Start all, and wait until they work."""
         listen = self._machine.listen
-        self.calc = [self._run_calc(name, listen, METRICS) for name in ("calc-a", "calc-b", "calc-c")]
+        self.calc = [
+            self._run_calc(name, listen, METRICS) for name in ("calc-a", "calc-b", "calc-c")
+        ]
         self.orders = self._run("orders", (*ORDERS, *METRICS), APP_LISTEN=listen)
         self.gateway = self._run("gateway", (*HTTP, *self._machine.http_options))
         self.load = self._run("load", (*LOAD, "--orders", "--interval", "1"))
