@@ -23,8 +23,8 @@ __all__: list[str] = []
 _RESULTS = Path(__file__).parent / "results"
 _QUICK_PEERS = ("rap", "limit", "grpc.aio")
 _QUICK_WORKLOADS = (
-    "idle", "lat1", "thr64", "thr512", "echo1k", "echo64k", "echo1m", "stream", "stream1k",
-    "chan1", "chan100", "connrate",
+    "idle", "lat1", "thr64", "thr512", "echo1k", "echo64k", "echo1m", "stream",
+    "stream_apart", "stream1k", "chan1", "chan100", "connrate",
 )  # fmt: skip
 
 

@@ -84,7 +84,11 @@ class Connection:
         raise NotImplementedError
 
     def stream(self, count: int) -> AsyncIterator[object]:
-        """Yield `count` integers that a generator of the server yields."""
+        """Yield `count` integers that a generator of the server yields.
+
+        A negative count: as many, each in a turn of the loop of its own; only for peers with
+        ``apart`` among their `extras`.
+        """
         raise NotImplementedError
 
     def stream_kib(self, count: int) -> AsyncIterator[object]:

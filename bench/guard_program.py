@@ -7,8 +7,9 @@ another process. The collector of garbage is off: when it runs depends on all th
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
@@ -16,8 +17,10 @@ import uvloop
 from rap.client import Channel, Client
 from rap.message import Call, Request, Response
 from rap.processor import BaseProcessor
+from rap.processor.prometheus import PrometheusProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server
+from rap.server.middleware import BaseConnMiddleware, BaseMsgMiddleware
 
 __all__ = ["MODES"]
 
@@ -50,6 +53,18 @@ class _Hooks(BaseProcessor):
 
     async def process_response(self, response: Response) -> Response:
         return response
+
+
+class _Admit(BaseConnMiddleware):
+    async def dispatch(self, conn: Any) -> None:
+        await self.call_next(conn)
+
+
+class _Pass(BaseMsgMiddleware):
+    async def dispatch(
+        self, request: Request, call_id: int, func: Any, param: Any
+    ) -> tuple[int, Any]:
+        return await self.call_next(request, call_id, func, param)
 
 
 def _opentelemetry(sampled: bool) -> Callable[[], BaseProcessor]:
@@ -134,28 +149,53 @@ def _add(client: Client) -> Callable[[int, int], Awaitable[int]]:
 
 Run = Callable[[Client, int], Awaitable[None]]
 
-# What is done, the processor on both sides, and options of the client.
-MODES: dict[str, tuple[Run, Callable[[], BaseProcessor] | None, dict[str, Any]]] = {
-    "unary": (_together, None, {}),
-    "unary, one at a time": (_one_by_one, None, {}),
-    "unary, in a session": (_in_session, None, {}),
-    "unary, no deadline": (_together, None, {"timeout": None}),
-    "unary, processor without hooks": (_together, _NoHook, {}),
-    "unary, processor with scope": (_together, _Scope, {}),
-    "unary, processor with both hooks": (_together, _Hooks, {}),
-    "unary, OpenTelemetry, not sampled": (_together, _opentelemetry(False), {}),
-    "unary, OpenTelemetry, sampled": (_together, _opentelemetry(True), {}),
-    "unary, OpenTracing, not sampled": (_together, _opentracing(False), {}),
-    "unary, OpenTracing, sampled": (_together, _opentracing(True), {}),
-    "stream": (_stream, None, {}),
-    "channel": (_channel, None, {}),
+
+@dataclass(frozen=True)
+class Mode:
+    """What is measured.
+
+    Args:
+        run: Makes the calls.
+        processor: Makes the one of each side.
+        middleware: On the server.
+        options: Of the client.
+        servers: How many there are.
+    """
+
+    run: Run = _together
+    processor: Callable[[], BaseProcessor] | None = None
+    middleware: type[BaseMsgMiddleware | BaseConnMiddleware] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    servers: int = 1
+
+
+MODES = {
+    "unary": Mode(),
+    "unary, one at a time": Mode(_one_by_one),
+    "unary, in a session": Mode(_in_session),
+    "unary, no deadline": Mode(options={"timeout": None}),
+    "unary, processor without hooks": Mode(processor=_NoHook),
+    "unary, processor with scope": Mode(processor=_Scope),
+    "unary, processor with both hooks": Mode(processor=_Hooks),
+    "unary, metrics": Mode(processor=PrometheusProcessor),
+    "unary, OpenTelemetry, not sampled": Mode(processor=_opentelemetry(False)),
+    "unary, OpenTelemetry, sampled": Mode(processor=_opentelemetry(True)),
+    "unary, OpenTracing, not sampled": Mode(processor=_opentracing(False)),
+    "unary, OpenTracing, sampled": Mode(processor=_opentracing(True)),
+    "unary, connection middleware": Mode(middleware=_Admit),
+    "unary, message middleware": Mode(middleware=_Pass),
+    "unary, three servers": Mode(servers=3),
+    "stream": Mode(_stream),
+    "channel": Mode(_channel),
 }
 
 
-async def main(mode: str, calls: int) -> None:
-    """Make so many calls, items or round trips."""
-    run, processor, options = MODES[mode]
-    server = Server("127.0.0.1:0", processor_list=[processor()] if processor else [])
+def _server(mode: Mode) -> Server:
+    server = Server(
+        "127.0.0.1:0",
+        processor_list=[mode.processor()] if mode.processor else [],
+        middleware_list=[mode.middleware()] if mode.middleware else [],
+    )
 
     @server.register
     async def add(a: int, b: int) -> int:
@@ -171,11 +211,19 @@ async def main(mode: str, calls: int) -> None:
         async for body in channel:
             await channel.write(body)
 
-    async with server:
-        address = str(server.addresses[0])
-        processors = [processor()] if processor else []
-        async with Client(address, processor_list=processors, **options) as client:
-            await run(client, calls)
+    return server
+
+
+async def main(name: str, calls: int) -> None:
+    """Make so many calls, items or round trips."""
+    mode = MODES[name]
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(_server(mode)) for _ in range(mode.servers)]
+        processors = [mode.processor()] if mode.processor else []
+        addresses = [str(server.addresses[0]) for server in servers]
+        client = Client(addresses, processor_list=processors, **mode.options)
+        await stack.enter_async_context(client)
+        await mode.run(client, calls)
 
 
 if __name__ == "__main__":

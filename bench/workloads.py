@@ -163,6 +163,15 @@ async def stream(bench: Bench) -> Figures:
     return figures
 
 
+async def stream_apart(bench: Bench) -> Figures:
+    """Integers from a generator that waits before each: nobody can send two together."""
+    connection = await bench.connect()
+    assert [item async for item in connection.stream(-200)] == list(range(200))
+    figures = await _consume(connection.stream(-bench.adapter.stream_items), bench)
+    await connection.close()
+    return figures
+
+
 async def stream_kib(bench: Bench) -> Figures:
     """Pieces of 1 KiB from a generator of the server."""
     connection = await bench.connect()
@@ -273,11 +282,13 @@ WORKLOADS: dict[str, Workload] = {
     "record1": Workload(records(1, 64), "many"),
     "record100": Workload(records(100, 16), "many"),
     "stream": Workload(stream, "stream"),
+    "stream_apart": Workload(stream_apart, "apart", extra=True),
     "stream1k": Workload(stream_kib, "stream"),
     "chan1": Workload(channels(1), "channel"),
     "chan100": Workload(channels(100), "channel"),
     "connrate": Workload(connects, "connections"),
     "tls64": Workload(calls(64), "tls", setup="tls"),
+    "metrics64": Workload(calls(64), "metrics", setup="metrics", extra=True),
     "crypto64": Workload(calls(64), "crypto", setup="crypto", extra=True),
     "threads64": Workload(calls(64, method="add_blocking"), "threads", extra=True),
     "sync1": Workload(threads(1), "sync", extra=True),

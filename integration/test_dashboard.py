@@ -26,19 +26,21 @@ async def test_every_query_of_the_dashboard_returns_data(stage: Stage, tmp_path:
     }
     programs: dict[str, list[tuple[str, ...]]] = {
         "calc": [(*CALC, *page), (*CALC, *page)],
-        "orders": [(*ORDERS, *page)],
+        "orders": [(*ORDERS, *page, "--workers", "2")],
         "load": [(*LOAD, "--orders", "--interval", "1")],
     }
+    said = {"calc": "rap: listening on", "orders": "rap: worker 1", "load": "calls/s"}
     targets: dict[str, list[str]] = {}
     for job, commands in programs.items():
         for number, command in enumerate(commands):
             program = await asyncio.to_thread(
                 stage.run, f"{job}{number}", command, tmp_path, **environ
             )
-            said = "calls/s" if job == "load" else "rap: listening on"
-            await asyncio.to_thread(program.wait_for, said)
+            await asyncio.to_thread(program.wait_for, said[job])
             targets.setdefault(job, []).append(stage.address_of(program, METRICS_PORT))
     with prometheus(targets, tmp_path) as running:
+        workers = 'count by (worker) (rap_server_handled_total{job="orders"})'
+        await until(lambda: len(running.query(workers) or ()) == 2)
         left = list(expressions(rate_interval="5s"))
         try:
             async with asyncio.timeout(PATIENCE):

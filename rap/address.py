@@ -109,6 +109,13 @@ class Peer:
     binding: bytes = field(default=b"", repr=False, compare=False)
     state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def network(self) -> str:
+        """What counts as one address: of IPv6 the 64 bits that one host may own."""
+        if ":" not in self.host:
+            return self.host
+        return str(ipaddress.ip_network((self.host, 64), strict=False))
+
     @classmethod
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
         """Return the peer for what `socket.getpeername` gave."""

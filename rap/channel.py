@@ -13,10 +13,12 @@ from rap.message import Call, Request, Response, Side
 from rap.processor.base import Pipeline
 from rap.transport.stream import EndOfStream, Message, Stream
 from rap.wire.codec import pack, unpack
-from rap.wire.frames import END
-from rap.wire.states import CLOSED
+from rap.wire.frames import END, MESSAGE
+from rap.wire.states import CLOSED, LOCAL_DONE
 
 __all__ = ["Channel"]
+
+_DONE = CLOSED | LOCAL_DONE
 
 
 class Channel:
@@ -76,8 +78,9 @@ class Channel:
             return (await self.read()).body
         if self._finish is not None:
             raise ChannelClosed(self._finish)
+        stream = self._stream
         try:
-            _, _, body = self._stream.try_recv() or await self._stream.recv()
+            _, _, body = stream.take() if stream.inbox else await stream.recv()
         except EndOfStream:
             text = self._finish or f"{self._call.method}: the peer closed the channel"
             raise ChannelClosed(text) from None
@@ -92,12 +95,14 @@ class Channel:
                 sent.
         """
         stream = self._stream
-        if stream.state & CLOSED or stream.error is not None or self._finish is not None:
+        if stream.state & _DONE or stream.error is not None or self._finish is not None:
             raise stream.error or ChannelClosed(
                 self._finish or f"{self._call.method}: the channel is closed"
             )
-        if not self._pipeline.transforms:
-            await stream.send(encode_any(body))
+        if not self._pipeline.transforms:  # `Stream.send` unrolled
+            conn = stream.conn
+            if not conn.protocol.send_data(stream, MESSAGE, b"", encode_any(body)) or conn.paused:
+                await stream.writable()
             return
         message: Request | Response
         if self._is_client:
@@ -134,7 +139,7 @@ class Channel:
         stream = self._stream
         while self._finish is None:
             try:
-                _, _, body = stream.try_recv() or await stream.recv()
+                _, _, body = stream.take() if stream.inbox else await stream.recv()
             except EndOfStream:
                 return
             yield decode_any(body)

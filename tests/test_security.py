@@ -51,9 +51,9 @@ def test_the_page_names_many_limits() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"| {MAX_DEPTH} levels",
-        f"| {MAX_ELEMENTS:,} values",
-        f"| {MAX_META:,} bytes, unique",
+        f"levels of a body, {MAX_DEPTH} of an answer",
+        f"values of a body, {MAX_ELEMENTS:,} of an answer",
+        f"bytes, {MAX_META:,} of an answer, unique",
         f"| {_STARVED_AFTER:g} s during which",
     ],
 )

@@ -1,5 +1,6 @@
 """grpc.aio: gRPC's C core under asyncio, with protobuf (upb)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ _SIZES = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_lengt
 
 class GrpcAio(Adapter):
     name = "grpc.aio"
+    extras = frozenset({"apart"})
     package = "grpcio"
     imports = ("grpc.aio", "google.protobuf.message", "uvloop")
     settings = "uvloop; a TCP connection of its own per channel, no limit of sizes"
@@ -78,7 +80,9 @@ def _handlers() -> Any:
         return request
 
     async def stream(request: Any, _: Any) -> AsyncIterator[Any]:
-        for number in range(request.value):
+        for number in range(abs(request.value)):
+            if request.value < 0:
+                await asyncio.sleep(0)
             yield pb.Number(value=number)
 
     async def stream_kib(request: Any, _: Any) -> AsyncIterator[Any]:

@@ -22,7 +22,9 @@ async def echo(data: object) -> object:
 
 
 async def stream(count: int) -> AsyncIterator[int]:
-    for number in range(count):
+    for number in range(abs(count)):
+        if count < 0:
+            await asyncio.sleep(0)
         yield number
 
 
@@ -47,6 +49,7 @@ HANDLERS: dict[int, Callable[..., Any]] = {
 
 class LimitThin(Adapter):
     name = "limit"
+    extras = frozenset({"apart"})
     imports = ("msgpack", "uvloop")
     settings = "uvloop; no flow control, deadlines, cancellation, metadata or checks"
 

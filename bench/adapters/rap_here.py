@@ -30,12 +30,12 @@ KEY_ID, KEY = "bench", "0123456789abcdef"
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "crypto", "sync"})
+    extras = frozenset({"replicas", "threads", "metrics", "crypto", "sync", "apart"})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
-        why = no_module("rap.client.processor") or no_module("Crypto")
-        return {"crypto": why} if why else {}
+        modules = {"metrics": "prometheus_client", "crypto": "Crypto"}
+        return {name: why for name, module in modules.items() if (why := no_module(module))}
 
     def serve(self, port: int, setup: Setup) -> None:
         from rap.server import Channel, Server
@@ -47,7 +47,15 @@ class RapHere(Adapter):
             from rap.server.processor import CryptoProcessor
 
             options["processor_list"] = [CryptoProcessor({KEY_ID: KEY})]
+        if setup == "metrics":
+            from rap.server.processor import PrometheusProcessor
+
+            options["processor_list"] = [PrometheusProcessor()]
         server = Server(f"{HOST}:{port}", **options)
+        if setup == "metrics":
+            from rap.observe import StatusCollector
+
+            StatusCollector([server])  # bytes are counted as where a page is shown
 
         @server.register
         async def add(a: int, b: int) -> int:
@@ -63,7 +71,9 @@ class RapHere(Adapter):
 
         @server.register
         async def stream(count: int) -> AsyncIterator[int]:
-            for number in range(count):
+            for number in range(abs(count)):
+                if count < 0:
+                    await asyncio.sleep(0)
                 yield number
 
         @server.register
@@ -95,7 +105,15 @@ class RapHere(Adapter):
             from rap.client.processor import CryptoProcessor
 
             options["processor_list"] = [CryptoProcessor(KEY_ID, KEY)]
+        if setup == "metrics":
+            from rap.client.processor import PrometheusProcessor
+
+            options["processor_list"] = [PrometheusProcessor()]
         client = Client([f"{HOST}:{port}" for port in ports], **options)
+        if setup == "metrics":
+            from rap.observe import StatusCollector
+
+            StatusCollector(clients=[client])
         await client.connect()
         return _Connection(client)
 

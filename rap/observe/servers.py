@@ -35,7 +35,8 @@ def _refused(each: _Server) -> Mapping[str, float]:
 def _alone(each: _Server) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for limit in each.limits:
-        found[limit.name] = max(found.get(limit.name, 0), limit.alone)
+        if limit.alone is not None:
+            found[limit.name] = max(found.get(limit.name, 0), limit.alone)
     return found
 
 
@@ -58,6 +59,11 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         "rap_server_connections_opened_total",
         "Connections there have been.",
         lambda it: it.status.opened,
+    ),
+    Row(
+        "rap_server_tokens_refused_total",
+        "Connections of clients without a token that is good.",
+        lambda it: it.status.tokens_refused,
     ),
     Row("rap_server_calls", "Open calls of every shape.", lambda it: it.status.calls),
     Row(

@@ -5,94 +5,86 @@ bounded by that of functions: a server counts only what it has registered, a cli
 that some server has answered to.
 """
 
-import time
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from itertools import accumulate
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from rap.errors import Code
 from rap.message import Call, Request, Response, Shape, Side
 from rap.processor.base import BaseProcessor
-from rap.processor.outcome import outcome
-from rap.processor.trace_context import sampled_trace_id
+from rap.processor.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts, Series
 
-__all__ = ["SECONDS", "UNKNOWN_METHOD", "PrometheusMessageProcessor", "PrometheusProcessor"]
-
-# Bounds of the histograms, in seconds: a call over loopback takes 100 us, a default timeout is 9 s.
-SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip # noqa: E501
-UNKNOWN_METHOD = "unknown"
-_MAX_METHODS = 1000  # names that a client tells apart; a gateway takes them from others
+__all__ = ["PrometheusMessageProcessor", "PrometheusProcessor"]
 
 _LABELS = ("method", "shape")
+_BOUNDS = [*map(floatToGoString, SECONDS), "+Inf"]
+_SERVER = Side.SERVER  # looking a member up is slow
 
 
-class _Series:
-    """What is counted of one function: looking a series up takes 1 us each time.
+class _CallCollector(Collector):
+    """Tells what was counted of the calls of one side.
 
     Args:
-        metrics: Of the side.
-        labels: Method and shape.
+        counts: Of the side.
     """
 
-    def __init__(self, metrics: "_Metrics", labels: tuple[str, str]) -> None:
-        self.started = metrics.started.labels(*labels)
-        self.seconds = metrics.seconds.labels(*labels)
-        self.retries = metrics.retries and metrics.retries.labels(*labels)
-        self._metrics = metrics
-        self._labels = labels
-        self._handled: dict[Code, Counter] = {}
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
 
-    def handled(self, code: Code) -> Counter:
-        """Return the counter of calls that ended with a code."""
-        counter = self._handled.get(code)
-        if counter is None:
-            counter = self._metrics.handled.labels(*self._labels, code.name)
-            self._handled[code] = counter
-        return counter
+    def describe(self) -> Iterator[Metric]:
+        """Yield the metrics without a value."""
+        return self._families(())
 
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        return self._families(self._counts)
 
-class _Metrics:
-    """The metrics of one side in one registry."""
-
-    def __init__(self, side: Side, registry: CollectorRegistry) -> None:
+    def _families(self, counts: "Counts | tuple[Series, ...]") -> Iterator[Metric]:
+        side = self._counts.side
         prefix = f"rap_{side.value}"
-        self.started = Counter(f"{prefix}_started", "Calls that began.", _LABELS, registry=registry)
-        self.handled = Counter(
-            f"{prefix}_handled", "Calls that ended, by code.", (*_LABELS, "code"), registry=registry
+        started = CounterMetricFamily(f"{prefix}_started", "Calls that began.", labels=_LABELS)
+        handled = CounterMetricFamily(
+            f"{prefix}_handled", "Calls that ended, by code.", labels=(*_LABELS, "code")
         )
-        self.seconds = Histogram(
+        seconds = HistogramMetricFamily(
             f"{prefix}_handling_seconds",
             "Seconds from the beginning of a call to its end.",
-            _LABELS,
-            registry=registry,
-            buckets=SECONDS,
+            labels=_LABELS,
         )
-        self.retries: Counter | None = None
+        retries = CounterMetricFamily(
+            f"{prefix}_retries", "Attempts beyond the first.", labels=_LABELS
+        )
+        for series in counts:
+            labels = [series.method, series.shape.value]
+            started.add_metric(labels, series.started)
+            for code, number in zip(Code, series.ended, strict=True):
+                if number:
+                    handled.add_metric([*labels, code.name], number)
+            seconds.add_metric(labels, _buckets(series), series.seconds)
+            retries.add_metric(labels, series.retries)
+        yield from (started, handled, seconds)
         if side is Side.CLIENT:
-            self.retries = Counter(
-                f"{prefix}_retries", "Attempts beyond the first.", _LABELS, registry=registry
-            )
-        self.known: set[str] = set()
-        self._series: dict[tuple[str, str], _Series] = {}
+            yield retries
 
-    def series(self, call: Call) -> _Series:
-        """Return what is counted of the function of a call."""
-        labels = (self.label(call), call.shape.value)
-        found = self._series.get(labels)
-        if found is None:
-            found = self._series[labels] = _Series(self, labels)
-        return found
 
-    def label(self, call: Call) -> str:
-        """Return the method of a call, if it may have series of its own."""
-        return call.method if call.method in self.known else UNKNOWN_METHOD
-
-    def learn(self, call: Call, code: Code) -> None:
-        """A call ended: a server knows its function, unless it said that it does not."""
-        if code is not Code.NOT_FOUND and len(self.known) < _MAX_METHODS:
-            self.known.add(call.method)
+def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """Return bound, number of calls up to it, and perhaps an exemplar of each bucket."""
+    found: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    for place, (bound, number) in enumerate(zip(_BOUNDS, accumulate(series.buckets), strict=True)):
+        kept = series.exemplars.get(place)
+        if kept is None:
+            found.append((bound, number))
+        else:
+            exemplar = Exemplar({"trace_id": kept.trace_id}, kept.seconds, kept.ended)
+            found.append((bound, number, exemplar))
+    return found
 
 
 class _Messages:
@@ -106,7 +98,7 @@ class _Messages:
         )
 
 
-_metrics: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, _Metrics]] = (
+_counts: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, Counts]] = (
     weakref.WeakKeyDictionary()
 )
 _messages: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, _Messages]] = (
@@ -126,43 +118,27 @@ class PrometheusProcessor(BaseProcessor):
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._sides = _metrics.setdefault(registry, {})
         self._registry = registry
+        self._on_server: Counts | None = None
+        self._on_client: Counts | None = None
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Count a call, and time it."""
-        metrics = self._sides.get(call.side)
-        if metrics is None:
-            metrics = self._sides[call.side] = _Metrics(call.side, self._registry)
-        return _counted(metrics, call)
+        counts = self._on_server if call.side is _SERVER else self._on_client
+        return CountedCall(counts or self._counts(call.side), call)
 
-
-@contextmanager
-def _counted(metrics: _Metrics, call: Call) -> Iterator[None]:
-    if call.side is Side.SERVER:  # the call got here, so there is a handler
-        metrics.known.add(call.method)
-    series = metrics.series(call) if call.method in metrics.known else None
-    if series is not None:
-        series.started.inc()
-    began = time.perf_counter()
-    error: BaseException | None = None
-    try:
-        yield
-    except BaseException as exc:
-        error = exc
-        raise
-    finally:
-        elapsed = time.perf_counter() - began
-        code = outcome(error)
-        if series is None:  # counted now, for now it is clear under which name
-            metrics.learn(call, code)
-            series = metrics.series(call)
-            series.started.inc()
-        series.handled(code).inc()
-        trace_id = sampled_trace_id(call)
-        series.seconds.observe(elapsed, {"trace_id": trace_id} if trace_id else None)
-        if call.attempt > 1 and series.retries is not None:
-            series.retries.inc(call.attempt - 1)
+    def _counts(self, side: Side) -> Counts:
+        sides = _counts.setdefault(self._registry, {})
+        counts = sides.get(side)
+        if counts is None:
+            counts = Counts(side)
+            self._registry.register(_CallCollector(counts))
+            sides[side] = counts
+        if side is _SERVER:
+            self._on_server = counts
+        else:
+            self._on_client = counts
+        return counts
 
 
 class PrometheusMessageProcessor(BaseProcessor):
@@ -190,7 +166,7 @@ class PrometheusMessageProcessor(BaseProcessor):
         """Count a message from server to client, or the items of a batch."""
         items = response.body if response.header.get(":batch") else None
         number = len(items) if isinstance(items, list) else 1
-        if len(self._known) < _MAX_METHODS:
+        if len(self._known) < MAX_METHODS:
             self._known.add(response.call.method)
         self._count(response.call, response.call.side is Side.SERVER, number)
         return response

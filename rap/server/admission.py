@@ -38,6 +38,11 @@ class Admission:
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def tokens_refused(self) -> int | None:
+        """How many clients had no token that is good; `None` where none needs one."""
+        return None if self._authenticator is None else self._authenticator.failures.total
+
     def take(self, conn: Connection) -> None:
         """Decide on a new connection; until then it is held back."""
         Holding(conn)

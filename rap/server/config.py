@@ -6,6 +6,8 @@ from rap.address import Address
 from rap.deadline import check_timeout
 from rap.registry.lease import check_ttl
 from rap.server.verifier import Verifier, verify_with
+from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
+from rap.wire.frames import MAX_META
 from rap.wire.limits import DEFAULT_LIMITS
 
 __all__ = ["ServerConfig"]
@@ -19,6 +21,22 @@ _TIMES = (
     "close_timeout",
     "max_connection_age",
 )
+
+_COUNTS = (
+    "ping_fail_cnt",
+    "backlog",
+    "max_token_failures",
+    "max_handshakes",
+    "max_connects",
+    "max_cancels",
+    "max_pings",
+)
+
+_BOUNDS = {
+    "max_header": (1024, MAX_META),
+    "max_depth": (1, MAX_DEPTH),
+    "max_elements": (1, MAX_ELEMENTS),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +64,16 @@ class ServerConfig:
         connection_window: The same for all calls of a connection.
         max_unfinished: Of messages of which only parts have come, on one connection; one more part
             fails its call. At least `max_message`; `None`: eight times that.
+        max_handshakes: Connections that have not said Hello yet; the oldest is cut for one more.
+        max_connects: A second from one address (of IPv6, one network of 64 bits), ten times as many
+            at once; beyond it they are cut. Peers on this machine have no such limit.
         max_cancels: Calls a second that a client may cancel on one connection, ten times as many
             at once; beyond it is slowed down, asked to leave and at last cut.
         max_pings: A second on one connection, ten times as many at once; beyond it is cut.
+        max_header: Bytes of the header of a message as it arrives, 1,024 to 65,535; a larger one
+            fails its call.
+        max_depth: Arrays and maps of a body inside each other as it arrives, 1 to 32.
+        max_elements: Values of a body as it arrives, 1 to 100,000.
         threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
         lease_ttl: That a registration stands without a heartbeat, 0.1 to 86,400.
         debug: Tracebacks of handlers go to the caller.
@@ -77,8 +102,13 @@ class ServerConfig:
     stream_window: int = DEFAULT_LIMITS.stream_window
     connection_window: int = DEFAULT_LIMITS.connection_window
     max_unfinished: int | None = None
+    max_handshakes: int = 2048
+    max_connects: int = 200
     max_cancels: int = 100
     max_pings: int = 10
+    max_header: int = MAX_META
+    max_depth: int = MAX_DEPTH
+    max_elements: int = MAX_ELEMENTS
     threads: int | None = None
     lease_ttl: float = 10
     debug: bool = False
@@ -97,8 +127,12 @@ class ServerConfig:
         check_ttl(self.lease_ttl, option="lease_ttl")
         if self.verify_token is not None:
             verify_with(self.verify_token)
-        for name in ("ping_fail_cnt", "backlog", "max_token_failures", "max_cancels", "max_pings"):
+        for name in _COUNTS:
             _check_count(name, getattr(self, name))
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
         if self.threads is not None:
             _check_count("threads", self.threads)
         delay = self.drain_delay

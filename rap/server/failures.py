@@ -4,8 +4,6 @@ In memory, for one process: what it is to slow down, guessing, needs many more a
 are processes.
 """
 
-import ipaddress
-
 from rap.address import Peer
 from rap.clock import Clock
 
@@ -34,13 +32,13 @@ class Failures:
 
     def blocked(self, peer: Peer) -> float:
         """Return for how many seconds the address of a peer is blocked; 0 if it is not."""
-        end, count = self._windows.get(_key(peer), (0.0, 0))
+        end, count = self._windows.get(peer.network, (0.0, 0))
         return max(0.0, end - self._clock.monotonic()) if count >= self._limit else 0.0
 
     def add(self, peer: Peer) -> None:
         """Count a failure of a peer."""
         self.total += 1
-        key, now = _key(peer), self._clock.monotonic()
+        key, now = peer.network, self._clock.monotonic()
         end, count = self._windows.get(key, (0.0, 0))
         if now >= end:
             self._windows.pop(key, None)
@@ -48,10 +46,3 @@ class Failures:
         self._windows[key] = (end, count + 1)
         if len(self._windows) > _MAX_KEPT:
             del self._windows[next(iter(self._windows))]
-
-
-def _key(peer: Peer) -> str:
-    """Return what counts as one address: of IPv6 the network of 64 bits, which one host may own."""
-    if ":" not in peer.host:
-        return peer.host
-    return str(ipaddress.ip_network((peer.host, 64), strict=False))

@@ -15,21 +15,23 @@ class Limit(NamedTuple):
     """Middleware or a processor that limits something.
 
     Args:
-        name: Of its class.
+        name: Of its class, or of an option of the server.
         refused: How often it has refused.
-        alone: It cannot reach the store that it shares with other instances.
+        alone: It cannot reach the store that it shares with other instances; `None`: it has none.
     """
 
     name: str
     refused: int
-    alone: bool
+    alone: bool | None = None
 
 
 def limits_of(server: Server) -> Iterator[Limit]:
     """Yield what limits the connections and the calls of a server."""
+    for name, refused in server._ports.arrivals.refused.items():
+        yield Limit(name, refused)
     for each in (*server._middlewares, *server._processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
-            yield Limit(type(each).__name__, each.refused, bool(getattr(each, "alone", False)))
+            yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))
 
 
 def replay_guards_of(server: Server) -> Iterator[ReplayGuard]:

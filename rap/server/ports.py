@@ -12,9 +12,11 @@ from rap.address import Address
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.admission import Admission
+from rap.server.arrivals import Arrivals
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound import ADOPT, ServerStream
+from rap.server.strict import Bounds, streams_of
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
 from rap.transport.listen import Listener, listen
@@ -41,6 +43,7 @@ class Ports:
     Attributes:
         hosts: Where to listen.
         reuse_port: Whether other processes listen there too.
+        arrivals: What looks after new connections.
         opened: How many connections there have been.
         traffic: Where connections made from now on count their bytes; `None`: nowhere.
     """
@@ -72,6 +75,7 @@ class Ports:
             connection_window=config.connection_window,
             max_unfinished=config.max_unfinished,
         )
+        self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
         self._context = self._make_context()
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
@@ -79,6 +83,7 @@ class Ports:
         self.traffic: Traffic | None = None
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
+        self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
         self._empty = asyncio.Event()
 
     @property
@@ -91,6 +96,11 @@ class Ports:
         """The connections that are open."""
         return frozenset(self._connections)
 
+    @property
+    def tokens_refused(self) -> int | None:
+        """How many clients had no token that is good; `None` where none needs one."""
+        return None if self._admission is None else self._admission.tokens_refused
+
     async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
         """Listen on every address.
 
@@ -102,6 +112,7 @@ class Ports:
             OSError: One cannot be bound; none is then listened on.
         """
         self._dispatcher = dispatcher
+        self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
         self._admission = admission
         for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
@@ -202,9 +213,10 @@ class Ports:
             options,
             clock=self._clock,
             log=self._log,
-            new_stream=ServerStream,
-            on_open=self._dispatcher.open,
+            new_stream=self._new_stream,
+            on_open=self._on_open,
             on_made=self._on_made,
+            on_change=self.arrivals.settle,
             on_lost=self._on_lost,
         )
         conn.state[ADOPT] = self._dispatcher.adopt
@@ -213,10 +225,11 @@ class Ports:
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
-        if self._admission is not None:
+        if self.arrivals.take(conn) and self._admission is not None:
             self._admission.take(conn)
 
     def _on_lost(self, conn: Connection) -> None:
+        self.arrivals.settle(conn)
         self._connections.discard(conn)
         if not self._connections:
             self._empty.set()

@@ -22,6 +22,7 @@ class ServerStatus:
         lease_left: Seconds until it runs out, unless it is renewed.
         lease_failures: Renewals that have failed so far.
         opened: Connections there have been.
+        tokens_refused: Clients without a token that is good; `None` where none needs one.
         paused: Connections whose peer takes nothing now of what is sent.
         received: Bytes, where they are counted; see `count_traffic`.
         sent: The same.
@@ -36,6 +37,7 @@ class ServerStatus:
     lease_left: float
     lease_failures: int
     opened: int
+    tokens_refused: int | None
     paused: int
     received: int
     sent: int
@@ -56,6 +58,7 @@ def server_status(server: Server) -> ServerStatus:
         lease_left=0.0 if lease is None else lease.left,
         lease_failures=0 if lease is None else lease.failures,
         opened=ports.opened,
+        tokens_refused=ports.tokens_refused,
         paused=sum(conn.paused for conn in connections),
         received=0 if ports.traffic is None else ports.traffic.received,
         sent=0 if ports.traffic is None else ports.traffic.sent,

@@ -30,11 +30,15 @@ class Allowance:
         return self._left < self._most / 2 or self._exceeded
 
     def exceeds(self, now: float) -> bool:
-        """Count once more; return whether that is one too many, and begin anew if it is."""
+        """Count once more; return whether that is one too many, which then does not count."""
         self._left = min(self._most, self._left + (now - self._at) * self._rate) - 1.0
         self._at = now
         if self._left >= 0.0:
             return False
-        self._left = self._most
+        self._left += 1.0
         self._exceeded = True
         return True
+
+    def renew(self) -> None:
+        """Allow as many at once as in the beginning; that it was exceeded is not forgotten."""
+        self._left = self._most

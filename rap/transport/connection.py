@@ -32,12 +32,12 @@ from rap.transport.turns import on_unfinished
 from rap.transport.writing import writelines_of
 from rap.wire.frames import DATA, END, MAX_STREAM_ID, MESSAGE, OPEN
 from rap.wire.protocol import WireProtocol
+from rap.wire.sender import BULK
 from rap.wire.states import REMOTE_END, State, StreamState, is_unsent
 
 __all__ = ["Connection"]
 
 _REQUEST = MESSAGE | END
-_PUMP_BYTES = 256 * 1024
 # What costs no credit goes out also when the transport is full. A peer that asks for ever
 # more of it and takes nothing is cut when so many bytes are waiting beyond what is usual.
 _BACKLOG = 4 * 1024 * 1024
@@ -355,14 +355,14 @@ class Connection(asyncio.Protocol):
             return
         protocol = self.protocol
         if protocol.waiting and not self.paused:
-            for stream in protocol.pump(_PUMP_BYTES):
+            for stream in protocol.pump(BULK - protocol.bulk):
                 stream.on_flushed()
-            if protocol.waiting and protocol.bulky:
+            if protocol.waiting and protocol.bulk:
                 self._flush_soon()
         out = protocol.out
         if out:
-            if protocol.bulky:
-                protocol.bulky = False
+            if protocol.bulk:
+                protocol.bulk = 0
                 self._writelines(out)
             else:
                 self.transport.write(b"".join(out))

@@ -82,6 +82,7 @@ def _on_too_many_cancels(conn: "Connection") -> None:
     text = "too many cancelled calls"
     if conn.protocol.refuse_above == MAX_STREAM_ID:
         conn.go_away(final=True, message=text)
+        conn.cancels.renew()
     else:
         conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
 

@@ -154,9 +154,11 @@ class Stream(StreamState):
 
     def try_recv(self) -> Message | None:
         """Return the next message if it has come."""
-        if not self.inbox:
-            return None
-        flags, meta, body, size = self.inbox.popleft()
+        return self.take() if self.inbox else None
+
+    def take(self) -> Message:
+        """Return the next message, which has come."""
+        flags, meta, body, size = self.inbox.popleft()  # type: ignore[union-attr]  # not empty
         if size:
             self.conn.protocol.take(self, size)
         return flags, meta, body
@@ -181,10 +183,7 @@ class Stream(StreamState):
                 await self._reader
             finally:
                 self._reader = None
-        flags, meta, body, size = self.inbox.popleft()
-        if size:
-            self.conn.protocol.take(self, size)
-        return flags, meta, body
+        return self.take()
 
     async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
         """Send one message; return when it was handed to the transport.

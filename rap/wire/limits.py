@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits"]
+from rap.errors import ResourceExhausted
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -107,3 +109,17 @@ class PeerLimits:
 
 
 _BEFORE_HELLO = PeerLimits()
+
+
+def no_room(calls: int, most: int, used_up: bool) -> ResourceExhausted:
+    """Return the error of a call for which a connection has no stream.
+
+    Args:
+        calls: Open on it.
+        most: The peer allows.
+        used_up: There is no id left.
+    """
+    if used_up:
+        return ResourceExhausted("the connection has used up its stream ids", unserved=True)
+    what = f"the connection has {calls} calls open; the server allows {most}"
+    return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)

@@ -24,7 +24,7 @@ from rap.wire.frames import (
     OPEN,
     reset_frame,
 )
-from rap.wire.limits import Limits, PeerLimits
+from rap.wire.limits import Limits, PeerLimits, no_room
 from rap.wire.states import (
     CLOSED,
     ENDING,
@@ -37,7 +37,7 @@ from rap.wire.states import (
     is_unsent,
 )
 
-__all__ = ["Sender"]
+__all__ = ["BULK", "Sender"]
 
 S = TypeVar("S", bound=StreamState)
 
@@ -46,6 +46,8 @@ _pack_header = HEADER.pack
 _LEAST_FRAGMENT = 1024
 # Frames from here on are handed to the transport as they are, for joining would copy them.
 _BULKY = 32 * 1024
+# Bytes of large frames that are written together, while small ones behind them wait.
+BULK = 384 * 1024
 _WHOLE_LAST = MESSAGE | END
 # Pieces in `out`, two or three a frame, that are written at once: else both ends work in turns.
 _FLUSH_PIECES = 48
@@ -62,13 +64,14 @@ class Sender(Granter[S]):
 
     __slots__ = tuple(
         "_is_held _largest _max_meta _max_streams _quick _quick_open _ready _unsent answering "
-        "bulky flush new_stream next_id peer send_credit".split()
+        "bulk flush new_stream next_id peer send_credit".split()
     )
 
     def __init__(self, limits: Limits, new_stream: Callable[[int, int, int], S]) -> None:
         super().__init__(limits)
         self.peer = PeerLimits()
-        self.bulky = self.answering = False  # `out` has a large frame; the peer spoke last
+        self.answering = False  # the peer spoke last
+        self.bulk = 0  # bytes of large frames in `out`
         self.new_stream = new_stream
         self.next_id = 1
         self.send_credit = self.peer.connection_window
@@ -110,7 +113,7 @@ class Sender(Granter[S]):
         if size > self._quick_open:
             self._check_size(meta, body)
         if len(self.streams) >= self._max_streams or self.next_id > MAX_STREAM_ID:
-            raise self._no_room()
+            raise no_room(len(self.streams), self._max_streams, self.next_id > MAX_STREAM_ID)
         stream.id = stream_id = self.next_id
         self.next_id = stream_id + 2
         self.streams[stream_id] = stream
@@ -314,22 +317,15 @@ class Sender(Granter[S]):
             what = f"the message has {len(body)} bytes; the peer's max_message is {most}"
             raise ResourceExhausted(what, details={"limit": "max_message"})
 
-    def _no_room(self) -> ResourceExhausted:
-        if self.next_id > MAX_STREAM_ID:
-            return ResourceExhausted("the connection has used up its stream ids", unserved=True)
-        calls, most = len(self.streams), self._max_streams
-        what = f"the connection has {calls} calls open; the server allows {most}"
-        return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)
-
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:
-        """Send a message at once if that is allowed, else queue it: also a second large one."""
+        """Send a message at once if that is allowed, else queue it; past `BULK` also large ones."""
         if (
             size <= self._largest
             and size <= stream.send_credit
             and size <= self.send_credit
             and not stream.state & QUEUED
             and not self._is_held
-            and not (size > _BULKY and self.bulky)
+            and not (size > _BULKY and self.bulk + size > BULK)
             and not (kind == OPEN and self._unsent)
         ):
             self._emit(stream, kind, flags, meta, body, size)
@@ -373,7 +369,8 @@ class Sender(Granter[S]):
                 stream.outbox = None
                 stream.state &= ~QUEUED
         size = overhead + len(piece)
-        self.bulky = True
+        if size <= _BULKY:
+            self.bulk += size
         self._emit(stream, kind, flags, meta, piece, size)
         return size
 
@@ -384,7 +381,7 @@ class Sender(Granter[S]):
         self.send_credit -= size
         stream.send_credit -= size
         if size > _BULKY:
-            self.bulky = True
+            self.bulk += size
         out = self.out
         out.append(_pack_header(size - HEADER_SIZE, kind, flags, stream.id, len(meta)))
         if meta:

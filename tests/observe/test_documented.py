@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -69,10 +69,17 @@ async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -
     counting = [PrometheusProcessor(metrics), PrometheusMessageProcessor(metrics)]
     limit = LimitProcessor("memory://", [(everybody, Rule(second=1))])
     crypto = CryptoProcessor({"k": KEY})
-    options = {"service": "shop", "registry": found, "drain_delay": 0}
+    options: dict[str, Any] = {
+        "service": "shop",
+        "registry": found,
+        "drain_delay": 0,
+        "verify_token": "let me in".__eq__,
+    }
     async with serving(add, processor_list=[*counting, limit, crypto], **options) as server:
         processors = [*counting, ClientCrypto("k", KEY)]
-        client = Client(service="shop", registry=found, processor_list=processors)
+        client = Client(
+            service="shop", registry=found, processor_list=processors, token="let me in"
+        )
         async with client, serve_metrics(server, client, registry=metrics):
             await client.call(add, 1, 2)
             await client.call(add, 1, 2)

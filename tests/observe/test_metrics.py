@@ -1,5 +1,6 @@
 """What is told of servers and clients: connections, bytes, picks, leases, limits, nonces."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -170,6 +171,32 @@ async def test_limits_tell_what_they_refused(registry: CollectorRegistry) -> Non
         assert (read("limit_refused_total", limit="ConnLimitMiddleware") or 0) >= 1
         assert read("limit_refused_total", limit="IpBlockMiddleware") == 0
         assert read("limit_alone", limit="LimitProcessor") == 0
+
+
+async def test_new_connections_that_are_cut_are_counted_by_their_limit(
+    registry: CollectorRegistry,
+) -> None:
+    async with serving(add, max_handshakes=1) as server:
+        registry.register(StatusCollector([server]))
+        read = of_server(registry, server)
+        assert read("limit_refused_total", limit="max_handshakes") == 0
+        address = server.addresses[0]
+        opened = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]
+        await eventually(lambda: read("limit_refused_total", limit="max_handshakes") == 1)
+        assert read("limit_refused_total", limit="max_connects") == 0
+        assert read("limit_alone", limit="max_handshakes") is None
+        for _, writer in opened:
+            writer.transport.abort()
+
+
+async def test_tokens_that_are_refused_are_counted(registry: CollectorRegistry) -> None:
+    async with serving(add, verify_token="right".__eq__) as server:
+        registry.register(StatusCollector([server]))
+        read = of_server(registry, server)
+        assert read("tokens_refused_total") == 0
+        with pytest.raises(Unauthenticated):
+            await Client(server.addresses, token="wrong", connect_timeout=5).connect()
+        assert read("tokens_refused_total") == 1
 
 
 class Away:

@@ -17,19 +17,27 @@ def test_what_was_not_used_does_not_pile_up() -> None:
     assert sum(allowance.exceeds(1e9) for _ in range(1000)) == 1
 
 
-def test_after_one_too_many_it_begins_anew() -> None:
+def test_what_is_too_much_does_not_count_and_stays_too_much() -> None:
     allowance = Allowance(100, 0.0)
-    assert sum(allowance.exceeds(0.0) for _ in range(2002)) == 2
+    assert sum(allowance.exceeds(0.0) for _ in range(2000)) == 1000
+    assert [allowance.exceeds(0.02) for _ in range(3)] == [False, False, True]
 
 
-def test_who_has_used_up_half_allowance_much() -> None:
+def test_renewed_it_allows_as_many_again() -> None:
+    allowance = Allowance(100, 0.0)
+    assert sum(allowance.exceeds(0.0) for _ in range(1001)) == 1
+    allowance.renew()
+    assert sum(allowance.exceeds(0.0) for _ in range(1001)) == 1
+
+
+def test_who_has_used_up_half_is_low_and_who_exceeded_stays_so() -> None:
     allowance = Allowance(100, 0.0)
     assert not any(allowance.exceeds(0.0) or allowance.is_low for _ in range(500))
     allowance.exceeds(0.0)
     assert allowance.is_low
     assert not allowance.exceeds(5.0)
     assert not allowance.is_low
-    assert sum(allowance.exceeds(5.0) for _ in range(1000)) == 1
+    assert any(allowance.exceeds(5.0) for _ in range(1000))
     assert allowance.is_low
     assert not allowance.exceeds(500.0)
     assert allowance.is_low

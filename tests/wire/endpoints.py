@@ -35,7 +35,7 @@ class Endpoint:
         """Return what is to be written, and forget it."""
         data = b"".join(self.protocol.out)
         self.protocol.out.clear()
-        self.protocol.bulky = False
+        self.protocol.bulk = 0
         return data
 
     def take_frames(self) -> list[Frame]:

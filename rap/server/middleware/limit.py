@@ -156,7 +156,8 @@ class _Statistics:
 class IpMaxConnMiddleware(_CountedMiddleware):
     """Refuses connections from an address that has too many open.
 
-    Clients on a unix socket have no address, and no limit. Private functions: `get_info`,
+    Of IPv6 the 64 bits of a network count as one address, for one host may own them. Clients on a
+    unix socket have no address, and no limit. Private functions: `get_info`,
     `modify_max_ip_max_conn`, `modify_ip_max_timeout`.
 
     Args:
@@ -188,7 +189,7 @@ class IpMaxConnMiddleware(_CountedMiddleware):
 
     async def dispatch(self, conn: Connection) -> None:
         """Admit the connection unless its address has too many."""
-        host = conn.peer.host
+        host = conn.peer.network
         if not host:
             await self.call_next(conn)
             return

@@ -90,6 +90,14 @@ async def test_connections_of_one_address_are_limited() -> None:
         assert not await is_refused(server)
 
 
+async def test_addresses_of_one_ipv6_network_are_one_to_the_limit() -> None:
+    limit = IpMaxConnMiddleware(ip_max_conn=2)
+    async with serving(add, host="[::1]:0", middleware_list=[limit]) as server:
+        async with calling(server) as client:
+            await client.call(add, 1, 2)
+            assert list((await ask(client, limit, "get_info"))["ip"]) == ["::/64"]
+
+
 async def test_a_unix_socket_has_no_limit_by_address(tmp_path: Path) -> None:
     limit = IpMaxConnMiddleware(ip_max_conn=0)
     async with serving(add, host=f"unix://{tmp_path}/s", middleware_list=[limit]) as server:

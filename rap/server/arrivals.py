@@ -1,0 +1,61 @@
+"""New connections: how many may come, and how many may stand there without having said Hello."""
+
+from rap.address import Peer
+from rap.clock import Clock
+from rap.errors import ConnectionClosed
+from rap.transport import Connection
+from rap.transport.allowance import Allowance
+
+__all__ = ["Arrivals"]
+
+_MAX_KEPT = 10_000  # networks; the one that came least recently is forgotten for one more
+
+
+class Arrivals:
+    """Cuts what comes too often or waits too long; costs nothing once a connection has said Hello.
+
+    Peers on this machine have no limit of their own: a proxy there makes all clients look local.
+
+    Args:
+        max_handshakes: Connections that have not said Hello; the oldest is cut for one more, for
+            a client that means well says it at once.
+        max_connects: Connections a second from one address, ten times as many at once.
+        clock: Source of time.
+
+    Attributes:
+        refused: Connections that were cut, by the name of the limit.
+    """
+
+    def __init__(self, max_handshakes: int, max_connects: int, clock: Clock) -> None:
+        self.refused = {"max_handshakes": 0, "max_connects": 0}
+        self._max_handshakes = max_handshakes
+        self._max_connects = max_connects
+        self._clock = clock
+        self._silent: dict[Connection, None] = {}  # oldest first
+        self._networks: dict[str, Allowance] = {}  # that came least recently first
+
+    def take(self, conn: Connection) -> bool:
+        """Count a new connection; `False`: it was cut."""
+        if not conn.peer.is_local and self._comes_too_often(conn.peer):
+            self.refused["max_connects"] += 1
+            conn.abort(ConnectionClosed(f"too many connections from {conn.peer.network}"))
+            return False
+        if len(self._silent) >= self._max_handshakes:
+            oldest = next(iter(self._silent))
+            self.settle(oldest)
+            self.refused["max_handshakes"] += 1
+            oldest.abort(ConnectionClosed(f"{oldest.peer} sent no Hello while many others came"))
+        self._silent[conn] = None
+        return True
+
+    def settle(self, conn: Connection) -> None:
+        """Say that a connection has said Hello, or has ended."""
+        self._silent.pop(conn, None)
+
+    def _comes_too_often(self, peer: Peer) -> bool:
+        now, network = self._clock.monotonic(), peer.network
+        allowance = self._networks.pop(network, None) or Allowance(self._max_connects, now)
+        self._networks[network] = allowance
+        if len(self._networks) > _MAX_KEPT:
+            del self._networks[next(iter(self._networks))]
+        return allowance.exceeds(now)

@@ -1,0 +1,111 @@
+"""New connections: who comes too often, and who stands there in silence."""
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from faults.raw import speaking
+from rap.address import Peer
+from rap.errors import RapError
+from rap.server.arrivals import Arrivals
+from rap.transport import Connection
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, serving, within
+
+
+class Arriving:
+    """What `Arrivals` needs to know of a connection."""
+
+    def __init__(self, host: str, *, is_local: bool = False) -> None:
+        self.peer = Peer(host, 1, is_local)
+        self.error: RapError | None = None
+
+    def abort(self, error: RapError) -> None:
+        self.error = error
+
+
+class Door:
+    """Arrivals that tests look at."""
+
+    def __init__(self, max_handshakes: int = 100, max_connects: int = 1) -> None:
+        self.clock = FakeClock()
+        self.arrivals = Arrivals(max_handshakes, max_connects, self.clock)
+
+    def come(self, host: str, *, is_local: bool = False) -> Arriving:
+        conn = Arriving(host, is_local=is_local)
+        assert self.arrivals.take(cast(Connection, conn)) is (conn.error is None)
+        return conn
+
+    def admitted(self, host: str, count: int, *, is_local: bool = False) -> int:
+        return sum(self.come(host, is_local=is_local).error is None for _ in range(count))
+
+
+def test_ten_times_as_many_may_come_at_once_and_then_so_many_a_second() -> None:
+    door = Door(max_connects=2)
+    assert door.admitted("192.0.2.1", 30) == 20
+    assert "too many connections from 192.0.2.1" in str(door.come("192.0.2.1").error)
+    door.clock.advance(2.0)
+    assert door.admitted("192.0.2.1", 30) == 4
+    assert door.admitted("192.0.2.2", 1) == 1
+
+
+def test_addresses_of_one_ipv6_network_are_one() -> None:
+    door = Door()
+    assert sum(door.admitted(f"2001:db8::{n}", 1) for n in range(1, 12)) == 10
+    assert door.admitted("2001:db8:0:1::1", 1) == 1
+
+
+def test_peers_on_this_machine_have_no_rate() -> None:
+    door = Door()
+    assert door.admitted("127.0.0.1", 1000, is_local=True) == 1000
+
+
+def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rap.server.arrivals._MAX_KEPT", 2)
+    door = Door()
+    assert door.admitted("192.0.2.1", 10) == 10
+    for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3"):
+        door.come(host)
+    assert door.admitted("192.0.2.1", 1) == 0
+    assert door.admitted("192.0.2.2", 10) == 10
+
+
+def test_the_oldest_of_those_that_say_nothing_is_cut_for_one_more() -> None:
+    door = Door(max_handshakes=2)
+    first, second, third = (door.come("127.0.0.1", is_local=True) for _ in range(3))
+    assert "sent no Hello while many others came" in str(first.error)
+    assert (second.error, third.error) == (None, None)
+    door.arrivals.settle(cast(Connection, second))
+    fourth = door.come("127.0.0.1", is_local=True)
+    assert (second.error, third.error, fourth.error) == (None, None, None)
+
+
+async def fine() -> int:
+    return 1
+
+
+async def test_who_has_said_hello_is_not_cut_for_those_who_say_nothing() -> None:
+    async with serving(fine, max_handshakes=2) as server, calling(server) as client:
+        await client.raw_call("fine")
+        port = server.addresses[0].port
+        async with speaking(port, b"\0") as first, speaking(port, b"\0"), speaking(port, b"\0"):
+            assert await first.closed() is not None
+            await eventually(lambda: len(server._ports.connections) == 3)
+            assert await client.raw_call("fine") == 1
+
+
+async def test_hundreds_of_connections_may_come_at_once() -> None:
+    async with serving(fine) as server:
+        port = server.addresses[0].port
+        async with asyncio.TaskGroup() as group:
+            opening = [
+                group.create_task(asyncio.open_connection("127.0.0.1", port)) for _ in range(300)
+            ]
+        writers = [task.result()[1] for task in opening]
+        await eventually(lambda: len(server._ports.connections) == 300)
+        async with calling(server) as client:
+            assert await within(client.raw_call("fine")) == 1
+        for writer in writers:
+            writer.transport.abort()
+        await eventually(lambda: not server._ports.connections)
