@@ -120,7 +120,7 @@ $(BENCH_READY): pyproject.toml bench/requirements.txt bench/peers.txt
 		echo "rap needs Python 3.11 or newer with venv; say which: make PYTHON=/path/to/python"; exit 1; }
 	@$(BENCH_PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(BENCH_VENV)
 	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check \
-		--editable '.[redis,crypto,metrics,fast,cli]' -r bench/requirements.txt
+		--editable '.[redis,crypto,metrics,otel,fast,cli]' -r bench/requirements.txt
 	@grep -v '^#' bench/peers.txt | while read -r peer; do \
 		echo "installing $$peer"; \
 		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check $$peer || \

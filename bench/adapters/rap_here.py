@@ -13,10 +13,10 @@ from bench.adapter import (
     Pings,
     Row,
     Setup,
-    certificate,
     no_module,
     run_uvloop,
 )
+from bench.adapters.rap_setups import NEEDS, client_options, server_options
 from bench.payload import KIB
 
 if TYPE_CHECKING:
@@ -24,34 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ADAPTER"]
 
-KEY_ID, KEY = "bench", "0123456789abcdef"
-
 
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "metrics", "crypto", "sync", "apart"})
+    extras = frozenset({"replicas", "threads", "sync", "apart", *NEEDS})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
-        modules = {"metrics": "prometheus_client", "crypto": "Crypto"}
-        return {name: why for name, module in modules.items() if (why := no_module(module))}
+        return {name: why for name, module in NEEDS.items() if (why := no_module(module))}
 
     def serve(self, port: int, setup: Setup) -> None:
         from rap.server import Channel, Server
 
-        options: dict[str, Any] = {}
-        if setup == "tls":
-            options["ssl_crt_path"], options["ssl_key_path"] = certificate()
-        if setup == "crypto":
-            from rap.server.processor import CryptoProcessor
-
-            options["processor_list"] = [CryptoProcessor({KEY_ID: KEY})]
-        if setup == "metrics":
-            from rap.server.processor import PrometheusProcessor
-
-            options["processor_list"] = [PrometheusProcessor()]
-        server = Server(f"{HOST}:{port}", **options)
+        server = Server(f"{HOST}:{port}", **server_options(setup))
         if setup == "metrics":
             from rap.observe import StatusCollector
 
@@ -98,18 +84,7 @@ class RapHere(Adapter):
     async def connect(self, ports: Sequence[int], setup: Setup) -> Connection:
         from rap.client import Client
 
-        options: dict[str, Any] = {}
-        if setup == "tls":
-            options["ssl_ca_path"] = certificate()[0]
-        if setup == "crypto":
-            from rap.client.processor import CryptoProcessor
-
-            options["processor_list"] = [CryptoProcessor(KEY_ID, KEY)]
-        if setup == "metrics":
-            from rap.client.processor import PrometheusProcessor
-
-            options["processor_list"] = [PrometheusProcessor()]
-        client = Client([f"{HOST}:{port}" for port in ports], **options)
+        client = Client([f"{HOST}:{port}" for port in ports], **client_options(setup))
         if setup == "metrics":
             from rap.observe import StatusCollector
 
