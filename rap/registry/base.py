@@ -9,9 +9,19 @@ from typing import Protocol
 
 from rap.address import Address
 
-__all__ = ["Endpoint", "Registry", "Resolver", "Snapshot", "State", "check_name", "check_weight"]
+__all__ = [
+    "Endpoint",
+    "Registry",
+    "Resolver",
+    "Snapshot",
+    "State",
+    "check_name",
+    "check_ttl",
+    "check_weight",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may forget what is silent for a day
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -99,3 +109,16 @@ def check_weight(value: object, *, option: str = "weight") -> int:
         hint = "; to take a server out use set_serving(False)" if value == 0 else ""
         raise ValueError(f"{option} must be an integer from 1 to 1000, got {value!r}{hint}")
     return value
+
+
+def check_ttl(value: object, *, option: str = "ttl") -> float:
+    """Return the time to live of a registration, in seconds.
+
+    Raises:
+        ValueError: It is no number from 0.1 to 86,400.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{option} must be a number of seconds, got {value!r}")
+    if not _MIN_TTL <= value <= _MAX_TTL:
+        raise ValueError(f"{option} must be {_MIN_TTL:g} to {_MAX_TTL:g} seconds, got {value!r}")
+    return float(value)

@@ -14,16 +14,15 @@ from typing import Self
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.registry.base import Endpoint, Registry, check_name
+from rap.registry.base import Endpoint, Registry, check_name, check_ttl
 from rap.registry.refusal import AddressTaken, LeaseLost
 from rap.registry.reports import LoadReport, Reports
 from rap.registry.wakeup import Wakeup
 
-__all__ = ["Lease", "check_ttl"]
+__all__ = ["Lease"]
 
 logger = logging.getLogger("rap.registry")
 
-_MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may forget what is silent for a day
 _RENEWALS_PER_TTL = 3
 _SPREAD = 0.1  # of the interval, either way
 _FIRST_BACKOFF = 0.25  # seconds; doubled per failure up to the interval
@@ -214,16 +213,3 @@ class Lease:
         self._registered = True
         self._renewed = asked
         self._failures = 0
-
-
-def check_ttl(value: object, *, option: str = "ttl") -> float:
-    """Return the time to live of a registration, in seconds.
-
-    Raises:
-        ValueError: It is no number from 0.1 to 86,400.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{option} must be a number of seconds, got {value!r}")
-    if not _MIN_TTL <= value <= _MAX_TTL:
-        raise ValueError(f"{option} must be {_MIN_TTL:g} to {_MAX_TTL:g} seconds, got {value!r}")
-    return float(value)

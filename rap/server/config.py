@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from rap.address import Address
 from rap.deadline import check_timeout
-from rap.registry.lease import check_ttl
+from rap.registry.base import check_ttl
 from rap.server.verifier import Verifier, verify_with
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META

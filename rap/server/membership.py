@@ -5,14 +5,15 @@ import random
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from rap.address import Address
 from rap.clock import Clock
 from rap.registry.base import Endpoint, Registry, State, check_name, check_weight
-from rap.registry.lease import Lease
-from rap.registry.url import registry_from_url
 from rap.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from rap.registry.lease import Lease
 
 __all__ = ["Membership"]
 
@@ -63,7 +64,11 @@ class Membership:
         self._clock = clock
         self._rng = rng
         self._owned = isinstance(registry, str)
-        found = registry_from_url(registry) if isinstance(registry, str) else registry
+        found: object = registry
+        if isinstance(registry, str):
+            from rap.registry.url import registry_from_url  # a server on its own needs none
+
+            found = registry_from_url(registry)
         if found is not None and not hasattr(found, "register"):
             raise ValueError(f"registry {registry!r} only lists servers; none can register there")
         self._registry = cast(Registry | None, found)
@@ -86,7 +91,7 @@ class Membership:
         return self._lease is not None
 
     @property
-    def lease(self) -> Lease | None:
+    def lease(self) -> "Lease | None":
         """What keeps it registered, while it is."""
         return self._lease
 
@@ -101,6 +106,8 @@ class Membership:
         endpoint = Endpoint(
             str(address), address, self._weight, State.UP, self._incarnation, self._zone
         )
+        from rap.registry.lease import Lease
+
         self._lease = Lease(
             self._registry,
             self._service,

@@ -1,9 +1,14 @@
 """Middleware: what admits connections, and what stands around unary calls on a server."""
 
-from rap.server.middleware.access import AccessMsgMiddleware
+from typing import TYPE_CHECKING
+
+from rap.lazy import Lazy, loader
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware
-from rap.server.middleware.ip import IpBlockMiddleware
-from rap.server.middleware.limit import ConnLimitMiddleware, IpMaxConnMiddleware
+
+if TYPE_CHECKING:
+    from rap.server.middleware.access import AccessMsgMiddleware
+    from rap.server.middleware.ip import IpBlockMiddleware
+    from rap.server.middleware.limit import ConnLimitMiddleware, IpMaxConnMiddleware
 
 __all__ = [
     "AccessMsgMiddleware",
@@ -14,3 +19,13 @@ __all__ = [
     "IpBlockMiddleware",
     "IpMaxConnMiddleware",
 ]
+
+_LATER = {
+    "AccessMsgMiddleware": "access",
+    "ConnLimitMiddleware": "limit",
+    "IpBlockMiddleware": "ip",
+    "IpMaxConnMiddleware": "limit",
+}
+__getattr__ = loader(
+    __name__, {name: Lazy(f"{__name__}.{file}", name) for name, file in _LATER.items()}
+)
