@@ -4,6 +4,7 @@ An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls:/
 ``unix:///path``.
 """
 
+import functools
 import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,15 +121,21 @@ class Peer:
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
         """Return the peer for what `socket.getpeername` gave."""
         if isinstance(name, tuple) and len(name) >= 2:
-            host = str(name[0]).split("%")[0]
-            ip = ipaddress.ip_address(host)
-            mapped = getattr(ip, "ipv4_mapped", None)
-            if mapped is not None:
-                ip = mapped
-            return cls(str(ip), int(name[1]), ip.is_loopback, identity)
+            host, is_loopback = _plain_host(str(name[0]))
+            return cls(host, int(name[1]), is_loopback, identity)
         return cls("", 0, True, identity)
 
     def __str__(self) -> str:
         if not self.host:
             return "unix"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_host(text: str) -> tuple[str, bool]:
+    """Return an IP address without zone and as IPv4 if it stands for one; is it loopback?"""
+    ip = ipaddress.ip_address(text.split("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    if mapped is not None:
+        ip = mapped
+    return str(ip), ip.is_loopback

@@ -13,7 +13,17 @@ MAX_LINES = 400
 # From the ground up. A row may import the rows below it, and on the ground also what is left of
 # it; siblings do not know each other.
 FLOORS = [
-    ["__init__", "lazy", "errors", "clock", "deadline", "address", "message", "redis_url"],
+    [
+        "__init__",
+        "lazy",
+        "chance",
+        "errors",
+        "clock",
+        "deadline",
+        "address",
+        "message",
+        "redis_url",
+    ],
     ["wire", "redis_link", "signature"],
     ["transport", "registry", "balance", "state", "arguments"],
     ["function"],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
 from rap.balance import Picker, picker_from_name
+from rap.chance import shared_random
 from rap.client.bind import bind_interface
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
@@ -75,7 +76,7 @@ class Client:
     ) -> None:
         self.config = ClientConfig(**options)
         self._clock: Clock = clock or SystemClock()
-        self._rng = rng or random.Random()
+        self._rng = rng or shared_random()
         self._picker = picker_from_name(picker, self._rng)
         self._discovery = discovery(host_list, service, registry)
         self._types = ExceptionTypes()

@@ -72,7 +72,8 @@ class Admission:
     async def _serve(self, conn: Connection) -> None:
         """Serve a connection that was admitted, until it has ended."""
         if self._authenticator is None:
-            conn.go_on()
+            if conn.held is not None:
+                conn.held.release()
         elif not await self._authenticator.admit(conn):
             return
         await asyncio.shield(conn.ended)

@@ -44,7 +44,8 @@ class HelloReader(asyncio.Protocol):
         """Put the connection in its place, and give it what was read."""
         if not self._conn.closed:
             self._conn.transport.set_protocol(self._conn)
-            self._conn.go_on()
+            if self._conn.held is not None:
+                self._conn.held.release()
             self._conn.data_received(bytes(self._data))
 
     def data_received(self, data: bytes) -> None:

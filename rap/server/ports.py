@@ -59,6 +59,7 @@ class Ports:
         hello: Mapping[str, Any],
     ) -> None:
         self.draining = False
+        self._options: ConnectionOptions | None = None
         self.hosts = config.addresses
         self.reuse_port = False
         self._config = config
@@ -132,6 +133,7 @@ class Ports:
     def set_draining(self, draining: bool) -> None:
         """Tell every client, and those to come, whether to open new calls here."""
         self.draining = draining
+        self._options = None
         if draining:
             for conn in self._connections:
                 conn.go_away(message="draining")
@@ -193,11 +195,10 @@ class Ports:
             raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
         return server_context(crt, key, ca)
 
-    def _make_connection(self) -> Connection:
+    def _make_options(self) -> ConnectionOptions:
+        """Return what new connections get: worked out once, and when the server drains."""
         config = self._config
-        age = config.max_connection_age
-        assert self._dispatcher is not None
-        options = ConnectionOptions(
+        return ConnectionOptions(
             limits=self._limits,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
             hello={**self._hello, "draining": True} if self.draining else self._hello,
@@ -206,11 +207,16 @@ class Ports:
             idle_timeout=config.keep_alive,
             max_cancels=config.max_cancels,
             max_pings=config.max_pings,
-            max_age=None if age is None else age * self._rng.uniform(0.9, 1.1),
+            max_age=config.max_connection_age,
         )
+
+    def _make_connection(self) -> Connection:
+        assert self._dispatcher is not None
+        if self._options is None:
+            self._options = self._make_options()
         make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
         conn = make(
-            options,
+            self._options,
             clock=self._clock,
             log=self._log,
             new_stream=self._new_stream,
@@ -220,6 +226,8 @@ class Ports:
             on_lost=self._on_lost,
         )
         conn.state[ADOPT] = self._dispatcher.adopt
+        if conn.sweep.max_age is not None:
+            conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)
         return conn
 
     def _on_made(self, conn: Connection) -> None:

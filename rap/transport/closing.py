@@ -18,7 +18,10 @@ async def close_all(connections: Iterable[Connection], error: RapError) -> None:
         connections: Which to close.
         error: Why a connection ends whose peer does not take what is left within a second.
     """
-    left = {asyncio.ensure_future(conn.close()): conn for conn in connections}
+    left: dict[asyncio.Future[None], Connection] = {}
+    for conn in connections:
+        conn.begin_close()
+        left[conn.ended] = conn
     if not left:
         return
     try:

@@ -281,11 +281,6 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
 
-    def go_on(self) -> None:
-        """Say Hello and read, if it is held."""
-        if self.held is not None:
-            self.held.release()
-
     def hold(self) -> None:
         """Keep the connection open through a drain until `release`: a session is bound to it."""
         self.holds += 1
@@ -317,11 +312,15 @@ class Connection(asyncio.Protocol):
 
     async def close(self) -> None:
         """Write what is queued, close, and return when the connection has ended."""
+        self.begin_close()
+        await asyncio.shield(self.ended)
+
+    def begin_close(self) -> None:
+        """Write what is queued, and close; `ended` is done when it has ended."""
         if not self.closed:
             if self.held is None:
                 self._flush()
             self._shut(ConnectionClosed(f"connection with {self.peer} closed by this side"))
-        await asyncio.shield(self.ended)
 
     def abort(self, error: RapError) -> None:
         """End the connection now; what is queued is lost."""

@@ -35,7 +35,7 @@ class Sweep:
     __slots__ = tuple(
         (
             "_active_at _buffered _conn _last_id _loop _made_at _partial _partial_at _progress_at "
-            "_shut_at _stalls _starved_at _timer at busy keepalive"
+            "_shut_at _stalls _starved_at _timer at busy keepalive max_age"
         ).split()
     )
 
@@ -44,6 +44,7 @@ class Sweep:
         self.at = inf  # when the timer fires
         self.busy = False  # it fires soon, for calls were open when it was armed
         self.keepalive = Keepalive(conn.options.keepalive, now)
+        self.max_age = conn.options.max_age  # of this connection: not all leave at the same time
         self._conn = conn
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -162,7 +163,7 @@ class Sweep:
 
     def _leave_at(self) -> float:
         """When a server asks its client to leave: idle or old."""
-        idle, age = self._conn.options.idle_timeout, self._conn.options.max_age
+        idle, age = self._conn.options.idle_timeout, self.max_age
         return min(
             inf if idle is None else self._active_at + idle,
             inf if age is None else self._made_at + age,

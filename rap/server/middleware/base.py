@@ -83,7 +83,8 @@ class BaseConnMiddleware(_Middleware):
         """
         self.refused += 1
         conn.go_away(final=True, code=code, message=message)
-        conn.go_on()  # and read: closing with unread bytes would destroy the message
+        if conn.held is not None:
+            conn.held.release()  # and read: closing with unread bytes would destroy the message
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         await close_all([conn], ConnectionClosed(message))
 
