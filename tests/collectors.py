@@ -105,6 +105,8 @@ class OtlpCollector(Collector):
         take = self._take
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 right = self.path == "/v1/traces"

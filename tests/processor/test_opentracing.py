@@ -1,32 +1,21 @@
-"""Spans of jaeger-client as they are on their way to an agent, and of tracers of other kinds."""
+"""Spans of any tracer of OpenTracing: kinds, parents, codes, attempts."""
 
 import asyncio
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from jaeger_client.thrift_gen.agent import Agent
 from opentracing.mocktracer import MockTracer
 from opentracing.scope_managers import ThreadLocalScopeManager
 from opentracing.scope_managers.contextvars import ContextVarsScopeManager
-from thrift.protocol.TCompactProtocol import TCompactProtocol
-from thrift.transport.TTransport import TMemoryBuffer
 
-from rap.client import Channel, Client
+from rap.client import Channel, Client, SyncClient
 from rap.client.processor import TracingProcessor
 from rap.errors import CallError, Code, HandlerError
 from rap.server import Channel as ServerChannel
 from rap.server import Server
-from tests.loopback import PATIENCE, calling, eventually, serving
-
-ROOT = Path(__file__).parents[2]
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-SPAN_ID = "00f067aa0ba902b7"
+from tests.loopback import calling, eventually, serving
 
 
 async def add(a: int, b: int) -> int:
@@ -175,92 +164,58 @@ def test_what_is_no_tracer_is_refused(tracer: object) -> None:
         TracingProcessor(tracer)  # type: ignore[arg-type,unused-ignore]  # as it may come
 
 
-PROGRAM = """
-import asyncio, sys
-from jaeger_client import Config
-from opentracing.scope_managers.contextvars import ContextVarsScopeManager
-from rap.client import Client
-from rap.client.processor import TracingProcessor
-from rap.server import Server
+async def test_calls_in_a_session_and_of_a_retried_handler_have_the_right_parents(
+    tracer: Any,
+) -> None:
+    tries: list[int] = []
+    async with traced(tracer) as (_, inner):
 
-async def add(a: int, b: int) -> int:
-    return a + b
+        async def front() -> int:
+            tries.append(1)
+            async with inner.session:
+                found: int = await inner.call(add, len(tries), 0)
+            if found == 1:
+                raise CallError("not now", code=Code.UNAVAILABLE)
+            return found
 
-async def main() -> None:
-    agent = {"reporting_host": "127.0.0.1", "reporting_port": int(sys.argv[1])}
-    options = {"sampler": {"type": "const", "param": 1}, "local_agent": agent}
-    scopes = ContextVarsScopeManager()
-    tracer = Config(options, service_name="shop", scope_manager=scopes).new_tracer()
-    server = Server("127.0.0.1:0", processor_list=[TracingProcessor(tracer)])
-    server.register(add)
-    async with server:
-        async with Client(server.addresses, processor_list=[TracingProcessor(tracer)]) as client:
-            for number in range(20):
-                assert await client.call(add, number, 1) == number + 1
-        async with Client(server.addresses) as client:
-            header = {"traceparent": sys.argv[2]}
-            assert await client.call(add, 1, 2, header=header) == 3
-            for bad in ("hello", "1:2:3", 7):
-                assert await client.call(add, 1, 2, header={"uber-trace-id": bad}) == 3
-    print("served", flush=True)
-    if sys.argv[3] == "flush":
-        closed = tracer.close()
-        while not closed.done():
-            await asyncio.sleep(0.01)
+        async with (
+            serving(front, processor_list=[TracingProcessor(tracer)]) as server,
+            calling(server, processor_list=[TracingProcessor(tracer)]) as client,
+        ):
 
-asyncio.run(main())
-"""
+            @client.register("front", idempotent=True)
+            async def again() -> int:
+                raise AssertionError("it runs on the server")
 
-
-def run_jaeger(port: int, flush: str) -> str:
-    """Run the program, whose tracer sends to an agent on `port`.
-
-    It is a process of its own because the sender of a closed tracer leaves its sockets open.
-    """
-    parent = f"00-{TRACE_ID}-{SPAN_ID}-01"
-    found = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(port), parent, flush],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
-        check=False,
-    )
-    return found.stdout + found.stderr * bool(found.returncode)
+            assert await again() == 2
+    await eventually(lambda: len(tracer.finished_spans()) == 7)
+    found = [
+        (span.operation_name, span.tags["span.kind"], span) for span in tracer.finished_spans()
+    ]
+    (asking,) = [span for *what, span in found if what == ["default/front", "client"]]
+    served = [span for *what, span in found if what == ["default/front", "server"]]
+    assert [span.parent_id for span in served] == [asking.context.span_id] * 2
+    inner_calls = [span for *what, span in found if what == ["default/add", "client"]]
+    assert [span.parent_id for span in inner_calls] == [span.context.span_id for span in served]
+    assert {span.context.trace_id for *_, span in found} == {asking.context.trace_id}
 
 
-def receive(agent: socket.socket, number: int) -> list[Any]:
-    """Return so many spans of those that have come to an agent."""
-    found: list[Any] = []
-    while len(found) < number:
-        protocol = TCompactProtocol(TMemoryBuffer(agent.recv(65536)))
-        protocol.readMessageBegin()
-        batch: Any = Agent.emitBatch_args()  # type: ignore[no-untyped-call,unused-ignore]
-        batch.read(protocol)
-        assert batch.batch.process.serviceName == "shop"
-        found += batch.batch.spans
-    return found
+async def test_calls_of_a_handler_in_a_thread_are_children_of_its_span(tracer: Any) -> None:
+    async with traced(tracer) as (behind, _):
+        blocking = SyncClient(behind.addresses, processor_list=[TracingProcessor(tracer)])
+        await asyncio.to_thread(blocking.connect)
 
+        def front() -> int:
+            found: int = blocking.raw_call("add", 1, 2)
+            return found
 
-async def test_spans_come_to_an_agent_of_jaeger() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as agent:
-        agent.bind(("127.0.0.1", 0))
-        agent.settimeout(PATIENCE)
-        output = await asyncio.to_thread(run_jaeger, agent.getsockname()[1], "flush")
-        assert output == "served\n"
-        spans = await asyncio.to_thread(receive, agent, 44)
-    assert {span.operationName for span in spans} == {"default/add"}
-    by_id = {span.spanId: span for span in spans}
-    children = [span for span in spans if span.parentSpanId in by_id]
-    assert len(children) >= 20
-    low = int(TRACE_ID[16:], 16)
-    (joined,) = [span for span in spans if span.traceIdLow % 2**64 == low]
-    assert joined.parentSpanId == int(SPAN_ID, 16)
-
-
-async def test_an_agent_that_is_not_there_holds_up_no_call() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = int(taken.getsockname()[1])
-    output = await asyncio.to_thread(run_jaeger, port, "leave")
-    assert output == "served\n"
+        async with (
+            serving(front, processor_list=[TracingProcessor(tracer)]) as server,
+            calling(server) as client,
+        ):
+            assert await client.call(front) == 3
+        await asyncio.to_thread(blocking.close)
+    asking, answering = await both(tracer, "default/add")
+    (fronting,) = spans_of(tracer, "default/front").values()
+    assert asking.parent_id == fronting.context.span_id
+    assert answering.parent_id == asking.context.span_id
