@@ -55,7 +55,10 @@ class Plan:
         # The Open of a call with default timeout and no header, packed once.
         limit = NEVER if timeout is None else float(timeout)
         self._timeout_ms = remaining_ms(limit, 0.0)
-        self.meta = pack([self.method, self._timeout_ms])
+        try:
+            self.meta = pack([self.method, self._timeout_ms])
+        except ValueError as exc:
+            raise InvalidArgument(f"{self.method!r} cannot be sent: {exc}") from exc
         self.untraced_meta = pack([self.method, self._timeout_ms, {UNTRACED: True}])
         # The same with the header of the session, or of the untraced call, that was made last.
         self._header: Mapping[str, Any] = {}

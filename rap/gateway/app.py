@@ -3,6 +3,7 @@
 The gateway is no local client: private functions stay private behind it.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from rap.client import Client
+from rap.deadline import check_timeout
 from rap.errors import CallError
 from rap.gateway.bridge import bridge, close_code, receive_text
 from rap.gateway.events import MEDIA_TYPE, stream_events
@@ -23,6 +25,7 @@ from rap.gateway.request import Target, Targets, header_of, read_body, timeout_o
 __all__ = ["create_app"]
 
 _MAX_BODY = 1024 * 1024  # bytes
+_BODY_TIMEOUT = 30.0  # seconds
 _NORMAL = 1000  # close code of RFC 6455, section 7.4.1
 
 
@@ -33,6 +36,7 @@ def create_app(
     group_filter: Collection[str] | None = None,
     *,
     max_body: int = _MAX_BODY,
+    body_timeout: float = _BODY_TIMEOUT,
 ) -> Starlette:
     """Return an application; it connects the client when it starts, and closes it when it ends.
 
@@ -46,6 +50,7 @@ def create_app(
         private_filter: Private functions are left out; `False` is refused.
         group_filter: Names of groups that are left out too.
         max_body: Bytes of a request's body, or of one message of a WebSocket.
+        body_timeout: Seconds for a request's body, or the first message of a WebSocket, to come.
 
     Raises:
         ValueError: An option has a bad value; the message names it.
@@ -61,7 +66,10 @@ def create_app(
         raise ValueError(f"group_filter must be a collection of names, got {group_filter!r}")
     if isinstance(max_body, bool) or not isinstance(max_body, int) or max_body < 1:
         raise ValueError(f"max_body must be an integer of at least 1, got {max_body!r}")
-    gateway = _Gateway(client, Targets(group_filter or ()), max_body)
+    patience = check_timeout("body_timeout", body_timeout)
+    if patience is None:
+        raise ValueError("body_timeout must be a number of seconds, got None")
+    gateway = _Gateway(client, Targets(group_filter or ()), max_body, patience)
     path = prefix.rstrip("/")
     return Starlette(
         routes=[
@@ -76,15 +84,16 @@ def create_app(
 class _Gateway:
     """The endpoints of one application."""
 
-    def __init__(self, client: Client, targets: Targets, max_body: int) -> None:
+    def __init__(self, client: Client, targets: Targets, max_body: int, patience: float) -> None:
         self._client = client
         self._targets = targets
         self._max_body = max_body
+        self._patience = patience
 
     async def normal(self, request: Request) -> Response:
         """Call a function that the body names; see `create_app`."""
         try:
-            target = self._targets.read(await read_body(request, self._max_body))
+            target = self._targets.read(await read_body(request, self._max_body, self._patience))
             return await self._call(request, target)
         except (CallError, BadRequest) as error:
             return _failure(error)
@@ -92,7 +101,7 @@ class _Gateway:
     async def call(self, request: Request) -> Response:
         """Call a function that the path names; see `create_app`."""
         try:
-            body = await read_body(request, self._max_body)
+            body = await read_body(request, self._max_body, self._patience)
             target = self._targets.read_named(**request.path_params, text=body)
             if MEDIA_TYPE not in request.headers.get("accept", ""):
                 return await self._call(request, target)
@@ -108,7 +117,7 @@ class _Gateway:
         with contextlib.suppress(WebSocketDisconnect):  # it has left before it was told
             code = _NORMAL
             try:
-                target = self._targets.read(await receive_text(socket, self._max_body))
+                target = self._targets.read(await self._first_message(socket))
                 await bridge(self._client, target, socket, self._max_body)
             except (CallError, BadRequest) as error:
                 answer = failure_of(error)
@@ -116,6 +125,13 @@ class _Gateway:
                 await socket.send_text(to_json(answer))
             if socket.client_state is WebSocketState.CONNECTED:
                 await socket.close(code)
+
+    async def _first_message(self, socket: WebSocket) -> str:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await receive_text(socket, self._max_body)
+        except TimeoutError:
+            raise BadRequest(408, f"nothing came in {self._patience:g} s") from None
 
     async def _call(self, request: Request, target: Target) -> Response:
         result = await self._client.raw_call(

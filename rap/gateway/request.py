@@ -1,5 +1,6 @@
 """What the gateway is asked: JSON of bounded size, checked before anything is called."""
 
+import asyncio
 import json
 import math
 from collections.abc import Collection
@@ -82,12 +83,24 @@ class Targets:
 
 def _object(text: str | bytes) -> dict[str, Any]:
     try:
-        asked = json.loads(text)
+        asked = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise BadRequest(400, f"the body is no JSON: {exc}") from exc
     if not isinstance(asked, dict):
         raise BadRequest(400, "the body must be a JSON object")
     return asked
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; the last of two equal names must not win in silence."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"an object has a name twice among {len(pairs)} names")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _get(asked: dict[str, Any], field: str, kind: type[Any], default: Any) -> Any:
@@ -99,17 +112,22 @@ def _get(asked: dict[str, Any], field: str, kind: type[Any], default: Any) -> An
     return value
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, patience: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        BadRequest: It has more than `limit` bytes.
+        BadRequest: It has more than `limit` bytes, or took more than `patience` seconds.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BadRequest(413, f"the body has more than {limit} bytes, which is max_body")
+    try:
+        async with asyncio.timeout(patience):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    text = f"the body has more than {limit} bytes, which is max_body"
+                    raise BadRequest(413, text)
+    except TimeoutError:
+        raise BadRequest(408, f"the body did not come in {patience:g} s") from None
     return bytes(body)
 
 

@@ -199,6 +199,11 @@ def test_private_functions_and_groups_left_out_are_not_there(
         ('{"func_name": "f", "arg_list": {}}', "arg_list must be an array"),
         ('{"func_name": "f", "kwarg_list": []}', "kwarg_list must be an object"),
         ('{"func_name": "f", "colour": 1}', "unknown field 'colour'"),
+        ('{"func_name": "f", "func_name": "g"}', "a name twice among 2 names"),
+        ('{"func_name": "echo", "arg_list": [{"a": 1, "a": 2}]}', "a name twice"),
+        ('{"func_name": "echo", "arg_list": [NaN]}', "NaN is no number in JSON"),
+        ('{"func_name": "\\ud800"}', "cannot be sent"),
+        ('{"func_name": "echo", "arg_list": ["\\ud800"]}', "surrogates not allowed"),
     ],
 )
 def test_a_bad_body_is_named(http: TestClient, body: str, reason: str) -> None:
@@ -372,6 +377,8 @@ async def test_a_connected_client_is_left_connected(server: Server) -> None:
         ({"private_filter": False}, "private_filter"),
         ({"group_filter": "hidden"}, "group_filter"),
         ({"max_body": 0}, "max_body"),
+        ({"body_timeout": 0}, "body_timeout"),
+        ({"body_timeout": None}, "body_timeout"),
     ],
 )
 def test_a_bad_option_is_named(options: dict[str, Any], reason: str) -> None:

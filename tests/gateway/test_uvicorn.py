@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from rap.client import Client
 from rap.gateway import create_app
@@ -22,9 +23,9 @@ async def add(a: int, b: int) -> int:
 
 
 @asynccontextmanager
-async def listening(client: Client) -> AsyncIterator[str]:
+async def listening(client: Client, **options: Any) -> AsyncIterator[str]:
     """Run the gateway; return its host and port."""
-    app = create_app("/api", client)
+    app = create_app("/api", client, **options)
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, log_config=None, ws="websockets-sansio", lifespan="on"
     )
@@ -90,3 +91,22 @@ async def test_who_leaves_in_the_middle_of_events_ends_the_generator() -> None:
                     assert line == "data: 0"
                     break
         await within(ended.wait())
+
+
+async def test_who_says_nothing_or_only_half_is_not_waited_for() -> None:
+    async with (
+        serving(add) as server,
+        listening(Client(server.addresses), body_timeout=0.05) as place,
+    ):
+        host, _, port = place.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /api/normal HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        assert await within(reader.readline()) == b"HTTP/1.1 408 Request Timeout\r\n"
+        writer.transport.abort()
+        async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
+            answer = json.loads(await within(socket.recv()))
+            assert answer == {"code": 408, "msg": "nothing came in 0.05 s"}
+            with pytest.raises(ConnectionClosed) as caught:
+                await within(socket.recv())
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1008
