@@ -63,24 +63,23 @@ class Authenticator:
 
     async def _judge(self, conn: "Connection", token: object) -> tuple[Code, str]:
         """Return OK, or a code and the reason; sets the identity of the peer."""
-        wait = self.failures.blocked(conn.peer)
-        if wait:
-            text = f"too many refused tokens from this address; try again in {math.ceil(wait)} s"
-            return Code.UNAUTHENTICATED, text
-        if not isinstance(token, str | bytes):
-            return self._refused(conn, "a token is needed")
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout), self.failures.attempt(conn.peer) as wait:
+                if wait:
+                    text = "too many refused tokens from this address; "
+                    return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
+                if not isinstance(token, str | bytes):
+                    return self._refused(conn, "a token is needed")
                 identity = self._verify(token, conn.peer)
                 if isinstance(identity, Awaitable):
                     identity = await identity
+                if not identity:
+                    return self._refused(conn, "the token was refused")
         except TimeoutError:
             return Code.UNAVAILABLE, f"the token was not verified in {self._timeout:g} s"
         except Exception:
             self._log.exception("verify_token failed for the connection with %s", conn.peer)
             return Code.UNAVAILABLE, "the token could not be verified"
-        if not identity:
-            return self._refused(conn, "the token was refused")
         if identity is not True:
             conn.peer = dataclasses.replace(conn.peer, identity=identity)
         return Code.OK, ""

@@ -4,14 +4,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from rap.errors import ConnectionClosed
-from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, parse_frames, read_hello
+from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, MAX_HELLO, parse_frames, read_hello
 
 if TYPE_CHECKING:
     from rap.transport import Connection
 
 __all__ = ["HelloReader"]
-
-_MAX_HELLO = 64 * 1024  # bytes
 
 
 class HelloReader(asyncio.Protocol):
@@ -53,8 +51,8 @@ class HelloReader(asyncio.Protocol):
         self._data += data
         if self._size is None and len(self._data) >= HEADER_SIZE:
             self._size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
-            if self._size > _MAX_HELLO:
-                text = f"{self._conn.peer}: a Hello of {self._size} bytes, {_MAX_HELLO} at most"
+            if self._size > HEADER_SIZE + MAX_HELLO:
+                text = f"{self._conn.peer}: a Hello of {self._size} bytes, {MAX_HELLO} at most"
                 self._conn.abort(ConnectionClosed(text))
         if self._size is not None and len(self._data) >= self._size:
             self._conn.transport.pause_reading()

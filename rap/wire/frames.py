@@ -21,6 +21,7 @@ __all__ = [
     "HEADER_SIZE",
     "HELLO",
     "KIND_NAMES",
+    "MAX_HELLO",
     "MAX_META",
     "MAX_STREAM_ID",
     "MESSAGE",
@@ -46,6 +47,7 @@ __all__ = [
 HEADER = struct.Struct(">IBBIH")
 HEADER_SIZE = HEADER.size
 MAX_META = 2**16 - 1
+MAX_HELLO = 2**16  # bytes: what it says is kept as long as the connection
 MAX_STREAM_ID = 2**31 - 1
 
 DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO = range(7)

@@ -18,6 +18,7 @@ from rap.wire.frames import (
     HEADER,
     HEADER_SIZE,
     HELLO,
+    MAX_HELLO,
     MAX_STREAM_ID,
     MESSAGE,
     MORE,
@@ -139,6 +140,10 @@ class WireProtocol(Receiver[S]):
         if self.state is State.OPENING and size - pos >= HEADER_SIZE:
             if data[pos + _KIND_AT] != HELLO:
                 self._violate("the first frame must be a Hello")
+                return
+            length = _unpack_header(data, pos)[0]
+            if length > MAX_HELLO:
+                self._violate(f"a Hello of {length} bytes; the limit is {MAX_HELLO}")
                 return
         add = events.append
         streams = self.streams

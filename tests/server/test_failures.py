@@ -1,3 +1,5 @@
+import asyncio
+
 from rap.address import Peer
 from rap.server.failures import Failures
 from tests.fake_clock import FakeClock
@@ -52,3 +54,86 @@ def test_memory_is_bounded() -> None:
         count.add(Peer(f"10.0.{i // 256}.{i % 256}", 1))
     assert not count.blocked(Peer("10.0.0.0", 1))
     assert count.blocked(Peer("10.0.0.1", 1))
+
+
+# Attempts whose verdict is not there yet.
+
+
+class Attempts:
+    """Attempts of one address that end when the test says so."""
+
+    def __init__(self, count: Failures, peer: Peer = ALICE) -> None:
+        self.heard: list[asyncio.Future[bool]] = []
+        self.waits: list[float] = []
+        self._count = count
+        self._peer = peer
+
+    async def make(self) -> None:
+        async with self._count.attempt(self._peer) as wait:
+            self.waits.append(wait)
+            if not wait:
+                self.heard.append(asyncio.get_running_loop().create_future())
+                if not await self.heard[-1]:
+                    self._count.add(self._peer)
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_guesses_that_come_at_once_are_not_all_heard() -> None:
+    count, _ = failures(2)
+    attempts = Attempts(count)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(100):
+            group.create_task(attempts.make())
+        await turns()
+        assert len(attempts.heard) == 20  # ten times the limit, for none has failed yet
+        attempts.heard[0].set_result(False)
+        await turns()
+        assert len(attempts.heard) == 20  # one may fail, and more than that are under way
+        attempts.heard[1].set_result(False)
+        await turns()
+        assert len(attempts.waits) == 100  # the door is closed for all who waited
+        assert sum(wait > 0 for wait in attempts.waits) == 80
+        for verdict in attempts.heard[2:]:
+            verdict.set_result(False)
+    assert not count._trying
+    assert not count._waiting
+
+
+async def test_who_waits_behind_good_ones_is_heard() -> None:
+    count, _ = failures(1)
+    attempts, other = Attempts(count), Attempts(count, BOB)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(30):
+            group.create_task(attempts.make())
+        group.create_task(other.make())
+        for number in range(30):
+            await turns()
+            assert len(attempts.heard) == min(30, number + 10)
+            attempts.heard[number].set_result(True)
+        assert len(other.heard) == 1
+        other.heard[0].set_result(True)
+    assert not any(attempts.waits)
+
+
+async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
+    count, _ = failures(1)
+    attempts = Attempts(count)
+    tasks = [asyncio.create_task(attempts.make()) for _ in range(13)]
+    await turns()
+    tasks[10].cancel()
+    await turns()
+    attempts.heard[0].set_result(True)
+    await asyncio.sleep(0)
+    tasks[11].cancel()  # it was its turn already, perhaps
+    await turns()
+    assert len(attempts.heard) == 11
+    for verdict in attempts.heard[1:]:
+        verdict.set_result(True)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [task.cancelled() for task in tasks[10:]] == [True, True, False]
+    assert not count._trying
+    assert not count._waiting

@@ -89,6 +89,14 @@ def test_a_connection_that_begins_otherwise_is_refused(frame: Frame, reason: str
     assert endpoint.events == []
 
 
+def test_a_hello_is_small_for_it_is_kept() -> None:
+    endpoint = Endpoint(is_server=True)
+    endpoint.feed(hello(note="x" * 2**16).encode()[:20])
+    assert "the limit is 65536" in endpoint.violation()
+    assert endpoint.protocol.partial is None
+    assert endpoint.protocol.peer_hello == {}
+
+
 def test_a_second_hello_is_a_violation() -> None:
     endpoint = make(is_server=False)
     endpoint.receive(hello())
