@@ -1,4 +1,4 @@
-"""Calls of one side, counted while they run: as plain numbers, to be read when somebody asks.
+"""Calls and messages of one side, counted as plain numbers, to be read when somebody asks.
 
 The counters of a client library for metrics lock and check themselves at each step, which is more
 than a call costs. Here a count is an attribute that grows. An interpreter with a global lock
@@ -63,6 +63,8 @@ class Series:
         seconds: That all calls took together.
         buckets: Calls by how long they took; the last one is for those above all bounds.
         exemplars: The last traced call of each bucket.
+        sent: Messages to the peer.
+        received: Messages of the peer.
     """
 
     __slots__ = (
@@ -70,8 +72,10 @@ class Series:
         "ended",
         "exemplars",
         "method",
+        "received",
         "retries",
         "seconds",
+        "sent",
         "shape",
         "started",
     )
@@ -85,6 +89,8 @@ class Series:
         self.seconds = 0.0
         self.buckets = [0] * (len(SECONDS) + 1)
         self.exemplars: dict[int, Exemplar] = {}
+        self.sent = 0
+        self.received = 0
 
 
 class Counts:
@@ -114,15 +120,21 @@ class Counts:
         """
         if self.side is Side.SERVER:
             self._known.add(call.method)
-        return self._series(call) if call.method in self._known else None
+        return self.of(call) if call.method in self._known else None
 
     def late(self, call: Call, code: Code) -> Series:
         """Return the series of a call that has ended, and began without."""
-        if code is not Code.NOT_FOUND and len(self._known) < MAX_METHODS:
-            self._known.add(call.method)
-        return self._series(call)
+        if code is not Code.NOT_FOUND:
+            self.learn(call)
+        return self.of(call)
 
-    def _series(self, call: Call) -> Series:
+    def learn(self, call: Call) -> None:
+        """A server has a function of the name that was called."""
+        if len(self._known) < MAX_METHODS:
+            self._known.add(call.method)
+
+    def of(self, call: Call) -> Series:
+        """Return the series of a call, which may be that of unknown names."""
         method = call.method if call.method in self._known else UNKNOWN_METHOD
         series = self._all.get((method, call.shape))
         if series is None:

@@ -6,11 +6,11 @@ that some server has answered to.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import accumulate
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Metric
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
@@ -19,13 +19,13 @@ from prometheus_client.utils import floatToGoString
 from rap.errors import Code
 from rap.message import Call, Request, Response, Shape, Side
 from rap.processor.base import BaseProcessor
-from rap.processor.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts, Series
+from rap.processor.counts import SECONDS, CountedCall, Counts, Series
 
 __all__ = ["PrometheusMessageProcessor", "PrometheusProcessor"]
 
 _LABELS = ("method", "shape")
 _BOUNDS = [*map(floatToGoString, SECONDS), "+Inf"]
-_SERVER = Side.SERVER  # looking a member up is slow
+_SERVER, _CHANNEL = Side.SERVER, Shape.CHANNEL  # looking a member up is slow
 
 
 class _CallCollector(Collector):
@@ -46,7 +46,7 @@ class _CallCollector(Collector):
         """Yield the metrics as they are now."""
         return self._families(self._counts)
 
-    def _families(self, counts: "Counts | tuple[Series, ...]") -> Iterator[Metric]:
+    def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
         side = self._counts.side
         prefix = f"rap_{side.value}"
         started = CounterMetricFamily(f"{prefix}_started", "Calls that began.", labels=_LABELS)
@@ -87,26 +87,83 @@ def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, Exemp
     return found
 
 
-class _Messages:
-    """The counters of messages of one side in one registry."""
+class _MessageCollector(Collector):
+    """Tells what was counted of the messages of one side.
 
-    def __init__(self, side: Side, registry: CollectorRegistry) -> None:
-        prefix = f"rap_{side.value}_messages"
-        self.sent = Counter(f"{prefix}_sent", "Messages sent.", _LABELS, registry=registry)
-        self.received = Counter(
-            f"{prefix}_received", "Messages received.", _LABELS, registry=registry
+    Args:
+        counts: Of the side.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield the metrics without a value."""
+        return self._families(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        return self._families(self._counts)
+
+    def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
+        prefix = f"rap_{self._counts.side.value}_messages"
+        sent = CounterMetricFamily(f"{prefix}_sent", "Messages sent.", labels=_LABELS)
+        received = CounterMetricFamily(f"{prefix}_received", "Messages received.", labels=_LABELS)
+        for series in counts:
+            labels = [series.method, series.shape.value]
+            sent.add_metric(labels, series.sent)
+            received.add_metric(labels, series.received)
+        yield from (sent, received)
+
+
+class _Shared:
+    """The counts of each side that all processors of one kind and one registry share.
+
+    Args:
+        collector: Makes what tells of them.
+    """
+
+    def __init__(self, collector: Callable[[Counts], Collector]) -> None:
+        self._collector = collector
+        self._made: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, Counts]] = (
+            weakref.WeakKeyDictionary()
         )
 
+    def of(self, registry: CollectorRegistry, side: Side) -> Counts:
+        """Return those of a registry and a side."""
+        sides = self._made.setdefault(registry, {})
+        counts = sides.get(side)
+        if counts is None:
+            counts = Counts(side)
+            registry.register(self._collector(counts))
+            sides[side] = counts
+        return counts
 
-_counts: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, Counts]] = (
-    weakref.WeakKeyDictionary()
-)
-_messages: weakref.WeakKeyDictionary[CollectorRegistry, dict[Side, _Messages]] = (
-    weakref.WeakKeyDictionary()
-)
+
+_calls = _Shared(_CallCollector)
+_messages = _Shared(_MessageCollector)
 
 
-class PrometheusProcessor(BaseProcessor):
+class _Counting(BaseProcessor):
+    """Has the counts of its registry, of each side that it was used on."""
+
+    _shared: _Shared
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry = registry
+        self._on_server: Counts | None = None
+        self._on_client: Counts | None = None
+
+    def _made(self, side: Side) -> Counts:
+        counts = self._shared.of(self._registry, side)
+        if side is _SERVER:
+            self._on_server = counts
+        else:
+            self._on_client = counts
+        return counts
+
+
+class PrometheusProcessor(_Counting):
     """Counts and times the calls of a server or a client.
 
     All processors of a registry share its metrics: ``rap_server_started_total``,
@@ -117,31 +174,15 @@ class PrometheusProcessor(BaseProcessor):
         registry: Where the metrics are; by default the one of the process.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._registry = registry
-        self._on_server: Counts | None = None
-        self._on_client: Counts | None = None
+    _shared = _calls
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Count a call, and time it."""
         counts = self._on_server if call.side is _SERVER else self._on_client
-        return CountedCall(counts or self._counts(call.side), call)
-
-    def _counts(self, side: Side) -> Counts:
-        sides = _counts.setdefault(self._registry, {})
-        counts = sides.get(side)
-        if counts is None:
-            counts = Counts(side)
-            self._registry.register(_CallCollector(counts))
-            sides[side] = counts
-        if side is _SERVER:
-            self._on_server = counts
-        else:
-            self._on_client = counts
-        return counts
+        return CountedCall(counts or self._made(call.side), call)
 
 
-class PrometheusMessageProcessor(BaseProcessor):
+class PrometheusMessageProcessor(_Counting):
     """Counts messages both ways: ``rap_server_messages_sent_total`` and ``…_received_total``.
 
     It is apart from `PrometheusProcessor` because it has to look at every message: generators
@@ -151,30 +192,36 @@ class PrometheusMessageProcessor(BaseProcessor):
         registry: Where the metrics are; by default the one of the process.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._sides = _messages.setdefault(registry, {})
-        self._registry = registry
-        self._known: set[str] = set()
+    _shared = _messages
 
     async def process_request(self, request: Request) -> Request:
         """Count a message from client to server."""
-        opening = request.call.shape is Shape.CHANNEL and request.body is None
-        self._count(request.call, request.call.side is Side.CLIENT, 0 if opening else 1)
+        call = request.call
+        if request.body is None and call.shape is _CHANNEL:
+            return request  # it opens one
+        if call.side is _SERVER:
+            self._series(call).received += 1
+        else:
+            self._series(call).sent += 1
         return request
 
     async def process_response(self, response: Response) -> Response:
         """Count a message from server to client, or the items of a batch."""
-        items = response.body if response.header.get(":batch") else None
-        number = len(items) if isinstance(items, list) else 1
-        if len(self._known) < MAX_METHODS:
-            self._known.add(response.call.method)
-        self._count(response.call, response.call.side is Side.SERVER, number)
+        call, number = response.call, 1
+        if response.header and response.header.get(":batch") and isinstance(response.body, list):
+            number = len(response.body)
+        if call.side is _SERVER:
+            self._series(call).sent += number
+        else:
+            self._series(call, is_known=True).received += number
         return response
 
-    def _count(self, call: Call, sent: bool, number: int) -> None:
-        messages = self._sides.get(call.side)
-        if messages is None:
-            messages = self._sides[call.side] = _Messages(call.side, self._registry)
-        counter = messages.sent if sent else messages.received
-        known = call.side is Side.SERVER or call.method in self._known
-        counter.labels(call.method if known else UNKNOWN_METHOD, call.shape.value).inc(number)
+    def _series(self, call: Call, *, is_known: bool = False) -> Series:
+        counts = self._on_server if call.side is _SERVER else self._on_client
+        counts = counts or self._made(call.side)
+        series = counts.by_method.get(call.method)
+        if series is None or series.shape is not call.shape:
+            if is_known:
+                counts.learn(call)
+            series = counts.begin(call) or counts.of(call)
+        return series
