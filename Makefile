@@ -9,13 +9,17 @@ BENCH_VENV ?= .venv-bench
 BENCH_READY = $(BENCH_VENV)/.ready
 BENCH_PY = $(BENCH_VENV)/bin/python
 
+# So have the tools that look at the Dockerfile and at k8s/.
+CHECK_VENV ?= .venv-check
+CHECK_READY = $(CHECK_VENV)/.ready
+
 # Running a candidate is the test: a pyenv shim may exist and fail, a system Python lack ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
 CANDIDATES = python3 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test integration observe traces image k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
+.PHONY: help demo test integration observe traces image image-check k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
@@ -24,6 +28,7 @@ help:
 	@echo "make observe   the example under a real Prometheus, watched; KEEP=1 leaves it running"
 	@echo "make traces    a trace through three services, by OTLP and by jaeger-client, as trees"
 	@echo "make image     the image of the example, rap-example:integration"
+	@echo "make image-check  hadolint and checkov on the Dockerfile"
 	@echo "make k8s-check what can be checked of k8s/ without a cluster"
 	@echo "make lint      ruff and mypy; make format rewrites"
 	@echo "make coverage  the test suite with branch coverage"
@@ -41,7 +46,7 @@ demo: $(READY)
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
 
-# With Docker, testcontainers and the image in place it runs in containers; RAP_STAGE= chooses.
+# With Docker and the image in place it runs in containers; RAP_STAGE= chooses.
 integration: $(READY)
 	$(PY) -m pytest integration $(ARGS)
 
@@ -56,8 +61,12 @@ traces: $(READY)
 image:
 	docker build $(DOCKER_BUILD) --tag rap-example:integration .
 
-k8s-check:
-	k8s/check
+k8s-check: $(CHECK_READY)
+	PATH="$(CURDIR)/$(CHECK_VENV)/bin:$$PATH" STRICT=1 k8s/check
+
+image-check: $(CHECK_READY)
+	$(CHECK_VENV)/bin/hadolint Dockerfile
+	$(CHECK_VENV)/bin/checkov -f Dockerfile --framework dockerfile --skip-download --compact --quiet
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -113,6 +122,13 @@ $(READY): pyproject.toml
 		echo "rap needs Python 3.11 or newer with venv; say which: make PYTHON=/path/to/python"; exit 1; }
 	@$(PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(CHECK_READY): k8s/requirements.txt
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer with venv is needed; say which: make PYTHON=/path/to/python"; exit 1; }
+	@$(CHECK_VENV)/bin/python -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(CHECK_VENV)
+	$(CHECK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r k8s/requirements.txt
 	@touch $@
 
 $(BENCH_READY): pyproject.toml bench/requirements.txt bench/peers.txt

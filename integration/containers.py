@@ -1,6 +1,7 @@
 """A stage of containers: Redis and the programs of the example, each in one, on a network."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ class Containers(Stage):
 
     def run(self, name: str, arguments: tuple[str, ...], files: Path, **environ: str) -> Container:
         container = DockerContainer(self._image).with_command(["python", *arguments])
-        container.with_network(self._network).with_kwargs(user=f"{os.getuid()}", **HARD)
+        container.with_network(self._network).with_network_aliases(word_of(name))
+        container.with_kwargs(user=f"{os.getuid()}", **HARD)
         container.with_volume_mapping(str(files), str(files), "ro")
         publish(container, dict.fromkeys((RAP_PORT, HTTP_PORT, METRICS_PORT)))
         for key, value in {"APP_REGISTRY": INNER_URL, **environ}.items():
@@ -107,6 +109,10 @@ class Containers(Stage):
         started = Container(name, container)
         self._started.append(started)
         return started
+
+    def without_registry(self, instances: Sequence[Instance]) -> str:
+        (word,) = {word_of(instance.name) for instance in instances}
+        return f"dns://{word}:{RAP_PORT}"
 
     def address_of(self, instance: Instance, port: int = RAP_PORT) -> str:
         assert isinstance(instance, Container)
@@ -119,6 +125,11 @@ class Containers(Stage):
 
     def _wait_for_redis(self, times: int) -> None:
         wait_until(lambda: self._redis.output().count("Ready to accept") >= times, "starting Redis")
+
+
+def word_of(name: str) -> str:
+    """Return the name in DNS that a container shares with others of its kind."""
+    return name.partition("-")[0]
 
 
 def publish(container: DockerContainer, ports: dict[int, int | None]) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.redis_server import RedisServer, wait_until
@@ -129,6 +129,13 @@ class Stage(ABC):
         """Options of uvicorn: where to listen."""
 
     @abstractmethod
+    def without_registry(self, instances: Sequence[Instance]) -> str:
+        """Return what clients have for APP_REGISTRY to find these where nobody registers.
+
+        Names of containers have to begin with one word and a dash.
+        """
+
+    @abstractmethod
     def address_of(self, instance: Instance, port: int = RAP_PORT) -> str:
         """Return the address on loopback of what listens, by the port it has in a container."""
 
@@ -193,6 +200,9 @@ class Machine(Stage):
         process = Process(name, arguments, log, {"APP_REGISTRY": self.redis_url, **environ})
         self._started.append(process)
         return process
+
+    def without_registry(self, instances: Sequence[Instance]) -> str:
+        return "static://" + ",".join(map(self.address_of, instances))
 
     def address_of(self, instance: Instance, port: int = RAP_PORT) -> str:
         found = re.search(SAID[port], instance.output())

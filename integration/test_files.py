@@ -26,6 +26,12 @@ def test_kubernetes_waits_for_the_end_of_a_drain() -> None:
     assert grace > pause + DRAIN_DELAY + CLOSE_TIMEOUT
 
 
+def test_kubernetes_waits_for_requests_of_the_gateway() -> None:
+    grace = number_in("k8s/base/gateway.yaml", r"terminationGracePeriodSeconds: (\d+)")
+    pause = number_in("k8s/base/gateway.yaml", r'\[sleep, "(\d+)"\]')
+    assert grace > pause + number_in("k8s/base/gateway.yaml", r"timeout-graceful-shutdown=(\d+)")
+
+
 def test_compose_waits_for_the_end_of_a_drain() -> None:
     grace = number_in("docker-compose.yml", r"stop_grace_period: (\d+)s")
     assert grace > DRAIN_DELAY + CLOSE_TIMEOUT
@@ -41,7 +47,13 @@ def test_the_page_lists_what_the_example_reads() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["docker-compose.yml", "k8s/base/server.yaml", "k8s/base/gateway.yaml"]
+    "path",
+    [
+        "docker-compose.yml",
+        "k8s/base/server.yaml",
+        "k8s/base/gateway.yaml",
+        "k8s/components/dns/kustomization.yaml",
+    ],
 )
 def test_no_file_sets_what_the_example_does_not_read(path: str) -> None:
     read = set(VARIABLE.findall((ROOT / "integration/app/settings.py").read_text()))
@@ -54,4 +66,6 @@ def test_the_overlays_pass_what_can_be_checked_without_a_cluster() -> None:
         [ROOT / "k8s/check"], capture_output=True, text=True, check=False, timeout=100
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert checked.stdout.count("builds: ") == 2
+    overlays = list((ROOT / "k8s/overlays").iterdir())
+    components = list((ROOT / "k8s/components").iterdir())
+    assert checked.stdout.count("builds: ") == len(overlays) + len(components) - 1  # dev has Redis

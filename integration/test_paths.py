@@ -88,6 +88,28 @@ async def test_the_gateway_follows_a_replacement(stage: Stage, tmp_path: Path) -
     await asyncio.to_thread(gateway.wait)
 
 
+async def test_the_gateway_finds_instances_where_nobody_registers(
+    stage: Stage, tmp_path: Path
+) -> None:
+    alone = {"APP_REGISTRY": "dns://calc:9000"}  # a server does not look there
+    instances = [
+        await asyncio.to_thread(stage.calc, f"calc-{it}", tmp_path, **alone) for it in "ab"
+    ]
+    assert "registered" not in instances[0].output()
+    gateway = stage.run(
+        "gateway",
+        (*HTTP, *stage.http_options),
+        tmp_path,
+        APP_REGISTRY=stage.without_registry(instances),
+    )
+    await asyncio.to_thread(gateway.wait_for, "Uvicorn running on")
+    url = f"http://{stage.address_of(gateway, HTTP_PORT)}/api/call/default/who"
+    names: set[str] = set()
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http, asyncio.timeout(PATIENCE):
+        while names != {"calc-a", "calc-b"}:
+            names.add((await http.post(url, json={})).json()["data"])
+
+
 async def test_the_probe_of_a_container_tells_a_server_from_nothing(
     stage: Stage, tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ class Settings:
         """Return what every service of the example passes to `Server`."""
         registers = not self.registry.startswith(_LOOKED_UP)
         return {
-            "service": service if registers else None,
+            "service": service,
             "registry": self.registry if registers else None,
             "ssl_crt_path": self.certificate or None,
             "ssl_key_path": self.key or None,
