@@ -69,6 +69,8 @@ METRICS: tuple[Metric, ...] = (
     _row("echo 1 KiB", "MB/s", "echo1k", "mb_per_second", digits=1, vs_grpc=10, vs_limit=0.65),
     _row("echo 64 KiB", "MB/s", "echo64k", "mb_per_second", vs_grpc=4, vs_limit=0.85),
     _row("echo 1 MiB", "MB/s", "echo1m", "mb_per_second", vs_grpc=3, vs_limit=0.85),
+    _row("echo 64 MiB", "MB/s", "echo64m", "mb_per_second"),
+    _row("echo 64 MiB, server's peak memory", "MiB", "echo64m", "peak_mib"),
     _row("200 B beside 256 KiB, p50", "us", "mixed", "small_p50_us"),
     _row("200 B beside 256 KiB, p99", "us", "mixed", "small_p99_us"),
     _row("a record of 20 fields", "calls/s", "record1"),

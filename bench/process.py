@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "resident_bytes", "tree"]
+__all__ = ["cpu_seconds", "peak_bytes", "resident_bytes", "tree"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -39,6 +39,16 @@ def resident_bytes(pids: list[int]) -> int:
             fields = _read(each, "statm").split()
             pages += int(fields[1]) if fields else 0
     return pages * _PAGE
+
+
+def peak_bytes(pids: list[int]) -> int:
+    """Return the most memory that the processes and all below have held since they began."""
+    kib = 0
+    for pid in pids:
+        for each in tree(pid):
+            status = _read(each, "status").partition("VmHWM:")[2].split()
+            kib += int(status[0]) if status else 0
+    return kib * 1024
 
 
 def _read(pid: int, name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bench.adapter import Adapter, Connection, Setup
 from bench.load import closed_loops, percentile
 from bench.payload import KIB, rows
-from bench.process import resident_bytes
+from bench.process import peak_bytes, resident_bytes
 
 __all__ = ["WORKLOADS", "Bench", "Figures", "Workload"]
 
@@ -94,18 +94,24 @@ def calls(in_flight: int, *, connections: int = 1, method: str = "add") -> Run:
     return run
 
 
-def echoes(size: int) -> Run:
-    """Return the workload of payloads that travel both ways; one way is counted."""
+def echoes(size: int, in_flight: int = _ECHOES) -> Run:
+    """Return the workload of payloads that travel both ways; one way is counted.
+
+    `peak_mib` is the most memory that the servers held, as payloads in flight.
+    """
 
     async def run(bench: Bench) -> Figures:
         connection = await bench.connect()
         data = os.urandom(size)
         assert await connection.echo(data) == data
-        loops = [lambda: connection.echo(data)] * _ECHOES
+        loops = [lambda: connection.echo(data)] * in_flight
         await closed_loops(loops, bench.seconds * _WARM_UP, ())
         load = await closed_loops(loops, bench.seconds, bench.servers)
         await connection.close()
-        return load.summary() | {"mb_per_second": load.per_second * size / 1e6}
+        return load.summary() | {
+            "mb_per_second": load.per_second * size / 1e6,
+            "peak_mib": peak_bytes(list(bench.servers)) / 2**20,
+        }
 
     return run
 
@@ -278,6 +284,7 @@ WORKLOADS: dict[str, Workload] = {
     "echo1k": Workload(echoes(1 << 10), "calls"),
     "echo64k": Workload(echoes(1 << 16), "calls"),
     "echo1m": Workload(echoes(1 << 20), "calls"),
+    "echo64m": Workload(echoes(64 << 20, 2), "huge", setup="huge", extra=True),
     "mixed": Workload(mixed, "many"),
     "record1": Workload(records(1, 64), "many"),
     "record100": Workload(records(100, 16), "many"),

@@ -49,7 +49,7 @@ HANDLERS: dict[int, Callable[..., Any]] = {
 
 class LimitThin(Adapter):
     name = "limit"
-    extras = frozenset({"apart"})
+    extras = frozenset({"apart", "huge"})
     imports = ("msgpack", "uvloop")
     settings = "uvloop; no flow control, deadlines, cancellation, metadata or checks"
 

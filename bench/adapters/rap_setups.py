@@ -9,6 +9,7 @@ from bench.adapter import Setup, certificate
 __all__ = ["NEEDS", "client_options", "server_options"]
 
 _KEY_ID, _KEY = "bench", "0123456789abcdef"
+_HUGE = 128 << 20  # bytes of a message
 _WITHOUT_END = 10**9  # tokens of a bucket that is never empty
 
 # A module that a setup needs beside rap itself.
@@ -28,6 +29,8 @@ def server_options(setup: Setup) -> dict[str, Any]:
     if setup == "tls":
         crt, key = certificate()
         return {"ssl_crt_path": crt, "ssl_key_path": key}
+    if setup == "huge":
+        return {"max_message": _HUGE}
     if setup == "access":
         return {"middleware_list": [_access_log()]}
     return {"processor_list": _processors(setup, of_server=True)}
@@ -37,6 +40,8 @@ def client_options(setup: Setup) -> dict[str, Any]:
     """Return the options of a client."""
     if setup == "tls":
         return {"ssl_ca_path": certificate()[0]}
+    if setup == "huge":
+        return {"max_message": _HUGE}
     return {"processor_list": _processors(setup, of_server=False)}
 
 
