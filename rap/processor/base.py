@@ -42,7 +42,8 @@ class BaseProcessor:
     def ignores(self, header: Header) -> bool:
         """On a server: whether the scope can be left out of calls with this header.
 
-        It is asked once for all calls with equal headers, where no other processor has any hook.
+        It is asked once for all calls with equal headers, where no other processor has any hook;
+        it may add to the header what handlers should see there.
         """
         return False
 

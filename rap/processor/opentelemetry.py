@@ -83,8 +83,10 @@ class OpenTelemetryProcessor(BaseProcessor):
 
     def ignores(self, header: Header) -> bool:
         """Whether calls with this header are in no trace, and have nothing else to bring."""
-        fields = propagate.get_global_textmap().fields
-        return UNTRACED in header and fields.isdisjoint(header)
+        if (UNTRACED not in header and self._roots.sample) or _extract(header, Context()):
+            return False
+        header[UNTRACED] = True
+        return True
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""

@@ -79,7 +79,10 @@ class TracingProcessor(BaseProcessor):
 
     def ignores(self, header: Header) -> bool:
         """Whether calls with this header are in no trace."""
-        return UNTRACED in header
+        if UNTRACED not in header and (self._roots.sample or self._extract(header) is not None):
+            return False
+        header[UNTRACED] = True
+        return True
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""

@@ -149,8 +149,12 @@ async def test_calls_that_an_untraced_one_makes_are_untraced(spans: Spans, kind:
     assert sorted(spans.names) == ["default/front", "default/seen", "default/seen"]
 
 
+@pytest.mark.parametrize("others", [[], [PrometheusProcessor]])
 @pytest.mark.parametrize("kind", ["otel", "opentracing"])
-async def test_a_server_that_begins_no_trace_passes_that_on(spans: Spans, kind: str) -> None:
+async def test_a_server_that_begins_no_trace_passes_that_on(
+    spans: Spans, kind: str, others: list[type[BaseProcessor]]
+) -> None:
+    there = [spans.processor(kind, 0), *(other() for other in others)]
     async with (
         serving(seen) as behind,
         calling(behind, processor_list=[spans.processor(kind)]) as inner,
@@ -160,10 +164,11 @@ async def test_a_server_that_begins_no_trace_passes_that_on(spans: Spans, kind: 
             return await inner.call(seen)
 
         async with (
-            serving(front, processor_list=[spans.processor(kind, 0)]) as server,
+            serving(front, processor_list=there) as server,
             calling(server) as client,
         ):
-            assert await client.call(front) == MARK
+            for _ in range(2):
+                assert await client.call(front) == MARK
     assert spans.names == []
 
 
@@ -297,13 +302,21 @@ def test_a_sample_may_be_any_share() -> None:
     assert [check_sample(each) for each in (0, 0.25, 1)] == [0.0, 0.25, 1.0]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
 def test_a_pipeline_leaves_no_scope_out_where_somebody_else_has_a_hook(spans: Spans) -> None:
-    never = NEVER["otel off"]()
+    never, jaeger_never = NEVER["otel off"](), NEVER["jaeger const"]()
     assert not Pipeline([never], Side.CLIENT).wants_next()
     assert not Pipeline([never, BaseProcessor()], Side.CLIENT).wants_next()
     assert Pipeline([never], Side.SERVER).ignores(MARK)
-    assert not Pipeline([never], Side.SERVER).ignores({})
-    assert not Pipeline([never], Side.SERVER).ignores({"baggage": "a=1", **MARK})
+    assert Pipeline([never], Side.SERVER).ignores({})  # it begins none either
+    assert not Pipeline([spans.processor("otel", 0.5)], Side.SERVER).ignores({})
+    assert not Pipeline([spans.processor("opentracing", 0.5)], Side.SERVER).ignores({})
+    for more in ({"baggage": "a=1"}, {"traceparent": TRACEPARENT}):
+        assert not Pipeline([never], Side.SERVER).ignores(dict(more))
+        assert not Pipeline([never], Side.SERVER).ignores({**more, **MARK})
+    found = {"traceparent": TRACEPARENT}
+    assert not Pipeline([jaeger_never], Side.SERVER).ignores(found)
+    assert found == {"traceparent": TRACEPARENT}
     for other in (PrometheusProcessor(), CryptoProcessor("k", "0123456789abcdef")):
         assert Pipeline([never, other], Side.CLIENT).wants_next()
         assert not Pipeline([other, never], Side.SERVER).ignores(MARK)
