@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line: what `rap` logs, with the fields of the access log.
+"""Logs as JSON, one object a line: what `rap` logs, with what its records carry about calls.
 
 Run it::
 
@@ -16,21 +16,21 @@ from rap.client import Client
 from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware
 
+# What a record about a call has, beside what every record of `logging` has.
+CALL_FIELDS = ("method", "peer", "code", "seconds", "trace_id")
+
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as an object; the fields of an access log line become its own."""
+    """Writes a record as an object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
+            "message": record.getMessage(),
         }
-        access = getattr(record, "access", None)
-        if access is None:
-            line["message"] = record.getMessage()
-        else:
-            line |= access
+        line |= {name: getattr(record, name) for name in CALL_FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
@@ -43,16 +43,20 @@ def log_json(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
-async def add(a: int, b: int) -> int:
-    return a + b
+async def divide(a: int, b: int) -> float:
+    return a / b
 
 
 async def main() -> None:
     server = Server("127.0.0.1:0", middleware_list=[AccessMsgMiddleware()])
-    server.register(add)
+    server.register(divide)
     async with server, Client(server.addresses) as client:
         header = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-        await client.call(add, 1, 2, header=header)
+        await client.call(divide, 1, 2, header=header)
+        try:
+            await client.call(divide, 1, 0, header=header)
+        except ZeroDivisionError:
+            print("it was told", file=sys.stderr)
 
 
 if __name__ == "__main__":

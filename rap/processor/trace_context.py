@@ -16,6 +16,7 @@ __all__ = [
     "TraceParent",
     "put_trace",
     "sampled_trace_id",
+    "trace_id",
 ]
 
 TRACEPARENT = "traceparent"  # https://www.w3.org/TR/trace-context/
@@ -70,6 +71,14 @@ def put_trace(header: Header, carrier: Mapping[str, str]) -> None:
     for name in _TRACE_HEADERS:
         header.pop(name, None)
     header.update(carrier)
+
+
+def trace_id(call: Call) -> str:
+    """Return the trace that a call is in, kept or not, as 32 hex digits; empty if there is none."""
+    if call.state.get(TRACE_ID):
+        return str(call.state[TRACE_ID])
+    parent = TraceParent.of(call.header)
+    return "" if parent is None else f"{parent.trace_id:032x}"
 
 
 def sampled_trace_id(call: Call) -> str:

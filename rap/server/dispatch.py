@@ -25,6 +25,7 @@ from rap.processor.base import Pipeline
 from rap.server.failure import failure
 from rap.server.inbound import ServerStream
 from rap.server.middleware.chain import MessageChain
+from rap.server.records import fields_of
 from rap.server.router import Handler, Router
 from rap.server.serve import serve_channel, serve_stream
 from rap.server.threads import Threads
@@ -128,11 +129,12 @@ class Dispatcher:
             exc: What ended it.
             began: The handler has run; so has it where the stream says so.
         """
-        if isinstance(exc, CallError):
-            if exc.code is Code.INTERNAL:
-                self._log.error("%s", exc)
-        elif self._log.isEnabledFor(logging.INFO):
-            self._log.info("a handler raised %r", exc, exc_info=exc)
+        if not isinstance(exc, CallError):
+            if self._log.isEnabledFor(logging.INFO):
+                extra = self._fields(stream, Code.UNKNOWN)
+                self._log.info("a handler raised %r", exc, exc_info=exc, extra=extra)
+        elif exc.code is Code.INTERNAL:
+            self._log.error("%s", exc, extra=self._fields(stream, exc.code))
         code, message, details = failure(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
@@ -140,6 +142,14 @@ class Dispatcher:
             seen = self.pipeline.error(stream.as_call(), (code, message, details))
             code, message, details = Code(seen[0]), seen[1], seen[2]
         stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
+
+    def _fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
+        """Return what a record about a call carries; `None` if nobody knows what was called."""
+        if not hasattr(stream, "route"):
+            return None
+        limit = stream.route[1]
+        seconds = None if limit == NEVER else self._monotonic() - (stream.deadline - limit)
+        return fields_of(stream.as_call(), code, seconds)
 
     async def close(self) -> None:
         """Await what is left of cancelled handlers; connections are closed by now."""

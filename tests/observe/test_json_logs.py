@@ -21,9 +21,16 @@ def test_every_line_of_the_example_is_an_object_and_calls_have_their_fields() ->
         check=True,
     )
     lines = [json.loads(line) for line in found.stdout.splitlines()]
-    assert {"time", "level", "logger"} <= set.intersection(*(set(line) for line in lines))
-    (access,) = [line for line in lines if line["logger"] == "rap.server.access"]
-    assert access["method"] == "/default/add"
-    assert access["status"] == "OK"
-    assert access["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
-    assert isinstance(access["duration_ms"], float)
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    calls = [line for line in lines if "method" in line]
+    assert [(line["logger"], line["code"]) for line in calls] == [
+        ("rap.server.access", "OK"),
+        ("rap.server", "UNKNOWN"),
+        ("rap.server.access", "UNKNOWN"),
+    ]
+    for line in calls:
+        assert line["method"] == "/default/divide"
+        assert line["peer"].startswith("127.0.0.1:")
+        assert 0 <= line["seconds"] < PATIENCE
+        assert line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert "ZeroDivisionError" in calls[1]["traceback"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rap.message import Call, Shape, Side
-from rap.processor.trace_context import TRACE_ID, TraceParent, sampled_trace_id
+from rap.processor.trace_context import TRACE_ID, TraceParent, put_trace, sampled_trace_id, trace_id
 
 T, S = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FOUND = (int(T, 16), int(S, 16))
@@ -68,3 +68,28 @@ def test_a_call_is_found_in_the_trace_that_is_kept(
     call = Call("/default/f", Shape.UNARY, Side.SERVER, header)
     call.state.update(state)
     assert sampled_trace_id(call) == found
+
+
+@pytest.mark.parametrize(
+    ("header", "state", "found"),
+    [
+        ({"traceparent": f"00-{T}-{S}-01"}, {}, T),
+        ({"traceparent": f"00-{T}-{S}-00"}, {}, T),
+        ({"traceparent": f"00-{T}-{S}-00"}, {TRACE_ID: ""}, T),  # not kept, but known
+        ({"uber-trace-id": "a1:1:0:0"}, {}, f"{0xA1:032x}"),
+        ({}, {TRACE_ID: T}, T),
+        ({}, {}, ""),
+    ],
+)
+def test_a_call_is_in_a_trace_whether_that_is_kept_or_not(
+    header: dict[str, Any], state: dict[str, Any], found: str
+) -> None:
+    call = Call("/default/f", Shape.UNARY, Side.SERVER, header)
+    call.state.update(state)
+    assert trace_id(call) == found
+
+
+def test_a_span_takes_the_place_of_any_that_a_header_had() -> None:
+    header = {"traceparent": "x", "tracestate": "y", "uber-trace-id": "z", "tenant": "blue"}
+    put_trace(header, {"traceparent": f"00-{T}-{S}-01"})
+    assert header == {"traceparent": f"00-{T}-{S}-01", "tenant": "blue"}

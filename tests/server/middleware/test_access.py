@@ -61,7 +61,11 @@ async def test_a_call_gets_a_line_with_all_that_is_known(access: list[Any]) -> N
         "response_bytes": 1,
         "trace_id": TRACE,
     }
-    line = access[0].getMessage()
+    (record,) = access
+    assert (record.method, record.peer, record.code) == ("/default/add", str(peer), "OK")
+    assert 0 < record.seconds < 10
+    assert record.trace_id == TRACE
+    line = record.getMessage()
     assert line.startswith(f"method=/default/add peer={peer} status=OK duration_ms=")
     assert line.endswith(f" request_bytes=3 response_bytes=1 trace_id={TRACE}")
 
@@ -83,7 +87,7 @@ async def test_an_error_has_its_code_and_the_name_of_an_exception(access: list[A
 @pytest.mark.parametrize(
     ("header", "trace_id"),
     [
-        ({"uber-trace-id": "5af7183fb1d4cf5f:1:0:1"}, "5af7183fb1d4cf5f"),
+        ({"uber-trace-id": "5af7183fb1d4cf5f:1:0:1"}, "00000000000000005af7183fb1d4cf5f"),
         ({"traceparent": "forged\nmethod=/x"}, None),
         ({"traceparent": f"00-{TRACE}"}, None),
         ({"traceparent": 7}, None),
