@@ -123,6 +123,30 @@ def check_bound(kind: Kind, option: Option, limit: str) -> None:
         kind.make(**{option.name: beyond(option, limit)})
 
 
+@pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
+def test_every_number_has_a_unit_and_a_least_value(kind: Kind) -> None:
+    numbers = {
+        name
+        for name, value in defaults_of(kind).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    assert numbers <= {it.name for it in kind.options.values() if it.unit and it.least}
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [case for case in cases("least") if not case.values[1].most]
+)
+def test_there_is_no_most_value_but_what_is_listed(kind: Kind, option: Option) -> None:
+    kind.make(**{option.name: 10**15})
+
+
+@pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
+def test_what_is_listed_is_what_the_docstrings_explain(kind: Kind) -> None:
+    text = f"{kind.make.__doc__}{kind.config.__doc__}"
+    explained = set(re.findall(r"^        ([a-z]\w*): ", text, re.MULTILINE))
+    assert explained - {"host", "addresses", "host_list", "options"} == set(kind.options)
+
+
 EXAMPLES = [
     pytest.param(example, id=f"{page} {example}")
     for page, text in PAGES.items()
