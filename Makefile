@@ -46,8 +46,10 @@ demo: $(READY)
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
 
-# With Docker and the image in place it runs in containers; RAP_STAGE= chooses.
+# Where Docker answers it runs in containers, of an image that is made first; RAP_STAGE= chooses.
 integration: $(READY)
+	@test "$(RAP_STAGE)" = machine || ! docker info >/dev/null 2>&1 || \
+		$(MAKE) --no-print-directory image
 	$(PY) -m pytest integration $(ARGS)
 
 # KEEP=1 leaves all running until Ctrl-C, and prints the addresses.
