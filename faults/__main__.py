@@ -14,7 +14,7 @@ __all__: list[str] = []
 _SCENARIOS = (
     *bytes_in.SCENARIOS, *pressure.SCENARIOS, *replays.SCENARIOS, *identity.SCENARIOS,
 )  # fmt: skip
-_FULL = Scale(fuzz_seconds=300, failovers=20, sealed_frames=1000, replays=10_000, cancels=100_000)
+_FULL = Scale(fuzz_seconds=60, failovers=20, sealed_frames=1000, replays=10_000, cancels=100_000)
 _PATIENCE = 900.0  # seconds
 
 
