@@ -1,6 +1,7 @@
 """The connections to one server: dialled in the background, again after a loss, with backoff.
 
-The backoff is gRPC's: 1 s, times 1.6 for each failure, +-20 %, at most 15 s.
+The backoff is gRPC's: 1 s, times 1.6 for each failure, +-20 %, at most 15 s. A connection that ends
+within a second of its opening is one, but for the first.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ _FIRST_PAUSE = 1.0
 _GROWTH = 1.6
 _JITTER = 0.2
 _MAX_PAUSE = 15.0
+_BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failures
 
 
 class ServerDraining(ConnectionClosed):
@@ -89,6 +91,8 @@ class Pool:
         self._on_change = on_change
         self._calls = 0  # on connections that have ended
         self._failures = 0
+        self._brief = 0  # connections in a row that ended as soon as they were open
+        self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
         self._hurry = Wakeup(clock)
 
@@ -124,7 +128,7 @@ class Pool:
 
     def hurry(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
-        self._failures = 0
+        self._failures = self._brief = 0
         if self.dialling:
             self._hurry.set()
 
@@ -133,6 +137,7 @@ class Pool:
         if conn.closed:
             if conn in self.connections:
                 self.connections.discard(conn)
+                self._note_end(self._opened_at.pop(conn))
                 self._calls += _calls_of(conn)
                 self.error = str(conn.error)
         self.refresh()
@@ -162,6 +167,9 @@ class Pool:
 
     async def _dial(self) -> None:
         """Try until there is a connection, or none is wanted."""
+        if self._brief > 1:  # else a server that hangs up at once would be dialled without end
+            self._failures = self._brief - 1
+            await self._pause()
         while self.wanted:
             try:
                 conn = await self._open_one(self)
@@ -179,13 +187,22 @@ class Pool:
                 self._failures = 0
                 self.tally.opened += 1
                 self.denial = None
-                if not conn.closed:
+                now = self._clock.monotonic()
+                if conn.closed:
+                    self._note_end(now)
+                else:
                     self.connections.add(conn)
+                    self._opened_at[conn] = now
                 self._dialling = None
                 self.refresh()
                 self._on_change()
                 return
             await self._pause()
+
+    def _note_end(self, opened_at: float) -> None:
+        """Note how long a connection was open."""
+        brief = self._clock.monotonic() - opened_at < _BRIEF
+        self._brief = self._brief + 1 if brief else 0
 
     async def _pause(self) -> None:
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self._failures - 1, 20), _MAX_PAUSE)

@@ -14,6 +14,7 @@ from rap.errors import CallError, RegistryError, Unavailable
 from rap.registry import Endpoint, Snapshot
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
+from rap.wire.frames import hello_frame
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
@@ -227,6 +228,45 @@ async def test_a_server_out_of_rotation_is_asked_again_after_a_pause() -> None:
 
 
 # Registries.
+
+
+async def test_a_server_that_hangs_up_at_once_is_not_dialled_without_end() -> None:
+    clock, visits = FakeClock(), 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal visits
+        visits += 1
+        writer.write(hello_frame({"rap": 1}))
+        await reader.read(1)  # its Hello: the connection was open
+        writer.close()
+
+    listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    client = Client(f"127.0.0.1:{port}", clock=clock)
+    connecting = asyncio.create_task(client.connect())
+    async with listener:
+        await eventually(lambda: visits)
+        (node,) = client.cluster.nodes.values()
+        await eventually(lambda: visits == 2 and not node.pool.connections)
+        await settled()
+        assert visits == 2
+        assert node.pool.dialling
+        clock.advance(1.3)
+        await eventually(lambda: visits == 3 and not node.pool.connections)
+        clock.advance(1.2)
+        await settled()
+        assert visits == 3
+        await client.await_close()
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+
+
+async def settled() -> None:
+    """Let whatever could be dialled be dialled, and be heard of."""
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            _, writer = await asyncio.open_connection(*other.getsockname())
+            writer.transport.abort()
 
 
 async def test_servers_are_found_by_name_in_a_registry() -> None:
