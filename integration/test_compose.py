@@ -122,6 +122,17 @@ def test_every_target_of_prometheus_is_up_and_the_gateway_answers(project: Proje
     assert project.post("/orders/call/default/total", {"prices": [1, 2]}) == {"code": 0, "data": 3}
 
 
+def test_every_container_has_limits_and_writes_only_where_it_has_to(project: Project) -> None:
+    for each in json.loads(project.call("docker", "inspect", *project.run("ps", "-q").split())):
+        host = each["HostConfig"]
+        assert host["Memory"] > 0, each["Name"]
+        assert host["NanoCpus"] > 0, each["Name"]
+        assert host["PidsLimit"] > 0, each["Name"]
+        assert host["ReadonlyRootfs"], each["Name"]
+        published = [it["HostIp"] for ports in host["PortBindings"].values() for it in ports]
+        assert set(published) <= {"127.0.0.1"}, each["Name"]
+
+
 def test_no_call_fails_when_there_are_more_instances_and_each_is_replaced(
     project: Project,
 ) -> None:
