@@ -13,7 +13,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.plan import Plan
-from rap.client.session import Session, innermost_session
+from rap.client.session import Session, ambient_session, innermost_session
 from rap.clock import Clock
 from rap.deadline import NEVER
 from rap.errors import CallError, Code, DeadlineExceeded, Internal, InvalidArgument
@@ -30,6 +30,7 @@ _REQUEST = MESSAGE | END
 _FIRST_BACKOFF = 0.05
 _MAX_BACKOFF = 1.0
 _NOBODY: frozenset[str] = frozenset()
+_ambient = ambient_session.get
 _UNARY, _CLIENT = Shape.UNARY, Side.CLIENT  # look-ups are slow
 
 
@@ -110,10 +111,10 @@ class Invoker:
         """Return the `Call`, with session, header and deadline settled, and its session."""
         if affinity is not None and not isinstance(affinity, str):
             raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
-        if session is None:
-            session = innermost_session(self)
-        else:
+        if session is not None:
             session.check_client(self)
+        elif _ambient() is not None:
+            session = innermost_session(self)
         own: Header = {}
         if header:
             own.update(header)
@@ -137,14 +138,13 @@ class Invoker:
         """Return where this attempt of a call goes; `None` if it has to wait for that."""
         if session is not None:
             return session.bound()
-        exclude = _NOBODY if attempt is None else attempt.exclude
-        node = self.cluster.pick(call.affinity, exclude)
-        conn = node.pool.conn if node is not None else None
-        if node is None or conn is None or not conn.usable:
-            return None
-        if len(conn.streams) >= conn.protocol.peer.max_streams:
-            return None
-        return node, conn
+        node = self.cluster.pick(call.affinity, _NOBODY if attempt is None else attempt.exclude)
+        if node is not None:
+            conn = node.pool.conn
+            if conn is not None and conn.usable:
+                if len(conn.streams) < conn.protocol.peer.max_streams:
+                    return node, conn
+        return None
 
     async def placed(self, call: Call, attempt: Attempt | None) -> tuple[Node, Connection]:
         """Return where this attempt of a call goes; wait for that until the deadline."""
