@@ -28,7 +28,7 @@ __all__ = ["ADAPTER"]
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "sync", "apart", "huge", *NEEDS})
+    extras = frozenset({"replicas", "threads", "sync", "apart", *NEEDS})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ NEEDS = {
     "limit": "rap",
     "access": "rap",
     "compress": "rap",
+    "huge": "rap",
 }
 
 
