@@ -101,7 +101,7 @@ async def server_parts(best: Best, conn: Any, first: int) -> None:
     events = conn.protocol.receive_data(chunk)
     best.note("server: parse, make the record", time.perf_counter() - begin, CHUNK)
     for _, stream, flags, meta, body, _ in events:
-        conn._on_open(stream, flags, meta, body)
+        conn.on_open(stream, flags, meta, body)
     function = events[0][1].handler.function
     best.time("server: decode arguments", lambda: [function.decode_args(ARGUMENTS) for _ in events])
     best.time("server: encode the result", lambda: [function.encode_result(3) for _ in events])

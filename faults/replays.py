@@ -156,7 +156,7 @@ async def lost_replies(scale: Scale) -> Measured:
 
             def judge(data: bytes) -> Fate:
                 nonlocal turn
-                if data.startswith(b"+"):
+                if not data.startswith(b":"):  # an older Redis does not know all that is asked
                     return Fate.PASS
                 turn += 1
                 return Fate.CUT if turn % 2 else Fate.PASS

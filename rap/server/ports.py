@@ -19,6 +19,7 @@ from rap.server.inbound import ADOPT, ServerStream
 from rap.server.strict import Bounds, streams_of
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
+from rap.transport.deferral import defer_when_full
 from rap.transport.listen import Listener, listen
 from rap.transport.tls import server_context
 from rap.transport.traffic import CountedConnection, Traffic
@@ -75,6 +76,7 @@ class Ports:
             stream_window=config.stream_window,
             connection_window=config.connection_window,
             max_unfinished=config.max_unfinished,
+            max_backlog=config.max_backlog,
         )
         self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
         self._context = self._make_context()
@@ -225,6 +227,7 @@ class Ports:
             on_change=self.arrivals.settle,
             on_lost=self._on_lost,
         )
+        defer_when_full(conn)
         conn.state[ADOPT] = self._dispatcher.adopt
         if conn.sweep.max_age is not None:
             conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)

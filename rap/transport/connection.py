@@ -61,9 +61,9 @@ class Connection(asyncio.Protocol):
     __slots__ = tuple(
         (
             "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
-            "_on_made _on_open _random _scheduled _writelines cancels clock closed draining ended "
-            "error exception_types handshake heard held holds is_server log new_future options "
-            "paused peer pings protocol state streams sweep transport usable waits_for_turn"
+            "_on_made _random _scheduled _writelines cancels clock closed draining ended "
+            "error exception_types handshake heard held holds is_server log new_future on_open "
+            "options paused peer pings protocol state streams sweep transport usable waits_for_turn"
         ).split()
     )
 
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.handshake: asyncio.Future[None] = self.new_future()
         self.ended: asyncio.Future[None] = self.new_future()
-        self._on_open = on_open
+        self.on_open = on_open
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             if kind == DATA:
                 stream.on_data(flags, meta, body, size)  # type: ignore[union-attr]  # Data has a stream
             elif kind == OPEN:
-                self._on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
+                self.on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
             else:
                 on_rare(self, kind, stream, flags, body)
         if self.streams and not self.sweep.busy:

@@ -8,6 +8,7 @@ unfinished message are lent until it is whole.
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from rap.wire.backlog import Backlog
 from rap.wire.frames import credit_frame
 from rap.wire.limits import Limits
 from rap.wire.states import CLOSED, REMOTE_END, StreamState
@@ -33,7 +34,8 @@ class Granter(Generic[S]):
 
     __slots__ = tuple(
         (
-            "_starved_below _stream_step limits out recv_credit streams unfinished ungranted wake"
+            "_starved_below _stream_step backlog limits out recv_credit streams unfinished "
+            "ungranted wake"
         ).split()
     )
 
@@ -44,6 +46,7 @@ class Granter(Generic[S]):
         # Bytes that may come before we must have granted more.
         window = self.recv_credit = limits.connection_window
         self.ungranted = 0  # taken or dropped, not yet given back
+        self.backlog = Backlog(limits.max_backlog)
         self.unfinished = 0  # bytes of messages of which parts have come
         # What a transport sets: asks it to write when the loop's turn ends; may be called again
         # before it has.
@@ -74,7 +77,9 @@ class Granter(Generic[S]):
         """Drop a stream that has ended; what it held is given back to the connection."""
         self.streams.pop(stream.id, None)
         stream.state = CLOSED
-        stream.outbox = None
+        if stream.outbox is not None:
+            self.backlog.remove(sum(len(each.body) for each in stream.outbox))
+            stream.outbox = None
         if stream.parts is not None:
             self.unfinished -= stream.parts_size
             stream.parts = None

@@ -28,6 +28,8 @@ class Limits:
         connection_window: The same for all streams together; at least `stream_window`.
         max_unfinished: Bytes of messages of which only parts have come, of all streams together;
             one more part resets its call. At least `max_message`; `None`: eight times that.
+        max_backlog: Bytes of messages that wait to be sent on a connection; beyond it a server
+            begins no further call of that client. 1 MiB to 2^40.
         fragment: Bytes of a frame's body when this side splits a large message. 1 KiB to 16 MiB.
     """
 
@@ -37,6 +39,7 @@ class Limits:
     stream_window: int = _MIB
     connection_window: int = 8 * _MIB
     max_unfinished: int | None = None
+    max_backlog: int = 64 * _MIB
     fragment: int = 128 * _KIB
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ _BOUNDS = {
     "max_streams": (1, 2**20),
     "stream_window": (64 * _KIB, 2**30),
     "connection_window": (64 * _KIB, 2**30),
+    "max_backlog": (_MIB, 2**40),
     "fragment": (_KIB, 16 * _MIB),
 }
 _TOLD = ("max_frame", "max_message", "max_streams", "stream_window", "connection_window")

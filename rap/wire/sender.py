@@ -341,6 +341,7 @@ class Sender(Granter[S]):
         if flags & END:
             stream.state |= ENDING
         stream.outbox.append(Outgoing(kind, flags, meta, body))
+        self.backlog.add(len(body))
         self._make_ready(stream)
         return False
 
@@ -368,6 +369,7 @@ class Sender(Granter[S]):
             if not outbox:
                 stream.outbox = None
                 stream.state &= ~QUEUED
+        self.backlog.remove(len(piece))
         size = overhead + len(piece)
         if size <= _BULKY:
             self.bulk += size
