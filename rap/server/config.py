@@ -70,6 +70,8 @@ class ServerConfig:
         max_cancels: Calls a second that a client may cancel on one connection, ten times as many
             at once; beyond it is slowed down, asked to leave and at last cut.
         max_pings: A second on one connection, ten times as many at once; beyond it is cut.
+        max_requests: Of requests larger than 16 KiB whose calls are open, on one connection; one
+            more fails its call. At least `max_message`; `None`: sixteen times that.
         max_backlog: Of answers that wait to be sent on one connection, 1 MiB to 1 TiB; beyond it no
             further call of that client is begun until it has taken half of them.
         max_header: Bytes of the header of a message as it arrives, 1,024 to 65,535; a larger one
@@ -108,6 +110,7 @@ class ServerConfig:
     max_connects: int = 200
     max_cancels: int = 100
     max_pings: int = 10
+    max_requests: int | None = None
     max_backlog: int = DEFAULT_LIMITS.max_backlog
     max_header: int = MAX_META
     max_depth: int = MAX_DEPTH

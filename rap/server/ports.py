@@ -76,6 +76,7 @@ class Ports:
             stream_window=config.stream_window,
             connection_window=config.connection_window,
             max_unfinished=config.max_unfinished,
+            max_requests=config.max_requests,
             max_backlog=config.max_backlog,
         )
         self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)

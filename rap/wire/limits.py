@@ -10,6 +10,7 @@ __all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_REQUESTS = 16  # of the largest size whose calls may be open at once
 _MESSAGES = 8  # of the largest size that may be under way at once
 
 
@@ -30,6 +31,8 @@ class Limits:
             one more part resets its call. At least `max_message`; `None`: eight times that.
         max_backlog: Bytes of messages that wait to be sent on a connection; beyond it a server
             begins no further call of that client. 1 MiB to 2^40.
+        max_requests: Bytes of requests of more than 16 KiB whose calls are open; one more resets
+            its call. At least `max_message`; `None`: sixteen times that.
         fragment: Bytes of a frame's body when this side splits a large message. 1 KiB to 16 MiB.
     """
 
@@ -39,6 +42,7 @@ class Limits:
     stream_window: int = _MIB
     connection_window: int = 8 * _MIB
     max_unfinished: int | None = None
+    max_requests: int | None = None
     max_backlog: int = 64 * _MIB
     fragment: int = 128 * _KIB
 
@@ -53,19 +57,24 @@ class Limits:
                 f"connection_window must be at least stream_window ({self.stream_window}), "
                 f"got {self.connection_window}"
             )
-        most = self.max_unfinished
-        if most is not None and (
-            isinstance(most, bool) or not isinstance(most, int) or most < self.max_message
-        ):
-            raise ValueError(
-                f"max_unfinished must be at least max_message ({self.max_message}), got {most!r}"
-            )
+        for name in ("max_unfinished", "max_requests"):
+            most, least = getattr(self, name), self.max_message
+            if most is not None and (
+                isinstance(most, bool) or not isinstance(most, int) or most < least
+            ):
+                raise ValueError(f"{name} must be at least max_message ({least}), got {most!r}")
 
     @property
     def most_unfinished(self) -> int:
         """What `max_unfinished` is in bytes."""
         most = self.max_unfinished
         return _MESSAGES * self.max_message if most is None else most
+
+    @property
+    def most_requests(self) -> int:
+        """What `max_requests` is in bytes."""
+        most = self.max_requests
+        return _REQUESTS * self.max_message if most is None else most
 
     def to_hello(self) -> dict[str, int]:
         """Return what the Hello says of them."""

@@ -31,7 +31,7 @@ from rap.wire.frames import (
     read_hello,
 )
 from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits
-from rap.wire.receiver import Bytes, Event, Receiver, S
+from rap.wire.receiver import LARGE_REQUEST, Bytes, Event, Receiver, S
 from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, State
 
 __all__ = ["PROTOCOL_VERSION", "Event", "WireProtocol"]
@@ -63,7 +63,9 @@ class WireProtocol(Receiver[S]):
         new_stream: Makes the record of a stream that the peer opened.
     """
 
-    __slots__ = tuple("_max_length _most_streams _need _slow more partial peer_hello".split())
+    __slots__ = tuple(
+        "_max_length _max_open _most_streams _need _slow more partial peer_hello".split()
+    )
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class WireProtocol(Receiver[S]):
         # Frames up to this size can break no limit of a message or a stream.
         window = limits.stream_window - HEADER_SIZE
         self._max_length = min(limits.max_frame, limits.max_message, window)
+        self._max_open = min(self._max_length, LARGE_REQUEST)
         content = {"rap": PROTOCOL_VERSION, **limits.to_hello(), **(hello or {})}
         self.out.append(hello_frame(content))
 
@@ -147,7 +150,7 @@ class WireProtocol(Receiver[S]):
                 return
         add = events.append
         streams = self.streams
-        max_length = self._max_length
+        max_length, max_open = self._max_length, self._max_open
         new_stream = self.new_stream
         window = self.peer.stream_window
         most_streams = self._most_streams
@@ -219,7 +222,7 @@ class WireProtocol(Receiver[S]):
                     and self.last_id < stream_id <= self.refuse_above
                     and stream_id & 1
                     and len(streams) < most_streams
-                    and length <= max_length
+                    and length <= max_open
                 ):
                     # A unary or generator call that fits one frame; `_on_open` unrolled.
                     self.last_id = stream_id

@@ -25,7 +25,7 @@ from rap.wire.limits import Limits
 from rap.wire.sender import Sender
 from rap.wire.states import ASSEMBLING, CLOSED, REMOTE_END, State, StreamState
 
-__all__ = ["Bytes", "Event", "Receiver", "S"]
+__all__ = ["LARGE_REQUEST", "Bytes", "Event", "Receiver", "S"]
 
 S = TypeVar("S", bound=StreamState)
 Bytes = bytes | memoryview
@@ -35,6 +35,8 @@ Event = tuple[int, S | None, int, bytes, Bytes, int]
 # Parts below this are joined as they come: a million objects of a byte each would take far more
 # memory than `max_message` allows.
 _SMALL_PART = 1024
+# Bytes of an Open above which it counts what the requests of open calls hold.
+LARGE_REQUEST = 16 * 1024
 # Calls that a peer may open after our last GoAway: what was under way when it came.
 _MOST_REFUSED = 1000
 
@@ -48,7 +50,7 @@ class Receiver(Sender[S]):
         is_server: The peer opens streams, not we.
     """
 
-    __slots__ = tuple("_is_server _refused error last_id refuse_above state".split())
+    __slots__ = tuple("_is_server _refused _requests error last_id refuse_above state".split())
 
     def __init__(
         self, limits: Limits, new_stream: Callable[[int, int, int], S], *, is_server: bool
@@ -59,6 +61,7 @@ class Receiver(Sender[S]):
         self.last_id = 0  # highest stream id the peer opened
         self.refuse_above = MAX_STREAM_ID  # what our last GoAway said
         self._is_server = is_server
+        self._requests = 0  # bytes of large requests of open calls, or more
         self._refused = 0  # calls above it that were opened all the same
 
     def go_away(self, last_stream_id: int, code: Code = Code.OK, message: str = "") -> None:
@@ -114,6 +117,12 @@ class Receiver(Sender[S]):
         message: else a reader that stalls would pile up large messages that cost nothing.
         """
         freed = 0
+        if kind == OPEN and len(body) > LARGE_REQUEST and not self._has_room(stream, len(body)):
+            most = self.limits.most_requests
+            text = f"the requests of open calls have too many bytes; the limit is {most}"
+            details = {"limit": "max_requests"}
+            self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, text, details, UNSERVED)
+            return cost
         if flags & END:
             stream.state |= REMOTE_END
         if stream.state & CLOSED == CLOSED:
@@ -186,6 +195,20 @@ class Receiver(Sender[S]):
         stream.parts_kind, stream.parts_meta = kind, meta
         stream.state |= ASSEMBLING
         return stream.parts
+
+    def _has_room(self, stream: S, size: int) -> bool:
+        """Count a large request, unless all of open calls together have too many bytes.
+
+        Who ends a call says nothing here; so what is left is counted when it may be too much.
+        """
+        most = self.limits.most_requests
+        if self._requests + size > most:
+            self._requests = sum(each.request_size for each in self.streams.values())
+            if self._requests + size > most:
+                return False
+        self._requests += size
+        stream.request_size = size
+        return True
 
     def _credit_back(self, stream: S, cost: int) -> None:
         """Give back to a stream what no user code will take."""

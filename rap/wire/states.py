@@ -82,6 +82,7 @@ class StreamState:
     parts_cost = 0  # frames with headers, without the last
     parts_kind = 0
     parts_meta = b""
+    request_size = 0  # bytes of its request, if that is large
     # Messages that wait for credit; `is_ready`: it stands in the sender's round.
     outbox: deque[Outgoing] | None = None
     is_ready = False

@@ -364,6 +364,26 @@ def test_unfinished_messages_of_all_streams_together_are_limited() -> None:
     assert endpoint.protocol.unfinished == 0
 
 
+def test_requests_of_open_calls_together_are_limited() -> None:
+    limits = replace(SMALL, max_message=20 * KIB, max_requests=40 * KIB, max_frame=64 * KIB)
+    endpoint = make(is_server=True, limits=limits)
+    part = b"x" * 9 * KIB
+    endpoint.receive(open_frame(1, WHOLE, b"x" * 19 * KIB))
+    endpoint.receive(open_frame(3, MESSAGE | MORE, part), data(3, part + part[:KIB], WHOLE))
+    assert [endpoint.protocol.streams[n].request_size // KIB for n in (1, 3)] == [19, 19]
+    events = endpoint.receive(open_frame(5, WHOLE, b"x" * 17 * KIB), open_frame(7))
+    assert [event[1].id for event in events if event[1]] == [7]
+    (reset,) = endpoint.take_frames()[-1:]
+    assert (reset.kind, reset.flags, reset.stream_id) == (RESET, UNSERVED, 5)
+    code, message, details = read_reset(reset.body)
+    assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "max_requests"})
+    assert message.endswith("the limit is 40960")
+    endpoint.protocol.send_data(endpoint.protocol.streams[1], WHOLE, b"", b"answer")
+    (event,) = endpoint.receive(open_frame(9, WHOLE, b"x" * 17 * KIB))
+    assert event[0] == OPEN
+    assert endpoint.protocol.error is None
+
+
 def test_a_part_does_not_keep_a_much_larger_chunk_alive() -> None:
     endpoint = make(is_server=True)
     part = Frame(OPEN, MESSAGE | MORE, 1, META, b"x" * 8 * KIB).encode()
