@@ -11,16 +11,15 @@ from typing import Any, TypeVar
 
 from rap.function import decode_any, encode_any
 from rap.message import Call, Header, Request, Response, Side
+from rap.processor.plugin import PlugIn
 
-__all__ = ["BaseProcessor", "Failure", "Pipeline", "Private"]
+__all__ = ["BaseProcessor", "Failure", "Pipeline"]
 
 # Code, message and details of an error, as they cross the wire.
 Failure = tuple[int, str, dict[str, Any]]
-# A function, and its name and group.
-Private = tuple[Callable[..., Any], str | None, str]
 
 
-class BaseProcessor:
+class BaseProcessor(PlugIn):
     """Base of processors; override what is needed. One instance may serve one list only."""
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
@@ -82,32 +81,6 @@ class BaseProcessor:
             body: What came with the end; `None` if nothing did.
         """
         return body
-
-    def start_event_handle(self) -> Any:
-        """Run when a server starts; may be `async`."""
-
-    def stop_event_handle(self) -> Any:
-        """Run when a server has stopped; may be `async`."""
-
-    def register(
-        self, func: Callable[..., Any], name: str | None = None, group: str | None = None
-    ) -> None:
-        """Make a function callable for clients on the machine of the server that loads this.
-
-        Call it in the constructor or in `start_event_handle`.
-
-        Args:
-            func: The function.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default the name of the processor's class.
-        """
-        functions: list[Private] = self.__dict__.setdefault("_private_functions", [])
-        functions.append((func, name, group or type(self).__name__))
-
-    def take_private_functions(self) -> list[Private]:
-        """Return what was registered since this was last asked."""
-        functions: list[Private] = self.__dict__.pop("_private_functions", [])
-        return functions
 
 
 RequestHook = Callable[[Request], Awaitable[Request]]

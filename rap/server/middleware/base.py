@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rap.errors import Code, ConnectionClosed
 from rap.message import Call, Request
+from rap.processor.plugin import PlugIn
 from rap.transport import Connection
 from rap.transport.closing import close_all
 
@@ -22,41 +23,13 @@ _LEAVE_TIMEOUT = 1.0  # seconds for a client that was refused to close by itself
 ConnHandler = Callable[[Connection], Awaitable[None]]
 # Request, call id, function, positional arguments, keyword arguments → call id, result.
 MsgHandler = Callable[..., Awaitable[tuple[int, Any]]]
-# A function, and its name and group.
-Private = tuple[Callable[..., Any], str | None, str]
 
 
-class _Middleware:
+class _Middleware(PlugIn):
     """What both kinds have in common; a subclass need not call a constructor of it."""
 
     service = ""  # of the server that loaded it; empty for one that has no name
     loaded = False
-
-    def start_event_handle(self) -> Any:
-        """Run before the server listens; may be `async`."""
-
-    def stop_event_handle(self) -> Any:
-        """Run when the server has stopped, if it was started; may be `async`."""
-
-    def register(
-        self, func: Callable[..., Any], name: str | None = None, group: str | None = None
-    ) -> None:
-        """Make a function callable for clients on the machine of the server that loads this.
-
-        Call it in the constructor or in `start_event_handle`.
-
-        Args:
-            func: The function.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default the name of the middleware's class.
-        """
-        functions: list[Private] = self.__dict__.setdefault("_private_functions", [])
-        functions.append((func, name, group or type(self).__name__))
-
-    def take_private_functions(self) -> list[Private]:
-        """Return what was registered since this was last asked."""
-        functions: list[Private] = self.__dict__.pop("_private_functions", [])
-        return functions
 
 
 class BaseConnMiddleware(_Middleware):
