@@ -346,3 +346,75 @@ async def test_a_dead_collector_holds_up_no_call(spans: Spans) -> None:
             assert not stuck.free.is_set()
     finally:
         stuck.free.set()
+
+
+async def test_a_generator_that_is_tried_again_has_one_span_and_its_calls_are_children(
+    spans: Spans,
+) -> None:
+    tries: list[int] = []
+    async with traced(spans) as (behind, inner):
+        blocking = SyncClient(behind.addresses, processor_list=[spans.processor()])
+        await asyncio.to_thread(blocking.connect)
+
+        async def numbers() -> AsyncIterator[int]:
+            tries.append(1)
+            if len(tries) == 1:
+                raise CallError("not now", code=Code.UNAVAILABLE)
+            yield await inner.call(add, 1, 0)
+            yield await inner.call(add, 2, 0)
+
+        def in_thread() -> Iterator[int]:
+            yield blocking.raw_call("add", 3, 0)
+            yield blocking.raw_call("add", 4, 0)
+
+        async with (
+            serving(numbers, in_thread, processor_list=[spans.processor()]) as server,
+            calling(server, processor_list=[spans.processor()]) as client,
+        ):
+
+            @client.register("numbers", idempotent=True)
+            async def again() -> AsyncIterator[int]:
+                raise AssertionError("it runs on the server")
+                yield 0
+
+            assert [each async for each in again()] == [1, 2]
+            assert [each async for each in client.iterator_call(in_thread)] == [3, 4]
+        await asyncio.to_thread(blocking.close)
+    asking = spans.one("default/numbers", SpanKind.CLIENT)
+    attempts = [dict(event.attributes or {}) for event in asking.events]
+    assert [each.get("rap.retried.code") for each in attempts] == [None, "UNAVAILABLE"]
+    first, second = spans.all("default/numbers")
+    assert is_child(first, asking)
+    assert is_child(second, asking)
+    (threaded,) = spans.all("default/in_thread")
+    calls = spans.all("default/add", SpanKind.CLIENT)
+    assert [is_child(span, second) for span in calls] == [True, True, False, False]
+    assert [is_child(span, threaded) for span in calls] == [False, False, True, True]
+
+
+async def test_calls_of_a_channel_s_handler_are_children_of_its_span(spans: Spans) -> None:
+    async with traced(spans) as (_, inner):
+
+        async def sums(channel: ServerChannel) -> None:
+            async for body in channel:
+                await channel.write(await inner.call(add, body, 1))
+
+        async with (
+            serving(sums, processor_list=[spans.processor()]) as server,
+            calling(server, processor_list=[spans.processor()]) as client,
+        ):
+
+            @client.register("sums")
+            async def talk(channel: Channel) -> list[int]:
+                found = []
+                for number in (1, 2):
+                    await channel.write(number)
+                    found.append(await channel.read_body())
+                return found
+
+            said: list[int] = await talk()  # type: ignore[call-arg]  # its channel is made for it
+            assert said == [2, 3]
+            asking, answering = await spans.both("default/sums")
+    assert is_child(answering, asking)
+    calls = spans.all("default/add", SpanKind.CLIENT)
+    assert [is_child(span, answering) for span in calls] == [True, True]
