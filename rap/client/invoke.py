@@ -18,7 +18,7 @@ from rap.clock import Clock
 from rap.deadline import NEVER
 from rap.errors import CallError, Code, DeadlineExceeded, Internal, InvalidArgument
 from rap.function import decode_any, encode_any
-from rap.message import Call, Header, Request, Response, Shape, Side, current
+from rap.message import UNTRACED, Call, Header, Request, Response, Shape, Side, current
 from rap.processor.base import Pipeline
 from rap.transport import Connection, Stream, UnaryStream
 from rap.wire.codec import unpack
@@ -31,6 +31,7 @@ _FIRST_BACKOFF = 0.05
 _MAX_BACKOFF = 1.0
 _NOBODY: frozenset[str] = frozenset()
 _ambient = ambient_session.get
+_UNTRACED: Header = {UNTRACED: True}  # shared by calls: not to be changed
 _UNARY, _CLIENT = Shape.UNARY, Side.CLIENT  # look-ups are slow
 
 
@@ -92,12 +93,25 @@ class Invoker:
         """
         body = plan.encode(args, kwargs)
         call, session = self.start_call(plan, _UNARY, session, header, timeout, affinity)
-        if self.pipeline.has_scope:
+        if self.pipeline.has_scope and not self.untraced(call):
             with self.pipeline.scope(call):
                 raw = await self.retrying(plan, call, session, body)
         else:
             raw = await self.retrying(plan, call, session, body)
         return plan.decode(raw)
+
+    def untraced(self, call: Call) -> bool:
+        """Whether a call needs no scope, as it is in no trace; it is marked then."""
+        header = call.header
+        if header and (len(header) > 1 or "session_id" not in header):
+            return False  # it brings something that a processor should see
+        if self.wants_next():
+            return False
+        if header:
+            header[UNTRACED] = True
+        else:
+            call.header = _UNTRACED
+        return True
 
     def start_call(
         self,

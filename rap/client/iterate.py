@@ -7,7 +7,7 @@ remote generator and leaves the processors' scopes at once, from `__del__`, with
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 from rap.client.invoke import Attempt, Invoker
@@ -156,7 +156,8 @@ class RemoteIterator:
     async def _first(self) -> Any:
         """Open the stream, elsewhere if a node refuses it unserved; return its first message."""
         invoker = self._invoker
-        scope = invoker.pipeline.scope(self._call)
+        left_out = invoker.untraced(self._call)
+        scope = nullcontext() if left_out else invoker.pipeline.scope(self._call)
         scope.__enter__()
         self._scope = scope
         attempt = Attempt()

@@ -8,6 +8,7 @@ the stub.
 import asyncio
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rap.channel import Channel
@@ -192,7 +193,7 @@ async def channel_call(
     own = PinnedSession(client)
     if session is None:
         call.header["session_id"] = own.id
-    with invoker.pipeline.scope(call):
+    with nullcontext() if invoker.untraced(call) else invoker.pipeline.scope(call):
         node, stream = await invoker.open_stream(plan, call, session, None, Attempt())
         node.stats.open_streams += 1
         own.pin(node, stream.conn)

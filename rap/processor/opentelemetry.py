@@ -27,7 +27,7 @@ from rap.errors import CallError, Code
 from rap.message import UNTRACED, Call, Header, Side
 from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.roots import Roots, check_sample
+from rap.processor.roots import Roots, check_sample, says_untraced
 from rap.processor.trace_context import TRACE_ID, TraceParent, put_trace
 
 __all__ = ["OpenTelemetryProcessor"]
@@ -90,6 +90,8 @@ class OpenTelemetryProcessor(BaseProcessor):
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""
+        if says_untraced(call.header):
+            return _no_scope
         if call.side is Side.CLIENT:
             parent = _current_context()
             if not _is_traced(parent):

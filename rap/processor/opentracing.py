@@ -25,7 +25,7 @@ from rap.errors import CallError, Code
 from rap.message import UNTRACED, Call, Header, Side
 from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.roots import Roots, check_sample
+from rap.processor.roots import Roots, check_sample, says_untraced
 from rap.processor.trace_context import (
     TRACE_ID,
     TRACEPARENT,
@@ -86,6 +86,8 @@ class TracingProcessor(BaseProcessor):
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""
+        if says_untraced(call.header):
+            return _no_scope
         client = call.side is Side.CLIENT
         parent = (self._active() if client else None) or self._extract(call.header)
         if parent is None:

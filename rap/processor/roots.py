@@ -7,9 +7,9 @@ another in each call.
 
 import random
 
-from rap.message import UNTRACED, current
+from rap.message import UNTRACED, Header, current
 
-__all__ = ["Roots", "check_sample"]
+__all__ = ["Roots", "check_sample", "says_untraced"]
 
 
 class Roots:
@@ -39,6 +39,11 @@ class Roots:
         """Draw the next lot: the one before was for a call that has been made."""
         if 0.0 < self.sample < 1.0:
             self._draw = random.random()
+
+
+def says_untraced(header: Header) -> bool:
+    """Whether a header says that its call is in no trace, and nothing else that matters here."""
+    return UNTRACED in header and len(header) == 1 + ("session_id" in header)
 
 
 def check_sample(sample: float) -> float:
