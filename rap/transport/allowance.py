@@ -14,20 +14,23 @@ class Allowance:
     Args:
         rate: Times a second that are allowed for ever; ten times as many are allowed at once.
         now: Seconds on the monotonic clock.
+
+    Attributes:
+        exceeded: Whether it ever was.
     """
 
-    __slots__ = ("_at", "_exceeded", "_left", "_most", "_rate")
+    __slots__ = ("_at", "_left", "_most", "_rate", "exceeded")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
         self._most = self._left = float(_AT_ONCE * rate)
         self._at = now
-        self._exceeded = False  # once at least
+        self.exceeded = False
 
     @property
     def is_low(self) -> bool:
-        """Whether half of the bucket is used up, or all of it was."""
-        return self._left < self._most / 2 or self._exceeded
+        """Whether half of the bucket is used up."""
+        return self._left < self._most / 2
 
     def exceeds(self, now: float) -> bool:
         """Count once more; return whether that is one too many, which then does not count."""
@@ -36,7 +39,7 @@ class Allowance:
         if self._left >= 0.0:
             return False
         self._left += 1.0
-        self._exceeded = True
+        self.exceeded = True
         return True
 
     def renew(self) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["on_rare"]
 
+_NEARLY = 0.1  # seconds before its deadline, for the clocks began at different times
+
 
 def on_rare(
     conn: "Connection", kind: int, stream: Any, flags: int, body: bytes | memoryview
@@ -70,11 +72,17 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
     error = decode_error(code, message, details, conn.exception_types, unserved=unserved)
     error.remote = not refused
     stream.fail(error)
-    if conn.is_server:
+    if conn.is_server and not _was_due(conn, stream, code):
         if conn.cancels.exceeds(conn.clock.monotonic()):
             _on_too_many_cancels(conn)
-        if conn.cancels.is_low:
+        if conn.cancels.is_low or conn.cancels.exceeded:
             pause(conn)
+
+
+def _was_due(conn: "Connection", stream: Any, code: int) -> bool:
+    """Whether a call ends at the deadline that its client gave it, as it would without a Reset."""
+    left = stream.deadline - conn.clock.monotonic()
+    return code == Code.DEADLINE_EXCEEDED and bool(left < _NEARLY)
 
 
 def _on_too_many_cancels(conn: "Connection") -> None:

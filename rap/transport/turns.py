@@ -8,7 +8,10 @@ if TYPE_CHECKING:
 
 __all__ = ["on_unfinished", "pause"]
 
-_PAUSE = 0.05  # seconds between two turns of a client that cancels much
+# Seconds between two turns of a client that cancels much; and of one that was asked to leave for it,
+# which may have many more calls open to cancel, but has none begun.
+_PAUSE = 0.05
+_PAUSE_AFTER = 0.005
 
 
 def on_unfinished(conn: "Connection") -> None:
@@ -27,8 +30,9 @@ def pause(conn: "Connection") -> None:
     conn.waits_for_turn = True
     conn.transport.pause_reading()
     loop = asyncio.get_running_loop()
-    if conn.cancels.is_low:
-        loop.call_later(_PAUSE, _go_on, conn)
+    cancels = conn.cancels
+    if cancels.exceeded or cancels.is_low:
+        loop.call_later(_PAUSE_AFTER if cancels.exceeded else _PAUSE, _go_on, conn)
     else:
         loop.call_soon(_go_on, conn)
 

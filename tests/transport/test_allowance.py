@@ -30,14 +30,19 @@ def test_renewed_it_allows_as_many_again() -> None:
     assert sum(allowance.exceeds(0.0) for _ in range(1001)) == 1
 
 
-def test_who_has_used_up_half_is_low_and_who_exceeded_stays_so() -> None:
+def test_who_has_used_up_half_is_low() -> None:
     allowance = Allowance(100, 0.0)
     assert not any(allowance.exceeds(0.0) or allowance.is_low for _ in range(500))
     allowance.exceeds(0.0)
     assert allowance.is_low
     assert not allowance.exceeds(5.0)
     assert not allowance.is_low
-    assert any(allowance.exceeds(5.0) for _ in range(1000))
-    assert allowance.is_low
+
+
+def test_that_it_was_exceeded_is_not_forgotten() -> None:
+    allowance = Allowance(1, 0.0)
+    assert not any(allowance.exceeds(0.0) or allowance.exceeded for _ in range(10))
+    assert allowance.exceeds(0.0)
+    allowance.renew()
     assert not allowance.exceeds(500.0)
-    assert allowance.is_low
+    assert allowance.exceeded

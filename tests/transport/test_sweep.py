@@ -370,6 +370,29 @@ async def test_a_chunk_of_cancelled_calls_is_taken_turn_by_turn() -> None:
         assert not side.conn.streams
 
 
+async def test_calls_that_end_at_their_deadline_are_no_cancels() -> None:
+    async with facing() as side:
+        ids = range(1, 4001, 2)
+        await side.say_soon(*(open_frame(n, 0, b"") for n in ids))
+        await side.read()
+        for inbound in side.inbound:
+            inbound.stream.deadline = side.clock.monotonic() + 5.0
+        late = [Frame(RESET, 0, n, b"", pack([Code.DEADLINE_EXCEEDED, "", {}])) for n in ids]
+        side.clock.advance(4.95)
+        await side.say_soon(*late[:1500])
+        await side.read()
+        assert not side.conn.draining
+        assert not side.conn.cancels.is_low
+        side.clock.advance(-2.0)  # too early to be true
+        await side.say_soon(*late[1500:])
+        await side.say_soon(*cancelling(range(1, 2)))  # the last, of a call that has ended
+        await side.read()
+        assert not side.conn.streams
+        assert (
+            sum(not side.conn.cancels.exceeds(side.clock.monotonic()) for _ in range(1000)) == 500
+        )
+
+
 async def test_who_cancels_much_is_read_from_now_and_then() -> None:
     async with facing() as side:
         ids = range(1, 1021, 2)
