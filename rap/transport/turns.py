@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 __all__ = ["on_unfinished", "pause"]
 
-# Seconds between two turns of a client that cancels much; and of one that was asked to leave for it,
-# which may have many more calls open to cancel, but has none begun.
+# Seconds between two turns of a client that cancels much; and of one that was asked to leave for
+# it, which may have many more calls open to cancel, but has none begun.
 _PAUSE = 0.05
 _PAUSE_AFTER = 0.005
 

@@ -46,10 +46,10 @@ _VIEW_SHARE = 8
 _WHOLE_LAST = MESSAGE | END
 _PLAIN = MESSAGE | MORE | END
 _KIND_AT, _META_AT = 4, slice(10, 12)  # where the header has the kind and the length of meta
-# What one turn takes from a peer: calls that are opened, and bytes of frames that are neither Open
-# nor Data. The rest of a chunk waits for the next turn, so that others come in between.
+# What one turn takes from a peer: calls that are opened, and frames that are neither Open nor
+# Data. The rest of a chunk waits for the next turn, so that others come in between.
 _TURN_OPENS = 64
-_TURN_RARE = 512
+_TURN_RARE = 32
 _LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more calls than that
 
 
@@ -64,7 +64,7 @@ class WireProtocol(Receiver[S]):
     """
 
     __slots__ = tuple(
-        "_max_length _max_open _most_streams _need _slow more partial peer_hello".split()
+        "_max_length _max_open _most_streams _need _rare _slow more partial peer_hello".split()
     )
 
     def __init__(
@@ -81,7 +81,7 @@ class WireProtocol(Receiver[S]):
         self.partial: bytearray | memoryview | None = None
         self.more = False
         self._need = HEADER_SIZE
-        self._slow = 0  # Opens that took long
+        self._slow = self._rare = 0  # Opens that took long, frames that come seldom
         # A client takes no Open at all.
         self._most_streams = limits.max_streams if is_server else 0
         # Frames up to this size can break no limit of a message or a stream.
@@ -247,7 +247,8 @@ class WireProtocol(Receiver[S]):
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
-                if rare > _TURN_RARE:
+                self._rare += 1
+                if not self._rare % _TURN_RARE:
                     need = 0
                     break
         used = pos - begin - rare
