@@ -15,7 +15,6 @@ from rap.processor.compress import CompressProcessor
 from rap.server.config import ServerConfig
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
 from rap.server.processor import CryptoProcessor
-from rap.transport.sweep import _STARVED_AFTER
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
 
@@ -54,7 +53,6 @@ def test_the_page_names_many_limits() -> None:
         f"levels of a body, {MAX_DEPTH} of an answer",
         f"values of a body, {MAX_ELEMENTS:,} of an answer",
         f"bytes, {MAX_META:,} of an answer, unique",
-        f"| {_STARVED_AFTER:g} s during which",
     ],
 )
 def test_a_limit_that_is_no_option_is_what_the_page_says(text: str) -> None:

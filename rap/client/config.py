@@ -18,6 +18,8 @@ class ClientConfig:
             channels have none unless given.
         connect_timeout: For a server to answer a dial, for `connect` to find one, and for a call
             without a deadline to find one.
+        stall_timeout: For which calls that nobody reads may keep all credit of a connection; then
+            the one that has waited longest fails.
         ping_fail_cnt: Pings in a row without an answer that end a connection.
         ping_sleep_time: Of silence on an idle connection before a ping; 1 with calls open.
         max_connections: To one server. A further one is dialled when the calls open on the others
@@ -40,6 +42,7 @@ class ClientConfig:
 
     timeout: float | None = 9
     connect_timeout: float = 9
+    stall_timeout: float = 10
     ping_fail_cnt: int = 2
     ping_sleep_time: float = 30
     max_connections: int = 4
@@ -59,7 +62,7 @@ class ClientConfig:
         """Check every value; each error names its option."""
         check_timeout("timeout", self.timeout)
         check_token(self.token)
-        for name in ("connect_timeout", "ping_sleep_time"):
+        for name in ("connect_timeout", "stall_timeout", "ping_sleep_time"):
             value = getattr(self, name)
             if value is None:
                 raise ValueError(f"{name} must be a number of seconds, got None")

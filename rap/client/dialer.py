@@ -78,6 +78,7 @@ class Dialer:
                 connection_window=config.connection_window,
                 max_unfinished=config.max_unfinished,
             ),
+            stall_timeout=config.stall_timeout,
             max_pings=config.max_pings,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
         )

@@ -14,6 +14,7 @@ __all__ = ["ServerConfig"]
 
 _TIMES = (
     "timeout",
+    "stall_timeout",
     "handshake_timeout",
     "keep_alive",
     "run_timeout",
@@ -46,6 +47,8 @@ class ServerConfig:
     Args:
         addresses: Where to listen.
         timeout: For a peer to finish a frame it began or to take what was written.
+        stall_timeout: For which calls that no function reads may keep all credit of a connection;
+            then the one that has waited longest fails.
         handshake_timeout: For a new connection to say Hello.
         keep_alive: Without any call, after which a connection is asked to leave; `None`: never.
         run_timeout: Of a unary handler; the caller's deadline counts if it is nearer.
@@ -91,6 +94,7 @@ class ServerConfig:
 
     addresses: tuple[Address, ...]
     timeout: float = 9
+    stall_timeout: float = 10
     handshake_timeout: float = 5
     keep_alive: float | None = 1200
     run_timeout: float | None = 9

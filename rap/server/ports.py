@@ -206,6 +206,7 @@ class Ports:
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
             hello={**self._hello, "draining": True} if self.draining else self._hello,
             timeout=config.timeout,
+            stall_timeout=config.stall_timeout,
             handshake_timeout=config.handshake_timeout,
             idle_timeout=config.keep_alive,
             max_cancels=config.max_cancels,

@@ -22,6 +22,8 @@ class ConnectionOptions:
         keepalive: When to ping.
         hello: What our Hello says beside version and limits.
         timeout: Seconds for the peer to finish a frame it began, or to take what we wrote.
+        stall_timeout: Seconds for which streams that nobody here reads may keep all credit of the
+            connection; then the one that has waited longest is reset.
         handshake_timeout: Seconds for its Hello to come.
         idle_timeout: Seconds without any call after which a server asks the client to leave.
         max_age: Seconds after which a server asks the client to leave; what is open lives on.
@@ -35,6 +37,7 @@ class ConnectionOptions:
     keepalive: KeepaliveOptions = field(default_factory=KeepaliveOptions)
     hello: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 9.0
+    stall_timeout: float = 10.0
     handshake_timeout: float = 5.0
     idle_timeout: float | None = None
     max_age: float | None = None
@@ -44,9 +47,9 @@ class ConnectionOptions:
 
     def __post_init__(self) -> None:
         """Check the times and the buffer."""
-        for name in ("timeout", "handshake_timeout", "idle_timeout", "max_age"):
+        for name in ("timeout", "stall_timeout", "handshake_timeout", "idle_timeout", "max_age"):
             limit = check_timeout(name, getattr(self, name))
-            if limit is None and name in ("timeout", "handshake_timeout"):
+            if limit is None and name not in ("idle_timeout", "max_age"):
                 raise ValueError(f"{name} must be a number of seconds, got None")
         least = {"write_buffer": _LEAST_BUFFER, "max_cancels": 1, "max_pings": 1}
         for name, low in least.items():

@@ -21,7 +21,6 @@ __all__ = ["Sweep"]
 
 _LEAST_DELAY = 0.01
 _LAST_OPEN = MAX_STREAM_ID - 2**24  # far more ids are left than one tick can use
-_STARVED_AFTER = 10.0  # seconds that stalled streams may keep all credit of a connection
 
 
 class Sweep:
@@ -208,10 +207,10 @@ class Sweep:
             return inf
         if self._starved_at is None:
             self._starved_at = now
-        elif now - self._starved_at >= _STARVED_AFTER:
+        elif now - self._starved_at >= (patience := self._conn.options.stall_timeout):
             self._starved_at = now
             for stream in self._stalls.longest_first():
-                message = f"nobody took {stream.held} bytes of this call for {_STARVED_AFTER} s"
+                message = f"nobody took {stream.held} bytes of this call for {patience:g} s"
                 self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message)
                 stream.inbox = ()  # they are what the memory is needed for
                 stream.fail(ResourceExhausted(message, details={"limit": "connection_window"}))

@@ -119,3 +119,26 @@ def test_an_unknown_option_is_refused_by_its_name() -> None:
 def test_what_is_no_processor_is_refused(processor: Any) -> None:
     with pytest.raises(TypeError, match="load_processor takes BaseProcessor objects"):
         Server(processor_list=[processor])
+
+
+async def test_limits_reach_each_connection() -> None:
+    size = 1 << 20
+    limits: dict[str, Any] = {
+        "max_message": size,
+        "max_unfinished": 2 * size,
+        "max_requests": 3 * size,
+        "max_backlog": 4 * size,
+    }
+    rates: dict[str, Any] = {"max_cancels": 7, "max_pings": 8, "stall_timeout": 3}
+    async with serving(fine, **limits, **rates) as server:
+        ours: dict[str, Any] = {"max_message": size, "max_unfinished": 5 * size}
+        ours |= {"max_pings": 9, "stall_timeout": 4}
+        async with Client(str(server.addresses[0]), **ours) as client:
+            await client.raw_call("fine")
+            (conn,) = server._ports.connections
+            assert {name: getattr(conn.options.limits, name) for name in limits} == limits
+            assert {name: getattr(conn.options, name) for name in rates} == rates
+            (node,) = client.cluster.nodes.values()
+            (near,) = node.pool.connections
+            assert near.options.limits.most_unfinished == 5 * size
+            assert (near.options.max_pings, near.options.stall_timeout) == (9, 4)

@@ -1,6 +1,7 @@
 """What time does to a connection: nothing here waits for a clock of the machine."""
 
 import asyncio
+import dataclasses
 import itertools
 
 import pytest
@@ -302,6 +303,19 @@ async def test_when_stalled_readers_keep_all_credit_the_longest_waiting_is_reset
         assert not side.conn.protocol.starved
         side.pass_time(20.0)
         assert second.error is None
+
+
+async def test_how_long_readers_may_stall_is_an_option() -> None:
+    options = dataclasses.replace(stalled_server(), stall_timeout=3.0)
+    async with facing(options) as side:
+        await side.say(open_frame(1, 0, b""), open_frame(3, 0, b""))
+        for number in (1, 3):
+            await side.say(*[data(number, b"x" * 10 * KIB)] * 6)
+        side.pass_time(1.0)
+        side.pass_time(2.9)
+        assert side.inbound[0].stream.error is None
+        side.pass_time(0.1)
+        assert "for 3 s" in str(side.inbound[0].stream.error)
 
 
 async def test_a_reader_that_goes_on_in_time_is_not_reset() -> None:
