@@ -8,10 +8,8 @@ from rap.message import Call, Header, Request, Shape, Side
 from rap.server.router import Handler
 from rap.transport.stream import Stream
 
-__all__ = ["ADOPT", "ServerStream"]
+__all__ = ["ServerStream"]
 
-# Key in the state of a connection: takes a cancelled task that outlives its stream.
-ADOPT = "rap.adopt"
 _SERVER = Side.SERVER  # look-ups are slow
 
 
@@ -39,7 +37,7 @@ class ServerStream(Stream):
         super().fail(error)
         task = self.task
         if task is not None and not task.done():
-            self.conn.state[ADOPT](task)
+            self.conn.adopt(task)
             task.cancel()
 
     def as_call(self) -> Call:

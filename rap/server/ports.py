@@ -15,7 +15,7 @@ from rap.server.admission import Admission
 from rap.server.arrivals import Arrivals
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
-from rap.server.inbound import ADOPT, ServerStream
+from rap.server.inbound import ServerStream
 from rap.server.strict import Bounds, streams_of
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
@@ -116,6 +116,7 @@ class Ports:
             OSError: One cannot be bound; none is then listened on.
         """
         self._dispatcher = dispatcher
+        self._adopt = dispatcher.adopt  # one object for all connections
         self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
         self._admission = admission
         for address in self.hosts:
@@ -230,7 +231,7 @@ class Ports:
             on_lost=self._on_lost,
         )
         defer_when_full(conn)
-        conn.state[ADOPT] = self._dispatcher.adopt
+        conn.adopt = self._adopt
         if conn.sweep.max_age is not None:
             conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)
         return conn

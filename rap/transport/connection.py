@@ -59,13 +59,14 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = tuple(
-        (
-            "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
-            "_on_made _random _scheduled _writelines cancels clock closed draining ended "
-            "error exception_types handshake heard held holds is_server log new_future on_open "
-            "options paused peer pings protocol state streams sweep transport usable waits_for_turn"
-        ).split()
+        "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
+        "_on_made _random _scheduled _writelines adopt cancels clock closed draining ended "
+        "error exception_types handshake heard held holds is_server log new_future on_open "
+        "options paused peer pings protocol state streams sweep transport usable "
+        "waits_for_turn".split()
     )
+
+    adopt: Callable[[Any], object]  # on a server: takes a cancelled task that outlives its stream
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
 """What one side accepts, and tells the peer in its Hello (PROTOCOL.md §5)."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from rap.errors import ResourceExhausted
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room", "without_limits"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -118,9 +119,21 @@ class PeerLimits:
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"Hello: {each.name} must be {low} to {high}, got {value!r}")
             values[each.name] = value
-        return cls(**values)
+        return _shared(cls(**values))
 
 
+@functools.lru_cache(maxsize=64)
+def _shared(limits: PeerLimits) -> PeerLimits:
+    """Return one object for all peers that say the same, as most do."""
+    return limits
+
+
+def without_limits(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a Hello says beside its limits and its version."""
+    return {name: value for name, value in content.items() if name not in _KNOWN}
+
+
+_KNOWN = {"rap", *_TOLD}
 _BEFORE_HELLO = PeerLimits()
 
 

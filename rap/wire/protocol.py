@@ -30,7 +30,7 @@ from rap.wire.frames import (
     ping_frame,
     read_hello,
 )
-from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits
+from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits, without_limits
 from rap.wire.receiver import LARGE_REQUEST, Bytes, Event, Receiver, S
 from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, State
 
@@ -329,6 +329,6 @@ class WireProtocol(Receiver[S]):
         except ValueError as exc:
             self._violate(str(exc))
             return
-        self.peer_hello = content
+        self.peer_hello = without_limits(content)
         self.state = State.OPEN
         add((HELLO, None, 0, b"", body, 0))
