@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from rap.errors import CallError, ChannelClosed, Code
-from rap.function import decode_any, encode_any
+from rap.function import decode_any, encode_any, encode_written
 from rap.message import Call, Request, Response, Side
 from rap.processor.base import Pipeline
 from rap.transport.stream import EndOfStream, Message, Stream
@@ -37,6 +37,7 @@ class Channel:
         self._call = call
         self._pipeline = pipeline
         self._is_client = call.side is Side.CLIENT
+        self._encode = encode_any if self._is_client else encode_written
         self._finish: str | None = None
         self._proved = False  # the processors have accepted the peer's end
 
@@ -101,7 +102,7 @@ class Channel:
             )
         if not self._pipeline.transforms:  # `Stream.send` unrolled
             conn = stream.conn
-            if not conn.protocol.send_data(stream, MESSAGE, b"", encode_any(body)) or conn.paused:
+            if not conn.protocol.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
                 await stream.writable()
             return
         message: Request | Response
@@ -110,7 +111,7 @@ class Channel:
         else:
             message = await self._pipeline.response(Response(self._call, body))
         meta = pack(message.header) if message.header else b""
-        await stream.send(encode_any(message.body), meta)
+        await stream.send(self._encode(message.body), meta)
 
     async def close(self) -> None:
         """Say that this side is done; what the peer still sends is dropped."""

@@ -281,6 +281,8 @@ class ExceptionTypes:
         Raises:
             TypeError: An entry is no exception class.
         """
+        if not isinstance(kinds, Iterable):
+            raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise TypeError(f"load_exception takes exception classes, got {kind!r}")

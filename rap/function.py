@@ -38,7 +38,7 @@ from rap.message import Shape
 from rap.signature import ASYNC_ITERATORS, callable_of, resolve_signature, shape_of
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
-__all__ = ["Function", "decode_any", "encode_any", "encode_raw_args"]
+__all__ = ["Function", "decode_any", "encode_any", "encode_raw_args", "encode_written"]
 
 
 class Function:
@@ -341,7 +341,11 @@ def _fitting(node: nodes.Type) -> frozenset[type] | None:
 
 # --- calls without a signature
 
-encode_any, decode_any = _value_codec(_kind(Any, "value"), "value", InvalidArgument)
+_ANYTHING = _kind(Any, "value")
+encode_any, decode_any = _value_codec(_ANYTHING, "value", InvalidArgument)
+# The same for a server: that what it writes cannot be sent is no fault of the caller.
+encode_written, _ = _value_codec(_ANYTHING, "value", Internal)
+_encode_raw, _ = _value_codec(_ANYTHING, "arguments", InvalidArgument)
 
 
 def encode_raw_args(args: Args, kwargs: Kwargs | None = None) -> bytes:
@@ -350,4 +354,4 @@ def encode_raw_args(args: Args, kwargs: Kwargs | None = None) -> bytes:
     Raises:
         InvalidArgument: One of them cannot be sent.
     """
-    return encode_any({"args": args, "kwargs": kwargs} if kwargs else args)
+    return _encode_raw({"args": args, "kwargs": kwargs} if kwargs else args)

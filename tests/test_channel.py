@@ -328,6 +328,20 @@ async def test_a_channel_function_takes_no_argument(pair: Pair) -> None:
         await stub(x=1)
 
 
+async def test_a_server_that_writes_what_cannot_be_sent_does_not_blame_the_caller(
+    pair: Pair,
+) -> None:
+    async def server(channel: Channel) -> None:
+        await channel.write(object())
+
+    async def client(channel: Channel) -> None:
+        await channel.read_body()
+
+    with pytest.raises(CallError, match="an object of type `object` cannot be sent") as caught:
+        await pair.run(server, client)
+    assert caught.value.code is Code.INTERNAL
+
+
 async def test_shapes_that_differ_are_refused(pair: Pair) -> None:
     async def unary() -> int:
         return 1
@@ -337,9 +351,9 @@ async def test_shapes_that_differ_are_refused(pair: Pair) -> None:
 
     pair.server.register(unary)
     stub: Any = pair.client.register("unary")(read)
-    with pytest.raises(InvalidArgument, match="/default/unary is a unary function"):
+    with pytest.raises(InvalidArgument, match="/default/unary is a unary function; declare"):
         await stub()
-    with pytest.raises(InvalidArgument, match="/default/talk is a channel function"):
+    with pytest.raises(InvalidArgument, match="/default/talk is a channel function; declare it"):
         await pair.client.raw_call("talk")
     with pytest.raises(InvalidArgument, match="/default/talk is a channel function"):
         await anext(pair.client.iterator_call("talk"))

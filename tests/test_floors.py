@@ -23,6 +23,7 @@ FLOORS = [
         "address",
         "message",
         "redis_url",
+        "options",
     ],
     ["wire", "redis_link", "signature"],
     ["transport", "registry", "balance", "state", "arguments"],

@@ -3,12 +3,18 @@
 One file a command; `rich` and `uvloop` are imported nowhere else in rap.
 """
 
-try:
-    from rap.cli.app import main
-except ModuleNotFoundError as exc:
-    missing = (exc.name or "").partition(".")[0]
-    if missing not in ("click", "rich"):
-        raise
-    raise ImportError(f"rap.cli needs {missing}: install rap[cli]", name=missing) from exc
+import sys
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from rap.cli.app import main as run
+    except ModuleNotFoundError as exc:
+        missing = (exc.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
+            raise
+        sys.exit(f"the command rap needs {missing}: install rap[cli]")
+    run()

@@ -22,7 +22,8 @@ def load_server(target: str) -> Server:
     """
     name, separator, attribute = target.partition(":")
     if not (name and separator and attribute):
-        raise ValueError(f"{target!r} has not the form module:server")
+        hint = f", such as {Path(name).stem or 'module'}:server"
+        raise ValueError(f"{target!r} has not the form module:server{hint}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

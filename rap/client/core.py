@@ -24,7 +24,8 @@ from rap.deadline import check_timeout
 from rap.errors import ExceptionTypes
 from rap.function import Function
 from rap.message import Shape, Side
-from rap.processor.base import BaseProcessor, Pipeline
+from rap.options import check_flag, make_config
+from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry import Registry, Resolver
 
 __all__ = ["Client"]
@@ -74,7 +75,7 @@ class Client:
         rng: random.Random | None = None,
         **options: Any,
     ) -> None:
-        self.config = ClientConfig(**options)
+        self.config = make_config(Client, ClientConfig, options)
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or shared_random()
         self._picker = picker_from_name(picker, self._rng)
@@ -91,7 +92,7 @@ class Client:
         )
         self.connected: Invoker | None = None  # what makes the calls, while connected
         self._processors: list[BaseProcessor] = []
-        self.load_processor(processor_list)
+        add_processors("processor_list", self._processors, processor_list, Side.CLIENT)
         self.monotonic = self._clock.monotonic
         self.identity = object()  # what its sessions know it by
         self._cluster: Cluster | None = None
@@ -102,18 +103,13 @@ class Client:
         """Add processors; before `connect`.
 
         Raises:
-            TypeError: One is no `BaseProcessor`.
+            TypeError: One is no `BaseProcessor`, or for servers only.
             ValueError: One is loaded already.
             RuntimeError: The client is connected.
         """
-        for processor in processor_list:
-            if not isinstance(processor, BaseProcessor):
-                raise TypeError(f"load_processor takes BaseProcessor objects, got {processor!r}")
-            if any(processor is each for each in self._processors):
-                raise ValueError(f"{processor!r} is loaded already")
-            if self.connected is not None:
-                raise RuntimeError("load processors before connect()")
-            self._processors.append(processor)
+        if self.connected is not None:
+            raise RuntimeError("load processors before connect()")
+        add_processors("load_processor", self._processors, processor_list, Side.CLIENT)
 
     def load_exception(self, exceptions: Iterable[type[Exception]]) -> None:
         """Let errors of servers arrive as these exception types.
@@ -143,12 +139,17 @@ class Client:
                 is made again on another server.
 
         Raises:
-            TypeError: The function is no ``async def``.
+            TypeError: The function is no ``async def``, or `name` no string.
+            ValueError: `timeout` is no positive number, or a flag no bool.
             RegistrationError: Its hints are missing or cannot be sent.
         """
         if callable(name):
             raise TypeError("write @client.register() with parentheses")
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
         check_timeout("timeout", timeout)
+        check_flag("idempotent", idempotent)
+        check_flag("enable_type_check", enable_type_check)
 
         def decorate(func: Callable[P, R]) -> Callable[P, R]:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
@@ -182,6 +183,7 @@ class Client:
             TypeError: It declares no public method.
         """
         check_timeout("timeout", timeout)
+        check_flag("idempotent", idempotent)
 
         def plan_of(name: str, function: Function) -> Plan:
             named = group or getattr(interface, "__name__", None)

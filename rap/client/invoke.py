@@ -126,11 +126,15 @@ class Invoker:
         if affinity is not None and not isinstance(affinity, str):
             raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
         if session is not None:
+            if not isinstance(session, Session):
+                raise TypeError(f"session must be a Session, got {session!r}")
             session.check_client(self)
         elif _ambient() is not None:
             session = innermost_session(self)
         own: Header = {}
         if header:
+            if not isinstance(header, Mapping):
+                raise TypeError(f"header must be a dict, got {header!r}")
             own.update(header)
             _check_names(own)
         if session is not None:

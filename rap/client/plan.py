@@ -176,7 +176,7 @@ def merge_arguments(
     """Return the arguments of a call, given one by one or as list and dict.
 
     Raises:
-        TypeError: They are given in both ways, or the list is none.
+        TypeError: They are given in both ways, or not as a list and a dict.
     """
     if arg_param is not None:
         if args:
@@ -186,6 +186,8 @@ def merge_arguments(
         args = tuple(arg_param)
     if not kwarg_param:
         return args, kwargs
+    if not isinstance(kwarg_param, Mapping):
+        raise TypeError(f"kwarg_param must be a dict, got {kwarg_param!r}")
     twice = kwargs.keys() & kwarg_param.keys()
     if twice:
         raise TypeError(f"{sorted(twice)} are given as keywords and in kwarg_param")

@@ -85,7 +85,7 @@ class Session:
             kwarg_dict: Its keyword arguments.
 
         Raises:
-            TypeError: `obj` is none of these.
+            TypeError: `obj` is none of these, or the arguments are no list and dict.
         """
         token = ambient_session.set(self)
         try:
@@ -94,7 +94,11 @@ class Session:
                     obj.close()
                     raise TypeError("a pending call has its arguments already")
                 return await obj
-            return await self.client.execute(obj, list(arg_list or ()), dict(kwarg_dict or {}))
+            if not isinstance(arg_list, list | tuple | None):
+                raise TypeError(f"arg_list must be a list or tuple, got {arg_list!r}")
+            if not isinstance(kwarg_dict, dict | None):
+                raise TypeError(f"kwarg_dict must be a dict, got {kwarg_dict!r}")
+            return await self.client.execute(obj, list(arg_list or ()), kwarg_dict or {})
         finally:
             ambient_session.reset(token)
 

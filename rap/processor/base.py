@@ -5,22 +5,29 @@ list on both ends mirrors itself. The pipeline is built once; a hook that a proc
 override is dropped then and costs nothing.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rap.function import decode_any, encode_any
 from rap.message import Call, Header, Request, Response, Side
+from rap.options import as_list
 from rap.processor.plugin import PlugIn
 
-__all__ = ["BaseProcessor", "Failure", "Pipeline"]
+__all__ = ["BaseProcessor", "Failure", "Pipeline", "add_processors"]
 
 # Code, message and details of an error, as they cross the wire.
 Failure = tuple[int, str, dict[str, Any]]
 
 
 class BaseProcessor(PlugIn):
-    """Base of processors; override what is needed. One instance may serve one list only."""
+    """Base of processors; override what is needed. One instance may serve one list only.
+
+    Attributes:
+        only_side: The side that it can be loaded on; `None`: both.
+    """
+
+    only_side: ClassVar[Side | None] = None
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Return what is entered around a whole call, of any shape; it does no I/O.
@@ -81,6 +88,30 @@ class BaseProcessor(PlugIn):
             body: What came with the end; `None` if nothing did.
         """
         return body
+
+
+def add_processors(
+    option: str, loaded: list[BaseProcessor], processors: Iterable[BaseProcessor], side: Side
+) -> list[BaseProcessor]:
+    """Add processors to the list of one side; return the new ones.
+
+    Raises:
+        TypeError: One is no processor, or made for the other side; the message names `option`.
+        ValueError: One is loaded already.
+    """
+    added: list[BaseProcessor] = []
+    for each in as_list(option, processors):
+        if not isinstance(each, BaseProcessor):
+            raise TypeError(f"{option} takes BaseProcessor objects, got {each!r}")
+        if each.only_side not in (None, side):
+            here, there = side.name.lower(), each.only_side.name.lower()
+            text = f"{option}: {type(each).__name__} is for a {there}; import the one of a {here}"
+            raise TypeError(f"{text} from rap.{here}.processor")
+        if any(each is other for other in (*loaded, *added)):
+            raise ValueError(f"{each!r} is loaded already")
+        added.append(each)
+    loaded += added
+    return added
 
 
 RequestHook = Callable[[Request], Awaitable[Request]]

@@ -14,7 +14,7 @@ from typing import Any
 from rap.clock import Clock, SystemClock
 from rap.errors import Code, Internal, Unauthenticated
 from rap.function import decode_any, encode_any
-from rap.message import Call, Request, Response
+from rap.message import Call, Request, Response, Side
 from rap.processor.base import BaseProcessor, Failure
 from rap.processor.crypto import END, HEADER_NAME, MESSAGE, NONCE_SIZE, Seal, link_of
 from rap.processor.keyring import Keyring, check_key
@@ -79,6 +79,8 @@ class ClientCryptoProcessor(_Encryption):
     Raises:
         ValueError: An argument has a bad value; the message names it.
     """
+
+    only_side = Side.CLIENT
 
     def __init__(
         self,
@@ -167,6 +169,8 @@ class ServerCryptoProcessor(_Encryption):
     Raises:
         ValueError: An argument has a bad value; the message names it.
     """
+
+    only_side = Side.SERVER
 
     def __init__(
         self,

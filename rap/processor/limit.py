@@ -110,7 +110,7 @@ class LimitProcessor(BaseProcessor):
         self.refused = 0  # requests
         self._owned = isinstance(backend, str)
         if isinstance(backend, str):
-            self._buckets: TokenBuckets = state_from_url(backend).buckets(_SCOPE)
+            self._buckets: TokenBuckets = state_from_url(backend, option="backend").buckets(_SCOPE)
         elif hasattr(backend, "take"):
             self._buckets = backend
         else:

@@ -55,7 +55,7 @@ class ReplayGuard:
         self._own = MemoryNonces(clock=self._clock)
         self._owns_shared = isinstance(store, str)
         if isinstance(store, str):
-            store = state_from_url(store, clock=self._clock).nonces()
+            store = state_from_url(store, clock=self._clock, option="nonce_store").nonces()
         elif store is not None and not callable(getattr(store, "claim", None)):
             raise ValueError(f"nonce_store must be a URL or a NonceStore, got {store!r}")
         self._shared = store

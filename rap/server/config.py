@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from rap.address import Address
 from rap.deadline import check_timeout
+from rap.options import check_flag
 from rap.registry.base import check_ttl
 from rap.server.verifier import Verifier, verify_with
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
@@ -134,6 +135,8 @@ class ServerConfig:
             if value is None and name not in optional:
                 raise ValueError(f"{name} must be a number of seconds, got None")
             check_timeout(name, value)
+        check_flag("debug", self.debug)
+        check_flag("allow_load", self.allow_load)
         check_ttl(self.lease_ttl, option="lease_ttl")
         if self.verify_token is not None:
             verify_with(self.verify_token)

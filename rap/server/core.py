@@ -16,7 +16,8 @@ from rap.address import Address
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistrationError
 from rap.message import Side
-from rap.processor.base import BaseProcessor, Pipeline
+from rap.options import make_config
+from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import Registry, State
 from rap.server.admin import Admin
 from rap.server.allow import Allow
@@ -83,10 +84,10 @@ class Server:
         **options: Any,
     ) -> None:
         hosts = [host] if isinstance(host, str | Address) else host
-        if not isinstance(hosts, Sequence) or not hosts:
+        if not isinstance(hosts, Sequence) or isinstance(hosts, bytes) or not hosts:
             raise ValueError(f"host must be an address or a list of addresses, got {host!r}")
         addresses = tuple(Address.parse(each, option="host") for each in hosts)
-        self.config = ServerConfig(addresses=addresses, **options)
+        self.config = make_config(Server, ServerConfig, options, addresses=addresses)
         self.incarnation = secrets.token_hex(8)
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
@@ -111,7 +112,7 @@ class Server:
         self._middlewares = Middlewares(self.register, service or "", _log)
         self._middlewares.load("middleware_list", middleware_list)
         self._processors: list[BaseProcessor] = []
-        self.load_processor(processor_list)
+        self._add_processors("processor_list", processor_list)
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # somebody wants the server to end
@@ -210,16 +211,14 @@ class Server:
         """Add processors.
 
         Raises:
-            TypeError: One is no `BaseProcessor`.
+            TypeError: One is no `BaseProcessor`, or for clients only.
             ValueError: One is loaded already.
         """
-        for processor in processor_list:
-            if not isinstance(processor, BaseProcessor):
-                raise TypeError(f"load_processor takes BaseProcessor objects, got {processor!r}")
-            if any(processor is each for each in self._processors):
-                raise ValueError(f"{processor!r} is loaded already")
-            self._processors.append(processor)
-            self._register_private(processor)
+        self._add_processors("load_processor", processor_list)
+
+    def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
+        for added in add_processors(option, self._processors, processors, Side.SERVER):
+            self._register_private(added)
 
     def _register_private(self, processor: BaseProcessor) -> None:
         for func, name, group in processor.take_private_functions():

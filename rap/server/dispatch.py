@@ -44,6 +44,12 @@ _LONGEST_ROUTE = 256  # bytes; a longer Open has a header that hardly comes twic
 _MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones, start afresh
 
 Run = Callable[[ServerStream], Coroutine[Any, Any, None]]
+# What a function is called by with another shape.
+_ASKED = {
+    Shape.UNARY: "unary function; declare it without Channel or `yield`",
+    Shape.STREAM: "stream function; declare it with `yield`, or use iterator_call",
+    Shape.CHANNEL: "channel function; declare it with a parameter of type Channel",
+}
 # Handler, seconds it may run, header, what runs it (`None`: inline).
 Route = tuple[Handler, float, Header, Run | None]
 # Positional and keyword arguments.
@@ -108,7 +114,7 @@ class Dispatcher:
                 if deadline < stream.conn.sweep.at:
                     stream.conn.sweep.watch(deadline)
             if (flags != _ANSWER or handler.shape is _CHANNEL) and not _fits(handler, flags):
-                raise InvalidArgument(f"{handler.method} is a {handler.shape.value} function")
+                raise InvalidArgument(f"{handler.method} is a {_ASKED[handler.shape]}")
             if run is None:
                 self._run_inline(stream)
             elif _EAGER and not (handler.shape is _CHANNEL and stream.state):

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
+from rap.options import as_list
+
 __all__ = ["Event", "check_events", "discard_events", "run_event"]
 
 Event = Callable[[], Any] | Coroutine[Any, Any, Any]
@@ -15,7 +17,7 @@ def check_events(option: str, events: Iterable[Event]) -> list[Event]:
     Raises:
         TypeError: One is neither a coroutine nor callable; the message names `option`.
     """
-    checked = list(events)
+    checked = as_list(option, events)
     for event in checked:
         if not (inspect.iscoroutine(event) or callable(event)):
             raise TypeError(

@@ -55,6 +55,8 @@ class Membership:
             raise ValueError("registry needs service: the name under which to register")
         self._service = check_name("service", service) if service is not None else ""
         self._weight = check_weight(weight)
+        if not isinstance(zone, str):
+            raise ValueError(f"zone must be a string, got {zone!r}")
         self._zone = zone
         self._advertise = (
             None if advertise is None else Address.parse(advertise, option="advertise")
@@ -69,6 +71,8 @@ class Membership:
             from rap.registry.url import registry_from_url  # a server on its own needs none
 
             found = registry_from_url(registry)
+        if found is not None and not hasattr(found, "watch"):
+            raise ValueError(f"registry must be a URL or a Registry, got {registry!r}")
         if found is not None and not hasattr(found, "register"):
             raise ValueError(f"registry {registry!r} only lists servers; none can register there")
         self._registry = cast(Registry | None, found)

@@ -9,6 +9,7 @@ from rap.deadline import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
 from rap.function import Function
 from rap.message import Shape, method_path
+from rap.options import check_flag
 from rap.server.allow import Allow, Rule, allow_rule, both
 
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
@@ -83,7 +84,7 @@ class Router:
         Raises:
             RegistrationError: Its hints are missing or cannot be sent, the name is taken, or
                 `allow` is no rule.
-            ValueError: `run_timeout` is no positive number.
+            ValueError: `run_timeout` is no positive number, or a flag no bool.
         """
         handler = self.make(
             func,
@@ -144,6 +145,9 @@ class Router:
         _check_path("group", group)
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
+        check_flag("is_private", is_private)
+        check_flag("idempotent", idempotent)
+        check_flag("inline", inline)
         method = method_path(group, name)
         limit = check_timeout("run_timeout", run_timeout)
         if limit is None:
@@ -185,6 +189,10 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
     Raises:
         RegistrationError: It has none.
     """
+    if type(instance).__module__ == "builtins":  # its methods are nobody's service
+        raise RegistrationError(
+            f"register takes a function, a class or an object with methods, got {instance!r}"
+        )
     names = [name for name in dir(instance) if not name.startswith("_")]
     methods: list[Callable[..., Any]] = [
         each for name in names if inspect.isroutine(each := getattr(instance, name))

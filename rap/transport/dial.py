@@ -64,6 +64,11 @@ async def dial(
         elif pinned is not None and isinstance(exc, ssl.SSLCertVerificationError):
             if exc.verify_code != _EXPIRED:
                 reason = "its certificate is not the pinned one"
+        elif isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
+            reason = f"it does not speak TLS ({reason})"
+        elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
+            asks = "speak TLS" if context is None else "want a client certificate"
+            reason += f" before its Hello; does it {asks}?"
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
         for conn in made:

@@ -54,7 +54,7 @@ class UnaryStream(StreamState):
                 future.set_result(body)
         elif not future.done():
             # An item of a generator, or an END without an answer.
-            text = "no unary function answers there: it sent a part of a stream"
+            text = "a generator answers: iterate over it, by iterator_call or a stub with `yield`"
             future.set_exception(InvalidArgument(text))
             self.conn.reset(self, Code.CANCELLED)
 

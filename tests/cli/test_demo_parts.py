@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -90,7 +91,7 @@ VIEW = View(
 
 def shown(terminal: bool) -> str:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=100, color_system=None)
+    console = Console(file=out, force_terminal=terminal, width=80, color_system=None)
     with make_display(console) as display:
         display.show(VIEW)
         display.event(2.0, "something [happened]")
@@ -103,6 +104,16 @@ def test_a_terminal_shows_a_table_and_events() -> None:
     for text in ("by weight", "30.0%", "25.0%", "1.0", "2.0", "1,234 calls", "2 failed", "killed"):
         assert text in output
     assert "2.00 s  something [happened]" in output
+
+
+def test_the_table_is_whole_in_a_terminal_of_80_columns() -> None:
+    row = replace(VIEW.rows[0], state="connecting", share=1.0, in_flight=1024, calls=12_345_678)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    with make_display(console) as display:
+        display.show(replace(VIEW, rows=(row,)))
+    for text in ("replica", "connecting", "100.0%", "in flight", "p99 ms", "calls", "12,345,678"):
+        assert text in out.getvalue()
 
 
 def test_anything_else_gets_plain_lines() -> None:

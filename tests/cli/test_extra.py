@@ -9,8 +9,8 @@ from tests.cli.programs import PATIENCE, ROOT
 
 
 @pytest.mark.parametrize("package", ["click", "rich"])
-def test_importing_it_without_the_extra_names_the_extra(package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; import rap.cli"
+def test_running_it_without_the_extra_names_the_extra_and_no_more(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from rap.cli import main; main()"
     found = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -20,7 +20,7 @@ def test_importing_it_without_the_extra_names_the_extra(package: str) -> None:
         check=False,
     )
     assert found.returncode == 1
-    assert f"ImportError: rap.cli needs {package}: install rap[cli]" in found.stderr
+    assert found.stderr == f"the command rap needs {package}: install rap[cli]\n"
 
 
 def test_it_runs_as_a_module() -> None:

@@ -127,7 +127,8 @@ def test_an_address_in_use_ends_with_status_one(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        ("shop", "'shop' has not the form module:server"),
+        ("shop", "'shop' has not the form module:server, such as shop:server"),
+        ("shop.py", "such as shop:server"),
         (":server", "has not the form"),
         ("nowhere:server", "no module 'nowhere'"),
         ("shop.deep:server", "no module 'shop.deep'"),

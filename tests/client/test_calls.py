@@ -89,6 +89,26 @@ async def test_arg_param_must_be_a_list(client: Client) -> None:
         await client.raw_call("add", arg_param=wrong)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("header", 5), ("header", "x"), ("session", 5), ("kwarg_param", [1])]
+)
+async def test_an_option_of_another_type_is_refused_by_its_name(
+    client: Client, option: str, value: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"{option} must be a "):
+        await client.raw_call("add", 1, 2, **{option: value})
+
+
+async def test_what_cannot_be_sent_is_said_of_the_arguments(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match="arguments: an object of type `object` cannot be"):
+        await client.raw_call("add", 1, object())
+
+
+async def test_raw_call_of_a_generator_says_what_to_use(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match=r"a generator answers: .* iterator_call"):
+        await client.raw_call("counted")
+
+
 @pytest.mark.parametrize("name", ["", 3, None, ["f"]])
 async def test_raw_call_wants_a_name(client: Client, name: Any) -> None:
     with pytest.raises(TypeError, match="name of a function"):

@@ -130,7 +130,7 @@ def test_a_bad_address_is_refused_at_once(hosts: Any, complaint: str) -> None:
 
 @pytest.mark.parametrize("processor", [3, object])
 def test_what_is_no_processor_is_refused(processor: Any) -> None:
-    with pytest.raises(TypeError, match="load_processor takes BaseProcessor objects"):
+    with pytest.raises(TypeError, match="processor_list takes BaseProcessor objects"):
         Client(processor_list=[processor])
 
 

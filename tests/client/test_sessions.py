@@ -118,6 +118,15 @@ async def test_execute_refuses_anything_else(client: Client, target: Any) -> Non
             await session.execute(target)
 
 
+async def test_execute_wants_arguments_as_list_and_dict(client: Client) -> None:
+    wrong: Any = 1
+    async with client.session as session:
+        with pytest.raises(TypeError, match="arg_list must be a list or tuple, got 1"):
+            await session.execute("who", wrong)
+        with pytest.raises(TypeError, match="kwarg_dict must be a dict, got 1"):
+            await session.execute("who", [], wrong)
+
+
 async def test_execute_refuses_arguments_beside_a_pending_call(client: Client) -> None:
     stub = client.register()(who)
     async with client.session as session:

@@ -117,7 +117,7 @@ def test_an_unknown_option_is_refused_by_its_name() -> None:
 
 @pytest.mark.parametrize("processor", [3, object])
 def test_what_is_no_processor_is_refused(processor: Any) -> None:
-    with pytest.raises(TypeError, match="load_processor takes BaseProcessor objects"):
+    with pytest.raises(TypeError, match="processor_list takes BaseProcessor objects"):
         Server(processor_list=[processor])
 
 

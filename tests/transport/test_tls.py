@@ -155,8 +155,21 @@ async def test_a_plain_client_and_a_tls_server_do_not_understand_each_other(
     certificates: Certificates,
 ) -> None:
     async with tls_server(certificates.server) as (pair, address):
-        with pytest.raises(Unavailable, match=f"cannot reach {address}: "):
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: .*speak TLS"):
             await dial(address, pair.make_client, timeout=10)
+
+
+async def test_a_tls_client_says_that_a_plain_server_speaks_no_tls(
+    certificates: Certificates,
+) -> None:
+    pair = Pair(DEFAULTS, DEFAULTS, None)
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5)
+    try:
+        why = await refusal(pair, listener.address, ca_path=certificates.authority.crt_path)
+        assert "it does not speak TLS" in why
+    finally:
+        listener.close()
+        await pair.end()
 
 
 async def test_a_client_older_than_tls_1_2_is_refused(certificates: Certificates) -> None:

@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 from typing import Protocol, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -100,9 +101,11 @@ def _line(row: Row) -> str:
 
 
 def _table(view: View) -> Group:
-    table = Table("replica", "weight", "state", expand=False)
+    # It has to fit into 80 columns.
+    table = Table("replica", "weight", box=SIMPLE_HEAD, padding=0)
+    table.add_column("state", min_width=len("connecting"))
     for title in ("share", "by weight", "in flight", "p50 ms", "p99 ms", "calls"):
-        table.add_column(title, justify="right", min_width=len(title))
+        table.add_column(title, justify="right", min_width=max(len(title), 6))
     for row in view.rows:
         table.add_row(
             row.name,

@@ -8,6 +8,7 @@ from typing import Any
 from rap.clock import Clock
 from rap.errors import Internal
 from rap.message import Request, current
+from rap.options import as_list
 from rap.server.admission import Admission, Serve
 from rap.server.authentication import Authenticator
 from rap.server.events import run_event
@@ -47,7 +48,7 @@ class Middlewares:
             ValueError: One was loaded before, here or by another server.
             RegistrationError: A private function of one has a name that is taken.
         """
-        for middleware in middleware_list:
+        for middleware in as_list(option, middleware_list):
             if not isinstance(middleware, Middleware):
                 kinds = "BaseConnMiddleware and BaseMsgMiddleware"
                 raise TypeError(f"{option} takes objects of {kinds}, got {middleware!r}")
