@@ -50,12 +50,18 @@ def _instructions(mode: str, calls: int) -> int:
         *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
         *(sys.executable, "-m", "bench.guard_program", mode, str(calls)),
     ]
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_ROOT)}
+    environment = _environment()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_LIMIT)
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode or found is None:
         raise RuntimeError(f"{mode!r} with {calls} calls: {done.stderr[-1000:]}")
     return int(found[1])
+
+
+def _environment() -> dict[str, str]:
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_ROOT)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # to compile disturbs what is counted
+    return environment
 
 
 def compare(counts: Counts, baseline: Counts) -> list[str]:
@@ -107,7 +113,8 @@ def main() -> None:
     saved = json.loads(_BASELINE.read_text()) if _BASELINE.exists() else {}
     baseline: Counts = saved.get(_here(), {}).get("instructions", {})
     # Once without callgrind: whatever is not compiled to byte code yet is from here on.
-    subprocess.run([sys.executable, "-m", "bench.guard_program", "unary", "64"], check=True)
+    command = [sys.executable, "-m", "bench.guard_program", "unary", "64"]
+    subprocess.run(command, env=_environment(), check=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         counts = dict(zip(options.modes, threads.map(count, options.modes), strict=True))
     print(table(counts, baseline))
