@@ -237,6 +237,15 @@ def test_many_threads_call_at_once(client: SyncClient) -> None:
     assert sums == [2 * i for i in range(400)]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt: a shell starts what runs in its background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_the_wait_cancels_the_call() -> None:
     started, cancelled = threading.Event(), threading.Event()
 
