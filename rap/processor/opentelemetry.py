@@ -25,9 +25,8 @@ from opentelemetry.trace import (
 from rap import __version__
 from rap.errors import CallError, Code
 from rap.message import UNTRACED, Call, Header, Side
-from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.roots import Roots, check_sample, says_untraced
+from rap.processor.roots import RootsProcessor, says_untraced
 from rap.processor.trace_context import TRACE_ID, TraceParent, put_trace
 
 __all__ = ["OpenTelemetryProcessor"]
@@ -50,7 +49,7 @@ _current_context = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context).get_c
 _no_scope = nullcontext()
 
 
-class OpenTelemetryProcessor(BaseProcessor):
+class OpenTelemetryProcessor(RootsProcessor):
     """Makes a span of each call.
 
     On a server the span is current while the handler runs, also in its thread. So calls that it
@@ -68,22 +67,13 @@ class OpenTelemetryProcessor(BaseProcessor):
         self, tracer_provider: trace.TracerProvider | None = None, *, sample: float = 1.0
     ) -> None:
         provider = tracer_provider or trace.get_tracer_provider()
-        self._tracer = trace.get_tracer("rap", __version__, tracer_provider)
-        self._roots = Roots(0.0 if _begins_nothing(provider) else check_sample(sample))
-        if not self._roots.sample:  # half of what may be spent, which is 2 % of a call
-            self.wants_next = _current_context  # type: ignore[method-assign]
-
-    def wants_next(self) -> object:
-        """Whether the call that is about to be made may be in a trace, or begins one."""
         # Whatever is in the context, as baggage without a span, has to go with the call.
-        if self._roots.next_begins() or _current_context():
-            return True
-        self._roots.taken()
-        return False
+        super().__init__(_current_context, 0.0 if _begins_nothing(provider) else sample)
+        self._tracer = trace.get_tracer("rap", __version__, tracer_provider)
 
     def ignores(self, header: Header) -> bool:
         """Whether calls with this header are in no trace, and have nothing else to bring."""
-        if (UNTRACED not in header and self._roots.sample) or _extract(header, Context()):
+        if (UNTRACED not in header and self._sample) or _extract(header, Context()):
             return False
         header[UNTRACED] = True
         return True
@@ -99,25 +89,17 @@ class OpenTelemetryProcessor(BaseProcessor):
         else:
             # The context of the task is that in which somebody started the server: not this call's.
             parent = _extract(call.header, Context())
-        if not _is_traced(parent) and self._leaves(call):
+        if not _is_traced(parent) and self._stays_out(call):
             return _Untraced(call, parent) if parent else _no_scope
         return (_Calling if call.side is Side.CLIENT else _Serving)(self._tracer, call, parent)
 
-    def _leaves(self, call: Call) -> bool:
-        """Whether a call in no trace begins none; it is marked then."""
-        begins = UNTRACED not in call.header and self._roots.next_begins()
-        self._roots.taken()
-        if not begins:
-            call.header[UNTRACED] = True
-        return not begins
 
-
-class _Calling:
-    """The span of a call on a client."""
+class _Around:
+    """A span around a call; it is made when that begins."""
 
     __slots__ = ("_call", "_parent", "_span", "_tracer")
 
-    kind = SpanKind.CLIENT
+    kind: SpanKind
 
     def __init__(self, tracer: trace.Tracer, call: Call, parent: Context) -> None:
         self._tracer = tracer
@@ -125,13 +107,7 @@ class _Calling:
         self._parent = parent
 
     def __enter__(self) -> None:
-        call = self._call
-        self._span = span = _start(self._tracer, call, self.kind, self._parent)
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier, trace.set_span_in_context(span, self._parent))
-        put_trace(call.header, carrier)
-        if span.is_recording():
-            call.on_attempt = (*call.on_attempt, self._add_attempt)
+        self._span = _start(self._tracer, self._call, self.kind, self._parent)
 
     def __exit__(
         self,
@@ -140,6 +116,23 @@ class _Calling:
         traceback: TracebackType | None,
     ) -> None:
         _end(self._span, self._call, error)
+
+
+class _Calling(_Around):
+    """The span of a call on a client."""
+
+    __slots__ = ()
+
+    kind = SpanKind.CLIENT
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        call, span = self._call, self._span
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier, trace.set_span_in_context(span, self._parent))
+        put_trace(call.header, carrier)
+        if span.is_recording():
+            call.on_attempt = (*call.on_attempt, self._add_attempt)
 
     def _add_attempt(self, call: Call) -> None:
         event: dict[str, str | int] = {"rap.attempt": call.attempt}
@@ -151,21 +144,16 @@ class _Calling:
         self._span.add_event("rap.attempt", event)
 
 
-class _Serving:
+class _Serving(_Around):
     """The span of a call on a server, current in its context."""
 
-    __slots__ = ("_call", "_parent", "_span", "_token", "_tracer")
+    __slots__ = ("_token",)
 
     kind = SpanKind.SERVER
 
-    def __init__(self, tracer: trace.Tracer, call: Call, parent: Context) -> None:
-        self._tracer = tracer
-        self._call = call
-        self._parent = parent
-
     def __enter__(self) -> None:
-        self._span = span = _start(self._tracer, self._call, self.kind, self._parent)
-        self._token = otel_context.attach(trace.set_span_in_context(span, self._parent))
+        super().__enter__()
+        self._token = otel_context.attach(trace.set_span_in_context(self._span, self._parent))
 
     def __exit__(
         self,
@@ -173,7 +161,7 @@ class _Serving:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _end(self._span, self._call, error)
+        super().__exit__(kind, error, traceback)
         otel_context.detach(self._token)
 
 

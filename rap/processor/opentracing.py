@@ -23,9 +23,8 @@ from opentracing.scope_managers import contextvars as by_context
 
 from rap.errors import CallError, Code
 from rap.message import UNTRACED, Call, Header, Side
-from rap.processor.base import BaseProcessor
 from rap.processor.outcome import outcome
-from rap.processor.roots import Roots, check_sample, says_untraced
+from rap.processor.roots import RootsProcessor, says_untraced
 from rap.processor.trace_context import (
     TRACE_ID,
     TRACEPARENT,
@@ -44,7 +43,7 @@ _no_scope = nullcontext()
 _serving: ContextVar[Span | None] = ContextVar("rap_span", default=None)
 
 
-class TracingProcessor(BaseProcessor):
+class TracingProcessor(RootsProcessor):
     """Makes a span of each call; one on a client, however often it is tried.
 
     Each attempt is a line in the log of the span. Calls that a handler makes through a client with
@@ -62,24 +61,14 @@ class TracingProcessor(BaseProcessor):
     def __init__(self, tracer: Tracer, *, sample: float = 1.0) -> None:
         if not isinstance(tracer, Tracer):
             raise TypeError(f"tracer must be an opentracing.Tracer, got {tracer!r}")
+        begins_nothing = str(getattr(tracer, "sampler", "")) in _NO_ROOTS
+        super().__init__(_make_around(tracer.scope_manager), 0.0 if begins_nothing else sample)
         self._tracer = tracer
         self._by_thread = isinstance(tracer.scope_manager, ThreadLocalScopeManager)
-        self._around = _make_around(tracer.scope_manager)
-        begins_nothing = str(getattr(tracer, "sampler", "")) in _NO_ROOTS
-        self._roots = Roots(0.0 if begins_nothing else check_sample(sample))
-        if not self._roots.sample:  # it is asked in each call, and has little time
-            self.wants_next = self._around  # type: ignore[method-assign]
-
-    def wants_next(self) -> object:
-        """Whether the call that is about to be made is in a trace, or begins one."""
-        if self._roots.next_begins() or self._around():
-            return True
-        self._roots.taken()
-        return False
 
     def ignores(self, header: Header) -> bool:
         """Whether calls with this header are in no trace."""
-        if UNTRACED not in header and (self._roots.sample or self._extract(header) is not None):
+        if UNTRACED not in header and (self._sample or self._extract(header) is not None):
             return False
         header[UNTRACED] = True
         return True
@@ -90,12 +79,8 @@ class TracingProcessor(BaseProcessor):
             return _no_scope
         client = call.side is Side.CLIENT
         parent = (self._active() if client else None) or self._extract(call.header)
-        if parent is None:
-            begins = UNTRACED not in call.header and self._roots.next_begins()
-            self._roots.taken()
-            if not begins:
-                call.header[UNTRACED] = True
-                return _no_scope
+        if parent is None and self._stays_out(call):
+            return _no_scope
         return _Calling(self._tracer, call, parent) if client else self._serve(call, parent)
 
     def _serve(self, call: Call, parent: SpanContext | None) -> AbstractContextManager[None]:

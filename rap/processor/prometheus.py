@@ -6,6 +6,7 @@ that some server has answered to.
 """
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import accumulate
@@ -28,8 +29,8 @@ _BOUNDS = [*map(floatToGoString, SECONDS), "+Inf"]
 _SERVER, _CHANNEL = Side.SERVER, Shape.CHANNEL  # looking a member up is slow
 
 
-class _CallCollector(Collector):
-    """Tells what was counted of the calls of one side.
+class _Collector(Collector):
+    """Tells what was counted on one side.
 
     Args:
         counts: Of the side.
@@ -45,6 +46,13 @@ class _CallCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
         return self._families(self._counts)
+
+    @abstractmethod
+    def _families(self, counts: Iterable[Series]) -> Iterator[Metric]: ...
+
+
+class _CallCollector(_Collector):
+    """Tells of calls."""
 
     def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
         side = self._counts.side
@@ -87,23 +95,8 @@ def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, Exemp
     return found
 
 
-class _MessageCollector(Collector):
-    """Tells what was counted of the messages of one side.
-
-    Args:
-        counts: Of the side.
-    """
-
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-
-    def describe(self) -> Iterator[Metric]:
-        """Yield the metrics without a value."""
-        return self._families(())
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics as they are now."""
-        return self._families(self._counts)
+class _MessageCollector(_Collector):
+    """Tells of messages."""
 
     def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
         prefix = f"rap_{self._counts.side.value}_messages"

@@ -6,52 +6,62 @@ another in each call.
 """
 
 import random
+from collections.abc import Callable
 
-from rap.message import UNTRACED, Header, current
+from rap.message import UNTRACED, Call, Header, current
+from rap.processor.base import BaseProcessor
 
-__all__ = ["Roots", "check_sample", "says_untraced"]
+__all__ = ["RootsProcessor", "says_untraced"]
 
 
-class Roots:
+class RootsProcessor(BaseProcessor):
     """Draws lots for the calls of one server or client.
 
     Args:
-        sample: Share of the calls that begin a trace; see `check_sample`.
+        around: Returns something true where a call is made in a trace.
+        sample: Share of the calls in no trace that begin one, 0 to 1.
     """
 
-    __slots__ = ("_draw", "sample")
-
-    def __init__(self, sample: float) -> None:
-        self.sample = sample
+    def __init__(self, around: Callable[[], object], sample: float) -> None:
+        if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 <= sample <= 1:
+            raise ValueError(f"sample must be a number from 0 to 1, got {sample!r}")
+        self._sample = float(sample)
         self._draw = random.random()
+        self._around = around
+        if not sample:  # half of what may be spent, which is 2 % of a call
+            self.wants_next = around  # type: ignore[method-assign]
 
-    def next_begins(self) -> bool:
-        """Return whether the next call begins a trace; the answer stays until `taken`.
+    def wants_next(self) -> object:
+        """Whether the call that is about to be made may be in a trace, or begins one."""
+        if self._next_begins() or self._around():
+            return True
+        self._taken()
+        return False
+
+    def _next_begins(self) -> bool:
+        """Return whether the next call begins a trace; the answer stays until `_taken`.
 
         A call that is made while one without a trace is served begins none.
         """
-        if self._draw >= self.sample:
+        if self._draw >= self._sample:
             return False
         outer = current.get()
         return outer is None or UNTRACED not in outer.header
 
-    def taken(self) -> None:
+    def _taken(self) -> None:
         """Draw the next lot: the one before was for a call that has been made."""
-        if 0.0 < self.sample < 1.0:
+        if 0.0 < self._sample < 1.0:
             self._draw = random.random()
+
+    def _stays_out(self, call: Call) -> bool:
+        """Whether a call in no trace begins none; it is marked then."""
+        begins = UNTRACED not in call.header and self._next_begins()
+        self._taken()
+        if not begins:
+            call.header[UNTRACED] = True
+        return not begins
 
 
 def says_untraced(header: Header) -> bool:
     """Whether a header says that its call is in no trace, and nothing else that matters here."""
     return UNTRACED in header and len(header) == 1 + ("session_id" in header)
-
-
-def check_sample(sample: float) -> float:
-    """Return a share of calls.
-
-    Raises:
-        ValueError: It is no number from 0 to 1.
-    """
-    if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 <= sample <= 1:
-        raise ValueError(f"sample must be a number from 0 to 1, got {sample!r}")
-    return float(sample)
