@@ -8,6 +8,7 @@ from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.rendezvous import Rendezvous
 from rap.balance.weight import effective_weights, slow_start
 from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
+from rap.balance.zone import ZoneAware, zone_shares
 
 __all__ = [
     "Breaker",
@@ -23,10 +24,12 @@ __all__ = [
     "RoundRobin",
     "SmoothWeighted",
     "WeightedRandom",
+    "ZoneAware",
     "effective_weights",
     "ejection_limit",
     "is_panic",
     "median_ewma",
     "picker_from_name",
     "slow_start",
+    "zone_shares",
 ]

@@ -7,6 +7,7 @@ from rap.balance.base import Picker
 from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.rendezvous import Rendezvous
 from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
+from rap.balance.zone import ZoneAware
 
 __all__ = ["ENTRY_POINTS", "picker_from_name"]
 
@@ -22,17 +23,20 @@ _BUILTIN: dict[str, Callable[[Random], Picker]] = {
 }
 
 
-def picker_from_name(picker: str | Picker, rng: Random) -> Picker:
+def picker_from_name(picker: str | Picker, rng: Random, zone: str = "") -> Picker:
     """Return the picker of that name, or the picker itself.
 
     Args:
         picker: A built-in name, one of an entry point in the group ``rap.balance``, or an object
             with a `pick` method.
         rng: Source of chance of a picker made here.
+        zone: Where the client is, if it prefers that zone: then a `ZoneAware` of such pickers.
 
     Raises:
         ValueError: The name is not known, or what it stands for is no picker.
     """
+    if zone:
+        return ZoneAware(lambda: picker_from_name(picker, rng), zone, rng)
     made = _make(picker, rng) if isinstance(picker, str) else picker
     if isinstance(made, type) or not callable(getattr(made, "pick", None)):
         raise ValueError(f"picker must be a name or an object with a pick method, got {made!r}")

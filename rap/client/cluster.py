@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from rap.balance import BreakerState, Picker, ejection_limit
+from rap.balance import BreakerState, Picker, ZoneAware, ejection_limit
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
@@ -70,6 +70,7 @@ class Cluster:
         self.service = service
         self._resolver = resolver
         self._pick = picker.pick
+        self._zones = picker if isinstance(picker, ZoneAware) else None
         self._most_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
@@ -357,9 +358,11 @@ class Cluster:
                     self._refresh_soon(node.keep_until - now)
             elif node.pool.full:
                 node.pool.refresh()
-        ready, changing = ready_nodes(self.nodes.values(), now, self._config.slow_start)
+        ready, changing, panic = ready_nodes(self.nodes.values(), now, self._config.slow_start)
         if ready != self.ready:
             self.ready = ready
+        if self._zones is not None:
+            self._zones.plan(self.ready, panic)
         if changing:
             self._refresh_soon(_RAMP_STEP)
         if self.ready or self._denial():

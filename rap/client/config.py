@@ -28,6 +28,7 @@ class ClientConfig:
         max_waiting: Calls that may wait for a place under `max_in_flight`; the next one fails.
         max_attempts: Of one call; see `idempotent` in `Client.register`.
         slow_start: Over which a new server's share grows to its weight; 0: it has it at once.
+        zone: Where the client is, to prefer servers of the same zone; empty: zones do not count.
         max_message: Of one message; a larger answer fails its call.
         max_frame: Of one frame; a larger one ends the connection.
         stream_window: That may be under way on one call before its reader takes some.
@@ -50,6 +51,7 @@ class ClientConfig:
     max_waiting: int = 1024
     max_attempts: int = 4
     slow_start: float = 30
+    zone: str = ""
     max_message: int = DEFAULT_LIMITS.max_message
     max_frame: int = DEFAULT_LIMITS.max_frame
     stream_window: int = DEFAULT_LIMITS.stream_window
@@ -62,6 +64,8 @@ class ClientConfig:
         """Check every value; each error names its option."""
         check_timeout("timeout", self.timeout)
         check_token(self.token)
+        if not isinstance(self.zone, str):
+            raise ValueError(f"zone must be a string, got {self.zone!r}")
         for name in ("connect_timeout", "stall_timeout", "ping_sleep_time"):
             value = getattr(self, name)
             if value is None:

@@ -78,7 +78,7 @@ class Client:
         self.config = make_config(Client, ClientConfig, options)
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or shared_random()
-        self._picker = picker_from_name(picker, self._rng)
+        self._picker = picker_from_name(picker, self._rng, self.config.zone)
         self._discovery = discovery(host_list, service, registry)
         self._types = ExceptionTypes()
         self._dialer = Dialer(

@@ -65,6 +65,11 @@ class Node:
         return self.stats.value(self._now())
 
     @property
+    def zone(self) -> str:
+        """Name of its failure domain; empty when unknown."""
+        return self.endpoint.zone
+
+    @property
     def alive(self) -> bool:
         """Whether a connection to it takes new calls."""
         return any(conn.usable for conn in self.pool.connections)

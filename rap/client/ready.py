@@ -1,20 +1,32 @@
 """Which nodes a call may go to now: connected, not draining, healthy unless too few are."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rap.balance import effective_weights, is_panic, median_ewma
 from rap.client.node import Node
 from rap.registry import State
 
-__all__ = ["ready_nodes"]
+__all__ = ["Ready", "ready_nodes"]
 
 
-def ready_nodes(
-    nodes: Iterable[Node], now: float, slow_start: float
-) -> tuple[tuple[Node, ...], bool]:
-    """Return the nodes that may be picked, their weights set, and whether that soon changes.
+class Ready(NamedTuple):
+    """Where calls may go.
 
-    It does by itself while a node's weight still grows, or an ejected one waits for its probe.
+    Args:
+        nodes: Those that may be picked.
+        changing: That soon changes by itself: the weight of one still grows, or an ejected one
+            waits for its probe.
+        panic: So few are healthy that health is ignored.
+    """
+
+    nodes: tuple[Node, ...]
+    changing: bool
+    panic: bool
+
+
+def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
+    """Return the nodes that may be picked, and set their weights.
 
     Args:
         nodes: All nodes.
@@ -25,7 +37,8 @@ def ready_nodes(
     serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
     healthy = [node for node in serving if node.breaker.available(now)]
     ejected = len(serving) - len(healthy)
-    if is_panic(len(healthy), len(serving)):
+    panic = is_panic(len(healthy), len(serving))
+    if panic:
         healthy = serving
     newcomers = [node for node in healthy if node.since is None]
     if newcomers:
@@ -36,4 +49,5 @@ def ready_nodes(
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     for node, weight in zip(healthy, effective_weights(ages, slow_start), strict=True):
         node.weight = weight
-    return tuple(healthy), ejected > 0 or any(age < slow_start for _, age in ages)
+    changing = ejected > 0 or any(age < slow_start for _, age in ages)
+    return Ready(tuple(healthy), changing, panic)

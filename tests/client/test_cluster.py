@@ -40,22 +40,22 @@ def eject(each: Node, now: float = 1000.0) -> None:
 def test_nodes_without_connection_and_draining_ones_get_no_calls() -> None:
     up = node("up")
     others = [node("off", connected=False), node("leaving", state=State.DRAINING)]
-    assert ready_nodes([up, *others], 1000.0, 0.0) == ((up,), False)
-    assert ready_nodes(others, 1000.0, 0.0) == ((), False)
+    assert ready_nodes([up, *others], 1000.0, 0.0) == ((up,), False, False)
+    assert ready_nodes(others, 1000.0, 0.0) == ((), False, False)
 
 
 def test_an_ejected_node_gets_no_calls_until_its_pause_is_over() -> None:
     nodes = [node(name) for name in "abc"]
     eject(nodes[0])
-    assert ready_nodes(nodes, 1000.0, 0.0) == ((nodes[1], nodes[2]), True)
-    assert ready_nodes(nodes, 1010.0, 0.0) == (tuple(nodes), False)
+    assert ready_nodes(nodes, 1000.0, 0.0) == ((nodes[1], nodes[2]), True, False)
+    assert ready_nodes(nodes, 1010.0, 0.0) == (tuple(nodes), False, False)
 
 
 def test_when_more_than_half_are_ejected_health_is_ignored() -> None:
     nodes = [node(name) for name in "abc"]
     eject(nodes[0])
     eject(nodes[1])
-    assert ready_nodes(nodes, 1000.0, 0.0) == (tuple(nodes), True)
+    assert ready_nodes(nodes, 1000.0, 0.0) == (tuple(nodes), True, True)
 
 
 def test_a_newcomer_starts_with_the_latency_of_the_others_and_little_weight() -> None:
@@ -65,14 +65,14 @@ def test_a_newcomer_starts_with_the_latency_of_the_others_and_little_weight() ->
         each.stats.started(1000.0)
         each.stats.finished(1000.0 + latency, latency, True)
     new = node("new", weight=10)
-    ready, changing = ready_nodes([*known, new], 1100.0, 30.0)
+    ready, changing, _ = ready_nodes([*known, new], 1100.0, 30.0)
     assert ready == (*known, new)
     assert changing
     assert new.stats.prior == 0.2
     assert new.weight == pytest.approx(1.0)
     ready_nodes([*known, new], 1115.0, 30.0)
     assert new.weight == pytest.approx(5.0)
-    assert ready_nodes([*known, new], 1130.0, 30.0) == (ready, False)
+    assert ready_nodes([*known, new], 1130.0, 30.0) == (ready, False, False)
     assert new.weight == 10.0
 
 
