@@ -98,8 +98,8 @@ class Peer:
         port: Its port; 0 on a unix socket.
         is_local: It is on this machine: a loopback address or a unix socket.
         identity: Subject of a verified TLS client certificate, as `ssl` gives it, or `None`.
-        binding: Hash of the random numbers in both Hellos: the same on both sides, and another
-            for each connection. Empty if either has none, and before the Hello.
+        binding: The random numbers in both Hellos: the same on both sides, and another for each
+            connection. Empty if either has none, and before the Hello.
         state: Scratch space of the connection, for middleware and processors.
     """
 

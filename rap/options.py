@@ -1,6 +1,5 @@
 """How options are checked that are no numbers; each error names the option."""
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from dataclasses import fields
@@ -27,7 +26,9 @@ def make_config(owner: type, config: type[C], options: dict[str, Any], **settled
     own = {field.name for field in fields(config)} - settled.keys()  # type: ignore[arg-type]  # a dataclass
     for name in options.keys() - own:
         known = sorted((own | set(inspect.signature(owner).parameters)) - {"options"})
-        close = difflib.get_close_matches(name, known, n=1)
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
         raise TypeError(f"{owner.__name__} has no option {name!r}{hint}")
     return config(**settled, **options)

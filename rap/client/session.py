@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import secrets
+import os
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,7 +34,7 @@ class Session:
     """
 
     def __init__(self, client: "Client") -> None:
-        self.id = secrets.token_hex(16)
+        self.id = os.urandom(16).hex()
         self.client = client
         self.outer: Session | None = None
         self._bound: tuple[Node, Connection] | None = None

@@ -77,7 +77,9 @@ def link_of(call: Call, key: bytes) -> Link:
     """
     peer = call.peer
     if peer is None or not peer.binding:
-        raise Unauthenticated(f"{call.method}: a Hello without 16 random bytes cannot be trusted")
+        raise Unauthenticated(
+            f"{call.method}: a Hello without 16 to 64 random bytes cannot be trusted"
+        )
     links: dict[bytes, Link] = peer.state.setdefault(_LINKS, {})
     link = links.get(key)
     if link is None:

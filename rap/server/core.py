@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import random
-import secrets
 import signal
 import threading
 import weakref
@@ -88,7 +88,7 @@ class Server:
             raise ValueError(f"host must be an address or a list of addresses, got {host!r}")
         addresses = tuple(Address.parse(each, option="host") for each in hosts)
         self.config = make_config(Server, ServerConfig, options, addresses=addresses)
-        self.incarnation = secrets.token_hex(8)
+        self.incarnation = os.urandom(8).hex()
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._router = Router(self.config.run_timeout)

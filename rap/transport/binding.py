@@ -1,12 +1,11 @@
-"""What ties a key to one connection: a hash of the random numbers that both Hellos carry.
+"""What ties a key to one connection: the random numbers that both Hellos carry.
 
 Neither side chooses it alone, so what was sealed under keys derived from it on one connection is
 worthless on every other, even if one side's whole half of the conversation is sent again.
 """
 
 import dataclasses
-import hashlib
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from rap.address import Peer
@@ -17,26 +16,27 @@ if TYPE_CHECKING:
 __all__ = ["bind", "bound_peer", "new_random"]
 
 _SIZE = 16  # bytes; with less, two connections could have the same by chance
+_MOST = 64  # a binding is kept as long as the connection
 
 
 def new_random() -> bytes:
     """Return the random number of one side of one connection."""
-    return secrets.token_bytes(_SIZE)
+    return os.urandom(_SIZE)
 
 
 def bind(client: object, server: object) -> bytes:
-    """Return the binding of a connection; nothing if a side's number is missing or short.
+    """Return the binding of a connection; nothing if a side's number is missing, short or long.
 
     Args:
         client: What the client's Hello has as ``random``.
         server: What the server's Hello has.
     """
-    digest = hashlib.sha256()
+    binding = b""
     for number in (client, server):
-        if not isinstance(number, bytes) or len(number) < _SIZE:
+        if not isinstance(number, bytes) or not _SIZE <= len(number) <= _MOST:
             return b""
-        digest.update(len(number).to_bytes(4, "big") + number)  # no other pair gives the same
-    return digest.digest()
+        binding += len(number).to_bytes(4, "big") + number  # no other pair gives the same
+    return binding
 
 
 def bound_peer(conn: "Connection", own: bytes) -> Peer:

@@ -1,7 +1,7 @@
 """TLS contexts for servers and clients; every bad file is an error that names its option."""
 
+import os
 import ssl
-from pathlib import Path
 
 __all__ = ["client_context", "is_pinned", "pinned_certificate", "server_context"]
 
@@ -71,7 +71,8 @@ def pinned_certificate(path: str) -> bytes:
         ValueError: The file cannot be read or holds no certificate.
     """
     try:
-        certificate = ssl.PEM_cert_to_DER_cert(_first_certificate(Path(path).read_text("ascii")))
+        with open(path, encoding="ascii") as file:
+            certificate = ssl.PEM_cert_to_DER_cert(_first_certificate(file.read()))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
         return certificate
     except (OSError, ValueError) as exc:
@@ -94,7 +95,7 @@ def _first_certificate(text: str) -> str:
 
 def _load_chain(context: ssl.SSLContext, crt: str, crt_path: str, key: str, key_path: str) -> None:
     for option, path in ((crt, crt_path), (key, key_path)):
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise ValueError(f"{option}: no such file {path!r}")
     try:
         context.load_cert_chain(crt_path, key_path, password="")  # never ask at the terminal
@@ -105,7 +106,7 @@ def _load_chain(context: ssl.SSLContext, crt: str, crt_path: str, key: str, key_
 
 
 def _load_authorities(context: ssl.SSLContext, option: str, path: str) -> None:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{option}: no such file {path!r}")
     try:
         context.load_verify_locations(path)

@@ -247,7 +247,7 @@ async def test_two_processors_with_one_key_share_the_counter_of_a_connection() -
 
 async def test_without_random_numbers_in_both_hellos_nothing_is_sent() -> None:
     ends = Ends(binding=b"")
-    with pytest.raises(Unauthenticated, match="16 random bytes"):
+    with pytest.raises(Unauthenticated, match="16 to 64 random bytes"):
         await ends.ask(ends.call(), "body")
 
 

@@ -23,7 +23,7 @@ async def test_both_sides_of_a_connection_have_one_binding_and_others_another() 
     async with serving(binding) as server, calling(server) as one, calling(server) as two:
         ours, theirs = await binding_on_both_sides(server, one)
         assert ours == theirs
-        assert len(ours) == 32
+        assert len(ours) == 2 * (4 + 16)
         assert ours not in await binding_on_both_sides(server, two)
 
 
@@ -36,7 +36,8 @@ async def test_the_peer_shares_the_scratch_space_of_its_connection() -> None:
 def test_a_binding_needs_a_random_number_of_both_sides() -> None:
     number = new_random()
     assert bind(number, number)
-    for other in (None, b"", number[1:], "x" * 16, 7):
+    assert bind(number, bytes(64))
+    for other in (None, b"", number[1:], bytes(65), "x" * 16, 7):
         assert bind(number, other) == b""
         assert bind(other, number) == b""
 
