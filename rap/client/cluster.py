@@ -239,7 +239,7 @@ class Cluster:
     def _apply(self, snapshot: Snapshot) -> None:
         self._known = True
         change = diff(self._snapshot, snapshot)
-        mass_loss = len(change.removed) * 2 > len(self._snapshot) > 1
+        mass_loss = len(change.removed) * 2 > len(self._snapshot)
         self._snapshot = dict(snapshot)
         for endpoint in change.added:
             known = self.nodes.get(endpoint.id)
@@ -251,6 +251,7 @@ class Cluster:
             self._update(self.nodes[endpoint.id], endpoint)
         for endpoint in change.removed:
             self._lose(self.nodes.get(endpoint.id), mass_loss)
+        self._choose_whom_to_dial()
         self._refresh()
 
     def _add(self, endpoint: Endpoint) -> None:
@@ -272,7 +273,6 @@ class Cluster:
             on_change=self._refresh,
         )
         self.nodes[endpoint.id] = node
-        pool.want(endpoint.state is not State.DRAINING)
 
     def _update(self, node: Node, endpoint: Endpoint) -> None:
         restarted = endpoint.incarnation != node.incarnation and bool(endpoint.incarnation)
@@ -284,20 +284,27 @@ class Cluster:
             node.pool.drop()
         if endpoint.state is State.UP:
             node.pool.hurry()
-        node.pool.want(endpoint.state is State.UP)
 
     def _lose(self, node: Node | None, mass_loss: bool) -> None:
         """Act on a node that left the registry; a connection that works keeps it in place."""
         if node is None:
             return
         node.leaving = True
-        if mass_loss and not node.alive:
-            node.keep_until = self._clock.monotonic() + _LAST_CHOICE
-            return
         node.keep_until = 0.0
         node.pool.wanted = False
-        if node.endpoint.state is State.DRAINING:
+        if node.state == "draining":
             self._remove(node)
+        elif mass_loss and not node.alive:
+            node.keep_until = self._clock.monotonic() + _LAST_CHOICE
+            node.pool.want()
+
+    def _choose_whom_to_dial(self) -> None:
+        """Keep connections to those that are UP; to suspects only if fewer than half are UP."""
+        states = [endpoint.state for endpoint in self._snapshot.values()]
+        few = states.count(State.UP) * 2 < len(states)
+        for key, endpoint in self._snapshot.items():
+            suspect = endpoint.state is State.SUSPECT
+            self.nodes[key].pool.want(endpoint.state is State.UP or (few and suspect))
 
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:

@@ -87,7 +87,7 @@ class Node:
         ):
             return "draining"
         if not self.pool.connections:
-            return "connecting"
+            return "connecting" if self.pool.wanted else "suspect"
         if not self.breaker.available(self._now()):
             return "ejected"
         return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"

@@ -16,11 +16,13 @@ from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, calling, eventually, serving
 
 
-def node(name: str = "a", *, connected: bool = True, **changes: Any) -> Node:
+def node(name: str = "a", *, connected: bool = True, wanted: bool = True, **changes: Any) -> Node:
     """Return a node that is connected, or seems so."""
     conn = SimpleNamespace(usable=True, draining=False, closed=False)
     pool: Any = SimpleNamespace(
-        conn=conn if connected else None, connections={1: conn}.values() if connected else []
+        conn=conn if connected else None,
+        connections={1: conn}.values() if connected else [],
+        wanted=wanted,
     )
     return Node(
         Endpoint(name, Address.parse("192.0.2.1:1"), **changes),
@@ -126,6 +128,8 @@ def test_a_failure_costs_what_the_server_asks_for(error: BaseException, seconds:
         ({"state": State.DRAINING}, "draining"),
         ({"state": State.SUSPECT}, "suspect"),
         ({"connected": False}, "connecting"),
+        ({"connected": False, "state": State.SUSPECT}, "connecting"),  # as few others are up
+        ({"connected": False, "state": State.SUSPECT, "wanted": False}, "suspect"),
     ],
 )
 def test_a_node_says_in_a_word_how_it_is(change: dict[str, Any], word: str) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,28 +10,12 @@ import pytest
 from rap.address import Address
 from rap.client import Client
 from rap.errors import CallError, RegistryError, Unavailable
-from rap.registry import Endpoint, Snapshot
+from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
-from rap.server import Server
 from rap.wire.frames import hello_frame
+from tests.client.fed import Resolver, free_address, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
-
-
-@asynccontextmanager
-async def numbered(number: int, **options: Any) -> AsyncIterator[Server]:
-    """Run a server whose function `which` returns a number."""
-
-    async def which() -> int:
-        return number
-
-    async with serving(which, drain_delay=0, **options) as server:
-        yield server
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def every_pause(client: Client, clock: FakeClock) -> Callable[[], bool]:
@@ -309,30 +292,6 @@ async def test_a_server_of_another_service_gets_no_call() -> None:
         with pytest.raises(Unavailable, match=f"{address} serves 'other', not 'calc'"):
             await client.connect()
         await client.await_close()
-
-
-class Resolver:
-    """Yields the snapshots that a test gives it, or raises."""
-
-    def __init__(self) -> None:
-        self.given: asyncio.Queue[Snapshot | Exception] = asyncio.Queue()
-        self.watches = 0
-
-    async def watch(self, service: str) -> AsyncIterator[Snapshot]:
-        self.watches += 1
-        while True:
-            snapshot = await self.given.get()
-            if isinstance(snapshot, Exception):
-                raise snapshot
-            yield snapshot
-
-    async def aclose(self) -> None:
-        """Nothing to release."""
-
-
-def listed(*servers: Server, **changes: Any) -> Snapshot:
-    endpoints = [Endpoint(str(s.addresses[0]), s.addresses[0], **changes) for s in servers]
-    return {endpoint.id: endpoint for endpoint in endpoints}
 
 
 async def test_a_watch_that_fails_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,197 @@
+"""Servers that the registry doubts or has lost: who keeps a place, and who is dialled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from rap.address import Address
+from rap.client import Client
+from rap.client.node import Node
+from rap.errors import ConnectionClosed
+from rap.registry import Endpoint, Snapshot, State
+from rap.registry.memory import MemoryRegistry
+from rap.server import Server
+from tests.client.fed import Resolver, free_address, listed, numbered
+from tests.fake_clock import FakeClock
+from tests.loopback import eventually, serving
+
+SERVICE: dict[str, Any] = {"registry": MemoryRegistry(), "service": "calc"}
+
+
+@asynccontextmanager
+async def servers(count: int) -> AsyncIterator[list[Server]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(numbered(it, **SERVICE)) for it in range(count)]
+
+
+class Named:
+    """A picker that is told whom to pick."""
+
+    def pick(self, candidates: Sequence[Any], affinity: str | None = None) -> Any:
+        return next((it for it in candidates if it.key == affinity), candidates[0])
+
+
+def of(client: Client, server: Server) -> Node:
+    return client.cluster.nodes[str(server.addresses[0])]
+
+
+def counted(server: Server) -> int:
+    """How many connections there have been to a server."""
+    return server._ports.opened
+
+
+def named(address: str) -> dict[str, Endpoint]:
+    return {address: Endpoint(address, Address.parse(address))}
+
+
+async def applied(client: Client, resolver: Resolver, snapshot: Snapshot) -> None:
+    """Feed a snapshot, and return when it has been acted upon."""
+    resolver.given.put_nowait(snapshot)
+    await eventually(lambda: client.cluster._snapshot == snapshot)
+
+
+@pytest.mark.parametrize(("ups", "dialled"), [(1, False), (0, True)])
+async def test_suspects_are_dialled_only_if_fewer_than_half_are_up(ups: int, dialled: bool) -> None:
+    resolver = Resolver()
+    async with servers(2) as (one, two):
+        first = {"state": State.UP if ups else State.SUSPECT}
+        resolver.given.put_nowait(listed(one, **first) | listed(two, state=State.SUSPECT))
+        async with Client(service="calc", registry=resolver) as client:
+            await eventually(lambda: of(client, one).alive)
+            assert of(client, two).pool.wanted == dialled
+            if dialled:
+                await eventually(lambda: of(client, two).alive)
+            else:
+                assert of(client, two).state == "suspect"
+                assert not of(client, two).pool.dialling
+                await applied(client, resolver, listed(one, two))
+                await eventually(lambda: of(client, two).alive)
+
+
+async def test_a_suspect_keeps_its_calls_and_goes_when_its_connection_ends() -> None:
+    resolver, clock = Resolver(), FakeClock()
+    async with servers(3) as (one, two, three):
+        resolver.given.put_nowait(listed(one, two, three))
+        async with Client(service="calc", registry=resolver, clock=clock) as client:
+            await eventually(lambda: len(client.cluster.ready) == 3)
+            doubt = listed(one, two) | listed(three, state=State.SUSPECT)
+            await applied(client, resolver, doubt)
+            node = of(client, three)
+            assert node in client.cluster.ready
+            assert node.state == "suspect"
+            (conn,) = node.pool.connections
+            conn.abort(ConnectionClosed("cut"))
+            await eventually(lambda: node not in client.cluster.ready)
+            clock.advance(60.0)
+            assert not node.pool.dialling
+            assert counted(three) == 1
+
+
+async def test_when_most_leases_ran_out_lost_connections_are_dialled_again() -> None:
+    resolver, clock = Resolver(), FakeClock()
+    async with servers(2) as (one, two):
+        resolver.given.put_nowait(listed(one, two))
+        async with Client(service="calc", registry=resolver, clock=clock) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            await applied(client, resolver, listed(one, two, state=State.SUSPECT))
+            for node in client.cluster.ready:
+                for conn in list(node.pool.connections):
+                    conn.abort(ConnectionClosed("cut"))
+            await eventually(lambda: counted(one) == counted(two) == 2)
+            await eventually(lambda: len(client.cluster.ready) == 2)
+
+
+async def test_a_lost_server_with_a_working_connection_dials_nothing_new() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    resolver = Resolver()
+    async with servers(2) as (one, two), serving(hang, max_streams=1, **SERVICE) as lost:
+        resolver.given.put_nowait(listed(one, two, lost))
+        async with Client(service="calc", registry=resolver, picker=Named()) as client:
+            await eventually(lambda: len(client.cluster.ready) == 3)
+            node = of(client, lost)
+            await applied(client, resolver, listed(one, two))
+            assert node.state == "suspect"
+            assert node in client.cluster.ready
+            (conn,) = node.pool.connections
+            call = asyncio.create_task(client.raw_call("hang", affinity=node.key))
+            await eventually(lambda: conn.streams)  # it takes one
+            node.pool.refresh()
+            assert node.pool.full
+            assert not node.pool.dialling
+            conn.abort(ConnectionClosed("cut"))
+            await eventually(lambda: node.key not in client.cluster.nodes)
+            await asyncio.gather(call, return_exceptions=True)
+            assert counted(lost) == 1
+
+
+async def test_a_lost_server_without_connection_goes_at_once() -> None:
+    resolver = Resolver()
+    absent = named(free_address())
+    async with servers(2) as (one, two):
+        resolver.given.put_nowait(listed(one, two) | absent)
+        async with Client(service="calc", registry=resolver) as client:
+            await eventually(lambda: len(client.cluster.nodes) == 3)
+            await applied(client, resolver, listed(one, two))
+            assert client.cluster.nodes.keys() == listed(one, two).keys()
+
+
+@pytest.mark.parametrize("said", ["draining", "goaway"])
+async def test_one_that_said_it_leaves_goes_at_once_however_many_are_lost(said: str) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    resolver, clock = Resolver(), FakeClock()
+    async with servers(2) as (one, two), serving(hang, drain_delay=0, **SERVICE) as leaving:
+        resolver.given.put_nowait(listed(one, two, leaving))
+        async with Client(service="calc", registry=resolver, picker=Named(), clock=clock) as client:
+            await eventually(lambda: len(client.cluster.ready) == 3)
+            node = of(client, leaving)
+            call = asyncio.create_task(client.raw_call("hang", affinity=node.key, timeout=None))
+            await eventually(lambda: node.stats.in_flight)
+            if said == "draining":
+                drained = listed(one, two) | listed(leaving, state=State.DRAINING)
+                await applied(client, resolver, drained)
+            else:
+                await leaving.set_serving(False)
+                await eventually(lambda: node.state == "draining")
+            await applied(client, resolver, {})
+            assert node.key not in client.cluster.nodes
+            assert len(client.cluster.ready) == 2
+            assert not call.done()
+        await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_the_last_choice_is_dialled_for_thirty_seconds_and_then_goes() -> None:
+    resolver, clock = Resolver(), FakeClock()
+    late, never = free_address(), free_address()
+    async with servers(1) as (one,):
+        resolver.given.put_nowait(listed(one) | named(late) | named(never))
+        async with Client(service="calc", registry=resolver, clock=clock) as client:
+            await eventually(lambda: len(client.cluster.nodes) == 3)
+            await applied(client, resolver, listed(one))
+            assert len(client.cluster.nodes) == 3
+            async with numbered(7, host=late, **SERVICE):
+                clock.advance(20.0)  # any pause between two dials is over
+                await eventually(lambda: len(client.cluster.ready) == 2)
+                clock.advance(10.1)
+                client.cluster._refresh()
+                assert client.cluster.nodes.keys() == {*listed(one), late}
+
+
+async def test_the_only_server_is_a_last_choice_too() -> None:
+    resolver, clock, late = Resolver(), FakeClock(), free_address()
+    resolver.given.put_nowait(named(late))
+    client = Client(service="calc", registry=resolver, clock=clock)
+    connecting = asyncio.create_task(client.connect())
+    await eventually(lambda: client._cluster is not None and client.cluster.nodes)
+    await applied(client, resolver, {})
+    async with numbered(7, host=late, **SERVICE):
+        clock.advance(20.0)
+        await connecting
+        assert await client.raw_call("which") == 7
+        await client.await_close()
