@@ -43,7 +43,8 @@ class Lease:
         ttl: Seconds that a registration stands without renewal, 0.1 to 86,400.
         clock: Time source of the renewals.
         rng: Chance that spreads them.
-        load: Gives the load to report with each renewal, where the registry takes reports.
+        load: Gives the load to report with each renewal, where the registry takes reports; the
+            lag is added, so that a blocked loop can be told from a dead server and from a live one.
     """
 
     def __init__(
@@ -177,7 +178,8 @@ class Lease:
         """Register or renew once; return the seconds until the next attempt."""
         endpoint = self._endpoint
         if self._load is not None and isinstance(self._registry, Reports):
-            self._registry.report_load(self._service, endpoint.id, self._load())
+            report = {**self._load(), "lag": round(self._lag, 3)}
+            self._registry.report_load(self._service, endpoint.id, report)
         asked = self._clock.monotonic()
         try:
             await self._registry.register(self._service, endpoint, ttl=self._ttl)

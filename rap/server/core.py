@@ -25,6 +25,7 @@ from rap.server.authentication import authenticator_of
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.events import Event, check_events, discard_events, run_event
+from rap.server.figures import Figures
 from rap.server.membership import Membership
 from rap.server.middleware.chain import Middleware, Middlewares
 from rap.server.ports import Ports
@@ -266,7 +267,7 @@ class Server:
             authenticator = authenticator_of(self.config, self._clock, _log)
             admission = self._middlewares.admission(authenticator)
             await self._ports.open(self._dispatcher, admission)
-            await self._membership.join(self.addresses)
+            await self._membership.join(self.addresses, Figures(self._ports, self._clock))
         except BaseException:
             self._discard_events()
             self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")

@@ -208,6 +208,18 @@ async def test_a_renewal_that_comes_late_is_measured(
         assert lease.lag == pytest.approx(0.5)
 
 
+async def test_the_lag_is_reported_with_the_load() -> None:
+    class LateClock(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds + 0.5)
+
+    late = LateClock()
+    registry, endpoint = MemoryRegistry(clock=late), make_endpoint()
+    async with Lease(registry, "calc", endpoint, TTL, clock=late, load=lambda: {"conns": 3}):
+        await late.run(INTERVAL * 1.5)
+        assert await registry.loads("calc") == {endpoint.id: {"conns": 3, "lag": 0.5}}
+
+
 @pytest.mark.parametrize("ttl", [0, -1, 0.05, 90_000, float("nan"), float("inf"), True, "9", None])
 def test_a_bad_ttl_is_refused(registry: ScriptedRegistry, ttl: float) -> None:
     with pytest.raises(ValueError, match="ttl must be"):
@@ -222,7 +234,7 @@ async def test_a_lease_reports_load_with_each_renewal(clock: FakeClock) -> None:
     )
     async with lease:
         await clock.run(INTERVAL * 1.2)
-        assert await registry.loads("calc") == {endpoint.id: {"util": 2.0}}
+        assert await registry.loads("calc") == {endpoint.id: {"util": 2.0, "lag": 0.0}}
 
 
 async def test_a_lease_keeps_an_instance_up_and_gives_it_up_on_close(clock: FakeClock) -> None:
