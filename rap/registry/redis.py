@@ -125,14 +125,15 @@ class RedisRegistry:
         entry = (endpoint.incarnation, pack(to_record(endpoint)))
         if self._held.get(key) == entry:
             answer = await self._heartbeat(key, endpoint, ttl)
+            await self._list(service)
         else:
             self._unlisted.add(service)
+            await self._list(service)
             answer = await self._change(
                 _REGISTER, service, endpoint.id, entry[1], entry[0], _milliseconds(ttl)
             )
         if answer[0] == 0:
             self._held[key] = entry
-            await self._list(service)
             return
         self._held.pop(key, None)
         if answer[0] == _LOST:
@@ -198,7 +199,7 @@ class RedisRegistry:
     async def _list(self, service: str) -> None:
         """Add a service to the list of all, which may be on another node of a Cluster.
 
-        If that one is down, the registration stands all the same and a later renewal adds it.
+        If that one is down, the registration is made all the same and a later renewal adds it.
         """
         if service in self._unlisted:
             with suppress(RegistryError):

@@ -199,6 +199,20 @@ async def test_nonsense_in_the_version_is_an_outage_and_no_crash(
     assert caplog.text.count("cannot understand") == 1
 
 
+async def test_a_service_is_listed_before_it_is_registered_in_full(
+    redis_single: RedisServer, registry: RedisRegistry, namespace: str
+) -> None:
+    redis_single.command("SET", key(namespace, "inst"), "in the way")
+    with pytest.raises(RegistryError, match="WRONGTYPE"):
+        await registry.register("calc", make_endpoint(), ttl=LONG)
+    assert await registry.services() == ["calc"]
+    redis_single.command("DEL", key(namespace, "inst"))
+    for weight in (1, 2):  # each time
+        redis_single.command("SREM", "rap:services", f"{namespace}/calc")
+        await registry.register("calc", make_endpoint(weight=weight), ttl=LONG)
+        assert await registry.services() == ["calc"]
+
+
 async def test_a_service_that_could_not_be_listed_is_listed_by_a_later_renewal(
     redis_single: RedisServer, registry: RedisRegistry
 ) -> None:
