@@ -2,15 +2,16 @@
 
 import logging
 import random
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from rap.address import Address
 from rap.clock import Clock
 from rap.registry.base import Endpoint, Registry, State, check_name, check_weight
+from rap.registry.reports import LoadReport
 from rap.server.config import ServerConfig
+from rap.server.route import route_address
 
 if TYPE_CHECKING:
     from rap.registry.lease import Lease
@@ -28,7 +29,8 @@ class Membership:
         service: Name of the service; goes together with `registry`.
         weight: Relative capacity, 1 to 1000.
         zone: Name of the failure domain.
-        advertise: Address that clients dial; by default what was bound. Port 0 is the bound one.
+        advertise: Address that clients dial; by default what was bound, of a wildcard the local
+            address of the route to the registry. Port 0 is the bound one.
         config: Options of the server.
         incarnation: Random name of this process's start.
         clock: Source of time.
@@ -99,14 +101,18 @@ class Membership:
         """What keeps it registered, while it is."""
         return self._lease
 
-    async def join(self, bound: Sequence[Address]) -> None:
+    async def join(self, bound: Sequence[Address], load: Callable[[], LoadReport]) -> None:
         """Register as UP and keep the registration alive.
 
         Returns after the first attempt; one that failed is logged, and made again.
+
+        Args:
+            bound: What is listened on.
+            load: Gives the load to report with each renewal.
         """
         if self._registry is None:
             return
-        address = self._advertised(bound)
+        address = await self._advertised(bound)
         endpoint = Endpoint(
             str(address), address, self._weight, State.UP, self._incarnation, self._zone
         )
@@ -119,6 +125,7 @@ class Membership:
             ttl=self._config.lease_ttl,
             clock=self._clock,
             rng=self._rng,
+            load=load,
         )
         await self._lease.start()
 
@@ -135,13 +142,16 @@ class Membership:
         if self._owned and self._registry is not None:
             await self._registry.aclose()
 
-    def _advertised(self, bound: Sequence[Address]) -> Address:
+    async def _advertised(self, bound: Sequence[Address]) -> Address:
         address = self._advertise or bound[0]
         if address.scheme != "unix" and not address.port:
             address = replace(address, port=bound[0].port)
+        registry = getattr(self._registry, "location", None)
+        if not isinstance(registry, Address):
+            registry = None
         if address.is_wildcard:
-            address = replace(address, host=_route_address(address.host))
-        elif address.is_loopback and self._advertise is None and self._remote_registry():
+            address = replace(address, host=await route_address(address.host, registry))
+        elif self._advertise is None and address.is_loopback and _is_elsewhere(registry):
             _log.warning(
                 "the server advertises %s, which clients on other hosts cannot reach; "
                 "pass advertise=",
@@ -149,18 +159,6 @@ class Membership:
             )
         return address
 
-    def _remote_registry(self) -> bool:
-        location = getattr(self._registry, "location", None)
-        return isinstance(location, Address) and not location.is_loopback
 
-
-def _route_address(wildcard: str) -> str:
-    """Return the local address of the route to other hosts; no packet is sent."""
-    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
-    probe = ("2001:db8::1", 9) if family == socket.AF_INET6 else ("192.0.2.1", 9)
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(probe)
-            return str(sock.getsockname()[0])
-        except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"
+def _is_elsewhere(registry: Address | None) -> bool:
+    return registry is not None and not registry.is_loopback

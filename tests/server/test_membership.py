@@ -1,6 +1,8 @@
 """What a server says of itself in a registry."""
 
+import errno
 import random
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from rap.registry.refusal import AddressTaken
 from rap.server import Server
 from rap.server.config import ServerConfig
 from rap.server.membership import Membership
+from rap.server.route import route_address
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK
 
@@ -51,7 +54,7 @@ async def joined(book: Any, bound: Sequence[str], **options: Any) -> Membership:
         book, "calc", config=ServerConfig(addresses=addresses), incarnation="i",
         clock=FakeClock(), rng=random.Random(1), **given,
     )  # fmt: skip
-    await membership.join(addresses)
+    await membership.join(addresses, dict)
     return membership
 
 
@@ -83,6 +86,42 @@ async def test_a_wildcard_is_never_published(wildcard: str) -> None:
     assert not book.records[0].address.is_wildcard
     assert book.records[0].address.port == 5000
     await membership.leave()
+
+
+@pytest.mark.parametrize(
+    ("registry", "wildcard", "host"),
+    [
+        ("127.0.0.3:6379", "0.0.0.0:5000", "127.0.0.1"),  # by the route, not what it is itself
+        ("localhost:6379", "0.0.0.0:5000", "127.0.0.1"),
+        ("[::1]:6379", "[::]:5000", "::1"),
+        ("127.0.0.1:6379", "[::]:5000", None),  # of another family
+        ("unix:///run/redis", "0.0.0.0:5000", None),
+        ("no-such-host.invalid:6379", "0.0.0.0:5000", None),
+        ("\udcff:6379", "0.0.0.0:5000", None),
+    ],
+)
+async def test_for_a_wildcard_the_local_address_of_the_route_to_the_registry_is_published(
+    registry: str, wildcard: str, host: str | None
+) -> None:
+    book = Book()
+    book.location = Address.parse(registry)
+    membership = await joined(book, [wildcard])
+    published = book.records[0].address
+    elsewhere = await route_address(Address.parse(wildcard).host, None)
+    assert published.host == (host or elsewhere)
+    await membership.leave()
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+async def test_without_a_route_it_is_the_loopback_address(
+    wildcard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(sock: socket.socket, target: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    address = await route_address(wildcard, Address.parse("192.0.2.7:6379"))
+    assert Address("tcp", address, 1).is_loopback
 
 
 @pytest.mark.parametrize(
