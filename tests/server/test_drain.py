@@ -175,10 +175,14 @@ async def test_set_serving_takes_a_server_out_and_puts_it_back(gate: Gate) -> No
 async def test_a_new_client_of_a_server_out_of_rotation_is_told_so(gate: Gate) -> None:
     async with serving(*functions(gate)) as server:
         await server.set_serving(False)
-        client = Client(server.addresses, connect_timeout=0.05)
-        with pytest.raises(Unavailable, match="is draining"):
-            await client.connect()
+        client = Client(server.addresses, connect_timeout=60)
+        connecting = asyncio.create_task(client.connect())
+        await eventually(
+            lambda: client._cluster is not None and "is draining" in client.cluster.describe()
+        )
         await client.await_close()
+        with pytest.raises(Unavailable):
+            await connecting
 
 
 async def states(registry: MemoryRegistry) -> list[State]:
