@@ -1,11 +1,12 @@
 """Balancing: who takes a call. Loads, pickers, slow start and breakers, all without I/O."""
 
-from rap.balance.base import Candidate, Picker
+from rap.balance.base import Candidate, Picker, needs_all
 from rap.balance.eject import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
 from rap.balance.names import picker_from_name
 from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.rendezvous import Rendezvous
+from rap.balance.subset import Subset
 from rap.balance.weight import effective_weights, slow_start
 from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
 from rap.balance.zone import ZoneAware, zone_shares
@@ -23,12 +24,14 @@ __all__ = [
     "Rendezvous",
     "RoundRobin",
     "SmoothWeighted",
+    "Subset",
     "WeightedRandom",
     "ZoneAware",
     "effective_weights",
     "ejection_limit",
     "is_panic",
     "median_ewma",
+    "needs_all",
     "picker_from_name",
     "slow_start",
     "zone_shares",

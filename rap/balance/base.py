@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["Candidate", "Picker"]
+__all__ = ["Candidate", "Picker", "needs_all"]
 
 
 class Candidate(Protocol):
@@ -34,3 +34,11 @@ class Picker(Protocol):
             candidates: At least one; the same tuple object as long as the set has not changed.
             affinity: Key whose calls should keep to one node, or `None`.
         """
+
+
+def needs_all(picker: Picker) -> bool:
+    """Whether a picker must see every node, as where all clients agree on the node of a key.
+
+    Such a one has an attribute `needs_all` that is true; others may be given a part of the nodes.
+    """
+    return bool(getattr(picker, "needs_all", False))

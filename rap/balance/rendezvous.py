@@ -15,7 +15,7 @@ from typing import TypeVar
 from rap.balance.base import Candidate
 from rap.balance.weighted import WeightedRandom
 
-__all__ = ["Rendezvous"]
+__all__ = ["Rendezvous", "draw"]
 
 C = TypeVar("C", bound=Candidate)
 
@@ -27,6 +27,8 @@ class Rendezvous:
         rng: Source of chance for calls without a key.
     """
 
+    needs_all = True
+
     def __init__(self, rng: Random) -> None:
         self._keyless = WeightedRandom(rng)
 
@@ -35,10 +37,10 @@ class Rendezvous:
         if affinity is None:
             return self._keyless.pick(candidates)
         key = affinity.encode("utf-8", "surrogatepass")
-        return max(candidates, key=lambda c: c.weight / -log(_draw(c.key, key)))
+        return max(candidates, key=lambda c: c.weight / -log(draw(c.key, key)))
 
 
-def _draw(node: str, key: bytes) -> float:
+def draw(node: str, key: bytes) -> float:
     """Return a number in the open interval (0, 1), the same on every machine."""
     digest = blake2b(node.encode("utf-8", "surrogatepass") + b"\0" + key, digest_size=8).digest()
     # 52 bits and a half: more would round up to 1, whose logarithm is 0.

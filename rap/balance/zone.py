@@ -20,7 +20,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rap.balance.base import Candidate, Picker
+from rap.balance.base import Candidate, Picker, needs_all
 
 __all__ = ["ZoneAware", "ZonedCandidate", "zone_shares"]
 
@@ -76,6 +76,7 @@ class ZoneAware:
         self._zone = zone
         self._random = rng.random
         self._everywhere = make()
+        self.needs_all = needs_all(self._everywhere)
         self._pickers: dict[str, Picker] = {}
         self._groups: dict[str, tuple[Any, ...]] = {}
         self._planned: Sequence[Any] | None = None

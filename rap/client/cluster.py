@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from rap.balance import BreakerState, Picker, ZoneAware, ejection_limit
+from rap.balance import BreakerState, Picker, Subset, ZoneAware, ejection_limit, needs_all
 from rap.client.config import ClientConfig
 from rap.client.node import Node
+from rap.client.part import part_of
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
 from rap.client.ready import ready_nodes
+from rap.client.trouble import denial_of, why_none
 from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -71,6 +73,8 @@ class Cluster:
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
+        size = None if needs_all(picker) else config.subset
+        self._subset = None if size is None else Subset(size, rng)
         self._most_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
@@ -182,24 +186,10 @@ class Cluster:
 
     def describe(self) -> str:
         """Return one sentence on what is wrong with each node."""
-        of = f" of service {self.service!r}" if self.service else ""
-        if not self.nodes:
-            why = "the registry lists none" if self._known else "the registry has not answered"
-            return f"no server{of}: {why}"
-        parts = []
-        for node in self.nodes.values():
-            full = node.stats.in_flight >= self._config.max_in_flight
-            why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
-            parts.append(f"{node.key} ({why})")
-        return f"no usable server{of}: " + "; ".join(parts)
-
-    def _denial(self) -> Unauthenticated | None:
-        """Return why no server takes this client, if that is what all of them say."""
-        denials = [node.pool.denial for node in self.nodes.values()]
-        return denials[0] if all(denials) and denials else None
+        return why_none(self.service, self.nodes.values(), self._known, self._config.max_in_flight)
 
     async def _wait(self, limit: float) -> None:
-        if denial := self._denial():
+        if denial := denial_of(self.nodes.values()):
             raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
         self._look_for_room()
         try:
@@ -236,10 +226,12 @@ class Cluster:
                 except Exception:
                     _log.exception("a snapshot of %r could not be used", self.service)
 
-    def _apply(self, snapshot: Snapshot) -> None:
+    def _apply(self, listed: Snapshot) -> None:
         self._known = True
+        snapshot = part_of(listed, self._subset, self.nodes)
         change = diff(self._snapshot, snapshot)
-        mass_loss = len(change.removed) * 2 > len(self._snapshot)
+        lost = sum(endpoint.id not in listed for endpoint in change.removed)
+        mass_loss = lost * 2 > len(self._snapshot)
         self._snapshot = dict(snapshot)
         for endpoint in change.added:
             known = self.nodes.get(endpoint.id)
@@ -250,7 +242,11 @@ class Cluster:
         for endpoint in change.updated:
             self._update(self.nodes[endpoint.id], endpoint)
         for endpoint in change.removed:
-            self._lose(self.nodes.get(endpoint.id), mass_loss)
+            node = self.nodes.get(endpoint.id)
+            if endpoint.id not in listed:
+                self._lose(node, mass_loss)
+            elif node is not None:
+                self._remove(node)  # another took its place in the subset
         self._choose_whom_to_dial()
         self._refresh()
 
@@ -372,7 +368,7 @@ class Cluster:
             self._zones.plan(self.ready, panic)
         if changing:
             self._refresh_soon(_RAMP_STEP)
-        if self.ready or self._denial():
+        if self.ready or denial_of(self.nodes.values()):
             self._waiting.wake_all()
         elif self.waiters:
             self._look_for_room()

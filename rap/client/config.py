@@ -29,6 +29,8 @@ class ClientConfig:
         max_attempts: Of one call; see `idempotent` in `Client.register`.
         slow_start: Over which a new server's share grows to its weight; 0: it has it at once.
         zone: Where the client is, to prefer servers of the same zone; empty: zones do not count.
+        subset: Servers to connect to, of a service that has more; each client takes others; `None`:
+            all, as also with a picker for which all clients must agree.
         max_message: Of one message; a larger answer fails its call.
         max_frame: Of one frame; a larger one ends the connection.
         stream_window: That may be under way on one call before its reader takes some.
@@ -52,6 +54,7 @@ class ClientConfig:
     max_attempts: int = 4
     slow_start: float = 30
     zone: str = ""
+    subset: int | None = 100
     max_message: int = DEFAULT_LIMITS.max_message
     max_frame: int = DEFAULT_LIMITS.max_frame
     stream_window: int = DEFAULT_LIMITS.stream_window
@@ -81,6 +84,10 @@ class ClientConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        subset = self.subset
+        whole = isinstance(subset, int) and not isinstance(subset, bool)
+        if subset is not None and not (whole and subset >= 2):
+            raise ValueError(f"subset must be an integer of at least 2, or None, got {subset!r}")
         for name in ("max_waiting", "slow_start"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:

@@ -1,0 +1,35 @@
+"""What is wrong when no server takes a call, for the error that says so."""
+
+from collections.abc import Collection
+
+from rap.client.node import Node
+from rap.errors import Unauthenticated
+
+__all__ = ["denial_of", "why_none"]
+
+
+def why_none(service: str, nodes: Collection[Node], known: bool, max_in_flight: int) -> str:
+    """Return one sentence on what is wrong with each node.
+
+    Args:
+        service: Its name; empty for a list of addresses.
+        nodes: All that there are.
+        known: The registry has answered.
+        max_in_flight: Unary calls that one may have.
+    """
+    of = f" of service {service!r}" if service else ""
+    if not nodes:
+        why = "the registry lists none" if known else "the registry has not answered"
+        return f"no server{of}: {why}"
+    parts = []
+    for node in nodes:
+        full = node.stats.in_flight >= max_in_flight
+        why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
+        parts.append(f"{node.key} ({why})")
+    return f"no usable server{of}: " + "; ".join(parts)
+
+
+def denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
+    """Return why no server takes this client, if that is what all of them say."""
+    denials = [node.pool.denial for node in nodes]
+    return denials[0] if all(denials) and denials else None

@@ -1,0 +1,108 @@
+"""A client of very many servers connects to some of them."""
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from rap.client import Client, SyncClient
+from rap.client.cluster import Cluster
+from rap.registry.memory import MemoryRegistry
+from rap.server import Server
+from tests.loopback import PATIENCE, eventually, serving
+
+
+async def work() -> str:
+    return "done"
+
+
+async def start(stack: AsyncExitStack, registry: MemoryRegistry, count: int) -> list[Server]:
+    options: dict[str, Any] = {"service": "shop", "registry": registry, "drain_delay": 0}
+    return [await stack.enter_async_context(serving(work, **options)) for _ in range(count)]
+
+
+async def connect(stack: AsyncExitStack, registry: MemoryRegistry, **options: Any) -> Client:
+    client = Client(service="shop", registry=registry, rng=random.Random(1), **options)
+    return await stack.enter_async_context(client)
+
+
+def ready(cluster: Cluster) -> set[str]:
+    return {node.key for node in cluster.ready}
+
+
+async def test_a_client_has_as_many_servers_as_its_subset_also_when_some_leave_and_come() -> None:
+    registry = MemoryRegistry()
+    async with AsyncExitStack() as stack:
+        servers = await start(stack, registry, 6)
+        client = await connect(stack, registry, subset=2)
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        first = ready(cluster)
+        assert cluster.nodes.keys() == first
+        leaving = next(it for it in servers if str(it.addresses[0]) in first)
+        gone = str(leaving.addresses[0])
+        await leaving.await_closed()
+        await eventually(lambda: len(ready(cluster) - {gone}) == 2)
+        assert first - {gone} < ready(cluster)
+        for _ in range(5):
+            assert await client.raw_call("work") == "done"
+
+
+async def test_who_comes_may_take_a_place_and_calls_of_who_had_it_finish() -> None:
+    registry = MemoryRegistry()
+    go_on = asyncio.Event()
+
+    async def slow() -> str:
+        await go_on.wait()
+        return "finished"
+
+    async with AsyncExitStack() as stack:
+        for server in await start(stack, registry, 2):
+            server.register(slow)
+        client = await connect(stack, registry, subset=2)
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        first = ready(cluster)
+        calls = [asyncio.create_task(client.raw_call("slow")) for _ in range(8)]
+        await eventually(lambda: all(node.stats.in_flight for node in cluster.ready))
+        async with asyncio.timeout(PATIENCE):
+            while first <= ready(cluster):
+                await start(stack, registry, 1)
+                await eventually(lambda: len(cluster.ready) == 2)
+        assert cluster.nodes.keys() == ready(cluster)
+        go_on.set()
+        assert await asyncio.gather(*calls) == ["finished"] * 8
+
+
+async def test_a_server_that_drains_counts_no_more_but_stays_until_it_is_gone() -> None:
+    registry = MemoryRegistry()
+    async with AsyncExitStack() as stack:
+        servers = await start(stack, registry, 4)
+        client = await connect(stack, registry, subset=2)
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        first = ready(cluster)
+        leaving = next(it for it in servers if str(it.addresses[0]) in first)
+        await leaving.set_serving(False)
+        await eventually(lambda: len(ready(cluster) - first) == 1)
+        assert len(cluster.ready) == 2
+        assert cluster.nodes[str(leaving.addresses[0])].state == "draining"
+
+
+@pytest.mark.parametrize("options", [{"subset": None}, {"subset": 2, "picker": "rendezvous"}])
+async def test_all_are_known_where_that_is_wanted_or_needed(options: dict[str, Any]) -> None:
+    registry = MemoryRegistry()
+    async with AsyncExitStack() as stack:
+        await start(stack, registry, 4)
+        client = await connect(stack, registry, **options)
+        await eventually(lambda: len(client.cluster.ready) == 4)
+
+
+@pytest.mark.parametrize("kind", [Client, SyncClient])
+@pytest.mark.parametrize("value", [1, 0, -3, True, 2.5, "many"])
+def test_a_subset_is_a_number_of_servers_or_none(kind: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match="subset must be an integer of at least 2, or None, got"):
+        kind(subset=value)
+    assert kind(subset=None).config.subset is None
