@@ -27,6 +27,8 @@ class ClientConfig:
         max_in_flight: Unary calls waiting for an answer of one server.
         max_waiting: Calls that may wait for a place under `max_in_flight`; the next one fails.
         max_attempts: Of one call; see `idempotent` in `Client.register`.
+        retry_budget: Attempts beyond the first that calls of ten seconds may have between them: a
+            share of these calls, and ten a second more; 0: none that would cost a server anything.
         slow_start: Over which a new server's share grows to its weight; 0: it has it at once.
         zone: Where the client is, to prefer servers of the same zone; empty: zones do not count.
         subset: Servers to connect to, of a service that has more; each client takes others; `None`:
@@ -52,6 +54,7 @@ class ClientConfig:
     max_in_flight: int = 1024
     max_waiting: int = 1024
     max_attempts: int = 4
+    retry_budget: float = 0.2
     slow_start: float = 30
     zone: str = ""
     subset: int | None = 100
@@ -88,7 +91,7 @@ class ClientConfig:
         whole = isinstance(subset, int) and not isinstance(subset, bool)
         if subset is not None and not (whole and subset >= 2):
             raise ValueError(f"subset must be an integer of at least 2, or None, got {subset!r}")
-        for name in ("max_waiting", "slow_start"):
+        for name in ("max_waiting", "slow_start", "retry_budget"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {value!r}")

@@ -1,7 +1,7 @@
 """One call, from its plan to its answer: the client's flow reads here.
 
 Every failure leaves as a `CallError`. A call that the server provably never saw is tried elsewhere
-without asking; one whose connection was lost only if it is idempotent.
+without asking; one whose connection was lost only if it is idempotent. `rap.client.retry` decides.
 """
 
 import functools
@@ -13,6 +13,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.plan import Plan
+from rap.client.retry import RetryBudget, RetryPolicy, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -27,8 +28,6 @@ from rap.wire.frames import END, MESSAGE
 __all__ = ["Attempt", "Invoker"]
 
 _REQUEST = MESSAGE | END
-_FIRST_BACKOFF = 0.05
-_MAX_BACKOFF = 1.0
 _NOBODY: frozenset[str] = frozenset()
 _ambient = ambient_session.get
 _UNTRACED: Header = {UNTRACED: True}  # shared by calls: not to be changed
@@ -72,8 +71,8 @@ class Invoker:
         self.wants_next = pipeline.wants_next
         self.clock = clock
         self.monotonic = clock.monotonic
-        self._rng = rng
-        self._max_attempts = config.max_attempts
+        self.budget = RetryBudget(config.retry_budget, self._attempts, clock.monotonic)
+        self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
         self.identity = identity
 
     async def unary(
@@ -218,7 +217,7 @@ class Invoker:
                 if cluster.waiters:
                     cluster.freed()
                 attempt = attempt or Attempt()
-                await self.again(plan, call, session, node, attempt, error)
+                await self.again(plan, call, session, node, conn, attempt, error)
                 continue
             except BaseException as error:
                 node.ended(now, error)
@@ -239,28 +238,35 @@ class Invoker:
         call: Call,
         session: Session | None,
         node: Node,
+        conn: Connection,
         attempt: Attempt,
         error: CallError,
     ) -> None:
         """Return when the call may be tried again; raise `error` if it may not."""
+        failed = attempt.exclude | {node.key}
+        if session is not None:
+            raise error
         if error.code is Code.RESOURCE_EXHAUSTED and error.unserved and not error.remote:
             # All connections of the node are full; nothing was sent.
-            if session is not None or not self.cluster.has_room(attempt.exclude | {node.key}):
+            if not self.cluster.has_room(failed):
                 raise error
-        safe = error.unserved or (plan.idempotent and error.code is Code.UNAVAILABLE)
-        if session is not None or not safe or attempt.count >= self._max_attempts:
+        elsewhere = any(each.key not in failed for each in self.cluster.ready)
+        pause = self.policy.pause(
+            error, attempt.count, idempotent=plan.idempotent, elsewhere=elsewhere
+        )
+        if pause is None or self.monotonic() + pause >= call.deadline:
             raise error
-        pause = 0.0
-        if attempt.count > 1 or not error.unserved:
-            longest = min(_FIRST_BACKOFF * 2 ** (attempt.count - 1), _MAX_BACKOFF)
-            pause = self._rng.uniform(0.0, longest)
-        if self.monotonic() + pause >= call.deadline:
+        in_retry = serves_retry(current.get())
+        if not self.policy.admits(error, parted=not conn.usable, in_retry=in_retry):
             raise error
-        attempt.exclude |= {node.key}
+        attempt.exclude = failed
         attempt.count += 1
         call.retried = error
         if pause:
             await self.clock.sleep(pause)
+
+    def _attempts(self) -> list[tuple[str, int]]:
+        return [(key, node.pool.calls) for key, node in self.cluster.nodes.items()]
 
     def header(self, call: Call) -> Header:
         """Return the header of an attempt."""
@@ -319,7 +325,7 @@ class Invoker:
             try:
                 conn.open(stream, flags, plan.open_meta(call.deadline, now, header), content, now)
             except CallError as error:
-                await self.again(plan, call, session, node, attempt, error)
+                await self.again(plan, call, session, node, conn, attempt, error)
             else:
                 return node, stream
 

@@ -174,7 +174,9 @@ class RemoteIterator:
             except CallError as error:
                 node.ended(started, error)
                 self._stream = None
-                await invoker.again(self._plan, self._call, self._session, node, attempt, error)
+                await invoker.again(
+                    self._plan, self._call, self._session, node, stream.conn, attempt, error
+                )
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
                 node.ended(started, None if empty else error)

@@ -103,7 +103,7 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             if not plain:
                 call.header.update(_UNTRACED)
             attempt = Attempt()
-            await invoker.again(plan, call, None, node, attempt, error)
+            await invoker.again(plan, call, None, node, conn, attempt, error)
             raw = await invoker.retrying(plan, call, None, body, attempt)
         except BaseException as exc:
             node.ended(now, exc)

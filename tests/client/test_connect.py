@@ -52,6 +52,7 @@ async def answers(client: Client) -> set[int]:
         ),
         ("max_waiting", -1),
         ("slow_start", -1),
+        *(("retry_budget", value) for value in (-0.1, "0.2", None, True, float("nan"))),
         ("max_message", 0),
         ("max_frame", 0),
         ("stream_window", 0),

@@ -15,6 +15,7 @@ from rap.client import Client
 from rap.errors import CallError, Code, ResourceExhausted, Unavailable
 from rap.message import Request
 from rap.processor.base import BaseProcessor
+from rap.processor.limit import LimitProcessor, Rule
 from rap.server import context
 from tests.loopback import PATIENCE, calling, eventually, serving, within
 
@@ -44,13 +45,21 @@ asyncio.run(main())
 class Refusing(BaseProcessor):
     """Refuses requests, as one that sheds load does."""
 
-    def __init__(self, *, unserved: bool) -> None:
+    def __init__(self, *, unserved: bool, error: type[CallError] = ResourceExhausted) -> None:
         self.refused = 0
         self._unserved = unserved
+        self._error = error
 
     async def process_request(self, request: Request) -> Request:
         self.refused += 1
-        raise ResourceExhausted("overload", unserved=self._unserved)
+        raise self._error("overload", unserved=self._unserved)
+
+
+class AtOnce(random.Random):
+    """Makes pauses as short as they can be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
 
 
 async def twin(path: str) -> int:
@@ -223,8 +232,11 @@ class Passing(BaseProcessor):
         return request
 
 
-async def test_calls_that_a_stopping_server_did_not_serve_go_elsewhere() -> None:
-    """Under load, with one of two servers drained, no call fails."""
+@pytest.mark.parametrize("retry_budget", [0.2, 0])
+async def test_calls_that_a_stopping_server_did_not_serve_go_elsewhere(
+    retry_budget: float,
+) -> None:
+    """Under load, with one of two servers drained, no call fails; that takes no budget."""
     entered = 0
 
     async def work() -> int:
@@ -234,7 +246,7 @@ async def test_calls_that_a_stopping_server_did_not_serve_go_elsewhere() -> None
         return 1
 
     async with serving(work, close_timeout=5) as one, serving(work) as two:
-        async with calling(one, two) as client:
+        async with calling(one, two, retry_budget=retry_budget) as client:
             await eventually(lambda: len(client.cluster.ready) == 2)
             stub = client.register()(work)
             done = 0
@@ -254,3 +266,106 @@ async def test_calls_that_a_stopping_server_did_not_serve_go_elsewhere() -> None
             stopped.set_result(None)
             await within(asyncio.gather(*workers))
             assert entered == done
+
+
+@pytest.mark.parametrize("error", [ResourceExhausted, Unavailable])
+async def test_where_all_servers_fail_the_load_grows_by_the_budget_and_no_more(
+    error: type[CallError],
+) -> None:
+    """Whether they shed calls or fail them: without a budget there would be 4,000 attempts."""
+    failed: list[CallError] = []
+    ones, twos = (Refusing(unserved=error is ResourceExhausted, error=error) for _ in range(2))
+    async with (
+        serving(attempt, processor_list=[ones]) as one,
+        serving(attempt, processor_list=[twos]) as two,
+        calling(one, two, rng=AtOnce(1)) as client,
+    ):
+        await eventually(lambda: len(client.cluster.ready) == 2)
+        stub = client.register(idempotent=True)(attempt)
+
+        async def keep_calling() -> None:
+            for _ in range(50):
+                with pytest.raises(CallError) as caught:
+                    await stub()
+                failed.append(caught.value)
+
+        await within(asyncio.gather(*(keep_calling() for _ in range(20))))
+        assert len(failed) == 1000
+        attempts = ones.refused + twos.refused
+        assert 1000 + 100 <= attempts <= 1000 + 100 + 200
+        budget = client.invoker.budget
+        assert budget.retries == attempts - 1000
+        assert budget.refused > 0
+        why = "the retry budget (20 % of calls + 10/s) is used up"
+        assert failed[-1].details["not_retried"] == why
+        assert failed[-1].__notes__ == [f"not retried: {why}"]
+
+
+async def test_a_client_may_do_without_retries_that_cost_a_server_anything() -> None:
+    refusing = Refusing(unserved=True)
+    async with (
+        serving(attempt, processor_list=[refusing]) as server,
+        calling(server, retry_budget=0) as client,
+    ):
+        with pytest.raises(ResourceExhausted, match="overload") as caught:
+            await client.raw_call("attempt")
+        assert refusing.refused == 1
+        assert "the retry budget (0) is used up" in caught.value.details["not_retried"]
+
+
+async def test_what_a_handler_calls_for_a_retry_is_not_retried() -> None:
+    """Four attempts for each of four would be sixteen."""
+    inner, outer = 0, 0
+
+    async def failing() -> int:
+        nonlocal inner
+        inner += 1
+        raise Unavailable("not now")
+
+    async with (
+        serving(failing) as lowest,
+        calling(lowest, rng=AtOnce(1)) as between,
+        serving() as middle,
+        calling(middle, rng=AtOnce(1)) as client,
+    ):
+        lower = between.register("failing", idempotent=True)(attempt)
+
+        async def passing() -> int:
+            nonlocal outer
+            outer += 1
+            return await lower()
+
+        middle.register(passing)
+        with pytest.raises(Unavailable, match="not now"):
+            await client.register("passing", idempotent=True)(attempt)()
+        assert outer == 4
+        assert inner == 4 + 1 + 1 + 1
+
+
+async def test_an_idempotent_call_comes_again_when_a_limit_lets_it() -> None:
+    limit = LimitProcessor("memory://", [(lambda _: "all", Rule(second=0.05, max_token=1))])
+    async with (
+        serving(attempt, processor_list=[limit]) as server,
+        calling(server, rng=AtOnce(1)) as client,
+    ):
+        stub = client.register(idempotent=True)(attempt)
+        assert [await stub(), await stub()] == [1, 2]
+        assert limit.refused == 1
+        with pytest.raises(ResourceExhausted):
+            await client.raw_call("attempt")  # may have had an effect, for all that is known
+
+
+@pytest.mark.parametrize("retry_after", [-1, 3600])
+async def test_a_server_can_say_not_to_come_again(retry_after: float) -> None:
+    """Or not before the deadline, which is the same."""
+    runs = 0
+
+    async def failing() -> int:
+        nonlocal runs
+        runs += 1
+        raise Unavailable("closed", details={"retry_after": retry_after})
+
+    async with serving(failing) as server, calling(server) as client:
+        with pytest.raises(Unavailable, match="closed"):
+            await client.register("failing", idempotent=True)(attempt)()
+    assert runs == 1
