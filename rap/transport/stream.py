@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
-from rap.wire.frames import END, MESSAGE
+from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.states import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
 
 _ANSWER = MESSAGE | END
+_KNOWN = MESSAGE | MORE | END | BATCH  # flags of a later protocol are ignored
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
 # Sees code, message and details of a Reset before the error is made; returns what stands for them.
@@ -47,7 +48,7 @@ class UnaryStream(StreamState):
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Take the answer; an END without a message is a call without an answer."""
         future = self.future
-        if flags == _ANSWER and self.state == CLOSED:
+        if (flags == _ANSWER or flags & _KNOWN == _ANSWER) and self.state == CLOSED:
             if meta:
                 self.meta = meta
             if not future.done():

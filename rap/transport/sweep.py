@@ -211,9 +211,10 @@ class Sweep:
             self._starved_at = now
             for stream in self._stalls.longest_first():
                 message = f"nobody took {stream.held} bytes of this call for {patience:g} s"
-                self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message)
+                details = {"limit": "connection_window"}
+                self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message, details)
                 stream.inbox = ()  # they are what the memory is needed for
-                stream.fail(ResourceExhausted(message, details={"limit": "connection_window"}))
+                stream.fail(ResourceExhausted(message, details=details))
                 if not protocol.starved:
                     break
         return now + 1.0

@@ -299,6 +299,8 @@ async def test_when_stalled_readers_keep_all_credit_the_longest_waiting_is_reset
         side.pass_time(0.2)
         with pytest.raises(ResourceExhausted, match="nobody took 41008 bytes of this call for 10"):
             await first.recv()
+        code, _, details = read_reset((await side.hear_a(RESET)).body)
+        assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "connection_window"})
         assert (second.error, third.error) == (None, None)
         assert not side.conn.protocol.starved
         side.pass_time(20.0)

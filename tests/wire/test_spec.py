@@ -5,12 +5,23 @@ from pathlib import Path
 
 import rap.wire
 from rap.errors import Code
+from rap.message import FORWARDED, UNTRACED
+from rap.processor.compress import HEADER_NAME as DEFLATE
+from rap.processor.crypto import HEADER_NAME as CRYPTO
 from rap.wire import frames
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, pack
-from rap.wire.frames import KIND_NAMES, MAX_STREAM_ID, parse_frames
-from rap.wire.limits import _BOUNDS, PeerLimits
+from rap.wire.frames import (
+    DATA,
+    HEADER_SIZE,
+    KIND_NAMES,
+    MAX_STREAM_ID,
+    MESSAGE,
+    MORE,
+    parse_frames,
+)
+from rap.wire.limits import _BOUNDS, Limits, PeerLimits
 from rap.wire.protocol import PROTOCOL_VERSION
-from tests.wire.endpoints import WHOLE, Endpoint
+from tests.wire.endpoints import KIB, WHOLE, Endpoint, data, make
 
 SPEC = (Path(rap.wire.__path__[0]) / "PROTOCOL.md").read_text()
 _LOCAL = ("fragment", "max_backlog")  # of no concern to a peer
@@ -95,3 +106,62 @@ def test_sections_that_the_code_names_exist() -> None:
     for path in Path(rap.wire.__path__[0]).glob("*.py"):
         named = set(re.findall(r"§(\d+(?:\.\d+)?)", path.read_text()))
         assert named <= sections, path.name
+
+
+def table(title: str) -> list[list[str]]:
+    """Return the cells of the rows of the table whose heading begins with `title`."""
+    lines = SPEC[SPEC.index(f"\n| {title} |") + 1 :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def number(cell: str) -> int:
+    return int(cell.replace(",", "") or 0)
+
+
+def test_the_worked_example_of_credit_is_what_a_receiver_does() -> None:
+    window, frame = 64 * KIB, 16 * KIB
+    limits = Limits(max_frame=frame, stream_window=window, connection_window=window)
+    client = make(is_server=False, limits=limits)
+    stream, protocol = client.open(), client.protocol
+    client.take_bytes()
+    first = data(stream.id, bytes(frame), MESSAGE | MORE)
+    rest = data(stream.id, bytes(20_000 - frame))
+    last = data(stream.id, bytes(5464 - HEADER_SIZE), MESSAGE | MORE)
+    taken = [0]
+
+    def take() -> None:
+        events = [event for event in client.events if event[0] == DATA]
+        protocol.take(stream, events[taken[0]][5])
+        taken[0] += 1
+
+    steps = [
+        lambda: client.receive(first),
+        lambda: client.receive(rest),
+        lambda: client.receive(first, rest, first, rest),
+        lambda: client.receive(last),
+        take,
+        take,
+    ]
+    rows = table("event | stream: left")
+    for step, (event, *cells) in zip(steps, rows, strict=True):
+        step()
+        told = {each.stream_id: int.from_bytes(each.body, "big") for each in client.take_frames()}
+        assert [number(cell) for cell in cells] == [
+            window - stream.used,
+            stream.ungranted,
+            stream.held,
+            told.get(stream.id, 0),
+            protocol.recv_credit,
+            protocol.ungranted,
+            told.get(0, 0),
+        ], event
+
+
+def test_codes_and_reserved_headers_are_those_of_the_specification() -> None:
+    named = {int(code): name for code, name, _ in table("code | name")}
+    named |= {int(code): name for code, name in re.findall(r"(\d+) ([A-Z_]{5,})[,.]", SPEC)}
+    assert named == {code.value: code.name for code in Code if code}
+    headers = " ".join(row[0] for row in table("name | in"))
+    reserved = {name for name in re.findall(r"`(\S+)`", headers) if name.startswith(":")}
+    assert reserved == {":attempt", ":batch", CRYPTO, DEFLATE, UNTRACED}
+    assert f"`{FORWARDED}`" in headers
