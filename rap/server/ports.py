@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import ssl
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Ports:
         self._clock = clock
         self._rng = rng
         self._log = log
-        self._hello = dict(hello)
+        self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
         self._tls = tls
         self._limits = Limits(
             max_frame=config.max_frame,
@@ -147,6 +148,7 @@ class Ports:
         if draining:
             for conn in self._connections:
                 conn.go_away(message="draining")
+                conn.sweep.on_busy()
 
     def close_listeners(self) -> None:
         """Accept nothing more."""

@@ -51,6 +51,7 @@ async def dial(
             ):
                 raise ConnectionClosed("its certificate is not the pinned one")
             await conn.shaken()
+            conn.sweep.keepalive.heed(conn.protocol.peer_hello.get("min_ping"))
             if conn.draining:
                 raise conn.error or ConnectionClosed("it is draining, and takes no new calls")
             shaken = True

@@ -11,6 +11,8 @@ from rap.deadline import check_timeout
 
 __all__ = ["Keepalive", "KeepaliveOptions", "Move"]
 
+_MOST_LEAST = 30.0  # seconds; a peer that could forbid pings could hide its death
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepaliveOptions:
@@ -49,7 +51,7 @@ class Move(Enum):
 class Keepalive:
     """State of the pings of one connection."""
 
-    __slots__ = ("missed", "options", "pinged_at", "round_trip", "silent_since")
+    __slots__ = ("least", "missed", "options", "pinged_at", "round_trip", "silent_since")
 
     def __init__(self, options: KeepaliveOptions, now: float) -> None:
         self.options = options
@@ -57,6 +59,12 @@ class Keepalive:
         self.pinged_at: float | None = None
         self.missed = 0
         self.round_trip: float | None = None  # seconds, of the last answered ping
+        self.least = 0.0  # seconds between two pings that the peer asks for
+
+    def heed(self, milliseconds: object) -> None:
+        """Send pings no faster than the peer's Hello says it takes; nonsense is not heeded."""
+        if isinstance(milliseconds, int) and milliseconds > 0:
+            self.least = min(milliseconds / 1000, _MOST_LEAST)
 
     def answered(self, now: float) -> None:
         """Take the answer to a ping."""
@@ -79,14 +87,14 @@ class Keepalive:
             self.pinged_at = None
             self.missed = 0
         if self.pinged_at is None:
-            due = self.silent_since + (options.busy if busy else options.idle)
+            due = self.silent_since + max(options.busy if busy else options.idle, self.least)
             if now < due:
                 return Move.NOTHING, due
-        elif now < self.pinged_at + options.timeout:
-            return Move.NOTHING, self.pinged_at + options.timeout
+        elif now < self.pinged_at + max(options.timeout, self.least):
+            return Move.NOTHING, self.pinged_at + max(options.timeout, self.least)
         else:
             self.missed += 1
             if self.missed >= options.failures:
                 return Move.GIVE_UP, now
         self.pinged_at = now
-        return Move.PING, now + options.timeout
+        return Move.PING, now + max(options.timeout, self.least)

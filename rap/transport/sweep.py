@@ -142,7 +142,8 @@ class Sweep:
                 conn.abort(ConnectionClosed(f"{conn.peer} sent no Hello in {limit} s"))
             return self._made_at + limit
         busy = self.busy = bool(conn.streams)
-        move, due = self.keepalive.check(now, heard=heard, busy=busy)
+        # A drain waits for the peer to leave, so one that is gone has to be noticed soon.
+        move, due = self.keepalive.check(now, heard=heard, busy=busy or conn.draining)
         if move is Move.PING:
             conn.ping()
         elif move is Move.GIVE_UP:

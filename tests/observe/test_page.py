@@ -13,6 +13,7 @@ from rap.client import Client
 from rap.client.status import NODE_STATES
 from rap.errors import RegistryError, Unavailable
 from rap.observe import serve_metrics
+from rap.observe.health import readiness
 from rap.registry import MemoryRegistry
 from rap.server import Server
 from rap.server.processor import PrometheusProcessor
@@ -136,6 +137,12 @@ async def test_the_registry_and_the_lease_are_seen(registry: CollectorRegistry) 
         await eventually(lambda: registry.get_sample_value("rap_server_registered", at) == 0)
         assert registry.get_sample_value("rap_client_registry_degraded", of) == 1
         assert registry.get_sample_value("rap_client_registry_age_seconds", of) == 7.0
+        assert readiness([server], []) == (
+            True, (f"{server.addresses[0]}: serving, degraded: not registered",)
+        )  # fmt: skip
+        assert readiness([], [client]) == (
+            True, ("shop: 1 ready, degraded: the registry does not answer",)
+        )  # fmt: skip
 
 
 async def test_ready_follows_the_drain_and_live_does_not(registry: CollectorRegistry) -> None:

@@ -13,6 +13,7 @@ from rap.errors import CallError, Unavailable
 from rap.registry.base import State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server, context
+from rap.wire.frames import hello_frame
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
@@ -234,3 +235,36 @@ async def test_calls_that_come_during_the_drain_are_served(gate: Gate) -> None:
             await eventually(lambda: conn.draining)
             assert await within(call)
         await within(closing)
+
+
+async def test_a_client_that_answers_no_ping_does_not_hold_up_the_drain(gate: Gate) -> None:
+    clock = FakeClock()
+    async with serving(*functions(gate), close_timeout=60, clock=clock) as server:
+        _, writer = await asyncio.open_connection(*address_of(server))
+        writer.write(hello_frame({"rap": 1}))
+        await eventually(lambda: server._ports.connections)
+        (conn,) = server._ports.connections
+        await eventually(lambda: conn.handshake.done())
+        conn.sweep.tick()
+        assert conn.sweep.at == pytest.approx(clock.monotonic() + 30.0)
+        closing = asyncio.create_task(server.await_closed())
+        await eventually(lambda: conn.draining)
+        assert conn.sweep.at <= clock.monotonic() + 1.0  # the timer fires soon
+        for seconds in (1.0, 2.5, 2.5):
+            clock.advance(seconds)
+            conn.sweep.tick()
+        await within(closing)
+        assert "answered no ping" in str(conn.error)
+        writer.close()
+
+
+def address_of(server: Server) -> tuple[str, int]:
+    return server.addresses[0].host, server.addresses[0].port
+
+
+async def test_a_server_tells_how_often_it_may_be_pinged_and_clients_heed_it(gate: Gate) -> None:
+    async with serving(*functions(gate), max_pings=3) as server, calling(server) as client:
+        conn = client.cluster.ready[0].pool.conn
+        assert conn is not None
+        assert conn.protocol.peer_hello["min_ping"] == 334  # milliseconds: never more than three
+        assert conn.sweep.keepalive.least == 0.334

@@ -34,6 +34,29 @@ def test_a_dead_peer_with_calls_open_is_given_up_within_seven_seconds() -> None:
     assert now <= 0.9 + 7.0
 
 
+def test_no_ping_is_sooner_after_another_than_the_peer_takes() -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    alive.heed(4000)
+    checks = [alive.check(now, heard=False, busy=True) for now in (1.0, 4.0, 6.5, 8.0, 12.0)]
+    assert checks == [
+        (Move.NOTHING, 4.0),
+        (Move.PING, 8.0),
+        (Move.NOTHING, 8.0),
+        (Move.PING, 12.0),
+        (Move.GIVE_UP, 12.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "least"),
+    [(100, 0.1), (10**9, 30.0), (0, 0.0), (-1, 0.0), (None, 0.0), ("1", 0.0), (0.5, 0.0)],
+)
+def test_a_peer_cannot_forbid_pings(told: object, least: float) -> None:
+    alive = Keepalive(OPTIONS, 0.0)
+    alive.heed(told)
+    assert alive.least == least
+
+
 def test_any_sign_of_life_begins_anew() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     alive.check(1.0, heard=False, busy=True)

@@ -115,6 +115,18 @@ async def test_a_silent_peer_with_calls_open_is_pinged_twice_then_cut() -> None:
             await stream.recv()
 
 
+async def test_a_silent_peer_is_cut_soon_when_it_is_asked_to_leave() -> None:
+    async with facing() as side:
+        side.pass_time(0.0)
+        side.conn.go_away(message="draining")
+        assert (await side.hear()).kind == GOAWAY
+        side.pass_time(1.0)
+        assert (await side.hear()).kind == PING
+        side.pass_time(2.5)
+        side.pass_time(2.5)
+        await ended(side, "answered no ping for 5.0 s")
+
+
 async def test_any_byte_of_the_peer_is_a_sign_of_life() -> None:
     async with facing(is_server=False) as side:
         side.conn.open(Stream(side.conn), 0, META, b"", side.clock.monotonic())
