@@ -1,24 +1,76 @@
-"""The program ``rap``: its commands under one name."""
+"""The program ``rap``: its commands under one name, each imported when it is asked for.
+
+What a command imports takes a while, so ``rap --help`` imports none and prints the table below.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 import click
 
 from rap import __version__
-from rap.cli.demo.command import demo
-from rap.cli.demo.replica import demo_replica
-from rap.cli.serve import serve
 
-__all__ = ["main", "rap"]
+__all__ = ["COMMANDS", "main", "rap"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Place(NamedTuple):
+    """Where a command is.
+
+    Args:
+        module: Which has it.
+        attribute: Its name there.
+        help: Its line in the list of commands; empty: it is not listed.
+    """
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = {
+    "call": Place("rap.cli.call", "call", "Call a function and print what it answers."),
+    "demo": Place(
+        "rap.cli.demo.command",
+        "demo",
+        "Run a small cluster, do to it what happens to clusters, and count what its client"
+        " noticed.",
+    ),
+    "demo-replica": Place("rap.cli.demo.replica", "demo_replica", ""),
+    "serve": Place(
+        "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of the alphabet."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; `None` if there is none of that name."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        command: click.Command = getattr(import_module(place.module), place.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        rows: Sequence[tuple[str, str]] = [
+            (name, place.help) for name, place in sorted(COMMANDS.items()) if place.help
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="rap", message="rap %(version)s")
 def rap() -> None:
     """Call Python functions over the network."""
-
-
-rap.add_command(serve)
-rap.add_command(demo)
-rap.add_command(demo_replica)
 
 
 def main() -> None:

@@ -8,9 +8,14 @@ import pytest
 from tests.cli.programs import PATIENCE, ROOT
 
 
-@pytest.mark.parametrize("package", ["click", "rich"])
-def test_running_it_without_the_extra_names_the_extra_and_no_more(package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from rap.cli import main; main()"
+@pytest.mark.parametrize(("package", "args"), [("click", []), ("rich", ["demo"])])
+def test_running_it_without_the_extra_names_the_extra_and_no_more(
+    package: str, args: list[str]
+) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {args!r};"
+        "from rap.cli import main; main()"
+    )
     found = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

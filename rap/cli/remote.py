@@ -1,0 +1,209 @@
+"""Whom a command talks to: options that are the same in all of them, and the client they make."""
+
+import asyncio
+import functools
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import click
+
+from rap.address import Address
+from rap.client import Client
+from rap.client.cluster import Cluster
+from rap.errors import Unavailable
+
+__all__ = ["Remote", "remote_options"]
+
+T = TypeVar("T")
+
+_PATIENCE = 9.0  # seconds to find a server, unless --timeout says otherwise
+_LOOK = 0.02  # seconds between two looks whether all servers refuse
+_NOT_DIALLED = "not dialled yet"
+# Options of `Client` and of the command line, for errors.
+_NAMES = {
+    "host_list": "--host",
+    "ssl_ca_path": "--ca",
+    "ssl_crt_path": "--pin",
+    "ssl_client_crt_path": "--cert",
+    "ssl_client_key_path": "--key",
+    "service": "--service",
+    "registry": "--registry",
+    "token": "--token",
+}
+_NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Servers that a command talks to; each field is an option."""
+
+    host: tuple[str, ...]
+    registry: str | None
+    service: str | None
+    namespace: str | None
+    ca: str | None
+    pin: str | None
+    cert: str | None
+    key: str | None
+    token: str | None
+    timeout: float | None
+
+    @property
+    def registry_url(self) -> str | None:
+        """The URL of the registry, its namespace included.
+
+        Raises:
+            UsageError: An option is missing, or one too many.
+        """
+        if self.registry is None:
+            if self.namespace is not None:
+                raise click.UsageError(f"--namespace {self.namespace} needs --registry")
+            return None
+        if self.host:
+            raise click.UsageError(f"--host {self.host[0]} beside --registry: give one of them")
+        if self.namespace is None:
+            return self.registry
+        if "namespace=" in self.registry.partition("?")[2]:
+            raise click.UsageError("--namespace beside a --registry that has one: give it once")
+        mark = "&" if "?" in self.registry else "?"
+        return f"{self.registry}{mark}namespace={self.namespace}"
+
+    @property
+    def patience(self) -> float:
+        """Seconds to find a server."""
+        return _PATIENCE if self.timeout is None else self.timeout
+
+    def client(self, **options: Any) -> Client:
+        """Return a client that is not connected.
+
+        Raises:
+            UsageError: An option is bad; the message names it.
+        """
+        return _checked(
+            Client,
+            list(self.host) or None,
+            service=self.service,
+            registry=self.registry_url,
+            ssl_ca_path=self.ca,
+            ssl_crt_path=self.pin,
+            ssl_client_crt_path=self.cert,
+            ssl_client_key_path=self.key,
+            token=self.token,
+            connect_timeout=self.patience,
+            timeout=self.timeout,
+            **options,
+        )
+
+    @asynccontextmanager
+    async def connected(self, **options: Any) -> AsyncIterator[Client]:
+        """Connect a client around the body.
+
+        Raises:
+            Unavailable: No server answered in time, or all that are known refused.
+        """
+        client = self.client(**options)
+        try:
+            await _connect(client)
+            yield client
+        finally:
+            await client.await_close()
+
+
+def _checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Return what `make` makes; its complaints name options of the command line.
+
+    Raises:
+        UsageError: An option is bad.
+    """
+    try:
+        return make(*args, **kwargs)
+    except (ValueError, ImportError) as exc:
+        raise click.UsageError(_NAMED.sub(lambda it: _NAMES[it[1]], str(exc))) from exc
+
+
+async def _connect(client: Client) -> None:
+    """Connect; unlike a program, a person does not wait while all servers refuse."""
+    connecting = asyncio.create_task(client.connect(), name="rap connect")
+    try:
+        while not connecting.done():
+            await asyncio.wait([connecting], timeout=_LOOK)
+            if not connecting.done() and _all_refuse(client.cluster):
+                raise Unavailable(client.cluster.describe())
+        await connecting
+    finally:
+        connecting.cancel()
+
+
+def _all_refuse(cluster: Cluster) -> bool:
+    pools = [node.pool for node in cluster.nodes.values()]
+    return bool(pools) and all(
+        not pool.connections and pool.error != _NOT_DIALLED and pool.denial is None
+        for pool in pools
+    )
+
+
+def remote_options(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a command, which gets their values as `remote`."""
+
+    @functools.wraps(func)
+    def with_remote(**kwargs: Any) -> Any:
+        values = {each.name: kwargs.pop(each.name) for each in fields(Remote)}
+        return func(remote=Remote(**values), **kwargs)
+
+    command: Callable[..., Any] = with_remote
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _addresses(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        try:
+            address = Address.parse(text, option="it")
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+        if address.scheme != "unix" and not address.port:
+            raise click.BadParameter(f"port 0 cannot be dialled, got {text!r}")
+    return texts
+
+
+def _positive(_: click.Context, __: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise click.BadParameter(f"it must be a positive number of seconds, got {seconds:g}")
+    return seconds
+
+
+_FILE = click.Path(exists=True, dir_okay=False)
+_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option(
+        "--host",
+        multiple=True,
+        metavar="HOST:PORT",
+        callback=_addresses,
+        help="Address of a server, may be repeated; also tls://host:port or unix:///path."
+        " localhost:9000 if nothing says where servers are.",
+    ),
+    click.option("--registry", metavar="URL", help="Find servers there, such as redis://host."),
+    click.option("--service", metavar="NAME", help="Service to find in the registry."),
+    click.option("--namespace", metavar="NAME", help="Namespace of the registry."),
+    click.option("--ca", type=_FILE, help="PEM file of the authorities of servers; means TLS."),
+    click.option("--pin", type=_FILE, help="PEM file of the one certificate servers must show."),
+    click.option("--cert", type=_FILE, help="PEM file of the certificate to show to servers."),
+    click.option("--key", type=_FILE, help="PEM file of its key."),
+    click.option(
+        "--token",
+        envvar="RAP_TOKEN",
+        metavar="TEXT",
+        help="Token that says who is calling; better in the environment, as RAP_TOKEN.",
+    ),
+    click.option(
+        "--timeout",
+        type=float,
+        callback=_positive,
+        metavar="SECONDS",
+        help="For a server to be found, 9 by default, and for each call to take.",
+    ),
+]

@@ -1,0 +1,93 @@
+"""Values on the command line: JSON in, JSON out.
+
+JSON has no bytes: they are printed as text in base64, and given as ``{"$base64": "…"}``.
+"""
+
+import base64
+import binascii
+import datetime
+import json
+import math
+import re
+from typing import Any
+
+import click
+
+__all__ = ["parse_arguments", "parse_value", "to_json", "to_text"]
+
+_BYTES = "$base64"
+_NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a JSON text; a text that is no JSON is a string as it is.
+
+    Raises:
+        BadParameter: It has bytes that are no base64.
+    """
+    try:
+        return json.loads(text, object_hook=_bytes_of, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def parse_arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
+    """Return positional and named arguments; ``name=JSON`` is a named one.
+
+    Raises:
+        BadParameter: A name is given twice, or one without a name follows.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for text in texts:
+        named = _NAMED.fullmatch(text)
+        if named is None:
+            if kwargs:
+                raise click.BadParameter(
+                    f"{text!r} follows a named argument; put it before {next(iter(kwargs))}="
+                )
+            args.append(parse_value(text))
+        elif named[1] in kwargs:
+            raise click.BadParameter(f"{named[1]}= is given twice; give it once")
+        else:
+            kwargs[named[1]] = parse_value(named[2])
+    return args, kwargs
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON, in one line unless `indent` is given."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, separators=separators)
+
+
+def to_text(value: Any) -> str | bytes:
+    """Return strings and bytes as they are, anything else as JSON."""
+    return value if isinstance(value, str | bytes) else to_json(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {each if isinstance(each, str) else to_json(each): _plain(inner)
+                for each, inner in value.items()}  # fmt: skip
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # as "nan": JSON has no such number
+    return value
+
+
+def _bytes_of(found: dict[str, Any]) -> Any:
+    if found.keys() != {_BYTES}:
+        return found
+    try:
+        return base64.b64decode(found[_BYTES], validate=True)
+    except (TypeError, binascii.Error) as exc:
+        raise click.BadParameter(f"{_BYTES} must be text in base64, got {found[_BYTES]!r}") from exc
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")

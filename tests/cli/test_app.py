@@ -1,0 +1,48 @@
+"""The list of commands: complete, true, and printed without importing them."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rap.cli.app import COMMANDS, rap
+from tests.cli.programs import PATIENCE, ROOT
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_line_of_the_list_is_the_first_sentence_of_the_command(name: str) -> None:
+    command = rap.get_command(click.Context(rap), name)
+    assert command is not None
+    place = COMMANDS[name]
+    assert command.name == name
+    assert command.hidden is (place.help == "")
+    if place.help:
+        assert (command.help or "").replace("\n", " ").startswith(place.help)
+
+
+def test_an_unknown_command_is_named() -> None:
+    result = CliRunner().invoke(rap, ["serv"])
+    assert result.exit_code == 2
+    assert "serv" in result.stderr
+
+
+def test_help_imports_no_command() -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from rap.cli.app import rap\n"
+        "rap(standalone_mode=False)\n"
+        "print(sorted({'asyncio', 'rich', 'rap.client', 'rap.server'} & sys.modules.keys()))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert found.stdout.endswith("\n[]\n")
+    for name, place in COMMANDS.items():
+        assert (f"\n  {name} " in found.stdout) is bool(place.help)

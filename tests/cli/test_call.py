@@ -1,0 +1,246 @@
+"""`rap call`: arguments as JSON, answers of every shape, errors, exit statuses."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rap.cli.values import parse_value, to_json
+from rap.server import Server
+from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
+from tests.cli.shop import invoke, shop
+from tests.loopback import serving
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with shop() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("args", "answer"),
+    [
+        (["add", "1", "2"], "3\n"),
+        (["add", "1"], "2\n"),
+        (["add", "1", "b=5"], "6\n"),
+        (["add", "b=5", "a=1"], "6\n"),
+        (["add", "-1", "-2"], "-3\n"),
+        (["show", "no json"], '"no json"\n'),
+        (["show", '"1"'], '"1"\n'),
+        (["show", "NaN"], '"NaN"\n'),
+        (["show", "ä\t"], '"ä\\t"\n'),
+        (["show", '{"a":[1,null,true,2.5]}'], '{"a":[1,null,true,2.5]}\n'),
+        (["show", "1", "mark=x"], '[1,"x"]\n'),
+        (["show", "a=b"], None),  # an argument named a
+        (["show", '"a=b"'], '"a=b"\n'),
+        (["turn", '{"$base64": "YWJj"}'], '"Y2Jh"\n'),
+        (["turn", '{"$base64": "YWJj"}', "--text"], "cba\n"),
+        (["show", "two words", "--text"], "two words\n"),
+        (["show", "[1]", "--text"], "[1]\n"),
+        (["item", "hat"], '{"name":"hat","price":1.5}\n'),
+        (["hidden", "--group", "back"], '"seen"\n'),
+        (["count", "3"], "0\n1\n2\n"),
+        (["count", "0"], ""),
+    ],
+)
+async def test_it_prints_what_the_function_answers(
+    server: Server, args: list[str], answer: str | None
+) -> None:
+    result = await invoke(server, "call", *args)
+    if answer is None:
+        assert result.exit_code == 1
+        assert "missing a required argument: 'value'" in result.stderr
+    else:
+        assert (result.stdout, result.stderr, result.exit_code) == (answer, "", 0)
+
+
+@pytest.mark.parametrize(
+    ("func", "lines", "answer"),
+    [
+        ("shout", 'a\n"b"\n{"c": 1}\nstop\n', '"A"\n"B"\n{"c":1}\n'),
+        ("shout", "no line end\nstop", '"NO LINE END"\n'),
+        ("greet_first", "never read\n" * 1000, '"hello"\n'),
+    ],
+)
+async def test_lines_of_the_input_are_the_messages_to_a_channel(
+    server: Server, func: str, lines: str, answer: str
+) -> None:
+    result = await invoke(server, "call", func, "--linger", "60", input=lines)
+    assert (result.stdout, result.stderr, result.exit_code) == (answer, "", 0)
+
+
+async def test_lines_are_strings_if_asked_for(server: Server) -> None:
+    result = await invoke(server, "call", "shout", "--text", input='1\n"b"\nstop')
+    assert result.stdout == '1\n"B"\n'
+
+
+async def test_a_long_input_comes_back_whole(server: Server) -> None:
+    lines = "".join(f"{i}\n" for i in range(5000))
+    result = await invoke(server, "call", "shout", input=f"{lines}stop")
+    assert result.stdout == lines
+
+
+@pytest.mark.parametrize("lines", ["", "1\n2\n"])
+async def test_a_channel_is_closed_when_its_answers_have_stopped(
+    server: Server, lines: str
+) -> None:
+    result = await invoke(server, "call", "listen", "--linger", "0.01", input=lines)
+    assert (result.stdout, result.stderr, result.exit_code) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nope"], "NOT_FOUND: no function '/default/nope' on this server"),
+        (["add", "1", "x"], "INVALID_ARGUMENT: add(): argument 'b': expected `int`, got `str`"),
+        (["fail", "ABORTED"], "ABORTED: as you wish"),
+        (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by �[31mzero"),
+        (["shout", "1"], "shout is a channel, which takes no arguments; write them to its input"),
+    ],
+)
+async def test_a_call_that_fails_is_one_line_and_status_1(
+    server: Server, args: list[str], said: str
+) -> None:
+    result = await invoke(server, "call", *args)
+    assert (result.stdout, result.stderr, result.exit_code) == ("", f"Error: {said}\n", 1)
+
+
+async def test_what_came_before_an_error_is_printed(server: Server) -> None:
+    result = await invoke(server, "call", "pairs", "2")
+    assert result.stdout == "[0,0]\n[1,1]\n"
+    assert (result.stderr, result.exit_code) == ("Error: UNKNOWN: ValueError: enough\n", 1)
+
+
+async def test_a_call_takes_no_longer_than_timeout() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(wait) as server:
+        result = await invoke(server, "call", "wait", "--timeout", "0.05")
+    assert result.stderr.startswith("Error: DEADLINE_EXCEEDED: ")
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "Missing argument 'FUNC'"),
+        (["f", "--host", "nowhere"], "Invalid value for '--host': it must be host:port"),
+        (["f", "--host", "h:0"], "Invalid value for '--host': port 0 cannot be dialled, got 'h:0'"),
+        (["f", "--timeout", "0"], "'--timeout': it must be a positive number of seconds, got 0"),
+        (["f", "--timeout", "x"], "'--timeout': 'x' is not a valid float"),
+        (["f", "--nope"], "No such option '--nope'"),
+        (["f", "--registry", "redis://h"], "--registry needs --service"),
+        (["f", "--registry", "x://h", "--service", "s"], "--registry 'x://h': unknown scheme 'x'"),
+        (["f", "--service", "s"], "--service='s' needs --registry"),
+        (["f", "--namespace", "n"], "--namespace n needs --registry"),
+        (["f", "--host", "h:1", "--registry", "memory://"], "--host h:1 beside --registry"),
+        (
+            ["f", "--registry", "memory://?namespace=a", "--namespace", "b", "--service", "s"],
+            "--namespace beside a --registry that has one",
+        ),
+        (["f", "--ca", "/nowhere"], "Invalid value for '--ca': File '/nowhere' does not exist"),
+        (["f", "--pin", __file__, "--ca", __file__], "give --pin (one pinned certificate) or --ca"),
+        (["f", "--key", __file__], "--key needs --cert"),
+        (["f", "a=1", "2"], "'2' follows a named argument; put it before a="),
+        (["f", "a=1", "a=2"], "a= is given twice"),
+        (["f", '{"$base64": "?"}'], "$base64 must be text in base64, got '?'"),
+    ],
+)
+async def test_a_wrong_command_line_is_one_line_and_status_2(args: list[str], said: str) -> None:
+    result = await invoke(None, "call", *args)
+    assert said in result.stderr
+    assert result.stderr.endswith("; see rap call --help\n")
+    assert (result.stderr.count("\n"), result.stdout, result.exit_code) == (1, "", 2)
+
+
+async def test_servers_that_refuse_are_told_at_once() -> None:
+    result = await asyncio.wait_for(
+        invoke(None, "call", "f", "--host", "127.0.0.1:1", "--timeout", "3600"), PATIENCE
+    )
+    assert result.stderr.startswith("Error: UNAVAILABLE: no usable server: 127.0.0.1:1 (")
+    assert result.exit_code == 1
+
+
+async def test_a_service_is_found_in_a_registry(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    where = ("--registry", url, "--namespace", "lab")
+    async with shop(service="shop", registry=f"{url}?namespace=lab"):
+        result = await invoke(None, "call", "add", "1", *where, "--service", "shop")
+        assert (result.stdout, result.stderr) == ("2\n", "")
+        result = await invoke(
+            None, "call", "add", "1", *where, "--service", "shoe", "--timeout", "0.1"
+        )
+    assert "no server of service 'shoe': the registry lists none" in result.stderr
+
+
+async def test_a_token_comes_from_the_environment_and_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def verify(token: Any, _: Any) -> str | None:
+        return "me" if token == "s3cret" else None
+
+    async with shop(verify_token=verify) as server:
+        monkeypatch.setenv("RAP_TOKEN", "s3cret")
+        assert (await invoke(server, "call", "add", "1")).stdout == "2\n"
+        result = await invoke(server, "call", "add", "1", "--token", "gu3ss")
+    assert "UNAUTHENTICATED" in result.stderr
+    assert result.exit_code == 1
+    help_text = (await invoke(None, "call", "--help")).stdout
+    assert "RAP_TOKEN" in help_text
+    assert "s3cret" not in help_text
+    assert "gu3ss" not in result.stderr
+
+
+@pytest.mark.parametrize("value", [b"\x00", {"a": (1, b"x")}, {1: None}, float("nan")])
+def test_every_value_has_a_form_in_json(value: Any) -> None:
+    assert parse_value(to_json(value)) is not None
+
+
+PROGRAM = """
+import itertools
+from collections.abc import AsyncIterator
+from rap.server import Server
+
+server = Server("127.0.0.1:0")
+
+@server.register
+async def forever() -> AsyncIterator[int]:
+    for i in itertools.count():
+        yield i
+"""
+
+
+@pytest.fixture
+def forever(tmp_path: Path) -> Path:
+    (tmp_path / "forever.py").write_text(PROGRAM)
+    return tmp_path
+
+
+def test_it_is_quiet_about_ctrl_c_and_a_reader_that_has_left(forever: Path) -> None:
+    with rap("serve", "forever:server", cwd=forever) as process:
+        address = line_with(process, "rap: listening on").split()[-1]
+        for end in ("leave", "interrupt"):
+            with subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", RUNNER, "call", "forever", "--host", address],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=ROOT,
+            ) as caller:
+                assert caller.stdout is not None
+                assert caller.stderr is not None
+                assert caller.stdout.readline() == b"0\n"
+                if end == "leave":
+                    caller.stdout.close()
+                else:
+                    caller.send_signal(signal.SIGINT)
+                    caller.stdout.read()
+                said = caller.stderr.read()
+                assert (caller.wait(PATIENCE), said) == (1 if end == "leave" else 130, b"")
