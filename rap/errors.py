@@ -263,6 +263,20 @@ def _twin(kind: type[Exception]) -> type[HandlerError]:
     return type(kind.__name__, (HandlerError, kind), {"__doc__": doc, "__module__": __name__})
 
 
+def _checked_twin(kind: object) -> type[HandlerError]:
+    """Return the twin of a type that a user gave; errors are made of it where nothing may fail."""
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        raise TypeError(f"load_exception takes exception classes, got {kind!r}")
+    if issubclass(kind, StopIteration | StopAsyncIteration):
+        raise TypeError(f"load_exception: {kind!r} would end the caller's iteration, not fail it")
+    try:
+        twin = _twin(kind)
+        twin("a message", details={}, remote=True)
+    except Exception as exc:
+        raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
+    return twin
+
+
 _BUILTIN_TWINS = {kind.__name__: _twin(kind) for kind in _PORTABLE}
 
 
@@ -279,14 +293,12 @@ class ExceptionTypes:
         """Let errors of these types arrive as these types.
 
         Raises:
-            TypeError: An entry is no exception class.
+            TypeError: An entry is no exception class, or one that no error of a call can be.
         """
         if not isinstance(kinds, Iterable):
             raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
-        for kind in kinds:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
-                raise TypeError(f"load_exception takes exception classes, got {kind!r}")
-            self._twins[kind.__name__] = _twin(kind)
+        twins = [_checked_twin(kind) for kind in kinds]
+        self._twins |= {twin.__name__: twin for twin in twins}
 
     def get(self, name: object) -> type[HandlerError]:
         """Return the class for an exception name; plain `HandlerError` for an unknown one."""

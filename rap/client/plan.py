@@ -41,6 +41,8 @@ class Plan:
         check: bool = True,
         shape: Shape = Shape.UNARY,
     ) -> None:
+        if not isinstance(group, str | None):
+            raise TypeError(f"group must be a string, got {group!r}")
         self.name = name
         self.method = method_path(group or DEFAULT_GROUP, name)
         self.function = function

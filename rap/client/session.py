@@ -1,9 +1,10 @@
 """A session: all calls made inside it use one connection, or fail."""
 
-import asyncio
 import contextlib
+import inspect
 import os
 from contextvars import ContextVar, Token
+from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, Self
 
 from rap.deadline import NEVER
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from rap.client.invoke import Invoker
     from rap.client.node import Node
 
-__all__ = ["PinnedSession", "Session", "ambient_session", "innermost_session"]
+__all__ = ["PinnedSession", "Session", "ambient_session", "innermost_session", "stub_codes"]
 
+# The code of stubs; their variable `client` is whose calls they make.
+stub_codes: set[CodeType] = set()
 ambient_session: ContextVar["Session | None"] = ContextVar("rap_session", default=None)
 
 
@@ -86,13 +89,18 @@ class Session:
 
         Raises:
             TypeError: `obj` is none of these, or the arguments are no list and dict.
+            CallError: It is a pending call of another client.
         """
         token = ambient_session.set(self)
         try:
-            if asyncio.iscoroutine(obj):
-                if arg_list or kwarg_dict:
+            if inspect.iscoroutine(obj):
+                try:
+                    self._check_pending(obj)
+                    if arg_list or kwarg_dict:
+                        raise TypeError("a pending call has its arguments already")
+                except BaseException:
                     obj.close()
-                    raise TypeError("a pending call has its arguments already")
+                    raise
                 return await obj
             if not isinstance(arg_list, list | tuple | None):
                 raise TypeError(f"arg_list must be a list or tuple, got {arg_list!r}")
@@ -121,15 +129,32 @@ class Session:
             with contextlib.suppress(ValueError):  # left by another task than entered it
                 ambient_session.reset(token)
 
-    def check_client(self, invoker: "Invoker") -> None:
+    def check_client(self, other: "Client | Invoker") -> None:
         """Refuse to take part in the calls of another client.
 
         Raises:
             CallError: It is the session of another one.
         """
-        if self.client.identity is not invoker.identity:
+        if self.client.identity is not other.identity:
             text = f"session {self.id} is of another client"
             raise CallError(text, code=Code.FAILED_PRECONDITION)
+
+    def _check_pending(self, call: "CoroutineType[Any, Any, Any]") -> None:
+        """Refuse a coroutine that is no call of this client: it would run outside of the session.
+
+        Raises:
+            TypeError: It is a coroutine of something else.
+            CallError: It is a call of another client.
+        """
+        kind, values = type(self.client), inspect.getcoroutinelocals(call)
+        client: Client | None = None
+        if call.cr_code in stub_codes:
+            client = values["client"]
+        elif call.cr_code in (kind.raw_call.__code__, kind.call.__code__):
+            client = values["self"]
+        if client is None:
+            raise TypeError(f"execute takes a pending call, a function or a name, got {call!r}")
+        self.check_client(client)
 
     def _deadline(self) -> float:
         """When waiting for a server ends: with the call that runs here, if there is one."""

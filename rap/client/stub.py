@@ -15,7 +15,7 @@ from rap.channel import Channel
 from rap.client.invoke import Attempt, Invoker
 from rap.client.iterate import RemoteIterator
 from rap.client.plan import Plan
-from rap.client.session import PinnedSession, Session, ambient_session
+from rap.client.session import PinnedSession, Session, ambient_session, stub_codes
 from rap.deadline import NEVER, check_timeout
 from rap.errors import CallError, Code
 from rap.function import decode_any
@@ -42,6 +42,7 @@ def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Cal
         stub = _stream_stub(client, plan, options)
     else:
         stub = _channel_stub(client, plan, declared, options)
+    stub_codes.add(stub.__code__)
     functools.update_wrapper(stub, declared)
     stub.__rap_plan__ = plan  # type: ignore[attr-defined]  # how `inject` and `execute` know it
     return stub

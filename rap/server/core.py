@@ -16,7 +16,7 @@ from rap.address import Address
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistrationError
 from rap.message import Side
-from rap.options import make_config
+from rap.options import check_flag, make_config
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import Registry, State
 from rap.server.admin import Admin
@@ -24,12 +24,12 @@ from rap.server.allow import Allow
 from rap.server.authentication import authenticator_of
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
-from rap.server.events import Event, check_events, discard_events, run_event
+from rap.server.events import Event, check_events, discard_events, run_event, run_stop_events
 from rap.server.figures import Figures
 from rap.server.membership import Membership
 from rap.server.middleware.chain import Middleware, Middlewares
 from rap.server.ports import Ports
-from rap.server.router import Handler, Router, public_methods
+from rap.server.router import Handler, Router
 from rap.server.threads import Threads
 
 __all__ = ["Server"]
@@ -171,12 +171,10 @@ class Server:
             return lambda each: self.register(each, name, group, **options)
         if callable(func) and not inspect.isclass(func):
             self._router.register(func, name, group, **options)
-            return func
-        if name is not None:
+        elif name is not None:
             raise RegistrationError(f"name={name!r} is for one function, got {func!r}")
-        instance = func() if inspect.isclass(func) else func
-        for method in public_methods(instance):
-            self._router.register(method, None, group or type(instance).__name__, **options)
+        else:
+            self._router.register_methods(func, group, **options)
         return func
 
     def allow_group(self, group: str, allow: Allow) -> None:
@@ -267,7 +265,8 @@ class Server:
             authenticator = authenticator_of(self.config, self._clock, _log)
             admission = self._middlewares.admission(authenticator)
             await self._ports.open(self._dispatcher, admission)
-            await self._membership.join(self.addresses, Figures(self._ports, self._clock))
+            figures = Figures(self._ports, self._clock)
+            await self._membership.join(self.addresses, figures, draining=self._ports.draining)
         except BaseException:
             self._discard_events()
             self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
@@ -279,8 +278,18 @@ class Server:
     async def set_serving(self, serving: bool) -> None:
         """Take the server out of rotation without stopping it, or put it back.
 
-        Connected clients are told to open nothing new here; the registry says DRAINING.
+        Connected clients are told to open nothing new here; the registry says DRAINING. Before the
+        start, and in start events, it says how the server begins.
+
+        Raises:
+            ValueError: `serving` is no bool.
+            RuntimeError: The server is stopping, and cannot be put back.
         """
+        check_flag("serving", serving)
+        if self._closing is not None:
+            if serving:
+                raise RuntimeError("the server is stopping; it cannot be put back into rotation")
+            return
         self._ports.set_draining(not serving)
         await self._membership.announce(State.UP if serving else State.DRAINING)
 
@@ -325,7 +334,7 @@ class Server:
             await self._membership.announce(State.DRAINING)
             delay = 1.0 if delay is None else delay
         if delay:
-            await self._clock.sleep(delay)
+            await self._ports.linger(delay)
         self._ports.close_listeners()
         self._ports.set_draining(True)
         await self._ports.close_connections(self.config.close_timeout)
@@ -333,11 +342,7 @@ class Server:
         await self._membership.leave()
         await self._middlewares.stop()
         stops = [processor.stop_event_handle for processor in reversed(self._processors)]
-        for event in [*stops, *reversed(self._stop_events)]:
-            try:
-                await run_event(event)
-            except Exception:
-                _log.exception("stop event %r failed", event)
+        await run_stop_events([*stops, *reversed(self._stop_events)], _log)
         self._stop_events.clear()
         _log.info("stopped")
 

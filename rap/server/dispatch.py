@@ -134,7 +134,12 @@ class Dispatcher:
             stream: The call.
             exc: What ended it.
             began: The handler has run; so has it where the stream says so.
+
+        Raises:
+            SystemExit, KeyboardInterrupt: It is one: the process ends, and its connections.
         """
+        if isinstance(exc, SystemExit | KeyboardInterrupt) or self._loop.is_closed():
+            raise exc
         if not isinstance(exc, CallError):
             if self._log.isEnabledFor(logging.INFO):
                 extra = self._fields(stream, Code.UNKNOWN)
@@ -208,7 +213,7 @@ class Dispatcher:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
             stream.conn.protocol.answer(stream, function.encode_result(result))
-        except Exception as exc:
+        except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
             current.reset(token)
@@ -223,7 +228,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
-        except Exception as exc:
+        except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
             stream.task = None  # whose context holds the stream: no cycle for the collector
@@ -261,7 +266,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
-        except Exception as exc:
+        except BaseException as exc:
             self.fail(stream, exc)
         finally:
             stream.task = None  # whose context holds the stream: no cycle for the collector
@@ -277,7 +282,7 @@ class Dispatcher:
             error = stream.error or exc
             self._cancelled(stream)
             raise
-        except Exception as exc:
+        except BaseException as exc:
             error = exc
             self.fail(stream, exc)
         finally:
@@ -318,7 +323,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
-        except Exception as exc:
+        except BaseException as exc:
             self.fail(stream, exc)
         finally:
             stream.task = None  # whose context holds the stream: no cycle for the collector

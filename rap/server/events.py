@@ -1,12 +1,13 @@
 """Start and stop events: coroutine objects, async functions or plain functions, run in order."""
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from rap.options import as_list
 
-__all__ = ["Event", "check_events", "discard_events", "run_event"]
+__all__ = ["Event", "check_events", "discard_events", "run_event", "run_stop_events"]
 
 Event = Callable[[], Any] | Coroutine[Any, Any, Any]
 
@@ -31,6 +32,15 @@ async def run_event(event: Event) -> None:
     result: Any = event if inspect.iscoroutine(event) else event()  # type: ignore[operator]  # a coroutine is awaited
     if isinstance(result, Awaitable):
         await result
+
+
+async def run_stop_events(events: Iterable[Event], log: logging.Logger) -> None:
+    """Run events at the end of a server; one that fails is logged and does not keep the others."""
+    for event in events:
+        try:
+            await run_event(event)
+        except Exception:
+            log.exception("stop event %r failed", event)
 
 
 def discard_events(events: Iterable[Event]) -> None:

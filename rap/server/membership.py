@@ -101,20 +101,24 @@ class Membership:
         """What keeps it registered, while it is."""
         return self._lease
 
-    async def join(self, bound: Sequence[Address], load: Callable[[], LoadReport]) -> None:
-        """Register as UP and keep the registration alive.
+    async def join(
+        self, bound: Sequence[Address], load: Callable[[], LoadReport], *, draining: bool = False
+    ) -> None:
+        """Register and keep the registration alive.
 
         Returns after the first attempt; one that failed is logged, and made again.
 
         Args:
             bound: What is listened on.
             load: Gives the load to report with each renewal.
+            draining: The server begins out of rotation.
         """
         if self._registry is None:
             return
         address = await self._advertised(bound)
+        state = State.DRAINING if draining else State.UP
         endpoint = Endpoint(
-            str(address), address, self._weight, State.UP, self._incarnation, self._zone
+            str(address), address, self._weight, state, self._incarnation, self._zone
         )
         from rap.registry.lease import Lease
 

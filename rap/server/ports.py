@@ -91,6 +91,7 @@ class Ports:
         self._admission: Admission | None = None
         self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
         self._empty = asyncio.Event()
+        self._abrupt = asyncio.Event()  # no more patience with anybody
 
     @property
     def addresses(self) -> list[Address]:
@@ -150,6 +151,19 @@ class Ports:
                 conn.go_away(message="draining")
                 conn.sweep.on_busy()
 
+    async def linger(self, seconds: float) -> None:
+        """Go on as before for so long, unless `abort` is called."""
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._abrupt.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     def close_listeners(self) -> None:
         """Accept nothing more."""
         for listener in self._listeners:
@@ -158,7 +172,7 @@ class Ports:
     async def close_connections(self, timeout: float) -> None:
         """Wait for clients to leave; after `timeout` seconds end what is left."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(0 if self._abrupt.is_set() else timeout):
                 while self._connections:
                     self._empty.clear()
                     await self._empty.wait()
@@ -168,7 +182,9 @@ class Ports:
             await self._admission.close()
 
     def abort(self) -> None:
-        """End every connection now."""
+        """End every connection now, and whatever else waits for clients."""
+        self._abrupt.set()
+        self.close_listeners()
         for conn in list(self._connections):
             conn.abort(_ABRUPT)
 

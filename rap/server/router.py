@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rap.deadline import NEVER, check_timeout
@@ -96,13 +97,38 @@ class Router:
             run_timeout=run_timeout,
             inline=inline,
         )
-        handler.allow = both(allow_rule(allow), self._rules.get(handler.group))
-        if handler.method in self._handlers:
-            raise RegistrationError(
-                f"{handler.name!r} is registered already in group {handler.group!r}"
-            )
-        self._handlers[handler.method] = handler
+        self._add([handler], allow)
         return handler
+
+    def register_methods(
+        self, owner: Any, group: str | None, *, allow: Allow | None = None, **options: Any
+    ) -> None:
+        """Add the public methods of an object or a class: all of them, or none.
+
+        Raises:
+            RegistrationError: See `register`; or it has none, or the class cannot be made.
+        """
+        instance = owner
+        if inspect.isclass(owner):
+            try:
+                instance = owner()
+            except Exception as exc:
+                raise RegistrationError(
+                    f"{owner.__name__}() failed: {exc}; register an object of the class"
+                ) from exc
+        group = type(instance).__name__ if group is None else group
+        methods = public_methods(instance)
+        self._add([self.make(method, None, group, **options) for method in methods], allow)
+
+    def _add(self, handlers: list[Handler], allow: Allow | None) -> None:
+        rule = allow_rule(allow)
+        for handler in handlers:
+            handler.allow = both(rule, self._rules.get(handler.group))
+            if handler.method in self._handlers:
+                raise RegistrationError(
+                    f"{handler.name!r} is registered already in group {handler.group!r}"
+                )
+        self._handlers |= {handler.method: handler for handler in handlers}
 
     def allow_group(self, group: str, allow: Allow) -> None:
         """Let a rule hold for all functions of a group, beside those that hold already.
@@ -145,6 +171,8 @@ class Router:
         _check_path("group", group)
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
+        if not isinstance(doc, str | None):
+            raise RegistrationError(f"{name}: doc must be a string, got {doc!r}")
         check_flag("is_private", is_private)
         check_flag("idempotent", idempotent)
         check_flag("inline", inline)
@@ -195,7 +223,10 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
         )
     names = [name for name in dir(instance) if not name.startswith("_")]
     methods: list[Callable[..., Any]] = [
-        each for name in names if inspect.isroutine(each := getattr(instance, name))
+        each
+        for name in names
+        if not isinstance(inspect.getattr_static(instance, name), property | cached_property)
+        and inspect.isroutine(each := getattr(instance, name))
     ]
     if not methods:
         raise RegistrationError(f"{instance!r} has no public method to register")

@@ -90,7 +90,8 @@ async def test_arg_param_must_be_a_list(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("header", 5), ("header", "x"), ("session", 5), ("kwarg_param", [1])]
+    ("option", "value"),
+    [("header", 5), ("header", "x"), ("session", 5), ("kwarg_param", [1]), ("group", 5)],
 )
 async def test_an_option_of_another_type_is_refused_by_its_name(
     client: Client, option: str, value: Any
@@ -201,6 +202,9 @@ def test_only_async_functions_can_be_stubs() -> None:
     client = Client()
     with pytest.raises(TypeError, match="needs an `async def` function"):
         client.register()(total)
+    group: Any = 5
+    with pytest.raises(TypeError, match="group must be a string, got 5"):
+        client.register(group=group)(add)
     with pytest.raises(TypeError, match="with parentheses"):
         client.register(add)  # type: ignore[arg-type]  # the mistake
 

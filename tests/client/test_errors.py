@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rap.client import Client
+from rap.client import Channel, Client
 from rap.errors import (
     CallError,
     Cancelled,
@@ -17,6 +17,7 @@ from rap.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from rap.server import Channel as ServerChannel
 from rap.server import Server
 from tests.loopback import calling, serving, within
 
@@ -134,6 +135,51 @@ async def test_other_errors_arrive_as_handler_errors_with_the_name(
     assert error.details["type"] == type(RAISED[name]).__name__
 
 
+class Quit(BaseException):
+    """What is no `Exception` and still ends a function, as in pytest and gevent."""
+
+
+def quit_plain(kind: str) -> int:
+    raise {"quit": Quit, "exit": GeneratorExit}[kind]("given up")
+
+
+async def quit_async(kind: str) -> int:
+    return quit_plain(kind)
+
+
+async def quit_in_items(kind: str) -> AsyncIterator[int]:
+    yield 1
+    quit_plain(kind)
+
+
+async def quit_in_channel(channel: ServerChannel) -> None:
+    quit_plain(await channel.read_body())
+
+
+@pytest.mark.parametrize("kind", ["quit", "exit"])
+async def test_what_is_no_exception_fails_the_call_too(kind: str) -> None:
+    async with serving(fine, quit_plain, quit_async, quit_in_items, quit_in_channel) as server:
+        server.register(quit_plain, "inline", inline=True)
+        async with calling(server, timeout=None) as client:
+
+            @client.register("quit_in_channel")
+            async def through_a_channel(channel: Channel) -> None:
+                await channel.write(kind)
+                await channel.read()
+
+            async def items() -> None:
+                async for _ in client.iterator_call("quit_in_items", kind):
+                    pass
+
+            for name in ("quit_plain", "quit_async", "inline"):
+                error = await failure_of(client, kind, name)
+                assert (type(error), str(error)) == (HandlerError, "given up")
+            for call in (items(), through_a_channel()):  # type: ignore[call-arg]  # its channel is made
+                with pytest.raises(HandlerError, match="given up"):
+                    await within(call)
+            assert await client.raw_call("fine") == 1
+
+
 async def test_own_errors_arrive_as_their_type_where_the_client_knows_them(client: Client) -> None:
     client.load_exception([AppError])
     error = await failure_of(client, "app")
@@ -145,6 +191,30 @@ async def test_own_errors_arrive_as_their_type_where_the_client_knows_them(clien
 def test_only_exceptions_can_be_loaded(kind: Any) -> None:
     with pytest.raises(TypeError, match="load_exception takes exception classes"):
         Client().load_exception([kind])
+
+
+class Picky(Exception):
+    """Cannot be made of one message."""
+
+    def __new__(cls, code: int, reason: str) -> "Picky":
+        return super().__new__(cls, code, reason)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Picky, r"Picky.* cannot be made of one message"),
+        (ExceptionGroup, r"ExceptionGroup.* cannot be made of one message"),
+        (HandlerError, r"HandlerError.* cannot be made of one message"),
+        (StopIteration, r"StopIteration.* would end the caller's iteration"),
+        (StopAsyncIteration, r"StopAsyncIteration.* would end the caller's iteration"),
+    ],
+)
+def test_what_no_error_of_a_call_can_be_is_refused_when_it_is_loaded(kind: Any, why: str) -> None:
+    client = Client()
+    with pytest.raises(TypeError, match=f"load_exception: .*{why}"):
+        client.load_exception([AppError, kind])
+    assert client._types.get("AppError") is HandlerError  # all or none
 
 
 async def test_a_call_error_of_the_handler_keeps_code_and_details(client: Client) -> None:

@@ -118,6 +118,18 @@ async def test_execute_refuses_anything_else(client: Client, target: Any) -> Non
             await session.execute(target)
 
 
+async def test_execute_refuses_a_coroutine_that_is_no_call(client: Client) -> None:
+    async def local() -> int:
+        raise AssertionError("it ran here")
+
+    async with client.session as session:
+        for coroutine in (local(), asyncio.sleep(0), client.await_close()):
+            with pytest.raises(TypeError, match="execute takes a pending call, a function or a"):
+                await session.execute(coroutine)
+        assert (await session.execute(client.raw_call("who")))["id"] == session.id
+        assert (await session.execute(client.call(who)))["id"] == session.id
+
+
 async def test_execute_wants_arguments_as_list_and_dict(client: Client) -> None:
     wrong: Any = 1
     async with client.session as session:
@@ -270,6 +282,8 @@ async def test_a_session_holds_for_the_calls_of_its_client_only(servers: list[Se
             for call in (
                 second.raw_call("who", session=session),
                 session.execute(second.iterator_call("endless")),
+                session.execute(second.raw_call("who")),
+                session.execute(second.register()(who)()),
             ):
                 with pytest.raises(CallError, match="is of another client"):
                     await call

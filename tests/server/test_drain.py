@@ -223,6 +223,37 @@ async def test_a_drain_is_published_before_the_listeners_close(gate: Gate) -> No
     assert await states(registry) == []
 
 
+async def test_a_server_may_begin_out_of_rotation(gate: Gate) -> None:
+    registry = MemoryRegistry()
+    server = Server("127.0.0.1:0", service="calc", registry=registry, drain_delay=0)
+    server.load_start_event([server.set_serving(False)])
+    async with server:
+        assert not server.is_serving
+        assert await states(registry) == [State.DRAINING]
+        await server.set_serving(True)
+        assert await states(registry) == [State.UP]
+
+
+async def test_a_server_that_stops_is_not_put_back(gate: Gate) -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    server = Server("127.0.0.1:0", service="calc", registry=registry, clock=clock)
+    await server.create_server()
+    closing = asyncio.create_task(server.await_closed())
+    await eventually(lambda: not server.is_serving)
+    with pytest.raises(RuntimeError, match="the server is stopping"):
+        await server.set_serving(True)
+    await server.set_serving(False)  # it is out already
+    assert await states(registry) == [State.DRAINING]
+    clock.advance(1.0)
+    await within(closing)
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+async def test_serving_is_a_bool(value: Any) -> None:
+    with pytest.raises(ValueError, match="serving must be True or False, got"):
+        await Server().set_serving(value)
+
+
 async def test_calls_that_come_during_the_drain_are_served(gate: Gate) -> None:
     """GoAway and a call may cross: what arrives before the last GoAway is served."""
     async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:

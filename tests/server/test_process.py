@@ -20,7 +20,9 @@ PROGRAM = """
 import asyncio, sys
 from rap.server import Server
 
-server = Server("127.0.0.1:0", close_timeout=float(sys.argv[1]))
+options = {"service": "s", "registry": "memory://"} if len(sys.argv) > 2 else {}
+delay = float(sys.argv[2]) if options else None
+server = Server("127.0.0.1:0", close_timeout=float(sys.argv[1]), drain_delay=delay, **options)
 server.load_stop_event([lambda: print("stopped", flush=True)])
 
 @server.register
@@ -43,9 +45,9 @@ asyncio.run(main())
 
 
 @contextmanager
-def program(close_timeout: float = 20) -> Iterator["tuple[subprocess.Popen[str], str]"]:
+def program(close_timeout: float = 20, *more: str) -> Iterator["tuple[subprocess.Popen[str], str]"]:
     """Run the program; yield its process and address."""
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(close_timeout)]
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(close_timeout), *more]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
@@ -91,6 +93,21 @@ async def test_a_second_signal_ends_the_drain() -> None:
             process.send_signal(signal.SIGTERM)
             await eventually(lambda: not client.cluster.ready)
             process.send_signal(signal.SIGTERM)
+            with pytest.raises(Unavailable):
+                await within(call)
+            assert await ended(process) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_the_wait_before_the_drain(number: signal.Signals) -> None:
+    with program(600, "600") as (process, address):
+        async with Client(address) as client:
+            call = asyncio.create_task(client.raw_call("slow", 600, timeout=600))
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+            process.send_signal(number)
+            assert await client.raw_call("echo", "x") == "x"  # clients have yet to notice
+            process.send_signal(number)
             with pytest.raises(Unavailable):
                 await within(call)
             assert await ended(process) == (0, "stopped\n", "")

@@ -1,6 +1,7 @@
 """What a server makes callable, and what it refuses to."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -89,6 +90,50 @@ class Declared(Protocol):
 
     async def up_to(self, n: int) -> AsyncIterator[int]:
         yield 0
+
+
+class Demanding:
+    """Cannot be made without arguments."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    async def first(self) -> int:
+        return self.size
+
+
+class HalfTyped:
+    """One of its methods cannot be registered."""
+
+    async def first(self) -> int:
+        return 1
+
+    async def second(self):  # type: ignore[no-untyped-def]  # the mistake
+        return 2
+
+
+class Costly:
+    """Has properties, which registering must not run."""
+
+    limit = 5
+
+    @property
+    def connection(self) -> object:
+        raise RuntimeError("not yet")
+
+    @functools.cached_property
+    def pool(self) -> object:
+        raise RuntimeError("not yet")
+
+    async def first(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("what", [Costly, Costly()])
+def test_registering_an_object_runs_no_property(what: Any) -> None:
+    server = Server()
+    server.register(what)
+    assert [h.method for h in own(server)] == ["/Costly/first"]
 
 
 async def test_names_and_groups_are_apart() -> None:
@@ -188,6 +233,11 @@ async def test_an_object_may_have_a_group_of_its_own() -> None:
         (lambda s: s.register(where, ""), "name must be 1 to 255 characters"),
         (lambda s: s.register(where, group=""), "group must be 1 to 255 characters"),
         (lambda s: s.register(where, "x" * 256), "name must be 1 to 255 characters"),
+        (lambda s: s.register(where, 5), "name must be 1 to 255 characters without '/', got 5"),
+        (lambda s: s.register(where, group=5), "group must be 1 to 255 .*, got 5"),
+        (lambda s: s.register(where, doc=5), "where: doc must be a string, got 5"),
+        (lambda s: s.register(Demanding), r"Demanding\(\) failed: .*'size'; register an object"),
+        (lambda s: s.register(HalfTyped), r"second\(\): return value has no type hint"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(register: Any, complaint: str) -> None:
