@@ -4,7 +4,7 @@ import asyncio
 import time as _time
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "clock_of"]
 
 
 class Clock(Protocol):
@@ -26,3 +26,18 @@ class SystemClock:
     monotonic = staticmethod(_time.monotonic)
     time = staticmethod(_time.time)
     sleep = staticmethod(asyncio.sleep)
+
+
+def clock_of(clock: Clock | None) -> Clock:
+    """Return the clock of an option: that of this machine for `None`.
+
+    Raises:
+        ValueError: It is no clock.
+    """
+    if clock is None:
+        return SystemClock()
+    if isinstance(clock, type) or not all(
+        callable(getattr(clock, name, None)) for name in ("monotonic", "time", "sleep")
+    ):
+        raise ValueError(f"clock must have methods monotonic, time and sleep, got {clock!r}")
+    return clock

@@ -142,8 +142,8 @@ def test_there_is_no_most_value_but_what_is_listed(kind: Kind, option: Option) -
 
 @pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
 def test_what_is_listed_is_what_the_docstrings_explain(kind: Kind) -> None:
-    text = f"{kind.make.__doc__}{kind.config.__doc__}"
-    explained = set(re.findall(r"^        ([a-z]\w*): ", text, re.MULTILINE))
+    text = f"{inspect.getdoc(kind.make)}\n{inspect.getdoc(kind.config)}"
+    explained = set(re.findall(r"^    ([a-z]\w*): ", text, re.MULTILINE))
     assert explained - {"host", "addresses", "host_list", "options"} == set(kind.options)
 
 

@@ -1,16 +1,31 @@
 """Options that are no numbers: what is refused, and that the error helps to put it right."""
 
+import dataclasses
+import inspect
+from inspect import Parameter
 from typing import Any
 
 import pytest
+from opentracing.mocktracer import MockTracer
 
 from rap.client import Client
+from rap.client.config import ClientConfig
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
 from rap.errors import RegistrationError
 from rap.options import as_list, check_flag
 from rap.processor.base import BaseProcessor
 from rap.server import Server
+from rap.server.config import ServerConfig
+from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware, IpMaxConnMiddleware
+from rap.server.processor import (
+    CompressProcessor,
+    LimitProcessor,
+    OpenTelemetryProcessor,
+    PrometheusProcessor,
+    Rule,
+    TracingProcessor,
+)
 from rap.server.processor import CryptoProcessor as ServerCrypto
 
 KEY = "a key of 16 byte"
@@ -156,3 +171,60 @@ def test_the_name_of_a_stub_is_a_string() -> None:
 def test_a_store_of_nonces_is_named_by_its_option() -> None:
     with pytest.raises(ValueError, match="nonce_store: unknown scheme 'gopher'"):
         ServerCrypto({"k": KEY}, nonce_store="gopher://x")
+
+
+# Every option of every constructor refuses what nobody can mean, by its name and with the value.
+
+NONSENSE = object()
+CONFIGS = {Server: ServerConfig, Client: ClientConfig, SyncClient: ClientConfig}
+NEEDED: dict[Any, dict[str, Any]] = {
+    ClientCrypto: {"key_id": "k", "key": KEY},
+    ServerCrypto: {"keys": {"k": KEY}},
+    LimitProcessor: {"backend": "memory://", "rule_list": [(print, Rule(second=1))]},
+    Rule: {"second": 1},
+    TracingProcessor: {"tracer": MockTracer()},
+}
+BESIDE: dict[str, dict[str, Any]] = {
+    "registry": {"service": "s"},
+    "service": {"registry": "memory://"},
+}
+SECRET = {"key", "keys", "token"}  # errors must not show these
+KINDS: list[Any] = [
+    *(Server, Client, SyncClient, ClientCrypto, ServerCrypto, LimitProcessor, Rule),
+    *(ConnLimitMiddleware, IpMaxConnMiddleware, IpBlockMiddleware, CompressProcessor),
+    *(PrometheusProcessor, OpenTelemetryProcessor, TracingProcessor),
+]
+
+
+def options_of(kind: Any) -> list[str]:
+    parameters = [name for name in inspect.signature(kind).parameters if name != "options"]
+    config = CONFIGS.get(kind)
+    fields = [] if config is None else [each.name for each in dataclasses.fields(config)]
+    return [name for name in [*parameters, *fields] if name != "addresses"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [(kind, option) for kind in KINDS for option in options_of(kind)]
+)
+def test_every_option_refuses_nonsense_by_its_name_and_with_the_value(
+    kind: Any, option: str
+) -> None:
+    beside = BESIDE.get(option, {}) if kind in CONFIGS else {}
+    with pytest.raises((ValueError, TypeError)) as caught:
+        kind(**{**NEEDED.get(kind, {}), **beside, option: NONSENSE})
+    assert option in str(caught.value)
+    assert (repr(NONSENSE) in str(caught.value)) is (option not in SECRET)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_after_the_first_argument_has_a_name(kind: Any) -> None:
+    places = {ClientCrypto: 2, LimitProcessor: 2}.get(kind, 1)  # as their documentation has it
+    kinds = [each.kind for each in inspect.signature(kind).parameters.values()]
+    assert {Parameter.POSITIONAL_OR_KEYWORD, Parameter.POSITIONAL_ONLY}.isdisjoint(kinds[places:])
+
+
+@pytest.mark.parametrize("option", ["ssl_crt_path", "ssl_ca_path", "ssl_client_crt_path"])
+def test_an_empty_path_does_not_mean_no_tls(option: str) -> None:
+    options: dict[str, Any] = {option: ""}
+    with pytest.raises(ValueError, match=f"{option} must be the path of a PEM file, got ''"):
+        Client(**options)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
 from rap.balance import Picker, picker_from_name
-from rap.chance import shared_random
+from rap.chance import random_of
 from rap.client.bind import bind_interface
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
@@ -19,7 +19,7 @@ from rap.client.iterate import RemoteIterator
 from rap.client.plan import Plan, Plans, merge_arguments
 from rap.client.session import Session, innermost_session
 from rap.client.stub import iterator_call, make_stub
-from rap.clock import Clock, SystemClock
+from rap.clock import Clock, clock_of
 from rap.deadline import check_timeout
 from rap.errors import ExceptionTypes
 from rap.function import Function
@@ -76,8 +76,8 @@ class Client:
         **options: Any,
     ) -> None:
         self.config = make_config(Client, ClientConfig, options)
-        self._clock: Clock = clock or SystemClock()
-        self._rng = rng or shared_random()
+        self._clock = clock_of(clock)
+        self._rng = random_of(rng)
         self._picker = picker_from_name(picker, self._rng, self.config.zone)
         self._discovery = discovery(host_list, service, registry)
         self._types = ExceptionTypes()

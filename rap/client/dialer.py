@@ -12,7 +12,7 @@ from rap.clock import Clock
 from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
-from rap.transport.tls import client_context, pinned_certificate
+from rap.transport.tls import check_paths, client_context, pinned_certificate
 from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
 
@@ -51,6 +51,12 @@ class Dialer:
         crt_path: str | None,
         key_path: str | None,
     ) -> None:
+        check_paths(
+            ssl_crt_path=pinned_path,
+            ssl_ca_path=ca_path,
+            ssl_client_crt_path=crt_path,
+            ssl_client_key_path=key_path,
+        )
         if key_path is not None and crt_path is None:
             raise ValueError("ssl_client_key_path needs ssl_client_crt_path")
         if pinned_path is not None and ca_path is not None:
@@ -66,7 +72,7 @@ class Dialer:
             "key_path": key_path,
         }
         self.traffic: Traffic | None = None
-        self._always_tls = any(self._tls_files.values())
+        self._always_tls = any(path is not None for path in self._tls_files.values())
         self._context: ssl.SSLContext | None = None
         if self._always_tls:
             self._context = client_context(**self._tls_files)

@@ -56,7 +56,7 @@ def discovery(
 def _endpoints(host_list: Hosts) -> list[Endpoint]:
     hosts = _DEFAULT_ADDRESS if host_list is None else host_list
     addresses = [hosts] if isinstance(hosts, str | Address) else hosts
-    if not isinstance(addresses, Sequence) or not addresses:
+    if not isinstance(addresses, Sequence) or isinstance(addresses, bytes) or not addresses:
         raise ValueError(f"host_list must be an address or a list of addresses, got {host_list!r}")
     parsed = [Address.parse(each, option="host_list") for each in addresses]
     for address in parsed:

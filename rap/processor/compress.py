@@ -43,7 +43,7 @@ class CompressProcessor(BaseProcessor):
     """
 
     def __init__(
-        self, min_size: int = 1024, level: int = 6, *, max_message: int = 16 * 1024 * 1024
+        self, min_size: int = 1024, *, level: int = 6, max_message: int = 16 * 1024 * 1024
     ) -> None:
         self._min_size = _checked("min_size", min_size, _LIMITS)
         self._level = _checked("level", level, (1, 9))

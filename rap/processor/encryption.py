@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from rap.clock import Clock, SystemClock
+from rap.clock import Clock, clock_of
 from rap.errors import Code, Internal, Unauthenticated
 from rap.function import decode_any, encode_any
 from rap.message import Call, Request, Response, Side
@@ -86,15 +86,15 @@ class ClientCryptoProcessor(_Encryption):
         self,
         key_id: str,
         key: str | bytes,
+        *,
         timeout: float = 60,
         interval: float = 120,
-        *,
         clock: Clock | None = None,
     ) -> None:
         super().__init__()
         self._timeout = check_number("timeout", timeout, least=0, above=True)
         check_number("interval", interval, least=0, above=True)
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock_of(clock)
         self.use_key(key_id, key)
 
     def use_key(self, key_id: str, key: str | bytes) -> None:
@@ -175,11 +175,11 @@ class ServerCryptoProcessor(_Encryption):
     def __init__(
         self,
         keys: Mapping[str, str | bytes],
+        *,
         timeout: float = 60,
         nonce_timeout: float = 120,
         nonce_store: str | NonceStore | None = None,
         nonce_fallback: Fallback = None,
-        *,
         clock: Clock | None = None,
     ) -> None:
         super().__init__()

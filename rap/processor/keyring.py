@@ -62,7 +62,7 @@ def check_key_id(key_id: object) -> str:
         ValueError: It is no text of 1 to 255 characters.
     """
     if not isinstance(key_id, str) or not 0 < len(key_id) <= _MAX_ID:
-        raise ValueError(f"a key id must be text of 1 to {_MAX_ID} characters, got {key_id!r}")
+        raise ValueError(f"a key_id must be text of 1 to {_MAX_ID} characters, got {key_id!r}")
     return key_id
 
 

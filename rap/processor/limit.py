@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from rap.errors import ResourceExhausted
 from rap.message import Request
+from rap.options import as_list
 from rap.processor.base import BaseProcessor
 from rap.state import Bucket, TokenBuckets, state_from_url
 from rap.state.base import check_number
@@ -43,6 +44,7 @@ class Rule:
     """
 
     second: float = 0
+    _: KW_ONLY
     minute: float = 0
     hour: float = 0
     day: float = 0
@@ -68,6 +70,8 @@ class Rule:
         if initial > self.max_token:
             text = f"init_token must be at most max_token, {self.max_token}"
             raise ValueError(f"{text}, got {initial!r}")
+        if not isinstance(self.group, str | None):
+            raise ValueError(f"group must be a string, got {self.group!r}")
         block_time = 0 if self.block_time is None else self.block_time
         check_number("block_time", block_time, least=0)
         bucket = Bucket(self.max_token, self.gen_token / period, initial, block_time)
@@ -98,7 +102,7 @@ class LimitProcessor(BaseProcessor):
         self, backend: str | TokenBuckets, rule_list: Iterable[tuple[Match, Rule]]
     ) -> None:
         self._rules: list[tuple[Match, str, Bucket]] = []
-        for entry in rule_list:
+        for entry in as_list("rule_list", rule_list):
             match entry:
                 case (match_func, Rule() as rule) if callable(match_func):
                     group = str(len(self._rules)) if rule.group is None else f"={rule.group}"

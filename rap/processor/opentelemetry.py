@@ -66,6 +66,8 @@ class OpenTelemetryProcessor(RootsProcessor):
     def __init__(
         self, tracer_provider: trace.TracerProvider | None = None, *, sample: float = 1.0
     ) -> None:
+        if not isinstance(tracer_provider, trace.TracerProvider | None):
+            raise TypeError(f"tracer_provider must be a TracerProvider, got {tracer_provider!r}")
         provider = tracer_provider or trace.get_tracer_provider()
         # Whatever is in the context, as baggage without a span, has to go with the call.
         super().__init__(_current_context, 0.0 if _begins_nothing(provider) else sample)

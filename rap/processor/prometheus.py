@@ -143,6 +143,8 @@ class _Counting(BaseProcessor):
     _shared: _Shared
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        if not isinstance(registry, CollectorRegistry):
+            raise TypeError(f"registry must be a CollectorRegistry, got {registry!r}")
         self._registry = registry
         self._on_server: Counts | None = None
         self._on_client: Counts | None = None

@@ -3,7 +3,7 @@
 import logging
 from typing import Literal
 
-from rap.clock import Clock, SystemClock
+from rap.clock import Clock, clock_of
 from rap.errors import CallError, Code, Unauthenticated, Unavailable
 from rap.state import MemoryNonces, NonceStore, StateUnavailable, state_from_url
 from rap.state.base import check_number
@@ -51,7 +51,7 @@ class ReplayGuard:
         if fallback is not None and store is None:
             raise ValueError("nonce_fallback needs a nonce_store")
         self._fallback = fallback
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock_of(clock)
         self._own = MemoryNonces(clock=self._clock)
         self._owns_shared = isinstance(store, str)
         if isinstance(store, str):

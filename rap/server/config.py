@@ -1,6 +1,7 @@
 """Every option of a server: one frozen value, checked once, passed whole."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from rap.address import Address
 from rap.deadline import check_timeout
@@ -149,7 +150,9 @@ class ServerConfig:
         if self.threads is not None:
             _check_count("threads", self.threads)
         delay = self.drain_delay
-        if delay is not None and (not isinstance(delay, int | float) or not delay >= 0):
+        if delay is not None and (
+            isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < inf
+        ):
             raise ValueError(f"drain_delay must be 0 seconds or more, got {delay!r}")
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from rap.address import Address
-from rap.clock import Clock, SystemClock
+from rap.chance import random_of
+from rap.clock import Clock, clock_of
 from rap.errors import RegistrationError
 from rap.message import Side
 from rap.options import check_flag, make_config
@@ -90,8 +91,8 @@ class Server:
         addresses = tuple(Address.parse(each, option="host") for each in hosts)
         self.config = make_config(Server, ServerConfig, options, addresses=addresses)
         self.incarnation = os.urandom(8).hex()
-        self._clock: Clock = clock or SystemClock()
-        self._rng = rng or random.Random()
+        self._clock = clock_of(clock)
+        self._rng = random_of(rng)
         self._router = Router(self.config.run_timeout)
         Admin(self._router, allow_load=self.config.allow_load)
         self._ports = Ports(
@@ -268,7 +269,7 @@ class Server:
             figures = Figures(self._ports, self._clock)
             await self._membership.join(self.addresses, figures, draining=self._ports.draining)
         except BaseException:
-            self._discard_events()
+            _discard(self._start_events, self._stop_events)
             self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
             await asyncio.shield(self._closing)
             raise
@@ -307,7 +308,7 @@ class Server:
         May be called again, and by several tasks; cancelling one does not stop the drain.
         """
         if self._dispatcher is None:
-            self._discard_events()
+            _discard(self._start_events, self._stop_events)
             return
         self._stop.set()
         if self._closing is None:
@@ -322,9 +323,6 @@ class Server:
         await self._ports.close_connections(0.0)
         await self._dispatcher.close()
         await self._middlewares.stop()
-
-    def _discard_events(self) -> None:
-        _discard(self._start_events, self._stop_events)
 
     async def _close(self) -> None:
         """The drain; see docs on shutdown for who does what when."""

@@ -22,7 +22,7 @@ from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.closing import close_all
 from rap.transport.deferral import defer_when_full
 from rap.transport.listen import Listener, listen
-from rap.transport.tls import server_context
+from rap.transport.tls import check_paths, server_context
 from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
 
@@ -214,6 +214,7 @@ class Ports:
 
     def _make_context(self) -> ssl.SSLContext | None:
         crt, key, ca = self._tls
+        check_paths(ssl_crt_path=crt, ssl_key_path=key, ssl_ca_path=ca)
         if crt is None and key is None:
             if ca is not None:
                 raise ValueError("ssl_ca_path needs ssl_crt_path and ssl_key_path")

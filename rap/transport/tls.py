@@ -3,7 +3,21 @@
 import os
 import ssl
 
-__all__ = ["client_context", "is_pinned", "pinned_certificate", "server_context"]
+__all__ = ["check_paths", "client_context", "is_pinned", "pinned_certificate", "server_context"]
+
+
+def check_paths(**paths: object) -> None:
+    """Refuse what is no path: an empty text, as of a variable not set, must not mean no TLS.
+
+    Args:
+        paths: By the names of their options; `None` is no file.
+
+    Raises:
+        ValueError: One is neither `None` nor a path; the message names its option.
+    """
+    for option, path in paths.items():
+        if path is not None and not (isinstance(path, str | os.PathLike) and os.fspath(path)):
+            raise ValueError(f"{option} must be the path of a PEM file, got {path!r}")
 
 
 def server_context(crt_path: str, key_path: str, ca_path: str | None = None) -> ssl.SSLContext:

@@ -350,7 +350,7 @@ async def test_a_key_is_replaced_under_its_id() -> None:
     ("name", "argument", "named"),
     [
         ("load_aes_key_dict", {"ok": "x" * 16, "bad": "short"}, "'bad'"),
-        ("load_aes_key_dict", {"": "x" * 16}, "key id"),
+        ("load_aes_key_dict", {"": "x" * 16}, "key_id"),
         ("remove_aes", "unknown", "'unknown'"),
         ("remove_aes", KEY_ID, "only key"),
         ("modify_crypto_timeout", 0, "timeout"),

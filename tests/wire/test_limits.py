@@ -33,6 +33,13 @@ def test_the_connection_has_at_least_the_window_of_a_stream() -> None:
         Limits(stream_window=2**20, connection_window=2**20 - 1)
 
 
+@pytest.mark.parametrize("name", ["max_unfinished", "max_requests"])
+@pytest.mark.parametrize("value", [2**20 - 1, -1, True, 1.5, "1"])
+def test_messages_together_have_room_for_one(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be at least max_message \(1048576\), got"):
+        Limits(max_message=2**20, **{name: value})
+
+
 def test_the_hello_tells_everything_but_how_we_cut_messages() -> None:
     assert set(Limits().to_hello()) == set(BOUNDS)
 

@@ -494,13 +494,14 @@ def test_frames_that_cost_no_credit_are_spread_over_turns() -> None:
 
 def test_what_comes_while_others_have_their_turn_comes_after_what_waits() -> None:
     endpoint = make(is_server=True)
-    frames = [open_frame(n).encode() for n in range(1, 301, 2)]
+    frames = [open_frame(n).encode() for n in range(1, 601, 2)]
     receive = endpoint.protocol.receive_data
-    events = receive(b"".join(frames[:100]) + frames[100][:7])
-    events += receive(frames[100][7:] + b"".join(frames[101:]))
+    events = receive(b"".join(frames[:250]) + frames[250][:7])
+    assert endpoint.protocol.more
+    events += receive(frames[250][7:] + b"".join(frames[251:]))
     while endpoint.protocol.more:
         events += receive(b"")
-    assert [event[1].id for event in events if event[1]] == list(range(1, 301, 2))
+    assert [event[1].id for event in events if event[1]] == list(range(1, 601, 2))
     assert endpoint.protocol.partial is None
     assert endpoint.protocol.recv_credit + endpoint.protocol.ungranted == 8 * 1024 * KIB
 

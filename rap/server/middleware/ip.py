@@ -28,7 +28,7 @@ class _Networks:
     def __init__(self, option: str, entries: Iterable[str]) -> None:
         self._option = option
         self._prefixes: dict[tuple[int, int], set[int]] = {}  # version, length → first addresses
-        if isinstance(entries, str):
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
             raise ValueError(f"{option} must be a list of addresses and networks, got {entries!r}")
         for entry in entries:
             self.add(entry)
@@ -102,10 +102,13 @@ class IpBlockMiddleware(BaseConnMiddleware):
     """
 
     def __init__(
-        self, allow_ip_list: Iterable[str] | None = None, block_ip_list: Iterable[str] | None = None
+        self,
+        allow_ip_list: Iterable[str] | None = None,
+        *,
+        block_ip_list: Iterable[str] | None = None,
     ) -> None:
-        self._allowed = _Networks("allow_ip_list", allow_ip_list or ())
-        self._blocked = _Networks("block_ip_list", block_ip_list or ())
+        self._allowed = _Networks("allow_ip_list", () if allow_ip_list is None else allow_ip_list)
+        self._blocked = _Networks("block_ip_list", () if block_ip_list is None else block_ip_list)
         for func in (self.add_allow_ip, self.remove_allow_ip, self.get_allow_ip):
             self.register(func)
         for func in (self.add_block_ip, self.remove_block_ip, self.get_block_ip):

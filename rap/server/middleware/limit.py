@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from rap.clock import Clock, SystemClock
+from rap.clock import Clock, clock_of
 from rap.server.middleware.base import BaseConnMiddleware
 from rap.state import ConnectionCounter, MemoryConnections, State, StateUnavailable, state_from_url
 from rap.state.base import check_number
@@ -31,7 +31,7 @@ class _CountedMiddleware(BaseConnMiddleware):
         self, scope: str, state: str | ConnectionCounter | None, clock: Clock | None
     ) -> None:
         self._scope = scope
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock_of(clock)
         self._shared: State | None = None
         self._counter: ConnectionCounter = MemoryConnections()
         if isinstance(state, str):
@@ -86,9 +86,9 @@ class ConnLimitMiddleware(_CountedMiddleware):
     def __init__(
         self,
         max_conn: int = 1024,
+        *,
         block_time: float = 30,
         state: str | ConnectionCounter | None = None,
-        *,
         clock: Clock | None = None,
     ) -> None:
         super().__init__("conn", state, clock)
@@ -174,9 +174,9 @@ class IpMaxConnMiddleware(_CountedMiddleware):
     def __init__(
         self,
         ip_max_conn: int = 128,
+        *,
         timeout: float = 180,
         state: str | ConnectionCounter | None = None,
-        *,
         clock: Clock | None = None,
     ) -> None:
         super().__init__("ip", state, clock)

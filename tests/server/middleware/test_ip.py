@@ -55,7 +55,7 @@ async def test_an_entry_means_its_network(entry: str, inside: str, outside: str)
 
 
 async def test_an_allow_list_disables_the_block_list() -> None:
-    middleware = IpBlockMiddleware(["10.0.0.0/8"], ["10.0.0.1"])
+    middleware = IpBlockMiddleware(["10.0.0.0/8"], block_ip_list=["10.0.0.1"])
     assert await admits(middleware, "10.0.0.1")
     assert not await admits(middleware, "11.0.0.1")
 
@@ -101,7 +101,7 @@ async def test_the_lists_can_be_changed_by_private_functions() -> None:
 async def test_an_emptied_allow_list_is_told_and_gives_way_to_the_block_list(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    middleware = IpBlockMiddleware(["10.0.0.0/8"], ["11.0.0.1"])
+    middleware = IpBlockMiddleware(["10.0.0.0/8"], block_ip_list=["11.0.0.1"])
     middleware.remove_allow_ip("10.0.0.0/8")
     assert "the allow list is empty" in caplog.text
     assert await admits(middleware, "12.0.0.1")
