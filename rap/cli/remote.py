@@ -15,7 +15,7 @@ from rap.client import Client
 from rap.client.cluster import Cluster
 from rap.errors import Unavailable
 
-__all__ = ["Remote", "remote_options"]
+__all__ = ["Remote", "checked", "remote_options"]
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Remote:
         Raises:
             UsageError: An option is bad; the message names it.
         """
-        return _checked(
+        return checked(
             Client,
             list(self.host) or None,
             service=self.service,
@@ -112,7 +112,7 @@ class Remote:
             await client.await_close()
 
 
-def _checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Return what `make` makes; its complaints name options of the command line.
 
     Raises:

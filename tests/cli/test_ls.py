@@ -1,0 +1,118 @@
+"""`rap ls`: services and instances of registries, functions of servers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rap.address import Address
+from rap.registry import Endpoint
+from rap.registry.redis import RedisRegistry
+from rap.server import Server
+from tests.cli.shop import invoke, shop
+from tests.redis_server import RedisServer
+
+
+async def test_the_functions_of_a_server_are_listed_to_clients_on_its_machine() -> None:
+    async with shop() as server:
+        result = await invoke(server, "ls")
+        entries = json.loads((await invoke(server, "ls", "--json")).stdout)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["GROUP", "FUNCTION", "SHAPE", "PRIVATE"]
+    assert ["back", "hidden()", "->", "str", "function", "yes"] in lines
+    assert {
+        "group": "default",
+        "function": "count(n: int) -> collections.abc.AsyncIterator[int]",
+        "shape": "generator",
+        "private": False,
+    } in entries
+    assert [entry["shape"] for entry in entries].count("channel") == 3
+
+
+async def test_others_are_told_why_they_see_no_functions(remote_peers: None) -> None:
+    async with shop() as server:
+        result = await invoke(server, "ls")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: the server tells only clients on its own machine what functions it has: "
+        "run rap there\n"
+    )
+
+
+async def test_services_and_instances_of_a_directory(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    where = ("--registry", url, "--namespace", "lab")
+    async with (
+        shop(service="shop", registry=f"{url}?namespace=lab", weight=3, zone="a") as one,
+        shop(service="shop", registry=f"{url}?namespace=lab") as two,
+    ):
+        assert (await invoke(None, "ls", *where)).stdout == "SERVICE\nshop\n"
+        assert json.loads((await invoke(None, "ls", *where, "--json")).stdout) == [
+            {"service": "shop"}
+        ]
+        table = (await invoke(None, "ls", *where, "--service", "shop")).stdout
+        rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+        assert rows["ADDRESS"] == ["STATE", "WEIGHT", "ZONE", "INCARNATION"]
+        assert rows[address_of(one)][:3] == ["up", "3", "a"]
+        assert rows[address_of(two)][:2] == ["up", "1"]
+        await two.set_serving(False)
+        entries = json.loads(
+            (await invoke(None, "ls", *where, "--service", "shop", "--json")).stdout
+        )
+        states = {entry["address"]: entry["state"] for entry in entries}
+        assert states == {address_of(one): "up", address_of(two): "draining"}
+        assert (await invoke(None, "ls", *where, "--service", "none")).stdout == ""
+
+
+def address_of(server: Server) -> str:
+    return str(server.addresses[0])
+
+
+async def test_redis_tells_services_versions_and_loads(
+    redis_single: RedisServer,
+    namespace: str,
+) -> None:
+    registry = RedisRegistry(redis_single.url, namespace=namespace)
+    endpoint = Endpoint("h:1", Address.parse("h:1"), incarnation="x", metadata={"version": "1.2"})
+    where = ("--registry", redis_single.url, "--namespace", namespace)
+    try:
+        await registry.register("shop", endpoint, ttl=60)
+        registry.report_load("shop", "h:1", {"in_flight": 3, "rps": 12.5})
+        await registry.register("shop", endpoint, ttl=60)
+        assert (await invoke(None, "ls", *where)).stdout == "SERVICE\nshop\n"
+        table = (await invoke(None, "ls", *where, "--service", "shop")).stdout.splitlines()
+    finally:
+        await registry.aclose()
+    assert table[1].split() == ["h:1", "up", "1", "1.2", "x", "in_flight=3", "rps=12.5"]
+
+
+async def test_a_fixed_list_has_instances_but_no_services() -> None:
+    where = ("--registry", "static://h1:1,h2:2;weight=5")
+    result = await invoke(None, "ls", *where)
+    assert result.stderr == (
+        "Error: a registry static:// keeps no list of services; give --service\n"
+    )
+    table = (await invoke(None, "ls", *where, "--service", "any")).stdout
+    assert table == "ADDRESS  STATE  WEIGHT\nh1:1     up          1\nh2:2     up          5\n"
+
+
+async def test_a_registry_that_does_not_answer_is_told() -> None:
+    where = ("--registry", "redis://127.0.0.1:1", "--timeout", "0.2")
+    result = await invoke(None, "ls", *where)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the registry ")
+    result = await invoke(None, "ls", *where, "--service", "shop")
+    assert result.stderr.startswith("Error: the registry did not answer in 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--registry", "x://h"], "--registry 'x://h': unknown scheme 'x'"),
+        (["--registry", "memory://", "--service", "a b"], "--service must match"),
+    ],
+)
+async def test_a_wrong_option_is_named(args: list[str], said: str) -> None:
+    result = await invoke(None, "ls", *args)
+    assert said in result.stderr
+    assert result.exit_code == 2
