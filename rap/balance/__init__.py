@@ -1,7 +1,8 @@
 """Balancing: who takes a call. Loads, pickers, slow start and breakers, all without I/O."""
 
-from rap.balance.base import Candidate, Picker, needs_all
+from rap.balance.base import Candidate, Picker, needs_all, wants_reports
 from rap.balance.eject import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
+from rap.balance.latency import LatencyAt
 from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
 from rap.balance.names import picker_from_name
 from rap.balance.p2c import PowerOfTwoChoices
@@ -16,6 +17,7 @@ __all__ = [
     "BreakerPolicy",
     "BreakerState",
     "Candidate",
+    "LatencyAt",
     "Load",
     "PeakEwma",
     "PendingRequests",
@@ -34,5 +36,6 @@ __all__ = [
     "needs_all",
     "picker_from_name",
     "slow_start",
+    "wants_reports",
     "zone_shares",
 ]

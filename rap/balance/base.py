@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-__all__ = ["Candidate", "Picker", "needs_all"]
+__all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
 
 
 class Candidate(Protocol):
@@ -42,3 +42,12 @@ def needs_all(picker: Picker) -> bool:
     Such a one has an attribute `needs_all` that is true; others may be given a part of the nodes.
     """
     return bool(getattr(picker, "needs_all", False))
+
+
+def wants_reports(picker: Picker) -> bool:
+    """Whether a picker looks at what servers report of their load.
+
+    Such a one has an attribute `wants_reports` that is true, and finds the latest on each
+    candidate: `report`, and `reported_at` in seconds on the monotonic clock.
+    """
+    return bool(getattr(picker, "wants_reports", False))

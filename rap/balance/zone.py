@@ -20,7 +20,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rap.balance.base import Candidate, Picker, needs_all
+from rap.balance.base import Candidate, Picker, needs_all, wants_reports
 
 __all__ = ["ZoneAware", "ZonedCandidate", "zone_shares"]
 
@@ -77,6 +77,7 @@ class ZoneAware:
         self._random = rng.random
         self._everywhere = make()
         self.needs_all = needs_all(self._everywhere)
+        self.wants_reports = wants_reports(self._everywhere)
         self._pickers: dict[str, Picker] = {}
         self._groups: dict[str, tuple[Any, ...]] = {}
         self._planned: Sequence[Any] | None = None

@@ -326,6 +326,8 @@ class Cluster:
         if error is not None:
             conn.abort(error)
             raise error
+        if "load" in conn.options.hello:
+            conn.on_load = node.take_report
         incarnation = conn.protocol.peer_hello.get("incarnation")
         if isinstance(incarnation, str) and incarnation != node.incarnation:
             if node.incarnation:

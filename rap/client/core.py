@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
-from rap.balance import Picker, picker_from_name
+from rap.balance import Picker, picker_from_name, wants_reports
 from rap.chance import random_of
 from rap.client.bind import bind_interface
 from rap.client.cluster import Cluster
@@ -85,6 +85,7 @@ class Client:
             self.config,
             self._clock,
             self._types,
+            reports=wants_reports(self._picker),
             pinned_path=ssl_crt_path,
             ca_path=ssl_ca_path,
             crt_path=ssl_client_crt_path,

@@ -28,6 +28,7 @@ class Dialer:
         config: Options of the client.
         clock: Source of time.
         types: What remote errors may become.
+        reports: Ask servers to report their load.
         pinned_path: PEM file of the one certificate servers must present.
         ca_path: PEM file of the authorities of servers.
         crt_path: PEM file of the client's own certificate.
@@ -46,6 +47,7 @@ class Dialer:
         clock: Clock,
         types: ExceptionTypes,
         *,
+        reports: bool = False,
         pinned_path: str | None,
         ca_path: str | None,
         crt_path: str | None,
@@ -84,6 +86,7 @@ class Dialer:
                 connection_window=config.connection_window,
                 max_unfinished=config.max_unfinished,
             ),
+            hello={"load": True} if reports else {},
             stall_timeout=config.stall_timeout,
             max_pings=config.max_pings,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),

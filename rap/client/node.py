@@ -9,6 +9,7 @@ from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
+from rap.wire.load import ASK_FOR_LOAD, ServerLoad, read_load
 
 __all__ = ["Node"]
 
@@ -30,6 +31,9 @@ class Node:
         leaving: The registry no longer has it.
         since: When it was first usable, in seconds on the monotonic clock; `None` before.
         keep_until: Until then it stays although the registry has lost it and it is not connected.
+        report: What it last told of its load, if the picker wants to know; `None` before.
+        reported_at: When that came, in seconds on the monotonic clock.
+        own_in_flight: How many of the calls that the report counts are this client's.
     """
 
     def __init__(
@@ -50,6 +54,9 @@ class Node:
         self.leaving = False
         self.since: float | None = None
         self.keep_until = 0.0
+        self.report: ServerLoad | None = None
+        self.reported_at = 0.0
+        self.own_in_flight = 0
         self.stats = PeakEwma()
         self.breaker = Breaker(rng, may_open=may_eject)
         self._rng = rng
@@ -92,6 +99,21 @@ class Node:
             return "ejected"
         return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
 
+    def ask(self) -> None:
+        """Ask the server for a report of its load."""
+        conn = self.pool.conn
+        if conn is not None and conn.usable:
+            conn.protocol.tell_load(ASK_FOR_LOAD)
+
+    def take_report(self, body: bytes) -> None:
+        """Keep what the server tells of its load; what cannot be read is ignored."""
+        try:
+            self.report = read_load(body)
+        except ValueError:
+            return
+        self.reported_at = self._now()
+        self.own_in_flight = self.stats.in_flight + self.stats.open_streams
+
     def ended(self, started: float, error: BaseException | None) -> None:
         """Account for a call that ended with an error, or `None`.
 
@@ -123,3 +145,4 @@ class Node:
         self.stats.measured = False
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None
+        self.report = None

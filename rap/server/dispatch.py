@@ -140,6 +140,7 @@ class Dispatcher:
         """
         if isinstance(exc, SystemExit | KeyboardInterrupt) or self._loop.is_closed():
             raise exc
+        stream.failed = True
         if not isinstance(exc, CallError):
             if self._log.isEnabledFor(logging.INFO):
                 extra = self._fields(stream, Code.UNKNOWN)

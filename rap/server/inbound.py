@@ -21,6 +21,7 @@ class ServerStream(Stream):
     body: bytes | memoryview
     processed: Request | None = None
     began = False  # the handler has run, in calls that pass processors
+    failed = False  # it ended by an error
     task: asyncio.Task[None] | None = None
     call: Call | None = None
 

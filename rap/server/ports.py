@@ -7,7 +7,7 @@ import random
 import ssl
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rap.address import Address
 from rap.clock import Clock
@@ -25,6 +25,9 @@ from rap.transport.listen import Listener, listen
 from rap.transport.tls import check_paths, server_context
 from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from rap.server.load import LoadTeller
 
 __all__ = ["Ports"]
 
@@ -90,6 +93,7 @@ class Ports:
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
         self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
+        self._teller: LoadTeller | None = None
         self._empty = asyncio.Event()
         self._abrupt = asyncio.Event()  # no more patience with anybody
 
@@ -252,7 +256,7 @@ class Ports:
             new_stream=self._new_stream,
             on_open=self._on_open,
             on_made=self._on_made,
-            on_change=self.arrivals.settle,
+            on_change=self._on_change,
             on_lost=self._on_lost,
         )
         defer_when_full(conn)
@@ -266,6 +270,15 @@ class Ports:
         self.opened += 1
         if self.arrivals.take(conn) and self._admission is not None:
             self._admission.take(conn)
+
+    def _on_change(self, conn: Connection) -> None:
+        self.arrivals.settle(conn)
+        if "load" in conn.protocol.peer_hello:
+            if self._teller is None:
+                from rap.server.load import LoadTeller  # few clients ask
+
+                self._teller = LoadTeller(self, self._clock)
+            self._teller.take(conn)
 
     def _on_lost(self, conn: Connection) -> None:
         self.arrivals.settle(conn)

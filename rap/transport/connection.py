@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
         "_on_made _random _scheduled _writelines adopt cancels clock closed draining ended "
         "error exception_types handshake heard held holds is_server log new_future on_open "
-        "options paused peer pings protocol state streams sweep transport usable "
+        "on_load options paused peer pings protocol state streams sweep transport usable "
         "waits_for_turn".split()
     )
 
@@ -87,10 +87,9 @@ class Connection(asyncio.Protocol):
         self.log = log
         self.is_server = new_stream is not None
         self._random = new_random()
-        make = functools.partial(new_stream, self) if new_stream else _no_streams
         self.protocol: WireProtocol[Any] = WireProtocol(
             is_server=self.is_server,
-            new_stream=make,
+            new_stream=functools.partial(new_stream, self) if new_stream else _no_streams,
             limits=options.limits,
             hello={**options.hello, "random": self._random},
         )
@@ -108,6 +107,7 @@ class Connection(asyncio.Protocol):
         self.handshake: asyncio.Future[None] = self.new_future()
         self.ended: asyncio.Future[None] = self.new_future()
         self.on_open = on_open
+        self.on_load: Callable[[bytes], object] | None = None  # takes reports, or requests for one
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost

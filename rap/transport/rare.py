@@ -8,6 +8,7 @@ from rap.wire.frames import (
     ACK,
     GOAWAY,
     HELLO,
+    LOAD,
     MAX_STREAM_ID,
     PING,
     REFUSED,
@@ -32,7 +33,7 @@ def on_rare(
 
     Args:
         conn: Where it came.
-        kind: RESET, PING, GOAWAY or HELLO.
+        kind: RESET, PING, GOAWAY, HELLO or LOAD.
         stream: The stream of a Reset.
         flags: Of the frame; the last stream id of a GoAway.
         body: Of the frame.
@@ -45,6 +46,11 @@ def on_rare(
         _on_go_away(conn, flags, bytes(body))
     elif kind == HELLO:
         conn.greeted()
+    elif kind == LOAD and conn.on_load is not None:
+        if conn.is_server and conn.pings.exceeds(conn.clock.monotonic()):
+            conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
+        else:
+            conn.on_load(bytes(body))
 
 
 def _on_ping(conn: "Connection", flags: int) -> None:

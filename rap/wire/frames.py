@@ -21,6 +21,7 @@ __all__ = [
     "HEADER_SIZE",
     "HELLO",
     "KIND_NAMES",
+    "LOAD",
     "MAX_HELLO",
     "MAX_META",
     "MAX_STREAM_ID",
@@ -50,8 +51,8 @@ MAX_META = 2**16 - 1
 MAX_HELLO = 2**16  # bytes: what it says is kept as long as the connection
 MAX_STREAM_ID = 2**31 - 1
 
-DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO = range(7)
-KIND_NAMES = ("DATA", "OPEN", "RESET", "CREDIT", "PING", "GOAWAY", "HELLO")
+DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD = range(8)
+KIND_NAMES = ("DATA", "OPEN", "RESET", "CREDIT", "PING", "GOAWAY", "HELLO", "LOAD")
 
 # Flags of Open and Data.
 MESSAGE = 1  # a body is present

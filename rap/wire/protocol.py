@@ -18,6 +18,7 @@ from rap.wire.frames import (
     HEADER,
     HEADER_SIZE,
     HELLO,
+    LOAD,
     MAX_HELLO,
     MAX_STREAM_ID,
     MESSAGE,
@@ -269,6 +270,11 @@ class WireProtocol(Receiver[S]):
         """Queue a Ping; the event with flag ACK and the same 8 bytes is its answer."""
         self.out.append(ping_frame(token))
 
+    def tell_load(self, frame: bytes) -> None:
+        """Queue a report of our load, or the request for one of the peer's."""
+        self.out.append(frame)
+        self.wake()
+
     def _is_late(self, stream_id: int) -> bool:
         """Whether Data without a stream belongs to one that has ended."""
         newest = self.last_id if self._is_server else self.next_id - 2
@@ -303,6 +309,8 @@ class WireProtocol(Receiver[S]):
             add((GOAWAY, None, stream_id, b"", body, 0))
         elif kind == HELLO:
             self._on_hello(body, add)
+        elif kind == LOAD:
+            add((LOAD, None, flags, b"", body, 0))
 
     def _on_credit(self, stream_id: int, body: Bytes) -> None:
         count = int.from_bytes(body, "big")

@@ -14,6 +14,7 @@ from rap.transport import ConnectionOptions, Stream, UnaryStream
 from rap.wire.codec import pack
 from rap.wire.frames import (
     GOAWAY,
+    LOAD,
     MAX_STREAM_ID,
     PING,
     RESET,
@@ -143,3 +144,30 @@ async def test_credit_for_a_call_that_has_sent_everything_is_of_no_use() -> None
         stream = call(side)
         await side.say(*parse_frames(credit_frame(stream.id, 1000)), data(stream.id, b"\1", WHOLE))
         assert await within(stream.future) == b"\1"
+
+
+async def test_load_frames_are_ignored_where_nobody_asked_for_them() -> None:
+    for is_server in (False, True):
+        async with facing(is_server=is_server) as side:
+            await side.say(*[Frame(LOAD, 0, 0, b"", pack({"in_flight": 1}))] * 200)
+            assert not side.conn.closed
+
+
+async def test_who_asks_for_load_reports_without_end_is_cut() -> None:
+    async with facing(is_server=True, options=ConnectionOptions(max_pings=1)) as side:
+        asked: list[bytes] = []
+        side.conn.on_load = asked.append
+        await side.say(*[Frame(LOAD, 0, 0)] * 10)
+        assert asked == [b""] * 10
+        assert not side.conn.closed
+        await side.say(Frame(LOAD, 0, 0))
+        assert len(asked) == 10
+        assert "too many requests for load reports" in str(side.conn.error)
+
+
+async def test_a_client_takes_as_many_reports_as_come() -> None:
+    async with facing(is_server=False, options=ConnectionOptions(max_pings=1)) as side:
+        told: list[bytes] = []
+        side.conn.on_load = told.append
+        await side.say(*[Frame(LOAD, 0, 0, b"", b"x")] * 50)
+        assert told == [b"x"] * 50

@@ -12,6 +12,7 @@ from rap.wire.frames import (
     HEADER_SIZE,
     HELLO,
     KIND_NAMES,
+    LOAD,
     MAX_STREAM_ID,
     MESSAGE,
     OPEN,
@@ -52,9 +53,10 @@ def test_a_frame_is_a_header_of_twelve_bytes_then_meta_then_body() -> None:
 
 
 def test_every_kind_has_its_number_and_its_name() -> None:
-    numbers = (DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO)
-    assert numbers == (0, 1, 2, 3, 4, 5, 6)
-    assert [KIND_NAMES[n] for n in numbers] == [*"DATA OPEN RESET CREDIT PING GOAWAY HELLO".split()]
+    numbers = (DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD)
+    assert numbers == (0, 1, 2, 3, 4, 5, 6, 7)
+    names = "DATA OPEN RESET CREDIT PING GOAWAY HELLO LOAD".split()
+    assert [KIND_NAMES[n] for n in numbers] == names
 
 
 @given(st.lists(FRAMES, max_size=5))

@@ -1,6 +1,7 @@
 """The protocol by bytes: what each frame of the peer means, and what is a violation."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,8 @@ from rap.wire.frames import (
     END,
     GOAWAY,
     HELLO,
+    KIND_NAMES,
+    LOAD,
     MAX_STREAM_ID,
     MESSAGE,
     MORE,
@@ -232,9 +235,21 @@ def test_a_ping_of_another_length_is_a_violation() -> None:
         assert endpoint.violation() == "a Ping has 8 bytes, got 7"
 
 
+def test_a_report_of_load_and_the_request_for_one_are_handed_on_as_they_are() -> None:
+    for endpoint in both_sides():
+        for body in (b"", b"anything"):
+            (event,) = endpoint.receive(Frame(LOAD, 0, 0, b"", body))
+            assert event == (LOAD, None, 0, b"", body, 0)
+        woken: list[int] = []
+        endpoint.protocol.wake = partial(woken.append, 1)
+        endpoint.protocol.tell_load(Frame(LOAD, 0, 0, b"", b"report").encode())
+        assert endpoint.take_frames() == [Frame(LOAD, 0, 0, b"", b"report")]
+        assert woken == [1]
+
+
 def test_kinds_and_flags_that_we_do_not_know_are_ignored() -> None:
     for endpoint in both_sides():
-        unknown = [Frame(kind, 255, kind, b"meta", b"body") for kind in range(7, 256)]
+        unknown = [Frame(kind, 255, kind, b"meta", b"body") for kind in range(len(KIND_NAMES), 256)]
         assert endpoint.receive(*unknown) == []
         (event,) = endpoint.receive(data(1, b"x", MESSAGE | 64))
         assert event[4] == b"x"

@@ -1,0 +1,153 @@
+"""Tells clients how loaded the server is: those that ask, beside answers (PROTOCOL.md §3.8).
+
+Who asks has its connection's calls looked at from then on; the calls of others cost nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rap.balance.latency import LatencyAt
+from rap.clock import Clock
+from rap.errors import DeadlineExceeded
+from rap.message import Shape
+from rap.server.inbound import ServerStream
+from rap.transport import Connection
+from rap.wire.load import ServerLoad, load_frame
+
+if TYPE_CHECKING:
+    from rap.server.ports import Ports
+
+__all__ = ["LoadTeller"]
+
+PAUSE = 0.1  # seconds between two reports to one client that it did not request
+_SAME = 0.01  # seconds for which the figures stand: with many clients, each is asked for often
+_SAMPLE_PAUSE = 0.002  # seconds between two calls of which the latency is taken
+_UTIL_PAUSE = 0.5  # seconds over which the use of the processor is taken, at least
+_UNARY = Shape.UNARY
+
+
+class LoadTeller:
+    """Knows the load of one server, and who wants to.
+
+    Args:
+        ports: Its connections.
+        clock: Source of time.
+        cpu: Seconds of processor that this process has used.
+    """
+
+    def __init__(
+        self, ports: "Ports", clock: Clock, *, cpu: Callable[[], float] = time.process_time
+    ) -> None:
+        self.now = clock.monotonic
+        self.sample_at = 0.0
+        self._ports = ports
+        self._cpu = cpu
+        self._latency = LatencyAt()
+        self._counted_at = self._told_at = -1.0
+        self._in_flight = 0
+        self._frame = b""
+        self._util = 0.0
+        self._util_from = (self.now(), cpu())
+
+    def take(self, conn: Connection) -> None:
+        """Tell a client from now on, whose Hello asks for it; others are left as they are."""
+        if conn.protocol.peer_hello.get("load") is True and conn.on_load is None:
+            asking = _Asking(self, conn)
+            conn.on_open = asking.on_open
+            conn.on_load = asking.on_request
+
+    def in_flight(self, now: float) -> int:
+        """Return how many calls are open; a count stands for 10 ms."""
+        if now - self._counted_at >= _SAME:
+            self._counted_at = now
+            self._in_flight = sum(len(conn.streams) for conn in self._ports.connections)
+        return self._in_flight
+
+    def sample(self, began: float, others: int) -> None:
+        """Take the latency of a call that was answered just now."""
+        now = self.now()
+        self._latency.add(now, others, now - began)
+
+    def frame(self, now: float) -> bytes:
+        """Return the report."""
+        if now - self._told_at >= _SAME:
+            self._told_at = now
+            in_flight = self.in_flight(now)
+            latency = self._latency.at(in_flight, now)
+            clients = len(self._ports.connections)
+            self._frame = load_frame(
+                ServerLoad(
+                    in_flight,
+                    None if latency is None else round(latency, 6),
+                    self._use_of_processor(now),
+                    self._ports.draining,
+                    clients,
+                )
+            )
+        return self._frame
+
+    def _use_of_processor(self, now: float) -> float:
+        then, used_then = self._util_from
+        if now - then >= _UTIL_PAUSE:
+            used = self._cpu()
+            self._util = round((used - used_then) / (now - then), 3)
+            self._util_from = (now, used)
+        return self._util
+
+
+class _Asking:
+    """One connection whose client wants reports; stands before what begins its calls."""
+
+    __slots__ = ("_begin", "_conn", "_due", "_teller")
+
+    def __init__(self, teller: LoadTeller, conn: Connection) -> None:
+        assert conn.on_open is not None
+        self._teller = teller
+        self._conn = conn
+        self._begin = conn.on_open
+        self._due = 0.0
+
+    def on_open(
+        self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview
+    ) -> None:
+        """Begin a call; look at its end if a sample or a report is due."""
+        teller = self._teller
+        began = teller.now()
+        if began < teller.sample_at and began < self._due:
+            self._begin(stream, flags, meta, body)
+            return
+        others = teller.in_flight(began) - 1  # it is in the count, with all that came along
+        self._begin(stream, flags, meta, body)
+        handler = getattr(stream, "handler", None)
+        if handler is None or handler.shape is not _UNARY:
+            self._tell(teller.now())
+            return
+        teller.sample_at = began + _SAMPLE_PAUSE
+        ended = partial(self._on_end, stream, began, max(others, 0))
+        if stream.task is None:
+            ended()
+        else:
+            stream.task.add_done_callback(ended)
+
+    def on_request(self, _: bytes) -> None:
+        """Tell at once."""
+        self._due = 0.0
+        self._tell(self._teller.now())
+
+    def _on_end(
+        self, stream: ServerStream, began: float, others: int, _: asyncio.Task[None] | None = None
+    ) -> None:
+        # A quick error must not make the server look fast; a call that was too late was slow.
+        good = not stream.failed and stream.error is None
+        if good or isinstance(stream.error, DeadlineExceeded):
+            self._teller.sample(began, others)
+        self._tell(self._teller.now())
+
+    def _tell(self, now: float) -> None:
+        conn = self._conn
+        if now >= self._due and not (conn.closed or conn.paused):
+            self._due = now + PAUSE
+            conn.protocol.tell_load(self._teller.frame(now))
