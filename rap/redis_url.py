@@ -13,7 +13,7 @@
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 __all__ = ["REDIS_SCHEMES", "RedisTarget"]
 
@@ -87,10 +87,16 @@ class RedisTarget:
         return target
 
     def __str__(self) -> str:
+        """Return its URL, without user, password and files."""
+        scheme = "rediss" if self.tls else "redis"
+        if self.kind != "single":
+            scheme += f"+{self.kind}"
         if self.kind == "unix":
-            return self.path
-        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
-        return f"{self.kind} {hosts} {self.primary}".strip()
+            return f"{scheme}://{quote(self.path)}" + (f"?db={self.db}" if self.db else "")
+        hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in self.hosts]
+        places = ",".join(f"{host}:{port}" for host, port in hosts)
+        parts = (places, self.primary, str(self.db) if self.db else "")
+        return f"{scheme}://" + "/".join(part for part in parts if part)
 
 
 def _parse_hosts(kind: str, body: str, tls: dict[str, Any]) -> RedisTarget:

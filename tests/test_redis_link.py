@@ -86,7 +86,7 @@ async def test_a_frozen_server_costs_no_more_than_the_limit(
         many = [link.call("GET", "key") for _ in range(5)]
         results = await asyncio.gather(*many, return_exceptions=True)
         assert [str(it) for it in results] == [
-            f"Redis at single {server.address}: no answer in 0.1 s"
+            f"Redis at redis://{server.address}: no answer in 0.1 s"
         ] * 5
         assert link.degraded
     finally:

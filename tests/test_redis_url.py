@@ -29,14 +29,15 @@ def test_a_url_names_hosts_and_database(
 def test_a_socket_may_have_escapes_and_a_database() -> None:
     target = RedisTarget.parse("redis+unix:///run/my%20redis.sock?db=2")
     assert (target.kind, target.path, target.db) == ("unix", "/run/my redis.sock", 2)
-    assert str(target) == "/run/my redis.sock"
+    assert str(target) == "redis+unix:///run/my%20redis.sock?db=2"
 
 
 def test_credentials_are_decoded_and_never_shown() -> None:
     target = RedisTarget.parse("redis+sentinel://me:p%40ss@a/main")
     assert target.credentials == {"username": "me", "password": "p@ss"}
     assert "p@ss" not in f"{target} {target!r}"
-    assert str(target) == "sentinel a:26379 main"
+    assert str(target) == "redis+sentinel://a:26379/main"
+    assert str(RedisTarget.parse("rediss://:p@[::1]/3?ssl_ca_path=/ca")) == "rediss://[::1]:6379/3"
     assert RedisTarget.parse("redis://:only@a").credentials == {"password": "only"}
     assert RedisTarget.parse("redis://a").credentials == {}
 

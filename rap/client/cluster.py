@@ -13,12 +13,13 @@ from rap.client.node import Node
 from rap.client.part import part_of
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
 from rap.client.ready import ready_nodes
-from rap.client.trouble import denial_of, why_none
+from rap.client.trouble import denial_of, waited, why_none
 from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
 from rap.errors import ConnectionClosed, Unauthenticated, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
+from rap.registry.base import trouble_of
 from rap.transport import Connection
 
 __all__ = ["Cluster"]
@@ -153,12 +154,16 @@ class Cluster:
             Unavailable: None came in time; says what is wrong with each.
             ResourceExhausted: Too many calls wait already.
         """
-        patience = self._config.connect_timeout
-        limit = self._clock.monotonic() + patience if deadline == NEVER else deadline
+        began, is_call = self._clock.monotonic(), deadline != NEVER
+        limit = deadline if is_call else began + self._config.connect_timeout
         while not self._closed:
             node = self.pick(affinity, exclude)
             if node is None:
-                await self._wait(limit)
+                try:
+                    await self._wait(limit)
+                except TimeoutError:
+                    text = f"{self.describe()}; {waited(limit - began, is_call=is_call)}"
+                    raise Unavailable(text, unserved=True) from None
                 continue
             conn = node.pool.conn
             if conn is None or not conn.usable or not has_room(conn):
@@ -186,16 +191,14 @@ class Cluster:
 
     def describe(self) -> str:
         """Return one sentence on what is wrong with each node."""
-        return why_none(self.service, self.nodes.values(), self._known, self._config.max_in_flight)
+        most, trouble = self._config.max_in_flight, trouble_of(self._resolver)
+        return why_none(self.service, self.nodes.values(), self._known, most, trouble)
 
     async def _wait(self, limit: float) -> None:
         if denial := denial_of(self.nodes.values()):
             raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
         self._look_for_room()
-        try:
-            await self._waiting.wait(limit)
-        except TimeoutError:
-            raise Unavailable(self.describe(), unserved=True) from None
+        await self._waiting.wait(limit)
 
     def _look_for_room(self) -> None:
         """While calls wait at full connections, look now and then whether a stream has ended."""

@@ -20,7 +20,7 @@ from rap.client.plan import Plan, Plans, merge_arguments
 from rap.client.session import Session, innermost_session
 from rap.client.stub import iterator_call, make_stub
 from rap.clock import Clock, clock_of
-from rap.deadline import check_timeout
+from rap.deadline import NEVER, check_timeout
 from rap.errors import ExceptionTypes
 from rap.function import Function
 from rap.message import Shape, Side
@@ -242,7 +242,7 @@ class Client:
             )
             cluster.start()
         cluster = self.connected.cluster
-        await cluster.acquire(self._clock.monotonic() + self.config.connect_timeout)
+        await cluster.acquire(NEVER)
 
     async def await_close(self) -> None:
         """Close every connection; calls that are open fail. May be called again."""

@@ -5,10 +5,12 @@ from collections.abc import Collection
 from rap.client.node import Node
 from rap.errors import Unauthenticated
 
-__all__ = ["denial_of", "why_none"]
+__all__ = ["denial_of", "waited", "why_none"]
 
 
-def why_none(service: str, nodes: Collection[Node], known: bool, max_in_flight: int) -> str:
+def why_none(
+    service: str, nodes: Collection[Node], known: bool, max_in_flight: int, trouble: str
+) -> str:
     """Return one sentence on what is wrong with each node.
 
     Args:
@@ -16,17 +18,29 @@ def why_none(service: str, nodes: Collection[Node], known: bool, max_in_flight: 
         nodes: All that there are.
         known: The registry has answered.
         max_in_flight: Unary calls that one may have.
+        trouble: What the registry says is wrong with it.
     """
     of = f" of service {service!r}" if service else ""
     if not nodes:
         why = "the registry lists none" if known else "the registry has not answered"
-        return f"no server{of}: {why}"
+        return f"no server{of}: {why}" + (f": {trouble}" if trouble else "")
     parts = []
     for node in nodes:
         full = node.stats.in_flight >= max_in_flight
         why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
         parts.append(f"{node.key} ({why})")
     return f"no usable server{of}: " + "; ".join(parts)
+
+
+def waited(seconds: float, *, is_call: bool) -> str:
+    """Return how long somebody waited for a server, and which timeout ended that.
+
+    Args:
+        seconds: How long.
+        is_call: The deadline of a call had come.
+    """
+    which = "the timeout of the call" if is_call else "option connect_timeout"
+    return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
 
 
 def denial_of(nodes: Collection[Node]) -> Unauthenticated | None:

@@ -18,6 +18,7 @@ __all__ = [
     "check_name",
     "check_ttl",
     "check_weight",
+    "trouble_of",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -61,7 +62,11 @@ Snapshot = Mapping[str, Endpoint]
 
 
 class Resolver(Protocol):
-    """Where clients watch a service."""
+    """Where clients watch a service.
+
+    It may have an attribute ``trouble`` that says why it has no answer now, empty while it has one:
+    errors of calls that find no server tell it, so it must name no password.
+    """
 
     def watch(self, service: str) -> AsyncIterator[Snapshot]:
         """Yield whole sets: the first as soon as it is known, then one per change.
@@ -86,6 +91,11 @@ class Registry(Resolver, Protocol):
 
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
         """Remove the registration of this incarnation; nothing happens if it is not there."""
+
+
+def trouble_of(resolver: object) -> str:
+    """Return why a resolver has no answer now, as far as it says so."""
+    return str(getattr(resolver, "trouble", ""))
 
 
 def check_name(option: str, value: object) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from rap.clock import Clock, SystemClock
-from rap.registry.base import Resolver, Snapshot, check_name
+from rap.registry.base import Resolver, Snapshot, check_name, trouble_of
 from rap.registry.records import from_record, to_record
 
 __all__ = ["CachedResolver", "SnapshotCache"]
@@ -134,6 +134,11 @@ class CachedResolver:
     def __init__(self, resolver: Resolver, cache: SnapshotCache) -> None:
         self._resolver = resolver
         self._cache = cache
+
+    @property
+    def trouble(self) -> str:
+        """Why the resolver has no answer now."""
+        return trouble_of(self._resolver)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield the kept set if the first answer is late, then what the resolver yields."""

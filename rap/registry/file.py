@@ -33,6 +33,9 @@ class FileRegistry:
         directory: Absolute path; made by the first registration.
         namespace: Keeps environments apart.
         clock: Time source; `time` for leases, `monotonic` and `sleep` between looks.
+
+    Attributes:
+        trouble: Why it cannot be read now; empty while it can.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class FileRegistry:
         self._root = root / check_name("namespace", namespace)
         self._clock = clock or SystemClock()
         self._files: dict[str, LeaseFiles] = {}
+        self.trouble = ""
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
         """Write or renew a registration that stands for `ttl` seconds.
@@ -101,7 +105,6 @@ class FileRegistry:
         last: Snapshot | None = None
         seen: tuple[int, int] | None = None
         due = self._clock.monotonic()
-        unreadable = False
         while True:
             signature = files.signature()
             if signature is None or signature != seen or self._clock.monotonic() >= due:
@@ -109,11 +112,11 @@ class FileRegistry:
                 try:
                     snapshot = await asyncio.to_thread(files.snapshot)
                 except OSError as exc:
-                    if not unreadable:
+                    if not self.trouble:
                         logger.warning("cannot read %s, its last set stands: %s", self._root, exc)
-                    snapshot, unreadable = None, True
+                    snapshot, self.trouble = None, f"cannot read {self._root}: {exc}"
                 else:
-                    unreadable = False
+                    self.trouble = ""
                 if snapshot is None and last is None:
                     snapshot = {}
                 if snapshot is not None and snapshot != last:

@@ -67,6 +67,9 @@ class RedisRegistry:
         timeout: Seconds that Redis has to answer.
         clock: Time source of everything but leases, which are on the clock of Redis.
         rng: Chance that spreads polls.
+
+    Attributes:
+        trouble: Why what is watched could not be read when it was last tried; empty if it could.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class RedisRegistry:
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
+        self.trouble = f"Redis at {self._link.target}: no answer yet"
 
     @property
     def location(self) -> Address:
@@ -160,6 +164,7 @@ class RedisRegistry:
             poll_interval=self._poll_interval,
             clock=self._clock,
             rng=self._rng,
+            tell=self._tell,
         )
         return snapshots if self._cache is None else self._cache.over(service, snapshots)
 
@@ -192,6 +197,9 @@ class RedisRegistry:
     async def aclose(self) -> None:
         """Close the connections to Redis."""
         await self._link.aclose()
+
+    def _tell(self, trouble: str) -> None:
+        self.trouble = trouble
 
     def _keys(self, service: str) -> Keys:
         return Keys.of(self._namespace, check_name("service", service))

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
 from rap.clock import Clock
@@ -48,6 +48,7 @@ async def follow(
     poll_interval: float,
     clock: Clock,
     rng: random.Random,
+    tell: Callable[[str], None],
 ) -> AsyncGenerator[Snapshot, None]:
     """Yield the endpoints of a service, first and after each change.
 
@@ -61,6 +62,7 @@ async def follow(
         poll_interval: Seconds between looks at the version.
         clock: Time source.
         rng: Chance that spreads the looks of many clients.
+        tell: Told why a read failed; nothing when one did not.
     """
     reader = _Reader(link, keys, script)
     wakeup = Wakeup(clock)
@@ -81,7 +83,9 @@ async def follow(
                 if not failing:
                     logger.warning("the last known set stands: %s", exc)
                 failing, snapshot, pause = True, None, poll_interval * _SOONER
+                tell(str(exc))
             else:
+                tell("")
                 if failing:
                     logger.info("Redis answers again")
                 failing = False

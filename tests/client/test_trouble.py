@@ -1,0 +1,80 @@
+"""What a call is told that finds no server: of servers, of the registry, and of the time."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rap.client import Client
+from rap.errors import Unavailable
+from rap.registry import CachedResolver, DnsResolver, FileRegistry, SnapshotCache
+from rap.registry.lease_files import LeaseFiles
+from rap.registry.redis import RedisRegistry
+from tests.client.fed import free_address
+from tests.loopback import eventually
+
+
+async def why(client: Client, **options: Any) -> str:
+    with pytest.raises(Unavailable) as caught:
+        await client.raw_call("which", **options)
+    return str(caught.value)
+
+
+async def test_the_timeout_that_passed_is_named() -> None:
+    client = Client(free_address(), connect_timeout=0.02)
+    with pytest.raises(Unavailable, match=r"; waited 0\.02 s \(option connect_timeout\)$"):
+        await client.connect()
+    told = await why(client, timeout=0.03)
+    assert re.search(r"; waited 0\.0[23]\d* s \(the timeout of the call\)$", told)
+    await client.await_close()
+
+
+async def test_the_error_of_the_registry_is_told_without_its_password() -> None:
+    registry = RedisRegistry("redis://me:secret@127.0.0.1:1/0")
+    client = Client(service="calc", registry=registry, connect_timeout=0.01)
+    text = (
+        "no server of service 'calc': the registry has not answered: Redis at redis://127.0.0.1:1"
+    )
+    with pytest.raises(Unavailable, match=re.escape(text)):
+        await client.connect()
+    await eventually(lambda: "no answer yet" not in registry.trouble)
+    told = await why(client, timeout=0.01)
+    assert told.startswith(text)
+    assert "connecting to 127.0.0.1:1" in told
+    assert "secret" not in told
+    await client.await_close()
+    await registry.aclose()
+
+
+async def test_a_directory_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: LeaseFiles) -> None:
+        raise PermissionError("not allowed")
+
+    monkeypatch.setattr(LeaseFiles, "snapshot", refuse)  # root may read everything
+    registry = FileRegistry(tmp_path)
+    client = Client(service="calc", registry=registry, connect_timeout=0.01)
+    with pytest.raises(Unavailable, match="no server of service 'calc'"):
+        await client.connect()
+    await eventually(lambda: registry.trouble)
+    told = await why(client, timeout=0.01)
+    assert f"the registry lists none: cannot read {tmp_path}/default: not allowed; " in told
+    await client.await_close()
+
+
+async def test_a_name_that_cannot_be_resolved_is_told(tmp_path: Path) -> None:
+    async def lookup(name: str) -> list[str]:
+        raise OSError("no such name")
+
+    dns = CachedResolver(DnsResolver("calc.prod", 9000, lookup=lookup), SnapshotCache(tmp_path))
+    client = Client(service="calc", registry=dns, connect_timeout=0.01)
+    assert dns.trouble == "calc.prod has not been resolved yet"
+    with pytest.raises(Unavailable, match="no server of service 'calc': the registry has not"):
+        await client.connect()
+    await eventually(lambda: "yet" not in dns.trouble)
+    assert "not answered: cannot resolve calc.prod: no such name; waited" in await why(
+        client, timeout=0.01
+    )
+    await client.await_close()
