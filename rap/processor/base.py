@@ -25,9 +25,11 @@ class BaseProcessor(PlugIn):
 
     Attributes:
         only_side: The side that it can be loaded on; `None`: both.
+        header_name: Header of the messages it changes, by which the other end knows them.
     """
 
     only_side: ClassVar[Side | None] = None
+    header_name: ClassVar[str] = ""
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Return what is entered around a whole call, of any shape; it does no I/O.
@@ -169,6 +171,7 @@ class Pipeline:
         transforms: Some processor wants to see messages, or ends.
         proves_ends: Some processor sends something with the end of a side.
         sees_errors: Some processor wants to see errors.
+        reads: The names of headers by which its processors know what they can read.
     """
 
     def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
@@ -195,6 +198,7 @@ class Pipeline:
         self._receive_end = tuple(p.receive_end for p in reversed(provers))
         self.proves_ends = bool(provers)
         self.sees_errors = bool(errors)
+        self.reads = frozenset(p.header_name for p in processors)
         self.transforms = bool(requests or responses or provers)
         self.empty = not (self.transforms or self._scopes or provers or errors)
         if len(self._scopes) == 1 and not (self.transforms or errors):

@@ -42,6 +42,8 @@ class CompressProcessor(BaseProcessor):
         ValueError: An argument is out of bounds; the message names it.
     """
 
+    header_name = HEADER_NAME
+
     def __init__(
         self, min_size: int = 1024, *, level: int = 6, max_message: int = 16 * 1024 * 1024
     ) -> None:

@@ -34,6 +34,8 @@ _TURN = 32  # messages, some milliseconds of work, after which a side that never
 class _Encryption(BaseProcessor):
     """What both sides do alike. It must be the last of its list: closest to the wire."""
 
+    header_name = HEADER_NAME
+
     def __init__(self) -> None:
         self._state = f"rap.crypto.{id(self):x}"  # key of the `Seal` in the state of a call
         self._handled = 0

@@ -22,7 +22,7 @@ from rap.errors import (
 from rap.function import decode_any, encode_any
 from rap.message import FORWARDED, Call, Header, Request, Response, Shape, current
 from rap.processor.base import Pipeline
-from rap.server.failure import failure
+from rap.server.failure import failure, unreadable
 from rap.server.inbound import ServerStream
 from rap.server.middleware.chain import MessageChain
 from rap.server.records import fields_of
@@ -141,6 +141,9 @@ class Dispatcher:
         if isinstance(exc, SystemExit | KeyboardInterrupt) or self._loop.is_closed():
             raise exc
         stream.failed = True
+        if isinstance(exc, InvalidArgument) and hasattr(stream, "route") and not stream.began:
+            handler, _, header, _ = stream.route
+            exc = unreadable(handler.method, header, self.pipeline.reads) or exc
         if not isinstance(exc, CallError):
             if self._log.isEnabledFor(logging.INFO):
                 extra = self._fields(stream, Code.UNKNOWN)

@@ -181,3 +181,15 @@ async def test_a_malformed_body_is_refused(body: Any, size: Any) -> None:
 def test_a_bad_option_is_named_with_its_bounds(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer from 1 to"):
         CompressProcessor(**options)
+
+
+async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
+    async def size(text: str) -> int:
+        return len(text)
+
+    async with serving(size) as server:
+        client = Client(server.addresses, processor_list=[CompressProcessor()])
+        async with client:
+            assert await client.raw_call("size", "short") == 5
+            with pytest.raises(InvalidArgument, match="is compressed, and this server has no Comp"):
+                await client.raw_call("size", "long" * 1000)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.client import Channel, Client
+from rap.client.processor import CompressProcessor
 from rap.errors import CallError, Code, HandlerError, InvalidArgument, NotFound, Unauthenticated
 from rap.server import Server, context
 from tests.loopback import calling, serving
@@ -177,6 +178,20 @@ async def test_a_client_with_crypto_refuses_plain_answers() -> None:
         assert caught.value.code in (Code.INVALID_ARGUMENT, Code.UNAUTHENTICATED)
         with pytest.raises(Unauthenticated, match="plain message"):
             await remote(client, "talk", say)()
+
+
+@pytest.mark.parametrize("processors", [[], [CompressProcessor()]])
+async def test_a_server_without_crypto_says_what_it_lacks(processors: list[Any]) -> None:
+    text = "/default/{}: the call is encrypted, and this server has no CryptoProcessor: load one"
+    async with serving(add, items, processor_list=processors) as server:
+        async with encrypted_client(server) as client:
+            with pytest.raises(InvalidArgument, match=text.format("add")):
+                await client.raw_call("add", 1, 2)
+            with pytest.raises(InvalidArgument, match=text.format("items")):
+                await anext(client.iterator_call("items", 3))
+        async with calling(server) as plain:
+            with pytest.raises(InvalidArgument, match="argument 'b'"):
+                await plain.raw_call("add", 1, "2")
 
 
 async def test_a_wrong_key_and_an_unknown_id_are_told_apart(pair: Pair) -> None:
