@@ -98,12 +98,15 @@ def serve(
 def configure_logging(level: str) -> None:
     """Log to standard error; after the import of a program, for one that sets it up is left alone.
 
+    Where a server listens is not logged there: the command prints it.
+
     Args:
         level: Least level of what is logged.
     """
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper(), format=form, handlers=[handler])
 
 
 def _serve_many(workers: Workers) -> None:

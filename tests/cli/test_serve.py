@@ -113,6 +113,18 @@ def test_ctrl_c_drains(shop: Path, loop: str) -> None:
         assert "rap: stopped" in process.communicate()[0]
 
 
+@pytest.mark.parametrize("options", [[], ["--log-level", "debug"]])
+def test_where_it_listens_is_said_once(shop: Path, options: list[str]) -> None:
+    with rap("serve", "shop:server", *options, cwd=shop) as process:
+        assert process.stdout is not None
+        said: list[str] = []
+        while not said or "rap: listening on" not in said[-1]:
+            said.append(process.stdout.readline())
+        process.terminate()
+        said.append(process.communicate(timeout=PATIENCE)[0])
+    assert "".join(said).count("listening on") == 1
+
+
 def test_an_address_in_use_ends_with_status_one(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
