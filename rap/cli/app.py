@@ -37,6 +37,7 @@ COMMANDS = {
         " noticed.",
     ),
     "demo-replica": Place("rap.cli.demo.replica", "demo_replica", ""),
+    "describe": Place("rap.cli.describe", "describe", "Describe a function of a server."),
     "ls": Place("rap.cli.ls", "ls", "List services, instances or functions."),
     "serve": Place(
         "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."

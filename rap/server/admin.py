@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 from rap.errors import CallError, Code, InvalidArgument, NotFound, RegistrationError
 from rap.message import Shape, method_path
+from rap.server.description import Description, describe
 from rap.server.router import DEFAULT_GROUP, Handler, Router
 
 __all__ = ["GROUP", "Admin", "FunctionEntry"]
@@ -49,7 +50,10 @@ class Admin:
     def __init__(self, router: Router, *, allow_load: bool) -> None:
         self._router = router
         self._lock = asyncio.Lock()  # two imports of one module would mix
-        functions: list[tuple[str, Callable[..., Any]]] = [("list", self.list_functions)]
+        functions: list[tuple[str, Callable[..., Any]]] = [
+            ("list", self.list_functions),
+            ("describe", self.describe),
+        ]
         if allow_load:
             functions += [("load", self.load), ("reload", self.reload)]
         for name, func in functions:
@@ -58,6 +62,19 @@ class Admin:
     async def list_functions(self) -> list[FunctionEntry]:
         """Return what is registered."""
         return [_describe(handler) for handler in self._router]
+
+    async def describe(self, name: str, group: str | None = None) -> Description:
+        """Return what callers have to know of a function, types included.
+
+        Args:
+            name: Its name.
+            group: Its group; by default ``default``.
+        """
+        method = method_path(group or DEFAULT_GROUP, name)
+        handler = self._router.find(method)
+        if handler is None:
+            raise NotFound(f"describe: no function {method!r} on this server")
+        return describe(handler)
 
     async def load(
         self,

@@ -78,10 +78,23 @@ async def test_list_tells_what_is_registered(client: Client) -> None:
     assert entries["list"]["is_private"]
 
 
+async def test_describe_tells_of_one_function(client: Client) -> None:
+    found = await registry(client, "describe", "add")
+    assert found["parameters"] == [
+        {"name": "a", "kind": "", "type": "int", "default": None},
+        {"name": "b", "kind": "", "type": "int", "default": "1"},
+    ]
+    assert (found["returns"], found["shape"], found["types"]) == ("int", "unary", [])
+    assert not found["idempotent"]
+    assert (await registry(client, "describe", "list", "registry"))["is_private"]
+    with pytest.raises(NotFound, match="describe: no function '/default/nobody'"):
+        await registry(client, "describe", "nobody")
+
+
 async def test_load_and_reload_exist_only_where_they_are_allowed() -> None:
     async with serving(add) as server, calling(server) as client:
         names = [entry["func_name"] for entry in await registry(client, "list")]
-        assert names == ["list", "add"]
+        assert names == ["list", "describe", "add"]
         for name in ("load", "reload"):
             with pytest.raises(NotFound):
                 await registry(client, name, "os", "getcwd")
@@ -92,8 +105,8 @@ async def test_the_group_is_hidden_from_other_machines(
 ) -> None:
     for conn in server._ports.connections:
         monkeypatch.setattr(conn, "peer", Peer("192.0.2.1", 1))
-    for name in ("list", "load", "reload"):
-        with pytest.raises(NotFound):
+    for name in ("list", "describe", "load", "reload"):
+        with pytest.raises(NotFound, match="no function '/registry"):
             await registry(client, name, "os", "getcwd")
 
 

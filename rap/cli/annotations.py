@@ -1,0 +1,153 @@
+"""Types and defaults that a server describes, as Python for a module that is written here.
+
+What a server says ends up in a file that is run, so nothing of it is taken as it is: a text must
+be an expression of names, subscripts and constants, and of those only what is known.
+"""
+
+import ast
+import builtins
+import keyword
+from collections.abc import Collection
+
+from rap.cli.command import Failed
+
+__all__ = ["Annotations", "is_name"]
+
+_DATES = ("date", "datetime", "time", "timedelta")
+# What texts may name beside builtins and described classes, and from where stubs import it.
+_KNOWN = {
+    **{f"collections.abc.{name}": ("collections.abc", name) for name in (
+        "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Collection", "Generator", "Iterable",
+        "Iterator", "Mapping", "MutableMapping", "MutableSequence", "MutableSet", "Sequence", "Set",
+    )},
+    **{f"typing.{name}": ("typing", name) for name in ("Any", "Literal", "NotRequired")},
+    "decimal.Decimal": ("decimal", "Decimal"),
+    "uuid.UUID": ("uuid", "UUID"),
+    "rap.channel.Channel": ("rap.client", "Channel"),
+    "msgspec.UnsetType": ("msgspec", "UnsetType"),
+}  # fmt: skip
+_BUILTINS = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
+_ITERATOR = ("collections.abc", "AsyncIterator")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of something in Python."""
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+class Annotations:
+    """Rewrites texts of descriptions, and remembers what they need.
+
+    Args:
+        classes: Names of the described classes.
+        shadowing: Names of fields and methods: beside one called ``list`` the builtin has to be
+            written in another way.
+
+    Attributes:
+        imports: Module and name of what has to be imported.
+    """
+
+    def __init__(self, classes: Collection[str], shadowing: Collection[str]) -> None:
+        self.imports: set[tuple[str, str]] = set()
+        self._classes = classes
+        self._shadowing = shadowing
+
+    def need(self, module: str, name: str = "") -> str:
+        """Import a name of a module, or a module; return what it is called then."""
+        self.imports.add((module, name))
+        return name or module
+
+    def type(self, text: str) -> str:
+        """Return a type.
+
+        Raises:
+            Failed: It is none that can be known.
+        """
+        return ast.unparse(_Rewriter(self, text).visit(_parse(text)))
+
+    def item(self, text: str) -> str:
+        """Return the type of the items of an iterator, as an asynchronous iterator."""
+        tree = _parse(text)
+        name = self.need(*_ITERATOR)
+        item = tree.slice if isinstance(tree, ast.Subscript) else ast.parse("typing.Any").body[0]
+        if isinstance(item, ast.Tuple):
+            item = item.elts[0]
+        if isinstance(item, ast.Expr):
+            item = item.value
+        return f"{name}[{self.type(ast.unparse(item))}]"
+
+    def default(self, text: str) -> str:
+        """Return a default: a constant, a tuple of those, or a member of a described enum."""
+        tree = _parse(text)
+        match tree:
+            case ast.Attribute(ast.Name(owner), member):
+                if owner in self._classes and is_name(member):
+                    return text
+        return self.constant(text)
+
+    def constant(self, text: str) -> str:
+        """Return the text of a constant.
+
+        Raises:
+            Failed: It is none.
+        """
+        try:
+            return repr(ast.literal_eval(text))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
+            raise Failed(f"the server describes a constant as {text!r}, which is none") from exc
+
+    def dotted(self, text: str) -> str:
+        """Return the name in a module of something with its module in front."""
+        module, _, name = text.rpartition(".")
+        if module == "datetime" and name in _DATES:
+            alias = "_dt" if "dt" in self._shadowing else "dt"
+            self.imports.add((f"datetime as {alias}", ""))
+            return f"{alias}.{name}"
+        if text not in _KNOWN:
+            raise Failed(f"the server describes a type {text!r}, for which a stub has no import")
+        return self.need(*_KNOWN[text])
+
+    def plain(self, name: str) -> str:
+        """Return the name of a builtin or a described class."""
+        if name in self._classes:
+            return name
+        if name not in _BUILTINS:
+            raise Failed(f"the server describes a type by the name {name!r}, but not the type")
+        if name in self._shadowing:
+            return f"{self.need('builtins')}.{name}"
+        return name
+
+
+class _Rewriter(ast.NodeTransformer):
+    """Goes through the text of a type."""
+
+    def __init__(self, annotations: Annotations, text: str) -> None:
+        self._annotations = annotations
+        self._text = text
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        """Rewrite one node; what no type has is refused."""
+        match node:
+            case ast.Name(name):
+                return _parse(self._annotations.plain(name))
+            case ast.Attribute():
+                return _parse(self._annotations.dotted(ast.unparse(node)))
+            case ast.Subscript(ast.Attribute(ast.Name("typing"), "Literal"), values):
+                name = self._annotations.dotted("typing.Literal")
+                inner = values.elts if isinstance(values, ast.Tuple) else [values]
+                texts = [self._annotations.constant(ast.unparse(each)) for each in inner]
+                return _parse(f"{name}[{', '.join(texts)}]")
+            case ast.Constant(None) | ast.Constant(builtins.Ellipsis):
+                return node
+            case ast.Subscript() | ast.Tuple() | ast.List() | ast.Load() | ast.BitOr():
+                return self.generic_visit(node)
+            case ast.BinOp(op=ast.BitOr()):
+                return self.generic_visit(node)
+        raise Failed(f"the server describes a type as {self._text!r}, which is none")
+
+
+def _parse(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as exc:
+        raise Failed(f"the server describes {text!r}, which is no Python") from exc

@@ -1,0 +1,141 @@
+"""`rap describe`: one function, with all that its types are made of."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rap.cli.annotations import Annotations
+from rap.cli.command import Failed
+from rap.cli.declarations import declare, parameters
+from tests.cli.shop import invoke, shop
+
+
+async def test_a_function_is_described_with_its_types() -> None:
+    async with shop() as server:
+        result = await invoke(server, "describe", "item")
+    assert result.stdout == (
+        "item(name: str) -> Item\n\n"
+        "  group       default\n"
+        "  shape       function\n"
+        "  idempotent  no\n"
+        "  private     no\n\n"
+        "@dataclass\n"
+        "class Item:\n"
+        "    name: str\n"
+        "    price: float = 1.5\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["add"], "  Add two numbers.\n\n  Both are whole.\n"),
+        (["show"], "show(value: Any, *, mark: str = '') -> Any\n"),
+        (["count"], "count(n: int) -> AsyncIterator[int]\n"),
+        (["shout"], "  shape       channel\n"),
+        (["hidden", "--group", "back"], "  idempotent  yes\n  private     yes\n"),
+        (["describe", "--group", "registry"], "class Description(TypedDict):\n"),
+    ],
+)
+async def test_what_is_worth_knowing_is_there(args: list[str], said: str) -> None:
+    async with shop() as server:
+        result = await invoke(server, "describe", *args)
+    assert said in result.stdout
+    assert result.exit_code == 0
+
+
+async def test_programs_get_json() -> None:
+    async with shop() as server:
+        found = json.loads((await invoke(server, "describe", "add", "--json")).stdout)
+    assert (found["func_name"], found["returns"], found["idempotent"]) == ("add", "int", False)
+    assert [each["name"] for each in found["parameters"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nope"], "there is no function nope in the group default"),
+        (["hidden"], "there is no function hidden in the group default; there is one with --group"),
+    ],
+)
+async def test_an_unknown_function_is_named(args: list[str], said: str) -> None:
+    async with shop() as server:
+        result = await invoke(server, "describe", *args)
+    assert result.stderr.startswith(f"Error: {said}")
+    assert result.exit_code == 1
+
+
+async def test_others_are_told_why_they_see_nothing(remote_peers: None) -> None:
+    async with shop() as server:
+        result = await invoke(server, "describe", "add")
+    assert "only clients on its own machine" in result.stderr
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('id')",
+        "os.system",
+        "int(1)",
+        "int if True else str",
+        "lambda: 1",
+        "Nobody",
+        "print",
+        "list[__import__]",
+        "typing.Literal[print(1)]",
+        "f'{1}'",
+        "'int'",
+        "int; import os",
+        "(" * 1000,
+        "",
+    ],
+)
+def test_a_type_that_a_server_made_up_is_refused(text: str) -> None:
+    with pytest.raises(Failed, match="the server describes"):
+        Annotations({"Item"}, ()).type(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["print(1)", "Item.__class__.x", "Other.X", "a b", "[1 for _ in ()]"]
+)
+def test_a_default_that_a_server_made_up_is_refused(text: str) -> None:
+    with pytest.raises(Failed, match="the server describes"):
+        Annotations({"Item"}, ()).default(text)
+
+
+def a_class(**changes: Any) -> dict[str, Any]:
+    field = {"name": "a", "type": "int", "default": None}
+    return {"name": "Item", "kind": "dataclass", "options": {}, "fields": [field], **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "code"},
+        {"fields": [{"name": "a = print(1) #", "type": "int", "default": None}]},
+        {"options": {"frozen": "print(1)"}},
+        {"kind": "enum", "options": {"base": "print(1)"}},
+        {"kind": "enum", "fields": [{"name": "A", "type": "", "default": "print(1)"}]},
+    ],
+)
+def test_a_class_that_a_server_made_up_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(Failed, match="the server describes"):
+        declare(a_class(**changes), Annotations({"Item"}, ()))
+
+
+def test_what_must_be_given_after_what_need_not_has_to_be_named() -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "a", "kind": "positional", "type": "int", "default": None},
+        {"name": "b", "kind": "", "type": "int", "default": "1"},
+        {"name": "c", "kind": "", "type": "int", "default": "..."},
+        {"name": "d", "kind": "", "type": "int", "default": "2"},
+        {"name": "e", "kind": "names", "type": "int", "default": None},
+    ]
+    annotations = Annotations((), ())
+    assert parameters(rows, annotations) == [
+        "a: int", "/", "b: int = 1", "d: int = 2", "*", "c: int", "**e: int",
+    ]  # fmt: skip
+    with pytest.raises(Failed, match="a parameter"):
+        parameters([{**rows[0], "name": "a b"}], annotations)
