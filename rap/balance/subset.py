@@ -5,15 +5,23 @@ to nothing of each. Rendezvous hashing gives every client a subset of its own: i
 by a hash of the node and of the client, and takes the first ones (gRPC A68). No client need know of
 another, and few connections move: when a node leaves, each of its clients takes the next of its
 ranking; when one comes, those clients move to it that rank it among their first.
+
+By chance some nodes then have many more clients than others. So a client that is told how many
+clients its nodes have passes over some of those that have too many: rendezvous hashing with bounded
+load. What is above the average goes in all, not from each client the same nodes: each passes a node
+over with the chance that makes its clients as many as the others have.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from heapq import nlargest
 from random import Random
 
 from rap.balance.rendezvous import draw
 
 __all__ = ["Subset"]
+
+MORE = 1.1  # of the average, and one more: from there on a node has too many clients
+FEW = 3  # nodes of which the average says nothing
 
 
 class Subset:
@@ -23,7 +31,7 @@ class Subset:
 
     Args:
         size: So many nodes; of a set that has no more, all.
-        rng: Draws once who this client is, for as long as it lives.
+        rng: Draws who this client is, once, and which nodes it passes over.
     """
 
     def __init__(self, size: int, rng: Random) -> None:
@@ -31,6 +39,7 @@ class Subset:
         self._rng = rng
         self._client: bytes | None = None
         self._ranks: dict[str, float] = {}
+        self._passed: set[str] = set()
 
     def choose(self, keys: Collection[str]) -> Collection[str]:
         """Return the nodes to connect to, of all that there are."""
@@ -40,4 +49,26 @@ class Subset:
             self._client = self._rng.getrandbits(128).to_bytes(16, "big")
         old, client = self._ranks, self._client
         ranks = self._ranks = {k: old[k] if k in old else draw(k, client) for k in keys}
-        return set(nlargest(self._size, keys, key=ranks.__getitem__))
+        self._passed &= ranks.keys()
+        if len(keys) - len(self._passed) < self._size:
+            self._passed.clear()
+        left = [key for key in keys if key not in self._passed]
+        return set(nlargest(self._size, left, key=ranks.__getitem__))
+
+    def judge(self, clients: Mapping[str, int]) -> bool:
+        """Pass over nodes that have too many clients; return whether there is one.
+
+        Args:
+            clients: How many each node has that this client is connected to, all told at about
+                the same time.
+        """
+        if len(clients) < FEW:
+            return False
+        average = sum(clients.values()) / len(clients)
+        passed = {
+            key
+            for key, count in clients.items()
+            if count > average * MORE + 1 and self._rng.random() < 1 - average / count
+        }
+        self._passed |= passed
+        return bool(passed)

@@ -10,7 +10,7 @@ from typing import Any
 from rap.balance import BreakerState, Picker, Subset, ZoneAware, ejection_limit, needs_all
 from rap.client.config import ClientConfig
 from rap.client.node import Node
-from rap.client.part import part_of
+from rap.client.part import Part
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
 from rap.client.ready import ready_nodes
 from rap.client.trouble import denial_of, waited, why_none
@@ -75,7 +75,8 @@ class Cluster:
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
         size = None if needs_all(picker) else config.subset
-        self._subset = None if size is None else Subset(size, rng)
+        subset = None if size is None else Subset(size, rng)
+        self._part = Part(subset, self.nodes, clock, self._apply)
         self._most_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
@@ -104,7 +105,8 @@ class Cluster:
             self._timer.cancel()
             self._timer = None
         self._waiting.fail(_closed())
-        tasks = [*self._closing] if self._watch is None else [self._watch, *self._closing]
+        ours = (self._watch, self._part.stop(), *self._closing)
+        tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
         try:
@@ -231,7 +233,7 @@ class Cluster:
 
     def _apply(self, listed: Snapshot) -> None:
         self._known = True
-        snapshot = part_of(listed, self._subset, self.nodes)
+        snapshot = self._part.of(listed)
         change = diff(self._snapshot, snapshot)
         lost = sum(endpoint.id not in listed for endpoint in change.removed)
         mass_loss = lost * 2 > len(self._snapshot)
@@ -329,8 +331,7 @@ class Cluster:
         if error is not None:
             conn.abort(error)
             raise error
-        if "load" in conn.options.hello:
-            conn.on_load = node.take_report
+        self._part.connected(node, conn)
         incarnation = conn.protocol.peer_hello.get("incarnation")
         if isinstance(incarnation, str) and incarnation != node.incarnation:
             if node.incarnation:

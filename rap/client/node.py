@@ -105,7 +105,7 @@ class Node:
         if conn is not None and conn.usable:
             conn.protocol.tell_load(ASK_FOR_LOAD)
 
-    def take_report(self, body: bytes) -> None:
+    def take_report(self, conn: Connection, body: bytes) -> None:
         """Keep what the server tells of its load; what cannot be read is ignored."""
         try:
             self.report = read_load(body)

@@ -1,28 +1,102 @@
 """Which of the listed servers a client is to know: all, or of very many a part."""
 
-from collections.abc import Container
+import asyncio
+import logging
+from collections.abc import Callable, Container, Mapping
 
 from rap.balance import Subset
+from rap.client.node import Node
+from rap.clock import Clock
 from rap.registry import Snapshot, State
+from rap.transport import Connection
 
-__all__ = ["part_of"]
+__all__ = ["Part"]
+
+_log = logging.getLogger("rap.client")
+
+_SETTLED = 1.0  # seconds after which others that start with this client are connected too
+_TOLD = 1.0  # seconds in which servers tell how many clients they have
 
 
-def part_of(listed: Snapshot, subset: Subset | None, known: Container[str]) -> Snapshot:
-    """Return the part of a snapshot that a client connects to.
+class Part:
+    """The servers that one client connects to.
 
     Args:
-        listed: What the registry says.
-        subset: Chooses the part; `None`: all.
-        known: Ids of servers that the client has: one that drains stays until it is gone, but
-            counts no more.
+        subset: Chooses them; `None`: all.
+        nodes: Those that the client has.
+        clock: Source of time.
+        on_change: Called when others are to be chosen: a snapshot has to be looked at again.
     """
-    if subset is None:
-        return listed
-    staying = [key for key, endpoint in listed.items() if endpoint.state is not State.DRAINING]
-    chosen = subset.choose(staying)
-    if len(chosen) == len(staying):
-        return listed
+
+    def __init__(
+        self,
+        subset: Subset | None,
+        nodes: Mapping[str, Node],
+        clock: Clock,
+        on_change: Callable[[Snapshot], object],
+    ) -> None:
+        self._task: asyncio.Task[None] | None = None  # asks about new connections
+        self._subset = subset
+        self._nodes = nodes
+        self._clock = clock
+        self._on_change = on_change
+        self._listed: Snapshot = {}
+        self._is_part = False
+        self._new = False  # there is a connection that was not looked at
+
+    def of(self, listed: Snapshot) -> Snapshot:
+        """Return what the client connects to of what is listed.
+
+        A server that drains counts no more, but stays until it is gone if the client has it.
+        """
+        self._listed, self._is_part = listed, False
+        if self._subset is None:
+            return listed
+        staying = [key for key, it in listed.items() if it.state is not State.DRAINING]
+        chosen = self._subset.choose(staying)
+        if len(chosen) == len(staying):
+            return listed
+        self._is_part = True
+        return _kept(listed, chosen, self._nodes)
+
+    def connected(self, node: Node, conn: Connection) -> None:
+        """Take a new connection: its server may have too many already."""
+        if self._is_part or "load" in conn.options.hello:
+            conn.on_load = node.take_report
+        if self._is_part:
+            self._new = True
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._look(), name="rap subset")
+
+    def stop(self) -> asyncio.Task[None] | None:
+        """Look at no connection any more; return a task that is to be cancelled."""
+        self._subset, self._is_part = None, False
+        return self._task
+
+    async def _look(self) -> None:
+        while self._new:
+            await self._clock.sleep(_SETTLED)
+            self._new = False
+            asked_at = self._clock.monotonic()
+            for node in self._nodes.values():
+                node.ask()
+            await self._clock.sleep(_TOLD)
+            try:
+                self._judge(asked_at)
+            except Exception:
+                _log.exception("a subset of servers could not be chosen")
+
+    def _judge(self, asked_at: float) -> None:
+        clients = {
+            key: node.report.clients
+            for key, node in self._nodes.items()
+            if node.report is not None and node.reported_at >= asked_at and not node.leaving
+        }
+        if self._is_part and self._subset is not None and self._subset.judge(clients):
+            self._on_change(self._listed)
+
+
+def _kept(listed: Snapshot, chosen: Container[str], known: Container[str]) -> Snapshot:
     return {
         key: endpoint
         for key, endpoint in listed.items()

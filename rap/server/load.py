@@ -1,6 +1,6 @@
-"""Tells clients how loaded the server is: those that ask, beside answers (PROTOCOL.md §3.8).
+"""Tells clients how loaded the server is: on request, and beside answers (PROTOCOL.md §3.8).
 
-Who asks has its connection's calls looked at from then on; the calls of others cost nothing.
+A client that wants the latter has its calls looked at; those of others cost nothing.
 """
 
 import asyncio
@@ -53,11 +53,15 @@ class LoadTeller:
         self._util_from = (self.now(), cpu())
 
     def take(self, conn: Connection) -> None:
-        """Tell a client from now on, whose Hello asks for it; others are left as they are."""
-        if conn.protocol.peer_hello.get("load") is True and conn.on_load is None:
-            asking = _Asking(self, conn)
-            conn.on_open = asking.on_open
-            conn.on_load = asking.on_request
+        """Report beside answers from now on, if the client's Hello asks for it."""
+        asks = conn.protocol.peer_hello.get("load") is True
+        if asks and not isinstance(getattr(conn.on_open, "__self__", None), _Asking):
+            conn.on_open = _Asking(self, conn).on_open
+
+    def tell(self, conn: Connection) -> None:
+        """Send a report, unless the client takes nothing now."""
+        if not (conn.closed or conn.paused):
+            conn.protocol.tell_load(self._frame_of(self.now()))
 
     def in_flight(self, now: float) -> int:
         """Return how many calls are open; a count stands for 10 ms."""
@@ -71,8 +75,7 @@ class LoadTeller:
         now = self.now()
         self._latency.add(now, others, now - began)
 
-    def frame(self, now: float) -> bytes:
-        """Return the report."""
+    def _frame_of(self, now: float) -> bytes:
         if now - self._told_at >= _SAME:
             self._told_at = now
             in_flight = self.in_flight(now)
@@ -132,11 +135,6 @@ class _Asking:
         else:
             stream.task.add_done_callback(ended)
 
-    def on_request(self, _: bytes) -> None:
-        """Tell at once."""
-        self._due = 0.0
-        self._tell(self._teller.now())
-
     def _on_end(
         self, stream: ServerStream, began: float, others: int, _: asyncio.Task[None] | None = None
     ) -> None:
@@ -147,7 +145,6 @@ class _Asking:
         self._tell(self._teller.now())
 
     def _tell(self, now: float) -> None:
-        conn = self._conn
-        if now >= self._due and not (conn.closed or conn.paused):
+        if now >= self._due:
             self._due = now + PAUSE
-            conn.protocol.tell_load(self._teller.frame(now))
+            self._teller.tell(self._conn)

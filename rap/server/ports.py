@@ -94,6 +94,7 @@ class Ports:
         self._admission: Admission | None = None
         self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
         self._teller: LoadTeller | None = None
+        self._tell_load = self._on_load_request  # one object for all connections
         self._empty = asyncio.Event()
         self._abrupt = asyncio.Event()  # no more patience with anybody
 
@@ -261,6 +262,7 @@ class Ports:
         )
         defer_when_full(conn)
         conn.adopt = self._adopt
+        conn.on_load = self._tell_load
         if conn.sweep.max_age is not None:
             conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)
         return conn
@@ -274,11 +276,17 @@ class Ports:
     def _on_change(self, conn: Connection) -> None:
         self.arrivals.settle(conn)
         if "load" in conn.protocol.peer_hello:
-            if self._teller is None:
-                from rap.server.load import LoadTeller  # few clients ask
+            self._load_teller().take(conn)
 
-                self._teller = LoadTeller(self, self._clock)
-            self._teller.take(conn)
+    def _on_load_request(self, conn: Connection, _: bytes) -> None:
+        self._load_teller().tell(conn)
+
+    def _load_teller(self) -> "LoadTeller":
+        if self._teller is None:
+            from rap.server.load import LoadTeller  # few clients ask
+
+            self._teller = LoadTeller(self, self._clock)
+        return self._teller
 
     def _on_lost(self, conn: Connection) -> None:
         self.arrivals.settle(conn)

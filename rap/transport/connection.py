@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self.handshake: asyncio.Future[None] = self.new_future()
         self.ended: asyncio.Future[None] = self.new_future()
         self.on_open = on_open
-        self.on_load: Callable[[bytes], object] | None = None  # takes reports, or requests for one
+        self.on_load: Callable[[Any, bytes], object] | None = None  # reports, or requests for one
         self._on_made = on_made
         self._on_change = on_change
         self._on_lost = on_lost

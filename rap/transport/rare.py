@@ -50,7 +50,7 @@ def on_rare(
         if conn.is_server and conn.pings.exceeds(conn.clock.monotonic()):
             conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
         else:
-            conn.on_load(bytes(body))
+            conn.on_load(conn, bytes(body))
 
 
 def _on_ping(conn: "Connection", flags: int) -> None:

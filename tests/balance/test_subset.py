@@ -85,3 +85,94 @@ def test_a_picker_for_which_all_must_agree_sees_every_node(
     name: str, zone: str, all_of_them: bool
 ) -> None:
     assert needs_all(picker_from_name(name, Random(1), zone)) is all_of_them
+
+
+def test_servers_that_have_about_as_many_clients_are_kept() -> None:
+    subset, keys = Subset(5, Random(1)), names(20)
+    chosen = set(subset.choose(keys))
+    assert not subset.judge(dict.fromkeys(chosen, 40))
+    assert not subset.judge({key: 40 + number for number, key in enumerate(sorted(chosen))})
+    assert set(subset.choose(keys)) == chosen
+
+
+def test_two_servers_say_nothing_of_the_average() -> None:
+    assert not Subset(2, Random(1)).judge({"a": 1000, "b": 1})
+
+
+def test_a_crowded_server_is_passed_over_by_as_many_clients_as_are_too_many() -> None:
+    left = 0
+    for seed in range(500):
+        subset, keys = Subset(5, Random(seed)), names(20)
+        chosen = sorted(subset.choose(keys))
+        crowded = chosen[0]
+        changed = subset.judge({key: 80 if key == crowded else 20 for key in chosen})
+        after = set(subset.choose(keys))
+        assert changed == (crowded not in after)
+        assert set(chosen) - after <= {crowded}
+        assert len(after) == 5
+        left += changed
+    assert left == pytest.approx(500 * (1 - 32 / 80), rel=0.1)  # the average is 32
+
+
+class Always(Random):
+    """Draws so that whoever is too crowded is passed over."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def test_who_was_passed_over_counts_again_when_it_had_been_gone() -> None:
+    subset, keys = Subset(4, Always(3)), names(6)
+    first = set(subset.choose(keys))
+    crowded = max(first)
+    assert subset.judge({key: 100 if key == crowded else 10 for key in first})
+    assert crowded not in subset.choose(keys)
+    subset.choose([key for key in keys if key != crowded])
+    assert set(subset.choose(keys)) == first
+
+
+def test_who_was_passed_over_counts_again_when_too_few_are_left() -> None:
+    subset, keys = Subset(4, Always(3)), names(6)
+    first = set(subset.choose(keys))
+    crowded = sorted(first)[:2]
+    assert subset.judge({key: 100 if key in crowded else 10 for key in first})
+    assert not set(crowded) & set(subset.choose(keys))
+    assert set(subset.choose([*sorted(first), "new"])) <= first | {"new"}
+    assert set(subset.choose(keys)) == first
+
+
+def spread_of(seed: int, nodes: int, clients: int, size: int) -> tuple[float, float, float]:
+    """Return how many more clients than the average the fullest node has, before and after.
+
+    All clients start together; each looks anew when it has connected to another node. The third
+    is the share of connections that were made anew.
+    """
+    keys = names(nodes)
+    subsets = [Subset(size, Random(seed * 1000 + number)) for number in range(clients)]
+    chosen = [set(subset.choose(keys)) for subset in subsets]
+    counts = Counter(key for each in chosen for key in each)
+    average = clients * size / nodes
+    before, moved = max(counts.values()) / average, 0
+    to_look = set(range(clients))
+    while to_look:
+        told = counts.copy()
+        for number in sorted(to_look):
+            if not subsets[number].judge({key: told[key] for key in chosen[number]}):
+                to_look.discard(number)
+                continue
+            after = set(subsets[number].choose(keys))
+            counts.subtract(chosen[number] - after)
+            counts.update(after - chosen[number])
+            moved += len(after - chosen[number])
+            chosen[number] = after
+    return before, max(counts.values()) / average, moved / (clients * size)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_node_has_many_more_clients_than_others_when_crowded_ones_are_passed_over(
+    seed: int,
+) -> None:
+    before, after, moved = spread_of(seed, nodes=200, clients=400, size=50)
+    assert before > 1.2
+    assert after < 1.15
+    assert moved < 0.03

@@ -11,7 +11,8 @@ from rap.client import Client, SyncClient
 from rap.client.cluster import Cluster
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
-from tests.loopback import PATIENCE, eventually, serving
+from tests.fake_clock import FakeClock
+from tests.loopback import PATIENCE, calling, eventually, serving, within
 
 
 async def work() -> str:
@@ -89,6 +90,61 @@ async def test_a_server_that_drains_counts_no_more_but_stays_until_it_is_gone() 
         await eventually(lambda: len(ready(cluster) - first) == 1)
         assert len(cluster.ready) == 2
         assert cluster.nodes[str(leaving.addresses[0])].state == "draining"
+
+
+class Always(random.Random):
+    """Draws so that whoever has too many clients is passed over."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+async def test_a_server_that_has_many_more_clients_than_others_is_left() -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    async with AsyncExitStack() as stack:
+        servers = await start(stack, registry, 5)
+        client = Client(service="shop", registry=registry, subset=3, clock=clock, rng=Always(1))
+        cluster = (await stack.enter_async_context(client)).cluster
+        await eventually(lambda: len(cluster.ready) == 3)
+        first = ready(cluster)
+        crowded = next(it for it in servers if str(it.addresses[0]) in first)
+        for _ in range(8):
+            await stack.enter_async_context(calling(crowded))
+        for _ in range(2):  # the others are settled, the servers have told
+            await eventually(lambda: clock.sleeping)
+            clock.advance(1.0)
+            await eventually(lambda: all(node.report is not None for node in cluster.ready))
+        await eventually(lambda: str(crowded.addresses[0]) not in ready(cluster))
+        await eventually(lambda: len(cluster.ready) == 3)
+        assert first - ready(cluster) == {str(crowded.addresses[0])}
+        assert await client.raw_call("work") == "done"
+
+
+async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    async with AsyncExitStack() as stack:
+        await start(stack, registry, 5)
+        client = Client(service="shop", registry=registry, subset=3, clock=clock, rng=Always(1))
+        cluster = (await stack.enter_async_context(client)).cluster
+        await eventually(lambda: len(cluster.ready) == 3)
+        first, part = ready(cluster), cluster._part
+        task = part._task
+        assert task is not None
+        for _ in range(2):
+            await eventually(lambda: clock.sleeping)
+            clock.advance(1.0)
+            await eventually(lambda: all(node.report is not None for node in cluster.ready))
+        await within(task)
+        assert ready(cluster) == first
+        part._new, part._judge = True, None  # type: ignore[assignment,method-assign]
+        task = asyncio.create_task(part._look())
+        for _ in range(2):
+            await eventually(lambda: clock.sleeping)
+            clock.advance(1.0)
+        await within(task)
+        assert "a subset of servers could not be chosen" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"subset": None}, {"subset": 2, "picker": "rendezvous"}])

@@ -93,16 +93,27 @@ async def test_reports_come_beside_answers_at_most_every_100_ms() -> None:
             assert reports == [True, False, False, True, False]
 
 
-async def test_a_client_that_does_not_ask_is_told_nothing() -> None:
+async def test_a_client_that_does_not_ask_is_told_nothing_and_its_calls_not_looked_at() -> None:
     async with serving(quick) as server, calling(server) as client:
         node = only_node(client)
-        node.ask()
         for _ in range(3):
             await client.raw_call("quick")
         (conn,) = server._ports.connections
-        assert conn.on_load is None
         assert server._ports._teller is None
+        assert conn.on_open == server._ports._on_open
         assert node.report is None
+
+
+async def test_a_client_that_only_asks_now_and_then_is_told_then() -> None:
+    async with serving(quick) as server, calling(server) as client:
+        node = only_node(client)
+        assert node.conn is not None
+        node.conn.on_load = node.take_report
+        await client.raw_call("quick")
+        assert node.report is None
+        assert (await report_of(client)).clients == 1
+        (conn,) = server._ports.connections
+        assert conn.on_open == server._ports._on_open
 
 
 async def latency_of(server: Server, clock: FakeClock, *calls: str) -> float | None:
@@ -205,12 +216,12 @@ async def test_figures_stand_for_a_moment() -> None:
     clock = FakeClock()
     async with serving(quick, clock=clock) as server:
         teller = LoadTeller(server._ports, clock)
-        first = teller.frame(clock.monotonic())
+        first = teller._frame_of(clock.monotonic())
         async with calling(server):
             await eventually(lambda: server._ports.connections)
-            assert teller.frame(clock.monotonic()) is first
+            assert teller._frame_of(clock.monotonic()) is first
             clock.advance(0.02)
-            assert teller.frame(clock.monotonic()) != first
+            assert teller._frame_of(clock.monotonic()) != first
 
 
 async def test_a_handler_that_is_open_elsewhere_counts_as_in_flight_in_a_sample() -> None:
@@ -238,5 +249,6 @@ async def test_a_report_that_cannot_be_read_changes_nothing() -> None:
     async with serving(quick) as server, calling(server, picker=Curious()) as client:
         node = only_node(client)
         report = await report_of(client)
-        node.take_report(b"\xc1")
+        assert node.conn is not None
+        node.take_report(node.conn, b"\xc1")
         assert node.report is report
