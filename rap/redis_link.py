@@ -2,14 +2,13 @@
 
 A link is one server, a primary found by Sentinel, or a Cluster. What it adds to redis-py is time:
 every command has its own short limit, so a server that is frozen costs no more than one that is
-down; and after failures in a row the clients are thrown away and the servers looked up anew. That
+down; and after failures in a row of one server all are thrown away and looked up anew. That
 goes for Sentinel and Cluster too, whose clients in redis-py hold on to dead servers, or close some
 of their connections never: here each server has a plain client.
 """
 
 import asyncio
 import random
-from bisect import bisect
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +24,7 @@ from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisErro
 from rap.clock import Clock, SystemClock
 from rap.deadline import check_timeout
 from rap.errors import RegistryError
+from rap.redis_servers import Host, Servers
 from rap.redis_url import RedisTarget
 
 __all__ = ["Listener", "RedisLink", "Script"]
@@ -34,12 +34,9 @@ _CONNECT_FACTOR = 3  # a new client may take so many times the limit of a comman
 _FAILURES_TO_RENEW = 2  # in a row
 _PRIMARY_CHECK_INTERVAL = 5.0  # seconds between questions to Sentinel
 _CLOSE_TIMEOUT = 0.5  # seconds
-_MOST_AT_ONCE = 64  # commands, each on a connection of its own; more wait within their limit
 
 # What redis-py lets through when servers vanish; not all of it is its own.
 _TROUBLE = (RedisError, OSError, EOFError)
-
-Host = tuple[str, int]
 
 # A key or an argument of a command.
 Value = str | bytes | int | float
@@ -82,18 +79,18 @@ class RedisLink:
         self._timeout = timeout
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._servers: _Servers | None = None
-        self._connecting: asyncio.Task[_Servers] | None = None
+        self._servers: Servers | None = None
+        self._connecting: asyncio.Task[Servers] | None = None
         self._nodes: dict[Host, None] = dict.fromkeys(self.target.hosts)
         self._primary: Host | None = None
         self._primary_asked = 0.0
-        self._failures = 0
+        self._failing = False
         self._answered = self._clock.monotonic()
 
     @property
     def degraded(self) -> bool:
         """Whether the last command got no answer."""
-        return self._failures > 0
+        return self._failing
 
     @property
     def age(self) -> float:
@@ -165,7 +162,7 @@ class RedisLink:
         await self._drop(self._servers)
 
     async def _limited(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        used: _Servers | None = None
+        used: Servers | None = None
         try:
             async with self._translated(self._timeout):
                 used = self._servers or await self._connect()
@@ -176,11 +173,11 @@ class RedisLink:
                     used = self._servers or await self._connect()
                     reply = await used.run(key, work)
         except RegistryError:
-            self._failures += 1
-            if self._failures >= _FAILURES_TO_RENEW:
+            self._failing = True
+            if used is not None and used.note_failure(key) >= _FAILURES_TO_RENEW:
                 await self._drop(used)
             raise
-        self._failures = 0
+        self._failing = False
         self._answered = self._clock.monotonic()
         return reply
 
@@ -195,14 +192,14 @@ class RedisLink:
         except _TROUBLE as exc:
             raise RegistryError(f"Redis at {self.target}: {exc or type(exc).__name__}") from exc
 
-    async def _connect(self) -> "_Servers":
+    async def _connect(self) -> "Servers":
         """Find the servers; all who need them wait for the same, each as long as it may."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._find(), name="rap redis connect")
             self._connecting.add_done_callback(_take_exception)
         return await asyncio.shield(self._connecting)
 
-    async def _find(self) -> "_Servers":
+    async def _find(self) -> "Servers":
         async with asyncio.timeout(_CONNECT_FACTOR * self._timeout):
             ranges: Sequence[tuple[int, Host | None]]
             if self.target.kind == "cluster":
@@ -211,7 +208,7 @@ class RedisLink:
                 ranges = [(0, await self._find_primary())]
             else:
                 ranges = [(0, self.target.hosts[0] if self.target.hosts else None)]
-        self._servers = _Servers(ranges, self._server)
+        self._servers = Servers(ranges, self._server, _close, key_slot)
         return self._servers
 
     def _server(self, host: Host | None, *, retries: int = 1) -> Any:
@@ -278,57 +275,12 @@ class RedisLink:
         answers = await asyncio.gather(*map(ask, hosts), return_exceptions=True)
         return [it for it in answers if isinstance(it, tuple) and it[1]]
 
-    async def _drop(self, servers: "_Servers | None") -> None:
+    async def _drop(self, servers: "Servers | None") -> None:
         """Forget servers, so that the next command looks for them anew."""
         if servers is not None:
             if self._servers is servers:
                 self._servers = None
             await servers.close()
-
-
-class _Servers:
-    """A client for each server that has keys, open until nobody uses them any more.
-
-    Closing at once would not do: a command in flight that fails is tried once more by redis-py,
-    on a new connection that nobody would close.
-
-    Args:
-        ranges: First slot and host of each range of slots; one range without a Cluster.
-        connect: Makes the client of a host.
-    """
-
-    def __init__(
-        self, ranges: Sequence[tuple[int, Host | None]], connect: Callable[[Host | None], Any]
-    ) -> None:
-        self._starts = [first for first, _ in ranges]
-        self._owners = [host for _, host in ranges]
-        self._clients = {host: connect(host) for host in self._owners}
-        self._room = asyncio.Semaphore(_MOST_AT_ONCE)
-        self._users = 0
-        self._closing = False
-
-    @property
-    def hosts(self) -> list[Host | None]:
-        """The servers, each once."""
-        return list(self._clients)
-
-    async def run(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run `work` with the client of the server that has a key."""
-        place = bisect(self._starts, key_slot(key.encode())) - 1
-        self._users += 1
-        try:
-            async with self._room:
-                return await work(self._clients[self._owners[max(0, place)]])
-        finally:
-            self._users -= 1
-            if self._closing and not self._users:
-                await self.close()
-
-    async def close(self) -> None:
-        """Close the clients, now or when the last user leaves."""
-        self._closing = True
-        if not self._users:
-            await asyncio.gather(*map(_close, self._clients.values()))
 
 
 class Listener:

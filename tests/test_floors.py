@@ -23,6 +23,7 @@ FLOORS = [
         "address",
         "message",
         "redis_url",
+        "redis_servers",
         "options",
     ],
     ["wire", "redis_link", "signature"],

@@ -11,7 +11,10 @@ import pytest
 
 from rap.errors import RegistryError
 from rap.redis_link import RedisLink, Script
-from tests.redis_server import HOW_TO_GET_ONE, RedisServer, find_redis_server
+from tests.redis_fixtures import redis_cluster
+from tests.redis_server import HOW_TO_GET_ONE, RedisCluster, RedisServer, find_redis_server
+
+__all__ = ["redis_cluster"]
 
 pytestmark = pytest.mark.skipif(find_redis_server() is None, reason=HOW_TO_GET_ONE)
 
@@ -94,6 +97,36 @@ async def test_a_frozen_server_costs_no_more_than_the_limit(
     assert await link.call("GET", "other") is None
     assert not link.degraded
     assert link.age < 2.0
+
+
+async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
+    redis_cluster: RedisCluster, connect: Connect
+) -> None:
+    link = connect(redis_cluster.url, timeout=0.5)
+    names = [f"key-{number}" for number in range(100)]
+    frozen = redis_cluster.owner(names[0])
+    other = next(name for name in names if redis_cluster.owner(name) is not frozen)
+    await link.call("GET", names[0])
+    frozen.freeze()
+    try:
+        many = asyncio.gather(
+            *(link.call("GET", names[0]) for _ in range(200)), return_exceptions=True
+        )
+        async with asyncio.timeout(20):  # nobody waits behind what is stuck there
+            assert await link.call("GET", other) is None
+            await many
+            while not await answers(link, names[0]):
+                assert await link.call("GET", other) is None
+    finally:
+        redis_cluster.heal()
+
+
+async def answers(link: RedisLink, key: str) -> bool:
+    try:
+        await link.call("GET", key)
+    except RegistryError:
+        return False
+    return True
 
 
 async def test_more_commands_than_connections_wait_for_their_turn(
