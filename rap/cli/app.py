@@ -39,6 +39,11 @@ COMMANDS = {
     "demo-replica": Place("rap.cli.demo.replica", "demo_replica", ""),
     "describe": Place("rap.cli.describe", "describe", "Describe a function of a server."),
     "ls": Place("rap.cli.ls", "ls", "List services, instances or functions."),
+    "ping": Place(
+        "rap.cli.ping",
+        "ping",
+        "Measure round trips to each instance of a service, or each --host.",
+    ),
     "serve": Place(
         "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."
     ),

@@ -40,4 +40,4 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
-    return one_line(f"{value:g}" if isinstance(value, float) else str(value))
+    return one_line(f"{value:.3f}" if isinstance(value, float) else str(value))

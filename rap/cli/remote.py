@@ -5,8 +5,8 @@ import functools
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import click
 
@@ -15,7 +15,7 @@ from rap.client import Client
 from rap.client.cluster import Cluster
 from rap.errors import Unavailable
 
-__all__ = ["Remote", "checked", "remote_options"]
+__all__ = ["Remote", "checked", "refuses", "remote_options"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,20 @@ class Remote:
         """Seconds to find a server."""
         return _PATIENCE if self.timeout is None else self.timeout
 
+    def with_service(self) -> Self:
+        """Return it if it names the service of its registry.
+
+        Raises:
+            UsageError: It does not.
+        """
+        if self.registry is not None and self.service is None:
+            raise click.UsageError("--registry needs --service: the name of the service")
+        return self
+
+    def at(self, address: str) -> Self:
+        """Return the same for one server."""
+        return replace(self, host=(address,), registry=None, service=None, namespace=None)
+
     def client(self, **options: Any) -> Client:
         """Return a client that is not connected.
 
@@ -130,14 +144,15 @@ async def _connect(client: Client) -> None:
     try:
         while not connecting.done():
             await asyncio.wait([connecting], timeout=_LOOK)
-            if not connecting.done() and _all_refuse(client.cluster):
+            if not connecting.done() and refuses(client.cluster):
                 raise Unavailable(client.cluster.describe())
         await connecting
     finally:
         connecting.cancel()
 
 
-def _all_refuse(cluster: Cluster) -> bool:
+def refuses(cluster: Cluster) -> bool:
+    """Whether all servers that are known have been asked, and none is connected."""
     pools = [node.pool for node in cluster.nodes.values()]
     return bool(pools) and all(
         not pool.connections and pool.error != _NOT_DIALLED and pool.denial is None
