@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,15 @@ from tests.redis_server import (
     find_redis_server,
 )
 
-__all__ = ["namespace", "redis_cluster", "redis_old", "redis_sentinel", "redis_single"]
+__all__ = [
+    "limited",
+    "limited_words",
+    "namespace",
+    "redis_cluster",
+    "redis_old",
+    "redis_sentinel",
+    "redis_single",
+]
 
 _serial = itertools.count()
 
@@ -59,3 +69,20 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     _needs_redis()
     with RedisCluster(tmp_path_factory.mktemp("cluster")) as group:
         yield group
+
+
+def limited_words() -> list[str]:
+    """What docs/discovery.md says that a user of Redis must be allowed."""
+    page = Path(__file__).parents[1].joinpath("docs/discovery.md").read_text()
+    line = next(it for it in page.splitlines() if it.startswith("ACL SETUSER rap "))
+    return line.split()[3:]
+
+
+@contextmanager
+def limited(server: RedisServer) -> Iterator[str]:
+    """Make that user, and give the URL with its name and password."""
+    server.command("ACL", "SETUSER", "rap", "reset", *limited_words())
+    try:
+        yield server.url.replace("redis://", "redis://rap:secret@")
+    finally:
+        server.command("ACL", "DELUSER", "rap")

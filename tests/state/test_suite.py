@@ -6,8 +6,10 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from rap.state import Bucket, ConnectionCounter, TokenBuckets
+from rap.state import Bucket, ConnectionCounter, TokenBuckets, state_from_url
 from tests.loopback import PATIENCE, within
+from tests.redis_fixtures import limited
+from tests.redis_server import RedisServer
 from tests.state.conftest import Connect
 
 STORES = ["memory", "single", "old", "cluster"]
@@ -183,3 +185,24 @@ async def test_a_long_key_of_a_bucket_is_hashed(connect: Connect) -> None:
         assert await store.take("x" * 100_000, bucket) == 0
         assert await store.take("x" * 100_000, bucket) > 0
         assert await store.take("x" * 99_999, bucket) == 0
+
+
+async def test_a_user_of_redis_who_may_do_no_more_than_the_page_says_is_enough(
+    redis_single: RedisServer, namespace: str
+) -> None:
+    redis_single.command("SCRIPT", "FLUSH")
+    with limited(redis_single) as url:
+        state = state_from_url(f"{url}?namespace={namespace}")
+        async with (
+            aclosing(state.nonces()) as nonces,
+            aclosing(state.buckets("b")) as buckets,
+            aclosing(state.connections("conn")) as counter,
+        ):
+            assert await nonces.claim("n", ttl=30)
+            assert not await nonces.claim("n", ttl=30)
+            assert await buckets.take("k", Bucket(capacity=1, rate=1, initial=1)) == 0
+            assert await buckets.take("k", Bucket(capacity=1, rate=1, initial=1)) > 0
+            assert await counter.acquire("a", 1)
+            assert not await counter.acquire("a", 1)
+            assert await counter.total("a") == 1
+            counter.release("a")

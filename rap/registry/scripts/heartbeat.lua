@@ -7,7 +7,8 @@
 -- the id. With -1 and -2 nothing was written.
 -- When many leases run out at once it was rather Redis or the network that stood still, so none
 -- of them is removed before the silence of [10]. A lease that had run out and is renewed counts as
--- a change: a watcher may have seen the instance as suspect.
+-- a change: a watcher may have seen the instance as suspect. A record without a lease, which only
+-- somebody else can have removed, gets one: its owner renews that, or it runs out as any other.
 
 local id, incarnation, ttl, report = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local share, small, dead_after = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -27,6 +28,11 @@ end
 local gone = redis.call('ZRANGEBYSCORE', LEASE, '-inf', horizon)
 
 redis.call('ZADD', LEASE, now + ttl, id)
+if leases < total then
+  for _, other in ipairs(redis.call('HKEYS', INST)) do
+    redis.call('ZADD', LEASE, 'NX', now + ttl, other)
+  end
+end
 if report ~= '' then redis.call('HSET', LOAD, id, report) end
 if revived then change('put', id, record) end
 local changed = revived

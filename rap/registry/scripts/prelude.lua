@@ -20,7 +20,7 @@ end
 
 -- A key of another type ends the script here.
 local total = redis.call('HLEN', INST)
-redis.call('ZCARD', LEASE)
+local leases = redis.call('ZCARD', LEASE)
 redis.call('HLEN', LOAD)
 
 -- A log that is ahead of the version would refuse the next entry: both begin anew then.
