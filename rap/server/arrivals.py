@@ -5,6 +5,7 @@ from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.transport import Connection
 from rap.transport.allowance import Allowance
+from rap.transport.handshakes import Handshake
 
 __all__ = ["Arrivals"]
 
@@ -17,8 +18,8 @@ class Arrivals:
     Peers on this machine have no limit of their own: a proxy there makes all clients look local.
 
     Args:
-        max_handshakes: Connections that have not said Hello; the oldest is cut for one more, for
-            a client that means well says it at once.
+        max_handshakes: Connections that have not said Hello, also in TLS handshakes; the oldest is
+            cut for one more, for a client that means well says it at once.
         max_connects: Connections a second from one address, ten times as many at once.
         clock: Source of time.
 
@@ -31,26 +32,36 @@ class Arrivals:
         self._max_handshakes = max_handshakes
         self._max_connects = max_connects
         self._clock = clock
-        self._silent: dict[Connection, None] = {}  # oldest first
+        # Oldest first; with what can be cut.
+        self._silent: dict[Connection, Connection | Handshake] = {}
         self._networks: dict[str, Allowance] = {}  # that came least recently first
 
+    def begin(self, handshake: Handshake) -> bool:
+        """Count a new connection, which begins with a TLS handshake; `False`: it was cut."""
+        return self._take(handshake.conn, handshake)
+
     def take(self, conn: Connection) -> bool:
-        """Count a new connection; `False`: it was cut."""
-        if not conn.peer.is_local and self._comes_too_often(conn.peer):
-            self.refused["max_connects"] += 1
-            conn.abort(ConnectionClosed(f"too many connections from {conn.peer.network}"))
-            return False
-        if len(self._silent) >= self._max_handshakes:
-            oldest = next(iter(self._silent))
-            self.settle(oldest)
-            self.refused["max_handshakes"] += 1
-            oldest.abort(ConnectionClosed(f"{oldest.peer} sent no Hello while many others came"))
-        self._silent[conn] = None
-        return True
+        """Count a new connection, unless its TLS handshake was; `False`: it was cut."""
+        if conn in self._silent:
+            self._silent[conn] = conn
+            return True
+        return self._take(conn, conn)
 
     def settle(self, conn: Connection) -> None:
         """Say that a connection has said Hello, or has ended."""
         self._silent.pop(conn, None)
+
+    def _take(self, conn: Connection, new: Connection | Handshake) -> bool:
+        if not new.peer.is_local and self._comes_too_often(new.peer):
+            self.refused["max_connects"] += 1
+            new.abort(ConnectionClosed(f"too many connections from {new.peer.network}"))
+            return False
+        if len(self._silent) >= self._max_handshakes:
+            oldest = self._silent.pop(next(iter(self._silent)))
+            self.refused["max_handshakes"] += 1
+            oldest.abort(ConnectionClosed(f"{oldest.peer} sent no Hello while many others came"))
+        self._silent[conn] = new
+        return True
 
     def _comes_too_often(self, peer: Peer) -> bool:
         now, network = self._clock.monotonic(), peer.network

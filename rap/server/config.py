@@ -69,7 +69,8 @@ class ServerConfig:
         connection_window: The same for all calls of a connection.
         max_unfinished: Of messages of which only parts have come, on one connection; one more part
             fails its call. At least `max_message`; `None`: eight times that.
-        max_handshakes: Connections that have not said Hello yet; the oldest is cut for one more.
+        max_handshakes: Connections that have not said Hello yet, or are in a TLS handshake; the
+            oldest is cut for one more.
         max_connects: A second from one address (of IPv6, one network of 64 bits), ten times as many
             at once; beyond it they are cut. Peers on this machine have no such limit.
         max_cancels: Calls a second that a client may cancel on one connection, ten times as many

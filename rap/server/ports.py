@@ -144,6 +144,8 @@ class Ports:
                     context=context,
                     handshake_timeout=self._config.handshake_timeout,
                     reuse_port=self.reuse_port,
+                    on_handshake=self.arrivals.begin,
+                    on_failed=self.arrivals.settle,
                 )
             )
 
@@ -176,6 +178,8 @@ class Ports:
 
     async def close_connections(self, timeout: float) -> None:
         """Wait for clients to leave; after `timeout` seconds end what is left."""
+        for listener in self._listeners:
+            await listener.handshakes_ended()
         try:
             async with asyncio.timeout(0 if self._abrupt.is_set() else timeout):
                 while self._connections:

@@ -6,10 +6,11 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rap.address import Address
 from rap.transport.connection import Connection
+from rap.transport.handshakes import TLS_GOODBYE, Handshake, TlsServer
 
 __all__ = ["Listener", "listen"]
 
@@ -17,21 +18,27 @@ _Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]  # what ge
 
 
 _TRIES = 16  # to find a port that is free on all addresses of a name
-_TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
+
+
+class _Server(Protocol):
+    """What accepts on one socket."""
+
+    def close(self) -> None:
+        """Accept nothing more."""
 
 
 class Listener:
     """One address that is listened on.
 
     Args:
-        servers: The loop's servers, one for each socket.
+        servers: What accepts, one for each socket.
         address: What was bound, with its real port.
         file: Device and number of the file of a unix socket.
     """
 
     def __init__(
         self,
-        servers: Sequence[asyncio.Server],
+        servers: Sequence[_Server],
         address: Address,
         file: tuple[int, int] | None = None,
     ) -> None:
@@ -40,12 +47,22 @@ class Listener:
         self._file = file
 
     def close(self) -> None:
-        """Accept nothing more; connections live on."""
+        """Accept nothing more, and cut TLS handshakes; connections live on."""
         for server in self._servers:
             server.close()
         if self._file is not None and self._file == _file_at(self.address.path):
             os.unlink(self.address.path)
         self._file = None
+
+    async def handshakes_ended(self) -> None:
+        """Return when no TLS handshake goes on any more; after `close`."""
+        for server in self._servers:
+            if isinstance(server, TlsServer):
+                await server.wait_closed()
+
+
+def _ignore(_: object) -> None:
+    """Do nothing: nobody asked to be told."""
 
 
 async def listen(
@@ -56,6 +73,8 @@ async def listen(
     context: ssl.SSLContext | None = None,
     handshake_timeout: float = 5.0,
     reuse_port: bool = False,
+    on_handshake: Callable[[Handshake], object] = _ignore,
+    on_failed: Callable[[Connection], object] = _ignore,
 ) -> Listener:
     """Start to listen.
 
@@ -67,28 +86,46 @@ async def listen(
         handshake_timeout: Seconds a client's TLS handshake may take.
         reuse_port: Share the port with other processes that do so too; the kernel spreads the
             connections among them (socket(7), SO_REUSEPORT).
+        on_handshake: On TCP, told of each TLS handshake before it begins; may cut it.
+        on_failed: Told of the connection of each that did not lead to one.
 
     Raises:
         OSError: The address cannot be bound; the message names it.
     """
     loop = asyncio.get_running_loop()
-    tls: dict[str, Any] = {
-        "ssl": context,
-        "ssl_handshake_timeout": None if context is None else handshake_timeout,
-        "ssl_shutdown_timeout": None if context is None else _TLS_GOODBYE,
-    }
-    servers: list[asyncio.Server] = []
+    servers: list[_Server] = []
     try:
         if address.scheme == "unix":
             path = address.path
             _refuse_if_used(path)
-            servers.append(await loop.create_unix_server(make, path, backlog=backlog, **tls))
+            servers.append(
+                await loop.create_unix_server(
+                    make,
+                    path,
+                    backlog=backlog,
+                    ssl=context,
+                    ssl_handshake_timeout=None if context is None else handshake_timeout,
+                    ssl_shutdown_timeout=None if context is None else TLS_GOODBYE,
+                )
+            )
             return Listener(servers, address, _file_at(path))
         sockets = await _bind(address, reuse_port)
         try:
             for sock in sockets:
-                server = await loop.create_server(make, sock=sock, backlog=backlog, **tls)
-                servers.append(server)  # one by one: what is there is closed if the next fails
+                server: _Server  # one by one: what is there is closed if the next fails
+                if context is None:
+                    server = await loop.create_server(make, sock=sock, backlog=backlog)
+                else:
+                    server = TlsServer(
+                        sock,
+                        make,
+                        context,
+                        backlog=backlog,
+                        timeout=handshake_timeout,
+                        on_begin=on_handshake,
+                        on_failed=on_failed,
+                    )
+                servers.append(server)
         except BaseException:
             for server in servers:
                 server.close()

@@ -10,6 +10,7 @@ from rap.address import Peer
 from rap.errors import RapError
 from rap.server.arrivals import Arrivals
 from rap.transport import Connection
+from rap.transport.handshakes import Handshake
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
@@ -79,6 +80,37 @@ def test_the_oldest_of_those_that_say_nothing_is_cut_for_one_more() -> None:
     door.arrivals.settle(cast(Connection, second))
     fourth = door.come("127.0.0.1", is_local=True)
     assert (second.error, third.error, fourth.error) == (None, None, None)
+
+
+class Shaking(Arriving):
+    """A TLS handshake."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.conn = Arriving(host)
+
+
+def test_a_tls_connection_counts_once_and_before_its_handshake() -> None:
+    door = Door()
+    shaking = [Shaking("192.0.2.1") for _ in range(11)]
+    begun = [door.arrivals.begin(cast(Handshake, each)) for each in shaking]
+    assert begun == [True] * 10 + [False]
+    assert "too many connections from 192.0.2.1" in str(shaking[-1].error)
+    assert all(door.arrivals.take(cast(Connection, each.conn)) for each in shaking[:10])
+    assert [each.error or each.conn.error for each in shaking[:10]] == [None] * 10
+
+
+def test_the_place_of_a_connection_is_that_of_its_handshake() -> None:
+    door = Door(max_handshakes=2)
+    first, second = Shaking("192.0.2.1"), Shaking("192.0.2.2")
+    for each in (first, second):
+        assert door.arrivals.begin(cast(Handshake, each))
+    assert door.arrivals.take(cast(Connection, first.conn))
+    door.come("192.0.2.3")
+    assert (first.error, second.error) == (None, None)
+    assert "sent no Hello while many others came" in str(first.conn.error)
+    door.come("192.0.2.4")
+    assert "sent no Hello while many others came" in str(second.error)
 
 
 async def fine() -> int:

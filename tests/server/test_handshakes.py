@@ -1,0 +1,162 @@
+"""TLS handshakes count from the moment a connection comes, and can be cut."""
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from faults.raw import Raw, speaking
+from rap.client import Client
+from rap.server import Server
+from rap.transport.handshakes import Handshake, TlsServer
+from rap.transport.tls import server_context
+from tests.loopback import eventually, serving, within
+from tests.test_seed import write_certificate
+from tests.transport.pairs import DEFAULTS, Pair
+
+ON_BOTH_LOOPS = True
+
+
+async def fine() -> int:
+    return 1
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    write_certificate(tmp_path)
+    names = {"ssl_crt_path": "rap_ssl.crt", "ssl_key_path": "rap_ssl.key"}
+    return {option: str(tmp_path / name) for option, name in names.items()}
+
+
+def client_of(server: Server, files: dict[str, str]) -> Client:
+    return Client(server.addresses, ssl_crt_path=files["ssl_crt_path"])
+
+
+def silent(server: Server) -> int:
+    return len(server._ports.arrivals._silent)
+
+
+@asynccontextmanager
+async def crowd(server: Server, count: int) -> AsyncIterator[list[Raw]]:
+    """Connect so often, one after the other, and begin no TLS."""
+    arrivals = server._ports.arrivals
+
+    def come() -> int:
+        return silent(server) + arrivals.refused["max_handshakes"]
+
+    async with AsyncExitStack() as stack:
+        found = []
+        for expected in range(come() + 1, come() + 1 + count):
+            found.append(await stack.enter_async_context(speaking(server.addresses[0].port, b"")))
+            await eventually(lambda expected=expected: come() == expected)  # type: ignore[misc]
+        yield found
+
+
+async def test_the_oldest_handshake_is_cut_for_one_more(files: dict[str, str]) -> None:
+    async with serving(fine, max_handshakes=2, **files) as server:
+        async with client_of(server, files) as before, crowd(server, 3) as peers:
+            assert await peers[0].closed() == b""
+            assert server._ports.arrivals.refused["max_handshakes"] == 1
+            assert silent(server) == 2
+            async with client_of(server, files) as client:
+                assert await client.raw_call("fine") == 1
+            assert await peers[1].closed() == b""
+            assert await before.raw_call("fine") == 1
+
+
+async def test_who_has_shaken_hands_and_says_no_hello_keeps_its_place(
+    files: dict[str, str],
+) -> None:
+    context = ssl.create_default_context(cafile=files["ssl_crt_path"])
+    context.check_hostname = False
+    async with serving(fine, max_handshakes=2, **files) as server:
+        port = server.addresses[0].port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        await eventually(lambda: len(server._ports.connections) == 1)
+        assert silent(server) == 1
+        async with crowd(server, 2):
+            await within(reader.read())
+            assert silent(server) == 2
+            assert not server._ports.connections
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize(("said", "timeout"), [(b"no TLS at all, and long enough", 5), (b"", 0.05)])
+async def test_a_handshake_that_fails_counts_no_more(
+    files: dict[str, str], said: bytes, timeout: float
+) -> None:
+    async with serving(fine, handshake_timeout=timeout, **files) as server:
+        async with speaking(server.addresses[0].port, said) as peer:
+            await peer.closed()
+            await eventually(lambda: not silent(server))
+
+
+async def test_a_client_that_leaves_in_its_handshake_counts_no_more(files: dict[str, str]) -> None:
+    async with serving(fine, **files) as server:
+        async with crowd(server, 1):
+            assert silent(server) == 1
+        await eventually(lambda: not silent(server))
+
+
+async def test_handshakes_do_not_keep_a_server_from_its_end(files: dict[str, str]) -> None:
+    async with serving(fine, close_timeout=60, **files) as server, crowd(server, 2) as peers:
+        await within(server.await_closed())
+        for peer in peers:
+            assert await peer.closed() == b""
+        assert silent(server) == 0
+
+
+async def test_many_clients_come_at_once(files: dict[str, str]) -> None:
+    async with serving(fine, **files) as server:
+        clients = [client_of(server, files) for _ in range(30)]
+        await within(asyncio.gather(*(client.connect() for client in clients)))
+        assert await asyncio.gather(*(client.raw_call("fine") for client in clients)) == [1] * 30
+        assert silent(server) == 0
+        await asyncio.gather(*(client.await_close() for client in clients))
+
+
+class Exhausted:
+    """A listening socket of a process that once has too many files open."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.failures = 1
+
+    def accept(self) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return self._sock.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+async def test_an_error_of_accept_is_told_and_tried_again(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rap.transport.handshakes._RETRY", 0.01)
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    begun: list[Handshake] = []
+    server = TlsServer(
+        cast(socket.socket, Exhausted(sock)),
+        Pair(DEFAULTS, DEFAULTS, None).make_server,
+        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
+        backlog=5,
+        timeout=5,
+        on_begin=begun.append,
+        on_failed=lambda _: begun.clear(),
+    )
+    async with speaking(sock.getsockname()[1], b""):
+        await eventually(lambda: begun)
+    assert "cannot accept a connection: [Errno 24] too many open files" in caplog.text
+    server.close()
+    await within(server.wait_closed())
+    assert not begun
