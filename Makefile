@@ -15,7 +15,7 @@ CHECK_READY = $(CHECK_VENV)/.ready
 
 # Running a candidate is the test: a pyenv shim may exist and fail, a system Python lack ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
-CANDIDATES = python3 python3.13 python3.12 python3.11
+CANDIDATES = python3 python3.13 python3.12 python3.11 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
@@ -103,7 +103,7 @@ bench-guard: $(READY)
 
 test-all:
 	@tried=; for version in 3.11 3.12 3.13; do \
-		for python in python$$version "$$HOME"/.pyenv/versions/$$version.*/bin/python; do \
+		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
 			$$python -c '$(USABLE)' >/dev/null 2>&1 || continue; \
 			echo "== Python $$version"; tried="$$tried $$version"; \
 			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$$version || exit 1; \

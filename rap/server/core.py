@@ -358,7 +358,7 @@ class Server:
         def on_signal() -> None:
             nonlocal signalled
             if signalled:
-                self._ports.abort()
+                self._ports.stop_at_once()
             signalled = True
             self._stop.set()
 
@@ -387,7 +387,7 @@ class Server:
         try:
             await self.await_closed()
         except asyncio.CancelledError:  # who cancels the drain wants no drain
-            self._ports.abort()
+            self._ports.stop_at_once()
             await self.await_closed()
             raise
 

@@ -159,7 +159,7 @@ class Ports:
                 conn.sweep.on_busy()
 
     async def linger(self, seconds: float) -> None:
-        """Go on as before for so long, unless `abort` is called."""
+        """Go on as before for so long, unless `stop_at_once` is called."""
         waits = [
             asyncio.ensure_future(self._clock.sleep(seconds)),
             asyncio.ensure_future(self._abrupt.wait()),
@@ -190,10 +190,14 @@ class Ports:
         if self._admission is not None:
             await self._admission.close()
 
-    def abort(self) -> None:
-        """End every connection now, and whatever else waits for clients."""
+    def stop_at_once(self) -> None:
+        """End every connection now, accept none, and wait for no client any more."""
         self._abrupt.set()
         self.close_listeners()
+        self.abort()
+
+    def abort(self) -> None:
+        """End every connection now."""
         for conn in list(self._connections):
             conn.abort(_ABRUPT)
 

@@ -5,8 +5,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+from rap.cli.app import rap as rap_group
 from rap.cli.demo.backend import GivenRedis, choose_backend
 from rap.cli.demo.board import Row, View, percentile
 from rap.cli.demo.scenario import Notice, Report
@@ -14,6 +16,7 @@ from rap.cli.demo.summary import print_summary
 from rap.cli.demo.table import make_display
 from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
 from rap.client import Client
+from tests.loopback import calling, eventually, serving
 
 
 def stretch(**answered: int) -> Stretch:
@@ -42,6 +45,34 @@ def test_a_percentile_is_one_of_the_values(
     values: list[float], fraction: float, found: float
 ) -> None:
     assert percentile(values, fraction) == found
+
+
+async def test_a_call_that_failed_is_counted_and_told() -> None:
+    turns = iter(["answer", "fail", "fail"])
+
+    async def work() -> str:
+        if next(turns, "answer") == "fail":
+            raise ValueError("out of order")
+        return "a"
+
+    async with serving(work) as server, calling(server) as client:
+        traffic = Traffic(client, 1)
+        async with traffic.flowing():
+            await eventually(lambda: traffic.answered["a"] > 1)
+    assert (traffic.failed, traffic.total) == (2, traffic.answered["a"] + 2)
+    assert traffic.errors == ["ValueError: out of order"] * 2
+
+
+@pytest.mark.parametrize(("failed", "status"), [(0, 0), (1, 1), (300, 1)])
+def test_the_exit_status_says_whether_a_call_failed(
+    monkeypatch: pytest.MonkeyPatch, failed: int, status: int
+) -> None:
+    async def ended(*_: object) -> int:
+        return failed
+
+    monkeypatch.setattr("rap.cli.demo.command._main", ended)
+    result = CliRunner().invoke(rap_group, ["demo", "--redis", "redis://nowhere:1"])
+    assert result.exit_code == status
 
 
 class Node:
