@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from rap.cli.command import Failed
 
-__all__ = ["Annotations", "is_name"]
+__all__ = ["Annotations", "is_name", "quoted"]
 
 _DATES = ("date", "datetime", "time", "timedelta")
 # What texts may name beside builtins and described classes, and from where stubs import it.
@@ -24,10 +24,28 @@ _KNOWN = {
     "decimal.Decimal": ("decimal", "Decimal"),
     "uuid.UUID": ("uuid", "UUID"),
     "rap.channel.Channel": ("rap.client", "Channel"),
-    "msgspec.UnsetType": ("msgspec", "UnsetType"),
+    "msgspec.UnsetType": ("msgspec", "msgspec.UnsetType"),
 }  # fmt: skip
 _BUILTINS = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
 _ITERATOR = ("collections.abc", "AsyncIterator")
+
+
+def quoted(value: object) -> str:
+    """Return a constant as formatters write it, in double quotes."""
+    if isinstance(value, str):
+        text = repr(value)
+        if text[0] == '"' or '"' in value:
+            return text
+        return '"' + text[1:-1].replace("\\'", "'") + '"'
+    if isinstance(value, bytes):
+        text = repr(value)
+        return text if text[1] == '"' or b'"' in value else f'b"{text[2:-1]}"'
+    if isinstance(value, tuple):
+        inner = ", ".join(map(quoted, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{quoted(k)}: {quoted(v)}' for k, v in value.items())}}}"
+    return repr(value)
 
 
 def is_name(text: str) -> bool:
@@ -53,8 +71,11 @@ class Annotations:
         self._shadowing = shadowing
 
     def need(self, module: str, name: str = "") -> str:
-        """Import a name of a module, or a module; return what it is called then."""
-        self.imports.add((module, name))
+        """Import a name of a module, or a module and a name in it; return how it is called."""
+        if name.startswith(f"{module}."):
+            self.imports.add((module, ""))
+        else:
+            self.imports.add((module, name))
         return name or module
 
     def type(self, text: str) -> str:
@@ -92,7 +113,7 @@ class Annotations:
             Failed: It is none.
         """
         try:
-            return repr(ast.literal_eval(text))
+            return quoted(ast.literal_eval(text))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
             raise Failed(f"the server describes a constant as {text!r}, which is none") from exc
 
@@ -136,7 +157,8 @@ class _Rewriter(ast.NodeTransformer):
                 name = self._annotations.dotted("typing.Literal")
                 inner = values.elts if isinstance(values, ast.Tuple) else [values]
                 texts = [self._annotations.constant(ast.unparse(each)) for each in inner]
-                return _parse(f"{name}[{', '.join(texts)}]")
+                # As one name: what is written of it is the text as it is.
+                return ast.Name(f"{name}[{', '.join(texts)}]")
             case ast.Constant(None) | ast.Constant(builtins.Ellipsis):
                 return node
             case ast.Subscript() | ast.Tuple() | ast.List() | ast.Load() | ast.BitOr():

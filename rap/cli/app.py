@@ -47,6 +47,7 @@ COMMANDS = {
     "serve": Place(
         "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."
     ),
+    "stub": Place("rap.cli.stub", "stub", "Write a Python module of typed stubs."),
 }
 
 

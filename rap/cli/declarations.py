@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rap.cli.annotations import Annotations, is_name
+from rap.cli.annotations import Annotations, is_name, quoted
 from rap.cli.command import Failed
 
-__all__ = ["declare", "parameters"]
+__all__ = ["WIDTH", "declare", "parameters"]
+
+WIDTH = 88  # of a line: what most formatters agree on
 
 _SOME = "..."  # a default that has no text
 _FACTORIES = ("list", "dict", "set", "tuple", "bytearray")
@@ -96,21 +98,25 @@ def _is_mixed(fields: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def _head(name: str, kind: str, options: dict[str, str], annotations: Annotations) -> list[str]:
-    given = ", ".join(f"{option}={text}" for option, text in options.items())
+    given = {option: f"{option}={text}" for option, text in options.items()}
     if kind == "dataclass":
         decorator = annotations.need("dataclasses", "dataclass")
-        return [f"@{decorator}({given})" if given else f"@{decorator}", f"class {name}:"]
+        how = f"({', '.join(given.values())})" if given else ""
+        return [f"@{decorator}{how}", f"class {name}:"]
     bases = {
         "typed_dict": ("typing", "TypedDict"),
         "named_tuple": ("typing", "NamedTuple"),
-        "struct": ("msgspec", "Struct"),
-        "model": ("pydantic", "BaseModel"),
+        "struct": ("msgspec", "msgspec.Struct"),
+        "model": ("pydantic", "pydantic.BaseModel"),
     }
     if kind not in bases:
         raise Failed(f"the server describes {name} as a {kind!r}, which is unknown")
     base = annotations.need(*bases[kind])
-    more = f", {given}" if kind == "struct" and given else ""
-    return [f"class {name}({base}{more}):"]
+    arguments = [base, *(given.values() if kind == "struct" else ())]
+    line = f"class {name}({', '.join(arguments)}):"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"class {name}(", *(f"    {each}," for each in arguments), "):"]
 
 
 def _enum_head(name: str, options: Mapping[str, str], annotations: Annotations) -> list[str]:
@@ -129,14 +135,16 @@ def _field(entry: Mapping[str, Any], kind: str, annotations: Annotations) -> str
     if default not in _FACTORIES:
         return f"{text} = {annotations.default(default)}"
     if kind == "model":
-        return f"{text} = {annotations.need('pydantic', 'Field')}(default_factory={default})"
-    module = "msgspec" if kind == "struct" else "dataclasses"
-    return f"{text} = {annotations.need(module, 'field')}(default_factory={default})"
+        return (
+            f"{text} = {annotations.need('pydantic', 'pydantic.Field')}(default_factory={default})"
+        )
+    made = ("msgspec", "msgspec.field") if kind == "struct" else ("dataclasses", "field")
+    return f"{text} = {annotations.need(*made)}(default_factory={default})"
 
 
 def _functional(
     name: str, fields: Iterable[Mapping[str, Any]], annotations: Annotations
 ) -> list[str]:
     base = annotations.need("typing", "TypedDict")
-    rows = [f"        {each['name']!r}: {annotations.type(each['type'])}," for each in fields]
-    return [f"{name} = {base}(", f"    {name!r},", "    {", *rows, "    },", ")"]
+    rows = [f"        {quoted(each['name'])}: {annotations.type(each['type'])}," for each in fields]
+    return [f"{name} = {base}(", f'    "{name}",', "    {", *rows, "    },", ")"]

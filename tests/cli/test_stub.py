@@ -1,0 +1,203 @@
+"""`rap stub`: what it writes is typed, clean, and works against the server it was written for."""
+
+import ast
+import asyncio
+import datetime
+import decimal
+import importlib.util
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rap.cli.command import Failed
+from rap.cli.stub_module import stub_module
+from rap.client import Channel, Client
+from rap.errors import InvalidArgument
+from tests.cli import typed_shop
+from tests.cli.programs import ROOT
+from tests.cli.shop import invoke, shop
+from tests.loopback import serving
+
+TARGET = "tests.cli.typed_shop:server"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the stubs of the typed shop."""
+    file = tmp_path_factory.mktemp("stub") / "typed_stub.py"
+    result = asyncio.run(invoke(None, "stub", TARGET, "-o", str(file)))
+    assert (result.output, result.exit_code) == ("", 0)
+    return file
+
+
+@pytest.fixture(scope="module")
+def stubs(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("typed_stub", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["typed_stub"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[Client]:
+    async with serving() as server:
+        for handler in typed_shop.server.handlers:
+            if handler.group != "registry":
+                server.register(handler.func, handler.name, handler.group)
+        async with Client(str(server.addresses[0])) as client:
+            yield client
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mypy", "--strict", "--python-version", "3.11"],
+        ["ruff", "check", "--isolated"],
+        ["ruff", "check", "--isolated", "--select", "E,F,W,I,UP,B,C4,G,ASYNC,PERF,PT,RUF,D1"],
+        ["ruff", "format", "--isolated", "--check"],
+    ],
+)
+def test_tools_have_nothing_to_say(command: list[str], path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", *command, str(path)],
+        cwd=path.parent if command[0] == "ruff" else ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+async def test_a_running_server_gives_the_same_as_its_program(path: Path) -> None:
+    async with shop() as server:
+        live = await invoke(server, "stub")
+        with_private = await invoke(server, "stub", "--private", "--group", "back")
+    assert "    async def add(self, a: int, b: int = 1) -> int:\n" in live.stdout
+    assert "hidden" not in live.stdout
+    assert "    async def hidden(self) -> str:\n" in with_private.stdout
+    assert "Idempotent: " in with_private.stdout
+    assert "def add" not in with_private.stdout
+    written = path.read_text()  # noqa: ASYNC240  # a small file
+    async with typed_shop.server as server:
+        assert (await invoke(server, "stub")).stdout == written
+
+
+async def test_every_type_comes_and_goes(client: Client, stubs: Any) -> None:
+    calls = client.bind(stubs.DefaultGroup, group="default")
+    item = stubs.Item(name="hat", made=datetime.date(2021, 2, 3), tags=["a"], uuid=uuid.UUID(int=1))
+    now = datetime.datetime(2021, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    await calls.plain(True, 1, 1.5, "x", b"y")
+    assert await calls.bare([1], {"a": 1}, (1, "b"), {3}) == [[1], {"a": 1}, [1, "b"], [3], None]
+    assert await calls.nested({"a": [(1, 2)]}, e=frozenset({1})) == {"a": [(1, 2)]}
+    assert await calls.older(None, []) == {"a": 0}
+    assert await calls.literal("it's") == "it's"
+    moments = (now, now.date(), datetime.time(1, 2), datetime.timedelta(seconds=3))
+    assert await calls.times(*moments) == moments
+    numbers = (decimal.Decimal("1.10"), uuid.UUID(int=7))
+    assert await calls.numbers(*numbers) == numbers
+    assert await calls.enums(stubs.Color.BLUE) == (stubs.Color.BLUE, stubs.Size.M, stubs.Day.MON)
+    assert await calls.item(item, stubs.Point(x=1.0)) == item
+    assert await calls.row({"a": 1, "b": item}) == {"a": 1, "b": item}
+    assert await calls.row({"a": 1}, {"class": 1, "two words": "x"}) == {"a": 1}
+    assert await calls.pair(stubs.Pair(1)) == stubs.Pair(1, 0.5)
+    node = stubs.Node(value=1, left_side=stubs.Node(value=2), items=[item])
+    assert await calls.tree(node) == node
+    assert await calls.tree(stubs.Leaf()) == stubs.Leaf(size=stubs.Size.S)
+    assert await calls.page(stubs.PageItem(rows=[item])) == stubs.PageInt(rows=[1])
+    assert await calls.model(stubs.Model(name="m", item=item)) == stubs.Model(name="m", item=item)
+    assert await calls.kinds(1, 2, 3, c=4, d=5) == [1, 2, 3, 4, 5]
+    assert await calls.only_named(a_parameter_with_a_long_name=1) == 1
+    with pytest.raises(InvalidArgument, match="'b'"):
+        await calls.older(1, "no list")
+
+
+async def test_generators_channels_and_awkward_names_work(client: Client, stubs: Any) -> None:
+    calls = client.bind(stubs.DefaultGroup, group="default")
+    assert [each.name async for each in calls.items(2)] == ["0", "1"]
+    assert [each async for each in calls.numbers_in_turn(2)] == [0, 1]
+    assert [each async for each in calls.anything()] == [1]
+
+    async def ask(channel: Channel) -> Any:
+        await channel.write("x")
+        return await channel.read_body()
+
+    assert await stubs.talk(client, ask) == ["x"]
+    assert await stubs.awkward_names_talk(client, ask) == ["x"]
+    awkward = client.bind(stubs.AwkwardNamesGroup, group="awkward-names")
+    assert await awkward.list(2) == [0, 1]
+    assert await awkward.int(1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "status"),
+    [
+        ([TARGET, "--group", "none"], "there is no function in the group none", 1),
+        (["nowhere:server"], "'MODULE:SERVER': 'nowhere:server': there is no module", 2),
+        ([TARGET, "-o", "/nowhere/x.py"], "'--output': cannot write /nowhere/x.py", 2),
+    ],
+)
+async def test_what_cannot_be_is_named(args: list[str], said: str, status: int) -> None:
+    result = await invoke(None, "stub", *args)
+    assert said in result.stderr
+    assert (result.stderr.count("\n"), result.exit_code) == (1, status)
+
+
+async def test_others_are_told_why_there_are_no_stubs(remote_peers: None) -> None:
+    async with shop() as server:
+        result = await invoke(server, "stub")
+    assert "only clients on its own machine" in result.stderr
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    return {
+        "group": "default", "func_name": "f", "shape": "unary", "doc": "", "is_private": False,
+        "idempotent": False, "parameters": [], "returns": "None", "types": [], **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"func_name": 'f"); import os; ("'},
+        {"func_name": "f\nimport os"},
+        {"doc": '"""\nimport os\n"""'},
+        {"doc": "\\"},
+        {"doc": 'x"'},
+        {"group": '"); import os; ("'},
+        {"group": "a\nimport os"},
+        {"shape": "channel", "func_name": '"\nimport os\n"'},
+        {"shape": "channel", "group": "'\\"},
+    ],
+)
+def test_nothing_that_a_server_says_becomes_code(changes: dict[str, Any]) -> None:
+    try:
+        text = stub_module([described(**changes)])
+    except Failed:
+        return
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import)]
+    assert "os" not in {alias.name for node in imports for alias in node.names}
+
+
+def test_equal_names_of_different_types_are_told_apart() -> None:
+    def item(origin: str, kind: str) -> dict[str, Any]:
+        field = {"name": "a", "type": kind, "default": None}
+        return {
+            "name": "Item", "origin": origin, "kind": "dataclass", "options": {}, "fields": [field],
+        }  # fmt: skip
+
+    one = described(func_name="f", returns="Item", types=[item("a:Item", "int")])
+    two = described(func_name="g", returns="list[Item]", types=[item("b:Item", "str")])
+    again = described(func_name="h", returns="Item", types=[item("a:Item", "int")])
+    text = stub_module([one, two, again])
+    assert "async def f(self) -> Item:" in text
+    assert "async def g(self) -> list[Item2]:" in text
+    assert "async def h(self) -> Item:" in text
+    assert text.count("\nclass Item") == 2
