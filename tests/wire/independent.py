@@ -17,7 +17,7 @@ import msgpack
 __all__ = ["Call", "Failed", "Frame", "Peer", "Violation", "serve"]
 
 _HEADER = struct.Struct(">IBBIH")
-DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO = range(7)
+DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD = range(8)
 MESSAGE, MORE, END, BATCH = 1, 2, 4, 8  # of Open and Data
 UNSERVED = 1  # of Reset
 ACK = 1  # of Ping
@@ -218,6 +218,7 @@ class Peer:
         self.window = Window(self.ours["connection_window"])
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
+        self.loads: list[dict[str, Any]] = []  # what the server said of its load
         self.goaways: list[tuple[int, int, str]] = []
         self.closed = False
         self._next = 1
@@ -382,6 +383,8 @@ class Peer:
                 await self.send(PING, ACK, 0, b"", frame.body)
         elif frame.kind == GOAWAY:
             self.goaways.append((frame.stream, *msgpack.unpackb(frame.body)[:2]))
+        elif frame.kind == LOAD:
+            self.loads.append(msgpack.unpackb(frame.body))
         elif frame.kind == HELLO:
             self._greet(msgpack.unpackb(frame.body))
 

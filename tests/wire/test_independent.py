@@ -226,6 +226,25 @@ async def test_the_server_pings_when_nothing_is_heard() -> None:
         assert await peer.call("/default/add", 1, 2) == 3
 
 
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_server_tells_its_load_to_who_asks(asks: bool) -> None:
+    gate = Gate()
+    async with talking(gate.wait, add, hello={"load": asks}, max_pings=4) as (peer, _):
+        assert (await peer.greeted())["min_ping"] == 250
+        await peer.open("/default/wait", [])
+        await gate.entered.wait()
+        assert await peer.call("/default/add", 1, 2) == 3
+        await peer.ping()
+        assert bool(peer.loads) is asks  # beside the answer
+        told = len(peer.loads)
+        await peer.send(independent.LOAD, 0, 0, b"", b"")
+        while len(peer.loads) == told:
+            await peer.read()
+        load = peer.loads[-1]
+        assert load["in_flight"] in (1, 2)  # a count stands for 10 ms
+        assert (load["draining"], load["clients"]) == (False, 1)
+
+
 async def test_the_deadline_of_a_call_stops_its_handler() -> None:
     gate = Gate()
     async with talking(gate.wait) as (peer, _):

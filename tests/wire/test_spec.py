@@ -1,10 +1,19 @@
 """The specification beside the code says what the code does."""
 
 import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgpack
 
 import rap.wire
 from rap.errors import Code
+from rap.function import encode_any
 from rap.message import FORWARDED, UNTRACED
 from rap.processor.compress import HEADER_NAME as DEFLATE
 from rap.processor.crypto import HEADER_NAME as CRYPTO
@@ -155,6 +164,32 @@ def test_the_worked_example_of_credit_is_what_a_receiver_does() -> None:
             protocol.ungranted,
             told.get(0, 0),
         ], event
+
+
+def test_types_travel_as_the_specification_says() -> None:
+    @dataclass
+    class Point:
+        x: int
+
+    class Colour(Enum):
+        RED = "red"
+
+    day = datetime(2020, 1, 1)
+    values: list[tuple[Any, Any]] = [
+        (day.replace(tzinfo=UTC), msgpack.Timestamp(1577836800)),
+        (day, "2020-01-01T00:00:00"),
+        (day.date(), "2020-01-01"),
+        (day.time(), "00:00:00"),
+        (timedelta(seconds=2), "PT2S"),
+        (Decimal("1.50"), "1.50"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Colour.RED, "red"),
+        ((1, "a"), [1, "a"]),
+        ({1}, [1]),
+        (Point(1), {"x": 1}),
+    ]
+    for value, travels_as in values:
+        assert msgpack.unpackb(encode_any(value)) == travels_as
 
 
 def test_codes_and_reserved_headers_are_those_of_the_specification() -> None:
