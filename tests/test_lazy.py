@@ -63,3 +63,34 @@ def test_a_module_of_rap_that_is_missing_is_not_blamed_on_an_extra() -> None:
     load = loader("here", {"Thing": Lazy("rap.processor.nothing", "Thing", "crypto")})
     with pytest.raises(ModuleNotFoundError, match=r"rap\.processor\.nothing"):
         load("Thing")
+
+
+QUIET = """
+import asyncio, contextvars, gc, logging, signal, sys, threading, warnings
+
+def state():
+    return (
+        type(asyncio.get_event_loop_policy()),
+        [signal.getsignal(number) for number in signal.valid_signals()],
+        [logger.handlers + logger.filters for logger in loggers()],
+        [logger.level for logger in loggers()],
+        threading.active_count(), sys.excepthook, sys.getrecursionlimit(), gc.get_threshold(),
+        warnings.filters[:],
+    )
+
+def loggers():
+    return [logging.getLogger(name) for name in ("", "asyncio", "rap", "rap.server", "rap.client")]
+
+before = state()
+import importlib, pkgutil, rap
+for found in pkgutil.walk_packages(rap.__path__, "rap."):
+    if found.name != "rap.cli.__main__":
+        importlib.import_module(found.name)
+        assert state() == before, found.name
+"""
+
+
+def test_importing_rap_changes_nothing_outside_of_it() -> None:
+    command = [sys.executable, "-c", QUIET]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

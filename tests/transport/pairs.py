@@ -40,7 +40,12 @@ class Inbound(NamedTuple):
 
 
 class Pair:
-    """A client's and a server's connection; `inbound` has what the client opened."""
+    """A client's and a server's connection; `inbound` has what the client opened.
+
+    `near` and `far` are the same two: `near` is the client, or the server if `swapped`.
+    """
+
+    swapped = False
 
     def __init__(
         self, client: ConnectionOptions, server: ConnectionOptions, clock: Clock | None
@@ -99,10 +104,19 @@ class Pair:
         self.client.open_unary(stream, META, body, self.clock.monotonic())
         return stream
 
+    @property
+    def near(self) -> Connection:
+        return self.server if self.swapped else self.client
+
+    @property
+    def far(self) -> Connection:
+        return self.client if self.swapped else self.server
+
     async def both(self) -> tuple[Stream, Stream]:
-        """Return both ends of a new stream."""
-        stream = self.open()
-        return stream, (await within(self.inbound.get())).stream
+        """Return both ends of a new stream, the near one first."""
+        opened = self.open()
+        taken = (await within(self.inbound.get())).stream
+        return (taken, opened) if self.swapped else (opened, taken)
 
     async def settled(self) -> None:
         """Return when everything that was sent before has arrived, both ways."""

@@ -1,6 +1,7 @@
 """What a connection promises, over every transport and on both loops."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -36,6 +37,13 @@ async def pair(
     await unnoticed.check()
 
 
+@pytest.fixture(params=["client", "server"])
+def either(request: pytest.FixtureRequest, pair: Pair) -> Pair:
+    """The pair with either side as the near one, for what both sides promise."""
+    pair.swapped = request.param == "server"
+    return pair
+
+
 async def test_a_unary_call_is_answered(pair: Pair) -> None:
     call = pair.call(b"question")
     inbound = await within(pair.inbound.get())
@@ -46,8 +54,8 @@ async def test_a_unary_call_is_answered(pair: Pair) -> None:
     assert not pair.server.streams
 
 
-async def test_messages_go_both_ways_in_order_until_each_side_has_ended(pair: Pair) -> None:
-    ours, theirs = await pair.both()
+async def test_messages_go_both_ways_in_order_until_each_side_has_ended(either: Pair) -> None:
+    ours, theirs = await either.both()
     for n in range(100):
         await ours.send(b"%d" % n, b"meta")
         await theirs.send(b"%d" % -n)
@@ -59,8 +67,8 @@ async def test_messages_go_both_ways_in_order_until_each_side_has_ended(pair: Pa
     for stream in (ours, theirs):
         with pytest.raises(EndOfStream):
             await within(stream.recv())
-    assert not pair.client.streams
-    assert not pair.server.streams
+    assert not either.client.streams
+    assert not either.server.streams
 
 
 async def test_a_large_message_arrives_whole_both_ways(pair: Pair) -> None:
@@ -88,8 +96,8 @@ async def test_an_error_of_the_server_reaches_the_caller(pair: Pair) -> None:
     assert not pair.client.streams
 
 
-async def test_a_client_that_cancels_fails_the_servers_stream(pair: Pair) -> None:
-    ours, theirs = await pair.both()
+async def test_who_cancels_fails_the_stream_of_the_peer(either: Pair) -> None:
+    ours, theirs = await either.both()
     await ours.send(b"last words")
     ours.reset(Code.CANCELLED, "enough")
     ours.reset(Code.CANCELLED, "enough")
@@ -98,7 +106,7 @@ async def test_a_client_that_cancels_fails_the_servers_stream(pair: Pair) -> Non
         await within(theirs.recv())
     with pytest.raises(Cancelled, match="enough"):
         await theirs.send(b"too late")
-    assert not pair.server.streams
+    assert not either.far.streams
 
 
 async def test_a_reset_of_ok_is_an_end_and_no_error(pair: Pair) -> None:
@@ -114,8 +122,8 @@ async def test_a_reset_of_ok_is_an_end_and_no_error(pair: Pair) -> None:
         await ours.send(b"nobody reads it")
 
 
-async def test_a_writer_waits_for_its_reader_and_both_go_on(pair: Pair) -> None:
-    ours, theirs = await pair.both()
+async def test_a_writer_waits_for_its_reader_and_both_go_on(either: Pair) -> None:
+    ours, theirs = await either.both()
     sent = 0
 
     async def write() -> None:
@@ -126,7 +134,7 @@ async def test_a_writer_waits_for_its_reader_and_both_go_on(pair: Pair) -> None:
         ours.end()
 
     writing = asyncio.create_task(write())
-    await pair.settled()
+    await either.settled()
     await eventually(lambda: ours.outbox is not None)
     assert theirs.held <= MIB
     assert sent <= 16
@@ -138,13 +146,13 @@ async def test_a_writer_waits_for_its_reader_and_both_go_on(pair: Pair) -> None:
     assert sent == 200
 
 
-async def test_a_reader_that_stalls_does_not_hold_up_other_calls(pair: Pair) -> None:
-    ours, theirs = await pair.both()
-    pair.echo()
+async def test_a_reader_that_stalls_does_not_hold_up_other_calls(either: Pair) -> None:
+    ours, theirs = await either.both()
+    either.echo()
     writing = asyncio.create_task(ours.send(b"x" * 5 * MIB))
     stuck = asyncio.create_task(_fill(ours))
     for _ in range(20):
-        assert await within(pair.call(b"x" * 10 * KIB).future) == b"x" * 10 * KIB
+        assert await within(either.call(b"x" * 10 * KIB).future) == b"x" * 10 * KIB
     assert not stuck.done()
     theirs.reset()
     for task in (writing, stuck):
@@ -183,6 +191,13 @@ async def test_a_deadline_of_the_server_ends_the_call_too(pair: Pair) -> None:
         await within(theirs.recv())
 
 
+async def test_small_frames_leave_at_once(pair: Pair) -> None:
+    for conn in (pair.client, pair.server):
+        sock = conn.transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_a_ping_measures_the_round_trip(pair: Pair) -> None:
     assert pair.client.round_trip is None
     pair.client.sweep.keepalive.pinged_at = pair.clock.monotonic()
@@ -191,25 +206,25 @@ async def test_a_ping_measures_the_round_trip(pair: Pair) -> None:
     assert 0 <= pair.client.round_trip < 5  # type: ignore[operator]
 
 
-async def test_a_lost_connection_fails_what_was_open_but_not_what_had_come(pair: Pair) -> None:
-    ours, theirs = await pair.both()
-    call = pair.call()
+async def test_a_lost_connection_fails_what_was_open_but_not_what_had_come(either: Pair) -> None:
+    ours, theirs = await either.both()
+    call = either.call()
     await theirs.send(b"before")
-    await pair.settled()
-    pair.server.transport.abort()
+    await either.settled()
+    either.far.transport.abort()
     assert (await within(ours.recv()))[2] == b"before"
     for failing in (ours.recv(), call.future, ours.send(b"x"), theirs.recv(), theirs.send(b"x")):
         with pytest.raises(Unavailable) as caught:
             await within(failing)
         assert not caught.value.unserved
     with pytest.raises(Unavailable) as caught:
-        pair.open()
+        either.open()
     assert caught.value.unserved
-    await within(pair.client.ended)
-    assert pair.client.closed
-    assert not pair.client.usable
-    assert not pair.client.streams
-    assert sorted(map(id, pair.lost)) == sorted(map(id, (pair.client, pair.server)))
+    await within(either.client.ended)
+    assert either.client.closed
+    assert not either.client.usable
+    assert not either.client.streams
+    assert sorted(map(id, either.lost)) == sorted(map(id, (either.client, either.server)))
 
 
 async def test_a_call_that_was_never_written_fails_as_unserved(pair: Pair) -> None:
@@ -223,18 +238,18 @@ async def test_a_call_that_was_never_written_fails_as_unserved(pair: Pair) -> No
     assert pair.inbound.empty()
 
 
-async def test_close_writes_what_was_sent_before(pair: Pair) -> None:
-    ours, theirs = await pair.both()
+async def test_close_writes_what_was_sent_before(either: Pair) -> None:
+    ours, theirs = await either.both()
     for n in range(50):
-        pair.client.protocol.send_data(ours, MESSAGE, b"", b"%d" % n * 1000)
-    pair.client.protocol.send_data(ours, END, b"", b"")
-    await within(pair.client.close())
+        either.near.protocol.send_data(ours, MESSAGE, b"", b"%d" % n * 1000)
+    either.near.protocol.send_data(ours, END, b"", b"")
+    await within(either.near.close())
     for n in range(50):
         assert (await within(theirs.recv()))[2] == b"%d" % n * 1000
     with pytest.raises(EndOfStream):
         await within(theirs.recv())
-    await within(pair.server.ended)
-    await within(pair.client.close())
+    await within(either.far.ended)
+    await within(either.near.close())
 
 
 async def test_a_draining_server_takes_nothing_new_and_ends_when_the_last_call_has(

@@ -12,9 +12,11 @@ from tests.loopback import Unnoticed, eventually, within
 from tests.transport.pairs import KIB, MIB, WHOLE, Pair, connected
 
 
-@pytest.fixture
-async def pair(unnoticed: Unnoticed) -> AsyncIterator[Pair]:
+@pytest.fixture(params=["client", "server"])
+async def pair(request: pytest.FixtureRequest, unnoticed: Unnoticed) -> AsyncIterator[Pair]:
+    """A pair whose near side is the client, and then the server."""
     async with connected("socketpair") as pair:
+        pair.swapped = request.param == "server"
         yield pair
     await unnoticed.check()
 
@@ -83,7 +85,7 @@ async def test_our_reset_wakes_our_own_reader_and_writer(pair: Pair) -> None:
 async def test_a_reset_of_the_peer_wakes_reader_and_writer(pair: Pair) -> None:
     ours, theirs = await pair.both()
     reading, sending = await waiting(ours.recv()), await stuck(ours)
-    pair.server.reset(theirs, Code.NOT_FOUND, "no")
+    pair.far.reset(theirs, Code.NOT_FOUND, "no")
     for task in (reading, sending):
         with pytest.raises(NotFound, match="no"):
             await within(task)
@@ -128,7 +130,7 @@ async def test_an_end_behind_a_message_that_waits_is_sent_once(pair: Pair) -> No
         await within(theirs.recv())
     await within(sending)
     await pair.settled()
-    assert pair.client.error is None
+    assert pair.near.error is None
 
 
 async def test_who_leaves_drops_what_still_comes_and_gives_its_credit_back(pair: Pair) -> None:
@@ -158,9 +160,9 @@ async def _last(stream: Stream) -> None:
 async def test_waiting_for_the_end_ends_with_the_stream(pair: Pair) -> None:
     ways: list[Callable[[Stream], None]] = [
         lambda theirs: theirs.end(),
-        lambda theirs: pair.server.reset(theirs, Code.ABORTED),
-        lambda theirs: pair.server.reset(theirs, Code.OK),
-        lambda _: pair.server.transport.abort(),
+        lambda theirs: pair.far.reset(theirs, Code.ABORTED),
+        lambda theirs: pair.far.reset(theirs, Code.OK),
+        lambda _: pair.far.transport.abort(),
     ]
     for way in ways:
         ours, theirs = await pair.both()
@@ -174,20 +176,20 @@ async def test_waiting_for_the_end_ends_with_the_stream(pair: Pair) -> None:
 
 async def test_a_drained_connection_lets_its_writers_go_on(pair: Pair) -> None:
     ours, theirs = await pair.both()
-    pair.client.pause_writing()
+    pair.near.pause_writing()
     several = [await waiting(ours.send(b"%d" % n)) for n in range(3)]
     assert not any(task.done() for task in several)
-    pair.client.resume_writing()
+    pair.near.resume_writing()
     await within(asyncio.gather(*several))
     assert [(await within(theirs.recv()))[2] for _ in range(3)] == [b"0", b"1", b"2"]
 
 
 async def test_writers_of_a_full_connection_wake_when_it_is_lost(pair: Pair) -> None:
     ours, _ = await pair.both()
-    pair.client.pause_writing()
+    pair.near.pause_writing()
     sending = await waiting(ours.send(b"x"))
-    draining = await waiting(pair.client.drained())
-    pair.client.transport.abort()
+    draining = await waiting(pair.near.drained())
+    pair.near.transport.abort()
     with pytest.raises(Unavailable):
         await within(sending)
     await within(draining)
