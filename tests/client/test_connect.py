@@ -382,3 +382,19 @@ async def test_closing_a_client_does_not_wait_for_calls_on_a_server_that_left() 
             await within(client.await_close())
             with pytest.raises(CallError):
                 await call
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1:0", "[::1]:0"])
+async def test_localhost_is_tried_by_ipv4_and_by_ipv6(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        assert host == "localhost"
+        kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        four = (socket.AF_INET, *kind, ("127.0.0.1", port))
+        return [(socket.AF_INET6, *kind, ("::1", port, 0, 0)), four]
+
+    async with numbered(1, host=bound) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", both)  # as /etc/hosts of most machines says
+        async with Client(f"localhost:{server.addresses[0].port}") as client:
+            assert await client.raw_call("which") == 1

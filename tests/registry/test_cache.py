@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -123,6 +124,20 @@ def test_a_corrupt_file_is_as_good_as_none(
     assert cache.load("calc") == {}
     assert cache.load("calc") == {}
     assert len(caplog.records) == 1
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SnapshotCache(tmp_path)
+    cache.save("calc", {make_endpoint(1).id: make_endpoint(1)})
+    whole = Path.write_text
+
+    def full_disk(path: Path, text: str) -> int:
+        whole(path, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    cache.save("calc", {make_endpoint(2).id: make_endpoint(2)})
+    assert cache.load("calc").keys() == {make_endpoint(1).id}
 
 
 def test_a_directory_that_cannot_be_written_is_told_once(

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from rap.client import Client
+from rap.client.status import client_status
 from rap.errors import RegistryError
+from rap.observe.health import readiness
 from rap.redis_link import RedisLink
 from rap.registry import Lease, Snapshot, State
 from rap.registry import redis as scripts
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys
+from tests.loopback import serving
 from tests.redis_server import RedisCluster, RedisSentinel, RedisServer
 from tests.registry.fake_clock import FakeClock
 from tests.registry.sample import make_endpoint, ports, until_true, watching
@@ -306,3 +310,24 @@ async def test_a_subscription_on_a_frozen_node_of_a_cluster_moves_to_another(
 def listens(node: RedisServer, channel: str) -> bool:
     """Whether somebody is subscribed there."""
     return bool(node.command("PUBSUB", "NUMSUB", channel)[1])
+
+
+async def test_while_redis_is_down_calls_go_on_and_a_client_starts_from_the_cache(
+    tmp_path: Path,
+) -> None:
+    async def which() -> int:
+        return 7
+
+    with RedisServer(tmp_path / "redis") as redis:
+        server_options = {"service": "calc", "registry": redis.url, "drain_delay": 0}
+        url = f"{redis.url}?cache={tmp_path / 'cache'}"
+        async with serving(which, **server_options) as server:
+            async with Client(service="calc", registry=url) as before:
+                assert await before.raw_call("which") == 7
+                redis.kill()
+                await until_true(lambda: client_status(before).degraded is True)
+                assert server.is_serving
+                async with Client(service="calc", registry=url) as cold:
+                    assert await cold.raw_call("which") == await before.raw_call("which") == 7
+                    assert readiness([], [cold]).ready
+                assert readiness([server], [before]).ready

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 
+from rap.client import Client
 from rap.registry import (
     CachedResolver,
     DnsResolver,
@@ -13,6 +14,7 @@ from rap.registry import (
     StaticResolver,
     registry_from_url,
 )
+from tests.loopback import serving
 from tests.registry.sample import make_endpoint, watching
 
 
@@ -108,6 +110,28 @@ def test_other_packages_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
         "importlib.metadata.entry_points", lambda **query: EntryPoints([found]).select(**query)
     )
     assert str(registry_from_url("etcd://host:1?x=2")) == "['etcd://host:1?x=2']"
+
+
+async def test_an_installed_package_adds_a_scheme_for_servers_and_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rap_etcd.py").write_text(
+        "from rap.registry.memory import MemoryRegistry\n"
+        "def connect(url):\n"
+        "    return MemoryRegistry(url.partition('://')[2])\n"
+    )
+    info = tmp_path / "rap_etcd-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rap-etcd\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rap.registry]\netcd = rap_etcd:connect\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    async def which() -> int:
+        return 7
+
+    options = {"service": "calc", "registry": "etcd://main", "drain_delay": 0}
+    async with serving(which, **options), Client(service="calc", registry="etcd://main") as client:
+        assert await client.raw_call("which") == 7
 
 
 def test_without_the_extra_a_redis_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
