@@ -29,6 +29,7 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
+    "bench": Place("rap.cli.bench", "bench", "Call a function again and again, and measure."),
     "call": Place("rap.cli.call", "call", "Call a function and print what it answers."),
     "demo": Place(
         "rap.cli.demo.command",

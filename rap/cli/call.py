@@ -6,7 +6,7 @@ first message tells them apart; a server refuses to open a channel like that bef
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -26,7 +26,7 @@ from rap.message import Shape
 from rap.transport import EndOfStream
 from rap.wire.frames import BATCH, END
 
-__all__ = ["call", "open_call"]
+__all__ = ["call", "is_channel", "open_call"]
 
 
 @click.command(cls=Command)
@@ -101,7 +101,7 @@ async def _call(
             async for is_item, value in open_call(client, func, group, arguments, remote.timeout):
                 (printer.item if is_item else printer.whole)(value)
         except CallError as error:
-            if not _is_channel(error):
+            if not is_channel(error):
                 raise
             if any(arguments):
                 text = f"{func} is a channel, which takes no arguments; write them to its input"
@@ -115,7 +115,7 @@ async def open_call(
     group: str | None,
     arguments: tuple[list[Any], dict[str, Any]],
     timeout: float | None,
-) -> AsyncIterator[tuple[bool, Any]]:
+) -> AsyncGenerator[tuple[bool, Any], None]:
     """Call a unary function or a generator; yield each value and whether it is an item.
 
     Raises:
@@ -149,7 +149,7 @@ async def open_call(
         stream.reset()
 
 
-def _is_channel(error: CallError) -> bool:
+def is_channel(error: CallError) -> bool:
     """Whether a server refused a call because the function is a channel."""
     return (
         error.remote

@@ -1,0 +1,133 @@
+"""`rap bench`: counts every call once, tells errors by code and who answered."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rap.cli.times import Histogram, Times
+from rap.errors import CallError, Code
+from rap.server import Server
+from tests.cli.programs import PATIENCE, interrupt, line_with, rap
+from tests.cli.shop import invoke, shop
+from tests.loopback import serving
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with shop() as server:
+        yield server
+
+
+async def test_so_many_calls_are_made_and_shared(server: Server) -> None:
+    async with shop() as other:
+        result = await invoke(
+            server, "bench", "add", "1", "b=2", "-n", "40", "-c", "8", "--connections", "2",
+            "--json", "--host", str(other.addresses[0]),
+        )  # fmt: skip
+    found = json.loads(result.stdout)
+    assert (found["calls"], found["failed"], found["errors"]) == (40, 0, {})
+    assert result.exit_code == 0
+    assert sum(each["calls"] for each in found["instances"]) == 40
+    assert sum(each["share"] for each in found["instances"]) == pytest.approx(1.0)
+    assert {each["address"] for each in found["instances"]} == {
+        str(each.addresses[0]) for each in (server, other)
+    }
+    figures = found["latency_ms"]
+    assert list(figures) == ["min", "avg", "p50", "p90", "p95", "p99", "p99.9", "max"]
+    assert 0 < figures["min"] <= figures["p50"] <= figures["p99"] <= figures["max"]
+
+
+async def test_people_see_lines_and_a_table(server: Server) -> None:
+    result = await invoke(server, "bench", "count", "3", "-n", "5", "-c", "2")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("calls      5 in ")
+    assert lines[0].endswith(" s, 2 in flight, 1 connection to each instance")
+    assert lines[3] == "failed     0"
+    assert lines[5].split() == ["ADDRESS", "CALLS", "SHARE"]
+    assert lines[6].split() == [str(server.addresses[0]), "5", "100.0", "%"]
+    assert result.exit_code == 0
+
+
+async def test_errors_are_told_by_code() -> None:
+    turn = iter(range(100))
+
+    async def work() -> int:
+        number = next(turn)
+        if number % 4 == 1:
+            raise CallError("no", code=Code.ABORTED)
+        if number % 4 == 2:
+            raise ValueError("no")
+        return number
+
+    async with serving(work) as server:
+        result = await invoke(server, "bench", "work", "-n", "40", "-c", "4", "--json")
+    found = json.loads(result.stdout)
+    assert (found["calls"], found["failed"]) == (40, 20)
+    assert found["errors"] == {"ABORTED": 10, "UNKNOWN": 10}
+    assert result.exit_code == 1
+
+
+async def test_it_ends_after_its_time_though_calls_hang() -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(wait) as server:
+        result = await invoke(server, "bench", "wait", "-d", "0.05", "--timeout", "0.01", "--json")
+    found = json.loads(result.stdout)
+    assert list(found["errors"]) == ["DEADLINE_EXCEEDED"]
+    assert found["latency_ms"] == {}
+    assert found["seconds"] >= 0.05
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nope"], "NOT_FOUND: no function '/default/nope'"),
+        (["add"], "INVALID_ARGUMENT: add(): "),
+        (["shout"], "shout is a channel; bench calls functions and generators"),
+    ],
+)
+async def test_what_cannot_succeed_is_not_repeated(
+    server: Server, args: list[str], said: str
+) -> None:
+    result = await invoke(server, "bench", *args)
+    assert result.stderr.startswith(f"Error: {said}")
+    assert (result.stdout, result.exit_code) == ("", 1)
+
+
+def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(
+        "from rap.server import Server\n"
+        "server = Server('127.0.0.1:0')\n"
+        "calls = iter(range(10**9))\n"
+        "@server.register\n"
+        "async def add() -> int:\n"
+        "    if next(calls) == 100:\n"
+        "        print('a hundred', flush=True)\n"
+        "    return 1\n"
+    )
+    with rap("serve", "told:server", cwd=tmp_path) as server:
+        address = line_with(server, "rap: listening on").split()[-1]
+        with rap("bench", "add", "-d", "3600", "--host", address, cwd=tmp_path) as process:
+            line_with(server, "a hundred")
+            interrupt(process)
+            assert line_with(process, "calls ").split()[1].isdigit()
+            assert process.wait(PATIENCE) == 0
+
+
+def test_a_histogram_is_right_to_about_a_percent() -> None:
+    rng = random.Random(1)
+    times = [rng.expovariate(1000.0) for _ in range(5000)]
+    histogram = Histogram()
+    for each in times:
+        histogram.add(each)
+    quantiles = (0.5, 0.9, 0.99)
+    assert histogram.milliseconds(*quantiles) == pytest.approx(
+        Times(times).milliseconds(*quantiles), rel=0.011, abs=0.001
+    )
+    assert Histogram().milliseconds(0.5) == {}
