@@ -18,8 +18,8 @@ from rap.cli.lines import input_lines
 from rap.cli.remote import Remote, remote_options
 from rap.cli.values import parse_arguments, parse_value, to_json, to_text
 from rap.client import Client
-from rap.client.invoke import Attempt
 from rap.client.plan import Plan
+from rap.client.retry import Attempt
 from rap.errors import CallError, ChannelClosed, Code
 from rap.function import decode_any
 from rap.message import Shape

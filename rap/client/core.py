@@ -13,10 +13,11 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
 from rap.client.discovery import Hosts, discovery
+from rap.client.hedge import check_options
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.invoke import Invoker
 from rap.client.iterate import RemoteIterator
-from rap.client.plan import Plan, Plans, merge_arguments
+from rap.client.plan import Plans, merge_arguments
 from rap.client.session import Session, innermost_session
 from rap.client.stub import iterator_call, make_stub
 from rap.clock import Clock, clock_of
@@ -128,6 +129,7 @@ class Client:
         *,
         timeout: float | None = None,
         idempotent: bool = False,
+        hedge: bool | float | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator that makes an ``async def`` the twin of a server's function.
 
@@ -138,27 +140,28 @@ class Client:
             timeout: Seconds a call may take; by default the client's for unary functions.
             idempotent: Calling twice has the effect of once, so a call whose connection was lost
                 is made again on another server.
+            hedge: A call that is not answered in so many seconds, or with `True` within the time
+                that 95 % of them take, is sent to a second server, too; the first answer counts.
+                It needs `idempotent`, and a unary function.
 
         Raises:
             TypeError: The function is no ``async def``, or `name` no string.
-            ValueError: `timeout` is no positive number, or a flag no bool.
+            ValueError: An option is no number, or no bool, that it can be.
             RegistrationError: Its hints are missing or cannot be sent.
         """
         if callable(name):
             raise TypeError("write @client.register() with parentheses")
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, got {name!r}")
-        check_timeout("timeout", timeout)
-        check_flag("idempotent", idempotent)
+        check_options(timeout, idempotent, hedge)
         check_flag("enable_type_check", enable_type_check)
 
         def decorate(func: Callable[P, R]) -> Callable[P, R]:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
-            plan = self._plans.make(
-                name or function.name, group, function, timeout, idempotent, enable_type_check
-            )
+            options = (timeout, idempotent, enable_type_check, hedge)
+            plan = self._plans.make(name or function.name, group, function, *options)
             return make_stub(self, plan, func)
 
         return decorate
@@ -170,6 +173,7 @@ class Client:
         *,
         timeout: float | None = None,
         idempotent: bool = False,
+        hedge: bool | float | None = None,
     ) -> I:
         """Return an object whose methods are the remote twins of those of a class or `Protocol`.
 
@@ -178,19 +182,13 @@ class Client:
             group: Their group on the server; by default the name of the class.
             timeout: Seconds a call may take.
             idempotent: As in `register`, for all methods.
+            hedge: As in `register`, for unary methods.
 
         Raises:
             RegistrationError: Hints are missing or cannot be sent.
             TypeError: It declares no public method.
         """
-        check_timeout("timeout", timeout)
-        check_flag("idempotent", idempotent)
-
-        def plan_of(name: str, function: Function) -> Plan:
-            named = group or getattr(interface, "__name__", None)
-            return self._plans.make(name, named, function, timeout, idempotent)
-
-        return bind_interface(self, interface, plan_of)
+        return bind_interface(self, self._plans, interface, group, timeout, idempotent, hedge)
 
     inject = inject
     recovery = staticmethod(recovery)

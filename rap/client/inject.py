@@ -32,6 +32,7 @@ def inject(
     *,
     timeout: float | None = None,
     idempotent: bool = False,
+    hedge: bool | float | None = None,
 ) -> F:
     """Replace a function by its remote twin in the module that defines it; return the twin.
 
@@ -42,6 +43,7 @@ def inject(
         group: Its group on the server.
         timeout: Seconds a call may take; see `Client.register`.
         idempotent: See `Client.register`.
+        hedge: See `Client.register`.
 
     Raises:
         ValueError: It is no function of a module, or is injected already.
@@ -51,7 +53,8 @@ def inject(
     module = _home(func)
     if hasattr(getattr(module, func.__name__), _LOCAL):
         raise ValueError(f"{func.__module__}.{func.__name__} is injected already")
-    twin: F = client.register(name, group, timeout=timeout, idempotent=idempotent)(func)
+    options = {"timeout": timeout, "idempotent": idempotent, "hedge": hedge}
+    twin: F = client.register(name, group, **options)(func)
     setattr(twin, _LOCAL, func)
     setattr(module, func.__name__, twin)
     return twin

@@ -6,14 +6,15 @@ without asking; one whose connection was lost only if it is idempotent. `rap.cli
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
+from rap.client.hedging import hedged
 from rap.client.node import Node
 from rap.client.plan import Plan
-from rap.client.retry import RetryBudget, RetryPolicy, serves_retry
+from rap.client.retry import Attempt, RetryBudget, RetryPolicy, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -25,23 +26,13 @@ from rap.transport import Connection, Stream, UnaryStream
 from rap.wire.codec import unpack
 from rap.wire.frames import END, MESSAGE
 
-__all__ = ["Attempt", "Invoker"]
+__all__ = ["Invoker"]
 
 _REQUEST = MESSAGE | END
 _NOBODY: frozenset[str] = frozenset()
 _ambient = ambient_session.get
 _UNTRACED: Header = {UNTRACED: True}  # shared by calls: not to be changed
 _UNARY, _CLIENT = Shape.UNARY, Side.CLIENT  # look-ups are slow
-
-
-class Attempt:
-    """The tries of one call: how many there were, and which nodes failed."""
-
-    __slots__ = ("count", "exclude")
-
-    def __init__(self) -> None:
-        self.count = 1
-        self.exclude: frozenset[str] = frozenset()
 
 
 class Invoker:
@@ -92,11 +83,12 @@ class Invoker:
         """
         body = plan.encode(args, kwargs)
         call, session = self.start_call(plan, _UNARY, session, header, timeout, affinity)
+        send = self.retrying if plan.hedge is None else self.hedging
         if self.pipeline.has_scope and not self.untraced(call):
             with self.pipeline.scope(call):
-                raw = await self.retrying(plan, call, session, body)
+                raw = await send(plan, call, session, body)
         else:
-            raw = await self.retrying(plan, call, session, body)
+            raw = await send(plan, call, session, body)
         return plan.decode(raw)
 
     def untraced(self, call: Call) -> bool:
@@ -231,6 +223,14 @@ class Invoker:
             if cluster.waiters:
                 cluster.freed()
             return await self.inbound(call, stream.meta, raw) if pipeline.transforms else raw
+
+    def hedging(
+        self, plan: Plan, call: Call, session: Session | None, body: bytes
+    ) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the raw answer of a unary call that may be sent twice; in a session it is not."""
+        if session is not None:
+            return self.retrying(plan, call, session, body)
+        return hedged(self, plan, call, body)
 
     async def again(
         self,

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
-from rap.client.invoke import Attempt, Invoker
+from rap.client.invoke import Invoker
 from rap.client.node import Node
 from rap.client.plan import Plan
+from rap.client.retry import Attempt
 from rap.client.session import Session
 from rap.errors import CallError, Internal, InvalidArgument
 from rap.message import Call

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rap.client.hedge import Hedge
 from rap.deadline import NEVER, remaining_ms
-from rap.errors import InvalidArgument
+from rap.errors import InvalidArgument, RegistrationError
 from rap.function import Function, decode_any, encode_raw_args
 from rap.message import UNTRACED, Shape, method_path
 from rap.wire.codec import pack
@@ -27,6 +28,7 @@ class Plan:
         timeout: Seconds a call may take; `None` for no limit.
         idempotent: Calling twice has the effect of once, so a lost call may be made again.
         check: Check arguments against the declaration before sending.
+        hedge: When a unary call is sent a second time; `None`: never.
         shape: What a bare name is taken for; a declaration says it itself.
     """
 
@@ -39,6 +41,7 @@ class Plan:
         timeout: float | None,
         idempotent: bool = False,
         check: bool = True,
+        hedge: Hedge | None = None,
         shape: Shape = Shape.UNARY,
     ) -> None:
         if not isinstance(group, str | None):
@@ -49,6 +52,7 @@ class Plan:
         self.shape = shape if function is None else function.shape
         self.timeout = timeout
         self.idempotent = idempotent
+        self.hedge = hedge
         self.encode: Callable[[Any, Any], bytes] = encode_raw_args
         self.decode: Callable[[Any], Any] = decode_any
         if function is not None:
@@ -114,12 +118,20 @@ class Plans:
         timeout: float | None = None,
         idempotent: bool = False,
         check: bool = True,
+        hedge: bool | float | None = None,
         *,
         shape: Shape = Shape.UNARY,
     ) -> Plan:
-        """Return a new plan; see `Plan`."""
+        """Return a new plan; see `Plan`, and `hedge` in `Client.register`.
+
+        Raises:
+            RegistrationError: `hedge` is for a function that is not unary.
+        """
         if function is not None:
             shape = function.shape
+        if hedge and shape is not Shape.UNARY:
+            text = f"hedge={hedge!r} is for unary functions, {name} is a {shape.value}"
+            raise RegistrationError(text)
         limit = self._timeout if timeout is None and shape is Shape.UNARY else timeout
         return Plan(
             name,
@@ -128,6 +140,7 @@ class Plans:
             timeout=limit,
             idempotent=idempotent,
             check=check,
+            hedge=Hedge(None if hedge is True else hedge) if hedge else None,
             shape=shape,
         )
 

@@ -25,7 +25,7 @@ from typing import Any
 from rap.errors import CallError, Code
 from rap.message import CallSource
 
-__all__ = ["FLOOR", "WINDOW", "RetryBudget", "RetryPolicy", "pushback", "serves_retry"]
+__all__ = ["Attempt", "RetryBudget", "RetryPolicy", "is_retryable", "pushback", "serves_retry"]
 
 WINDOW = 10.0
 """Seconds for which a call counts, and a retry."""
@@ -38,6 +38,16 @@ _MAX_PAUSE = 1.0
 
 # Returns how many attempts were given to each server so far, by its id.
 Attempts = Callable[[], Iterable[tuple[str, int]]]
+
+
+class Attempt:
+    """The tries of one call: how many there were, and which nodes failed."""
+
+    __slots__ = ("count", "exclude")
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.exclude: frozenset[str] = frozenset()
 
 
 class RetryBudget:
@@ -139,11 +149,11 @@ class RetryPolicy:
         rng: Source of jitter.
     """
 
-    __slots__ = ("_max_attempts", "_uniform", "budget")
+    __slots__ = ("_uniform", "budget", "max_attempts")
 
     def __init__(self, max_attempts: int, budget: RetryBudget, rng: random.Random) -> None:
         self.budget = budget
-        self._max_attempts = max_attempts
+        self.max_attempts = max_attempts
         self._uniform = rng.uniform
 
     def pause(
@@ -157,7 +167,7 @@ class RetryPolicy:
             idempotent: It may have been served, and be served again.
             elsewhere: A server is ready that it was not given to yet.
         """
-        if attempts >= self._max_attempts or not is_retryable(error, idempotent=idempotent):
+        if attempts >= self.max_attempts or not is_retryable(error, idempotent=idempotent):
             return None
         told = pushback(error)
         if told is None or (error.unserved and elsewhere):  # what one says holds for that one

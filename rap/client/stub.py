@@ -12,9 +12,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rap.channel import Channel
-from rap.client.invoke import Attempt, Invoker
+from rap.client.invoke import Invoker
 from rap.client.iterate import RemoteIterator
 from rap.client.plan import Plan
+from rap.client.retry import Attempt
 from rap.client.session import PinnedSession, Session, ambient_session, stub_codes
 from rap.deadline import NEVER, check_timeout
 from rap.errors import CallError, Code
@@ -36,7 +37,9 @@ def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Cal
     function = plan.function
     assert function is not None
     options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
-    if function.shape is Shape.UNARY:
+    if plan.hedge is not None:
+        stub = _hedged_stub(client, plan, options)
+    elif function.shape is Shape.UNARY:
         stub = _unary_stub(client, plan, options)
     elif function.shape is Shape.STREAM:
         stub = _stream_stub(client, plan, options)
@@ -119,6 +122,15 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
         if cluster.waiters:
             cluster.freed()
         return decode(raw)
+
+    return stub
+
+
+def _hedged_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
+    async def stub(*args: Any, **kwargs: Any) -> Any:
+        taken = _split(kwargs, options)
+        taken.setdefault("timeout", plan.timeout)
+        return await client.invoker.unary(plan, args, kwargs, **taken)
 
     return stub
 

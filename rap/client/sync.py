@@ -16,15 +16,15 @@ from rap.client.config import ClientConfig
 from rap.client.core import Client
 from rap.client.discovery import Hosts
 from rap.client.fork import disown, watch_forks
+from rap.client.hedge import check_options
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.loop_thread import LoopThread
-from rap.client.plan import Plan, Plans
+from rap.client.plan import Plans
 from rap.client.session import Session
 from rap.client.sync_channel import SyncChannel
 from rap.client.sync_iterate import SyncIterator
 from rap.client.sync_session import SyncSession
 from rap.client.sync_stub import Twin
-from rap.deadline import check_timeout
 from rap.function import Function
 from rap.message import Shape
 from rap.processor.base import BaseProcessor
@@ -103,6 +103,7 @@ class SyncClient:
         *,
         timeout: float | None = None,
         idempotent: bool = False,
+        hedge: bool | float | None = None,
     ) -> _Declare:
         """Return a decorator that makes a declared function the twin of a server's.
 
@@ -116,19 +117,19 @@ class SyncClient:
             enable_type_check: Check arguments before sending.
             timeout: Seconds a call may take; by default the client's for unary functions.
             idempotent: See `Client.register`.
+            hedge: The same.
 
         Raises:
             RegistrationError: Hints of the function are missing or cannot be sent.
         """
         if callable(name):
             raise TypeError("write @client.register() with parentheses")
-        check_timeout("timeout", timeout)
+        check_options(timeout, idempotent, hedge)
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
-            plan = self._plans.make(
-                name or function.name, group, function, timeout, idempotent, enable_type_check
-            )
+            options = (timeout, idempotent, enable_type_check, hedge)
+            plan = self._plans.make(name or function.name, group, function, *options)
             return Twin(plan, func).stub(self)
 
         return decorate
@@ -140,6 +141,7 @@ class SyncClient:
         *,
         timeout: float | None = None,
         idempotent: bool = False,
+        hedge: bool | float | None = None,
     ) -> I:
         """Return an object whose methods are the remote twins of those of a class or `Protocol`.
 
@@ -148,18 +150,14 @@ class SyncClient:
             group: Their group on the server; by default the name of the class.
             timeout: Seconds a call may take.
             idempotent: As in `register`, for all methods.
+            hedge: As in `register`, for unary methods.
 
         Raises:
             RegistrationError: Hints are missing or cannot be sent.
             TypeError: It declares no public method.
         """
-        check_timeout("timeout", timeout)
-
-        def plan_of(name: str, function: Function) -> Plan:
-            named = group or getattr(interface, "__name__", None)
-            return self._plans.make(name, named, function, timeout, idempotent)
-
-        bound = bind_interface(self._client, interface, plan_of)
+        options = (group, timeout, idempotent, hedge)
+        bound = bind_interface(self._client, self._plans, interface, *options)
         for name, stub in list(vars(bound).items()):
             setattr(bound, name, Twin(stub.__rap_plan__, stub.__wrapped__).stub(self))
         return bound

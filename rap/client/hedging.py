@@ -1,0 +1,229 @@
+"""A call that may be sent twice: where the first copy is late, a second goes to another server.
+
+The first answer counts, and the other copy is cancelled on the wire. To its server's health that is
+nothing; to its latency it is an answer that took as long, or servers that stall would look well for
+being cancelled in time. Both copies have header, deadline and scope in common; what transforms
+messages sees each as an attempt of its own. While one copy is open, a failure of the other that can
+be retried does no harm; where both fail so, the call goes on as any other (`Invoker.retrying`).
+"""
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING
+
+from rap.client.node import Node
+from rap.client.plan import Plan
+from rap.client.retry import Attempt, is_retryable, serves_retry
+from rap.errors import CallError, Code, Verdict
+from rap.function import decode_any, encode_any
+from rap.message import Call, Request, current
+from rap.transport import Connection, UnaryStream
+from rap.transport.allowance import Allowance
+
+if TYPE_CHECKING:
+    from rap.client.invoke import Invoker
+
+__all__ = ["hedged"]
+
+_MOST_CANCELS = 50  # a second on one connection; a server takes twice as many by default
+_ALLOWANCE = "hedges"  # in the state of a connection
+
+
+async def hedged(invoker: "Invoker", plan: Plan, call: Call, body: bytes) -> bytes | memoryview:
+    """Return the raw answer of an idempotent unary call.
+
+    Raises:
+        CallError: It failed.
+    """
+    race = _Race(invoker, plan, call, body)
+    try:
+        await race.start()
+        winner = await race.winner()
+    finally:
+        race.end()
+    if isinstance(winner, CallError):
+        node, conn = race.last.node, race.last.conn
+        await invoker.again(plan, call, None, node, conn, race.attempt, winner)
+        return await invoker.retrying(plan, call, None, body, race.attempt)
+    raw = winner.stream.future.result()
+    if invoker.pipeline.transforms:
+        raw = await invoker.inbound(winner.call, winner.stream.meta, raw)
+    call.attempt, call.peer, call.state = race.attempt.count, winner.call.peer, winner.call.state
+    return raw
+
+
+class _Copy:
+    """One copy of a call, sent.
+
+    Args:
+        call: As those see it who transform its messages.
+        node: Where it went.
+        stream: Has its answer.
+        began: When it was sent, in seconds on the monotonic clock.
+    """
+
+    __slots__ = ("began", "call", "conn", "node", "stream")
+
+    def __init__(self, call: Call, node: Node, stream: UnaryStream, began: float) -> None:
+        self.call = call
+        self.node = node
+        self.conn = stream.conn
+        self.stream = stream
+        self.began = began
+
+    @property
+    def error(self) -> CallError | None:
+        """How it failed; `None` if it did not, or not yet."""
+        future = self.stream.future
+        error = future.exception() if future.done() else None
+        assert isinstance(error, CallError | None)  # see `UnaryStream`
+        return error
+
+    def end(self, now: float, beaten: bool) -> None:
+        """Account for it, and cancel it if it is still open, for `beaten` by the other one."""
+        node = self.node
+        if self.stream.future.done():
+            node.ended(self.began, self.error)
+            return
+        if beaten:
+            waited = now - self.began
+            node.stats.failed(now, waited, Verdict.FAILURE, waited)  # costs that and no more
+            node.breaker.record(Verdict.IGNORED, now)
+        else:
+            node.ended(self.began, asyncio.CancelledError())
+        self.conn.reset(self.stream, Code.CANCELLED, "its answer is not needed any more")
+
+
+class _Race:
+    """The copies of one call.
+
+    Attributes:
+        attempt: Counts them.
+        last: The one that has failed last.
+    """
+
+    last: _Copy
+
+    def __init__(self, invoker: "Invoker", plan: Plan, call: Call, body: bytes) -> None:
+        assert plan.hedge is not None
+        self.attempt = Attempt()
+        self._invoker = invoker
+        self._plan = plan
+        self._hedge = plan.hedge
+        self._call = call
+        self._body = body
+        self._first: _Copy
+        self._open: list[_Copy] = []
+        self._answered = False
+
+    async def start(self) -> None:
+        """Send the first copy, and the second if that is late and there may be one."""
+        invoker, call = self._invoker, self._call
+        place = invoker.place(call, None, None) or await invoker.placed(call, None)
+        self._first = first = await self._send(call, *place)
+        delay = self._hedge.delay(first.began)
+        if delay is None or await self._ended(delay):
+            return
+        self.attempt.exclude = frozenset((first.node.key,))
+        second = self._second_place()
+        if second is not None:
+            self.attempt.count = 2
+            await self._send(_copy_of(call), *second)
+
+    async def winner(self) -> _Copy | CallError:
+        """Return the copy that is answered first, or the error of the call."""
+        while True:
+            await self._ended()
+            ended = [copy for copy in self._open if copy.stream.future.done()]
+            for copy in sorted(ended, key=lambda each: each.error is not None):
+                error = copy.error
+                if error is None:
+                    self._answered = True
+                    self._note_time()
+                self._leave(copy)
+                if error is None:
+                    return copy
+                self.last = copy
+                if not (self._open and is_retryable(error, idempotent=True)):
+                    return error
+
+    def end(self) -> None:
+        """Cancel what is open."""
+        for copy in self._open[:]:
+            self._leave(copy)
+
+    async def _send(self, call: Call, node: Node, conn: Connection) -> _Copy:
+        invoker, plan = self._invoker, self._plan
+        pipeline = invoker.pipeline
+        now = invoker.depart(call, conn, self.attempt)
+        header, content = invoker.header(call), self._body
+        if pipeline.transforms:
+            request = await pipeline.request(Request(call, decode_any(content), dict(header)))
+            header, content = request.header, encode_any(request.body)
+            now = invoker.monotonic()
+        stream = UnaryStream(conn, call.deadline)
+        if pipeline.sees_errors:
+            stream.see_error = functools.partial(pipeline.error, call)
+        node.stats.started(now)
+        copy = _Copy(call, node, stream, now)
+        self._open.append(copy)
+        try:
+            conn.open_unary(stream, plan.open_meta(call.deadline, now, header), content, now)
+        except CallError as error:
+            stream.fail(error)
+        return copy
+
+    async def _ended(self, timeout: float | None = None) -> bool:
+        """Return whether a copy has ended within some seconds."""
+        done, _ = await asyncio.wait(
+            [copy.stream.future for copy in self._open],
+            timeout=timeout,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return bool(done)
+
+    def _second_place(self) -> tuple[Node, Connection] | None:
+        """Return where a second copy goes; `None` if there is to be none."""
+        invoker, hedge, first = self._invoker, self._hedge, self._first
+        if not hedge.allows or invoker.policy.max_attempts < 2 or serves_retry(current.get()):
+            return None
+        place = invoker.place(self._call, None, self.attempt)
+        if place is None or place[0] is first.node:
+            return None
+        now = invoker.monotonic()
+        if not (_may_cancel(first.conn, now) and _may_cancel(place[1], now)):
+            return None
+        if not invoker.budget.take():
+            return None
+        hedge.spend()
+        return place
+
+    def _note_time(self) -> None:
+        """Note what the first copy took; if another one is answered first, that it took longer."""
+        if self._first in self._open:
+            now = self._invoker.monotonic()
+            self._hedge.took(now - self._first.began, now)
+
+    def _leave(self, copy: _Copy) -> None:
+        self._open.remove(copy)
+        copy.end(self._invoker.monotonic(), self._answered)
+        cluster = self._invoker.cluster
+        if cluster.waiters:
+            cluster.freed()
+
+
+def _copy_of(call: Call) -> Call:
+    """Return a call with which a second copy can be sent while the first is open."""
+    copy = Call(call.method, call.shape, call.side, call.header, call.deadline)
+    copy.affinity = call.affinity
+    copy.on_attempt = call.on_attempt
+    copy.state = dict(call.state)
+    return copy
+
+
+def _may_cancel(conn: Connection, now: float) -> bool:
+    """Whether a call on a connection may be cancelled; who cancels many is cut by servers."""
+    allowance = conn.state.get(_ALLOWANCE)
+    if allowance is None:
+        allowance = conn.state[_ALLOWANCE] = Allowance(_MOST_CANCELS, now)
+    return not allowance.exceeds(now)
