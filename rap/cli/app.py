@@ -49,6 +49,11 @@ COMMANDS = {
         "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."
     ),
     "stub": Place("rap.cli.stub", "stub", "Write a Python module of typed stubs."),
+    "top": Place(
+        "rap.cli.top",
+        "top",
+        "Show load and state of each instance of a service, or each --host.",
+    ),
 }
 
 

@@ -1,19 +1,21 @@
 """Each instance of a service on a connection of its own, whatever a balancer would choose."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from rap.cli.command import Failed
 from rap.cli.registry import Directory
-from rap.cli.remote import Remote, refuses
+from rap.cli.remote import DEFAULT_HOST, Remote, refuses
 from rap.client import Client
+from rap.client.node import Node
 from rap.client.plan import Plan
 from rap.errors import CallError, Code, DeadlineExceeded, Unavailable
 from rap.registry import Endpoint
-from rap.transport import UnaryStream
+from rap.transport import Connection, UnaryStream
+from rap.wire.load import ServerLoad
 
-__all__ = ["Instance", "instances_of", "open_instance", "round_trip"]
+__all__ = ["Instance", "instances_of", "look", "open_instance", "round_trip"]
 
 _LOOK = 0.005  # seconds between two looks for a connection
 # No function can have this name, so a server answers that it has none, and runs nothing.
@@ -42,7 +44,7 @@ async def instances_of(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
         Failed: The registry does not answer, or lists none.
     """
     if remote.registry is None:
-        hosts = remote.host or ("localhost:9000",)
+        hosts = remote.host or (DEFAULT_HOST,)
         return [await open_instance(remote, each, None, stack) for each in dict.fromkeys(hosts)]
     async with Directory(remote.with_service()) as directory:
         found = await directory.instances()
@@ -62,6 +64,31 @@ async def open_instance(
     return Instance(address, client, endpoint)
 
 
+async def look(instance: Instance, patience: float) -> tuple[float, ServerLoad | None]:
+    """Return the seconds that an answer took, and how loaded the server says it is.
+
+    Raises:
+        CallError: As `round_trip`.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    node, conn = await _connected(instance, end, patience)
+    seconds = await _answer(instance, conn, end, patience)
+    told = loop.create_future()
+
+    def take(conn: Connection, body: bytes) -> None:
+        node.take_report(conn, body)
+        if not told.done():
+            told.set_result(node.report)
+
+    conn.on_load = take
+    node.ask()  # when the call above is over: it would be in the count
+    with suppress(TimeoutError):  # an older server does not know the question
+        async with asyncio.timeout_at(end):
+            return seconds, await told
+    return seconds, None
+
+
 async def round_trip(instance: Instance, patience: float) -> float:
     """Return the seconds that an answer took.
 
@@ -69,9 +96,14 @@ async def round_trip(instance: Instance, patience: float) -> float:
         Unavailable: It is not connected.
         DeadlineExceeded: No answer came in so many seconds.
     """
-    client = instance.client
-    loop = asyncio.get_running_loop()
-    end = loop.time() + patience
+    end = asyncio.get_running_loop().time() + patience
+    _, conn = await _connected(instance, end, patience)
+    return await _answer(instance, conn, end, patience)
+
+
+async def _connected(instance: Instance, end: float, patience: float) -> tuple[Node, Connection]:
+    """Return a connection; does not wait for an instance that has refused one."""
+    client, loop = instance.client, asyncio.get_running_loop()
     cluster = client.cluster
     while not cluster.ready:
         pool = next((node.pool for node in cluster.nodes.values()), None)
@@ -82,8 +114,12 @@ async def round_trip(instance: Instance, patience: float) -> float:
         if loop.time() >= end:
             raise Unavailable(f"there was no connection in {patience:g} s")
         await asyncio.sleep(_LOOK)
-    _, conn = await cluster.acquire(client.monotonic() + patience)
-    began = client.monotonic()
+    return await cluster.acquire(client.monotonic() + end - loop.time())
+
+
+async def _answer(instance: Instance, conn: Connection, end: float, patience: float) -> float:
+    monotonic = instance.client.monotonic
+    began = monotonic()
     stream = UnaryStream(conn, began + patience)
     conn.open_unary(stream, _NOBODY, b"", began)
     try:
@@ -95,7 +131,7 @@ async def round_trip(instance: Instance, patience: float) -> float:
     except CallError as error:
         if not error.remote:
             raise
-    return client.monotonic() - began
+    return monotonic() - began
 
 
 async def _connect(client: Client) -> None:

@@ -8,7 +8,7 @@ import click
 from rap.cli.command import one_line
 from rap.cli.values import to_json
 
-__all__ = ["print_rows"]
+__all__ = ["columns", "print_rows", "text"]
 
 _GAP = "  "
 
@@ -24,18 +24,22 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, json: bool, right: Sequence
     if json:
         click.echo(to_json(list(rows)))
         return
-    columns = [name for name in (rows[0] if rows else ()) if any(_text(row, name) for row in rows)]
-    widths = {name: max(len(name), *(len(_text(row, name)) for row in rows)) for name in columns}
-    for row in ({name: name.upper().replace("_", " ") for name in columns}, *rows):
-        cells = [
-            f"{_text(row, name):{'>' if name in right else '<'}{widths[name]}}" for name in columns
-        ]
-        if columns:
-            click.echo(_GAP.join(cells).rstrip())
+    names = columns(rows)
+    texts = [{name: name.upper().replace("_", " ") for name in names}]
+    texts += [{name: text(row.get(name)) for name in names} for row in rows]
+    widths = {name: max(len(each[name]) for each in texts) for name in names}
+    for each in texts if names else ():
+        cells = [f"{each[name]:{'>' if name in right else '<'}{widths[name]}}" for name in names]
+        click.echo(_GAP.join(cells).rstrip())
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the columns in which some row has something."""
+    return [name for name in (rows[0] if rows else ()) if any(text(row.get(name)) for row in rows)]
+
+
+def text(value: Any) -> str:
+    """Return what people see of a value."""
     if value is None:
         return ""
     if isinstance(value, bool):

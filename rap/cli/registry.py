@@ -1,7 +1,7 @@
 """What the registry that a command was given knows."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Self
 
@@ -56,12 +56,17 @@ class Directory:
         """
 
         async def first() -> list[Endpoint]:
-            async with aclosing(self._registry.watch(self._service)) as snapshots:
-                snapshot = await anext(snapshots)
-            return sorted(snapshot.values(), key=lambda each: str(each.id))
+            async with aclosing(self.watch()) as sets:
+                return await anext(sets)
 
         found: list[Endpoint] = await self._answer(first())
         return found
+
+    async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
+        """Yield the instances of the service, sorted, now and after each change."""
+        async with aclosing(self._registry.watch(self._service)) as snapshots:
+            async for snapshot in snapshots:
+                yield sorted(snapshot.values(), key=lambda each: each.id)
 
     async def loads(self) -> Mapping[str, LoadReport]:
         """Return what instances last said of their load; none where the registry keeps none."""

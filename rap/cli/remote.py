@@ -15,9 +15,11 @@ from rap.client import Client
 from rap.client.cluster import Cluster
 from rap.errors import Unavailable
 
-__all__ = ["Remote", "checked", "refuses", "remote_options"]
+__all__ = ["DEFAULT_HOST", "Remote", "checked", "refuses", "remote_options"]
 
 T = TypeVar("T")
+
+DEFAULT_HOST = "localhost:9000"
 
 _PATIENCE = 9.0  # seconds to find a server, unless --timeout says otherwise
 _LOOK = 0.02  # seconds between two looks whether all servers refuse

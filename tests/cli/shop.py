@@ -86,7 +86,7 @@ FUNCTIONS = (add, show, turn, item, count, pairs, shout, listen, greet_first, fa
 
 @asynccontextmanager
 async def shop(**options: Any) -> AsyncIterator[Server]:
-    async with serving(*FUNCTIONS, **options) as server:
+    async with serving(*FUNCTIONS, **{"drain_delay": 0, **options}) as server:
         server.register(hidden, group="back", is_private=True, idempotent=True)
         yield server
 

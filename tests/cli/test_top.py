@@ -1,0 +1,171 @@
+"""`rap top`: what is known of each instance, once or again and again."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rap.cli.board import Board
+from rap.cli.remote import Remote
+from rap.cli.top import _shown, _table
+from rap.client import Client
+from rap.server import Server
+from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
+from tests.cli.shop import invoke, shop
+from tests.loopback import eventually, serving
+
+
+def remote(**options: Any) -> Remote:
+    fields = (
+        "registry", "service", "namespace", "ca", "pin", "cert", "key", "token", "timeout",
+    )  # fmt: skip
+    return Remote(host=(), **{**dict.fromkeys(fields), **options})
+
+
+def address_of(server: Server) -> str:
+    return str(server.addresses[0])
+
+
+async def rows_of(*args: str) -> dict[str, dict[str, Any]]:
+    result = await invoke(None, "top", "--once", "--json", *args)
+    assert (result.stderr, result.exit_code) == ("", 0)
+    return {row["address"]: row for row in json.loads(result.stdout)}
+
+
+async def test_instances_tell_their_load_and_the_registry_their_place() -> None:
+    url = "memory://top-load"
+    hold = asyncio.Event()
+
+    async def wait() -> None:
+        await hold.wait()
+
+    options = {"service": "shop", "registry": url, "drain_delay": 0}
+    async with (
+        serving(wait, weight=2, zone="a", **options) as busy,
+        shop(**options) as idle,
+        Client(busy.addresses) as client,
+    ):
+        calls = [asyncio.create_task(client.raw_call("wait")) for _ in range(3)]
+        await eventually(lambda: len(next(iter(busy._ports.connections)).streams) == 3)
+        rows = await rows_of("--registry", url, "--service", "shop")
+        hold.set()
+        await asyncio.gather(*calls)
+    row = rows[address_of(busy)]
+    assert (row["state"], row["weight"], row["zone"]) == ("up", 2, "a")
+    assert (row["in_flight"], row["clients"], row["error"]) == (3, 1, None)
+    assert row["ping_ms"] > 0
+    assert (rows[address_of(idle)]["in_flight"], rows[address_of(idle)]["clients"]) == (0, 0)
+
+
+async def test_what_nobody_tells_has_no_column() -> None:
+    async with shop() as server:
+        result = await invoke(server, "top", "--once")
+    head, row = result.stdout.splitlines()
+    assert head.split("  ")[0] == "ADDRESS"
+    assert "IN FLIGHT" in head
+    assert not re.search("WEIGHT|ZONE|CALLS/S|ERROR", head)
+    assert row.split()[:3] == [address_of(server), "up", "0"]
+
+
+async def test_an_instance_that_is_away_or_drains_says_so() -> None:
+    async with shop() as server, shop() as leaving:
+        await leaving.set_serving(False)
+        hosts = [address_of(leaving), "127.0.0.1:1"]
+        rows = await rows_of(*(f"--host={each}" for each in [address_of(server), *hosts]))
+    assert [rows[each]["state"] for each in hosts] == ["draining", "silent"]
+    assert "cannot reach" in rows["127.0.0.1:1"]["error"]
+    assert rows[hosts[0]]["error"] is None
+    assert rows[address_of(server)]["state"] == "up"
+
+
+async def test_instances_come_and_go(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+
+    async def seen(board: Board, count: int) -> None:
+        while len(await board.look()) != count:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(PATIENCE), shop(service="shop", registry=url):
+        async with Board(remote(registry=url, service="shop")) as board:
+            await seen(board, 1)
+            async with shop(service="shop", registry=url):
+                await seen(board, 2)
+            await seen(board, 1)
+
+
+async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
+    async with shop(service="shop", registry="memory://top-table"):
+        async with Board(remote(registry="memory://top-table", service="shop")) as board:
+            table = _table(_shown(await board.look()))
+    titles = [str(column.header) for column in table.columns]
+    assert titles[:4] == ["address", "state", "weight", "in flight"]
+    assert table.row_count == 1
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_it_goes_on_until_ctrl_c(tmp_path: Path, form: tuple[str, ...]) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from rap.server import Server\nserver = Server('127.0.0.1:0')\n"
+    )
+    with rap("serve", "plain:server", cwd=tmp_path) as server:
+        address = line_with(server, "rap: listening on").split()[-1]
+        with rap("top", "-i", "0.2", "--host", address, *form, cwd=tmp_path) as process:
+            assert "up" in line_with(process, address)
+            assert "up" in line_with(process, address)
+            interrupt(process)
+            assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "status"),
+    [
+        (["--registry", "memory://"], "--registry needs --service", 2),
+        (["-i", "0.1"], "0.1 is not in the range x>=0.2", 2),
+        (
+            ["--registry", "redis://127.0.0.1:1", "--service", "s", "--timeout", "0.1"],
+            "the registry did not answer in 0.1 s",
+            1,
+        ),
+    ],
+)
+async def test_what_cannot_be_is_named(args: list[str], said: str, status: int) -> None:
+    result = await invoke(None, "top", "--once", *args)
+    assert said in result.stderr
+    assert (result.stderr.count("\n"), result.exit_code) == (1, status)
+
+
+def test_on_a_terminal_it_draws_in_place_without_a_trace_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from rap.server import Server\nserver = Server('127.0.0.1:0')\n"
+    )
+    with rap("serve", "plain:server", cwd=tmp_path) as server:
+        address = line_with(server, "rap: listening on").split()[-1]
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", RUNNER, "top", "-i", "0.2", "--host", address],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        ) as process:
+            os.close(theirs)
+            seen = b""
+            while seen.count(address.encode()) < 2:
+                seen += os.read(ours, 4096)
+            interrupt(process)
+            with contextlib.suppress(OSError):  # the end of a terminal
+                while more := os.read(ours, 4096):
+                    seen += more
+            assert process.wait(PATIENCE) == 0
+        os.close(ours)
+    assert b"\x1b[" in seen
+    assert b"Traceback" not in seen
