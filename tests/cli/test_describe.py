@@ -31,7 +31,7 @@ async def test_a_function_is_described_with_its_types() -> None:
     ("args", "said"),
     [
         (["add"], "  Add two numbers.\n\n  Both are whole.\n"),
-        (["show"], "show(value: Any, *, mark: str = '') -> Any\n"),
+        (["show"], 'show(value: Any, *, mark: str = "") -> Any\n'),
         (["count"], "count(n: int) -> AsyncIterator[int]\n"),
         (["shout"], "  shape       channel\n"),
         (["hidden", "--group", "back"], "  idempotent  yes\n  private     yes\n"),
