@@ -39,7 +39,11 @@ def count(mode: str) -> int:
 
     Raises:
         RuntimeError: The program did not end well under callgrind.
+        CalledProcessError: Or without it.
     """
+    # Once without callgrind: whatever is not compiled to byte code yet is from here on.
+    command = [sys.executable, "-m", "bench.guard_program", mode, "64"]
+    subprocess.run(command, env=_environment(), check=True, timeout=_LIMIT)
     short, long = (2_000, 42_000) if mode == "stream" else (640, 3_200)
     return round((_instructions(mode, long) - _instructions(mode, short)) / (long - short))
 
@@ -112,9 +116,6 @@ def main() -> None:
         return
     saved = json.loads(_BASELINE.read_text()) if _BASELINE.exists() else {}
     baseline: Counts = saved.get(_here(), {}).get("instructions", {})
-    # Once without callgrind: whatever is not compiled to byte code yet is from here on.
-    command = [sys.executable, "-m", "bench.guard_program", "unary", "64"]
-    subprocess.run(command, env=_environment(), check=True)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         counts = dict(zip(options.modes, threads.map(count, options.modes), strict=True))
     print(table(counts, baseline))
