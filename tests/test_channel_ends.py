@@ -37,6 +37,20 @@ async def test_an_error_of_the_server_reaches_the_client_after_its_messages(pair
         await pair.run(server, client)
 
 
+async def test_what_the_server_gave_up_waiting_for_arrives_before_the_end(pair: Pair) -> None:
+    size = 5 * 2**20  # more than the client takes before it reads
+
+    async def server(channel: Channel) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await channel.write(bytes(size))
+
+    async def client(channel: Channel) -> list[int]:
+        return [len(body) async for body in channel]
+
+    assert await pair.run(server, client) == [size]
+
+
 async def test_iterating_raises_the_error_of_the_server(pair: Pair) -> None:
     async def server(channel: Channel) -> None:
         await channel.write(1)

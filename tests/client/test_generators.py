@@ -238,6 +238,26 @@ async def test_break_closes_a_plain_generator(client: Client, log: Log) -> None:
         await log.ended.wait()
 
 
+async def test_a_plain_generator_is_closed_in_a_thread_too() -> None:
+    closed_in: list[str] = []
+
+    def plain() -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    async with serving(plain) as server, calling(server) as client:
+        iterator = client.iterator_call("plain")
+        await anext(iterator)
+        (conn,) = server._ports.connections
+        await eventually(lambda: all(stream.outbox for stream in conn.streams.values()))
+        await iterator.aclose()
+        await eventually(lambda: closed_in)
+    assert closed_in[0].startswith("rap-handler")
+
+
 async def test_errors_of_plain_generators_arrive_after_their_items(client: Client) -> None:
     iterator = client.iterator_call("plain_failing")
     assert await anext(iterator) == 1
