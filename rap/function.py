@@ -9,6 +9,7 @@ A body of arguments, a result or an item nests at most `MAX_DEPTH` levels and ho
 `MAX_ELEMENTS` values.
 """
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ from rap.arguments import (
 from rap.errors import CallError, Internal, InvalidArgument, RegistrationError
 from rap.message import Shape
 from rap.signature import ASYNC_ITERATORS, callable_of, resolve_signature, shape_of
+from rap.unions import split_unions
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
 __all__ = ["Function", "decode_any", "encode_any", "encode_raw_args", "encode_written"]
@@ -260,6 +262,27 @@ def _kind(hint: Any, where: str) -> Kind:
     Raises:
         RegistrationError: They cannot; the message begins with `where`.
     """
+    try:
+        return _kind_of(hint, where)
+    except RegistrationError:
+        try:
+            split = split_unions(hint, _converter)
+        except TypeError:
+            split = hint
+        if split is hint:
+            raise
+        return _kind_of(split, where)
+
+
+def _converter(hint: Any) -> Callable[[Any], Any]:
+    """Return what makes of a value that msgpack gave one of a type."""
+    Decoder(hint, dec_hook=_from_plain)  # refuses what no value can be
+    return functools.partial(
+        msgspec.convert, type=hint, builtin_types=(bytes,), dec_hook=_from_plain
+    )
+
+
+def _kind_of(hint: Any, where: str) -> Kind:
     try:
         node = nodes.type_info(hint)
         guard = _guard(node, {})

@@ -26,7 +26,7 @@ FLOORS = [
         "redis_servers",
         "options",
     ],
-    ["wire", "redis_link", "signature"],
+    ["wire", "redis_link", "signature", "unions"],
     ["transport", "registry", "balance", "state", "arguments"],
     ["function"],
     ["processor"],

@@ -171,6 +171,9 @@ class Router:
         _check_path("group", group)
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
+        is_async = function.is_async or inspect.iscoroutinefunction(inspect.unwrap(func))
+        if function.shape is Shape.CHANNEL and not is_async:
+            raise RegistrationError(f"{name}: a channel function is an `async def`, got {func!r}")
         if not isinstance(doc, str | None):
             raise RegistrationError(f"{name}: doc must be a string, got {doc!r}")
         check_flag("is_private", is_private)

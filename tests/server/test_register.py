@@ -16,7 +16,7 @@ import pytest
 from rap.address import Peer
 from rap.client import Client
 from rap.errors import CallError, InvalidArgument, NotFound, RegistrationError
-from rap.server import Server, context
+from rap.server import Channel, Server, context
 from tests.loopback import calling, serving
 
 
@@ -90,6 +90,10 @@ class Declared(Protocol):
 
     async def up_to(self, n: int) -> AsyncIterator[int]:
         yield 0
+
+
+def plain_channel(channel: Channel) -> None:
+    raise AssertionError("it would block the loop")
 
 
 class Demanding:
@@ -236,6 +240,10 @@ async def test_an_object_may_have_a_group_of_its_own() -> None:
         (lambda s: s.register(where, 5), "name must be 1 to 255 characters without '/', got 5"),
         (lambda s: s.register(where, group=5), "group must be 1 to 255 .*, got 5"),
         (lambda s: s.register(where, doc=5), "where: doc must be a string, got 5"),
+        (
+            lambda s: s.register(plain_channel),
+            "plain_channel: a channel function is an",
+        ),
         (lambda s: s.register(Demanding), r"Demanding\(\) failed: .*'size'; register an object"),
         (lambda s: s.register(HalfTyped), r"second\(\): return value has no type hint"),
     ],
