@@ -25,7 +25,8 @@ logger = logging.getLogger("rap.registry")
 
 _RENEWALS_PER_TTL = 3
 _SPREAD = 0.1  # of the interval, either way
-_FIRST_BACKOFF = 0.25  # seconds; doubled per failure up to the interval
+_FIRST_BACKOFF = 0.25  # seconds; doubled per failure up to a part of the interval
+_MOST_BACKOFF = 0.5  # of the interval: a registry that is back, and empty, has all within 5 s
 _MAX_DOUBLINGS = 8
 
 
@@ -192,7 +193,7 @@ class Lease:
         except RegistryError as exc:
             self._failed(exc, logging.WARNING)
             doublings = min(self._failures - 1, _MAX_DOUBLINGS)
-            most = min(self._interval, _FIRST_BACKOFF * 2.0**doublings)
+            most = min(_MOST_BACKOFF * self._interval, _FIRST_BACKOFF * 2.0**doublings)
             return most * self._rng.uniform(0.5, 1.0)
         self._succeeded(asked)
         return self._interval * self._rng.uniform(1.0 - _SPREAD, 1.0 + _SPREAD)

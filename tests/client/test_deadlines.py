@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from rap.client import Channel as ClientChannel
 from rap.client import Client
 from rap.errors import Code, DeadlineExceeded
-from rap.server import Server, context
+from rap.server import Channel, Server, context
 from tests.loopback import calling, eventually, serving, within
 
 
@@ -138,6 +139,47 @@ async def test_the_answer_of_a_function_in_a_thread_is_dropped(
     watch.release.set()
     await eventually(watch.thread_ended.is_set)
     assert await client.raw_call("fine") == 1
+
+
+async def test_a_call_whose_deadline_passes_while_it_waits_for_a_thread_never_runs() -> None:
+    release, began = threading.Event(), list[int]()
+
+    def block(number: int) -> int:
+        began.append(number)
+        release.wait(10)
+        return number
+
+    async with serving(block, threads=1) as server, calling(server) as client:
+        first = asyncio.create_task(client.raw_call("block", 1))
+        await eventually(lambda: began == [1])
+        with pytest.raises(DeadlineExceeded):
+            await client.raw_call("block", 2, timeout=0.02)
+        release.set()
+        assert await within(first) == 1
+        assert await client.raw_call("block", 3) == 3
+        assert began == [1, 3]
+
+
+async def test_unary_calls_have_nine_seconds_and_streams_and_channels_no_limit() -> None:
+    async def left() -> float:
+        deadline: float = context.request.call.deadline
+        return deadline - time.monotonic()
+
+    async def lefts() -> AsyncIterator[float]:
+        yield await left()
+
+    async def ask(channel: Channel) -> None:
+        await channel.write(str(await left()))
+
+    async with serving(left, lefts, ask, run_timeout=100) as server, calling(server) as client:
+
+        @client.register(name="ask")
+        async def asking(channel: ClientChannel) -> Any:
+            return await channel.read_body()
+
+        assert 8 < await client.raw_call("left") <= 9
+        assert [item async for item in client.iterator_call("lefts")] == [float("inf")]
+        assert await asking() == "inf"
 
 
 async def test_a_function_in_a_thread_does_not_keep_others_waiting(
