@@ -12,7 +12,13 @@ import pytest
 from rap.errors import RegistryError
 from rap.redis_link import RedisLink, Script
 from tests.redis_fixtures import redis_cluster
-from tests.redis_server import HOW_TO_GET_ONE, RedisCluster, RedisServer, find_redis_server
+from tests.redis_server import (
+    HOW_TO_GET_ONE,
+    RedisCluster,
+    RedisServer,
+    find_redis_server,
+    wait_until,
+)
 
 __all__ = ["redis_cluster"]
 
@@ -119,6 +125,26 @@ async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
                 assert await link.call("GET", other) is None
     finally:
         redis_cluster.heal()
+
+
+async def test_a_slot_that_moved_is_followed_at_once(
+    redis_cluster: RedisCluster, connect: Connect
+) -> None:
+    link, key = connect(redis_cluster.url), "key"
+    await link.call("SET", key, "here")
+    old = redis_cluster.owner(key)
+    table = str(old.command("CLUSTER", "NODES")).splitlines()
+    (mine,) = (line.split()[0] for line in table if "myself" in line)
+    (follower,) = (line.split()[1] for line in table if line.split()[3] == mine)
+    port = int(follower.partition("@")[0].rpartition(":")[2])
+    new = next(server for server in redis_cluster.servers if server.port == port)
+    new.command("CLUSTER", "FAILOVER")
+    await asyncio.to_thread(wait_until, lambda: redis_cluster.owner(key) is new, "failover")
+    await asyncio.to_thread(
+        wait_until, lambda: old.info("replication")["role"] == "slave", "failover"
+    )
+    assert await link.call("GET", key) == b"here"
+    redis_cluster.heal()
 
 
 async def answers(link: RedisLink, key: str) -> bool:

@@ -118,6 +118,25 @@ async def test_each_heartbeat_keeps_the_keys_for_a_day(
     assert server.command("HGET", keys.ver, "v") == version  # nothing else has changed
 
 
+async def test_only_what_changes_the_set_is_published(
+    server: RedisServer, registry: RedisRegistry
+) -> None:
+    def published() -> int:
+        line = server.info("commandstats").get("cmdstat_publish", "calls=0,")
+        return int(line.partition("calls=")[2].partition(",")[0])
+
+    before = published()
+    for _ in range(3):
+        await registry.register("calc", make_endpoint(), ttl=LONG)
+    assert published() == before + 1
+    other = RedisRegistry(server.url, namespace=registry._namespace)  # which has never registered
+    await other.register("calc", make_endpoint(), ttl=LONG)
+    await other.aclose()
+    assert published() == before + 1
+    await registry.register("calc", make_endpoint(weight=2), ttl=LONG)
+    assert published() == before + 2
+
+
 async def test_without_a_version_a_new_epoch_begins_and_the_log_with_it(
     server: RedisServer, registry: RedisRegistry, keys: Keys
 ) -> None:
