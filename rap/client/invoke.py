@@ -257,7 +257,8 @@ class Invoker:
         if pause is None or self.monotonic() + pause >= call.deadline:
             raise error
         in_retry = serves_retry(current.get())
-        if not self.policy.admits(error, parted=not conn.usable, in_retry=in_retry):
+        parted = not conn.usable
+        if not self.policy.admits(error, attempt.count, parted=parted, in_retry=in_retry):
             raise error
         attempt.exclude = failed
         attempt.count += 1

@@ -11,6 +11,10 @@ anything, and are free:
 - what was open on a connection that its server has left: a GoAway says that once, and the next call
   goes elsewhere, so there are no more of them than calls were under way.
 
+Nor are there more first retries of calls whose connection was lost: a server dies once. They are
+free too, so that nobody notices a server that is killed, however many calls it had; if the next
+server dies as well, that may be the doing of the call, and its further retries count.
+
 All others count: a server that sheds load, or is down and says so, says so to each attempt. A call
 that a handler makes while it serves such an attempt is not retried by its own client in turn: what
 is tried four times on each of three floors is tried 64 times on the lowest.
@@ -177,11 +181,12 @@ class RetryPolicy:
         longest = min(_FIRST_PAUSE * 2 ** (attempts - 1), _MAX_PAUSE)
         return told + self._uniform(0.0, longest)
 
-    def admits(self, error: CallError, *, parted: bool, in_retry: bool) -> bool:
+    def admits(self, error: CallError, attempts: int, *, parted: bool, in_retry: bool) -> bool:
         """Return whether one more attempt may be made, which counts it.
 
         Args:
             error: How the last attempt failed; if there is to be none, it is told why.
+            attempts: How many there were.
             parted: The connection of that attempt takes no more calls.
             in_retry: The call is made to serve a further attempt of another one.
         """
@@ -191,6 +196,9 @@ class RetryPolicy:
         if in_retry:
             _explain(error, "it was made to serve a retry")
             return False
+        if parted and not error.remote and attempts == 1:
+            self.budget.retries += 1
+            return True
         if self.budget.take():
             return True
         _explain(error, f"the retry budget ({self.budget}) is used up")

@@ -87,8 +87,10 @@ def killable() -> Any:
             process.kill()
 
 
-async def call_and_kill(killable: Any, log: Path, *, idempotent: bool) -> tuple[Any, int]:
-    """Kill the server with -9 during a call while another one stands by."""
+async def call_and_kill(
+    killable: Any, log: Path, *, idempotent: bool, times: int = 1
+) -> tuple[list[Any], int]:
+    """Kill the server with -9 during calls while another one stands by."""
     process, address = killable
 
     def hang(path: str) -> int:
@@ -100,21 +102,32 @@ async def call_and_kill(killable: Any, log: Path, *, idempotent: bool) -> tuple[
         await eventually(lambda: len(client.cluster.ready) == 2)
         client.cluster.ready = (client.cluster.nodes[address],)  # the call goes there
         stub = client.register("hang", idempotent=idempotent)(twin)
-        call = asyncio.ensure_future(stub(str(log)))
-        await eventually(lambda: log.exists() and log.read_text() == "x")
+        calls = [asyncio.ensure_future(stub(str(log))) for _ in range(times)]
+        await eventually(lambda: log.exists() and log.read_text() == "x" * times)
         client.cluster.ready = tuple(client.cluster.nodes.values())
         process.send_signal(signal.SIGKILL)
-        await asyncio.wait([call], timeout=PATIENCE)
-        return call, sum(node.stats.in_flight for node in client.cluster.nodes.values())
+        await asyncio.wait(calls, timeout=PATIENCE)
+        return calls, sum(node.stats.in_flight for node in client.cluster.nodes.values())
 
 
 async def test_an_idempotent_call_survives_the_death_of_its_server(
     killable: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    call, in_flight = await call_and_kill(killable, log, idempotent=True)
+    (call,), in_flight = await call_and_kill(killable, log, idempotent=True)
     assert call.result() == 2
     assert log.read_text() == "xy"
+    assert in_flight == 0
+
+
+async def test_however_many_calls_a_dying_server_had_all_of_them_survive(
+    killable: Any, tmp_path: Path
+) -> None:
+    """More than the retry budget has for so few calls."""
+    log = tmp_path / "log"
+    calls, in_flight = await call_and_kill(killable, log, idempotent=True, times=300)
+    assert [call.result() for call in calls] == [2] * 300
+    assert log.read_text() == "x" * 300 + "y" * 300
     assert in_flight == 0
 
 
@@ -122,7 +135,7 @@ async def test_a_call_that_is_not_idempotent_is_never_run_twice(
     killable: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    call, in_flight = await call_and_kill(killable, log, idempotent=False)
+    (call,), in_flight = await call_and_kill(killable, log, idempotent=False)
     with pytest.raises(Unavailable):
         call.result()
     assert log.read_text() == "x"

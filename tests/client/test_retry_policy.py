@@ -186,7 +186,9 @@ def test_what_a_full_server_says_does_not_keep_a_call_from_another_one() -> None
         (Unavailable(unserved=True), False, True),  # never written
         (Unavailable(remote=True, unserved=True), True, True),  # above the last id of a GoAway
         (ResourceExhausted(remote=True, unserved=True), False, False),  # shed
-        (LOST, True, False),
+        (LOST, True, True),
+        (LOST, False, False),  # its connection lives: it was not lost, but failed
+        (Unavailable(remote=True), True, False),
     ],
 )
 def test_what_costs_no_server_anything_is_free(
@@ -194,17 +196,25 @@ def test_what_costs_no_server_anything_is_free(
 ) -> None:
     budget, _ = budget_of(clock)
     retries = policy(budget=budget)
-    assert retries.admits(error, parted=parted, in_retry=False)
+    assert retries.admits(error, 1, parted=parted, in_retry=False)
     assert budget.retries == 1
     assert taken(budget) == (100 if free else 99)
-    assert retries.admits(error, parted=parted, in_retry=False) is free
+    assert retries.admits(error, 1, parted=parted, in_retry=False) is free
+
+
+def test_only_the_first_retry_after_a_lost_connection_is_free(clock: FakeClock) -> None:
+    budget, _ = budget_of(clock)
+    taken(budget)
+    assert policy(budget=budget).admits(LOST, 1, parted=True, in_retry=False)
+    assert not policy(budget=budget).admits(LOST, 2, parted=True, in_retry=False)
+    assert not policy(budget=budget).admits(LOST, 1, parted=True, in_retry=True)
 
 
 def test_the_error_says_that_the_budget_is_used_up(clock: FakeClock) -> None:
     budget, _ = budget_of(clock)
     taken(budget)
     error = Unavailable("away", remote=True)
-    assert not policy(budget=budget).admits(error, parted=False, in_retry=False)
+    assert not policy(budget=budget).admits(error, 1, parted=False, in_retry=False)
     why = "the retry budget (20 % of calls + 10/s) is used up"
     assert error.__notes__ == [f"not retried: {why}"]
     assert error.details == {"not_retried": why}
@@ -213,9 +223,9 @@ def test_the_error_says_that_the_budget_is_used_up(clock: FakeClock) -> None:
 
 def test_a_retry_is_not_retried_unless_that_is_free() -> None:
     error = Unavailable("away", remote=True)
-    assert not policy().admits(error, parted=False, in_retry=True)
+    assert not policy().admits(error, 1, parted=False, in_retry=True)
     assert error.details == {"not_retried": "it was made to serve a retry"}
-    assert policy().admits(Unavailable(unserved=True), parted=False, in_retry=True)
+    assert policy().admits(Unavailable(unserved=True), 1, parted=False, in_retry=True)
 
 
 class Source:
