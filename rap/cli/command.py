@@ -53,10 +53,8 @@ class Command(click.Command):
         **extra: Any,
     ) -> click.Context:
         """Read the command line."""
-        # A negative number is no option. JSON does not mind the space, nor do options.
-        args = [f" {each}" if _NEGATIVE.fullmatch(each) else each for each in args]
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(info_name, self._with_numbers(args), parent, **extra)
         except click.UsageError as exc:
             raise _misused(exc, info_name) from exc
 
@@ -70,6 +68,20 @@ class Command(click.Command):
             ctx.exit(INTERRUPTED)
         except RapError as exc:
             raise Failed(error_text(exc)) from exc
+
+    def _with_numbers(self, args: list[str]) -> list[str]:
+        """Return arguments among which negative numbers do not look like options.
+
+        JSON does not mind the space in front.
+        """
+        before = [
+            each for each in self.params if isinstance(each, click.Option) and not each.is_flag
+        ]
+        valued = {name for each in before for name in each.opts}
+        return [
+            f" {each}" if _NEGATIVE.fullmatch(each) and last not in valued else each
+            for last, each in zip(["", *args], args, strict=False)
+        ]
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
