@@ -1,14 +1,17 @@
 """What is known of each instance of a service at one moment, from whoever tells."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
+from rap.address import Address
 from rap.cli.command import Failed, one_line
 from rap.cli.instances import Instance, look, open_instance
 from rap.cli.registry import Directory
 from rap.cli.remote import DEFAULT_HOST, Remote
+from rap.cli.scrape import Counted, Rates, scrape
 from rap.cli.times import MILLISECONDS
 from rap.errors import CallError
 from rap.registry import Endpoint, State
@@ -25,18 +28,26 @@ class Board:
 
     Args:
         remote: Names them.
+        metrics_port: Where each has its page of metrics, on its own host; `None`: nowhere.
 
     Raises:
         UsageError: It names a registry, but no service.
     """
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, metrics_port: int | None = None) -> None:
         self._remote = remote.with_service()
         self._patience = remote.timeout or _PATIENCE
         self._directory = None if remote.registry is None else Directory(remote)
         self._watched: dict[str, tuple[Instance, AsyncExitStack]] = {}
         self._listed: dict[str, Endpoint | None] = {}
         self._following: asyncio.Task[None] | None = None
+        self._metrics_port = metrics_port
+        self._counted: dict[str, tuple[float, Counted]] = {}
+
+    @property
+    def counts(self) -> bool:
+        """Whether it tells of the time since the look before."""
+        return self._metrics_port is not None
 
     async def look(self) -> list[dict[str, Any]]:
         """Return a row for each instance, sorted by address."""
@@ -80,6 +91,7 @@ class Board:
         """Connect to instances that are new, and leave those that are gone."""
         for address in self._watched.keys() - self._listed.keys():
             _, stack = self._watched.pop(address)
+            self._counted.pop(address, None)
             await stack.aclose()
         for address in self._listed.keys() - self._watched.keys():
             stack = AsyncExitStack()
@@ -103,19 +115,39 @@ class Board:
         except CallError as exc:
             error = one_line(str(exc))
         state = _state(endpoint, load, error)
+        rates = None
+        if self._metrics_port is not None:
+            try:
+                rates = await self._rates(instance, self._metrics_port)
+            except OSError as exc:
+                error = error or one_line(str(exc))
         return {
             "address": instance.address,
             "state": state,
             "weight": None if endpoint is None else endpoint.weight,
             "zone": None if endpoint is None else endpoint.zone,
             "in_flight": told.get("in_flight") if load is None else load.in_flight,
-            "calls_s": told.get("rps"),
+            "calls_s": told.get("rps") if rates is None else round(rates.calls, 1),
+            "errors_s": None if rates is None else round(rates.errors, 1),
             "latency_ms": _milliseconds(None if load is None else load.latency),
+            "p50_ms": _milliseconds(None if rates is None else rates.p50),
+            "p99_ms": _milliseconds(None if rates is None else rates.p99),
             "cpu": told.get("util") if load is None else load.util,
             "clients": told.get("conns") if load is None else max(0, load.clients - 1),
             "ping_ms": _milliseconds(seconds),
             "error": None if state == "draining" else error,
         }
+
+    async def _rates(self, instance: Instance, port: int) -> Rates | None:
+        """Return what happened since the last look; `None` at the first."""
+        host = Address.parse(instance.address).host
+        if not host:
+            raise OSError("on a unix socket there is no host for a page of metrics")
+        counted = await scrape(host, port, self._patience)
+        now = time.monotonic()
+        then, before = self._counted.get(instance.address, (now, counted))
+        self._counted[instance.address] = (now, counted)
+        return counted.since(before, now - then)
 
 
 def _state(endpoint: Endpoint | None, load: ServerLoad | None, error: str | None) -> str:

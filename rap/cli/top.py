@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["top"]
 
 _STYLES = {"up": "green", "draining": "yellow", "suspect": "yellow", "silent": "red"}
-_TITLES = {"calls_s": "calls/s"}
-_NUMBERS = ("weight", "in_flight", "calls/s", "latency_ms", "cpu", "clients", "ping_ms")
+_TITLES = {"calls_s": "calls/s", "errors_s": "errors/s"}
+_NUMBERS = (
+    "weight", "in_flight", "calls/s", "errors/s", "latency_ms", "p50_ms", "p99_ms", "cpu",
+    "clients", "ping_ms",
+)  # fmt: skip
 
 
 @click.command(cls=Command)
@@ -35,24 +38,33 @@ _NUMBERS = ("weight", "in_flight", "calls/s", "latency_ms", "cpu", "clients", "p
     metavar="SECONDS",
     help="Between two looks.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Port of the page of metrics that each instance has on its host; see rap serve.",
+)
 @click.option("--once", is_flag=True, help="Look once.")
 @click.option("--json", is_flag=True, help="Print a JSON array for each look, on a line.")
 @remote_options
-def top(remote: Remote, interval: float, once: bool, json: bool) -> None:
+def top(remote: Remote, interval: float, metrics_port: int | None, once: bool, json: bool) -> None:
     """Show load and state of each instance of a service, or each --host.
 
     Until Ctrl-C; a table in place on a terminal, one after another elsewhere. What neither the
     registry nor the instances tell is left out.
     """
     live = sys.stdout.isatty() and not json and not once
-    run(_top(remote, interval, once=once, json=json, live=live))
+    board = Board(remote, metrics_port)
+    run(_top(board, interval, once=once, json=json, live=live))
 
 
-async def _top(remote: Remote, interval: float, *, once: bool, json: bool, live: bool) -> None:
+async def _top(board: Board, interval: float, *, once: bool, json: bool, live: bool) -> None:
     async with AsyncExitStack() as stack:
-        board = await stack.enter_async_context(Board(remote))
+        await stack.enter_async_context(board)
         screen = stack.enter_context(_screen()) if live else None
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is how one leaves
+            if once and board.counts:
+                await board.look()  # what is counted is told of the time between two looks
+                await asyncio.sleep(interval)
             while True:
                 rows = await board.look()
                 if json:
@@ -76,7 +88,7 @@ def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _cell(name: str, value: Any) -> Any:
     if value is None:
         return None
-    if name == "calls_s":
+    if name in _TITLES:
         return f"{value:.1f}"
     return f"{value * 100:.0f} %" if name == "cpu" else value
 

@@ -27,7 +27,7 @@ def remote(**options: Any) -> Remote:
     fields = (
         "registry", "service", "namespace", "ca", "pin", "cert", "key", "token", "timeout",
     )  # fmt: skip
-    return Remote(host=(), **{**dict.fromkeys(fields), **options})
+    return Remote(**{"host": (), **dict.fromkeys(fields), **options})
 
 
 def address_of(server: Server) -> str:
