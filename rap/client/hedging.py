@@ -195,6 +195,7 @@ class _Race:
             return None
         if not invoker.budget.take():
             return None
+        invoker.budget.hedges += 1
         hedge.spend()
         return place
 

@@ -68,6 +68,7 @@ class RetryBudget:
 
     Attributes:
         retries: Attempts beyond the first so far, also those that were free.
+        hedges: Those of them so far that were made while the first was open.
         refused: Attempts for which there was no budget so far.
     """
 
@@ -81,12 +82,14 @@ class RetryBudget:
         "_share",
         "_slots",
         "_spent",
+        "hedges",
         "refused",
         "retries",
     )
 
     def __init__(self, share: float, attempts: Attempts, now: Callable[[], float]) -> None:
         self.retries = 0
+        self.hedges = 0
         self.refused = 0
         self._share = share
         self._attempts = attempts

@@ -44,6 +44,8 @@ class ClientStatus:
         opened: Connections opened so far.
         failed: Connections that could not be opened so far.
         ejections: Times that a server was taken out for failing so far.
+        hedges: Second copies of late calls so far.
+        refused: Retries and second copies so far that the retry budget did not allow.
         received: Bytes, where they are counted; see `count_traffic`.
         sent: The same.
     """
@@ -60,6 +62,8 @@ class ClientStatus:
     opened: int
     failed: int
     ejections: int
+    hedges: int
+    refused: int
     received: int
     sent: int
 
@@ -69,6 +73,7 @@ def client_status(client: Client) -> ClientStatus:
     discovery, cluster = client._discovery, client._cluster
     traffic = client._dialer.traffic
     tally = Tally() if cluster is None else cluster.tally
+    budget = None if client.connected is None else client.connected.budget
     nodes = [] if cluster is None else list(cluster.nodes.values())
     connections = [conn for node in nodes for conn in node.pool.connections]
     states = Counter(node.state for node in nodes)
@@ -85,6 +90,8 @@ def client_status(client: Client) -> ClientStatus:
         opened=tally.opened,
         failed=tally.failed,
         ejections=tally.ejections,
+        hedges=0 if budget is None else budget.hedges,
+        refused=0 if budget is None else budget.refused,
         received=0 if traffic is None else traffic.received,
         sent=0 if traffic is None else traffic.sent,
     )

@@ -87,6 +87,16 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _sum(lambda it: it.ejections),
     ),
     Row(
+        "rap_client_hedges_total",
+        "Second copies of late calls.",
+        _sum(lambda it: it.hedges),
+    ),
+    Row(
+        "rap_client_retries_refused_total",
+        "Retries and second copies that the retry budget did not allow.",
+        _sum(lambda it: it.refused),
+    ),
+    Row(
         "rap_client_registry_degraded",
         "1 while the registry does not answer.",
         _most(lambda it: it.degraded),

@@ -13,7 +13,7 @@ from rap.errors import CallError, RegistryError, ResourceExhausted, Unauthentica
 from rap.message import Request
 from rap.observe import StatusCollector, serve_metrics
 from rap.registry import MemoryRegistry
-from rap.server import Server
+from rap.server import Server, context
 from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from rap.state import MemoryNonces, StateUnavailable
@@ -147,6 +147,37 @@ async def test_an_ejection_is_counted(registry: CollectorRegistry) -> None:
                 await client.call(fail)
         assert read("ejections_total") == 1
         assert read("nodes", state="ejected") == 1
+
+
+async def test_second_copies_and_retries_that_were_refused_are_counted(
+    registry: CollectorRegistry,
+) -> None:
+    slow, busy = asyncio.Event(), False
+
+    async def work() -> int:
+        if busy and context.request.header.get(":attempt", 1) == 1:
+            await slow.wait()
+        return 1
+
+    async def fail() -> None:
+        raise Unavailable("a fault")
+
+    async with serving(work, fail) as one, serving(work, fail) as two, calling(one, two) as client:
+        registry.register(StatusCollector(clients=[client]))
+        read = reader(registry, "client", service="")
+        await eventually(lambda: read("ready_nodes") == 2)
+        hedged = client.register(idempotent=True, hedge=0.001)(work)
+        for _ in range(19):
+            await hedged()
+        assert (read("hedges_total"), read("retries_refused_total")) == (0, 0)
+        busy = True
+        assert await hedged() == 1
+        assert (read("hedges_total"), read("retries_refused_total")) == (1, 0)
+        while client.invoker.budget.take():
+            pass
+        with pytest.raises(Unavailable):
+            await client.register(idempotent=True)(fail)()
+        assert read("retries_refused_total") == 2
 
 
 async def test_limits_tell_what_they_refused(registry: CollectorRegistry) -> None:
