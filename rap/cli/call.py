@@ -76,7 +76,10 @@ class _Printer:
 
     def whole(self, value: Any) -> None:
         """Print the answer of a unary function."""
-        click.echo(to_text(value) if self._as_text else to_json(value, indent=self._indent))
+        if self._as_text:
+            click.echo(to_text(value), nl=not isinstance(value, bytes))  # to a file as they are
+        else:
+            click.echo(to_json(value, indent=self._indent))
 
     def item(self, value: Any) -> None:
         """Print one of several answers."""

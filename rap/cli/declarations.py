@@ -138,8 +138,9 @@ def _field(entry: Mapping[str, Any], kind: str, annotations: Annotations) -> str
         return (
             f"{text} = {annotations.need('pydantic', 'pydantic.Field')}(default_factory={default})"
         )
-    made = ("msgspec", "msgspec.field") if kind == "struct" else ("dataclasses", "field")
-    return f"{text} = {annotations.need(*made)}(default_factory={default})"
+    module = "msgspec" if kind == "struct" else "dataclasses"
+    made = annotations.need(module, f"{module}.field")  # a field may be named field
+    return f"{text} = {made}(default_factory={default})"
 
 
 def _functional(

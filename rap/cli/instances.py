@@ -43,10 +43,10 @@ async def instances_of(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
     Raises:
         Failed: The registry does not answer, or lists none.
     """
-    if remote.registry is None:
+    if remote.with_service().registry is None:
         hosts = remote.host or (DEFAULT_HOST,)
         return [await open_instance(remote, each, None, stack) for each in dict.fromkeys(hosts)]
-    async with Directory(remote.with_service()) as directory:
+    async with Directory(remote) as directory:
         found = await directory.instances()
     if not found:
         raise Failed(f"the registry lists no instance of the service {remote.service}")

@@ -63,6 +63,9 @@ class Remote:
         if self.registry is None:
             if self.namespace is not None:
                 raise click.UsageError(f"--namespace {self.namespace} needs --registry")
+            if self.service is not None:
+                text = f"--service {self.service} needs --registry: where to find its servers"
+                raise click.UsageError(text)
             return None
         if self.host:
             raise click.UsageError(f"--host {self.host[0]} beside --registry: give one of them")
@@ -79,12 +82,12 @@ class Remote:
         return _PATIENCE if self.timeout is None else self.timeout
 
     def with_service(self) -> Self:
-        """Return it if it names the service of its registry.
+        """Return it if it names a registry and a service, or neither.
 
         Raises:
-            UsageError: It does not.
+            UsageError: It names one of them.
         """
-        if self.registry is not None and self.service is None:
+        if self.registry_url is not None and self.service is None:
             raise click.UsageError("--registry needs --service: the name of the service")
         return self
 

@@ -95,9 +95,11 @@ def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[D
     """Return all types by name, and the functions, which name them so."""
     types: dict[str, Any] = {}
     names: dict[tuple[str, str], str] = {}
+    taken = _OWN | {each["func_name"] for each in descriptions}
+    taken |= {it["name"] for each in descriptions for e in each["types"] for it in e["fields"]}
     functions: list[Description] = []
     for each in descriptions:
-        new = {entry["name"]: _free(entry, names, types) for entry in each["types"]}
+        new = {entry["name"]: _free(entry, names, taken) for entry in each["types"]}
         for entry in each["types"]:
             fields = [_renamed(field, new) for field in entry["fields"]]
             types[new[entry["name"]]] = {**entry, "name": new[entry["name"]], "fields": fields}
@@ -111,11 +113,11 @@ def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[D
     return types, functions
 
 
-def _free(entry: Any, names: dict[tuple[str, str], str], types: dict[str, Any]) -> str:
+def _free(entry: Any, names: dict[tuple[str, str], str], taken: set[str]) -> str:
     """Return the name of a type in the module: its own unless another one has it."""
     key = (entry["origin"], repr(entry["fields"]))
     if key not in names:
-        names[key] = _unique(entry["name"], _OWN | set(names.values()))
+        names[key] = _unique(entry["name"], taken | set(names.values()))
     return names[key]
 
 

@@ -174,7 +174,7 @@ class TypeTexts:
         if fields is None:
             return
         entry["kind"], entry["options"], rows = fields
-        hints = typing.get_type_hints(kind, include_extras=True)
+        hints = _hints_of(kind)
         for name, default in rows:
             text = self.text(hints.get(name, Any), known)
             if entry["kind"] == "typed_dict":
@@ -230,6 +230,16 @@ def _fields_of(kind: Any) -> _Fields | None:
             for name, each in kind.model_fields.items()
         ]  # fmt: skip
     return None
+
+
+def _hints_of(kind: Any) -> dict[str, Any]:
+    """Return the types of fields; those that cannot be told are anything."""
+    if hasattr(kind, "model_fields"):
+        return {name: each.annotation for name, each in kind.model_fields.items()}
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except Exception:  # hints are code
+        return {}
 
 
 def _dataclass(kind: Any) -> _Fields:

@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[Server]:
         (["show", "a=b"], None),  # an argument named a
         (["show", '"a=b"'], '"a=b"\n'),
         (["turn", '{"$base64": "YWJj"}'], '"Y2Jh"\n'),
-        (["turn", '{"$base64": "YWJj"}', "--text"], "cba\n"),
+        (["turn", '{"$base64": "YWJj"}', "--text"], "cba"),
         (["show", "two words", "--text"], "two words\n"),
         (["show", "[1]", "--text"], "[1]\n"),
         (["item", "hat"], '{"name":"hat","price":1.5}\n'),
@@ -138,7 +138,7 @@ async def test_a_call_takes_no_longer_than_timeout() -> None:
         (["f", "--nope"], "No such option '--nope'"),
         (["f", "--registry", "redis://h"], "--registry needs --service"),
         (["f", "--registry", "x://h", "--service", "s"], "--registry 'x://h': unknown scheme 'x'"),
-        (["f", "--service", "s"], "--service='s' needs --registry"),
+        (["f", "--service", "s"], "--service s needs --registry"),
         (["f", "--namespace", "n"], "--namespace n needs --registry"),
         (["f", "--host", "h:1", "--registry", "memory://"], "--host h:1 beside --registry"),
         (

@@ -92,3 +92,10 @@ async def test_a_negative_number_is_the_value_of_the_option_before_it(option: st
         assert (result.stdout, result.exit_code) == ("0\n", 0)
     else:
         assert "it must be a positive number of seconds, got -5" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["call", "f"], ["ls"], ["ping"], ["top"], ["bench", "f"]])
+async def test_a_service_without_a_registry_is_no_service(command: list[str]) -> None:
+    result = await invoke(None, *command, "--service", "shop")
+    assert "--service shop needs --registry: where to find its servers" in result.stderr
+    assert result.exit_code == 2

@@ -42,6 +42,7 @@ class Item:
     made: datetime.date = datetime.date(2020, 1, 1)
     uuid: UUID | None = None
     dt: datetime.date | None = None
+    field: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,15 @@ async def item(item: Item, point: Point = Point()) -> Item:
 @server.register(idempotent=True)
 async def row(row: Row, odd: Odd | None = None) -> Row:
     """Ends with "quotes\""""
+    return row
+
+
+class Same(msgspec.Struct):
+    Same: int
+
+
+@server.register(name="Row")
+async def named_like_a_type(row: Row, same: Same | None = None) -> Row:
     return row
 
 
