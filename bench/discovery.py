@@ -86,6 +86,7 @@ class Figures:
     given_after_kill: int = 0
     left_after_term: list[float] = field(default_factory=list)
     away_after_term: list[float] = field(default_factory=list)
+    given_after_away: int = 0
     made_after_away: int = 0
 
 
@@ -126,6 +127,7 @@ async def one_round(
         await replica.ended()
         found.left_after_term.append(max(0.0, given[-1] - at))
         found.away_after_term.append(away - at)
+        found.given_after_away += later_than(given, away)
         found.made_after_away += later_than(calls.made[replica.name], away)
 
 
@@ -178,7 +180,10 @@ def show(found: Figures, losses: dict[str, tuple[float, float, float]], calls: C
     console.print(table)
     total = sum(map(len, calls.made.values())) + len(calls.errors)
     console.print(f"calls given 1 s or more after SIGKILL: {found.given_after_kill}")
-    console.print(f"calls made after GoAway of a drained replica: {found.made_after_away}")
+    console.print(
+        f"calls given after GoAway of a drained replica: {found.given_after_away}, "
+        f"of those made after it: {found.made_after_away}"
+    )
     for event, (before, after, gap) in losses.items():
         console.print(
             f"{event} while it runs: {before:.0f} calls/s before, {after:.0f} after, "
