@@ -304,8 +304,10 @@ class Cluster:
         states = [endpoint.state for endpoint in self._snapshot.values()]
         few = states.count(State.UP) * 2 < len(states)
         for key, endpoint in self._snapshot.items():
-            suspect = endpoint.state is State.SUSPECT
-            self.nodes[key].pool.want(endpoint.state is State.UP or (few and suspect))
+            wanted = endpoint.state is State.UP or (few and endpoint.state is State.SUSPECT)
+            pool = self.nodes[key].pool
+            if pool.wanted != wanted:  # of a thousand few change
+                pool.want(wanted)
 
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:

@@ -189,3 +189,8 @@ async def test_without_a_registry_nothing_is_published() -> None:
 def test_a_registry_that_only_lists_is_refused() -> None:
     with pytest.raises(ValueError, match="only lists servers; none can register there"):
         Server(LOOPBACK, service="calc", registry="static://127.0.0.1:1")
+
+
+def test_a_weight_of_nothing_is_refused_and_says_what_to_do_instead() -> None:
+    with pytest.raises(ValueError, match=r"weight must be .* 1 to 1000, got 0; .*set_serving"):
+        Server(LOOPBACK, weight=0)
