@@ -81,7 +81,8 @@ class TypeTexts:
         if isinstance(hint, NewType):
             return self.text(hint.__supertype__, known)
         if hasattr(hint, "__value__"):  # what `type X = …` makes
-            return self.text(hint.__value__, known)
+            variables = zip(hint.__type_params__, typing.get_args(hint), strict=False)
+            return self.text(hint.__value__, {one: known.get(it, it) for one, it in variables})
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in _MARKS or (origin is None and hint in _MARKS):
             return self.text(args[0] if args else Any, known)

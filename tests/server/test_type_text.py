@@ -5,9 +5,11 @@ import datetime
 import decimal
 import enum
 import math
+import sys
 import typing
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
+from types import GenericAlias
 from typing import Any, Generic, NamedTuple, NewType, NotRequired, TypedDict, TypeVar
 
 import msgspec
@@ -192,3 +194,13 @@ def test_two_classes_of_one_name_are_told_apart() -> None:
 )
 def test_a_default_has_a_text_or_not(value: Any, text: str) -> None:
     assert TypeTexts().default(value) == text
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement `type` is of Python 3.12")
+def test_an_alias_stands_for_its_value() -> None:
+    scope: dict[str, Any] = {}
+    exec("type Maybe[T] = T | None\ntype Rows[T] = list[Maybe[T]]\ntype Plain = int | str", scope)
+    texts = TypeTexts()
+    assert texts.text(scope["Plain"]) == "int | str"
+    assert texts.text(scope["Rows"][bytes]) == "list[bytes | None]"
+    assert texts.text(GenericAlias(dict, (str, scope["Maybe"][int]))) == "dict[str, int | None]"
