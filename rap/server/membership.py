@@ -155,7 +155,7 @@ class Membership:
             registry = None
         if address.is_wildcard:
             address = replace(address, host=await route_address(address.host, registry))
-        elif self._advertise is None and address.is_loopback and _is_elsewhere(registry):
+        if self._advertise is None and address.is_loopback and _is_elsewhere(registry):
             _log.warning(
                 "the server advertises %s, which clients on other hosts cannot reach; "
                 "pass advertise=",

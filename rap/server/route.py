@@ -1,6 +1,7 @@
 """By which of its addresses a host that listens on all of them is known to others."""
 
 import asyncio
+import ipaddress
 import socket
 
 from rap.address import Address
@@ -18,13 +19,15 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
     """Return the local address of the route to the registry; no packet is sent there.
 
     Without a registry that has an address, or one of this family, it is that of the route to
-    other hosts, and without such a route the loopback address.
+    other hosts, and without such a route the loopback address. So it is if the name of a registry
+    means this machine: others know it by another address.
 
     Args:
         wildcard: What is listened on, ``0.0.0.0`` or ``::``.
         registry: Where it is; `None` if unknown.
     """
     family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
+    loopback = registry is not None and registry.is_loopback
     hosts = [_ELSEWHERE[family]]
     if registry is not None and registry.scheme != "unix":
         hosts = [*await _resolved(registry.host, family), *hosts]
@@ -32,9 +35,11 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             try:
                 sock.connect((host, _DISCARD))
-                return str(sock.getsockname()[0])
+                found = str(sock.getsockname()[0])
             except OSError:
                 continue
+            if loopback or not ipaddress.ip_address(found).is_loopback:
+                return found
     return _LOOPBACK[family]
 
 

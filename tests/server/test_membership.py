@@ -112,6 +112,30 @@ async def test_for_a_wildcard_the_local_address_of_the_route_to_the_registry_is_
     await membership.leave()
 
 
+async def test_a_name_that_means_this_machine_is_no_route_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def of_debian(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        assert host == "myself"
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.1.1", port))]
+
+    elsewhere = await route_address("0.0.0.0", None)
+    monkeypatch.setattr(socket, "getaddrinfo", of_debian)
+    assert await route_address("0.0.0.0", Address.parse("myself:6379")) == elsewhere
+
+
+async def test_a_wildcard_without_a_route_out_gives_the_warning_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nowhere(wildcard: str, registry: Address | None) -> str:
+        return "127.0.0.1"
+
+    monkeypatch.setattr("rap.server.membership.route_address", nowhere)
+    membership = await joined(Book(), ["0.0.0.0:5000"])
+    assert caplog.text.count("pass advertise=") == 1
+    await membership.leave()
+
+
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
 async def test_without_a_route_it_is_the_loopback_address(
     wildcard: str, monkeypatch: pytest.MonkeyPatch
