@@ -16,8 +16,9 @@ free too, so that nobody notices a server that is killed, however many calls it 
 server dies as well, that may be the doing of the call, and its further retries count.
 
 All others count: a server that sheds load, or is down and says so, says so to each attempt. A call
-that a handler makes while it serves such an attempt is not retried by its own client in turn: what
-is tried four times on each of three floors is tried 64 times on the lowest.
+that a handler makes while it serves a further attempt is not retried by its own client in turn:
+four attempts at each of four would be sixteen, and are seven. What is called below that one does
+not know of it; there the budgets of the services between are what bounds the load.
 """
 
 import random

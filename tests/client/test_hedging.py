@@ -1,7 +1,9 @@
 """Calls that are sent to a second server when the first is late."""
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -151,6 +153,28 @@ async def test_a_server_that_was_beaten_was_as_slow_as_it_was_waited_for() -> No
         second.answer.set_result(1)
         await within(call)
         assert all(0.05 < node.stats.ewma < 1.0 for node in client.cluster.nodes.values())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_no_copy_waits_for_the_collector_of_garbage(which: int) -> None:
+    """Neither the one that won nor the one that is never answered."""
+    async with at_work() as (desk, client, stub):
+        call = asyncio.create_task(stub())
+        copies = await desk.both()
+        nodes = client.cluster.nodes.values()
+        streams = [
+            weakref.ref(stream.future)
+            for node in nodes
+            for conn in node.pool.connections
+            for stream in conn.streams.values()
+        ]
+        gc.disable()
+        try:
+            copies[which].answer.set_result(1)
+            assert await within(call) == 1
+            await eventually(lambda: [each() for each in streams] == [None, None])
+        finally:
+            gc.enable()
 
 
 async def test_a_caller_that_gives_up_cancels_both_copies() -> None:

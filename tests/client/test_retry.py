@@ -47,10 +47,13 @@ class Refusing(BaseProcessor):
 
     def __init__(self, *, unserved: bool, error: type[CallError] = ResourceExhausted) -> None:
         self.refused = 0
+        self.refuses = True
         self._unserved = unserved
         self._error = error
 
     async def process_request(self, request: Request) -> Request:
+        if not self.refuses:
+            return request
         self.refused += 1
         raise self._error("overload", unserved=self._unserved)
 
@@ -312,6 +315,8 @@ async def test_where_all_servers_fail_the_load_grows_by_the_budget_and_no_more(
         why = "the retry budget (20 % of calls + 10/s) is used up"
         assert failed[-1].details["not_retried"] == why
         assert failed[-1].__notes__ == [f"not retried: {why}"]
+        ones.refuses = twos.refuses = False
+        assert await stub() == 1  # the first one that can be served is
 
 
 async def test_a_client_may_do_without_retries_that_cost_a_server_anything() -> None:
