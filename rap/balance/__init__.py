@@ -6,6 +6,7 @@ from rap.balance.latency import LatencyAt
 from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
 from rap.balance.names import picker_from_name
 from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.prequal import Prequal
 from rap.balance.rendezvous import Rendezvous
 from rap.balance.subset import Subset
 from rap.balance.weight import effective_weights, slow_start
@@ -23,6 +24,7 @@ __all__ = [
     "PendingRequests",
     "Picker",
     "PowerOfTwoChoices",
+    "Prequal",
     "Rendezvous",
     "RoundRobin",
     "SmoothWeighted",

@@ -7,6 +7,7 @@ without regard to the calls in flight, it makes a balancer worse than taking tur
 
 from collections import deque
 from math import log
+from operator import itemgetter
 
 __all__ = ["LatencyAt"]
 
@@ -22,7 +23,7 @@ class LatencyAt:
     """
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, float]] = deque(maxlen=KEPT)
+        self._samples: deque[tuple[float, float, float]] = deque(maxlen=KEPT)
 
     def add(self, now: float, in_flight: int, elapsed: float) -> None:
         """Keep a sample.
@@ -32,7 +33,7 @@ class LatencyAt:
             in_flight: How many others were in flight when it came.
             elapsed: Seconds that it took.
         """
-        self._samples.append((now, in_flight, elapsed))
+        self._samples.append((now, log(in_flight + 1), elapsed))
 
     def at(self, in_flight: int, now: float) -> float | None:
         """Return the median of the samples that had about as many in flight; `None` without any.
@@ -42,12 +43,15 @@ class LatencyAt:
         """
         near = log(in_flight + 1)
         fresh = [
-            (abs(log(others + 1) - near), elapsed)
-            for then, others, elapsed in reversed(self._samples)
+            (abs(size - near), elapsed)
+            for then, size, elapsed in reversed(self._samples)
             if now - then <= MAX_AGE
         ]
         if not fresh:
             return None
-        fresh.sort(key=lambda sample: sample[0])  # of equals the newest come first
+        fresh.sort(key=_distance)  # of equals the newest come first
         nearest = sorted(elapsed for _, elapsed in fresh[:NEAREST])
         return nearest[len(nearest) // 2]
+
+
+_distance = itemgetter(0)

@@ -1,10 +1,12 @@
 """From the name of a balancing policy to its picker; packages may add names by entry point."""
 
+import time
 from collections.abc import Callable
 from random import Random
 
 from rap.balance.base import Picker
 from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.prequal import Prequal
 from rap.balance.rendezvous import Rendezvous
 from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
 from rap.balance.zone import ZoneAware
@@ -23,7 +25,12 @@ _BUILTIN: dict[str, Callable[[Random], Picker]] = {
 }
 
 
-def picker_from_name(picker: str | Picker, rng: Random, zone: str = "") -> Picker:
+def picker_from_name(
+    picker: str | Picker,
+    rng: Random,
+    zone: str = "",
+    now: Callable[[], float] = time.monotonic,
+) -> Picker:
     """Return the picker of that name, or the picker itself.
 
     Args:
@@ -31,19 +38,22 @@ def picker_from_name(picker: str | Picker, rng: Random, zone: str = "") -> Picke
             with a `pick` method.
         rng: Source of chance of a picker made here.
         zone: Where the client is, if it prefers that zone: then a `ZoneAware` of such pickers.
+        now: Tells the time of a picker made here, in seconds on the monotonic clock.
 
     Raises:
         ValueError: The name is not known, or what it stands for is no picker.
     """
     if zone:
-        return ZoneAware(lambda: picker_from_name(picker, rng), zone, rng)
-    made = _make(picker, rng) if isinstance(picker, str) else picker
+        return ZoneAware(lambda: picker_from_name(picker, rng, "", now), zone, rng)
+    made = _make(picker, rng, now) if isinstance(picker, str) else picker
     if isinstance(made, type) or not callable(getattr(made, "pick", None)):
         raise ValueError(f"picker must be a name or an object with a pick method, got {made!r}")
     return made
 
 
-def _make(name: str, rng: Random) -> Picker:
+def _make(name: str, rng: Random, now: Callable[[], float]) -> Picker:
+    if name == "prequal":
+        return Prequal(rng, now)
     if name in _BUILTIN:
         return _BUILTIN[name](rng)
     from importlib.metadata import entry_points  # slow to import, and rarely needed
@@ -53,5 +63,5 @@ def _make(name: str, rng: Random) -> Picker:
         if entry.name == name:
             made: Picker = entry.load()(rng)
             return made
-    known = ", ".join([*_BUILTIN, *sorted({entry.name for entry in others})])
+    known = ", ".join([*_BUILTIN, "prequal", *sorted({entry.name for entry in others})])
     raise ValueError(f"picker must be one of {known}, or a Picker object; got {name!r}")

@@ -79,7 +79,7 @@ class Client:
         self.config = make_config(Client, ClientConfig, options)
         self._clock = clock_of(clock)
         self._rng = random_of(rng)
-        self._picker = picker_from_name(picker, self._rng, self.config.zone)
+        self._picker = picker_from_name(picker, self._rng, self.config.zone, self._clock.monotonic)
         self._discovery = discovery(host_list, service, registry)
         self._types = ExceptionTypes()
         self._dialer = Dialer(

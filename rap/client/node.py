@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 
 from rap.balance import Breaker, BreakerState, PeakEwma
+from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.pool import Pool
 from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
@@ -12,6 +13,8 @@ from rap.transport import Connection
 from rap.wire.load import ASK_FOR_LOAD, ServerLoad, read_load
 
 __all__ = ["Node"]
+
+_ASK_PAUSE = 0.2  # seconds between two requests for a report, at least
 
 
 class Node:
@@ -34,6 +37,7 @@ class Node:
         report: What it last told of its load, if the picker wants to know; `None` before.
         reported_at: When that came, in seconds on the monotonic clock.
         own_in_flight: How many of the calls that the report counts are this client's.
+        avoid_until: A call failed, for which pickers that go by reports leave it alone until then.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class Node:
         self.report: ServerLoad | None = None
         self.reported_at = 0.0
         self.own_in_flight = 0
+        self.avoid_until = 0.0
+        self._asked_at = -_ASK_PAUSE
         self.stats = PeakEwma()
         self.breaker = Breaker(rng, may_open=may_eject)
         self._rng = rng
@@ -99,10 +105,19 @@ class Node:
             return "ejected"
         return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
 
+    @property
+    def own_calls(self) -> int:
+        """How many calls of this client are in flight."""
+        return self.stats.in_flight + self.stats.open_streams
+
     def ask(self) -> None:
-        """Ask the server for a report of its load."""
-        conn = self.pool.conn
-        if conn is not None and conn.usable:
+        """Ask the server for a report of its load, unless that would be too often."""
+        conn, now = self.pool.conn, self._now()
+        if conn is None or not conn.usable:
+            return
+        # It counts as a ping, and some of those that the server takes are left for pings.
+        if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.sweep.keepalive.least):
+            self._asked_at = now
             conn.protocol.tell_load(ASK_FOR_LOAD)
 
     def take_report(self, conn: Connection, body: bytes) -> None:
@@ -112,7 +127,7 @@ class Node:
         except ValueError:
             return
         self.reported_at = self._now()
-        self.own_in_flight = self.stats.in_flight + self.stats.open_streams
+        self.own_in_flight = self.own_calls
 
     def ended(self, started: float, error: BaseException | None) -> None:
         """Account for a call that ended with an error, or `None`.
@@ -132,6 +147,9 @@ class Node:
         penalty = error.details.get("retry_after") if isinstance(error, CallError) else None
         seconds = float(penalty) if isinstance(penalty, int | float) else None
         self.stats.failed(now, now - started, verdict, seconds)
+        if verdict is Verdict.FAILURE:
+            pause = FAILURE_PENALTY if seconds is None else min(seconds, MAX_PENALTY)
+            self.avoid_until = max(self.avoid_until, now + pause)
         before = self.breaker.state
         self.breaker.record(verdict, now)
         if self.breaker.state is not before:
@@ -146,3 +164,4 @@ class Node:
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None
         self.report = None
+        self.avoid_until = 0.0

@@ -16,6 +16,7 @@ _log = logging.getLogger("rap.client")
 
 _SETTLED = 1.0  # seconds after which others that start with this client are connected too
 _TOLD = 1.0  # seconds in which servers tell how many clients they have
+_RECENT = 2.0  # seconds for which what was told before still holds: not all may be asked so soon
 
 
 class Part:
@@ -77,20 +78,20 @@ class Part:
         while self._new:
             await self._clock.sleep(_SETTLED)
             self._new = False
-            asked_at = self._clock.monotonic()
+            since = self._clock.monotonic() - _RECENT
             for node in self._nodes.values():
                 node.ask()
             await self._clock.sleep(_TOLD)
             try:
-                self._judge(asked_at)
+                self._judge(since)
             except Exception:
                 _log.exception("a subset of servers could not be chosen")
 
-    def _judge(self, asked_at: float) -> None:
+    def _judge(self, since: float) -> None:
         clients = {
             key: node.report.clients
             for key, node in self._nodes.items()
-            if node.report is not None and node.reported_at >= asked_at and not node.leaving
+            if node.report is not None and node.reported_at >= since and not node.leaving
         }
         if self._is_part and self._subset is not None and self._subset.judge(clients):
             self._on_change(self._listed)

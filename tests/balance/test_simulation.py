@@ -6,7 +6,14 @@ from random import Random
 
 import pytest
 
-from rap.balance import PendingRequests, PowerOfTwoChoices, effective_weights, median_ewma
+from bench.balancing import POLICIES, Scenario, simulate
+from rap.balance import (
+    PendingRequests,
+    PowerOfTwoChoices,
+    effective_weights,
+    median_ewma,
+    prequal,
+)
 from rap.errors import Verdict
 from tests.balance.nodes import LoadedNode, Timeline
 
@@ -178,3 +185,43 @@ def test_two_choices_queue_as_theory_says() -> None:
     theory = sum(0.9 ** (2**i - 2) for i in range(1, 20))
     assert theory == pytest.approx(2.61, abs=0.01)
     assert mean_time(0.9, 100_000, seed=1) == pytest.approx(theory, rel=0.05)
+
+
+FAIR = Scenario(servers=10, clients=5, load=0.93, slow=0.5, seconds=10.0)
+ILL = Scenario(servers=20, clients=10, load=0.7, antagonised=0.1, seconds=8.0)
+SELDOM = Scenario(servers=20, clients=100, load=0.7, antagonised=0.1, seconds=5.0)
+MANY = Scenario(servers=40, clients=8, load=0.93, slow=0.5, seconds=4.0)
+
+
+def p99(name: str, scenario: Scenario, seeds: int = 3) -> float:
+    """Return the mean of the 99th percentiles of some runs, in seconds."""
+    return sum(simulate(POLICIES[name], scenario, seed).p99 for seed in range(seeds)) / seeds
+
+
+def test_with_half_the_servers_slow_who_looks_at_latency_does_better_and_prequal_best() -> None:
+    weighted, least, ewma, best = (
+        p99(name, FAIR)
+        for name in ("weighted round robin", "p2c, least loaded", "p2c, peak EWMA", "prequal")
+    )
+    assert best < ewma < least
+    assert ewma < weighted
+
+
+@pytest.mark.parametrize("scenario", [ILL, SELDOM, MANY], ids=["ill", "seldom", "many"])
+def test_prequal_does_better_than_who_knows_only_own_calls(scenario: Scenario) -> None:
+    best = p99("prequal", scenario, 2)
+    for name in ("p2c, least loaded", "p2c, peak EWMA"):
+        assert best < 0.8 * p99(name, scenario, 2)
+
+
+def test_prequal_asks_less_than_once_a_call() -> None:
+    for scenario in (FAIR, ILL, SELDOM):
+        assert 0.1 < simulate(POLICIES["prequal"], scenario, 1).asked < 1.0
+
+
+def test_prequal_without_the_calls_in_flight_of_a_latency_is_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = p99("prequal", FAIR)
+    monkeypatch.setattr(prequal, "_latency", lambda report, calls: report.latency)
+    assert p99("prequal", FAIR) > 1.5 * right
