@@ -84,18 +84,19 @@ class Annotations:
         Raises:
             Failed: It is none that can be known.
         """
-        return ast.unparse(_Rewriter(self, text).visit(_parse(text)))
+        try:
+            return ast.unparse(_Rewriter(self, text).visit(_parse(text)))
+        except RecursionError as exc:
+            raise Failed("the server describes a type that nests too deep") from exc
 
     def item(self, text: str) -> str:
         """Return the type of the items of an iterator, as an asynchronous iterator."""
         tree = _parse(text)
-        name = self.need(*_ITERATOR)
-        item = tree.slice if isinstance(tree, ast.Subscript) else ast.parse("typing.Any").body[0]
-        if isinstance(item, ast.Tuple):
-            item = item.elts[0]
-        if isinstance(item, ast.Expr):
-            item = item.value
-        return f"{name}[{self.type(ast.unparse(item))}]"
+        found = tree.slice if isinstance(tree, ast.Subscript) else None
+        if isinstance(found, ast.Tuple):  # a generator has further types
+            found = found.elts[0] if found.elts else None
+        item = "typing.Any" if found is None else ast.unparse(found)
+        return f"{self.need(*_ITERATOR)}[{self.type(item)}]"
 
     def default(self, text: str) -> str:
         """Return a default: a constant, a tuple of those, or a member of a described enum."""

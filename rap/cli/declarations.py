@@ -134,13 +134,10 @@ def _field(entry: Mapping[str, Any], kind: str, annotations: Annotations) -> str
         return text
     if default not in _FACTORIES:
         return f"{text} = {annotations.default(default)}"
-    if kind == "model":
-        return (
-            f"{text} = {annotations.need('pydantic', 'pydantic.Field')}(default_factory={default})"
-        )
-    module = "msgspec" if kind == "struct" else "dataclasses"
-    made = annotations.need(module, f"{module}.field")  # a field may be named field
-    return f"{text} = {made}(default_factory={default})"
+    module = {"struct": "msgspec", "model": "pydantic"}.get(kind, "dataclasses")
+    # With the module in front, for a field may be named field.
+    made = annotations.need(module, f"{module}.{'Field' if kind == 'model' else 'field'}")
+    return f"{text} = {made}(default_factory={annotations.plain(default)})"
 
 
 def _functional(

@@ -33,12 +33,12 @@ async def _open(
 """
 # Names that a stub has for itself.
 _OWN = {
-    "Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "BaseModel", "Callable",
-    "Channel", "Client", "Collection", "Decimal", "Enum", "Field", "Flag", "Generator", "IntEnum",
-    "IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping", "MutableSequence",
-    "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set", "StrEnum", "Struct",
-    "T", "TypeVar", "TypedDict", "UUID", "UnsetType", "annotations", "builtins", "cast",
-    "dataclass", "dt", "field",
+    "Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable", "Channel",
+    "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum", "IntFlag",
+    "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping", "MutableSequence", "MutableSet",
+    "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set", "StrEnum", "T", "TypeVar",
+    "TypedDict", "UUID", "annotations", "builtins", "cast",
+    "dataclass", "dataclasses", "dt", "msgspec", "pydantic",
 }  # fmt: skip
 
 Description = Mapping[str, Any]

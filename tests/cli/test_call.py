@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rap.cli.call import _Printer
 from rap.cli.values import parse_value, to_json
 from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
@@ -196,6 +197,15 @@ async def test_a_token_comes_from_the_environment_and_is_never_shown(
     assert "RAP_TOKEN" in help_text
     assert "s3cret" not in help_text
     assert "gu3ss" not in result.stderr
+
+
+def test_people_at_a_terminal_see_an_answer_in_several_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printer = _Printer(False, 2)
+    printer.whole({"a": [1]})
+    printer.item({"a": 1})
+    assert capsys.readouterr().out == '{\n  "a": [\n    1\n  ]\n}\n{"a":1}\n'
 
 
 @pytest.mark.parametrize("value", [b"\x00", {"a": (1, b"x")}, {1: None}, float("nan")])

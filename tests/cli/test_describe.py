@@ -89,6 +89,7 @@ async def test_others_are_told_why_they_see_nothing(remote_peers: None) -> None:
         "'int'",
         "int; import os",
         "(" * 1000,
+        " | ".join(["int"] * 5000),
         "",
     ],
 )
