@@ -347,8 +347,9 @@ class Server:
     async def serve_forever(self) -> None:
         """Start if need be, serve until SIGTERM or SIGINT, then drain; a second one ends at once.
 
-        It also drains and returns when cancelled, and when `await_closed` is called. SIGHUP
-        reloads the certificates. Outside of the main thread no signal is looked at.
+        Stop events still run then; a third one kills. It also drains and returns when cancelled,
+        and when `await_closed` is called. SIGHUP reloads the certificates. Outside of the main
+        thread no signal is looked at.
         """
         if self._dispatcher is None:
             await self.create_server()
@@ -359,6 +360,7 @@ class Server:
             nonlocal signalled
             if signalled:
                 self._ports.stop_at_once()
+                undo.close()  # a third one does what it does to any program
             signalled = True
             self._stop.set()
 

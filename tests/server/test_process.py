@@ -17,10 +17,10 @@ from tests.loopback import PATIENCE, eventually, within
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, time
 from rap.server import Server
 
-options = {"service": "s", "registry": "memory://"} if len(sys.argv) > 2 else {}
+options = {"service": "s", "registry": "memory://"} if len(sys.argv) == 3 else {}
 delay = float(sys.argv[2]) if options else None
 server = Server("127.0.0.1:0", close_timeout=float(sys.argv[1]), drain_delay=delay, **options)
 server.load_stop_event([lambda: print("stopped", flush=True)])
@@ -34,6 +34,19 @@ async def slow(seconds: float) -> str:
     print("began", flush=True)
     await asyncio.sleep(seconds)
     return "done"
+
+@server.register
+def block(seconds: float) -> str:
+    print("began", flush=True)
+    time.sleep(seconds)
+    return "done"
+
+async def hang() -> None:
+    if "hang" in sys.argv:
+        print("hangs", flush=True)
+        await asyncio.sleep(600)
+
+server.load_stop_event([hang])
 
 async def main() -> None:
     await server.create_server()
@@ -111,6 +124,36 @@ async def test_a_second_signal_ends_the_wait_before_the_drain(number: signal.Sig
             with pytest.raises(Unavailable):
                 await within(call)
             assert await ended(process) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_function_that_blocks_does_not_keep_the_process(signals: int) -> None:
+    with program(0.1 if signals == 1 else 600) as (process, address):
+        async with Client(address) as client:
+            call = asyncio.create_task(client.raw_call("block", 600, timeout=600))
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "began\n"
+            process.send_signal(signal.SIGTERM)
+            if signals == 2:
+                await eventually(lambda: not client.cluster.ready)
+                process.send_signal(signal.SIGTERM)
+            with pytest.raises(Unavailable):
+                await within(call)
+            assert await ended(process) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_third_signal_kills(number: signal.Signals) -> None:
+    with program(600, "0", "hang") as (process, address):
+        async with Client(address) as client:
+            assert await client.raw_call("echo", "x") == "x"
+        process.send_signal(number)
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == "hangs\n"
+        while process.poll() is None:
+            process.send_signal(number)  # signals that come at once may be taken for one
+            await asyncio.sleep(0.01)
+        assert (await ended(process))[0] == -number
 
 
 async def test_the_death_of_a_server_is_noticed_at_once() -> None:

@@ -1,0 +1,102 @@
+"""The threads of `def` handlers: as many as are needed, no more than allowed, kept by nobody."""
+
+import asyncio
+import gc
+import threading
+import weakref
+
+import pytest
+
+from rap.server.threads import Threads
+from tests.loopback import eventually, within
+
+
+def name() -> str:
+    return threading.current_thread().name
+
+
+async def test_as_many_threads_as_functions_that_run_at_a_time() -> None:
+    pool = Threads(4)
+    assert {await pool.run(name) for _ in range(20)} == {"rap-handler_0"}
+    barrier = threading.Barrier(4, timeout=10)
+
+    def meet() -> str:
+        barrier.wait()
+        return name()
+
+    met = await within(asyncio.gather(*(pool.run(meet) for _ in range(8))))
+    assert {*met} == {f"rap-handler_{n}" for n in range(4)}
+    pool.close()
+
+
+async def test_what_waits_when_the_pool_closes_is_cancelled_and_what_runs_goes_on() -> None:
+    pool, go_on, began = Threads(1), threading.Event(), threading.Event()
+
+    def run() -> str:
+        began.set()
+        go_on.wait(10)
+        return "done"
+
+    running = asyncio.ensure_future(pool.run(run))
+    await asyncio.to_thread(began.wait, 10)
+    waiting = asyncio.ensure_future(pool.run(name))
+    await asyncio.sleep(0)
+    pool.close()
+    with pytest.raises(asyncio.CancelledError):
+        await within(waiting)
+    go_on.set()
+    assert await within(running) == "done"
+
+
+async def test_a_function_that_nobody_waits_for_is_not_begun() -> None:
+    pool, go_on = Threads(1), threading.Event()
+    begun: list[int] = []
+    blocking = asyncio.ensure_future(pool.run(go_on.wait, (10,)))
+    waiting = asyncio.ensure_future(pool.run(begun.append, (1,)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    go_on.set()
+    assert await within(blocking)
+    await pool.run(name)
+    assert begun == []
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+async def test_threads_end_with_their_pool(how: str) -> None:
+    pool = Threads(2)
+    found = await asyncio.gather(*(pool.run(threading.current_thread) for _ in range(20)))
+    threads = {*found}
+    if how == "closed":
+        pool.close()
+    del pool
+    gc.collect()
+    await eventually(lambda: not any(thread.is_alive() for thread in threads))
+
+
+async def test_nothing_of_a_call_outlives_it() -> None:
+    class Argument:
+        """Something that is noticed to be gone."""
+
+    pool = Threads(1)
+    argument = Argument()
+    gone = weakref.ref(argument)
+    assert await pool.run(id, (argument,)) == id(argument)
+    del argument
+    await eventually(lambda: gone() is None)
+    pool.close()
+
+
+async def test_an_error_of_any_kind_is_told() -> None:
+    class Quit(BaseException):
+        """No `Exception`."""
+
+    def fail() -> None:
+        raise Quit("given up")
+
+    pool = Threads(1)
+    with pytest.raises(Quit, match="given up"):
+        await pool.run(fail)
+    assert await pool.run(name) == "rap-handler_0"
+    pool.close()
