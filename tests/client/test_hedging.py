@@ -21,6 +21,7 @@ from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCrypto
 from tests.loopback import calling, eventually, serving, within
 
+ON_BOTH_LOOPS = True
 FREE = 19  # calls that a function has had when the next one may be sent twice
 KEY = "a key of 16 byte"
 
