@@ -6,6 +6,7 @@ from collections.abc import Callable
 from rap.balance import Breaker, BreakerState, PeakEwma
 from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.pool import Pool
+from rap.client.retry import pushback
 from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
@@ -144,8 +145,8 @@ class Node:
         verdict = verdict_of(error)
         if isinstance(error, ResourceExhausted) and not error.remote:
             verdict = Verdict.IGNORED  # a limit of this side; the node has not heard of the call
-        penalty = error.details.get("retry_after") if isinstance(error, CallError) else None
-        seconds = float(penalty) if isinstance(penalty, int | float) else None
+        told = pushback(error) if isinstance(error, CallError) else None
+        seconds = None if told is None or told < 0.0 else told
         self.stats.failed(now, now - started, verdict, seconds)
         if verdict is Verdict.FAILURE:
             pause = FAILURE_PENALTY if seconds is None else min(seconds, MAX_PENALTY)

@@ -104,9 +104,13 @@ def test_a_restart_forgets_measurements_but_not_calls_in_flight() -> None:
     ("error", "seconds"),
     [
         (CallError("x", code=Code.UNAVAILABLE), 5.0),
-        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 60}), 60.0),
-        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 1e9}), 300.0),
-        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": "soon"}), 5.0),
+        (CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 60}), 60.0),
+        (CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 1e9}), 300.0),
+        *(
+            (CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": no}), 5.0)
+            for no in ("soon", True, -1, float("nan"))
+        ),
+        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 60}), 5.0),
         (ResourceExhausted("full", remote=True, unserved=True), 5.0),
         (ResourceExhausted("full", unserved=True), 0.0),  # a limit of this side
         (CallError("x", code=Code.NOT_FOUND), 0.0),

@@ -122,8 +122,8 @@ class _With:
     ("error", "seconds"),
     [
         (CallError("x", code=Code.UNAVAILABLE), 5.0),
-        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 60}), 60.0),
-        (CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 1e9}), 300.0),
+        (CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 60}), 60.0),
+        (CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 1e9}), 300.0),
         (CallError("x", code=Code.NOT_FOUND), 0.0),
     ],
 )
@@ -135,7 +135,9 @@ def test_a_node_that_failed_a_call_is_left_alone_as_long_as_it_asks_for(
     each.ended(1000.0, error)
     assert max(each.avoid_until - 1000.0, 0.0) == seconds
     each.stats.started(1000.0)
-    each.ended(1000.0, CallError("x", code=Code.UNAVAILABLE, details={"retry_after": 1}))
+    each.ended(
+        1000.0, CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 1})
+    )
     assert each.avoid_until - 1000.0 == max(seconds, 1.0)
     each.restarted("next")
     assert each.avoid_until == 0.0
