@@ -123,8 +123,14 @@ class _Load:
         """How many calls failed."""
         return self.errors.total()
 
-    async def caller(self, client: Client) -> Callable[[Client], Awaitable[object]]:
+    async def caller(
+        self, client: Client, patience: float | None
+    ) -> Callable[[Client], Awaitable[object]]:
         """Return what makes one call, by what the function turns out to be.
+
+        Args:
+            client: Makes a first call.
+            patience: Seconds for its answer; what takes longer is taken for a unary function.
 
         Raises:
             CallError: No call of it can succeed.
@@ -132,7 +138,7 @@ class _Load:
         """
         opened = open_call(client, self._func, self._group, self._arguments, self._timeout)
         try:
-            async with aclosing(opened) as answers:
+            async with aclosing(opened) as answers, asyncio.timeout(patience) as limit:
                 async for is_item, _ in answers:
                     if is_item:
                         return self._iterate
@@ -142,6 +148,10 @@ class _Load:
                 text = f"{self._func} is a channel; bench calls functions and generators"
                 raise Failed(text) from error
             if error.code in _HOPELESS:
+                raise
+            return self._unary
+        except TimeoutError:
+            if not limit.expired():
                 raise
             return self._unary
 
@@ -192,7 +202,7 @@ async def _bench(
 ) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(remote.connected()) for _ in range(connections)]
-        once = await load.caller(clients[0])
+        once = await load.caller(clients[0], duration)
         before = _calls(clients)
         began = time.perf_counter()
         workers = [

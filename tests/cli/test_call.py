@@ -123,7 +123,7 @@ async def test_a_call_takes_no_longer_than_timeout() -> None:
         await asyncio.Event().wait()
 
     async with serving(wait) as server:
-        result = await invoke(server, "call", "wait", "--timeout", "0.05")
+        result = await invoke(server, "call", "wait", "--timeout", "1")
     assert result.stderr.startswith("Error: DEADLINE_EXCEEDED: ")
     assert result.exit_code == 1
 
@@ -176,7 +176,7 @@ async def test_a_service_is_found_in_a_registry(tmp_path: Path) -> None:
         result = await invoke(None, "call", "add", "1", *where, "--service", "shop")
         assert (result.stdout, result.stderr) == ("2\n", "")
         result = await invoke(
-            None, "call", "add", "1", *where, "--service", "shoe", "--timeout", "0.1"
+            None, "call", "add", "1", *where, "--service", "shoe", "--timeout", "1"
         )
     assert "no server of service 'shoe': the registry lists none" in result.stderr
 
