@@ -190,7 +190,9 @@ class RedisLink:
         except TimeoutError as exc:
             raise RegistryError(f"Redis at {self.target}: no answer in {limit:g} s") from exc
         except _TROUBLE as exc:
-            raise RegistryError(f"Redis at {self.target}: {exc or type(exc).__name__}") from exc
+            raise RegistryError(
+                f"Redis at {self.target}: {str(exc) or type(exc).__name__}"
+            ) from exc
 
     async def _connect(self) -> "Servers":
         """Find the servers; all who need them wait for the same, each as long as it may."""
@@ -308,7 +310,7 @@ class Listener:
         try:
             message = await self._pubsub.get_message(timeout=seconds)
         except _TROUBLE as exc:
-            raise RegistryError(f"lost the subscription: {exc or type(exc).__name__}") from exc
+            raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
         if message is None:
             return None
         return message["data"] if message["type"] == "message" else b""
@@ -323,7 +325,7 @@ class Listener:
             async with asyncio.timeout(self._timeout):
                 await self._pubsub.ping()
         except _TROUBLE as exc:
-            raise RegistryError(f"lost the subscription: {exc or type(exc).__name__}") from exc
+            raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -61,7 +61,7 @@ def unpack(data: bytes | memoryview) -> object:
     try:
         return unpackb(data, object_pairs_hook=_strict_map)
     except (UnpackException, RecursionError, TypeError, OverflowError) as exc:
-        raise ValueError(f"not valid msgpack: {exc or type(exc).__name__}") from exc
+        raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
 
 
 def batch_header(n: int) -> bytes:
