@@ -62,7 +62,7 @@ class Part:
 
     def connected(self, node: Node, conn: Connection) -> None:
         """Take a new connection: its server may have too many already."""
-        if self._is_part or "load" in conn.options.hello:
+        if "load" in conn.options.hello:
             conn.on_load = node.take_report
         if self._is_part:
             self._new = True
@@ -80,6 +80,8 @@ class Part:
             self._new = False
             since = self._clock.monotonic() - _RECENT
             for node in self._nodes.values():
+                for conn in node.pool.connections:  # some are from before it was a part
+                    conn.on_load = node.take_report
                 node.ask()
             await self._clock.sleep(_TOLD)
             try:

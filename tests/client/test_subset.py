@@ -120,6 +120,24 @@ async def test_a_server_that_has_many_more_clients_than_others_is_left() -> None
         assert await client.raw_call("work") == "done"
 
 
+async def test_servers_from_when_there_were_few_are_asked_too() -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    async with AsyncExitStack() as stack:
+        await start(stack, registry, 3)
+        client = Client(service="shop", registry=registry, subset=3, clock=clock, rng=Always(1))
+        cluster = (await stack.enter_async_context(client)).cluster
+        await eventually(lambda: len(cluster.ready) == 3)
+        first = ready(cluster)
+        assert cluster._part._task is None  # all of them are known
+        async with asyncio.timeout(PATIENCE):
+            while first == ready(cluster):
+                await start(stack, registry, 1)
+                await eventually(lambda: len(cluster.ready) == 3)
+        await eventually(lambda: clock.sleeping)
+        clock.advance(1.0)
+        await eventually(lambda: all(node.report is not None for node in cluster.ready))
+
+
 async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
