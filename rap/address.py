@@ -80,6 +80,10 @@ def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
     host, separator, digits = rest.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as exc:
+            raise ValueError(f"{option}: no IPv6 address in {text!r}: {exc}") from exc
     elif ":" in host:
         raise ValueError(f"{option}: write an IPv6 address as [v6]:port, got {text!r}")
     if not separator or not host or any(c in host for c in " /@?#"):
