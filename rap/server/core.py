@@ -1,13 +1,10 @@
 """The server: what users hold. It registers functions, listens, and drains."""
 
 import asyncio
-import contextlib
 import inspect
 import logging
 import os
 import random
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
@@ -31,6 +28,7 @@ from rap.server.membership import Membership
 from rap.server.middleware.chain import Middleware, Middlewares
 from rap.server.ports import Ports
 from rap.server.router import Handler, Router
+from rap.server.signals import handle_signals
 from rap.server.threads import Threads
 
 __all__ = ["Server"]
@@ -188,7 +186,13 @@ class Server:
         return list(self._router)
 
     def load_start_event(self, event_list: Iterable[Event]) -> None:
-        """Add events that run before listening."""
+        """Add events that run before listening.
+
+        Raises:
+            TypeError: One is no event.
+            RuntimeError: The server was started.
+        """
+        self._check_new("load_start_event")
         self._start_events += check_events("load_start_event", event_list)
 
     def load_stop_event(self, event_list: Iterable[Event]) -> None:
@@ -203,18 +207,23 @@ class Server:
             ValueError: One is loaded already, here or elsewhere.
             RuntimeError: The server was started.
         """
-        if self._dispatcher is not None:
-            raise RuntimeError("load_middleware must come before the server starts")
+        self._check_new("load_middleware")
         self._middlewares.load("load_middleware", middleware_list)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
-        """Add processors.
+        """Add processors; to be done before the server starts.
 
         Raises:
             TypeError: One is no `BaseProcessor`, or for clients only.
             ValueError: One is loaded already.
+            RuntimeError: The server was started.
         """
+        self._check_new("load_processor")
         self._add_processors("load_processor", processor_list)
+
+    def _check_new(self, method: str) -> None:
+        if self._dispatcher is not None:
+            raise RuntimeError(f"{method} must come before the server starts")
 
     def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
         for added in add_processors(option, self._processors, processors, Side.SERVER):
@@ -353,24 +362,7 @@ class Server:
         """
         if self._dispatcher is None:
             await self.create_server()
-        loop = asyncio.get_running_loop()
-        signalled = False
-
-        def on_signal() -> None:
-            nonlocal signalled
-            if signalled:
-                self._ports.stop_at_once()
-                undo.close()  # a third one does what it does to any program
-            signalled = True
-            self._stop.set()
-
-        signals = {signal.SIGTERM: on_signal, signal.SIGINT: on_signal}
-        signals[signal.SIGHUP] = self._on_hangup
-        with contextlib.ExitStack() as undo:
-            if threading.current_thread() is threading.main_thread():  # others get no signals
-                for number, handler in signals.items():
-                    loop.add_signal_handler(number, handler)
-                    undo.callback(loop.remove_signal_handler, number)
+        with handle_signals(self._stop.set, self._ports.stop_at_once, self._on_hangup):
             try:
                 await self._stop.wait()
             finally:

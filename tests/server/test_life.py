@@ -12,6 +12,8 @@ from rap.client import Client
 from rap.errors import CallError, Code
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
+from rap.server.middleware import BaseMsgMiddleware
+from rap.server.processor import BaseProcessor
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
 
 
@@ -47,6 +49,20 @@ async def test_events_run_in_order_before_listening_and_after_closing() -> None:
     assert log == ["stop later", "stop plain", "stop coroutine"]
     await server.await_closed()
     assert len(log) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [
+        ("load_start_event", print),
+        ("load_processor", BaseProcessor()),
+        ("load_middleware", BaseMsgMiddleware()),
+    ],
+)
+async def test_what_would_have_no_effect_any_more_is_refused(method: str, value: Any) -> None:
+    async with serving(fine) as server:
+        with pytest.raises(RuntimeError, match=f"{method} must come before the server starts"):
+            getattr(server, method)([value])
 
 
 async def test_a_failing_start_event_aborts_the_start() -> None:
