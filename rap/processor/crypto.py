@@ -129,8 +129,10 @@ class Seal:
             Unauthenticated: It is plain, or the peer has not sealed it for this place.
         """
         if not isinstance(sealed, bytes):
+            hint = "; has the server no CryptoProcessor?" if self._receives == "response" else ""
             raise Unauthenticated(
-                f"{self._method}: a plain {what} in an encrypted call", details={"reason": "plain"}
+                f"{self._method}: a plain {what} in an encrypted call{hint}",
+                details={"reason": "plain"},
             )
         try:
             content = self._link.open(
