@@ -81,6 +81,7 @@ class RedisLink:
         self._rng = rng or random.Random()
         self._servers: Servers | None = None
         self._connecting: asyncio.Task[Servers] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._nodes: dict[Host, None] = dict.fromkeys(self.target.hosts)
         self._primary: Host | None = None
         self._primary_asked = 0.0
@@ -130,7 +131,7 @@ class RedisLink:
         """
         async with self._translated(_CONNECT_FACTOR * self._timeout):
             client = await self._server_for_listening()
-            listener = Listener(client, self._timeout)
+            listener = Listener(client, self._timeout, self._primary)
             try:
                 await listener.subscribe(channel)
             except BaseException:
@@ -138,31 +139,28 @@ class RedisLink:
                 raise
         return listener
 
-    async def primary_moved(self) -> bool:
-        """Return whether Sentinel names another primary than the one in use, and leave that.
+    async def primary_moved(self, listener: "Listener") -> bool:
+        """Return whether Sentinel names another primary than the one that is listened to.
 
         It asks at most every 5 s; without Sentinel, or when no sentinel answers, it has not moved.
         """
-        now = self._clock.monotonic()
-        if self._primary is None or now - self._primary_asked < _PRIMARY_CHECK_INTERVAL:
-            return False
-        old = self._primary
-        with suppress(RegistryError):
-            async with self._translated(self._timeout):
-                if await self._find_primary() != old:
-                    await self._drop(self._servers)
-                    return True
-        return False
+        if self._primary_is_due():
+            await self._look_for_primary()
+        return listener.primary != self._primary
 
     async def aclose(self) -> None:
         """Close the connections; a later command opens new ones."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        for task in (self._connecting, self._looking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._drop(self._servers)
 
     async def _limited(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
         used: Servers | None = None
+        if self._primary_is_due() and (self._looking is None or self._looking.done()):
+            # One that was replaced may go on answering, and what it is told is lost.
+            self._looking = asyncio.create_task(self._look_for_primary(), name="rap redis primary")
         try:
             async with self._translated(self._timeout):
                 used = self._servers or await self._connect()
@@ -248,7 +246,20 @@ class RedisLink:
         if not named:
             raise RegistryError(f"no sentinel of {self.target} names a primary")
         self._primary = named.most_common(1)[0][0]
+        if self._servers is not None and self._servers.hosts != [self._primary]:
+            await self._drop(self._servers)
         return self._primary
+
+    def _primary_is_due(self) -> bool:
+        """Whether it is time to ask Sentinel again."""
+        past = self._clock.monotonic() - self._primary_asked
+        return self._primary is not None and past >= _PRIMARY_CHECK_INTERVAL
+
+    async def _look_for_primary(self) -> None:
+        """Leave a primary that Sentinel has replaced; if no sentinel answers, all stays."""
+        with suppress(RegistryError):
+            async with self._translated(self._timeout):
+                await self._find_primary()
 
     async def _find_owners(self) -> Sequence[tuple[int, Host]]:
         """Return first slot and owner of each range of slots, as most of the nodes see it."""
@@ -286,9 +297,14 @@ class RedisLink:
 
 
 class Listener:
-    """A connection that is subscribed to one channel; made by `RedisLink.listen`."""
+    """A connection that is subscribed to one channel; made by `RedisLink.listen`.
 
-    def __init__(self, client: Any, timeout: float) -> None:
+    Attributes:
+        primary: Where it leads, if Sentinel said so.
+    """
+
+    def __init__(self, client: Any, timeout: float, primary: Host | None) -> None:
+        self.primary = primary
         self._client = client
         self._timeout = timeout
         self._pubsub = client.pubsub()

@@ -239,7 +239,8 @@ async def test_a_group_of_which_nobody_answers_is_a_registry_error(
     link = connect(url)
     with pytest.raises(RegistryError, match=reason):
         await link.call("GET", "key")
-    assert not await link.primary_moved()
+    with pytest.raises(RegistryError, match=reason):
+        await link.listen("x")
 
 
 async def test_a_link_that_was_closed_opens_again(server: RedisServer, connect: Connect) -> None:

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rap.clock import Clock
 from rap.errors import RegistryError
@@ -43,8 +43,8 @@ class Link(Protocol):
     async def listen(self, channel: str) -> Messages:
         """Return a new connection, already subscribed."""
 
-    async def primary_moved(self) -> bool:
-        """Return whether the connections lead to a server that is no longer the primary."""
+    async def primary_moved(self, messages: Any) -> bool:
+        """Return whether a connection leads to a server that is no longer the primary."""
 
 
 class Subscription:
@@ -104,7 +104,7 @@ class Subscription:
             self._broken = False
             self._on_hint(None)
             asked = False
-            while not await self._link.primary_moved():
+            while not await self._link.primary_moved(messages):
                 message = await messages.next(_SILENCE)
                 if message:
                     self._on_hint(message)

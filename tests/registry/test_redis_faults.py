@@ -15,7 +15,7 @@ from rap.client import Client
 from rap.client.status import client_status
 from rap.errors import RegistryError
 from rap.observe.health import readiness
-from rap.redis_link import RedisLink
+from rap.redis_link import Listener, RedisLink
 from rap.registry import Lease, Snapshot, State
 from rap.registry import redis as scripts
 from rap.registry.redis import RedisRegistry
@@ -267,21 +267,58 @@ async def test_a_failover_keeps_everybody_and_goes_on(
         await until_true(lambda: seen.has(1, 2, 3, 4, 5))
 
 
-async def test_a_primary_that_sentinel_replaced_is_left_although_it_answers(
+async def port_of(link: RedisLink) -> int:
+    """Return where the commands of a link go."""
+    return int((await link.call("INFO", "server"))["tcp_port"])
+
+
+@pytest.fixture
+async def replaced(
     redis_sentinel: RedisSentinel, clock: FakeClock
-) -> None:
+) -> AsyncGenerator[tuple[RedisLink, Listener], None]:
+    """A link and a listener of it whose primary Sentinel has replaced; the old one answers."""
     link, old = RedisLink(redis_sentinel.url, clock=clock), redis_sentinel.primary
-    try:
-        assert (await link.call("INFO", "server"))["tcp_port"] == old.port
-        redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
-        await until_true(lambda: old not in redis_sentinel.primaries())
-        assert not await link.primary_moved()
-        clock.advance(6.0)
-        assert await link.primary_moved()
-        assert (await link.call("INFO", "server"))["tcp_port"] == redis_sentinel.primary.port
-    finally:
-        await link.aclose()
-        redis_sentinel.heal()
+    assert await port_of(link) == old.port
+    listener = await link.listen("x")
+    redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
+    await until_true(lambda: old not in redis_sentinel.primaries())
+    yield link, listener
+    await listener.aclose()
+    await link.aclose()
+    redis_sentinel.heal()
+
+
+async def test_a_primary_that_sentinel_replaced_is_left_although_it_answers(
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener], clock: FakeClock
+) -> None:
+    link, listener = replaced
+    assert not await link.primary_moved(listener)
+    clock.advance(6.0)
+    assert await link.primary_moved(listener)
+    assert await port_of(link) == redis_sentinel.primary.port
+
+
+async def test_who_only_sends_commands_leaves_it_too(
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener], clock: FakeClock
+) -> None:
+    link, listener = replaced
+    clock.advance(6.0)
+
+    async def moved() -> bool:
+        return await port_of(link) == redis_sentinel.primary.port
+
+    await until_true(moved)
+    assert await link.primary_moved(listener)  # although somebody else has found out
+
+
+async def test_who_begins_to_listen_to_the_new_one_takes_the_commands_along(
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener]
+) -> None:
+    link, _ = replaced
+    fresh = await link.listen("x")
+    assert not await link.primary_moved(fresh)
+    await fresh.aclose()
+    assert await port_of(link) == redis_sentinel.primary.port
 
 
 async def test_a_subscription_on_a_frozen_node_of_a_cluster_moves_to_another(

@@ -68,7 +68,7 @@ class ScriptedRedis:
         self._ask(f"SUBSCRIBE {channel}")
         return self
 
-    async def primary_moved(self) -> bool:
+    async def primary_moved(self, messages: object) -> bool:
         return False
 
     def _ask(self, what: str) -> None:

@@ -43,7 +43,7 @@ class ScriptedLink:
         self.connections.append(ScriptedMessages())
         return self.connections[-1]
 
-    async def primary_moved(self) -> bool:
+    async def primary_moved(self, messages: object) -> bool:
         moved, self.moved = self.moved, False
         return moved
 
