@@ -70,6 +70,7 @@ async def test_threads_end_with_their_pool(how: str) -> None:
     threads = {*found}
     if how == "closed":
         pool.close()
+        pool.close()
     del pool
     gc.collect()
     await eventually(lambda: not any(thread.is_alive() for thread in threads))
