@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadTeller"]
 
 PAUSE = 0.1  # seconds between two reports to one client that it did not request
-_SAME = 0.01  # seconds for which the figures stand: with many clients, each is asked for often
+# Seconds for which figures stand, for each connection: to count the calls of one takes 50 ns, so
+# that counting takes less than 1 % of the time however many ask. With 1,000 they are 10 ms old.
+_SAME = 1e-5
 _SAMPLE_PAUSE = 0.002  # seconds between two calls of which the latency is taken
 _UTIL_PAUSE = 0.5  # seconds over which the use of the processor is taken, at least
 _UNARY = Shape.UNARY
@@ -48,6 +50,7 @@ class LoadTeller:
         self._latency = LatencyAt()
         self._counted_at = self._told_at = -1.0
         self._in_flight = 0
+        self._same = 0.0
         self._frame = b""
         self._util = 0.0
         self._util_from = (self.now(), cpu())
@@ -64,10 +67,12 @@ class LoadTeller:
             conn.protocol.tell_load(self._frame_of(self.now()))
 
     def in_flight(self, now: float) -> int:
-        """Return how many calls are open; a count stands for 10 ms."""
-        if now - self._counted_at >= _SAME:
+        """Return how many calls are open."""
+        if now - self._counted_at >= self._same:
+            connections = self._ports.connections
+            self._same = len(connections) * _SAME
             self._counted_at = now
-            self._in_flight = sum(len(conn.streams) for conn in self._ports.connections)
+            self._in_flight = sum([len(conn.streams) for conn in connections])
         return self._in_flight
 
     def sample(self, began: float, others: int) -> None:
@@ -76,7 +81,7 @@ class LoadTeller:
         self._latency.add(now, others, now - began)
 
     def _frame_of(self, now: float) -> bytes:
-        if now - self._told_at >= _SAME:
+        if now - self._told_at >= self._same:
             self._told_at = now
             in_flight = self.in_flight(now)
             latency = self._latency.at(in_flight, now)

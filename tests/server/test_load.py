@@ -212,16 +212,20 @@ async def test_a_server_that_drains_says_so() -> None:
         conn.release()
 
 
-async def test_figures_stand_for_a_moment() -> None:
+async def test_figures_stand_for_a_moment_the_longer_the_more_connections_there_are() -> None:
     clock = FakeClock()
     async with serving(quick, clock=clock) as server:
         teller = LoadTeller(server._ports, clock)
-        first = teller._frame_of(clock.monotonic())
-        async with calling(server):
-            await eventually(lambda: server._ports.connections)
-            assert teller._frame_of(clock.monotonic()) is first
-            clock.advance(0.02)
-            assert teller._frame_of(clock.monotonic()) != first
+        assert teller._frame_of(clock.monotonic()) != b""
+        async with calling(server), calling(server), calling(server):
+            await eventually(lambda: len(server._ports.connections) == 3)
+            first = teller._frame_of(clock.monotonic())
+            async with calling(server):
+                await eventually(lambda: len(server._ports.connections) == 4)
+                clock.advance(2.9e-5)
+                assert teller._frame_of(clock.monotonic()) is first
+                clock.advance(0.2e-5)
+                assert teller._frame_of(clock.monotonic()) != first
 
 
 async def test_a_handler_that_is_open_elsewhere_counts_as_in_flight_in_a_sample() -> None:
