@@ -144,9 +144,16 @@ class RedisLink:
 
         It asks at most every 5 s; without Sentinel, or when no sentinel answers, it has not moved.
         """
+        await self.check_primary()
+        return listener.primary != self._primary
+
+    async def check_primary(self) -> None:
+        """Ask Sentinel, if it was not asked for 5 s, and leave a primary that it has replaced.
+
+        Commands do so beside their own work; this is for those whose loss is noticed late.
+        """
         if self._primary_is_due():
             await self._look_for_primary()
-        return listener.primary != self._primary
 
     async def aclose(self) -> None:
         """Close the connections; a later command opens new ones."""

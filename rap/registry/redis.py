@@ -127,6 +127,7 @@ class RedisRegistry:
         """
         key = (check_name("service", service), endpoint.id)
         entry = (endpoint.incarnation, pack(to_record(endpoint)))
+        await self._link.check_primary()
         if self._held.get(key) == entry:
             answer = await self._heartbeat(key, endpoint, ttl)
             await self._list(service)

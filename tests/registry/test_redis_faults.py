@@ -311,6 +311,24 @@ async def test_who_only_sends_commands_leaves_it_too(
     assert await link.primary_moved(listener)  # although somebody else has found out
 
 
+async def test_a_registration_is_never_made_at_it(
+    redis_sentinel: RedisSentinel, clock: FakeClock, namespace: str
+) -> None:
+    old = redis_sentinel.primary
+    registry = RedisRegistry(redis_sentinel.url, namespace=namespace, clock=clock)
+    await registry.register("calc", make_endpoint(1), ttl=LONG)
+    redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
+    await until_true(lambda: old not in redis_sentinel.primaries())
+    old.command("REPLICAOF", "NO", "ONE")  # as it is until a sentinel gets at it: it takes writes
+    clock.advance(6.0)
+    await registry.register("calc", make_endpoint(2), ttl=LONG)
+    lease = Keys.of(namespace, "calc").lease
+    assert redis_sentinel.primary.command("ZSCORE", lease, make_endpoint(2).id) is not None
+    assert old.command("ZSCORE", lease, make_endpoint(2).id) is None
+    await registry.aclose()
+    redis_sentinel.heal()
+
+
 async def test_who_begins_to_listen_to_the_new_one_takes_the_commands_along(
     redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener]
 ) -> None:
