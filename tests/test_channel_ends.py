@@ -7,6 +7,8 @@ import pytest
 
 from rap.client import Channel
 from rap.errors import CallError, Code, DeadlineExceeded
+from rap.function import encode_any
+from rap.wire.codec import pack
 from tests.channel_pair import Pair, connected_pair, wait_for_ever
 from tests.loopback import within
 
@@ -49,6 +51,25 @@ async def test_what_the_server_gave_up_waiting_for_arrives_before_the_end(pair: 
         return [len(body) async for body in channel]
 
     assert await pair.run(server, client) == [size]
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"), [(pack([1]), "it must be a map, got list"), (b"\xc1", "")]
+)
+async def test_a_header_that_cannot_be_read_fails_the_call(
+    pair: Pair, meta: bytes, why: str
+) -> None:
+    async def server(channel: Channel) -> None:
+        await channel.read()
+
+    async def client(channel: Channel) -> None:
+        assert channel.call.method == "/default/talk"
+        await channel._stream.send(encode_any(1), meta)
+        await channel.read_body()
+
+    with pytest.raises(CallError, match=f"a malformed header: {why}") as caught:
+        await pair.run(server, client)
+    assert caught.value.code is Code.INTERNAL
 
 
 async def test_iterating_raises_the_error_of_the_server(pair: Pair) -> None:
