@@ -50,7 +50,8 @@ DOCUMENTED = {
     "rap.api_gateway": ["create_app"],
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
-    "rap.balance": ["Picker", "PowerOfTwoChoices", "picker_from_name"],
+    "rap.balance": ["Picker", "PowerOfTwoChoices", "Prequal", "picker_from_name"],
+    "rap.wire.load": ["ServerLoad"],
     "rap.registry.base": ["Endpoint", "Registry", "Resolver", "State"],
 }
 

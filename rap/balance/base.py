@@ -25,7 +25,10 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Picker(Protocol):
-    """Chooses the node of a call. Never awaits, never fails on a non-empty sequence."""
+    """Chooses the node of a call. Never awaits, never fails on a non-empty sequence.
+
+    It may have two more attributes: see `needs_all` and `wants_reports`.
+    """
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
         """Return one of `candidates`.
