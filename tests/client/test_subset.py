@@ -133,9 +133,12 @@ async def test_servers_from_when_there_were_few_are_asked_too() -> None:
             while first == ready(cluster):
                 await start(stack, registry, 1)
                 await eventually(lambda: len(cluster.ready) == 3)
-        await eventually(lambda: clock.sleeping)
-        clock.advance(1.0)
-        await eventually(lambda: all(node.report is not None for node in cluster.ready))
+
+        def told() -> bool:
+            clock.advance(1.0)  # a server that came after a round is asked in the next one
+            return all(node.report is not None for node in cluster.ready)
+
+        await eventually(told)
 
 
 async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_logged(
