@@ -104,7 +104,7 @@ class Annotations:
         match tree:
             case ast.Attribute(ast.Name(owner), member):
                 if owner in self._classes and is_name(member):
-                    return text
+                    return f"{owner}.{member}"
         return self.constant(text)
 
     def constant(self, text: str) -> str:

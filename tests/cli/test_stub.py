@@ -186,6 +186,15 @@ def test_nothing_that_a_server_says_becomes_code(changes: dict[str, Any]) -> Non
     assert "os" not in {alias.name for node in imports for alias in node.names}
 
 
+def test_a_default_is_its_expression_and_nothing_beside_it() -> None:
+    member = {"name": "RED", "type": "", "default": "1"}
+    color = {"name": "Color", "origin": "a:Color", "kind": "enum", "options": {}}
+    given = {"name": "a", "kind": "", "type": "Color", "default": "Color.RED  # and so on"}
+    text = stub_module([described(parameters=[given], types=[{**color, "fields": [member]}])])
+    assert "async def f(self, a: Color = Color.RED) -> None:" in text
+    ast.parse(text)
+
+
 def test_equal_names_of_different_types_are_told_apart() -> None:
     def item(origin: str, kind: str) -> dict[str, Any]:
         field = {"name": "a", "type": kind, "default": None}
