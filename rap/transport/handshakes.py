@@ -36,7 +36,7 @@ class Handshake:
         self.conn = conn
         self.peer = peer
         self._sock = sock
-        self._cut = False
+        self._cut = self._begun = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, context: ssl.SSLContext, timeout: float) -> asyncio.Task[None] | None:
@@ -55,7 +55,13 @@ class Handshake:
                 self._task.cancel()
             self.conn.log.info("TLS handshake with %s ended: %s", self.peer, error)
 
+    def discard(self) -> None:
+        """Close what was accepted, if it was cut before the loop took it over."""
+        if not self._begun:
+            self._sock.close()
+
     async def _run(self, context: ssl.SSLContext, timeout: float) -> None:
+        self._begun = True
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self.conn,
@@ -146,6 +152,7 @@ class TlsServer:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        conn = self._under_way.pop(task).conn
-        if conn.transport is None:
-            self._on_failed(conn)
+        handshake = self._under_way.pop(task)
+        handshake.discard()
+        if handshake.conn.transport is None:
+            self._on_failed(handshake.conn)

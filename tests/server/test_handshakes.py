@@ -13,6 +13,7 @@ import pytest
 
 from faults.raw import Raw, speaking
 from rap.client import Client
+from rap.errors import ConnectionClosed
 from rap.server import Server
 from rap.transport.handshakes import Handshake, TlsServer
 from rap.transport.tls import server_context
@@ -160,3 +161,35 @@ async def test_an_error_of_accept_is_told_and_tried_again(
     server.close()
     await within(server.wait_closed())
     assert not begun
+
+
+async def test_a_handshake_that_is_cut_before_it_begins_leaves_no_socket_open(
+    files: dict[str, str],
+) -> None:
+    begun: list[tuple[Handshake, socket.socket]] = []
+
+    def cut(handshake: Handshake) -> None:
+        begun.append((handshake, handshake._sock))
+        loop.call_soon(handshake.abort, ConnectionClosed("for one more"))
+
+    loop = asyncio.get_running_loop()
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    failed: list[Any] = []
+    server = TlsServer(
+        sock,
+        Pair(DEFAULTS, DEFAULTS, None).make_server,
+        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
+        backlog=5,
+        timeout=5,
+        on_begin=cut,
+        on_failed=failed.append,
+    )
+    async with speaking(sock.getsockname()[1], b"") as peer:
+        await eventually(lambda: failed)
+        ((handshake, accepted),) = begun
+        assert handshake.conn in failed
+        assert accepted.fileno() == -1
+        assert await peer.closed() == b""
+    server.close()
+    await within(server.wait_closed())
