@@ -209,10 +209,10 @@ class _Race:
         place = invoker.place(self._call, None, self.attempt)
         if place is None or place[0] is first.node:
             return None
-        now = invoker.monotonic()
-        if not (_may_cancel(first.conn, now) and _may_cancel(place[1], now)):
-            return None
-        if not invoker.budget.take():
+        now, (node, conn) = invoker.monotonic(), place
+        may_cancel = _may_cancel(first.conn, now) and _may_cancel(conn, now)
+        if not (may_cancel and invoker.budget.take()):
+            node.breaker.record(Verdict.IGNORED, now)  # its probe, if it was one, is not made
             return None
         invoker.budget.hedges += 1
         hedge.spend()

@@ -14,7 +14,7 @@ from rap.balance import BreakerState
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
-from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Verdict
 from rap.message import Call, Request, Response
 from rap.processor.base import BaseProcessor
 from rap.server import context
@@ -508,3 +508,18 @@ async def test_a_client_without_an_event_loop_hedges_too() -> None:
 
 def plain() -> Any:
     raise AssertionError("it runs on the server")
+
+
+async def test_a_second_copy_that_may_not_be_sent_takes_nobody_the_probe() -> None:
+    async with at_work(retry_budget=0) as (desk, client, stub):
+        call = asyncio.create_task(stub())
+        await asyncio.sleep(0)  # it is sent
+        other = next(it for it in client.cluster.nodes.values() if not it.stats.in_flight)
+        for _ in range(5):  # so that its pause is over
+            other.breaker.record(Verdict.FAILURE, client.monotonic() - 100.0)
+        await eventually(lambda: client.invoker.budget.refused)
+        assert other.breaker.state is BreakerState.HALF_OPEN
+        assert other.breaker.available(client.monotonic())
+        await eventually(lambda: desk.entered)
+        desk.entered[0].answer.set_result(1)
+        assert await within(call) == 1
