@@ -9,10 +9,11 @@ ranking; when one comes, those clients move to it that rank it among their first
 By chance some nodes then have many more clients than others. So a client that is told how many
 clients its nodes have passes over some of those that have too many: rendezvous hashing with bounded
 load. What is above the average goes in all, not from each client the same nodes: each passes a node
-over with the chance that makes its clients as many as the others have.
+over with the chance that makes its clients as many as the others have. It passes over nodes that
+cannot be reached, too.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from heapq import nlargest
 from random import Random
 
@@ -39,7 +40,7 @@ class Subset:
         self._rng = rng
         self._client: bytes | None = None
         self._ranks: dict[str, float] = {}
-        self._passed: set[str] = set()
+        self._passed: dict[str, None] = {}  # over; longest ago first
 
     def choose(self, keys: Collection[str]) -> Collection[str]:
         """Return the nodes to connect to, of all that there are."""
@@ -49,11 +50,17 @@ class Subset:
             self._client = self._rng.getrandbits(128).to_bytes(16, "big")
         old, client = self._ranks, self._client
         ranks = self._ranks = {k: old[k] if k in old else draw(k, client) for k in keys}
-        self._passed &= ranks.keys()
-        if len(keys) - len(self._passed) < self._size:
-            self._passed.clear()
-        left = [key for key in keys if key not in self._passed]
+        self._passed = passed = {key: None for key in self._passed if key in ranks}
+        for key in list(passed)[: max(0, self._size + len(passed) - len(ranks))]:
+            del passed[key]
+        left = [key for key in keys if key not in passed]
         return set(nlargest(self._size, left, key=ranks.__getitem__))
+
+    def pass_over(self, keys: Iterable[str]) -> None:
+        """Choose others from now on; where too few are left, who was passed over first returns."""
+        for key in keys:
+            self._passed.pop(key, None)
+            self._passed[key] = None
 
     def judge(self, clients: Mapping[str, int]) -> bool:
         """Pass over nodes that have too many clients; return whether there is one.
@@ -65,10 +72,10 @@ class Subset:
         if len(clients) < FEW:
             return False
         average = sum(clients.values()) / len(clients)
-        passed = {
+        passed = [
             key
             for key, count in clients.items()
             if count > average * MORE + 1 and self._rng.random() < 1 - average / count
-        }
-        self._passed |= passed
+        ]
+        self.pass_over(passed)
         return bool(passed)

@@ -74,8 +74,8 @@ class Cluster:
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
-        size = None if needs_all(picker) else config.subset
-        subset = None if size is None else Subset(size, rng)
+        size = config.subset
+        subset = None if size is None or needs_all(picker) else Subset(size, rng)
         self._part = Part(subset, self.nodes, clock, self._apply)
         self._most_in_flight = config.max_in_flight
         self._dial = dial
@@ -370,8 +370,7 @@ class Cluster:
             elif node.pool.full:
                 node.pool.refresh()
         ready, changing, panic = ready_nodes(self.nodes.values(), now, self._config.slow_start)
-        if ready != self.ready:
-            self.ready = ready
+        self.ready = self.ready if ready == self.ready else ready  # pickers know it by identity
         if self._zones is not None:
             self._zones.plan(self.ready, panic)
         if changing:
@@ -380,6 +379,7 @@ class Cluster:
             self._waiting.wake_all()
         elif self.waiters:
             self._look_for_room()
+        self._part.replace_lost(len(self.ready))
 
     def _refresh_soon(self, delay: float) -> None:
         when = self.loop.time() + delay  # uvloop's handles do not tell it

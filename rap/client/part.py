@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Container, Mapping
+from math import inf
 
 from rap.balance import Subset
 from rap.client.node import Node
@@ -16,6 +17,8 @@ _log = logging.getLogger("rap.client")
 
 _SETTLED = 1.0  # seconds after which others that start with this client are connected too
 _TOLD = 1.0  # seconds in which servers tell how many clients they have
+_FAILED = 2  # dials in a row after which a server is lost
+_FIRST_PAUSE, _MAX_PAUSE = 5.0, 60.0  # seconds between two replacements; doubled each time
 _RECENT = 2.0  # seconds for which what was told before still holds: not all may be asked so soon
 
 
@@ -44,6 +47,8 @@ class Part:
         self._listed: Snapshot = {}
         self._is_part = False
         self._new = False  # there is a connection that was not looked at
+        self._replace_at = -inf
+        self._pause = _FIRST_PAUSE
 
     def of(self, listed: Snapshot) -> Snapshot:
         """Return what the client connects to of what is listed.
@@ -60,8 +65,27 @@ class Part:
         self._is_part = True
         return _kept(listed, chosen, self._nodes)
 
+    def replace_lost(self, ready: int) -> None:
+        """Where more than half are lost, take others for those that cannot be reached.
+
+        Who lists servers need not know which ones this client can reach.
+
+        Args:
+            ready: How many take calls.
+        """
+        now = self._clock.monotonic()
+        if not self._is_part or 2 * ready >= len(self._nodes) or now < self._replace_at:
+            return
+        lost = [key for key, node in self._nodes.items() if _is_lost(node)]
+        if lost and self._subset is not None:
+            self._replace_at = now + self._pause
+            self._pause = min(2 * self._pause, _MAX_PAUSE)
+            self._subset.pass_over(lost)
+            self._on_change(self._listed)
+
     def connected(self, node: Node, conn: Connection) -> None:
         """Take a new connection: its server may have too many already."""
+        self._pause = _FIRST_PAUSE
         if "load" in conn.options.hello:
             conn.on_load = node.take_report
         if self._is_part:
@@ -97,6 +121,12 @@ class Part:
         }
         if self._is_part and self._subset is not None and self._subset.judge(clients):
             self._on_change(self._listed)
+
+
+def _is_lost(node: Node) -> bool:
+    """Whether a node cannot be reached; one that turns this client away can be."""
+    pool = node.pool
+    return pool.failures >= _FAILED and pool.denial is None and not node.alive
 
 
 def _kept(listed: Snapshot, chosen: Container[str], known: Container[str]) -> Snapshot:

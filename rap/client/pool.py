@@ -63,6 +63,7 @@ class Pool:
         conn: The connection that new calls take; `None` while there is none.
         error: Why the last dial failed, or the last connection ended.
         denial: The last dial failed because the server does not accept who this client is.
+        failures: Dials that failed in a row.
         wanted: Keep one connection open.
     """
 
@@ -80,6 +81,7 @@ class Pool:
         self.conn: Connection | None = None
         self.error: str = "not dialled yet"
         self.denial: Unauthenticated | None = None
+        self.failures = 0
         self.wanted = False
         self.tally = tally or Tally()
         self.connections: set[Connection] = set()
@@ -90,7 +92,6 @@ class Pool:
         self._rng = rng
         self._on_change = on_change
         self._calls = 0  # on connections that have ended
-        self._failures = 0
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
@@ -128,7 +129,7 @@ class Pool:
 
     def hurry(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
-        self._failures = self._brief = 0
+        self.failures = self._brief = 0
         if self.dialling:
             self._hurry.set()
 
@@ -168,7 +169,7 @@ class Pool:
     async def _dial(self) -> None:
         """Try until there is a connection, or none is wanted."""
         if self._brief > 1:  # else a server that hangs up at once would be dialled without end
-            self._failures = self._brief - 1
+            self.failures = self._brief - 1
             await self._pause()
         while self.wanted:
             try:
@@ -176,15 +177,15 @@ class Pool:
             except (RapError, OSError, ValueError) as exc:  # the last: a name no resolver takes
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
-                self._failures += 1
+                self.failures += 1
                 self.tally.failed += 1
-                _log.log(logging.INFO if self._failures > 1 else logging.WARNING, "%s", exc)
+                _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", exc)
                 if isinstance(exc, ServerDraining):
-                    self._failures = 1
+                    self.failures = 1
                 self.refresh()  # a call may have ended meanwhile
                 self._on_change()
             else:
-                self._failures = 0
+                self.failures = 0
                 self.tally.opened += 1
                 self.denial = None
                 now = self._clock.monotonic()
@@ -205,7 +206,7 @@ class Pool:
         self._brief = self._brief + 1 if brief else 0
 
     async def _pause(self) -> None:
-        pause = min(_FIRST_PAUSE * _GROWTH ** min(self._failures - 1, 20), _MAX_PAUSE)
+        pause = min(_FIRST_PAUSE * _GROWTH ** min(self.failures - 1, 20), _MAX_PAUSE)
         await self._hurry.wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
 
 

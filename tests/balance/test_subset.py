@@ -1,6 +1,7 @@
 """Subsets: every client has its own, nodes have about as many clients, few connections move."""
 
 from collections import Counter
+from itertools import pairwise
 from random import Random
 from statistics import fmean, pstdev
 
@@ -131,14 +132,28 @@ def test_who_was_passed_over_counts_again_when_it_had_been_gone() -> None:
     assert set(subset.choose(keys)) == first
 
 
-def test_who_was_passed_over_counts_again_when_too_few_are_left() -> None:
+def test_who_was_passed_over_first_counts_again_when_too_few_are_left() -> None:
     subset, keys = Subset(4, Always(3)), names(6)
     first = set(subset.choose(keys))
     crowded = sorted(first)[:2]
-    assert subset.judge({key: 100 if key in crowded else 10 for key in first})
+    assert subset.judge({key: 100 if key in crowded else 10 for key in sorted(first)})
     assert not set(crowded) & set(subset.choose(keys))
-    assert set(subset.choose([*sorted(first), "new"])) <= first | {"new"}
-    assert set(subset.choose(keys)) == first
+    few = set(subset.choose([*sorted(first), "new"]))
+    assert few == {*first - set(crowded), "new", crowded[0]}
+    assert set(subset.choose(keys)) & set(crowded) == {crowded[0]}
+
+
+def test_who_cannot_be_reached_is_passed_over_in_turn() -> None:
+    subset, keys = Subset(2, Random(5)), names(3)
+    seen: list[set[str]] = []
+    for _ in range(6):
+        chosen = set(subset.choose(keys))
+        assert len(chosen) == 2
+        seen.append(chosen)
+        subset.pass_over(chosen)
+    assert all(one != next_one for one, next_one in pairwise(seen))
+    counts = Counter(key for chosen in seen for key in chosen)
+    assert all(counts[key] >= 3 for key in keys)
 
 
 def spread_of(seed: int, nodes: int, clients: int, size: int) -> tuple[float, float, float]:

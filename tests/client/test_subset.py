@@ -2,13 +2,16 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 from rap.client import Client, SyncClient
 from rap.client.cluster import Cluster
+from rap.errors import ConnectionClosed, Unauthenticated, Unavailable
+from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from tests.fake_clock import FakeClock
@@ -183,3 +186,105 @@ def test_a_subset_is_a_number_of_servers_or_none(kind: Any, value: Any) -> None:
     with pytest.raises(ValueError, match="subset must be an integer of at least 2, or None, got"):
         kind(subset=value)
     assert kind(subset=None).config.subset is None
+
+
+class Door:
+    """Dials for a client whose way to some servers is cut."""
+
+    def __init__(self, client: Client) -> None:
+        self.cut: set[str] = set()
+        self._dial = client._dialer.dial
+        client._dialer.dial = self.dial  # type: ignore[method-assign]
+
+    async def dial(self, endpoint: Endpoint, on_change: Any) -> Any:
+        if endpoint.id in self.cut:
+            raise Unavailable(f"no route to {endpoint.id}", unserved=True)
+        return await self._dial(endpoint, on_change)
+
+    def close(self, cluster: Cluster) -> set[str]:
+        """Cut the way to all servers that the client has."""
+        lost = ready(cluster)
+        self.cut |= lost
+        for node in list(cluster.ready):
+            for conn in list(node.pool.connections):
+                conn.abort(ConnectionClosed("the way is cut"))
+        return lost
+
+
+@asynccontextmanager
+async def behind_a_door(
+    count: int, size: int
+) -> AsyncIterator[tuple[Client, Door, FakeClock, list[Server]]]:
+    registry, clock = MemoryRegistry(), FakeClock()
+    async with AsyncExitStack() as stack:
+        servers = await start(stack, registry, count)
+        client = Client(
+            service="shop", registry=registry, subset=size, clock=clock, rng=random.Random(1)
+        )
+        door = Door(client)
+        cluster = (await stack.enter_async_context(client)).cluster
+        await eventually(lambda: len(cluster.ready) == size)
+        yield client, door, clock, servers
+
+
+async def until(clock: FakeClock, holds: Callable[[], object]) -> None:
+    """Let time pass until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            clock.advance(0.5)
+            await asyncio.sleep(0.001)
+
+
+async def test_others_take_the_place_of_servers_that_cannot_be_reached() -> None:
+    async with behind_a_door(12, 4) as (client, door, clock, _):
+        cluster = client.cluster
+        for _ in range(2):
+            door.close(cluster)
+            await until(clock, lambda: len(ready(cluster) - door.cut) >= 2)
+            assert len(cluster.nodes) == 4
+            assert await client.raw_call("work") == "done"
+
+
+async def test_servers_that_can_be_reached_again_are_found_again() -> None:
+    async with behind_a_door(3, 2) as (client, door, clock, servers):
+        cluster = client.cluster
+        everybody = {str(server.addresses[0]) for server in servers}
+        door.cut = set(everybody)
+        door.close(cluster)
+        first = set(cluster.nodes)
+        await until(clock, lambda: everybody - first <= cluster.nodes.keys())
+        await until(clock, lambda: first <= cluster.nodes.keys())
+        assert len(cluster.nodes) == 2
+        door.cut.clear()
+        await until(clock, lambda: len(cluster.ready) == 2)
+        assert await client.raw_call("work") == "done"
+
+
+async def test_a_lost_server_keeps_its_place_while_half_are_left() -> None:
+    async with behind_a_door(6, 2) as (client, door, clock, _):
+        cluster = client.cluster
+        lost, _ = cluster.ready
+        door.cut = {lost.key}
+        for conn in list(lost.pool.connections):
+            conn.abort(ConnectionClosed("the way is cut"))
+        await until(clock, lambda: lost.pool.failures > 3)
+        assert cluster.nodes[lost.key] is lost
+
+
+async def test_servers_that_turn_a_client_away_are_not_lost() -> None:
+    registry, clock = MemoryRegistry(), FakeClock()
+    async with AsyncExitStack() as stack:
+        await start(stack, registry, 3)
+        client = Client(service="shop", registry=registry, subset=2, clock=clock)
+
+        async def dial(endpoint: Endpoint, _: Any) -> Any:
+            raise Unauthenticated(f"{endpoint.id} does not know you", remote=True, unserved=True)
+
+        client._dialer.dial = dial  # type: ignore[method-assign,assignment]
+        with pytest.raises(Unauthenticated):
+            await client.connect()
+        cluster = client.cluster
+        stack.push_async_callback(client.await_close)
+        first = set(cluster.nodes)
+        await until(clock, lambda: all(it.pool.failures > 3 for it in cluster.nodes.values()))
+        assert set(cluster.nodes) == first
