@@ -59,6 +59,11 @@ class Board:
             key=lambda row: str(row["address"]),
         )
 
+    async def none_found(self) -> str:
+        """Return what to say when there is no instance."""
+        assert self._directory is not None  # a --host is an instance even where nobody answers
+        return await self._directory.none_found()
+
     async def __aenter__(self) -> Self:
         if self._directory is None:
             self._listed = dict.fromkeys(self._remote.host or (DEFAULT_HOST,))

@@ -48,8 +48,8 @@ async def instances_of(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
         return [await open_instance(remote, each, None, stack) for each in dict.fromkeys(hosts)]
     async with Directory(remote) as directory:
         found = await directory.instances()
-    if not found:
-        raise Failed(f"the registry lists no instance of the service {remote.service}")
+        if not found:
+            raise Failed(await directory.none_found())
     return [await open_instance(remote, str(each.address), each, stack) for each in found]
 
 

@@ -68,13 +68,18 @@ async def _functions(remote: Remote) -> list[dict[str, Any]]:
 
 async def _services(remote: Remote) -> list[dict[str, Any]]:
     async with Directory(remote) as directory:
-        return [{"service": name} for name in await directory.services()]
+        names = await directory.services()
+    if not names:
+        click.echo("the registry lists no service", err=True)
+    return [{"service": name} for name in names]
 
 
 async def _instances(remote: Remote) -> list[dict[str, Any]]:
     async with Directory(remote) as directory:
         instances = await directory.instances()
         loads = await directory.loads()
+        if not instances:
+            click.echo(await directory.none_found(), err=True)
     return [_row(each, loads.get(each.id, {})) for each in instances]
 
 

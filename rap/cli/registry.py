@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import click
 
-from rap.cli.command import Failed
+from rap.cli.command import Failed, one_line
 from rap.cli.remote import Remote, checked
 from rap.errors import RegistryError
 from rap.registry import Endpoint, check_name, registry_from_url
@@ -61,6 +61,15 @@ class Directory:
 
         found: list[Endpoint] = await self._answer(first())
         return found
+
+    async def none_found(self) -> str:
+        """Return what to say of a service that has no instances: which others there are."""
+        text = f"the registry lists no instance of the service {self._service}"
+        try:
+            names = await self.services()
+        except Failed:
+            return text
+        return one_line(f"{text}; it knows {', '.join(names) or 'no service'}")
 
     async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
         """Yield the instances of the service, sorted, now and after each change."""

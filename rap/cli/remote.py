@@ -184,7 +184,7 @@ def _addresses(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) ->
         try:
             address = Address.parse(text, option="it")
         except ValueError as exc:
-            raise click.BadParameter(str(exc)) from exc
+            raise click.BadParameter(str(exc).removeprefix("it: ")) from exc
         if address.scheme != "unix" and not address.port:
             raise click.BadParameter(f"port 0 cannot be dialled, got {text!r}")
     return texts

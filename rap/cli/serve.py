@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+import threading
 
 import click
 
@@ -116,6 +118,7 @@ def _serve_many(workers: Workers) -> None:
         raise click.ClickException(str(exc)) from exc
     except OSError as exc:
         raise click.ClickException(f"the workers cannot be kept: {exc}") from exc
+    _heed_no_signal()
     click.echo("rap: stopped")
 
 
@@ -127,4 +130,12 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
         say_page(page)
         click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
         await serving
+    _heed_no_signal()
     click.echo("rap: stopped")
+
+
+def _heed_no_signal() -> None:
+    """Let the process end in peace: one that has drained is not told to stop once more."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)

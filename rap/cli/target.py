@@ -1,8 +1,10 @@
 """What to serve, named as ``module:attribute``."""
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 from rap.server import Server
 
@@ -32,13 +34,25 @@ def load_server(target: str) -> Server:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
             raise
-        raise ValueError(f"{target!r}: there is no module {exc.name!r} in {here}") from exc
+        hint = f"; write it as {name[:-3]}:{attribute}" if name.endswith(".py") else ""
+        raise ValueError(f"{target!r}: there is no module {exc.name!r} in {here}{hint}") from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"{target!r}: module {name!r} has no {attribute!r}")
         found = getattr(found, part)
     if not isinstance(found, Server) and callable(found):
-        found = found()
+        found = _made_by(found, target)
     if not isinstance(found, Server):
+        if inspect.iscoroutine(found):
+            found.close()  # nobody awaits it, and Python need not say so as well
         raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
     return found
+
+
+def _made_by(make: Any, target: str) -> object:
+    try:
+        inspect.signature(make).bind()
+    except TypeError as exc:
+        text = f"must be a Server, or a function without arguments that makes one ({exc})"
+        raise ValueError(f"{target!r} {text}") from exc
+    return make()

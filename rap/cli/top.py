@@ -69,6 +69,12 @@ async def _top(board: Board, interval: float, *, once: bool, json: bool, live: b
                 rows = await board.look()
                 if json:
                     click.echo(to_json(rows))
+                elif not rows:
+                    said = await board.none_found()
+                    if screen is None:
+                        click.echo(said, err=True)
+                    else:
+                        screen.update(said, refresh=True)
                 elif screen is None:
                     print_rows(_shown(rows), json=False, right=_NUMBERS)
                 else:

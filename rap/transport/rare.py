@@ -116,7 +116,8 @@ def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
         text = f"{conn.peer} refused the connection: {message}"
         denied = code == Code.UNAUTHENTICATED
         conn.error = _denial(text) if denied else ConnectionClosed(text)
-        conn.log.warning("%s", conn.error)
+        if conn.is_server or not denied:  # else the pool says so
+            conn.log.warning("%s", conn.error)
     if not conn.is_server and last_id < MAX_STREAM_ID:
         for stream in [each for each in conn.streams.values() if each.id > last_id]:
             conn.protocol.forget(stream)

@@ -61,7 +61,20 @@ async def test_services_and_instances_of_a_directory(tmp_path: Path) -> None:
         )
         states = {entry["address"]: entry["state"] for entry in entries}
         assert states == {address_of(one): "up", address_of(two): "draining"}
-        assert (await invoke(None, "ls", *where, "--service", "none")).stdout == ""
+        none = await invoke(None, "ls", *where, "--service", "none")
+        assert (none.stdout, none.exit_code) == ("", 0)
+        assert none.stderr == (
+            "the registry lists no instance of the service none; it knows shop\n"
+        )
+
+
+async def test_an_empty_registry_says_that_it_is_empty(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    services = await invoke(None, "ls", "--registry", url)
+    assert (services.stdout, services.stderr) == ("", "the registry lists no service\n")
+    assert (await invoke(None, "ls", "--registry", url, "--json")).stdout == "[]\n"
+    shops = await invoke(None, "ls", "--registry", url, "--service", "shop")
+    assert shops.stderr.endswith("no instance of the service shop; it knows no service\n")
 
 
 def address_of(server: Server) -> str:

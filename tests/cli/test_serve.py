@@ -33,6 +33,9 @@ async def echo(channel: Channel) -> None:
 def make() -> Server:
     return server
 
+async def main() -> None:
+    await server.serve_forever()
+
 class Shop:
     server = make
     busy = Server("127.0.0.1:{port}")
@@ -95,13 +98,35 @@ def test_a_server_may_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what `ending` waits to see replaced
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         result = CliRunner().invoke(rap_group, ["serve", "ending:server", "--loop", "asyncio"])
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupted)
     assert result.exit_code == 0, result.output
     assert "rap: listening on 127.0.0.1:" in result.output
     assert result.output.endswith("rap: stopped\n")
+
+
+LATE = """
+import atexit, os, signal
+from rap.server import Server
+
+server = Server("127.0.0.1:0")
+atexit.register(lambda: [os.kill(os.getpid(), each) for each in (signal.SIGINT, signal.SIGTERM)])
+"""
+
+
+def test_a_signal_after_the_drain_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    with rap("serve", "late:server", cwd=tmp_path) as process:
+        line_with(process, "rap: listening on")
+        interrupt(process)
+        said = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert said.endswith("rap: stopped\n")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "auto"])
@@ -142,10 +167,14 @@ def test_an_address_in_use_ends_with_status_one(shop: Path) -> None:
         ("shop", "'shop' has not the form module:server, such as shop:server"),
         ("shop.py", "such as shop:server"),
         (":server", "has not the form"),
+        ("shop.py:server", "no module 'shop.py'"),
+        ("shop.py:server", "; write it as shop:server"),
         ("nowhere:server", "no module 'nowhere'"),
         ("shop.deep:server", "no module 'shop.deep'"),
         ("shop:nothing", "module 'shop' has no 'nothing'"),
         ("shop:text", "'shop:text' must be a rap.server.Server, got str"),
+        ("shop:add", "'shop:add' must be a Server, or a function without arguments that makes one"),
+        ("shop:main", "'shop:main' must be a rap.server.Server, got coroutine"),
         ("shop:Shop", "must be a rap.server.Server, got Shop"),
     ],
 )

@@ -110,6 +110,14 @@ async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
     assert table.row_count == 1
 
 
+async def test_a_service_without_instances_is_told(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}"
+    async with shop(service="shop", registry=url):
+        result = await invoke(None, "top", "--once", "--registry", url, "--service", "shpo")
+    assert (result.stdout, result.exit_code) == ("", 0)
+    assert result.stderr == "the registry lists no instance of the service shpo; it knows shop\n"
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_it_goes_on_until_ctrl_c(tmp_path: Path, form: tuple[str, ...]) -> None:
     (tmp_path / "plain.py").write_text(

@@ -324,6 +324,8 @@ async def test_a_refusal_is_logged_without_the_token(caplog: pytest.LogCaptureFi
         with pytest.raises(Unauthenticated):
             await client.connect()
         await client.await_close()
+    warned = [each.name for each in caplog.records if each.levelno >= logging.WARNING]
+    assert sorted(warned) == ["rap.client", "rap.server"]  # each side says it once
     assert "the token was refused" in caplog.text
     assert "right-one" not in caplog.text
     assert "wrong-one" not in caplog.text
