@@ -279,9 +279,8 @@ async def test_no_call_waits_for_a_server_that_stalls() -> None:
     async with serving(at(0)) as one, serving(at(1)) as two, serving(at(2)) as three:
         async with calling(one, two, three, rng=random.Random(1)) as client:
             await eventually(lambda: len(client.cluster.ready) == 3)
-            stub = client.register(idempotent=True, hedge=0.05)(
-                work
-            )  # later than any that is served
+            # Later than any call that is served, also on a busy machine.
+            stub = client.register(idempotent=True, hedge=0.05)(work)
 
             async def keep_calling(count: int) -> None:
                 for _ in range(count):
