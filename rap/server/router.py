@@ -122,13 +122,15 @@ class Router:
 
     def _add(self, handlers: list[Handler], allow: Allow | None) -> None:
         rule = allow_rule(allow)
+        new: dict[str, Handler] = {}
         for handler in handlers:
             handler.allow = both(rule, self._rules.get(handler.group))
-            if handler.method in self._handlers:
+            if handler.method in self._handlers or handler.method in new:
                 raise RegistrationError(
                     f"{handler.name!r} is registered already in group {handler.group!r}"
                 )
-        self._handlers |= {handler.method: handler for handler in handlers}
+            new[handler.method] = handler
+        self._handlers |= new
 
     def allow_group(self, group: str, allow: Allow) -> None:
         """Let a rule hold for all functions of a group, beside those that hold already.

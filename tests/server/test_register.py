@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -104,6 +104,25 @@ class Demanding:
 
     async def first(self) -> int:
         return self.size
+
+
+def unnamed(func: Callable[[Any], int]) -> Callable[[Any], int]:
+    def wrapper(self: Any) -> int:
+        return func(self)
+
+    return wrapper
+
+
+class Wrapped:
+    """Two methods that have one name."""
+
+    @unnamed
+    def first(self) -> int:
+        return 1
+
+    @unnamed
+    def second(self) -> int:
+        return 2
 
 
 class HalfTyped:
@@ -245,6 +264,7 @@ async def test_an_object_may_have_a_group_of_its_own() -> None:
             "plain_channel: a channel function is an",
         ),
         (lambda s: s.register(Demanding), r"Demanding\(\) failed: .*'size'; register an object"),
+        (lambda s: s.register(Wrapped), "'wrapper' is registered already in group 'Wrapped'"),
         (lambda s: s.register(HalfTyped), r"second\(\): return value has no type hint"),
     ],
 )
