@@ -72,13 +72,22 @@ async def scrape(host: str, port: int, timeout: float) -> Counted:
         good, text = await fetch(where, "/metrics", _TEXT, timeout)
     except TimeoutError:
         raise TimeoutError(f"no page of metrics answered at {where}") from None
+    except (ValueError, IndexError) as exc:
+        raise OSError(f"{where} answers with what is no page: {exc}") from exc
     if not good:
         raise OSError(f"{where} has no page of metrics")
-    return read_page(text)
+    try:
+        return read_page(text)
+    except ValueError as exc:
+        raise OSError(f"{where} has a page of metrics that cannot be read: {exc}") from exc
 
 
 def read_page(text: str) -> Counted:
-    """Return what a page tells of calls, for all functions and workers together."""
+    """Return what a page tells of calls, for all functions and workers together.
+
+    Raises:
+        ValueError: A count is no number.
+    """
     calls = errors = 0.0
     buckets: dict[float, float] = {}
     for line in text.splitlines():

@@ -1,12 +1,13 @@
 """What `rap top --metrics-port` reads of a page of metrics."""
 
+import asyncio
 import json
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from rap.cli.board import Board
-from rap.cli.scrape import Counted, Rates, read_page
+from rap.cli.scrape import Counted, Rates, read_page, scrape
 from rap.client import Client
 from rap.observe import serve_metrics
 from rap.server.processor import PrometheusProcessor
@@ -83,3 +84,25 @@ async def test_a_page_that_is_not_there_is_told() -> None:
     (row,) = json.loads(result.stdout)
     assert row["state"] == "up"
     assert "refused" in row["error"] or "Connect call failed" in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nrap_server_handled_total{} many\n", "cannot be read"),
+        (b"\x16\x03\x01\xff\xff\r\n\r\n", "what is no page"),
+        (b"SSH-2.0\r\n\r\n", "what is no page"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "has no page of metrics"),
+    ],
+)
+async def test_what_is_no_page_of_metrics_is_told(answer: bytes, said: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(OSError, match=said):
+            await scrape("127.0.0.1", port, 5.0)
