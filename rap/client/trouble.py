@@ -1,17 +1,20 @@
 """What is wrong when no server takes a call, for the error that says so."""
 
 from collections.abc import Collection
+from itertools import islice
 
 from rap.client.node import Node
 from rap.errors import Unauthenticated
 
 __all__ = ["denial_of", "waited", "why_none"]
 
+_MOST_TOLD = 10  # of very many nodes nobody reads more
+
 
 def why_none(
     service: str, nodes: Collection[Node], known: bool, max_in_flight: int, trouble: str
 ) -> str:
-    """Return one sentence on what is wrong with each node.
+    """Return one sentence on what is wrong with each node; of many, with the first ones.
 
     Args:
         service: Its name; empty for a list of addresses.
@@ -25,10 +28,12 @@ def why_none(
         why = "the registry lists none" if known else "the registry has not answered"
         return f"no server{of}: {why}" + (f": {trouble}" if trouble else "")
     parts = []
-    for node in nodes:
+    for node in islice(nodes, _MOST_TOLD):
         full = node.stats.in_flight >= max_in_flight
         why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
         parts.append(f"{node.key} ({why})")
+    if len(nodes) > _MOST_TOLD:
+        parts.append(f"and {len(nodes) - _MOST_TOLD} more")
     return f"no usable server{of}: " + "; ".join(parts)
 
 

@@ -78,3 +78,15 @@ async def test_a_name_that_cannot_be_resolved_is_told(tmp_path: Path) -> None:
         client, timeout=0.01
     )
     await client.await_close()
+
+
+async def test_of_very_many_servers_the_first_ones_are_told() -> None:
+    hosts = [f"127.0.0.1:{port}" for port in range(1, 26)]
+    client = Client(hosts, connect_timeout=0.02)
+    with pytest.raises(Unavailable) as caught:
+        await client.connect()
+    told = str(caught.value)
+    assert "127.0.0.1:10 (" in told
+    assert "127.0.0.1:11 (" not in told
+    assert "; and 15 more; waited" in told
+    await client.await_close()
