@@ -219,6 +219,7 @@ class Peer:
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
         self.loads: list[dict[str, Any]] = []  # what the server said of its load
+        self.asked = 0  # times that a client wanted to know ours, which is told to nobody
         self.goaways: list[tuple[int, int, str]] = []
         self.closed = False
         self._next = 1
@@ -383,6 +384,8 @@ class Peer:
                 await self.send(PING, ACK, 0, b"", frame.body)
         elif frame.kind == GOAWAY:
             self.goaways.append((frame.stream, *msgpack.unpackb(frame.body)[:2]))
+        elif frame.kind == LOAD and self._on_open is not None:
+            self.asked += 1
         elif frame.kind == LOAD:
             self.loads.append(msgpack.unpackb(frame.body))
         elif frame.kind == HELLO:

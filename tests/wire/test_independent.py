@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgpack
@@ -496,3 +496,19 @@ async def test_a_client_of_rap_leaves_a_server_that_drains() -> None:
         await eventually(lambda: peer.closed)
         assert await client.raw_call("add", 1, 2) == 3  # over another connection
         assert len(foreign.peers) == 2
+
+
+async def test_a_client_of_rap_goes_by_what_it_sees_where_no_server_tells_its_load() -> None:
+    """So it is with servers from before there were reports, for which a Load is an unknown kind."""
+    foreign = Foreign()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(10))
+        hosts = []
+        for _ in range(2):
+            listening = await stack.enter_async_context(await independent.serve(foreign.answer))
+            hosts.append(f"127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        client = await stack.enter_async_context(Client(hosts, picker="prequal"))
+        while len(foreign.peers) < 2 or not all(peer.asked for peer in foreign.peers):
+            assert await client.raw_call("add", 1, 2) == 3
+        assert all(peer.hello["load"] is True for peer in foreign.peers)
+        assert all(node.report is None for node in client.cluster.nodes.values())
