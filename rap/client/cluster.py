@@ -13,7 +13,7 @@ from rap.client.node import Node
 from rap.client.part import Part
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
 from rap.client.ready import ready_nodes
-from rap.client.trouble import denial_of, waited, why_none
+from rap.client.trouble import closed, denial_of, waited, why_none
 from rap.client.waiting import Waiting
 from rap.clock import Clock
 from rap.deadline import NEVER
@@ -104,7 +104,7 @@ class Cluster:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._waiting.fail(_closed())
+        self._waiting.fail(closed(self.loop))
         ours = (self._watch, self._part.stop(), *self._closing)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
@@ -174,7 +174,7 @@ class Cluster:
             if conn is not None:
                 return node, conn
             self._refresh()
-        raise _closed()
+        raise closed(self.loop)
 
     def has_room(self, exclude: frozenset[str]) -> bool:
         """Whether a node takes one more call now, or will when the dial under way succeeds."""
@@ -393,7 +393,3 @@ class Cluster:
     def _on_timer(self) -> None:
         self._timer = None
         self._refresh()
-
-
-def _closed() -> Unavailable:
-    return Unavailable("the client was closed", unserved=True)

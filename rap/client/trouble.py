@@ -1,12 +1,13 @@
 """What is wrong when no server takes a call, for the error that says so."""
 
+import asyncio
 from collections.abc import Collection
 from itertools import islice
 
 from rap.client.node import Node
-from rap.errors import Unauthenticated
+from rap.errors import Unauthenticated, Unavailable
 
-__all__ = ["denial_of", "waited", "why_none"]
+__all__ = ["closed", "denial_of", "waited", "why_none"]
 
 _MOST_TOLD = 10  # of very many nodes nobody reads more
 
@@ -35,6 +36,14 @@ def why_none(
     if len(nodes) > _MOST_TOLD:
         parts.append(f"and {len(nodes) - _MOST_TOLD} more")
     return f"no usable server{of}: " + "; ".join(parts)
+
+
+def closed(loop: asyncio.AbstractEventLoop) -> Unavailable:
+    """Return the error of a call that finds the client closed, by its user or with its loop."""
+    text = "the client was closed"
+    if loop.is_closed():
+        text += " with the event loop that it was connected in: keep it to one asyncio.run()"
+    return Unavailable(text, unserved=True)
 
 
 def waited(seconds: float, *, is_call: bool) -> str:

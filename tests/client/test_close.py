@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.errors import CallError
+from rap.errors import CallError, Unavailable
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, OPEN, Frame, hello_frame
 from rap.wire.limits import DEFAULT_LIMITS
@@ -71,6 +71,18 @@ async def test_a_client_closes_while_it_dials() -> None:
         await within(client.await_close())
         with pytest.raises(CallError, match="the client was closed"):
             await within(connecting)
+
+
+def test_a_client_that_outlives_its_event_loop_says_so() -> None:
+    async def connect() -> Client:
+        async with serving() as server:
+            client = Client([str(each) for each in server.addresses])
+            await client.connect()
+            return client
+
+    client = asyncio.run(connect())
+    with pytest.raises(Unavailable, match=r"with the event loop .* keep it to one asyncio\.run"):
+        asyncio.run(client.connect())
 
 
 async def test_a_server_of_a_frozen_client_closes() -> None:
