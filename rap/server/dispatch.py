@@ -147,7 +147,8 @@ class Dispatcher:
         if not isinstance(exc, CallError):
             if self._log.isEnabledFor(logging.INFO):
                 extra = self._fields(stream, Code.UNKNOWN)
-                self._log.info("a handler raised %r", exc, exc_info=exc, extra=extra)
+                what = extra["method"] if extra else "a call"
+                self._log.info("%s raised %r", what, exc, exc_info=exc, extra=extra)
         elif exc.code is Code.INTERNAL:
             self._log.error("%s", exc, extra=self._fields(stream, exc.code))
         code, message, details = failure(exc, debug=self._debug)

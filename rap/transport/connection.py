@@ -26,7 +26,7 @@ from rap.transport.binding import bound_peer, new_random
 from rap.transport.holding import Holding
 from rap.transport.options import ConnectionOptions
 from rap.transport.peer import peer_of
-from rap.transport.rare import on_rare
+from rap.transport.rare import lost, on_rare
 from rap.transport.sweep import Sweep
 from rap.transport.turns import on_unfinished
 from rap.transport.writing import writelines_of
@@ -199,9 +199,9 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.protocol.state = State.CLOSED
         self.sweep.stop()
+        why = self.error or exc or "the peer closed it"
         if self.error is None:
-            reason = f"connection to {self.peer} lost" + (f": {exc}" if exc else "")
-            self.error = ConnectionClosed(reason)
+            self.error = lost(self.peer, exc)
         for stream in list(self.streams.values()):
             unsent = is_unsent(stream)
             stream.complete = bool(stream.state & REMOTE_END)
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
         for waiter in (self._drain_waiter, self.handshake, self.ended):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-        self.log.info("connection with %s ended: %s", self.peer, self.error)
+        self.log.info("connection with %s ended: %s", self.peer, why)
         if self._on_lost is not None:
             self._on_lost(self)
 

@@ -12,6 +12,9 @@ from rap.transport.tls import is_pinned
 __all__ = ["dial"]
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_STRANGER = range(
+    18, 22
+)  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: nobody vouches for it
 _TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
 
 
@@ -62,9 +65,8 @@ async def dial(
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError):
             reason = f"no answer in {timeout} s"
-        elif pinned is not None and isinstance(exc, ssl.SSLCertVerificationError):
-            if exc.verify_code != _EXPIRED:
-                reason = "its certificate is not the pinned one"
+        elif isinstance(exc, ssl.SSLCertVerificationError):
+            reason = _refusal(exc, pinned is not None)
         elif isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
             reason = f"it does not speak TLS ({reason})"
         elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
@@ -77,6 +79,15 @@ async def dial(
                 conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
                 # uvloop does not tell a connection that ends before it was handed out.
                 asyncio.get_running_loop().call_soon(conn.connection_lost, None)
+
+
+def _refusal(error: ssl.SSLCertVerificationError, is_pinned: bool) -> str:
+    if is_pinned and error.verify_code != _EXPIRED:
+        return "its certificate is not the pinned one"
+    reason = f"its certificate is refused: {error.verify_message.rstrip('.')}"
+    if error.verify_code in _STRANGER:
+        reason += " (option ssl_ca_path: who vouches for it)"
+    return reason
 
 
 async def _connect(

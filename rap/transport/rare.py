@@ -21,7 +21,7 @@ from rap.wire.frames import (
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
 
-__all__ = ["on_rare"]
+__all__ = ["lost", "on_rare"]
 
 _NEARLY = 0.1  # seconds before its deadline, for the clocks began at different times
 
@@ -51,6 +51,11 @@ def on_rare(
             conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
         else:
             conn.on_load(conn, bytes(body))
+
+
+def lost(peer: object, error: Exception | None) -> ConnectionClosed:
+    """Return what is told of a connection that ended, and not by this side's will."""
+    return ConnectionClosed(f"connection to {peer} lost" + (f": {error}" if error else ""))
 
 
 def _on_ping(conn: "Connection", flags: int) -> None:

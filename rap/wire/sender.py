@@ -314,7 +314,7 @@ class Sender(Granter[S]):
             what = f"the header has {len(meta)} bytes; the limit is {self._max_meta}"
             raise ResourceExhausted(what, details={"limit": "max_meta"})
         if len(body) > most:
-            what = f"the message has {len(body)} bytes; the peer's max_message is {most}"
+            what = f"the message has {len(body)} bytes; the receiver's max_message is {most}"
             raise ResourceExhausted(what, details={"limit": "max_message"})
 
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:

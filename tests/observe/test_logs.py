@@ -69,6 +69,9 @@ async def test_nothing_is_said_while_all_is_well(caplog: pytest.LogCaptureFixtur
             await client.call(fail)
     found = [each for each in caplog.records if each.name.startswith("rap")]
     assert [each.getMessage() for each in found if each.levelno > logging.INFO] == []
+    ends = [each.getMessage() for each in found if each.name == "rap.server"]
+    assert [each for each in ends if each.endswith(" ended: the peer closed it")]
+    assert not [each for each in ends if "lost" in each]
     assert {each.name for each in found} == {"rap.server", "rap.client", "rap.server.access"}
 
 
@@ -87,6 +90,7 @@ async def test_a_handler_that_raises_is_named_with_all_that_is_known(
         peer = str(next(iter(server._ports.connections)).peer)
     (record,) = about_calls(caplog, "rap.server")
     assert (record.method, record.peer, record.code) == ("/default/fail", peer, "UNKNOWN")
+    assert record.getMessage().startswith("/default/fail raised LookupError(")
     assert 0 <= record.seconds < 5
     assert record.trace_id == TRACE_ID
     assert record.exc_info[0] is LookupError

@@ -72,18 +72,20 @@ async def test_another_authority_is_refused(certificates: Certificates) -> None:
 async def test_another_name_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.elsewhere) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.authority.crt_path)
-        assert "certificate is not valid for '127.0.0.1'" in why
+        assert why.endswith("certificate is not valid for '127.0.0.1'")
 
 
 async def test_an_expired_certificate_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.expired) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.authority.crt_path)
-        assert "certificate has expired" in why
+        assert why.endswith("its certificate is refused: certificate has expired")
 
 
 async def test_the_systems_authorities_do_not_know_ours(certificates: Certificates) -> None:
     async with tls_server(certificates.server) as (pair, address):
-        assert "certificate verify failed" in await refusal(pair, address)
+        why = await refusal(pair, address)
+        assert "its certificate is refused: unable to get local issuer certificate (" in why
+        assert why.endswith("(option ssl_ca_path: who vouches for it)")
 
 
 async def test_the_pinned_certificate_is_accepted_whatever_name_it_has(

@@ -238,7 +238,7 @@ def test_stream_ids_run_out_with_a_clear_error() -> None:
 
 def test_a_message_over_the_peers_max_message_is_refused_here_and_changes_nothing() -> None:
     client = client_of(Limits(max_message=10 * KIB))
-    with pytest.raises(ResourceExhausted, match="10241 bytes; the peer's max_message is 10240"):
+    with pytest.raises(ResourceExhausted, match="10241 bytes; the receiver's max_message is 10240"):
         client.open(WHOLE, b"x" * (10 * KIB + 1))
     stream = client.open(0)
     with pytest.raises(ResourceExhausted, match="10241 bytes"):
