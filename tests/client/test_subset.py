@@ -78,6 +78,7 @@ async def test_who_comes_may_take_a_place_and_calls_of_who_had_it_finish() -> No
         assert cluster.nodes.keys() == ready(cluster)
         go_on.set()
         assert await asyncio.gather(*calls) == ["finished"] * 8
+        await client.await_close()  # before servers leave for which it would dial others
 
 
 async def test_a_server_that_drains_counts_no_more_but_stays_until_it_is_gone() -> None:
@@ -142,6 +143,7 @@ async def test_servers_from_when_there_were_few_are_asked_too() -> None:
             return all(node.report is not None for node in cluster.ready)
 
         await eventually(told)
+        await client.await_close()  # before servers leave for which it would dial others
 
 
 async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_logged(
