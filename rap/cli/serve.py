@@ -118,7 +118,7 @@ def _serve_many(workers: Workers) -> None:
         raise click.ClickException(str(exc)) from exc
     except OSError as exc:
         raise click.ClickException(f"the workers cannot be kept: {exc}") from exc
-    _heed_no_signal()
+    _forgive_signal()
     click.echo("rap: stopped")
 
 
@@ -130,12 +130,15 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
         say_page(page)
         click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
         await serving
-    _heed_no_signal()
+    _forgive_signal()
     click.echo("rap: stopped")
 
 
-def _heed_no_signal() -> None:
-    """Let the process end in peace: one that has drained is not told to stop once more."""
+def _forgive_signal() -> None:
+    """Let the process end in peace: one that has drained is not told to stop once more.
+
+    If it does not end, as a thread of the program goes on, the next signal kills it.
+    """
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, lambda it, _: signal.signal(it, signal.SIG_DFL))

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,28 @@ def test_a_signal_after_the_drain_changes_nothing(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     assert "Traceback" not in said
     assert said.endswith("rap: stopped\n")
+
+
+BUSY = """
+import threading
+from rap.server import Server
+
+server = Server("127.0.0.1:0")
+threading.Thread(target=threading.Event().wait).start()
+"""
+
+
+def test_a_program_whose_thread_goes_on_after_the_drain_can_be_killed(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    with rap("serve", "busy:server", cwd=tmp_path) as process:
+        line_with(process, "rap: listening on")
+        process.terminate()
+        line_with(process, "rap: stopped")
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            process.terminate()
+            time.sleep(0.01)
+        assert process.poll() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "auto"])
