@@ -125,7 +125,7 @@ class Board:
             try:
                 rates = await self._rates(instance, self._metrics_port)
             except OSError as exc:
-                error = error or one_line(str(exc))
+                error = error or one_line(f"no metrics on port {self._metrics_port}: {exc}")
         return {
             "address": instance.address,
             "state": state,

@@ -46,6 +46,10 @@ def load_server(target: str) -> Server:
         if inspect.iscoroutine(found):
             found.close()  # nobody awaits it, and Python need not say so as well
         raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
+    if found.addresses:
+        raise ValueError(
+            f"{target!r} was run by its own module: put that under `if __name__ == '__main__':`"
+        )
     return found
 
 

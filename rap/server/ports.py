@@ -85,6 +85,9 @@ class Ports:
         )
         self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
         self._context = self._make_context()
+        for address in self.hosts:
+            if address.scheme == "tls" and self._context is None:
+                raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self.opened = 0
@@ -134,8 +137,6 @@ class Ports:
         self._admission = admission
         for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
-            if address.scheme == "tls" and context is None:
-                raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
             self._listeners.append(
                 await listen(
                     address,

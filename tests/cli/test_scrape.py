@@ -83,6 +83,7 @@ async def test_a_page_that_is_not_there_is_told() -> None:
         result = await invoke(server, "top", "--once", "--json", "-i", "0.2", "--metrics-port", "1")
     (row,) = json.loads(result.stdout)
     assert row["state"] == "up"
+    assert row["error"].startswith("no metrics on port 1: ")
     assert "refused" in row["error"] or "Connect call failed" in row["error"]
 
 

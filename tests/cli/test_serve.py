@@ -210,6 +210,19 @@ def test_a_bad_target_is_named(
         load_server(target)
 
 
+def test_a_module_that_runs_its_server_is_told_of_the_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unguarded.py").write_text(
+        "import asyncio\nfrom rap.server import Server\nserver = Server('127.0.0.1:0')\n"
+        "async def main():\n    async with server: pass\nasyncio.run(main())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"own module: put that under `if __name__ =="):
+        load_server("unguarded:server")
+
+
 def test_a_module_that_lacks_another_says_so_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
