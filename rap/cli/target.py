@@ -29,6 +29,7 @@ def load_server(target: str) -> Server:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    is_new = name not in sys.modules
     try:
         found: object = importlib.import_module(name)
     except ModuleNotFoundError as exc:
@@ -46,7 +47,7 @@ def load_server(target: str) -> Server:
         if inspect.iscoroutine(found):
             found.close()  # nobody awaits it, and Python need not say so as well
         raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
-    if found.addresses:
+    if is_new and found.addresses:
         raise ValueError(
             f"{target!r} was run by its own module: put that under `if __name__ == '__main__':`"
         )
