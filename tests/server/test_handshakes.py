@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -122,6 +122,24 @@ async def test_many_clients_come_at_once(files: dict[str, str]) -> None:
         await asyncio.gather(*(client.await_close() for client in clients))
 
 
+@asynccontextmanager
+async def accepting(
+    files: dict[str, str], sock: Any, on_begin: Any = id, on_failed: Any = id
+) -> AsyncIterator[TlsServer]:
+    server = TlsServer(
+        sock,
+        Pair(DEFAULTS, DEFAULTS, None).make_server,
+        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
+        backlog=5,
+        timeout=5,
+        on_begin=on_begin,
+        on_failed=on_failed,
+    )
+    yield server
+    server.close()
+    await within(server.wait_closed())
+
+
 class Exhausted:
     """A listening socket of a process that once has too many files open."""
 
@@ -146,50 +164,44 @@ async def test_an_error_of_accept_is_told_and_tried_again(
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     begun: list[Handshake] = []
-    server = TlsServer(
-        cast(socket.socket, Exhausted(sock)),
-        Pair(DEFAULTS, DEFAULTS, None).make_server,
-        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
-        backlog=5,
-        timeout=5,
-        on_begin=begun.append,
-        on_failed=lambda _: begun.clear(),
-    )
-    async with speaking(sock.getsockname()[1], b""):
-        await eventually(lambda: begun)
-    assert "cannot accept a connection: [Errno 24] too many open files" in caplog.text
-    server.close()
-    await within(server.wait_closed())
+    async with accepting(files, Exhausted(sock), begun.append, lambda _: begun.clear()):
+        async with speaking(sock.getsockname()[1], b""):
+            await eventually(lambda: begun)
+        assert "cannot accept a connection: [Errno 24] too many open files" in caplog.text
     assert not begun
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 async def test_a_handshake_that_is_cut_before_it_begins_leaves_no_socket_open(
-    files: dict[str, str],
+    files: dict[str, str], at_once: bool
 ) -> None:
+    loop = asyncio.get_running_loop()
     begun: list[tuple[Handshake, socket.socket]] = []
+    failed: list[Any] = []
 
     def cut(handshake: Handshake) -> None:
         begun.append((handshake, handshake._sock))
-        loop.call_soon(handshake.abort, ConnectionClosed("for one more"))
+        error = ConnectionClosed("for one more")
+        if at_once:
+            handshake.abort(error)
+        else:  # before its task has run
+            loop.call_soon(handshake.abort, error)
 
-    loop = asyncio.get_running_loop()
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
-    failed: list[Any] = []
-    server = TlsServer(
-        sock,
-        Pair(DEFAULTS, DEFAULTS, None).make_server,
-        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
-        backlog=5,
-        timeout=5,
-        on_begin=cut,
-        on_failed=failed.append,
-    )
-    async with speaking(sock.getsockname()[1], b"") as peer:
-        await eventually(lambda: failed)
+    async with accepting(files, sock, cut, failed.append):
+        async with speaking(sock.getsockname()[1], b"") as peer:
+            assert await peer.closed() == b""
         ((handshake, accepted),) = begun
-        assert handshake.conn in failed
         assert accepted.fileno() == -1
-        assert await peer.closed() == b""
-    server.close()
-    await within(server.wait_closed())
+        assert failed == ([] if at_once else [handshake.conn])
+
+
+async def test_a_server_may_close_while_it_waits_to_accept_again(files: dict[str, str]) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.setblocking(False)
+    exhausted = Exhausted(sock)
+    async with accepting(files, exhausted):
+        async with speaking(sock.getsockname()[1], b""):
+            await eventually(lambda: not exhausted.failures)
+    assert sock.fileno() == -1
