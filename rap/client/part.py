@@ -18,7 +18,7 @@ _log = logging.getLogger("rap.client")
 _SETTLED = 1.0  # seconds after which others that start with this client are connected too
 _TOLD = 1.0  # seconds in which servers tell how many clients they have
 _FAILED = 2  # dials in a row after which a server is lost
-_FIRST_PAUSE, _MAX_PAUSE = 5.0, 60.0  # seconds between two replacements; doubled each time
+_FIRST_PAUSE, _MAX_PAUSE = 1.0, 60.0  # seconds between two replacements; doubled each time
 _RECENT = 2.0  # seconds for which what was told before still holds: not all may be asked so soon
 
 

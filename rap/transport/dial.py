@@ -12,9 +12,8 @@ from rap.transport.tls import is_pinned
 __all__ = ["dial"]
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
-_STRANGER = range(
-    18, 22
-)  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: nobody vouches for it
+# X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: nobody vouches for it
+_STRANGER = range(18, 22)
 _TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
 
 
