@@ -81,7 +81,8 @@ async def follow(
                 snapshot = await reader.read()
             except RegistryError as exc:
                 if not failing:
-                    logger.warning("the last known set stands: %s", exc)
+                    what = "no set has come yet" if last is None else "the last known set stands"
+                    logger.warning("%s: %s", what, exc)
                 failing, snapshot, pause = True, None, poll_interval * _SOONER
                 tell(str(exc))
             else:

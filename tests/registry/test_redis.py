@@ -196,7 +196,19 @@ async def test_nonsense_in_the_version_is_an_outage_and_no_crash(
         await until_true(lambda: "answers again" in caplog.text)
         await registry.register("calc", make_endpoint(2), ttl=LONG)
         await following
-    assert caplog.text.count("cannot understand") == 1
+    assert caplog.text.count("the last known set stands: cannot understand") == 1
+
+
+async def test_an_outage_from_the_start_speaks_of_no_known_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = RedisRegistry("redis://127.0.0.1:1")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.aclose)
+        first = asyncio.ensure_future(anext(client.watch("calc")))
+        await until_true(lambda: "no set has come yet: Redis at redis://127.0.0.1:1" in caplog.text)
+        first.cancel()
+        await asyncio.wait([first])
 
 
 async def test_a_service_is_listed_before_it_is_registered_in_full(
