@@ -87,8 +87,15 @@ class Threads:
         jobs.queue.put((future, call))
         if is_short:
             name = f"rap-handler_{self._started}"
-            self._started += 1
-            threading.Thread(target=_work, args=(jobs,), name=name, daemon=True).start()
+            thread = threading.Thread(target=_work, args=(jobs,), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many on this machine, for now
+                if not self._started:  # else one that there is will come by
+                    future.cancel()
+                    raise
+            else:
+                self._started += 1
         return future
 
 

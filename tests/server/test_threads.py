@@ -101,3 +101,28 @@ async def test_an_error_of_any_kind_is_told() -> None:
         await pool.run(fail)
     assert await pool.run(name) == "rap-handler_0"
     pool.close()
+
+
+async def test_where_no_thread_can_be_started_calls_fail_until_there_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = Threads(2)
+    ran: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await pool.run(ran.append, (1,))
+    assert await within(pool.run(name)) == "rap-handler_0"
+    assert not ran
+    go_on = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        calls = asyncio.gather(pool.run(go_on.wait), pool.run(name))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert (await within(calls))[1] == "rap-handler_0"  # by the one that there is
+    pool.close()
