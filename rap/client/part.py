@@ -66,7 +66,7 @@ class Part:
         return _kept(listed, chosen, self._nodes)
 
     def replace_lost(self, ready: int) -> None:
-        """Where more than half are lost, take others for those that cannot be reached.
+        """Where more than half are lost, take others for those that cannot be reached, or drain.
 
         Who lists servers need not know which ones this client can reach.
 
@@ -124,9 +124,11 @@ class Part:
 
 
 def _is_lost(node: Node) -> bool:
-    """Whether a node cannot be reached; one that turns this client away can be."""
+    """Whether a node cannot be reached, or drains; not one that turns this client away."""
     pool = node.pool
-    return pool.failures >= _FAILED and pool.denial is None and not node.alive
+    if node.alive or pool.denial is not None:
+        return False
+    return pool.draining or pool.failures >= _FAILED
 
 
 def _kept(listed: Snapshot, chosen: Container[str], known: Container[str]) -> Snapshot:

@@ -64,6 +64,7 @@ class Pool:
         error: Why the last dial failed, or the last connection ended.
         denial: The last dial failed because the server does not accept who this client is.
         failures: Dials that failed in a row.
+        draining: The last dial found a server that asks for no calls.
         wanted: Keep one connection open.
     """
 
@@ -82,6 +83,7 @@ class Pool:
         self.error: str = "not dialled yet"
         self.denial: Unauthenticated | None = None
         self.failures = 0
+        self.draining = False
         self.wanted = False
         self.tally = tally or Tally()
         self.connections: set[Connection] = set()
@@ -180,7 +182,8 @@ class Pool:
                 self.failures += 1
                 self.tally.failed += 1
                 _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", exc)
-                if isinstance(exc, ServerDraining):
+                self.draining = isinstance(exc, ServerDraining)
+                if self.draining:
                     self.failures = 1
                 self.refresh()  # a call may have ended meanwhile
                 self._on_change()
@@ -188,6 +191,7 @@ class Pool:
                 self.failures = 0
                 self.tally.opened += 1
                 self.denial = None
+                self.draining = False
                 now = self._clock.monotonic()
                 if conn.closed:
                     self._note_end(now)

@@ -10,6 +10,7 @@ import pytest
 
 from rap.client import Client, SyncClient
 from rap.client.cluster import Cluster
+from rap.client.pool import ServerDraining
 from rap.errors import ConnectionClosed, Unauthenticated, Unavailable
 from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
@@ -195,12 +196,13 @@ class Door:
 
     def __init__(self, client: Client) -> None:
         self.cut: set[str] = set()
+        self.error: type[ConnectionClosed | Unavailable] = Unavailable
         self._dial = client._dialer.dial
         client._dialer.dial = self.dial  # type: ignore[method-assign]
 
     async def dial(self, endpoint: Endpoint, on_change: Any) -> Any:
         if endpoint.id in self.cut:
-            raise Unavailable(f"no route to {endpoint.id}", unserved=True)
+            raise self.error(f"no route to {endpoint.id}")
         return await self._dial(endpoint, on_change)
 
     def close(self, cluster: Cluster) -> set[str]:
@@ -237,9 +239,10 @@ async def until(clock: FakeClock, holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_others_take_the_place_of_servers_that_cannot_be_reached() -> None:
+@pytest.mark.parametrize("error", [Unavailable, ServerDraining])
+async def test_others_take_the_place_of_servers_that_cannot_be_reached_or_drain(error: Any) -> None:
     async with behind_a_door(12, 4) as (client, door, clock, _):
-        cluster = client.cluster
+        cluster, door.error = client.cluster, error
         for _ in range(2):
             door.close(cluster)
             await until(clock, lambda: len(ready(cluster) - door.cut) >= 2)
