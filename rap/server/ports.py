@@ -180,7 +180,7 @@ class Ports:
     async def close_connections(self, timeout: float) -> None:
         """Wait for clients to leave; after `timeout` seconds end what is left."""
         for listener in self._listeners:
-            await listener.handshakes_ended()
+            await listener.settled()
         try:
             async with asyncio.timeout(0 if self._abrupt.is_set() else timeout):
                 while self._connections:

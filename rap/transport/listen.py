@@ -17,6 +17,7 @@ __all__ = ["Listener", "listen"]
 _Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]  # what getaddrinfo tells
 
 
+_TURNS = 2  # of asyncio's loop from an accepted socket to `connection_made`: a task, a callback
 _TRIES = 16  # to find a port that is free on all addresses of a name
 
 
@@ -49,16 +50,32 @@ class Listener:
     def close(self) -> None:
         """Accept nothing more, and cut TLS handshakes; connections live on."""
         for server in self._servers:
-            server.close()
+            if isinstance(server, asyncio.Server):
+                _close_soon(server)
+            else:
+                server.close()
         if self._file is not None and self._file == _file_at(self.address.path):
             os.unlink(self.address.path)
         self._file = None
 
-    async def handshakes_ended(self) -> None:
-        """Return when no TLS handshake goes on any more; after `close`."""
+    async def settled(self) -> None:
+        """Return when all that was accepted is in, or its TLS handshake over; after `close`."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for server in self._servers:
             if isinstance(server, TlsServer):
                 await server.wait_closed()
+
+
+def _close_soon(server: asyncio.Server) -> None:
+    """Accept nothing more, and close in the next turn of the loop.
+
+    Closed in the turn in which it accepted a connection, asyncio's server drops that unclosed.
+    """
+    loop = server.get_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock)
+    loop.call_soon(server.close)
 
 
 def _ignore(_: object) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rap.address import Address
-from rap.transport import dial
+from rap.errors import ConnectionClosed
+from rap.transport import Connection, dial
 from rap.transport.listen import _bind_all, listen
 from tests.loopback import within
 from tests.transport.pairs import DEFAULTS, Pair
@@ -37,6 +38,7 @@ async def test_a_closed_listener_takes_nobody_but_its_connections_live() -> None
     listener = await listen(LOOPBACK, pair.make_server, backlog=5)
     await dial(listener.address, pair.make_client, timeout=10)
     listener.close()
+    await listener.settled()
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", listener.address.port)) == errno.ECONNREFUSED
     pair.echo()
@@ -63,7 +65,7 @@ async def test_an_address_in_use_is_named_and_nothing_is_left_bound() -> None:
         await listen(first.address, new_pair().make_server, backlog=5)
     assert caught.value.errno == errno.EADDRINUSE
     first.close()
-    await asyncio.sleep(0)
+    await first.settled()
     again = await listen(first.address, new_pair().make_server, backlog=5)
     again.close()
 
@@ -185,3 +187,24 @@ async def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_not_taken_ove
         waiting.connect_ex(str(socket_path))
         with pytest.raises(OSError, match="in use"):
             await listen(Address("unix", path=str(socket_path)), new_pair().make_server, backlog=5)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_listener_that_closes_still_takes_whom_it_has_accepted(turns: int) -> None:
+    made: list[Connection] = []
+
+    def make() -> Connection:
+        made.append(new_pair().make_server())
+        return made[-1]
+
+    listener = await listen(LOOPBACK, make, backlog=5)
+    with socket.create_connection((LOOPBACK.host, listener.address.port)):
+        for _ in range(turns):  # how far the loop comes with the connection
+            await asyncio.sleep(0)
+        listener.close()
+        await listener.settled()
+        assert len(made) == 1 or turns < 2
+        for conn in made:
+            assert conn.transport is not None
+            conn.abort(ConnectionClosed("the test is over"))
+            await within(conn.ended)
