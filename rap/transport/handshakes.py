@@ -111,7 +111,9 @@ class TlsServer:
         self._listen()
 
     def close(self) -> None:
-        """Accept nothing more, and cut handshakes; connections live on."""
+        """Accept nothing more, and cut handshakes; connections live on. May be called again."""
+        if self._sock.fileno() == -1:
+            return
         if self._retry is not None:
             self._retry.cancel()
         else:

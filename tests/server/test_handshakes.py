@@ -13,7 +13,7 @@ import pytest
 
 from faults.raw import Raw, speaking
 from rap.client import Client
-from rap.errors import ConnectionClosed
+from rap.errors import ConnectionClosed, Unavailable
 from rap.server import Server
 from rap.transport.handshakes import Handshake, TlsServer
 from rap.transport.tls import server_context
@@ -205,3 +205,22 @@ async def test_a_server_may_close_while_it_waits_to_accept_again(files: dict[str
         async with speaking(sock.getsockname()[1], b""):
             await eventually(lambda: not exhausted.failures)
     assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize("delay", [60, 0], ids=["listening", "closed"])
+async def test_a_drain_may_be_cut_short_whether_or_not_it_listens_still(
+    files: dict[str, str], delay: float
+) -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async with serving(wait, close_timeout=60, drain_delay=delay, **files) as server:
+        async with client_of(server, files) as client:
+            call = asyncio.create_task(client.raw_call("wait"))
+            await eventually(lambda: client.cluster.ready[0].stats.in_flight)
+            closing = asyncio.create_task(server.await_closed())
+            await eventually(lambda: delay or not client.cluster.ready)
+            server._ports.stop_at_once()
+            await within(closing)
+            with pytest.raises(Unavailable):
+                await call
