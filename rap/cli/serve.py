@@ -1,6 +1,7 @@
 """``rap serve module:server``: run a server until SIGTERM or Ctrl-C, then drain."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import threading
@@ -119,7 +120,7 @@ def _serve_many(workers: Workers) -> None:
     except OSError as exc:
         raise click.ClickException(f"the workers cannot be kept: {exc}") from exc
     _forgive_signal()
-    click.echo("rap: stopped")
+    _say_stopped()
 
 
 async def _serve(server: Server, metrics: MetricsPort | None) -> None:
@@ -131,7 +132,12 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
         click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
         await serving
     _forgive_signal()
-    click.echo("rap: stopped")
+    _say_stopped()
+
+
+def _say_stopped() -> None:
+    with contextlib.suppress(OSError):  # the terminal was closed
+        click.echo("rap: stopped")
 
 
 def _forgive_signal() -> None:
@@ -140,5 +146,5 @@ def _forgive_signal() -> None:
     If it does not end, as a thread of the program goes on, the next signal kills it.
     """
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda it, _: signal.signal(it, signal.SIG_DFL))

@@ -19,6 +19,7 @@ import click
 from rap.address import Address
 from rap.cli.metrics import MetricsPort, say_page, workers_page
 from rap.clock import Clock, SystemClock
+from rap.server.signals import hang_up_handler
 
 __all__ = ["Restarts", "Workers", "WorkersError"]
 
@@ -137,7 +138,7 @@ class Workers:
         """Keep the workers running until SIGTERM or SIGINT, then drain them in turn.
 
         The next one begins when the one before has ended, or after five seconds. A second signal
-        ends all at once; SIGHUP reaches every worker.
+        ends all at once; SIGHUP reaches every worker, the end of the terminal drains them.
 
         Raises:
             WorkersError: A worker cannot be started in the first place.
@@ -146,7 +147,7 @@ class Workers:
         handlers = {
             signal.SIGTERM: self._on_stop,
             signal.SIGINT: self._on_stop,
-            signal.SIGHUP: self._on_hangup,
+            signal.SIGHUP: hang_up_handler(self._on_hangup, self._stop.set),
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

@@ -1,10 +1,13 @@
 """`rap serve`: runs a server, drains it on a signal, and says what is wrong with a target."""
 
 import asyncio
+import os
+import pty
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from rap.cli.app import rap as rap_group
 from rap.cli.target import load_server
 from rap.client import Channel, Client
 from rap.server import Server
-from tests.cli.programs import PATIENCE, interrupt, line_with, rap
+from tests.cli.programs import PATIENCE, ROOT, interrupt, line_with, rap
 
 MODULE = """
 from rap.server import Channel, Server
@@ -99,12 +102,13 @@ def test_a_server_may_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what `ending` waits to see replaced
-    interrupted = signal.getsignal(signal.SIGINT)
+    interrupted, hung_up = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGHUP)
     try:
         result = CliRunner().invoke(rap_group, ["serve", "ending:server", "--loop", "asyncio"])
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, interrupted)
+        signal.signal(signal.SIGHUP, hung_up)
     assert result.exit_code == 0, result.output
     assert "rap: listening on 127.0.0.1:" in result.output
     assert result.output.endswith("rap: stopped\n")
@@ -150,6 +154,50 @@ def test_a_program_whose_thread_goes_on_after_the_drain_can_be_killed(tmp_path: 
             process.terminate()
             time.sleep(0.01)
         assert process.poll() == -signal.SIGTERM
+
+
+IN_TERMINAL = """
+import os, signal, sys
+os.open(sys.argv.pop(1), os.O_RDWR)  # a new session takes it as its terminal
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv.pop(1)))
+from rap.cli import main; main()
+"""
+ENDED = """
+from pathlib import Path
+from rap.server import Server
+
+server = Server("127.0.0.1:0", stop_event_list=[Path("ended").touch])
+"""
+
+
+@pytest.mark.parametrize("hang_up", ["SIG_DFL", "SIG_IGN"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_terminal_that_is_closed_ends_what_runs_in_it(
+    tmp_path: Path, workers: str, hang_up: str
+) -> None:
+    (tmp_path / "ended.py").write_text(ENDED)
+    ours, theirs = pty.openpty()
+    command = [os.ttyname(theirs), hang_up, "serve", "ended:server", "--workers", workers]
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, *command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"listening on") < int(workers):
+            seen += os.read(ours, 4096)
+        os.close(ours)
+        if hang_up == "SIG_IGN":  # as by nohup
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.terminate()
+        assert process.wait(PATIENCE) == 0
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "auto"])
