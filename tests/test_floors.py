@@ -33,7 +33,7 @@ FLOORS = [
     ["channel"],
     ["client", "server"],
     ["observe"],
-    ["gateway", "console", "cli", "testing"],
+    ["gateway", "cli"],
     ["api_gateway"],
 ]
 LEVEL = {unit: (floor, place) for floor, row in enumerate(FLOORS) for place, unit in enumerate(row)}
