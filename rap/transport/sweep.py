@@ -148,7 +148,9 @@ class Sweep:
             conn.ping()
         elif move is Move.GIVE_UP:
             silence = options.keepalive.timeout * options.keepalive.failures
-            conn.abort(ConnectionClosed(f"{conn.peer} answered no ping for {silence} s"))
+            text = f"{conn.peer} answered no ping for {silence} s"
+            hint = "it is gone, or something blocks its event loop"
+            conn.abort(ConnectionClosed(f"{text}: {hint}"))
         if conn.protocol.next_id > _LAST_OPEN:
             conn.leave()  # the pool dials another before the ids run out
         if busy or self._last_id != conn.protocol.last_id:
