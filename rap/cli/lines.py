@@ -46,18 +46,24 @@ class _Reader:
 
     def run(self) -> None:
         """Read until the end of the input, or nobody asks for more."""
+        with suppress(RuntimeError):  # the loop has ended
+            with suppress(OSError):  # what cannot be read is at its end
+                self._read()
+            self._put(b"")
+
+    def _read(self) -> None:
+        if sys.stdin is None:  # closed by who started the program
+            return
         stdin: Any = sys.stdin.buffer
         source = getattr(stdin, "raw", stdin)  # its buffer has a lock that Python takes at its end
         rest = b""
-        with suppress(OSError, RuntimeError):  # the second: the loop has ended
-            while chunk := source.read(_CHUNK):
-                *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
-                    if not self._put(line + b"\n"):
-                        return
-            if rest:
-                self._put(rest)
-            self._put(b"")
+        while chunk := source.read(_CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if not self._put(line + b"\n"):
+                    return
+        if rest:
+            self._put(rest)
 
     def _put(self, line: bytes) -> bool:
         self.room.acquire()
