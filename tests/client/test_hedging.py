@@ -4,7 +4,7 @@ import asyncio
 import gc
 import random
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from rap.balance import BreakerState
 from rap.client import Client
+from rap.client.hedging import _Race
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
 from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Verdict
@@ -295,13 +296,29 @@ async def test_no_call_waits_for_a_server_that_stalls() -> None:
             assert sum(served) <= 600 * 1.05
 
 
-async def once(desk: Desk, call: asyncio.Future[Any]) -> None:
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Races of which every copy was sent that ever will be, also if that is one."""
+    races: list[object] = []
+    start = _Race.start
+
+    async def noted(race: _Race) -> None:
+        await start(race)
+        races.append(race)
+
+    monkeypatch.setattr(_Race, "start", noted)
+    return races
+
+
+async def once(desk: Desk, call: Awaitable[Any], settled: list[object], races: int = 1) -> None:
     """Check that a call is late, but was sent once."""
-    await eventually(lambda: len(desk.entered) == 1)
-    await asyncio.sleep(0.02)  # twenty times the delay
-    assert len(desk.entered) == 1
+    settled.clear()
+    pending = asyncio.ensure_future(call)
+    await eventually(lambda: len(desk.entered) == 1 and len(settled) == races)
     desk.entered[0].answer.set_result(1)
-    assert await within(call) == 1
+    assert await within(pending) == 1
+    assert len(desk.entered) == 1
+    assert len(settled) == races
 
 
 @pytest.mark.parametrize(
@@ -314,22 +331,24 @@ async def once(desk: Desk, call: asyncio.Future[Any]) -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-async def test_a_call_is_sent_once_where_it_may_not_be_sent_twice(options: dict[str, Any]) -> None:
+async def test_a_call_is_sent_once_where_it_may_not_be_sent_twice(
+    options: dict[str, Any], settled: list[object]
+) -> None:
     async with at_work(**options) as (desk, _, stub):
-        await once(desk, asyncio.create_task(stub()))
+        await once(desk, stub(), settled)
 
 
-async def test_a_call_in_a_session_is_sent_once() -> None:
+async def test_a_call_in_a_session_is_sent_once(settled: list[object]) -> None:
     async with at_work() as (desk, client, stub), client.session:
-        await once(desk, asyncio.create_task(stub()))
+        await once(desk, stub(), settled, races=0)
 
 
-async def test_a_session_executes_a_call_that_would_be_hedged() -> None:
+async def test_a_session_executes_a_call_that_would_be_hedged(settled: list[object]) -> None:
     async with at_work() as (desk, client, stub), client.session as session:
-        await once(desk, asyncio.create_task(session.execute(stub())))
+        await once(desk, session.execute(stub()), settled, races=0)
 
 
-async def test_a_call_that_serves_a_retry_is_sent_once() -> None:
+async def test_a_call_that_serves_a_retry_is_sent_once(settled: list[object]) -> None:
     """The handler of a second copy asks for no second copies."""
     async with at_work(free=2 * FREE + 2) as (desk, client, _):
         through = client.register("call_through", idempotent=True, hedge=0.001)(outer)
@@ -337,10 +356,11 @@ async def test_a_call_that_serves_a_retry_is_sent_once() -> None:
         for _ in range(FREE):
             await through("hedged")
         desk.busy = True
+        settled.clear()
         call = asyncio.create_task(through("hedged"))
-        await eventually(lambda: len(desk.entered) == 3)  # of the first copy both, of the other one
-        await asyncio.sleep(0.02)
-        assert len(desk.entered) == 3
+        await eventually(lambda: len(settled) == 3)  # the call, and what each of its copies makes
+        await eventually(lambda: len(desk.entered) >= 3)
+        assert len(desk.entered) == 3  # of the first copy both, of the other one
         desk.entered[0].answer.set_result("done")
         assert await within(call) == "done"
 
@@ -349,13 +369,15 @@ async def outer(kind: str) -> Any:
     raise AssertionError("it runs on the server")
 
 
-async def test_a_connection_has_no_more_calls_cancelled_than_its_server_allows() -> None:
+async def test_a_connection_has_no_more_calls_cancelled_than_its_server_allows(
+    settled: list[object],
+) -> None:
     async with at_work(servers=2) as (desk, client, stub):
         for node in client.cluster.nodes.values():
             assert node.conn is not None
             node.conn.state["hedges"] = Never()
             break
-        await once(desk, asyncio.create_task(stub()))
+        await once(desk, stub(), settled)
 
 
 class Never:
