@@ -29,7 +29,7 @@ from rap.balance import (
     RoundRobin,
     SmoothWeighted,
 )
-from rap.wire.load import ServerLoad
+from rap.wire.load_report import ServerLoad
 
 __all__ = ["POLICIES", "SCENARIOS", "Result", "Scenario", "simulate"]
 

@@ -22,11 +22,11 @@ from rich.table import Table
 
 from rap.cli.demo.fleet import Fleet, Replica
 from rap.cli.demo.traffic import C, Observed
-from rap.cli.loop import loop_factory
 from rap.cli.redis_server import RedisServer
+from rap.cli.runtime import loop_factory
 from rap.client import Client
 from rap.errors import CallError
-from rap.redis_link import RedisLink
+from rap.redis.client import RedisLink
 from rap.registry.redis import RedisRegistry
 
 SERVICE = "bench"

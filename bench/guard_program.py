@@ -14,10 +14,10 @@ from typing import Any
 
 import uvloop
 
+from rap.call import Call, Request, Response
 from rap.client import Channel, Client
-from rap.message import Call, Request, Response
 from rap.processor import BaseProcessor
-from rap.processor.prometheus import PrometheusProcessor
+from rap.processor.metrics.prometheus import PrometheusProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server
 from rap.server.middleware import BaseConnMiddleware, BaseMsgMiddleware

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rap.address import Address
-from rap.cli.loop import loop_factory
+from rap.cli.runtime import loop_factory
 from rap.client import Channel, Client
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer

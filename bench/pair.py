@@ -20,7 +20,7 @@ _ANSWER = 20.0  # seconds beyond ten times what a workload may take
 _STOP = 3.0  # seconds
 _ROOT = Path(__file__).parents[1]
 
-# The allocator keeps large blocks, for every peer alike; `rap.cli.allocator` says why. Here it is
+# The allocator keeps large blocks, for every peer alike; `rap.cli.runtime` says why. Here it is
 # told in the environment, so that a process need not import anything of rap's for it.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),

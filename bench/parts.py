@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rap.cli.loop import loop_factory
+from rap.call import current
+from rap.cli.runtime import loop_factory
 from rap.client import Client
-from rap.message import current
 from rap.server import Server
 from rap.wire.codec import pack
 from rap.wire.frames import DATA, END, MESSAGE, OPEN, Frame, hello_frame, parse_frames

@@ -17,8 +17,8 @@ from faults.victim import attacked
 from faults.visitor import beside
 from fuzz.engines import blind, guided, has_atheris
 from fuzz.targets import TARGETS
+from rap.call import Call, Request, Shape, Side
 from rap.errors import CallError, ExceptionTypes, RapError, decode_error
-from rap.message import Call, Request, Shape, Side
 from rap.processor.compress import HEADER_NAME, CompressProcessor
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import HEADER, OPEN, read_reset

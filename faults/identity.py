@@ -12,9 +12,9 @@ from typing import Any
 from faults.scenario import Measured, Scale, Scenario
 from rap.client import Client
 from rap.errors import CallError
-from rap.redis_link import RedisLink
+from rap.redis.client import RedisLink
 from rap.server import Server
-from rap.state.redis_connections import RedisConnections
+from rap.shared_state.redis_connections import RedisConnections
 from tests.redis_server import RedisServer, find_redis_server
 from tests.transport.certificates import Certificates
 
@@ -128,8 +128,8 @@ async def _rotation(certificates: Certificates, folder: Path) -> tuple[int, int]
 
 _CHILD = """
 import asyncio, sys
-from rap.redis_link import RedisLink
-from rap.state.redis_connections import RedisConnections
+from rap.redis.client import RedisLink
+from rap.shared_state.redis_connections import RedisConnections
 
 async def main():
     counter = RedisConnections(RedisLink(sys.argv[1]), "faults/conn", ttl=float(sys.argv[2]))

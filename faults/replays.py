@@ -13,9 +13,9 @@ from faults.raw import speaking
 from faults.scenario import Measured, Scale, Scenario
 from rap.client import Client
 from rap.errors import CallError, Code
-from rap.redis_link import RedisLink
-from rap.state import StateUnavailable, state_from_url
-from rap.state.redis import RedisNonces
+from rap.redis.client import RedisLink
+from rap.shared_state import StateUnavailable, state_from_url
+from rap.shared_state.redis import RedisNonces
 from rap.wire.frames import read_reset
 from tests.fake_clock import FakeClock
 from tests.fault_proxy import Fate, FaultProxy
@@ -65,7 +65,7 @@ async def replayed_bytes(scale: Scale) -> Measured:
 
 _CHILD = """
 import asyncio, sys
-from rap.state import state_from_url
+from rap.shared_state import state_from_url
 
 async def main():
     store = state_from_url(sys.argv[1]).nonces()

@@ -19,7 +19,7 @@ from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, RESET
 from rap.wire.limits import Limits
 from rap.wire.protocol import WireProtocol
-from rap.wire.states import StreamState
+from rap.wire.stream import StreamState
 
 __all__ = ["TARGETS", "ClientTarget", "Finding", "ProtocolTarget", "ServerTarget", "Target"]
 

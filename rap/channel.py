@@ -7,14 +7,14 @@ stops the writer at the other end.
 from collections.abc import AsyncIterator
 from typing import Any
 
+from rap.call import Call, Request, Response, Side
 from rap.errors import CallError, ChannelClosed, Code
-from rap.function import decode_any, encode_any, encode_written
-from rap.message import Call, Request, Response, Side
 from rap.processor.base import Pipeline
+from rap.schema.function import decode_any, encode_any, encode_written
 from rap.transport.stream import EndOfStream, Message, Stream
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE
-from rap.wire.states import CLOSED, LOCAL_DONE
+from rap.wire.stream import CLOSED, LOCAL_DONE
 
 __all__ = ["Channel"]
 

@@ -1,10 +1,24 @@
 """Time as an argument: what waits, expires or decays takes a `Clock`."""
 
 import asyncio
+import os
+import random
 import time as _time
+from math import inf
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "clock_of"]
+__all__ = [
+    "MAX_TIMEOUT_MS",
+    "NEVER",
+    "Clock",
+    "SystemClock",
+    "check_timeout",
+    "clock_of",
+    "deadline_after",
+    "random_of",
+    "remaining_ms",
+    "shared_random",
+]
 
 
 class Clock(Protocol):
@@ -41,3 +55,58 @@ def clock_of(clock: Clock | None) -> Clock:
     ):
         raise ValueError(f"clock must have methods monotonic, time and sleep, got {clock!r}")
     return clock
+
+
+NEVER = inf
+MAX_TIMEOUT_MS = 2**32 - 1
+
+
+def check_timeout(name: str, value: float | None) -> float | None:
+    """Return `value`, seconds or `None` for no limit.
+
+    Raises:
+        ValueError: It is not a positive number; the message names the option.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number of seconds or None, got {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+    return value
+
+
+def deadline_after(seconds: float | None, clock: Clock) -> float:
+    """Return the deadline `seconds` from now; `NEVER` for `None`."""
+    return NEVER if seconds is None else clock.monotonic() + seconds
+
+
+def remaining_ms(deadline: float, now: float) -> int:
+    """Return milliseconds left, as sent on the wire: 0 stands for no deadline, 1 is the least."""
+    if deadline == NEVER:
+        return 0
+    return max(1, min(int((deadline - now) * 1000.0), MAX_TIMEOUT_MS))
+
+
+# To seed a generator takes 8 us, a tenth of what making a client takes.
+_shared = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.seed)  # a child must not draw the same lots
+
+
+def shared_random() -> random.Random:
+    """Return the generator that everybody may use, from any thread."""
+    return _shared
+
+
+def random_of(rng: random.Random | None) -> random.Random:
+    """Return the generator of an option: the shared one for `None`.
+
+    Raises:
+        ValueError: It is no generator.
+    """
+    if rng is None:
+        return _shared
+    if not isinstance(rng, random.Random):
+        raise ValueError(f"rng must be a random.Random, got {rng!r}")
+    return rng

@@ -7,7 +7,7 @@ import pytest
 
 from rap.client import Channel
 from rap.errors import CallError, Code, DeadlineExceeded
-from rap.function import encode_any
+from rap.schema.function import encode_any
 from rap.wire.codec import pack
 from tests.channel_pair import Pair, connected_pair, wait_for_ever
 from tests.loopback import within

@@ -51,7 +51,7 @@ DOCUMENTED = {
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
     "rap.balance": ["Picker", "PowerOfTwoChoices", "Prequal", "picker_from_name"],
-    "rap.wire.load": ["ServerLoad"],
+    "rap.wire.load_report": ["ServerLoad"],
     "rap.registry.base": ["Endpoint", "Registry", "Resolver", "State"],
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 import rap.client.processor
 import rap.server.processor
-from rap.lazy import Lazy, loader
+from rap._lazy import Lazy, loader
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_EXTRAS = """

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 from integration.app.settings import KEY_ID, Settings, settings
 from integration.app.tracing import Tracing
+from rap.call import Request
 from rap.client.processor import BaseProcessor
-from rap.message import Request
 from rap.server import Channel, Server
 from rap.server.processor import (
     CryptoProcessor,

@@ -1,15 +1,15 @@
 """Balancing: who takes a call. Loads, pickers, slow start and breakers, all without I/O."""
 
-from rap.balance.base import Candidate, Picker, needs_all, wants_reports
-from rap.balance.eject import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.balance.latency import LatencyAt
 from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
-from rap.balance.names import picker_from_name
+from rap.balance.outlier import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
+from rap.balance.policies import picker_from_name
 from rap.balance.prequal import Prequal
 from rap.balance.rendezvous import Rendezvous
+from rap.balance.slow_start import effective_weights, slow_start
 from rap.balance.subset import Subset
-from rap.balance.weight import effective_weights, slow_start
 from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
 from rap.balance.zone import ZoneAware, zone_shares
 

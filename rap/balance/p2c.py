@@ -10,7 +10,7 @@ from itertools import permutations
 from random import Random
 from typing import Any, TypeVar
 
-from rap.balance.base import Candidate
+from rap.balance.picker import Candidate
 
 __all__ = ["PowerOfTwoChoices"]
 

@@ -20,8 +20,8 @@ from operator import itemgetter
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rap.balance.base import Candidate
 from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.picker import Candidate
 
 __all__ = ["Prequal", "Report", "ReportingCandidate"]
 

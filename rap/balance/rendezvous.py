@@ -12,7 +12,7 @@ from math import log
 from random import Random
 from typing import TypeVar
 
-from rap.balance.base import Candidate
+from rap.balance.picker import Candidate
 from rap.balance.weighted import WeightedRandom
 
 __all__ = ["Rendezvous", "draw"]

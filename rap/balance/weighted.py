@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from rap.balance.base import Candidate
+from rap.balance.picker import Candidate
 
 __all__ = ["RoundRobin", "SmoothWeighted", "WeightedRandom"]
 

@@ -20,7 +20,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rap.balance.base import Candidate, Picker, needs_all, wants_reports
+from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
 
 __all__ = ["ZoneAware", "ZonedCandidate", "zone_shares"]
 

@@ -29,28 +29,32 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "bench": Place("rap.cli.bench", "bench", "Call a function again and again, and measure."),
-    "call": Place("rap.cli.call", "call", "Call a function and print what it answers."),
+    "bench": Place(
+        "rap.cli.commands.bench", "bench", "Call a function again and again, and measure."
+    ),
+    "call": Place("rap.cli.commands.call", "call", "Call a function and print what it answers."),
     "demo": Place(
-        "rap.cli.demo.command",
+        "rap.cli.commands.demo",
         "demo",
         "Run a small cluster, do to it what happens to clusters, and count what its client"
         " noticed.",
     ),
     "demo-replica": Place("rap.cli.demo.replica", "demo_replica", ""),
-    "describe": Place("rap.cli.describe", "describe", "Describe a function of a server."),
-    "ls": Place("rap.cli.ls", "ls", "List services, instances or functions."),
+    "describe": Place("rap.cli.commands.describe", "describe", "Describe a function of a server."),
+    "ls": Place("rap.cli.commands.ls", "ls", "List services, instances or functions."),
     "ping": Place(
-        "rap.cli.ping",
+        "rap.cli.commands.ping",
         "ping",
         "Measure round trips to each instance of a service, or each --host.",
     ),
     "serve": Place(
-        "rap.cli.serve", "serve", "Serve MODULE:SERVER, a Server or a function that makes one."
+        "rap.cli.commands.serve",
+        "serve",
+        "Serve MODULE:SERVER, a Server or a function that makes one.",
     ),
-    "stub": Place("rap.cli.stub", "stub", "Write a Python module of typed stubs."),
+    "stub": Place("rap.cli.commands.stub", "stub", "Write a Python module of typed stubs."),
     "top": Place(
-        "rap.cli.top",
+        "rap.cli.commands.top",
         "top",
         "Show load and state of each instance of a service, or each --host.",
     ),

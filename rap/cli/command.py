@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from rap.cli.loop import loop_factory
+from rap.cli.runtime import loop_factory
 from rap.errors import CallError, HandlerError, RapError
 
 __all__ = ["INTERRUPTED", "Command", "Failed", "error_text", "one_line", "run"]

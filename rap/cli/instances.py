@@ -8,12 +8,12 @@ from rap.cli.command import Failed
 from rap.cli.registry import Directory
 from rap.cli.remote import DEFAULT_HOST, Remote, refuses
 from rap.client import Client
+from rap.client.method import Plan
 from rap.client.node import Node
-from rap.client.plan import Plan
 from rap.errors import CallError, Code, DeadlineExceeded, Unavailable
 from rap.registry import Endpoint
 from rap.transport import Connection, UnaryStream
-from rap.wire.load import ServerLoad
+from rap.wire.load_report import ServerLoad
 
 __all__ = ["Instance", "instances_of", "look", "open_instance", "round_trip"]
 

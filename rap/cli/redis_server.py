@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from rap.cli.tied import tied_command
+from rap.cli.parent_death import tied_command
 
 __all__ = ["RedisServer", "find_redis_server"]
 

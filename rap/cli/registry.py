@@ -11,7 +11,7 @@ from rap.cli.command import Failed, one_line
 from rap.cli.remote import Remote, checked
 from rap.errors import RegistryError
 from rap.registry import Endpoint, check_name, registry_from_url
-from rap.registry.reports import LoadReport
+from rap.registry.base import LoadReport
 
 __all__ = ["Directory"]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from rap.address import Address
-from rap.observe.fetch import fetch
+from rap.observe.http import fetch
 
 __all__ = ["Counted", "Rates", "read_page", "scrape"]
 

@@ -12,14 +12,13 @@ import socket
 import sys
 
 from rap.address import Address
-from rap.cli.allocator import keep_freed_memory
-from rap.cli.loop import loop_factory
-from rap.cli.metrics import worker_page
-from rap.cli.serve import configure_logging
+from rap.cli.commands.serve import configure_logging
+from rap.cli.metrics_page import worker_page
+from rap.cli.runtime import keep_freed_memory, loop_factory
 from rap.cli.target import load_server
 from rap.errors import RapError
 from rap.server import Server
-from rap.server.worker import become_worker
+from rap.server.prefork import become_worker
 
 __all__ = ["main"]
 

@@ -1,7 +1,7 @@
 """Several processes that serve one program: started, restarted, and drained in turn.
 
 The process that keeps them serves nothing itself and does not import the program. See
-`rap.server.worker` for how workers share the work.
+`rap.server.prefork` for how workers share the work.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import click
 
 from rap.address import Address
-from rap.cli.metrics import MetricsPort, say_page, workers_page
+from rap.cli.metrics_page import MetricsPort, say_page, workers_page
 from rap.clock import Clock, SystemClock
 from rap.server.signals import hang_up_handler
 
@@ -104,7 +104,7 @@ class Workers:
     Args:
         target: What they serve, as in ``module:server``.
         count: How many.
-        loop: Their event loop, one of `rap.cli.loop.LOOPS`.
+        loop: Their event loop, one of `rap.cli.runtime.LOOPS`.
         log_level: Least level of what they log.
         metrics: Where one page shows the metrics of all; `None`: nowhere.
         say: Takes a line of what happens.

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from rap._lazy import Lazy, loader
+from rap.call import Request, Response
 from rap.channel import Channel
-from rap.client.core import Client
+from rap.client.client import Client
 from rap.client.session import Session
-from rap.lazy import Lazy, loader
-from rap.message import Request, Response
 
 if TYPE_CHECKING:
     from rap.client.sync import SyncClient

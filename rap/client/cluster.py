@@ -3,26 +3,207 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from contextlib import aclosing
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
-from rap.balance import BreakerState, Picker, Subset, ZoneAware, ejection_limit, needs_all
+from rap.balance import (
+    BreakerState,
+    Picker,
+    Subset,
+    ZoneAware,
+    effective_weights,
+    ejection_limit,
+    is_panic,
+    median_ewma,
+    needs_all,
+)
 from rap.client.config import ClientConfig
 from rap.client.node import Node
-from rap.client.part import Part
 from rap.client.pool import Pool, ServerDraining, Tally, has_room
-from rap.client.ready import ready_nodes
-from rap.client.trouble import closed, denial_of, waited, why_none
-from rap.client.waiting import Waiting
-from rap.clock import Clock
-from rap.deadline import NEVER
-from rap.errors import ConnectionClosed, Unauthenticated, Unavailable
+from rap.client.subsetting import Part
+from rap.clock import NEVER, Clock
+from rap.errors import CallError, ConnectionClosed, ResourceExhausted, Unauthenticated, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import trouble_of
 from rap.transport import Connection
 
-__all__ = ["Cluster"]
+__all__ = [
+    "Cluster",
+    "Ready",
+    "Waiting",
+    "closed",
+    "denial_of",
+    "ready_nodes",
+    "waited",
+    "why_none",
+]
+
+
+_MOST_TOLD = 10  # of very many nodes nobody reads more
+
+
+def why_none(
+    service: str, nodes: Collection[Node], known: bool, max_in_flight: int, trouble: str
+) -> str:
+    """Return one sentence on what is wrong with each node; of many, with the first ones.
+
+    Args:
+        service: Its name; empty for a list of addresses.
+        nodes: All that there are.
+        known: The registry has answered.
+        max_in_flight: Unary calls that one may have.
+        trouble: What the registry says is wrong with it.
+    """
+    of = f" of service {service!r}" if service else ""
+    if not nodes:
+        why = "the registry lists none" if known else "the registry has not answered"
+        return f"no server{of}: {why}" + (f": {trouble}" if trouble else "")
+    parts = []
+    for node in islice(nodes, _MOST_TOLD):
+        full = node.stats.in_flight >= max_in_flight
+        why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
+        parts.append(f"{node.key} ({why})")
+    if len(nodes) > _MOST_TOLD:
+        parts.append(f"and {len(nodes) - _MOST_TOLD} more")
+    return f"no usable server{of}: " + "; ".join(parts)
+
+
+def closed(loop: asyncio.AbstractEventLoop) -> Unavailable:
+    """Return the error of a call that finds the client closed, by its user or with its loop."""
+    text = "the client was closed"
+    if loop.is_closed():
+        text += " with the event loop that it was connected in: keep it to one asyncio.run()"
+    return Unavailable(text, unserved=True)
+
+
+def waited(seconds: float, *, is_call: bool) -> str:
+    """Return how long somebody waited for a server, and which timeout ended that.
+
+    Args:
+        seconds: How long.
+        is_call: The deadline of a call had come.
+    """
+    which = "the timeout of the call" if is_call else "option connect_timeout"
+    return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
+
+
+def denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
+    """Return why no server takes this client, if that is what all of them say."""
+    denials = [node.pool.denial for node in nodes]
+    return denials[0] if all(denials) and denials else None
+
+
+class Ready(NamedTuple):
+    """Where calls may go.
+
+    Args:
+        nodes: Those that may be picked.
+        changing: That soon changes by itself: the weight of one still grows, or an ejected one
+            waits for its probe.
+        panic: So few are healthy that health is ignored.
+    """
+
+    nodes: tuple[Node, ...]
+    changing: bool
+    panic: bool
+
+
+def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
+    """Return the nodes that may be picked, and set their weights.
+
+    Args:
+        nodes: All nodes.
+        now: Seconds on the monotonic clock.
+        slow_start: Seconds over which a newcomer's weight grows.
+    """
+    connected = [node for node in nodes if node.pool.conn is not None]
+    serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
+    healthy = [node for node in serving if node.breaker.available(now)]
+    ejected = len(serving) - len(healthy)
+    panic = is_panic(len(healthy), len(serving))
+    if panic:
+        healthy = serving
+    newcomers = [node for node in healthy if node.since is None]
+    if newcomers:
+        prior = median_ewma(node.stats for node in healthy)
+        for node in newcomers:
+            node.since = now
+            node.stats.prior = prior
+    ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
+    for node, weight in zip(healthy, effective_weights(ages, slow_start), strict=True):
+        node.weight = weight
+    changing = ejected > 0 or any(age < slow_start for _, age in ages)
+    return Ready(tuple(healthy), changing, panic)
+
+
+class Waiting:
+    """The queue of calls that no server can take now.
+
+    Args:
+        limit: Calls at the most.
+        clock: Source of time.
+
+    Attributes:
+        queue: A future for each call; false in a condition when nobody waits.
+    """
+
+    def __init__(self, limit: int, clock: Clock) -> None:
+        self.queue: deque[asyncio.Future[None]] = deque()
+        self._limit = limit
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+
+    async def wait(self, until: float) -> None:
+        """Return when it is this call's turn to try again.
+
+        Args:
+            until: Seconds on the monotonic clock.
+
+        Raises:
+            ResourceExhausted: Too many wait already.
+            TimeoutError: Its turn did not come in time.
+        """
+        if len(self.queue) >= self._limit:
+            raise ResourceExhausted(
+                f"{self._limit} calls wait for a server, which is max_waiting", unserved=True
+            )
+        turn = self._loop.create_future()
+        self.queue.append(turn)
+        try:
+            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
+                await turn
+        except BaseException:
+            if turn in self.queue:
+                self.queue.remove(turn)
+            elif turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.wake()  # nobody takes this turn: the next in line does
+            raise
+
+    def wake(self) -> None:
+        """Let the first in line go on."""
+        while self.queue:
+            turn = self.queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Let all go on; who finds no place waits again."""
+        for turn in self.queue:
+            if not turn.done():
+                turn.set_result(None)
+        self.queue.clear()
+
+    def fail(self, error: CallError) -> None:
+        """End the wait of all with an error."""
+        for turn in self.queue:
+            if not turn.done():
+                turn.set_exception(error)
+        self.queue.clear()
+
 
 _log = logging.getLogger("rap.client")
 

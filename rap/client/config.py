@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from rap.client.token import TokenSource, check_token
-from rap.deadline import check_timeout
+from rap.clock import check_timeout
 from rap.wire.limits import DEFAULT_LIMITS
 
 __all__ = ["ClientConfig"]

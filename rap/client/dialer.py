@@ -12,8 +12,8 @@ from rap.clock import Clock
 from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
+from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, client_context, pinned_certificate
-from rap.transport.traffic import CountedConnection, Traffic
 from rap.wire.limits import Limits
 
 __all__ = ["Dialer"]

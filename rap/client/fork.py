@@ -4,7 +4,7 @@ import os
 import weakref
 from typing import Protocol
 
-from rap.client.core import Client
+from rap.client.client import Client
 from rap.errors import ConnectionClosed
 
 __all__ = ["Forked", "disown", "watch_forks"]

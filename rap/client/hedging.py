@@ -11,17 +11,17 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
+from rap.call import Call, Request, current
+from rap.client.method import Plan
 from rap.client.node import Node
-from rap.client.plan import Plan
 from rap.client.retry import Attempt, is_retryable, serves_retry
 from rap.errors import CallError, Code, Verdict
-from rap.function import decode_any, encode_any
-from rap.message import Call, Request, current
+from rap.schema.function import decode_any, encode_any
 from rap.transport import Connection, UnaryStream
-from rap.transport.allowance import Allowance
+from rap.transport.rate_limit import Allowance
 
 if TYPE_CHECKING:
-    from rap.client.invoke import Invoker
+    from rap.client.call import Invoker
 
 __all__ = ["hedged"]
 

@@ -11,7 +11,7 @@ from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
-from rap.wire.load import ASK_FOR_LOAD, ServerLoad, read_load
+from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad, read_load
 
 __all__ = ["Node"]
 

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 from rap.clock import Clock
 from rap.errors import ConnectionClosed, RapError, Unauthenticated
-from rap.registry.wakeup import Wakeup
+from rap.notify import Wakeup
 from rap.transport import Connection
-from rap.transport.closing import close_all
+from rap.transport.connection import close_all
 
 __all__ = ["Pool", "ServerDraining", "Tally", "has_room"]
 

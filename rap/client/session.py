@@ -7,14 +7,14 @@ from contextvars import ContextVar, Token
 from types import CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, Self
 
-from rap.deadline import NEVER
+from rap.call import current
+from rap.clock import NEVER
 from rap.errors import CallError, Code, Unavailable
-from rap.message import current
 from rap.transport import Connection
 
 if TYPE_CHECKING:
-    from rap.client.core import Client
-    from rap.client.invoke import Invoker
+    from rap.client.call import Invoker
+    from rap.client.client import Client
     from rap.client.node import Node
 
 __all__ = ["PinnedSession", "Session", "ambient_session", "innermost_session", "stub_codes"]

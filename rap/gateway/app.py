@@ -15,7 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from rap.client import Client
-from rap.deadline import check_timeout
+from rap.clock import check_timeout
 from rap.errors import CallError
 from rap.gateway.bridge import bridge, close_code, receive_text
 from rap.gateway.events import MEDIA_TYPE, stream_events

@@ -5,12 +5,12 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
 from rap.gateway.reply import BadRequest, success_of, to_json
 from rap.gateway.request import Target, header_of
-from rap.message import FORWARDED
 
 __all__ = ["bridge", "close_code", "receive_text"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from rap.client.iterate import RemoteIterator
+from rap.client.response_stream import RemoteIterator
 from rap.errors import CallError
 from rap.gateway.reply import failure_of, to_json
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 
+from rap.call import FORWARDED, Header
 from rap.gateway.reply import BadRequest
-from rap.message import FORWARDED, Header
 
 __all__ = ["Target", "Targets", "header_of", "read_body", "timeout_of"]
 

@@ -5,16 +5,67 @@ list on both ends mirrors itself. The pipeline is built once; a hook that a proc
 override is dropped then and costs nothing.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, ClassVar, TypeVar
 
-from rap.function import decode_any, encode_any
-from rap.message import Call, Header, Request, Response, Side
+from rap.call import Call, Header, Request, Response, Side, current
+from rap.errors import CallError, Code
 from rap.options import as_list
-from rap.processor.plugin import PlugIn
+from rap.schema.function import decode_any, encode_any
 
-__all__ = ["BaseProcessor", "Failure", "Pipeline", "add_processors"]
+__all__ = ["BaseProcessor", "Failure", "Pipeline", "PlugIn", "Private", "add_processors", "outcome"]
+
+
+# A function, and its name and group.
+Private = tuple[Callable[..., Any], str | None, str]
+
+
+class PlugIn:
+    """Something that a server loads; a subclass need not call a constructor of it."""
+
+    def start_event_handle(self) -> Any:
+        """Run before a server listens; may be `async`."""
+
+    def stop_event_handle(self) -> Any:
+        """Run when a server has stopped, if it was started; may be `async`."""
+
+    def register(
+        self, func: Callable[..., Any], name: str | None = None, group: str | None = None
+    ) -> None:
+        """Make a function callable for clients on the machine of the server that loads this.
+
+        Call it in the constructor or in `start_event_handle`.
+
+        Args:
+            func: The function.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default the name of this object's class.
+        """
+        functions: list[Private] = self.__dict__.setdefault("_private_functions", [])
+        functions.append((func, name, group or type(self).__name__))
+
+    def take_private_functions(self) -> list[Private]:
+        """Return what was registered since this was last asked."""
+        functions: list[Private] = self.__dict__.pop("_private_functions", [])
+        return functions
+
+
+def outcome(error: BaseException | None) -> Code:
+    """Return the code of what ended the scope of a call; ask inside of the scope.
+
+    A handler whose call was ended from outside sees a cancellation. Its stream knows why: the
+    deadline passed, the caller gave up, or the connection was lost.
+    """
+    if error is None or isinstance(error, GeneratorExit):
+        return Code.OK
+    if isinstance(error, asyncio.CancelledError):
+        error = getattr(current.get(), "error", None) or error
+    if isinstance(error, CallError):
+        return error.code
+    return Code.CANCELLED if isinstance(error, asyncio.CancelledError) else Code.UNKNOWN
+
 
 # Code, message and details of an error, as they cross the wire.
 Failure = tuple[int, str, dict[str, Any]]

@@ -12,10 +12,10 @@ import asyncio
 import zlib
 from typing import TypeVar
 
+from rap.call import Request, Response, Side
 from rap.errors import InvalidArgument, ResourceExhausted
-from rap.function import decode_any, encode_any
-from rap.message import Request, Response, Side
 from rap.processor.base import BaseProcessor
+from rap.schema.function import decode_any, encode_any
 
 __all__ = ["HEADER_NAME", "CompressProcessor"]
 

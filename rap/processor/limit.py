@@ -4,12 +4,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
 
+from rap.call import Request
 from rap.errors import ResourceExhausted
-from rap.message import Request
 from rap.options import as_list
 from rap.processor.base import BaseProcessor
-from rap.state import Bucket, TokenBuckets, state_from_url
-from rap.state.base import check_number
+from rap.shared_state import Bucket, TokenBuckets, state_from_url
+from rap.shared_state.base import check_number
 
 __all__ = ["LimitProcessor", "Match", "Rule"]
 
@@ -87,7 +87,7 @@ class LimitProcessor(BaseProcessor):
     the client's side.
 
     Args:
-        backend: URL of `rap.state.state_from_url`, such as ``memory://`` or
+        backend: URL of `rap.shared_state.state_from_url`, such as ``memory://`` or
             ``redis://host:6379/0``, or a `TokenBuckets`. While Redis is away, each instance has
             its share of every limit.
         rule_list: Pairs of a function and a rule. The function, plain or async, returns what is

@@ -6,8 +6,9 @@ What a client of fixed addresses needs is imported at once, the rest when it is 
 
 from typing import TYPE_CHECKING
 
-from rap.lazy import Lazy, loader
+from rap._lazy import Lazy, loader
 from rap.registry.base import (
+    Change,
     Endpoint,
     Registry,
     Resolver,
@@ -15,18 +16,17 @@ from rap.registry.base import (
     State,
     check_name,
     check_weight,
+    diff,
 )
-from rap.registry.changes import Change, diff
 from rap.registry.static import StaticResolver
 
 if TYPE_CHECKING:
+    from rap.registry.base import AddressTaken, LeaseLost, LoadReport, Reports
     from rap.registry.cache import CachedResolver, SnapshotCache
     from rap.registry.dns import DnsResolver
     from rap.registry.file import FileRegistry
     from rap.registry.lease import Lease
     from rap.registry.memory import MemoryRegistry
-    from rap.registry.refusal import AddressTaken, LeaseLost
-    from rap.registry.reports import LoadReport, Reports
     from rap.registry.url import registry_from_url
 
 __all__ = [
@@ -59,8 +59,7 @@ _LATER = {
     "file": ["FileRegistry"],
     "lease": ["Lease"],
     "memory": ["MemoryRegistry"],
-    "refusal": ["AddressTaken", "LeaseLost"],
-    "reports": ["LoadReport", "Reports"],
+    "base": ["AddressTaken", "LeaseLost", "LoadReport", "Reports"],
     "url": ["registry_from_url"],
 }
 __getattr__ = loader(

@@ -1,25 +1,34 @@
 """What discovery is made of: endpoints, snapshots, and the two protocols around them."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rap.address import Address
+from rap.errors import RegistryError
 
 __all__ = [
+    "AddressTaken",
+    "Change",
     "Endpoint",
+    "LeaseLost",
+    "LoadReport",
     "Registry",
+    "Reports",
     "Resolver",
     "Snapshot",
     "State",
+    "check_load",
     "check_name",
     "check_ttl",
     "check_weight",
+    "diff",
     "trouble_of",
 ]
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may forget what is silent for a day
@@ -132,3 +141,103 @@ def check_ttl(value: object, *, option: str = "ttl") -> float:
     if not _MIN_TTL <= value <= _MAX_TTL:
         raise ValueError(f"{option} must be {_MIN_TTL:g} to {_MAX_TTL:g} seconds, got {value!r}")
     return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The step from one snapshot to the next; false when there is none.
+
+    Args:
+        added: Endpoints that only the new snapshot has.
+        updated: Endpoints of both whose weight, state or anything else differs, as they are now.
+        removed: Endpoints that only the old snapshot had.
+    """
+
+    added: tuple[Endpoint, ...] = ()
+    updated: tuple[Endpoint, ...] = ()
+    removed: tuple[Endpoint, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.updated or self.removed)
+
+
+def diff(old: Snapshot, new: Snapshot) -> Change:
+    """Return what turns `old` into `new`, each part in the order of its snapshot."""
+    return Change(
+        added=tuple(endpoint for key, endpoint in new.items() if key not in old),
+        updated=tuple(
+            endpoint for key, endpoint in new.items() if key in old and old[key] != endpoint
+        ),
+        removed=tuple(endpoint for key, endpoint in old.items() if key not in new),
+    )
+
+
+class LeaseLost(RegistryError):
+    """The registry no longer knows the registration; the next `register` writes it in full.
+
+    It comes from a registry that many instances lost at once (emptied, failed over with lost
+    writes), so whoever sees it waits a random part of a renewal interval first.
+    """
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(f"the registry has lost the registration of {endpoint_id}")
+        self.endpoint_id = endpoint_id
+
+
+class AddressTaken(RegistryError):
+    """Another living process is registered under the same address.
+
+    Args:
+        endpoint_id: The address.
+        retry_after: Seconds until the lease of the other runs out, if it does not renew it.
+    """
+
+    def __init__(self, endpoint_id: str, retry_after: float) -> None:
+        super().__init__(
+            f"another process is registered as {endpoint_id}; its lease stands for another "
+            f"{retry_after:.1f} s: give each server an address of its own (option advertise)"
+        )
+        self.endpoint_id = endpoint_id
+        self.retry_after = retry_after
+
+
+# Small figures of one instance, such as in_flight, rps, util, conns.
+LoadReport = Mapping[str, float]
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A registry that can also be asked what runs in it; for `rap top` and the console."""
+
+    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
+        """Keep the load of an instance; it travels with the next renewal of its lease."""
+
+    async def loads(self, service: str) -> Mapping[str, LoadReport]:
+        """Return endpoint id to the load it last reported.
+
+        Raises:
+            RegistryError: The registry cannot be reached.
+        """
+
+    async def services(self) -> Sequence[str]:
+        """Return the names of the services ever registered in this namespace, sorted.
+
+        Raises:
+            RegistryError: The registry cannot be reached.
+        """
+
+
+def check_load(value: object) -> dict[str, float]:
+    """Return a load report.
+
+    Raises:
+        ValueError: It is no mapping of text to numbers.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"load must be a mapping of names to numbers, got {value!r}")
+    for name, figure in value.items():
+        if not isinstance(name, str) or isinstance(figure, bool):
+            raise ValueError(f"load must map names to numbers, got {name!r}: {figure!r}")
+        if not isinstance(figure, int | float):
+            raise ValueError(f"load {name!r} must be a number, got {figure!r}")
+    return dict(value)

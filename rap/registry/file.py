@@ -5,19 +5,174 @@ modification time of that folder often, since it costs microseconds, and at the 
 """
 
 import asyncio
+import hashlib
+import json
 import logging
 import os
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.registry.base import Endpoint, Snapshot, check_name
-from rap.registry.lease_files import LeaseFiles
+from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name
+from rap.registry.records import from_record, to_record
+from rap.registry.self_preservation import as_seen, to_sweep
 
-__all__ = ["FileRegistry"]
+__all__ = ["FileRegistry", "LeaseFiles"]
+
 
 logger = logging.getLogger("rap.registry")
+
+_LOCK_TIMEOUT = 1.0  # seconds; the holder may be a stopped process
+_LOCK_RETRY = 0.005  # seconds
+_ATTEMPTS = 3  # at a write, while somebody removes the folder
+_NANOSECONDS = 1_000_000_000
+_SETTLED = 50_000_000  # ns; a folder changed so recently may change again in the same clock tick
+
+
+class LeaseFiles:
+    """One folder.
+
+    Args:
+        folder: Its path; made by the first `write`.
+        now: Gives seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+        self._folder = folder
+        self._now = now
+        self._warned: set[Path] = set()
+
+    def write(self, endpoint: Endpoint, ttl: float) -> None:
+        """Write or renew a registration, and remove those that have died.
+
+        Raises:
+            AddressTaken: Another incarnation holds the address.
+            OSError: The folder cannot be written.
+            RegistryError: Another process keeps the lock.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with self._locked():
+                    self._write(endpoint, ttl)
+                return
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS:
+                    raise
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Remove the registration of this incarnation, if it is there.
+
+        Raises:
+            OSError: The folder cannot be written.
+            RegistryError: Another process keeps the lock.
+        """
+        path = self._path(endpoint.id)
+        with suppress(FileNotFoundError), self._locked():
+            held = self._read(path)
+            if held is not None and held[0].incarnation == endpoint.incarnation:
+                path.unlink()
+
+    def snapshot(self) -> Snapshot | None:
+        """Return who is registered; `None` while the folder has never had anybody.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
+        if not (self._folder / ".known").exists():
+            return None
+        found = [held for path in sorted(self._folder.glob("*.json")) if (held := self._read(path))]
+        now = self._now()
+        return {endpoint.id: as_seen(endpoint, expires - now) for endpoint, expires in found}
+
+    def signature(self) -> tuple[int, int] | None:
+        """Return what differs once a registration came, changed or went.
+
+        It costs one `stat`. `None`, which equals no other look, means look inside: the folder is
+        not there, or was changed too lately for its modification time to tell.
+        """
+        try:
+            status = self._folder.stat()
+        except OSError:
+            return None
+        if time.time_ns() - status.st_mtime_ns < _SETTLED:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def _path(self, endpoint_id: str) -> Path:
+        digest = hashlib.sha256(endpoint_id.encode()).hexdigest()
+        return self._folder / f"{digest[:32]}.json"
+
+    def _write(self, endpoint: Endpoint, ttl: float) -> None:
+        now = self._now()
+        path = self._path(endpoint.id)
+        held = self._read(path)
+        if held is not None:
+            other = held[0].incarnation != endpoint.incarnation
+            if other and held[1] > now:
+                raise AddressTaken(endpoint.id, held[1] - now)
+        expires = round((now + ttl) * _NANOSECONDS)
+        if held is not None and held[0] == endpoint and held[1] > now:
+            os.utime(path, ns=(expires, expires))
+        else:
+            new = self._folder / ".new"  # one name is enough under the lock
+            new.write_text(json.dumps({"id": endpoint.id, **to_record(endpoint)}))
+            os.utime(new, ns=(expires, expires))
+            new.replace(path)
+        self._sweep(now)
+        (self._folder / ".known").touch()
+
+    def _sweep(self, now: float) -> None:
+        leases = {str(path): path.stat().st_mtime for path in self._folder.glob("*.json")}
+        expired = {name: now - expires for name, expires in leases.items() if expires <= now}
+        for name in to_sweep(expired, len(leases)):
+            Path(name).unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> tuple[Endpoint, float] | None:
+        """Return endpoint and expiry; `None` for a file that is gone or is no record."""
+        try:
+            expires = path.stat().st_mtime
+            record = json.loads(path.read_bytes())
+            endpoint_id = record.get("id") if isinstance(record, dict) else None
+            if not isinstance(endpoint_id, str):
+                raise ValueError(f"field id must be text, got {endpoint_id!r}")
+            return from_record(endpoint_id, record), expires
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError) as exc:
+            if path not in self._warned:
+                self._warned.add(path)
+                logger.warning("%s is ignored, it is no registration: %s", path, exc)
+            return None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock; FileNotFoundError if the folder is removed or made anew."""
+        import fcntl  # not on every system; reading needs no lock
+
+        path = self._folder / ".lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            give_up = time.monotonic() + _LOCK_TIMEOUT
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise RegistryError(
+                            f"another process has held {path} for {_LOCK_TIMEOUT:g} s"
+                        ) from None
+                    time.sleep(_LOCK_RETRY)
+            if os.fstat(handle).st_ino != path.stat().st_ino:
+                raise FileNotFoundError(f"{path} was replaced")
+            yield
+        finally:
+            os.close(handle)
+
 
 _LOOK_INTERVAL = 0.03  # seconds between looks at the folder's modification time
 _READ_INTERVAL = 0.5  # seconds between looks at all leases, unless the folder changed

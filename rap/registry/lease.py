@@ -14,10 +14,17 @@ from typing import Self
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.registry.base import Endpoint, Registry, check_name, check_ttl
-from rap.registry.refusal import AddressTaken, LeaseLost
-from rap.registry.reports import LoadReport, Reports
-from rap.registry.wakeup import Wakeup
+from rap.notify import Wakeup
+from rap.registry.base import (
+    AddressTaken,
+    Endpoint,
+    LeaseLost,
+    LoadReport,
+    Registry,
+    Reports,
+    check_name,
+    check_ttl,
+)
 
 __all__ = ["Lease"]
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from rap.clock import Clock, SystemClock
-from rap.registry.base import Endpoint, Snapshot, check_name
-from rap.registry.expiry import as_seen, to_sweep
-from rap.registry.refusal import AddressTaken
-from rap.registry.reports import LoadReport, check_load
-from rap.registry.wakeup import Wakeup
+from rap.notify import Wakeup
+from rap.registry.base import AddressTaken, Endpoint, LoadReport, Snapshot, check_load, check_name
+from rap.registry.self_preservation import as_seen, to_sweep
 
 __all__ = ["MemoryRegistry"]
 

@@ -22,17 +22,22 @@ from importlib.resources import files
 from typing import Any
 
 from rap.address import Address
-from rap.clock import Clock, SystemClock
-from rap.deadline import check_timeout
+from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
-from rap.redis_link import RedisLink, Script, Value
-from rap.registry.base import Endpoint, Snapshot, check_name
+from rap.redis.client import RedisLink, Script, Value
+from rap.registry.base import (
+    AddressTaken,
+    Endpoint,
+    LeaseLost,
+    LoadReport,
+    Snapshot,
+    check_load,
+    check_name,
+)
 from rap.registry.cache import SnapshotCache
-from rap.registry.expiry import DEAD_AFTER, SMALL_SERVICE, SWEEP_PERCENT
 from rap.registry.records import to_record
 from rap.registry.redis_watch import Keys, follow
-from rap.registry.refusal import AddressTaken, LeaseLost
-from rap.registry.reports import LoadReport, check_load
+from rap.registry.self_preservation import DEAD_AFTER, SMALL_SERVICE, SWEEP_PERCENT
 from rap.wire.codec import pack, unpack
 
 __all__ = ["RedisRegistry"]
@@ -60,7 +65,7 @@ class RedisRegistry:
     """Registry and resolver on one Redis; to be used in one event loop.
 
     Args:
-        url: As in `rap.redis_url`.
+        url: As in `rap.redis.url`.
         namespace: Keeps environments apart.
         cache: Keeps the last known sets, so that a client starts while Redis is down.
         poll_interval: Seconds between looks at a watched service, if no message came before.

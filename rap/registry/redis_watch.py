@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from rap.clock import Clock
 from rap.errors import RegistryError
-from rap.redis_link import RedisLink, Script
+from rap.notify import Wakeup
+from rap.redis.client import RedisLink, Script
+from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
-from rap.registry.subscription import Subscription
-from rap.registry.view import Entry, Step, Version, View
-from rap.registry.wakeup import Wakeup
+from rap.registry.watch_cache import Entry, Step, Version, View
 
 __all__ = ["Keys", "follow"]
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from rap.address import Address
 from rap.clock import Clock, SystemClock
-from rap.redis_url import REDIS_SCHEMES, RedisTarget
+from rap.redis.url import REDIS_SCHEMES, RedisTarget
 from rap.registry.base import Endpoint, Registry, Resolver, check_name, check_weight
 from rap.registry.cache import CachedResolver, SnapshotCache
 from rap.registry.dns import DnsResolver

@@ -1,9 +1,9 @@
 """The serving end: `Server`, and what its handlers use."""
 
+from rap.call import Request, Response
 from rap.channel import Channel
-from rap.message import Request, Response
 from rap.server import context
 from rap.server.context import Session
-from rap.server.core import Server
+from rap.server.server import Server
 
 __all__ = ["Channel", "Request", "Response", "Server", "Session", "context"]

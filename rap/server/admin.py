@@ -15,9 +15,9 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypedDict
 
+from rap.call import Shape, method_path
 from rap.errors import CallError, Code, InvalidArgument, NotFound, RegistrationError
-from rap.message import Shape, method_path
-from rap.server.description import Description, describe
+from rap.schema.reflection import Description, describe
 from rap.server.router import DEFAULT_GROUP, Handler, Router
 
 __all__ = ["GROUP", "Admin", "FunctionEntry"]

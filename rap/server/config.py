@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from math import inf
 
 from rap.address import Address
-from rap.deadline import check_timeout
+from rap.clock import check_timeout
 from rap.options import check_flag
 from rap.registry.base import check_ttl
-from rap.server.verifier import Verifier, verify_with
+from rap.server.authentication import Verifier, verify_with
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
 from rap.wire.limits import DEFAULT_LIMITS
@@ -90,7 +90,7 @@ class ServerConfig:
         allow_load: Clients on this machine may import code into the server: private functions
             ``load`` and ``reload`` of the group ``registry``.
         verify_token: The token that clients must have, or a function that verifies theirs and
-            returns who they are; see `rap.server.verifier`. `None`: all may connect.
+            returns who they are; see `rap.server.authentication`. `None`: all may connect.
         max_token_failures: Refused tokens of one address in a minute; from then on until the
             minute is over its connections are refused without asking.
     """

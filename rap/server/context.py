@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rap.address import Peer
-from rap.message import Call, Request, current
+from rap.call import Call, Request, current
 
 if TYPE_CHECKING:
     call: Call

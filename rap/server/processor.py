@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from rap.lazy import Lazy, loader
+from rap._lazy import Lazy, loader
 from rap.processor.base import BaseProcessor
 
 if TYPE_CHECKING:
     from rap.processor.compress import CompressProcessor
-    from rap.processor.encryption import ServerCryptoProcessor as CryptoProcessor
+    from rap.processor.encryption.processor import ServerCryptoProcessor as CryptoProcessor
     from rap.processor.limit import LimitProcessor, Rule
-    from rap.processor.opentelemetry import OpenTelemetryProcessor
-    from rap.processor.opentracing import TracingProcessor
-    from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
+    from rap.processor.metrics.prometheus import PrometheusMessageProcessor, PrometheusProcessor
+    from rap.processor.tracing.opentelemetry import OpenTelemetryProcessor
+    from rap.processor.tracing.opentracing import TracingProcessor
 
 __all__ = [
     "BaseProcessor",
@@ -29,16 +29,22 @@ __getattr__ = loader(
     __name__,
     {
         "CompressProcessor": Lazy("rap.processor.compress", "CompressProcessor"),
-        "CryptoProcessor": Lazy("rap.processor.encryption", "ServerCryptoProcessor", "crypto"),
+        "CryptoProcessor": Lazy(
+            "rap.processor.encryption.processor", "ServerCryptoProcessor", "crypto"
+        ),
         "LimitProcessor": Lazy("rap.processor.limit", "LimitProcessor"),
         "OpenTelemetryProcessor": Lazy(
-            "rap.processor.opentelemetry", "OpenTelemetryProcessor", "otel"
+            "rap.processor.tracing.opentelemetry", "OpenTelemetryProcessor", "otel"
         ),
         "PrometheusMessageProcessor": Lazy(
-            "rap.processor.prometheus", "PrometheusMessageProcessor", "metrics"
+            "rap.processor.metrics.prometheus", "PrometheusMessageProcessor", "metrics"
         ),
-        "PrometheusProcessor": Lazy("rap.processor.prometheus", "PrometheusProcessor", "metrics"),
+        "PrometheusProcessor": Lazy(
+            "rap.processor.metrics.prometheus", "PrometheusProcessor", "metrics"
+        ),
         "Rule": Lazy("rap.processor.limit", "Rule"),
-        "TracingProcessor": Lazy("rap.processor.opentracing", "TracingProcessor", "opentracing"),
+        "TracingProcessor": Lazy(
+            "rap.processor.tracing.opentracing", "TracingProcessor", "opentracing"
+        ),
     },
 )

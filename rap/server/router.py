@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rap.deadline import NEVER, check_timeout
+from rap.call import Shape, method_path
+from rap.clock import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
-from rap.function import Function
-from rap.message import Shape, method_path
 from rap.options import check_flag
-from rap.server.allow import Allow, Rule, allow_rule, both
+from rap.schema.function import Function
+from rap.server.authorization import Allow, Rule, allow_rule, both
 
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 

@@ -6,9 +6,15 @@ some 16 frames are there. One timer looks after deadlines, keepalive and stalls 
 """
 
 import asyncio
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from rap.address import Peer
@@ -20,22 +26,120 @@ from rap.errors import (
     RapError,
     Unauthenticated,
     Unavailable,
+    decode_error,
 )
-from rap.transport.allowance import Allowance
-from rap.transport.binding import bound_peer, new_random
-from rap.transport.holding import Holding
 from rap.transport.options import ConnectionOptions
-from rap.transport.peer import peer_of
-from rap.transport.rare import lost, on_rare
-from rap.transport.sweep import Sweep
-from rap.transport.turns import on_unfinished
-from rap.transport.writing import writelines_of
-from rap.wire.frames import DATA, END, MAX_STREAM_ID, MESSAGE, OPEN
+from rap.transport.rate_limit import Allowance
+from rap.transport.watchdog import Sweep
+from rap.wire.frames import (
+    ACK,
+    DATA,
+    END,
+    GOAWAY,
+    HELLO,
+    LOAD,
+    MAX_STREAM_ID,
+    MESSAGE,
+    OPEN,
+    PING,
+    REFUSED,
+    RESET,
+    UNSERVED,
+    read_go_away,
+    read_reset,
+)
 from rap.wire.protocol import WireProtocol
 from rap.wire.sender import BULK
-from rap.wire.states import REMOTE_END, State, StreamState, is_unsent
+from rap.wire.stream import CLOSED, REMOTE_END, State, StreamState, is_unsent
 
-__all__ = ["Connection"]
+__all__ = [
+    "Connection",
+    "Holding",
+    "bind",
+    "bound_peer",
+    "close_all",
+    "defer_when_full",
+    "lost",
+    "new_random",
+    "on_rare",
+    "on_unfinished",
+    "pause",
+    "peer_of",
+    "writelines_of",
+]
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Peer | None:
+    """Return who is at the other end, or `None` if that cannot be known any more.
+
+    A TCP peer that has left already has no address. It must not pass for a peer without one, on
+    a unix socket: such a peer is local, and may call private functions.
+    """
+    name = transport.get_extra_info("peername")
+    sock = transport.get_extra_info("socket")
+    family = getattr(sock, "family", None)
+    if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(name, tuple):
+        return None
+    tls = transport.get_extra_info("ssl_object")
+    identity = tls.getpeercert() if tls is not None else None
+    return Peer.from_sockname(name, identity or None)
+
+
+_SIZE = 16  # bytes; with less, two connections could have the same by chance
+_MOST = 64  # a binding is kept as long as the connection
+
+
+def new_random() -> bytes:
+    """Return the random number of one side of one connection."""
+    return os.urandom(_SIZE)
+
+
+def bind(client: object, server: object) -> bytes:
+    """Return the binding of a connection; nothing if a side's number is missing, short or long.
+
+    Args:
+        client: What the client's Hello has as ``random``.
+        server: What the server's Hello has.
+    """
+    binding = b""
+    for number in (client, server):
+        if not isinstance(number, bytes) or not _SIZE <= len(number) <= _MOST:
+            return b""
+        binding += len(number).to_bytes(4, "big") + number  # no other pair gives the same
+    return binding
+
+
+def bound_peer(conn: "Connection", own: bytes) -> Peer:
+    """Return the peer of a connection as it is once its Hello has come.
+
+    Args:
+        conn: The connection.
+        own: The random number of this side.
+    """
+    theirs = conn.protocol.peer_hello.get("random")
+    binding = bind(theirs, own) if conn.is_server else bind(own, theirs)
+    return dataclasses.replace(conn.peer, binding=binding, state=conn.state)
+
+
+Pieces = Sequence[bytes | memoryview]
+
+# There `writelines` of a plain socket never asks to pause, so its buffer grows without bound
+# (CVE-2024-12254).
+_NEVER_PAUSES = (3, 12, 0) <= sys.version_info < (3, 12, 9) or (
+    (3, 13, 0) <= sys.version_info < (3, 13, 2)
+)
+
+
+def writelines_of(transport: asyncio.Transport) -> Callable[[Pieces], None]:
+    """Return what writes several pieces to `transport`."""
+    if _NEVER_PAUSES and type(transport).__module__ == "asyncio.selector_events":
+
+        def join_and_write(pieces: Pieces) -> None:
+            transport.write(b"".join(pieces))
+
+        return join_and_write
+    return transport.writelines
+
 
 _REQUEST = MESSAGE | END
 # What costs no credit goes out also when the transport is full. A peer that asks for ever
@@ -398,3 +502,282 @@ _BUILTIN_TYPES = ExceptionTypes()
 
 def _no_streams(*_: object) -> StreamState:
     raise AssertionError("a client's peer opens no streams")
+
+
+_NEARLY = 0.1  # seconds before its deadline, for the clocks began at different times
+
+
+def on_rare(
+    conn: "Connection", kind: int, stream: Any, flags: int, body: bytes | memoryview
+) -> None:
+    """Act on an event of the protocol.
+
+    Args:
+        conn: Where it came.
+        kind: RESET, PING, GOAWAY, HELLO or LOAD.
+        stream: The stream of a Reset.
+        flags: Of the frame; the last stream id of a GoAway.
+        body: Of the frame.
+    """
+    if kind == RESET:
+        _on_reset(conn, stream, flags, bytes(body))
+    elif kind == PING:
+        _on_ping(conn, flags)
+    elif kind == GOAWAY:
+        _on_go_away(conn, flags, bytes(body))
+    elif kind == HELLO:
+        conn.greeted()
+    elif kind == LOAD and conn.on_load is not None:
+        if conn.is_server and conn.pings.exceeds(conn.clock.monotonic()):
+            conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
+        else:
+            conn.on_load(conn, bytes(body))
+
+
+def lost(peer: object, error: Exception | None) -> ConnectionClosed:
+    """Return what is told of a connection that ended, and not by this side's will."""
+    return ConnectionClosed(f"connection to {peer} lost" + (f": {error}" if error else ""))
+
+
+def _on_ping(conn: "Connection", flags: int) -> None:
+    now = conn.clock.monotonic()
+    if flags & ACK:
+        conn.sweep.keepalive.answered(now)
+    elif conn.pings.exceeds(now):
+        conn.abort(ConnectionClosed(f"{conn.peer}: too many pings"))
+
+
+def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
+    try:
+        code, message, details = read_reset(body)
+    except ValueError as exc:
+        code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
+    if code == Code.OK and not conn.is_server:
+        stream.on_stopped()
+        return
+    if code == Code.OK:
+        code = Code.CANCELLED  # only a server may end a call that way; who serves it must stop
+    refused = bool(flags & REFUSED)  # by this side
+    if stream.see_error is not None and not refused:
+        code, message, details = stream.see_error((code, message, details))
+    unserved = bool(flags & UNSERVED)
+    error = decode_error(code, message, details, conn.exception_types, unserved=unserved)
+    error.remote = not refused
+    stream.fail(error)
+    if conn.is_server and not _was_due(conn, stream, code):
+        if conn.cancels.exceeds(conn.clock.monotonic()):
+            _on_too_many_cancels(conn)
+        if conn.cancels.is_low or conn.cancels.exceeded:
+            pause(conn)
+
+
+def _was_due(conn: "Connection", stream: Any, code: int) -> bool:
+    """Whether a call ends at the deadline that its client gave it, as it would without a Reset."""
+    left = stream.deadline - conn.clock.monotonic()
+    return code == Code.DEADLINE_EXCEEDED and bool(left < _NEARLY)
+
+
+def _on_too_many_cancels(conn: "Connection") -> None:
+    """Serve nothing new of the client: a good one goes on elsewhere. Cut one that stays."""
+    text = "too many cancelled calls"
+    if conn.protocol.refuse_above == MAX_STREAM_ID:
+        conn.go_away(final=True, message=text)
+        conn.cancels.renew()
+    else:
+        conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
+
+
+def _denial(text: str) -> Unauthenticated:
+    return Unauthenticated(text, remote=True, unserved=True)
+
+
+def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
+    """Open nothing new; what lies above the last id was never served."""
+    try:
+        code, message = read_go_away(body)
+    except ValueError as exc:
+        code, message = Code.UNKNOWN, str(exc)
+    conn.stop_opening()
+    if code != Code.OK and conn.error is None:
+        text = f"{conn.peer} refused the connection: {message}"
+        denied = code == Code.UNAUTHENTICATED
+        conn.error = _denial(text) if denied else ConnectionClosed(text)
+        if conn.is_server or not denied:  # else the pool says so
+            conn.log.warning("%s", conn.error)
+    if not conn.is_server and last_id < MAX_STREAM_ID:
+        for stream in [each for each in conn.streams.values() if each.id > last_id]:
+            conn.protocol.forget(stream)
+            text = f"{conn.peer} closed before it served the call"
+            stream.fail(Unavailable(text, remote=True, unserved=True))
+    conn.changed()
+
+
+# Seconds between two turns of a client that cancels much; and of one that was asked to leave for
+# it, which may have many more calls open to cancel, but has none begun.
+_PAUSE = 0.05
+_PAUSE_AFTER = 0.005
+
+
+def on_unfinished(conn: "Connection") -> None:
+    """Watch over a frame that has begun to come, or take what is left in a later turn."""
+    protocol = conn.protocol
+    if not protocol.more:
+        conn.sweep.on_partial(protocol.partial)
+    else:
+        pause(conn)
+
+
+def pause(conn: "Connection") -> None:
+    """Let others have their turn; a client that cancels much has to wait for longer."""
+    if conn.waits_for_turn or conn.closed:
+        return
+    conn.waits_for_turn = True
+    conn.transport.pause_reading()
+    loop = asyncio.get_running_loop()
+    cancels = conn.cancels
+    if cancels.exceeded or cancels.is_low:
+        loop.call_later(_PAUSE_AFTER if cancels.exceeded else _PAUSE, _go_on, conn)
+    else:
+        loop.call_soon(_go_on, conn)
+
+
+def _go_on(conn: "Connection") -> None:
+    conn.waits_for_turn = False
+    if conn.closed or conn.transport.is_closing():
+        return
+    if conn.protocol.more:
+        conn.data_received(b"")
+    if not (conn.waits_for_turn or conn.transport.is_closing()):
+        conn.transport.resume_reading()
+
+
+class Holding(asyncio.Protocol):
+    """Stands in for a new connection at its transport; to be made in its `on_made`.
+
+    Not even our Hello is sent, so a client that is turned away learns it while it dials.
+
+    Args:
+        conn: The connection.
+    """
+
+    def __init__(self, conn: "Connection") -> None:
+        self._conn = conn
+        self._early = b""  # uvloop begins to read when `connection_made` has returned
+        conn.held = self
+        conn.transport.set_protocol(self)
+        conn.transport.pause_reading()
+
+    def hand_to(self, protocol: asyncio.Protocol) -> None:
+        """Let another protocol read in the place of the connection, which stays held."""
+        transport = self._conn.transport
+        transport.set_protocol(protocol)
+        early, self._early = self._early, b""
+        if early:
+            protocol.data_received(early)
+        transport.resume_reading()
+
+    def release(self) -> None:
+        """Let the connection say Hello, and read unless another protocol does."""
+        conn = self._conn
+        conn.held = None
+        if not conn.closed:
+            conn.protocol.flush()
+            if conn.transport.get_protocol() is self:
+                self.hand_to(conn)
+            else:
+                conn.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what the transport had read already, and stop it."""
+        self._early += data
+        self._conn.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Tell the connection."""
+        self._conn.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Tell the connection."""
+        self._conn.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the connection."""
+        self._conn.connection_lost(exc)
+
+
+_TURN = 64  # calls that are begun in one turn of the loop
+
+
+def defer_when_full(conn: "Connection") -> None:
+    """Begin no call of a connection, of a server, while its backlog is full."""
+    conn.protocol.backlog.tell = partial(_Deferral, conn)  # few are ever needed
+
+
+class _Deferral:
+    """Takes the place of what begins calls, as long as the backlog of a connection is full.
+
+    Args:
+        conn: The connection.
+        is_full: Whether it is.
+    """
+
+    def __init__(self, conn: "Connection", is_full: bool) -> None:
+        self._conn = conn
+        self._begin = conn.on_open
+        self._waiting: deque[tuple[Any, int, bytes, bytes | memoryview]] = deque()
+        self._backlog = conn.protocol.backlog
+        self._backlog.tell = self._on_change
+        self._on_change(is_full)
+
+    def _on_change(self, is_full: bool) -> None:
+        if is_full:
+            self._conn.on_open = self._put
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _put(self, stream: Any, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+        self._waiting.append((stream, flags, meta, body))
+
+    def _go_on(self) -> None:
+        """Begin what waits, in the order in which it came."""
+        assert self._begin is not None
+        for _ in range(_TURN):
+            if not self._waiting or self._backlog.is_full:
+                break
+            stream, flags, meta, body = self._waiting.popleft()
+            if stream.state != CLOSED:  # else its client has given it up meanwhile
+                self._begin(stream, flags, meta, body)
+        if self._backlog.is_full:
+            return
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._conn.on_open = self._begin
+
+
+_GRACE = 1.0  # seconds for a peer to take what is queued; one that is frozen would never
+
+
+async def close_all(connections: Iterable[Connection], error: RapError) -> None:
+    """Write what is queued, close, and return when all have ended.
+
+    Args:
+        connections: Which to close.
+        error: Why a connection ends whose peer does not take what is left within a second.
+    """
+    left: dict[asyncio.Future[None], Connection] = {}
+    for conn in connections:
+        conn.begin_close()
+        left[conn.ended] = conn
+    if not left:
+        return
+    try:
+        _, slow = await asyncio.wait(left, timeout=_GRACE)
+    except asyncio.CancelledError:
+        slow = set(left)
+        raise
+    finally:
+        for closing in slow:
+            left[closing].abort(error)
+    if slow:
+        await asyncio.wait(slow)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rap.deadline import check_timeout
-from rap.transport.keepalive import KeepaliveOptions
+from rap.clock import check_timeout
+from rap.transport.watchdog import KeepaliveOptions
 from rap.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ConnectionOptions"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
-from rap.wire.states import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
+from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
 if TYPE_CHECKING:
     from rap.transport.connection import Connection

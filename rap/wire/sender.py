@@ -8,10 +8,9 @@ ids: while one waits, later ones queue behind it.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
-from rap.wire.credit import Granter, nothing
 from rap.wire.frames import (
     DATA,
     END,
@@ -22,10 +21,11 @@ from rap.wire.frames import (
     MESSAGE,
     MORE,
     OPEN,
+    credit_frame,
     reset_frame,
 )
 from rap.wire.limits import Limits, PeerLimits, no_room
-from rap.wire.states import (
+from rap.wire.stream import (
     CLOSED,
     ENDING,
     LOCAL_DONE,
@@ -37,9 +37,140 @@ from rap.wire.states import (
     is_unsent,
 )
 
-__all__ = ["BULK", "Sender"]
+__all__ = ["BULK", "Backlog", "Granter", "Sender"]
+
 
 S = TypeVar("S", bound=StreamState)
+
+# Credit with which the peer can send any frame: one with the largest meta fits.
+_AMPLE = 64 * 1024
+
+
+def nothing() -> None:
+    """Do nothing: nobody asked to be told."""
+
+
+class Granter(Generic[S]):
+    """Credit that the peer has of us, and the streams it belongs to.
+
+    Args:
+        limits: What this side accepts.
+    """
+
+    __slots__ = tuple(
+        (
+            "_starved_below _stream_step backlog limits out recv_credit streams unfinished "
+            "ungranted wake"
+        ).split()
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.streams: dict[int, S] = {}
+        self.out: list[bytes | memoryview] = []
+        # Bytes that may come before we must have granted more.
+        window = self.recv_credit = limits.connection_window
+        self.ungranted = 0  # taken or dropped, not yet given back
+        self.backlog = Backlog(limits.max_backlog)
+        self.unfinished = 0  # bytes of messages of which parts have come
+        # What a transport sets: asks it to write when the loop's turn ends; may be called again
+        # before it has.
+        self.wake: Callable[[], object] = nothing
+        self._stream_step = limits.stream_window // 2
+        self._starved_below = max(window // 32, min(limits.stream_window // 4, _AMPLE))
+
+    @property
+    def starved(self) -> bool:
+        """Whether what user code has not taken keeps the peer from sending anything large."""
+        return self.recv_credit < self._starved_below
+
+    def take(self, stream: S, size: int) -> None:
+        """Say that user code took a message of `size` bytes, so the peer may send as many."""
+        if not stream.held:
+            return
+        stream.held -= size
+        stream.ungranted += size
+        self.ungranted += size
+        if stream.ungranted >= self._stream_step:
+            self.grant_stream(stream)
+            self.wake()
+        if self.ungranted >= self.recv_credit:
+            self.grant_connection()
+            self.wake()
+
+    def forget(self, stream: S) -> None:
+        """Drop a stream that has ended; what it held is given back to the connection."""
+        self.streams.pop(stream.id, None)
+        stream.state = CLOSED
+        if stream.outbox is not None:
+            self.backlog.remove(sum(len(each.body) for each in stream.outbox))
+            stream.outbox = None
+        if stream.parts is not None:
+            self.unfinished -= stream.parts_size
+            stream.parts = None
+        if stream.held:
+            self.ungranted += stream.held
+            stream.held = 0
+            if self.ungranted >= self.recv_credit:
+                self.grant_connection()
+
+    def grant_stream(self, stream: S) -> None:
+        """Give back what was taken of a stream, if its peer will send more on it."""
+        if not stream.state & REMOTE_END:
+            stream.used -= stream.ungranted
+            self.out.append(credit_frame(stream.id, stream.ungranted))
+        stream.ungranted = 0
+
+    def grant_connection(self) -> None:
+        """Give back what was taken.
+
+        It is due when it is as much as the peer has left: half the window, or half of what
+        readers that stall have left of it. A fixed step would never be reached again once they
+        hold more than the rest of the window.
+        """
+        if self.ungranted:
+            self.recv_credit += self.ungranted
+            self.out.append(credit_frame(0, self.ungranted))
+            self.ungranted = 0
+
+
+def _nobody(is_full: bool) -> None:
+    """Tell nobody."""
+
+
+class Backlog:
+    """Bytes of messages that wait for credit or for the transport.
+
+    Args:
+        most: From more than that on it is full, until half of it is left.
+
+    Attributes:
+        tell: Called with `True` when it gets full and with `False` when it no longer is; it must
+            only take note, for it is called from the middle of things.
+    """
+
+    __slots__ = ("_most", "is_full", "size", "tell")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.size = 0
+        self.is_full = False
+        self.tell: Callable[[bool], object] = _nobody
+
+    def add(self, size: int) -> None:
+        """Say that so many bytes have to wait."""
+        self.size += size
+        if self.size > self._most and not self.is_full:
+            self.is_full = True
+            self.tell(True)
+
+    def remove(self, size: int) -> None:
+        """Say that so many bytes were sent, or are of no use any more."""
+        self.size -= size
+        if self.is_full and self.size <= self._most // 2:
+            self.is_full = False
+            self.tell(False)
+
 
 _pack_header = HEADER.pack
 # A fragment is not worth a frame below this, unless it is the whole rest.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.balance.eject import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
+from rap.balance.outlier import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.errors import Verdict
 
 CLOSED, OPEN, HALF_OPEN = BreakerState

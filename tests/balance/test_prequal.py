@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rap.balance import Picker, Prequal, ZoneAware, picker_from_name, wants_reports
 from rap.balance.prequal import FRESH, MAX_AGE, POOL
-from rap.wire.load import ServerLoad
+from rap.wire.load_report import ServerLoad
 
 NOW = 100.0
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.balance.weight import effective_weights, slow_start
+from rap.balance.slow_start import effective_weights, slow_start
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How the processes of a peer are started."""
 
 from bench.pair import ENVIRONMENT
-from rap.cli.allocator import _OPTIONS
+from rap.cli.runtime import _OPTIONS
 
 
 def test_the_environment_sets_the_allocator_as_rap_serve_does() -> None:

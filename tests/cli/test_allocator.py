@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from rap.cli.allocator import keep_freed_memory
+from rap.cli.runtime import keep_freed_memory
 
 PROGRAM = """
 import resource
-from rap.cli.allocator import keep_freed_memory
+from rap.cli.runtime import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 def blocks():
@@ -35,5 +35,5 @@ def test_large_blocks_cost_page_faults_only_once() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rap.cli.allocator.ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr("rap.cli.runtime.ctypes.CDLL", lambda _: object())
     assert not keep_freed_memory()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rap.cli.times import Histogram, Times
+from rap.cli.timings import Histogram, Times
 from rap.errors import CallError, Code
 from rap.server import Server
 from tests.cli.programs import PATIENCE, interrupt, line_with, rap

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rap.cli.call import _Printer
-from rap.cli.values import parse_value, to_json
+from rap.cli.commands.call import _Printer
+from rap.cli.json_values import parse_value, to_json
 from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
 from tests.cli.shop import invoke, shop

@@ -70,7 +70,7 @@ def test_the_exit_status_says_whether_a_call_failed(
     async def ended(*_: object) -> int:
         return failed
 
-    monkeypatch.setattr("rap.cli.demo.command._main", ended)
+    monkeypatch.setattr("rap.cli.commands.demo._main", ended)
     result = CliRunner().invoke(rap_group, ["demo", "--redis", "redis://nowhere:1"])
     assert result.exit_code == status
 

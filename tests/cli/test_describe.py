@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from rap.cli.annotations import Annotations
 from rap.cli.command import Failed
-from rap.cli.declarations import declare, parameters
+from rap.cli.stubgen.annotations import Annotations
+from rap.cli.stubgen.declarations import declare, parameters
 from tests.cli.shop import invoke, shop
 
 

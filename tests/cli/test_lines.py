@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rap.cli.lines import input_lines
+from rap.cli.stdin import input_lines
 from tests.loopback import within
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rap.cli.loop import loop_factory
+from rap.cli.runtime import loop_factory
 
 
 def test_auto_is_uvloop_where_it_is_installed() -> None:

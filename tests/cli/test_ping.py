@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rap.cli.times import Times
+from rap.cli.timings import Times
 from tests.cli.programs import PATIENCE, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
 

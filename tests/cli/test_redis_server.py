@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rap.cli.redis_server import RedisServer, find_redis_server
-from rap.redis_link import RedisLink
+from rap.redis.client import RedisLink
 from tests.cli.programs import PATIENCE, ROOT, is_running, wait_until
 
 needs_redis = pytest.mark.skipif(find_redis_server() is None, reason="needs a redis-server")

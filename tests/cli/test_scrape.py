@@ -6,7 +6,7 @@ import json
 import pytest
 from prometheus_client import CollectorRegistry
 
-from rap.cli.board import Board
+from rap.cli.commands.top import Board
 from rap.cli.scrape import Counted, Rates, read_page, scrape
 from rap.client import Client
 from rap.observe import serve_metrics

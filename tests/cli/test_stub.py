@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rap.cli.command import Failed
-from rap.cli.stub_module import stub_module
+from rap.cli.stubgen.module import stub_module
 from rap.client import Channel, Client
 from rap.errors import InvalidArgument
 from tests.cli import typed_shop

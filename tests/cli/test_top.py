@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from rap.cli.board import Board
+from rap.cli.commands.top import Board, _shown, _table
 from rap.cli.remote import Remote
-from rap.cli.top import _shown, _table
 from rap.client import Client
 from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap

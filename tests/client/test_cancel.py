@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from rap.call import Request, Response
 from rap.client import Channel, Client
 from rap.errors import CallError, Code, Unavailable
-from rap.message import Request, Response
 from rap.processor.base import BaseProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rap.address import Address
+from rap.client.cluster import ready_nodes
 from rap.client.node import Node
-from rap.client.ready import ready_nodes
 from rap.errors import CallError, Code, ResourceExhausted, Verdict
 from rap.registry.base import Endpoint, State
 from tests.fake_clock import FakeClock

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.client.hedge import Hedge, RollingQuantile, check_options
+from rap.client.retry import Hedge, RollingQuantile, check_options
 from rap.client.sync import SyncClient
 from rap.errors import RegistrationError
 from tests.fake_clock import FakeClock

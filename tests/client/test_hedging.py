@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from rap.balance import BreakerState
+from rap.call import Call, Request, Response
 from rap.client import Client
 from rap.client.hedging import _Race
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
 from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Verdict
-from rap.message import Call, Request, Response
 from rap.processor.base import BaseProcessor
 from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCrypto

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rap.client import Channel, Client
-from rap.client.waiting import Waiting
+from rap.client.cluster import Waiting
 from rap.clock import SystemClock
 from rap.errors import ResourceExhausted, Unavailable
 from rap.server import Channel as ServerChannel

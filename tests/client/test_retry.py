@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from rap.call import Request
 from rap.client import Client
 from rap.errors import CallError, Code, ResourceExhausted, Unavailable
-from rap.message import Request
 from rap.processor.base import BaseProcessor
 from rap.processor.limit import LimitProcessor, Rule
 from rap.server import context

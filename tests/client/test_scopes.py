@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from rap.call import Call, Request, Response
 from rap.client import Channel, Client
 from rap.errors import CallError, Unavailable
-from rap.message import Call, Request, Response
 from rap.processor.base import BaseProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server

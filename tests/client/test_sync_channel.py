@@ -7,7 +7,7 @@ import pytest
 
 from rap.client import Channel as AsyncChannel
 from rap.client import SyncClient
-from rap.client.sync_channel import SyncChannel
+from rap.client.sync.channel import SyncChannel
 from rap.errors import CallError, ChannelClosed, NotFound
 from rap.server import Channel, Server, context
 from tests.client.threaded import calling, serving

@@ -9,7 +9,7 @@ import pytest
 from rap.client import Client
 from rap.errors import Unavailable
 from rap.registry import CachedResolver, DnsResolver, FileRegistry, SnapshotCache
-from rap.registry.lease_files import LeaseFiles
+from rap.registry.file import LeaseFiles
 from rap.registry.redis import RedisRegistry
 from tests.client.fed import free_address
 from tests.loopback import eventually

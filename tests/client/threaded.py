@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rap.client import SyncClient
-from rap.client.loop_thread import LoopThread
+from rap.client.sync.loop_thread import LoopThread
 from rap.server import Server
 from tests.loopback import LOOPBACK, PATIENCE
 

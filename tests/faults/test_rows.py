@@ -51,14 +51,14 @@ ROWS = {
     ),
     13: (
         "tests/processor/test_wire.py::test_what_was_captured_is_refused_by_every_instance",
-        "tests/state/test_redis_faults.py::"
+        "tests/shared_state/test_redis_faults.py::"
         "test_a_nonce_that_many_instances_are_offered_is_accepted_once",
     ),
     14: (
-        "tests/state/test_redis_faults.py::test_nonces_outlive_a_failover",
-        "tests/state/test_redis_faults.py::test_nonces_fail_closed_while_redis_is_down",
+        "tests/shared_state/test_redis_faults.py::test_nonces_outlive_a_failover",
+        "tests/shared_state/test_redis_faults.py::test_nonces_fail_closed_while_redis_is_down",
     ),
-    15: ("tests/state/test_redis_faults.py::test_a_thousand_lost_answers_are_no_replays",),
+    15: ("tests/shared_state/test_redis_faults.py::test_a_thousand_lost_answers_are_no_replays",),
     16: ("tests/processor/test_replay.py::test_a_clock_that_jumps_drops_no_call_in_flight",),
     17: (
         "tests/processor/test_seal.py::test_no_bit_of_a_request_can_be_flipped",
@@ -73,7 +73,7 @@ ROWS = {
         "tests/server/test_certificates.py::test_new_handshakes_use_the_files_as_they_are_now",
     ),
     19: (
-        "tests/state/test_redis_faults.py::test_what_a_killed_process_held_is_free_after_its_lease",
+        "tests/shared_state/test_redis_faults.py::test_what_a_killed_process_held_is_free_after_its_lease",
     ),
 }
 

@@ -13,7 +13,7 @@ from fuzz.mutate import Mutator
 from fuzz.targets import ClientTarget, Finding, ProtocolTarget, ServerTarget
 from rap.wire.frames import parse_frames
 from rap.wire.protocol import WireProtocol
-from rap.wire.states import StreamState
+from rap.wire.stream import StreamState
 
 
 @pytest.fixture(scope="module")

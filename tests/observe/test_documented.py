@@ -8,12 +8,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 
 from integration.dashboard import expressions
+from rap.call import Request
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
-from rap.message import Request
 from rap.observe import serve_metrics
 from rap.observe.workers import Told, WorkersCollector
-from rap.processor.prometheus import PrometheusMessageProcessor, PrometheusProcessor
+from rap.processor.metrics.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 from rap.registry import MemoryRegistry
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from tests.loopback import serving

@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from rap.observe.merge import merge
+from rap.observe.workers import merge
 
 AWKWARD = 'a "b", {c}\\ \n # {d="e"} 1'
 TRACE = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}

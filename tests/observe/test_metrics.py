@@ -7,16 +7,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from rap import __version__
+from rap.call import Request
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, RegistryError, ResourceExhausted, Unauthenticated, Unavailable
-from rap.message import Request
 from rap.observe import StatusCollector, serve_metrics
 from rap.registry import MemoryRegistry
 from rap.server import Server, context
 from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
-from rap.state import MemoryNonces, StateUnavailable
+from rap.shared_state import MemoryNonces, StateUnavailable
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK, calling, eventually, serving
 
@@ -117,7 +117,7 @@ async def test_a_service_of_many_servers_has_no_series_for_each(
 ) -> None:
     async with serving(add) as one, serving(add) as two, calling(one, two) as client:
         registry.register(StatusCollector(clients=[client]))
-        monkeypatch.setattr("rap.observe.clients._MOST_NODES", 1)
+        monkeypatch.setattr("rap.observe.metrics._MOST_NODES", 1)
         names = {family.name for family in registry.collect()}
         assert "rap_client_node_calls" not in names
         assert "rap_client_nodes" in names

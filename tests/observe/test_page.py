@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from rap.client import Client
-from rap.client.status import NODE_STATES
+from rap.client.stats import NODE_STATES
 from rap.errors import RegistryError, Unavailable
 from rap.observe import serve_metrics
-from rap.observe.health import readiness
+from rap.observe.metrics_server import readiness
 from rap.registry import MemoryRegistry
 from rap.server import Server
 from rap.server.processor import PrometheusProcessor

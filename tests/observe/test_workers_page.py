@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from rap.address import Address
 from rap.observe import serve_metrics
-from rap.observe.pages import Answer, Page, Pages
+from rap.observe.http import Answer, Page, Pages
 from rap.observe.workers import WorkersPage
 from tests.loopback import serving
 from tests.observe.http import get

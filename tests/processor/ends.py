@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 
 from rap.address import Peer
-from rap.message import Call, Header, Request, Response, Shape, Side
+from rap.call import Call, Header, Request, Response, Shape, Side
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto
 
 __all__ = ["Ends", "Sealed"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from rap.call import Call, Request, Response, Shape, Side
 from rap.client import Channel
 from rap.errors import CallError
-from rap.message import Call, Request, Response, Shape, Side
 from rap.processor.base import BaseProcessor, Failure, Pipeline
 from rap.server import Server
 from tests.loopback import calling, serving

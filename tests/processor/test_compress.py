@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rap.call import Call, Request, Response, Shape, Side
 from rap.client import Channel, Client
 from rap.client.processor import CompressProcessor
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
-from rap.function import encode_any
-from rap.message import Call, Request, Response, Shape, Side
 from rap.processor.base import BaseProcessor
+from rap.schema.function import encode_any
 from tests.loopback import serving
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto, remote
 from tests.processor.relay import Relay, relaying

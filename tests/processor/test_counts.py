@@ -7,9 +7,9 @@ from itertools import accumulate, chain, repeat
 
 import pytest
 
+from rap.call import Call, Shape, Side
 from rap.errors import Code, NotFound
-from rap.message import Call, Shape, Side
-from rap.processor.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts
+from rap.processor.metrics.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts
 
 METHOD = "/default/add"
 
@@ -51,7 +51,7 @@ def test_a_call_falls_into_the_first_bucket_that_is_not_below_it(
 ) -> None:
     took = SECONDS[place] if place < len(SECONDS) else 10.1
     times = chain.from_iterable(repeat((0.0, took)))
-    monkeypatch.setattr("rap.processor.counts._now", lambda: next(times))
+    monkeypatch.setattr("rap.processor.metrics.counts._now", lambda: next(times))
     counts = Counts(Side.SERVER)
     with CountedCall(counts, call_of()):
         pass

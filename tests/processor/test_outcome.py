@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from rap.call import Call, Header, Request, Shape, Side, current
 from rap.errors import CallError, Code, DeadlineExceeded, NotFound
-from rap.message import Call, Header, Request, Shape, Side, current
-from rap.processor.outcome import outcome
+from rap.processor.base import outcome
 
 
 class Ended:

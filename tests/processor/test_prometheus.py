@@ -12,7 +12,7 @@ from rap.client import Channel, Client
 from rap.client.processor import PrometheusMessageProcessor as ClientMessages
 from rap.client.processor import PrometheusProcessor as ClientPrometheus
 from rap.errors import CallError, Code, DeadlineExceeded, HandlerError, NotFound
-from rap.processor.counts import UNKNOWN_METHOD
+from rap.processor.metrics.counts import UNKNOWN_METHOD
 from rap.server import Channel as ServerChannel
 from rap.server import Server
 from rap.server.processor import PrometheusMessageProcessor, PrometheusProcessor

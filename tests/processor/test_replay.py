@@ -9,9 +9,9 @@ import pytest
 
 from rap.client import Channel, Client
 from rap.errors import CallError, Code, Unauthenticated, Unavailable
-from rap.processor.replay import ReplayGuard
+from rap.processor.encryption.replay import ReplayGuard
 from rap.server import Server
-from rap.state import MemoryNonces, StateUnavailable
+from rap.shared_state import MemoryNonces, StateUnavailable
 from tests.fake_clock import FakeClock
 from tests.loopback import eventually, serving, within
 from tests.processor.encrypted import (

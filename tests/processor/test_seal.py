@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rap.call import Header
 from rap.errors import CallError, Code, Unauthenticated
-from rap.message import Header
 from rap.wire.codec import pack, unpack
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto
 from tests.processor.ends import Ends, Sealed

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from rap.transport.binding import bind
+from rap.transport.connection import bind
 from rap.wire.codec import pack, unpack
 from tests.processor.encrypted import KEY_ID, ClientCrypto, ServerCrypto
 from tests.processor.ends import Ends

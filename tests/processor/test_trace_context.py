@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from rap.message import Call, Shape, Side
-from rap.processor.trace_context import TRACE_ID, TraceParent, put_trace, sampled_trace_id, trace_id
+from rap.call import Call, Shape, Side
+from rap.processor.tracing.context import (
+    TRACE_ID,
+    TraceParent,
+    put_trace,
+    sampled_trace_id,
+    trace_id,
+)
 
 T, S = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FOUND = (int(T, 16), int(S, 16))

@@ -18,6 +18,7 @@ from opentracing.mocktracer import MockTracer
 from opentracing.scope_managers import ThreadLocalScopeManager
 from opentracing.scope_managers.contextvars import ContextVarsScopeManager
 
+from rap.call import Side
 from rap.client import Channel, Client
 from rap.client.processor import (
     BaseProcessor,
@@ -27,9 +28,8 @@ from rap.client.processor import (
     TracingProcessor,
 )
 from rap.errors import CallError, Code
-from rap.message import Side
 from rap.processor.base import Pipeline
-from rap.processor.roots import RootsProcessor
+from rap.processor.tracing.sampling import RootsProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCryptoProcessor

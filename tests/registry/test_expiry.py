@@ -1,7 +1,7 @@
 import pytest
 
 from rap.registry import State
-from rap.registry.expiry import DEAD_AFTER, as_seen, to_sweep
+from rap.registry.self_preservation import DEAD_AFTER, as_seen, to_sweep
 from tests.registry.sample import make_endpoint
 
 

@@ -116,7 +116,7 @@ async def test_of_many_processes_that_claim_one_address_one_gets_it(tmp_path: Pa
 async def test_a_lock_that_a_stopped_process_holds_is_a_registry_error(
     registry: FileRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rap.registry.lease_files._LOCK_TIMEOUT", 0.02)
+    monkeypatch.setattr("rap.registry.file._LOCK_TIMEOUT", 0.02)
     await registry.register("calc", make_endpoint(), ttl=10)
     with (tmp_path / "default" / "calc" / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

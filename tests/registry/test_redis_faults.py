@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from rap.client import Client
-from rap.client.status import client_status
+from rap.client.stats import client_status
 from rap.errors import RegistryError
-from rap.observe.health import readiness
-from rap.redis_link import Listener, RedisLink
+from rap.observe.metrics_server import readiness
+from rap.redis.client import Listener, RedisLink
 from rap.registry import Lease, Snapshot, State
 from rap.registry import redis as scripts
 from rap.registry.redis import RedisRegistry

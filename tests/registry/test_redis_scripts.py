@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from rap.errors import RegistryError
-from rap.registry.expiry import to_sweep
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys
+from rap.registry.self_preservation import to_sweep
 from tests.redis_fixtures import limited, limited_words
 from tests.redis_server import RedisServer
 from tests.registry.sample import make_endpoint, ports, until, until_true, watching

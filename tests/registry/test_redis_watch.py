@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from rap.errors import RegistryError
-from rap.redis_link import RedisLink, Script
+from rap.redis.client import RedisLink, Script
 from rap.registry import Snapshot
 from rap.registry.records import to_record
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys, follow
-from rap.registry.view import next_hash
+from rap.registry.watch_cache import next_hash
 from rap.wire.codec import pack
 from tests.registry.fake_clock import FakeClock, settle
 from tests.registry.sample import make_endpoint, ports

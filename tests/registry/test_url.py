@@ -135,7 +135,7 @@ async def test_an_installed_package_adds_a_scheme_for_servers_and_clients(
 
 
 def test_without_the_extra_a_redis_url_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("rap.redis_link", "rap.registry.redis"):
+    for name in ("rap.redis.client", "rap.registry.redis"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for name in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed

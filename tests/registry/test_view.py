@@ -7,7 +7,7 @@ import pytest
 
 from rap.registry import Endpoint, State
 from rap.registry.records import to_record
-from rap.registry.view import Entry, Step, Version, View, next_hash
+from rap.registry.watch_cache import Entry, Step, Version, View, next_hash
 from rap.wire.codec import pack
 from tests.registry.sample import make_endpoint, ports
 

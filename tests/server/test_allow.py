@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
+from rap.call import Call
 from rap.client import Client
 from rap.errors import PermissionDenied, RegistrationError
-from rap.message import Call
 from rap.server import Channel, Server
-from rap.server.allow import names_of
+from rap.server.authorization import names_of
 from tests.loopback import LOOPBACK, serving
 
 CERTIFICATE = {

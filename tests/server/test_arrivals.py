@@ -8,9 +8,9 @@ import pytest
 from faults.raw import speaking
 from rap.address import Peer
 from rap.errors import RapError
-from rap.server.arrivals import Arrivals
+from rap.server.admission import Arrivals
 from rap.transport import Connection
-from rap.transport.handshakes import Handshake
+from rap.transport.listen import Handshake
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
@@ -63,7 +63,7 @@ def test_peers_on_this_machine_have_no_rate() -> None:
 
 
 def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rap.server.arrivals._MAX_KEPT", 2)
+    monkeypatch.setattr("rap.server.admission._MAX_KEPT", 2)
     door = Door()
     assert door.admitted("192.0.2.1", 10) == 10
     for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3"):

@@ -8,10 +8,10 @@ import pytest
 from rap.address import Address, Peer
 from rap.client import Client
 from rap.errors import Code, Unauthenticated
-from rap.function import encode_raw_args
+from rap.schema.function import encode_raw_args
 from rap.server import Server, context
+from rap.server.authentication import verify_with
 from rap.server.middleware import BaseConnMiddleware
-from rap.server.verifier import verify_with
 from rap.wire.codec import pack
 from rap.wire.frames import (
     DATA,

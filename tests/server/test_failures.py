@@ -1,7 +1,7 @@
 import asyncio
 
 from rap.address import Peer
-from rap.server.failures import Failures
+from rap.server.authentication import Failures
 from tests.fake_clock import FakeClock
 
 ALICE, BOB = Peer("192.0.2.1", 1), Peer("192.0.2.2", 2)

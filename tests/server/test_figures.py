@@ -2,9 +2,9 @@
 
 import asyncio
 
+from rap.registry.base import LoadReport
 from rap.registry.memory import MemoryRegistry
-from rap.registry.reports import LoadReport
-from rap.server.figures import Figures
+from rap.server.load_report import Figures
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving
 

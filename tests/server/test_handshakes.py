@@ -15,7 +15,7 @@ from faults.raw import Raw, speaking
 from rap.client import Client
 from rap.errors import ConnectionClosed, Unavailable
 from rap.server import Server
-from rap.transport.handshakes import Handshake, TlsServer
+from rap.transport.listen import Handshake, TlsServer
 from rap.transport.tls import server_context
 from tests.loopback import eventually, serving, within
 from tests.test_seed import write_certificate
@@ -160,7 +160,7 @@ class Exhausted:
 async def test_an_error_of_accept_is_told_and_tried_again(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("rap.transport.handshakes._RETRY", 0.01)
+    monkeypatch.setattr("rap.transport.listen._RETRY", 0.01)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     begun: list[Handshake] = []

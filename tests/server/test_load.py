@@ -10,8 +10,8 @@ from rap.client import Client
 from rap.client.node import Node
 from rap.errors import CallError
 from rap.server import Channel, Server
-from rap.server.load import LoadTeller
-from rap.wire.load import ASK_FOR_LOAD, ServerLoad
+from rap.server.load_report import LoadTeller
+from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 

@@ -10,13 +10,11 @@ import pytest
 
 from rap.address import Address
 from rap.errors import RegistryError
-from rap.registry.base import Endpoint, State
+from rap.registry.base import AddressTaken, Endpoint, State
 from rap.registry.memory import MemoryRegistry
-from rap.registry.refusal import AddressTaken
 from rap.server import Server
 from rap.server.config import ServerConfig
-from rap.server.membership import Membership
-from rap.server.route import route_address
+from rap.server.registration import Membership, route_address
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK
 
@@ -130,7 +128,7 @@ async def test_a_wildcard_without_a_route_out_gives_the_warning_too(
     async def nowhere(wildcard: str, registry: Address | None) -> str:
         return "127.0.0.1"
 
-    monkeypatch.setattr("rap.server.membership.route_address", nowhere)
+    monkeypatch.setattr("rap.server.registration.route_address", nowhere)
     membership = await joined(Book(), ["0.0.0.0:5000"])
     assert caplog.text.count("pass advertise=") == 1
     await membership.leave()

@@ -9,7 +9,7 @@ from rap.client import Client
 from rap.registry.base import Endpoint
 from rap.registry.file import FileRegistry
 from rap.server import Server
-from rap.server.worker import become_worker
+from rap.server.prefork import become_worker
 
 
 async def first(registry: FileRegistry, service: str) -> Endpoint:

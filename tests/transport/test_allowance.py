@@ -1,4 +1,4 @@
-from rap.transport.allowance import Allowance
+from rap.transport.rate_limit import Allowance
 
 
 def test_a_thousand_at_once_are_allowed_and_one_more_is_not() -> None:

@@ -2,7 +2,7 @@
 
 from rap.client import Client
 from rap.server import Server, context
-from rap.transport.binding import bind, new_random
+from rap.transport.connection import bind, new_random
 from tests.loopback import calling, serving
 
 

@@ -1,7 +1,7 @@
 import asyncio
 
 from rap.errors import ConnectionClosed
-from rap.transport.closing import close_all
+from rap.transport.connection import close_all
 from rap.wire.frames import MESSAGE
 from tests.loopback import within
 from tests.transport.facing import facing

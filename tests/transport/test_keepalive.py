@@ -1,6 +1,6 @@
 import pytest
 
-from rap.transport.keepalive import Keepalive, KeepaliveOptions, Move
+from rap.transport.watchdog import Keepalive, KeepaliveOptions, Move
 
 OPTIONS = KeepaliveOptions(idle=30.0, busy=1.0, timeout=2.5, failures=2)
 

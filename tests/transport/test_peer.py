@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from rap.transport import Connection
-from rap.transport.peer import peer_of
+from rap.transport.connection import peer_of
 from tests.transport.pairs import DEFAULTS, Pair
 
 

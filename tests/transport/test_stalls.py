@@ -1,4 +1,4 @@
-from rap.transport.stalls import Stalls
+from rap.transport.watchdog import Stalls
 
 
 class Reader:

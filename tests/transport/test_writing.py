@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from rap.transport import writing
-from rap.transport.writing import writelines_of
+from rap.transport import connection as writing
+from rap.transport.connection import writelines_of
 
 
 @pytest.mark.parametrize("never_pauses", [False, True])

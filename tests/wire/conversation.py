@@ -16,7 +16,7 @@ from rap.wire.frames import (
     parse_frames,
 )
 from rap.wire.limits import Limits
-from rap.wire.states import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
+from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 from tests.wire.endpoints import KIB, META, WHOLE, make
 
 Body = bytes | memoryview

@@ -7,7 +7,7 @@ from rap.wire.codec import pack
 from rap.wire.frames import DATA, END, HELLO, MESSAGE, OPEN, Frame, parse_frames
 from rap.wire.limits import DEFAULT_LIMITS, Limits
 from rap.wire.protocol import Event, WireProtocol
-from rap.wire.states import StreamState
+from rap.wire.stream import StreamState
 
 WHOLE = MESSAGE | END
 META = pack(["/g/f", 0])

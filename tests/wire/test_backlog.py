@@ -1,8 +1,8 @@
 """What waits to be sent is counted, and said to whom it concerns."""
 
 from rap.errors import Code
-from rap.wire.backlog import Backlog
 from rap.wire.frames import credit_frame
+from rap.wire.sender import Backlog
 from tests.wire.endpoints import KIB, SMALL, WHOLE, Endpoint, make, open_frame
 
 

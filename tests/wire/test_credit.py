@@ -3,7 +3,7 @@
 from rap.errors import Code
 from rap.wire.frames import CREDIT, DATA, END, HEADER_SIZE, MESSAGE, MORE, Frame
 from rap.wire.limits import Limits
-from rap.wire.states import StreamState
+from rap.wire.stream import StreamState
 from tests.wire.endpoints import KIB, META, WHOLE, Endpoint, data, make, open_frame
 
 WINDOW = 64 * KIB

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rap.wire.codec import pack
 from rap.wire.frames import HEADER_SIZE, LOAD, Frame, parse_frames
-from rap.wire.load import ASK_FOR_LOAD, ServerLoad, load_frame, read_load
+from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad, load_frame, read_load
 
 COUNTS = st.integers(0, 2**40)
 PARTS = st.floats(0.0, 1e9)

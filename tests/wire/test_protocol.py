@@ -28,7 +28,7 @@ from rap.wire.frames import (
     read_reset,
 )
 from rap.wire.limits import Limits
-from rap.wire.states import REMOTE_END, State
+from rap.wire.stream import REMOTE_END, State
 from tests.wire.endpoints import (
     KIB,
     META,

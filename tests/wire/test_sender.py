@@ -18,7 +18,7 @@ from rap.wire.frames import (
 )
 from rap.wire.limits import Limits
 from rap.wire.sender import BULK
-from rap.wire.states import StreamState, is_unsent
+from rap.wire.stream import StreamState, is_unsent
 from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame
 
 BIG = b"x" * 20 * KIB

@@ -12,11 +12,11 @@ from uuid import UUID
 import msgpack
 
 import rap.wire
+from rap.call import FORWARDED, UNTRACED
 from rap.errors import Code
-from rap.function import encode_any
-from rap.message import FORWARDED, UNTRACED
 from rap.processor.compress import HEADER_NAME as DEFLATE
-from rap.processor.crypto import HEADER_NAME as CRYPTO
+from rap.processor.encryption.sealing import HEADER_NAME as CRYPTO
+from rap.schema.function import encode_any
 from rap.wire import frames
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, pack
 from rap.wire.frames import (

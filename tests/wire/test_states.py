@@ -4,7 +4,7 @@ import pytest
 
 from rap.errors import Code, LocalProtocolError
 from rap.wire.frames import CREDIT, DATA, END, MESSAGE, MORE, OPEN, RESET, UNSERVED, Frame
-from rap.wire.states import CLOSED, LOCAL_END, REMOTE_END, StreamState
+from rap.wire.stream import CLOSED, LOCAL_END, REMOTE_END, StreamState
 from tests.wire.endpoints import Endpoint, data, make, open_frame
 
 RESETS = Frame(RESET, 0, 1, b"", b"\x93\x01\xa0\x80")

@@ -11,7 +11,7 @@ import tempfile
 from typing import Protocol
 
 from rap.cli.redis_server import RedisServer, find_redis_server
-from rap.redis_url import REDIS_SCHEMES
+from rap.redis.url import REDIS_SCHEMES
 
 __all__ = ["Backend", "choose_backend"]
 

@@ -17,7 +17,7 @@ from typing import cast
 
 import click
 
-from rap.cli.loop import loop_factory
+from rap.cli.runtime import loop_factory
 from rap.registry import Endpoint, Registry, Snapshot, registry_from_url
 from rap.server import Channel, Server
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from rap.balance import PowerOfTwoChoices
-from rap.balance.base import Candidate
+from rap.balance.picker import Candidate
 from rap.client import Channel, Client
 from rap.errors import CallError
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rap.lazy import Lazy, loader
+from rap._lazy import Lazy, loader
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import logging
 from typing import Any
 
 from rap.errors import CallError, Code
+from rap.server.log_fields import fields_of
 from rap.server.middleware.base import Answer, BaseMsgMiddleware
-from rap.server.records import fields_of
 
 __all__ = ["AccessMsgMiddleware"]
 

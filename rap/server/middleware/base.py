@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from rap.call import Call, Request
 from rap.errors import Code, ConnectionClosed
-from rap.message import Call, Request
-from rap.processor.plugin import PlugIn
+from rap.processor.base import PlugIn
 from rap.transport import Connection
-from rap.transport.closing import close_all
+from rap.transport.connection import close_all
 
 __all__ = ["Answer", "BaseConnMiddleware", "BaseMsgMiddleware", "ConnHandler", "MsgHandler"]
 

@@ -5,14 +5,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rap.call import Request, current
 from rap.clock import Clock
 from rap.errors import Internal
-from rap.message import Request, current
 from rap.options import as_list
 from rap.server.admission import Admission, Serve
 from rap.server.authentication import Authenticator
-from rap.server.events import run_event
-from rap.server.inbound import ServerStream
+from rap.server.hooks import run_event
+from rap.server.inbound_call import ServerStream
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
 from rap.server.threads import Threads
 

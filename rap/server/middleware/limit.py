@@ -6,8 +6,14 @@ from typing import Any
 
 from rap.clock import Clock, clock_of
 from rap.server.middleware.base import BaseConnMiddleware
-from rap.state import ConnectionCounter, MemoryConnections, State, StateUnavailable, state_from_url
-from rap.state.base import check_number
+from rap.shared_state import (
+    ConnectionCounter,
+    MemoryConnections,
+    State,
+    StateUnavailable,
+    state_from_url,
+)
+from rap.shared_state.base import check_number
 from rap.transport import Connection
 
 __all__ = ["ConnLimitMiddleware", "IpMaxConnMiddleware"]
@@ -23,7 +29,7 @@ class _CountedMiddleware(BaseConnMiddleware):
 
     Args:
         scope: What is counted, as a part of keys.
-        state: URL of `rap.state.state_from_url`, a counter, or `None` for this process alone.
+        state: URL as for `state_from_url`, a counter, or `None` for this process alone.
         clock: Source of time.
     """
 

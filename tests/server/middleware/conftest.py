@@ -1,6 +1,6 @@
 """What tests of middleware share with others: certificates, and a Redis server."""
 
-from tests.state.conftest import namespace, redis_single
+from tests.shared_state.conftest import namespace, redis_single
 from tests.transport.conftest import certificates
 
 __all__ = ["certificates", "namespace", "redis_single"]

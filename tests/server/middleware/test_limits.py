@@ -10,7 +10,7 @@ import pytest
 from rap.client import Client
 from rap.server import Server
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
-from rap.state import MemoryConnections
+from rap.shared_state import MemoryConnections
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving
 from tests.server.middleware.refusals import is_refused

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from rap.call import Request
 from rap.errors import Code, HandlerError, Internal, PermissionDenied
-from rap.message import Request
 from rap.processor.base import BaseProcessor
 from rap.server import Channel, context
 from rap.server.middleware import Answer, BaseMsgMiddleware

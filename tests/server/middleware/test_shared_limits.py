@@ -4,7 +4,7 @@ import pytest
 
 from rap.client import Client
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
-from rap.state import state_from_url
+from rap.shared_state import state_from_url
 from tests.loopback import calling, eventually, serving
 from tests.redis_server import RedisServer
 from tests.server.middleware.refusals import is_refused

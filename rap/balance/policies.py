@@ -1,0 +1,67 @@
+"""From the name of a balancing policy to its picker; packages may add names by entry point."""
+
+import time
+from collections.abc import Callable
+from random import Random
+
+from rap.balance.p2c import PowerOfTwoChoices
+from rap.balance.picker import Picker
+from rap.balance.prequal import Prequal
+from rap.balance.rendezvous import Rendezvous
+from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
+from rap.balance.zone import ZoneAware
+
+__all__ = ["ENTRY_POINTS", "picker_from_name"]
+
+ENTRY_POINTS = "rap.balance"
+"""Group of entry points: each names a callable that takes a `random.Random`, gives a `Picker`."""
+
+_BUILTIN: dict[str, Callable[[Random], Picker]] = {
+    "p2c": PowerOfTwoChoices,
+    "smooth_weighted": SmoothWeighted,
+    "weighted_random": WeightedRandom,
+    "round_robin": RoundRobin,
+    "rendezvous": Rendezvous,
+}
+
+
+def picker_from_name(
+    picker: str | Picker,
+    rng: Random,
+    zone: str = "",
+    now: Callable[[], float] = time.monotonic,
+) -> Picker:
+    """Return the picker of that name, or the picker itself.
+
+    Args:
+        picker: A built-in name, one of an entry point in the group ``rap.balance``, or an object
+            with a `pick` method.
+        rng: Source of chance of a picker made here.
+        zone: Where the client is, if it prefers that zone: then a `ZoneAware` of such pickers.
+        now: Tells the time of a picker made here, in seconds on the monotonic clock.
+
+    Raises:
+        ValueError: The name is not known, or what it stands for is no picker.
+    """
+    if zone:
+        return ZoneAware(lambda: picker_from_name(picker, rng, "", now), zone, rng)
+    made = _make(picker, rng, now) if isinstance(picker, str) else picker
+    if isinstance(made, type) or not callable(getattr(made, "pick", None)):
+        raise ValueError(f"picker must be a name or an object with a pick method, got {made!r}")
+    return made
+
+
+def _make(name: str, rng: Random, now: Callable[[], float]) -> Picker:
+    if name == "prequal":
+        return Prequal(rng, now)
+    if name in _BUILTIN:
+        return _BUILTIN[name](rng)
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    others = entry_points(group=ENTRY_POINTS)
+    for entry in others:
+        if entry.name == name:
+            made: Picker = entry.load()(rng)
+            return made
+    known = ", ".join([*_BUILTIN, "prequal", *sorted({entry.name for entry in others})])
+    raise ValueError(f"picker must be one of {known}, or a Picker object; got {name!r}")

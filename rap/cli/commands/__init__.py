@@ -1,0 +1,1 @@
+"""The commands of ``rap``, one a module."""

@@ -1,0 +1,52 @@
+"""``rap describe FUNC``: what a function takes and returns, and what its types are made of."""
+
+import textwrap
+from typing import Any
+
+import click
+
+from rap.cli.command import Command, run
+from rap.cli.describe_source import description
+from rap.cli.json_values import to_json
+from rap.cli.remote import Remote, remote_options
+from rap.cli.stubgen.annotations import Annotations
+from rap.cli.stubgen.declarations import declare, parameters
+
+__all__ = ["describe"]
+
+_SHAPES = {"unary": "function", "stream": "generator", "channel": "channel"}
+
+
+@click.command(cls=Command)
+@click.argument("func", metavar="FUNC")
+@click.option("--group", metavar="NAME", default="default", help="Group of the function.")
+@click.option("--json", is_flag=True, help="Print a JSON object.")
+@remote_options
+def describe(remote: Remote, func: str, group: str, json: bool) -> None:
+    """Describe a function of a server.
+
+    A server tells that only to clients on its own machine.
+    """
+    found = run(description(remote, func, group))
+    click.echo(to_json(found) if json else _text(found))
+
+
+def _text(found: dict[str, Any]) -> str:
+    names = {each["name"] for each in found["types"]}
+    annotations = Annotations(names, ())
+    given = ", ".join(parameters(found["parameters"], annotations))
+    rows = {
+        "group": found["group"],
+        "shape": _SHAPES[found["shape"]],
+        "idempotent": "yes" if found["idempotent"] else "no",
+        "private": "yes" if found["is_private"] else "no",
+    }
+    parts = [
+        f"{found['func_name']}({given}) -> {annotations.type(found['returns'])}",
+        "\n".join(f"  {name:<11} {value}" for name, value in rows.items()),
+    ]
+    if found["doc"]:
+        doc = "".join(c if c.isprintable() or c == "\n" else "�" for c in found["doc"])
+        parts.append(textwrap.indent(doc, "  "))
+    parts += ["\n".join(declare(each, annotations)) for each in found["types"]]
+    return "\n\n".join(parts)

@@ -1,0 +1,273 @@
+"""Descriptions of functions as the source of a module: types, a Protocol a group, channels.
+
+It has ``from __future__ import annotations``, so that types may stand in any order; enums come
+first, since the defaults of others are their members.
+"""
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rap.cli.command import Failed, one_line
+from rap.cli.stubgen.annotations import Annotations, is_name, quoted
+from rap.cli.stubgen.declarations import WIDTH, declare, parameters
+
+__all__ = ["stub_module"]
+
+_INDENT = "    "
+_OPENING = """
+async def _open(
+    client: Client,
+    name: str,
+    group: str,
+    talk: Callable[[Channel], Awaitable[T]],
+) -> T:
+    @client.register(name, group)
+    async def run(channel: Channel) -> Any:
+        return await talk(channel)
+
+    opened = cast("Callable[[], Awaitable[T]]", run)
+    return await opened()
+"""
+# Names that a stub has for itself.
+_OWN = {
+    "Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable", "Channel",
+    "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum", "IntFlag",
+    "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping", "MutableSequence", "MutableSet",
+    "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set", "StrEnum", "T", "TypeVar",
+    "TypedDict", "UUID", "annotations", "builtins", "cast",
+    "dataclass", "dataclasses", "dt", "msgspec", "pydantic",
+}  # fmt: skip
+
+Description = Mapping[str, Any]
+
+
+def stub_module(descriptions: Sequence[Description]) -> str:
+    """Return the source of a module for these functions.
+
+    Raises:
+        Failed: They are described in a way that no Python has.
+    """
+    types, functions = _merged(descriptions)
+    for name in types:
+        if not is_name(name):
+            raise Failed(f"the server describes a type {name!r}, which is no name")
+    shadowing = {each["func_name"] for each in functions}
+    shadowing |= {field["name"] for each in types.values() for field in each["fields"]}
+    annotations = Annotations(types, shadowing)
+    blocks = [
+        _documented(declare(entry, annotations), entry)
+        for entry in sorted(types.values(), key=lambda each: each["kind"] != "enum")
+    ]
+    taken = _OWN | set(types)
+    groups: dict[str, list[Description]] = {}
+    for each in functions:
+        groups.setdefault(each["group"], []).append(each)
+    for group, members in sorted(groups.items()):
+        calls = [each for each in members if each["shape"] != "channel"]
+        if calls:
+            blocks.append(_protocol(group, calls, taken, annotations))
+    channels = [each for each in functions if each["shape"] == "channel"]
+    if channels:
+        for module, name in (
+            ("collections.abc", "Awaitable"), ("collections.abc", "Callable"), ("typing", "Any"),
+            ("typing", "TypeVar"), ("typing", "cast"), ("rap.client", "Channel"),
+            ("rap.client", "Client"),
+        ):  # fmt: skip
+            annotations.need(module, name)
+        blocks += [_channel(each, taken) for each in channels]
+        blocks.append(_OPENING.strip("\n").split("\n"))
+    head = [
+        '"""Typed stubs of the functions of a server, written by `rap stub`."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        *_imports(annotations.imports),
+    ]
+    if channels:
+        head += ["", 'T = TypeVar("T")']
+    return "\n\n\n".join("\n".join(lines) for lines in [head, *blocks]) + "\n"
+
+
+def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[Description]]:
+    """Return all types by name, and the functions, which name them so."""
+    types: dict[str, Any] = {}
+    names: dict[tuple[str, str], str] = {}
+    taken = _OWN | {each["func_name"] for each in descriptions}
+    taken |= {it["name"] for each in descriptions for e in each["types"] for it in e["fields"]}
+    functions: list[Description] = []
+    for each in descriptions:
+        new = {entry["name"]: _free(entry, names, taken) for entry in each["types"]}
+        for entry in each["types"]:
+            fields = [_renamed(field, new) for field in entry["fields"]]
+            types[new[entry["name"]]] = {**entry, "name": new[entry["name"]], "fields": fields}
+        functions.append(
+            {
+                **each,
+                "parameters": [_renamed(parameter, new) for parameter in each["parameters"]],
+                "returns": _with_names(each["returns"], new),
+            }
+        )
+    return types, functions
+
+
+def _free(entry: Any, names: dict[tuple[str, str], str], taken: set[str]) -> str:
+    """Return the name of a type in the module: its own unless another one has it."""
+    key = (entry["origin"], repr(entry["fields"]))
+    if key not in names:
+        names[key] = _unique(entry["name"], taken | set(names.values()))
+    return names[key]
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}{number}"
+    return found
+
+
+def _renamed(entry: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    default = entry["default"]
+    return {
+        **entry,
+        "type": _with_names(entry["type"], new) if entry["type"] else "",
+        "default": default if default is None else _with_names(default, new),
+    }
+
+
+def _with_names(text: str, new: Mapping[str, str]) -> str:
+    """Return an expression with some names replaced."""
+    if all(old == name for old, name in new.items()):
+        return text
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return text  # it is refused when it is written
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = new.get(node.id, node.id)
+    return ast.unparse(tree)
+
+
+def _documented(lines: list[str], entry: Mapping[str, Any]) -> list[str]:
+    """Return the declaration of a class with a docstring."""
+    if entry["name"] in lines[0].split(" = "):  # it is no class statement
+        return lines
+    at = next(number for number, line in enumerate(lines, 1) if line.endswith(":"))
+    rest = [] if lines[at:] == [f"{_INDENT}pass"] else ["", *lines[at:]]
+    return [*lines[:at], *_doc(f"`{entry['name']}` of the server.", 1), *rest]
+
+
+def _protocol(
+    group: str, members: Sequence[Description], taken: set[str], annotations: Annotations
+) -> list[str]:
+    plain = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+", group))
+    name = _unique(f"{plain}Group" if is_name(f"{plain}Group") else f"Group{plain}", taken)
+    if not is_name(name):
+        raise Failed(f"the server describes a group {group!r}, of which no class can be named")
+    taken.add(name)
+    protocol = annotations.need("typing", "Protocol")
+    lines = [
+        f"class {name}({protocol}):",
+        *_doc(f"Functions of the group; `client.bind({name}, group={group!r})` makes them.", 1),
+    ]
+    for each in members:
+        lines += ["", *_method(each, annotations)]
+    return lines
+
+
+def _method(each: Description, annotations: Annotations) -> list[str]:
+    name = each["func_name"]
+    given = [parameter["name"] for parameter in each["parameters"]]
+    if not is_name(name) or name.startswith("_") or "self" in given:
+        return [
+            f"{_INDENT}# {one_line(name)}: its names cannot be those of a method;",
+            f"{_INDENT}# client.raw_call calls it by name.",
+        ]
+    rows = ["self", *parameters(each["parameters"], annotations)]
+    if each["shape"] == "stream":
+        head, returns = f"{_INDENT}def {name}", annotations.item(each["returns"])
+    else:
+        head, returns = f"{_INDENT}async def {name}", annotations.type(each["returns"])
+    doc = each["doc"] or f"Call `{name}`."
+    if each["idempotent"]:
+        doc += "\n\nIdempotent: calling it twice has the effect of once."
+    return [*_signature(head, rows, returns, 1), *_doc(doc, 2), f"{_INDENT * 2}..."]
+
+
+def _channel(each: Description, taken: set[str]) -> list[str]:
+    name, group = each["func_name"], each["group"]
+    plain = re.sub(r"\W", "_", name if group == "default" else f"{group}_{name}")
+    plain = _unique(plain if is_name(plain) else f"open_{plain}", taken)
+    taken.add(plain)
+    doc = each["doc"] or f"Open the channel `{name}`."
+    doc += "\n\nArgs:\n    client: Opens the channel.\n"
+    doc += "    talk: Runs here with the channel; what it returns is returned."
+    rows = ["client: Client", "talk: Callable[[Channel], Awaitable[T]]"]
+    return [
+        *_signature(f"async def {plain}", rows, "T", 0),
+        *_doc(doc, 1),
+        f"{_INDENT}return await _open(client, {quoted(name)}, {quoted(group)}, talk)",
+    ]
+
+
+def _signature(head: str, rows: Iterable[str], returns: str, depth: int) -> list[str]:
+    rows = list(rows)
+    line = f"{head}({', '.join(rows)}) -> {returns}:"
+    if len(line) <= WIDTH:
+        return [line]
+    inner = _INDENT * (depth + 1)
+    return [f"{head}(", *(f"{inner}{row}," for row in rows), f"{_INDENT * depth}) -> {returns}:"]
+
+
+def _doc(text: str, depth: int) -> list[str]:
+    """Return a docstring."""
+    indent = _INDENT * depth
+    quotes = 3 if "\n" in text.strip() else 6
+    width = WIDTH - len(indent) - quotes
+    lines: list[str] = []
+    for line in text.strip().split("\n"):
+        clean = "".join(c if c.isprintable() else " " for c in line).rstrip()
+        clean = clean.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+        space = clean[: len(clean) - len(clean.lstrip())]
+        lines += textwrap.wrap(
+            clean, width, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    if len(lines) == 1:
+        end = " " if lines[0].endswith('"') else ""
+        return [f'{indent}"""{lines[0]}{end}"""']
+    return [
+        f'{indent}"""{lines[0]}',
+        *(f"{indent}{line}".rstrip() for line in lines[1:]),
+        f'{indent}"""',
+    ]
+
+
+def _imports(needed: Iterable[tuple[str, str]]) -> list[str]:
+    """Return import statements: the standard library, then other packages, then rap."""
+    modules: dict[str, set[str]] = {}
+    for module, name in needed:
+        modules.setdefault(module, set()).add(name)
+    sections: list[list[str]] = [[], []]
+    for module in sorted(modules):
+        other = module.partition(".")[0] in ("msgspec", "pydantic", "rap")
+        names = sorted(modules[module] - {""}, key=_order)
+        lines = [f"import {module}"] if "" in modules[module] else []
+        if names:
+            line = f"from {module} import {', '.join(names)}"
+            if len(line) > WIDTH:
+                line = f"from {module} import (\n" + "".join(f"    {n},\n" for n in names) + ")"
+            lines.append(line)
+        sections[other] += lines
+    for section in sections:
+        section.sort(key=lambda line: (line.startswith("from"), line.split()[1].lower()))
+    return [*sections[0], *([""] if all(sections) else []), *sections[1]]
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Return where a name stands in an import: constants, classes, functions."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+    return kind, name.lower()

@@ -1,0 +1,209 @@
+"""What is known of a call before it is made, worked out once per stub or method name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rap.call import UNTRACED, Shape, method_path
+from rap.client.retry import Hedge
+from rap.clock import NEVER, remaining_ms
+from rap.errors import InvalidArgument, RegistrationError
+from rap.schema.function import Function, decode_any, encode_raw_args
+from rap.wire.codec import pack
+
+__all__ = ["DEFAULT_GROUP", "Plan", "Plans", "merge_arguments"]
+
+DEFAULT_GROUP = "default"
+_JUST_BEGUN = 0.005  # seconds
+_OFTEN_THE_SAME = {"session_id", UNTRACED}
+_MAX_KEPT = 4096  # plans of functions and names that are called without a stub
+
+
+class Plan:
+    """How to call one remote function.
+
+    Args:
+        name: Its name on the server.
+        group: Its group on the server.
+        function: What its declaration says; `None` for a bare name.
+        timeout: Seconds a call may take; `None` for no limit.
+        idempotent: Calling twice has the effect of once, so a lost call may be made again.
+        check: Check arguments against the declaration before sending.
+        hedge: When a unary call is sent a second time; `None`: never.
+        shape: What a bare name is taken for; a declaration says it itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        group: str | None,
+        function: Function | None,
+        *,
+        timeout: float | None,
+        idempotent: bool = False,
+        check: bool = True,
+        hedge: Hedge | None = None,
+        shape: Shape = Shape.UNARY,
+    ) -> None:
+        if not isinstance(group, str | None):
+            raise TypeError(f"group must be a string, got {group!r}")
+        self.name = name
+        self.method = method_path(group or DEFAULT_GROUP, name)
+        self.function = function
+        self.shape = shape if function is None else function.shape
+        self.timeout = timeout
+        self.idempotent = idempotent
+        self.hedge = hedge
+        self.encode: Callable[[Any, Any], bytes] = encode_raw_args
+        self.decode: Callable[[Any], Any] = decode_any
+        if function is not None:
+            self.encode = function.encode_args if check else function.encode_args_unchecked
+            self.decode = function.decode_result
+        # The Open of a call with default timeout and no header, packed once.
+        limit = NEVER if timeout is None else float(timeout)
+        self._timeout_ms = remaining_ms(limit, 0.0)
+        try:
+            self.meta = pack([self.method, self._timeout_ms])
+        except ValueError as exc:
+            raise InvalidArgument(f"{self.method!r} cannot be sent: {exc}") from exc
+        self.untraced_meta = pack([self.method, self._timeout_ms, {UNTRACED: True}])
+        # The same with the header of the session, or of the untraced call, that was made last.
+        self._header: Mapping[str, Any] = {}
+        self._header_meta = self.meta
+
+    def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
+        """Return the meta of an Open.
+
+        Raises:
+            InvalidArgument: The header cannot be sent as msgpack.
+        """
+        # A whole timeout is sent as such even if some of its first milliseconds have passed, so
+        # that calls differ in no byte: the server knows the meta again and need not read it.
+        if self.timeout is None:
+            fresh = deadline == NEVER
+        else:
+            fresh = 0.0 <= now + self.timeout - deadline < _JUST_BEGUN
+        if fresh and not header:
+            return self.meta
+        if fresh and header == self._header:
+            return self._header_meta
+        timeout_ms = self._timeout_ms if fresh else remaining_ms(deadline, now)
+        content: list[Any] = [self.method, timeout_ms]
+        if header:
+            content.append(dict(header))
+        try:
+            meta = pack(content)
+        except ValueError as exc:
+            raise InvalidArgument(f"{self.method}: the header {exc}") from exc
+        if fresh and header and header.keys() <= _OFTEN_THE_SAME:
+            self._header, self._header_meta = dict(header), meta
+        return meta
+
+
+class Plans:
+    """Makes the plans of one client, and keeps those of functions and names.
+
+    Args:
+        timeout: Seconds for unary calls that name no other limit; `None`: no limit.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._kept: dict[Any, Plan] = {}
+
+    def make(
+        self,
+        name: str,
+        group: str | None,
+        function: Function | None,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        check: bool = True,
+        hedge: bool | float | None = None,
+        *,
+        shape: Shape = Shape.UNARY,
+    ) -> Plan:
+        """Return a new plan; see `Plan`, and `hedge` in `Client.register`.
+
+        Raises:
+            RegistrationError: `hedge` is for a function that is not unary.
+        """
+        if function is not None:
+            shape = function.shape
+        if hedge and shape is not Shape.UNARY:
+            text = f"hedge={hedge!r} is for unary functions, {name} is a {shape.value}"
+            raise RegistrationError(text)
+        limit = self._timeout if timeout is None and shape is Shape.UNARY else timeout
+        return Plan(
+            name,
+            group,
+            function,
+            timeout=limit,
+            idempotent=idempotent,
+            check=check,
+            hedge=Hedge(None if hedge is True else hedge) if hedge else None,
+            shape=shape,
+        )
+
+    def of_name(self, name: str, group: str | None, shape: Shape = Shape.UNARY) -> Plan:
+        """Return the plan for a bare name.
+
+        Raises:
+            TypeError: It is no name.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a function must be a string, got {name!r}")
+        key = (name, group, shape)
+        plan = self._kept.get(key)
+        if plan is None:
+            plan = self.make(name, group, None, shape=shape)
+            self._keep(key, plan)
+        return plan
+
+    def of_function(self, func: Callable[..., Any], group: str | None) -> Plan:
+        """Return the plan for a declared function, or the one of a stub.
+
+        Raises:
+            RegistrationError: Its hints are missing or cannot be sent.
+        """
+        declared: Plan | None = getattr(func, "__rap_plan__", None)
+        if declared is not None and group is None:
+            return declared
+        key = (func, group)
+        plan = self._kept.get(key)
+        if plan is None:
+            function = None if declared is None else declared.function
+            function = function or Function.of(func)
+            plan = self.make(declared.name if declared else function.name, group, function)
+            self._keep(key, plan)
+        return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        if len(self._kept) < _MAX_KEPT:
+            self._kept[key] = plan
+
+
+def merge_arguments(
+    args: tuple[Any, ...],
+    arg_param: Sequence[Any] | None,
+    kwargs: dict[str, Any],
+    kwarg_param: dict[str, Any] | None,
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the arguments of a call, given one by one or as list and dict.
+
+    Raises:
+        TypeError: They are given in both ways, or not as a list and a dict.
+    """
+    if arg_param is not None:
+        if args:
+            raise TypeError("give the arguments as args or as arg_param, not both")
+        if not isinstance(arg_param, list | tuple):
+            raise TypeError(f"arg_param must be a list or tuple, got {arg_param!r}")
+        args = tuple(arg_param)
+    if not kwarg_param:
+        return args, kwargs
+    if not isinstance(kwarg_param, Mapping):
+        raise TypeError(f"kwarg_param must be a dict, got {kwarg_param!r}")
+    twice = kwargs.keys() & kwarg_param.keys()
+    if twice:
+        raise TypeError(f"{sorted(twice)} are given as keywords and in kwarg_param")
+    return args, {**kwargs, **kwarg_param}

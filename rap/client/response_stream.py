@@ -1,0 +1,207 @@
+"""A remote generator as the caller iterates it.
+
+An iterator object, no ``async def … yield``: a consumer that breaks out and drops it ends the
+remote generator and leaves the processors' scopes at once, from `__del__`, without a loop's help.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
+
+from rap.call import Call
+from rap.client.call import Invoker
+from rap.client.method import Plan
+from rap.client.node import Node
+from rap.client.retry import Attempt
+from rap.client.session import Session
+from rap.errors import CallError, Internal, InvalidArgument
+from rap.transport import EndOfStream, Stream
+from rap.wire.frames import BATCH, END
+
+__all__ = ["RemoteIterator"]
+
+
+class RemoteIterator:
+    """Items of a remote generator; nothing is sent before the first `__anext__`.
+
+    As with a local generator, an error and a cancelled `__anext__` end it: what follows is
+    `StopAsyncIteration`.
+
+    Args:
+        invoker: Makes the call.
+        plan: What to call.
+        call: The call.
+        session: Its session, if any.
+        body: The encoded arguments.
+        decode_item: Decodes one item.
+        decode_items: Decodes a batch of items.
+    """
+
+    _done = True  # until it is made
+
+    def __init__(
+        self,
+        invoker: Invoker,
+        plan: Plan,
+        call: Call,
+        session: Session | None,
+        body: bytes,
+        decode_item: Callable[[Any], Any],
+        decode_items: Callable[[Any], list[Any]],
+    ) -> None:
+        self._items: deque[Any] = deque()
+        self._invoker = invoker
+        self._plan = plan
+        self._call = call
+        self._session = session
+        self._body = body
+        self._decode_item = decode_item
+        self._decode_items = decode_items
+        self._stream: Stream | None = None
+        self._node: Node | None = None
+        self._scope: AbstractContextManager[Any] | None = None
+        self._loop = invoker.cluster.loop
+        self._running = False
+        self._done = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._items.popleft()
+        except IndexError:
+            return await self._next()
+
+    async def aclose(self) -> None:
+        """End the remote generator; does nothing if it has ended."""
+        self._finish()
+
+    def take_ready(self) -> list[Any]:
+        """Return the items that have arrived and need no wait."""
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+    def move(self, session: Session | None) -> None:
+        """Make the call in another session.
+
+        Raises:
+            RuntimeError: It has begun.
+            CallError: It is the session of another client.
+        """
+        if self._scope is not None or self._done:
+            raise RuntimeError(f"{self._plan.method} has begun; its session is settled")
+        if session is not None:
+            session.check_client(self._invoker)
+        self._session = session
+        self._call.header.pop("session_id", None)
+        if session is not None:
+            self._call.header["session_id"] = session.id
+
+    def __del__(self) -> None:
+        if self._done or self._loop.is_closed():
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = not self._loop.is_running()
+        if here:
+            self._finish()
+        else:  # the garbage collector came by in another thread
+            self._loop.call_soon_threadsafe(self._finish)
+
+    async def _next(self) -> Any:
+        if self._done:
+            raise StopAsyncIteration
+        if self._running:
+            raise RuntimeError(f"{self._plan.method}: another task is waiting for its next item")
+        self._running = True
+        pipeline = self._invoker.pipeline
+        proof = b""
+        try:
+            stream = self._stream
+            if stream is None:
+                flags, meta, raw = await self._first()
+            else:
+                flags, meta, raw = stream.try_recv() or await stream.recv()
+            if pipeline.transforms:
+                if flags & END and pipeline.proves_ends:
+                    proof = bytes(raw)
+                    raise EndOfStream
+                raw = await self._invoker.inbound(self._call, meta, raw, batch=flags & BATCH)
+            if flags & BATCH:
+                self._items.extend(self._decode_items(raw))
+                if not self._items:
+                    raise Internal(f"{self._plan.method}: an empty batch")
+                return self._items.popleft()
+            if flags & END:
+                raise InvalidArgument(f"{self._plan.method} is not a generator; call it instead")
+            return self._decode_item(raw)
+        except EndOfStream:
+            try:
+                pipeline.receive_end(self._call, proof)
+            except BaseException as exc:
+                self._finish(exc)
+                raise
+            self._finish()
+            raise StopAsyncIteration from None
+        except BaseException as exc:
+            self._finish(exc)
+            raise
+        finally:
+            self._running = False
+
+    async def _first(self) -> Any:
+        """Open the stream, elsewhere if a node refuses it unserved; return its first message."""
+        invoker = self._invoker
+        left_out = invoker.untraced(self._call)
+        scope = nullcontext() if left_out else invoker.pipeline.scope(self._call)
+        scope.__enter__()
+        self._scope = scope
+        attempt = Attempt()
+        while True:
+            node, stream = await invoker.open_stream(
+                self._plan, self._call, self._session, self._body, attempt
+            )
+            self._stream = stream
+            # For the load of the node the call ends with its first message.
+            started = invoker.monotonic()
+            node.stats.started(started)
+            try:
+                message = await stream.recv()
+            except CallError as error:
+                node.ended(started, error)
+                self._stream = None
+                await invoker.again(
+                    self._plan, self._call, self._session, node, stream.conn, attempt, error
+                )
+            except BaseException as error:
+                empty = isinstance(error, EndOfStream) and not self._done
+                node.ended(started, None if empty else error)
+                raise
+            else:
+                node.ended(started, None)
+                node.stats.open_streams += 1
+                self._node = node
+                return message
+
+    def _finish(self, error: BaseException | None = None) -> None:
+        if self._done:
+            return
+        self._done = True
+        self._items.clear()
+        stream, node = self._stream, self._node
+        if stream is not None:
+            stream.reset()
+        if node is not None:
+            node.stats.open_streams -= 1
+        self._invoker.cluster.freed()
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            if error is None:
+                scope.__exit__(None, None, None)
+            else:
+                scope.__exit__(type(error), error, error.__traceback__)

@@ -1,0 +1,107 @@
+"""What can be told of a client from outside: for metrics, health checks and people."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rap.client.client import Client
+from rap.client.node import Node
+from rap.client.pool import Tally
+from rap.transport.metering import Traffic
+
+__all__ = ["NODE_STATES", "ClientStatus", "NodeStatus", "client_status", "count_traffic"]
+
+NODE_STATES = ("up", "connecting", "draining", "suspect", "ejected")
+
+
+class NodeStatus(NamedTuple):
+    """One server as a client sees it.
+
+    Args:
+        calls: Attempts of calls that were given to it so far.
+        latency: Recent peak, in seconds; `None` before the first answer.
+    """
+
+    calls: int
+    latency: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """A client at one moment.
+
+    Args:
+        service: What it calls; empty for a list of addresses.
+        ready: How many servers take calls now; 0 also while it is not connected.
+        nodes: How many servers are in each of `NODE_STATES`.
+        connections: How many are open.
+        calls: How many are open, of every shape.
+        waiting: Calls that wait for a server.
+        degraded: Its registry does not answer; `None` if the registry does not tell.
+        age: Seconds since the registry last answered; `None` if it does not tell.
+        servers: Each server that it knows, by its id.
+        opened: Connections opened so far.
+        failed: Connections that could not be opened so far.
+        ejections: Times that a server was taken out for failing so far.
+        hedges: Second copies of late calls so far.
+        refused: Retries and second copies so far that the retry budget did not allow.
+        received: Bytes, where they are counted; see `count_traffic`.
+        sent: The same.
+    """
+
+    service: str
+    ready: int
+    nodes: Mapping[str, int]
+    connections: int
+    calls: int
+    waiting: int
+    degraded: bool | None
+    age: float | None
+    servers: Mapping[str, NodeStatus]
+    opened: int
+    failed: int
+    ejections: int
+    hedges: int
+    refused: int
+    received: int
+    sent: int
+
+
+def client_status(client: Client) -> ClientStatus:
+    """Return how a client is doing; to be asked on its event loop."""
+    discovery, cluster = client._discovery, client._cluster
+    traffic = client._dialer.traffic
+    tally = Tally() if cluster is None else cluster.tally
+    budget = None if client.connected is None else client.connected.budget
+    nodes = [] if cluster is None else list(cluster.nodes.values())
+    connections = [conn for node in nodes for conn in node.pool.connections]
+    states = Counter(node.state for node in nodes)
+    return ClientStatus(
+        service=discovery.service,
+        ready=0 if cluster is None else len(cluster.ready),
+        nodes={state: states[state] for state in NODE_STATES},
+        connections=len(connections),
+        calls=sum(len(conn.streams) for conn in connections),
+        waiting=0 if cluster is None else len(cluster.waiters),
+        degraded=getattr(discovery.resolver, "degraded", None),
+        age=getattr(discovery.resolver, "age", None),
+        servers={node.key: _node_status(node) for node in nodes},
+        opened=tally.opened,
+        failed=tally.failed,
+        ejections=tally.ejections,
+        hedges=0 if budget is None else budget.hedges,
+        refused=0 if budget is None else budget.refused,
+        received=0 if traffic is None else traffic.received,
+        sent=0 if traffic is None else traffic.sent,
+    )
+
+
+def count_traffic(client: Client) -> None:
+    """Count the bytes of connections that are made from now on."""
+    if client._dialer.traffic is None:
+        client._dialer.traffic = Traffic()
+
+
+def _node_status(node: Node) -> NodeStatus:
+    return NodeStatus(node.pool.calls, node.stats.ewma if node.stats.measured else None)

@@ -1,0 +1,1 @@
+"""The one way to Redis: clients, servers, URLs and subscriptions."""

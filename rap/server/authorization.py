@@ -1,0 +1,75 @@
+"""Who may call a function: a rule of the function, and one of its group."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from rap.call import Call
+from rap.errors import RegistrationError
+
+__all__ = ["Allow", "Rule", "allow_rule", "both", "names_of"]
+
+Rule = Callable[[Call], object]
+# What users give: a rule, or the names of those who may.
+Allow = Rule | Collection[str]
+
+
+def allow_rule(allow: Allow | None) -> Rule | None:
+    """Return the rule that an option ``allow`` stands for; `None` for everybody.
+
+    Args:
+        allow: A function of the `Call` that returns `True` for who may make it (whatever else it
+            returns refuses it), or a collection of names; see `names_of`.
+
+    Raises:
+        RegistrationError: It is something else.
+    """
+    if allow is None:
+        return None
+    if callable(allow):
+        if inspect.iscoroutinefunction(allow):
+            raise RegistrationError(f"allow must be a plain function, {allow!r} is async")
+        return allow
+    if isinstance(allow, str | bytes) or not isinstance(allow, Collection):
+        raise RegistrationError(f"allow must be a function or a set of names, got {allow!r}")
+    allowed = frozenset(allow)
+    wrong = [name for name in allowed if not isinstance(name, str) or not name]
+    if wrong:
+        raise RegistrationError(f"allow: a name is a non-empty string, got {wrong[0]!r}")
+
+    def rule(call: Call) -> bool:
+        identity = call.peer.identity if call.peer is not None else None
+        return not allowed.isdisjoint(names_of(identity))
+
+    return rule
+
+
+def both(first: Rule | None, second: Rule | None) -> Rule | None:
+    """Return a rule that allows what both allow."""
+    if first is None or second is None:
+        return first or second
+    return lambda call: first(call) is True and second(call) is True
+
+
+def names_of(identity: Any) -> frozenset[str]:
+    """Return the names of an identity.
+
+    Args:
+        identity: A string that `verify_token` returned; or a certificate as `ssl` gives it, whose
+            names are its common name and all subject alternative names. Anything else has none.
+    """
+    if isinstance(identity, str):
+        return frozenset((identity,))
+    if not isinstance(identity, dict):
+        return frozenset()
+    return frozenset(_certificate_names(identity))
+
+
+def _certificate_names(certificate: dict[str, Any]) -> Iterator[str]:
+    for group in certificate.get("subject", ()):
+        for key, value in group:
+            if key == "commonName":
+                yield value
+    for _, value in certificate.get("subjectAltName", ()):
+        if isinstance(value, str):
+            yield value

@@ -1,0 +1,307 @@
+"""The sockets of a server: listeners, connections, and how they are closed in a drain."""
+
+import asyncio
+import logging
+import math
+import random
+import ssl
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rap.address import Address
+from rap.clock import Clock
+from rap.errors import ConnectionClosed
+from rap.server.admission import Admission, Arrivals
+from rap.server.config import ServerConfig
+from rap.server.dispatch import Dispatcher
+from rap.server.inbound_call import ServerStream
+from rap.server.message_limits import Bounds, streams_of
+from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
+from rap.transport.connection import close_all, defer_when_full
+from rap.transport.listen import Listener, listen
+from rap.transport.metering import CountedConnection, Traffic
+from rap.transport.tls import check_paths, server_context
+from rap.wire.limits import Limits
+
+if TYPE_CHECKING:
+    from rap.server.load_report import LoadTeller
+
+__all__ = ["Ports"]
+
+_ABRUPT = ConnectionClosed("the server was told to stop at once")
+
+
+class Ports:
+    """Every socket of one server.
+
+    Args:
+        config: Options of the server.
+        clock: Source of time.
+        rng: Spreads the ages at which connections are asked to leave.
+        log: Logger of the server.
+        tls: Paths of certificate, key and client authorities.
+        hello: What the Hello says beside version and limits.
+
+    Attributes:
+        hosts: Where to listen.
+        reuse_port: Whether other processes listen there too.
+        arrivals: What looks after new connections.
+        opened: How many connections there have been.
+        traffic: Where connections made from now on count their bytes; `None`: nowhere.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        clock: Clock,
+        rng: random.Random,
+        log: logging.Logger,
+        *,
+        tls: tuple[str | None, str | None, str | None],
+        hello: Mapping[str, Any],
+    ) -> None:
+        self.draining = False
+        self._options: ConnectionOptions | None = None
+        self.hosts = config.addresses
+        self.reuse_port = False
+        self._config = config
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
+        self._tls = tls
+        self._limits = Limits(
+            max_frame=config.max_frame,
+            max_message=config.max_message,
+            max_streams=config.max_streams,
+            stream_window=config.stream_window,
+            connection_window=config.connection_window,
+            max_unfinished=config.max_unfinished,
+            max_requests=config.max_requests,
+            max_backlog=config.max_backlog,
+        )
+        self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
+        self._context = self._make_context()
+        for address in self.hosts:
+            if address.scheme == "tls" and self._context is None:
+                raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
+        self._listeners: list[Listener] = []
+        self._connections: set[Connection] = set()
+        self.opened = 0
+        self._calls = 0  # on connections that have ended
+        self.traffic: Traffic | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._admission: Admission | None = None
+        self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
+        self._teller: LoadTeller | None = None
+        self._tell_load = self._on_load_request  # one object for all connections
+        self._empty = asyncio.Event()
+        self._abrupt = asyncio.Event()  # no more patience with anybody
+
+    @property
+    def addresses(self) -> list[Address]:
+        """What is listened on, with real ports."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The connections that are open."""
+        return frozenset(self._connections)
+
+    @property
+    def calls(self) -> int:
+        """How many calls of every shape clients have opened; counted by their ids, at no cost."""
+        return self._calls + sum(map(_calls_of, self._connections))
+
+    @property
+    def tokens_refused(self) -> int | None:
+        """How many clients had no token that is good; `None` where none needs one."""
+        return None if self._admission is None else self._admission.tokens_refused
+
+    async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
+        """Listen on every address.
+
+        Args:
+            dispatcher: Serves the streams.
+            admission: Decides which connections are read from; `None`: all.
+
+        Raises:
+            OSError: One cannot be bound; none is then listened on.
+        """
+        self._dispatcher = dispatcher
+        self._adopt = dispatcher.adopt  # one object for all connections
+        self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
+        self._admission = admission
+        for address in self.hosts:
+            context = None if address.scheme == "unix" else self._context
+            self._listeners.append(
+                await listen(
+                    address,
+                    self._make_connection,
+                    backlog=self._config.backlog,
+                    context=context,
+                    handshake_timeout=self._config.handshake_timeout,
+                    reuse_port=self.reuse_port,
+                    on_handshake=self.arrivals.begin,
+                    on_failed=self.arrivals.settle,
+                )
+            )
+
+    def set_draining(self, draining: bool) -> None:
+        """Tell every client, and those to come, whether to open new calls here."""
+        self.draining = draining
+        self._options = None
+        if draining:
+            for conn in self._connections:
+                conn.go_away(message="draining")
+                conn.sweep.on_busy()
+
+    async def linger(self, seconds: float) -> None:
+        """Go on as before for so long, unless `stop_at_once` is called."""
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._abrupt.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def close_listeners(self) -> None:
+        """Accept nothing more."""
+        for listener in self._listeners:
+            listener.close()
+
+    async def close_connections(self, timeout: float) -> None:
+        """Wait for clients to leave; after `timeout` seconds end what is left."""
+        for listener in self._listeners:
+            await listener.settled()
+        try:
+            async with asyncio.timeout(0 if self._abrupt.is_set() else timeout):
+                while self._connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            await self._end_connections()
+        if self._admission is not None:
+            await self._admission.close()
+
+    def stop_at_once(self) -> None:
+        """End every connection now, accept none, and wait for no client any more."""
+        self._abrupt.set()
+        self.close_listeners()
+        self.abort()
+
+    def abort(self) -> None:
+        """End every connection now."""
+        for conn in list(self._connections):
+            conn.abort(_ABRUPT)
+
+    def reload_certificates(self) -> None:
+        """Read the certificate files again.
+
+        Raises:
+            ValueError: One cannot be used; the message names its option.
+        """
+        if self._context is not None:
+            crt, key, _ = self._tls
+            self._make_context()  # tells of a bad file before the running context is touched
+            assert crt is not None
+            assert key is not None
+            self._context.load_cert_chain(crt, key)
+
+    async def _end_connections(self) -> None:
+        """The second GoAway: what lies above it was never served; then end what is open."""
+        assert self._dispatcher is not None
+        left = list(self._connections)
+        for conn in left:
+            conn.go_away(final=True, message="the server is shutting down")
+            for stream in list(conn.streams.values()):
+                if isinstance(stream, ServerStream):
+                    self._dispatcher.give_up(stream)
+        await close_all(left, _ABRUPT)
+
+    def _make_context(self) -> ssl.SSLContext | None:
+        crt, key, ca = self._tls
+        check_paths(ssl_crt_path=crt, ssl_key_path=key, ssl_ca_path=ca)
+        if crt is None and key is None:
+            if ca is not None:
+                raise ValueError("ssl_ca_path needs ssl_crt_path and ssl_key_path")
+            return None
+        if crt is None or key is None:
+            missing = "ssl_key_path" if key is None else "ssl_crt_path"
+            raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
+        return server_context(crt, key, ca)
+
+    def _make_options(self) -> ConnectionOptions:
+        """Return what new connections get: worked out once, and when the server drains."""
+        config = self._config
+        return ConnectionOptions(
+            limits=self._limits,
+            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+            hello={**self._hello, "draining": True} if self.draining else self._hello,
+            timeout=config.timeout,
+            stall_timeout=config.stall_timeout,
+            handshake_timeout=config.handshake_timeout,
+            idle_timeout=config.keep_alive,
+            max_cancels=config.max_cancels,
+            max_pings=config.max_pings,
+            max_age=config.max_connection_age,
+        )
+
+    def _make_connection(self) -> Connection:
+        assert self._dispatcher is not None
+        if self._options is None:
+            self._options = self._make_options()
+        make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
+        conn = make(
+            self._options,
+            clock=self._clock,
+            log=self._log,
+            new_stream=self._new_stream,
+            on_open=self._on_open,
+            on_made=self._on_made,
+            on_change=self._on_change,
+            on_lost=self._on_lost,
+        )
+        defer_when_full(conn)
+        conn.adopt = self._adopt
+        conn.on_load = self._tell_load
+        if conn.sweep.max_age is not None:
+            conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)
+        return conn
+
+    def _on_made(self, conn: Connection) -> None:
+        self._connections.add(conn)
+        self.opened += 1
+        if self.arrivals.take(conn) and self._admission is not None:
+            self._admission.take(conn)
+
+    def _on_change(self, conn: Connection) -> None:
+        self.arrivals.settle(conn)
+        if "load" in conn.protocol.peer_hello:
+            self._load_teller().take(conn)
+
+    def _on_load_request(self, conn: Connection, _: bytes) -> None:
+        self._load_teller().tell(conn)
+
+    def _load_teller(self) -> "LoadTeller":
+        if self._teller is None:
+            from rap.server.load_report import LoadTeller  # few clients ask
+
+            self._teller = LoadTeller(self, self._clock)
+        return self._teller
+
+    def _on_lost(self, conn: Connection) -> None:
+        self.arrivals.settle(conn)
+        self._connections.discard(conn)
+        self._calls += _calls_of(conn)
+        if not self._connections:
+            self._empty.set()
+
+
+def _calls_of(conn: Connection) -> int:
+    return (conn.protocol.last_id + 1) // 2

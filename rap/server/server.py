@@ -1,0 +1,391 @@
+"""The server: what users hold. It registers functions, listens, and drains."""
+
+import asyncio
+import inspect
+import logging
+import os
+import random
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar, overload
+
+from rap.address import Address
+from rap.call import Side
+from rap.clock import Clock, clock_of, random_of
+from rap.errors import RegistrationError
+from rap.options import check_flag, make_config
+from rap.processor.base import BaseProcessor, Pipeline, add_processors
+from rap.registry.base import Registry, State
+from rap.server.admin import Admin
+from rap.server.authentication import authenticator_of
+from rap.server.authorization import Allow
+from rap.server.config import ServerConfig
+from rap.server.connections import Ports
+from rap.server.dispatch import Dispatcher
+from rap.server.hooks import Event, check_events, discard_events, run_event, run_stop_events
+from rap.server.load_report import Figures
+from rap.server.middleware.chain import Middleware, Middlewares
+from rap.server.registration import Membership
+from rap.server.router import Handler, Router
+from rap.server.signals import handle_signals
+from rap.server.threads import Threads
+
+__all__ = ["Server"]
+
+_log = logging.getLogger("rap.server")
+F = TypeVar("F")
+
+
+class Server:
+    """Serves functions to clients.
+
+    Args:
+        host: One address or a list of addresses; see `rap.address`.
+        service: Name under which to register; needs `registry`.
+        registry: URL or `Registry` where the server makes itself known.
+        weight: Relative capacity, 1 to 1000.
+        zone: Name of the failure domain.
+        advertise: Address that clients dial; by default the one that was bound.
+        ssl_crt_path: PEM file of the certificate; with it every TCP address speaks TLS.
+        ssl_key_path: PEM file of its key.
+        ssl_ca_path: PEM file of the authorities of client certificates, which are then required.
+        start_event_list: Run before listening; a failing one aborts the start.
+        stop_event_list: Run when all connections are closed.
+        middleware_list: The first is outermost.
+        processor_list: In the order in which outbound messages pass them.
+        clock: Source of time.
+        rng: Source of chance.
+        options: The options of `ServerConfig`.
+
+    Raises:
+        ValueError: An option has a bad value; the message names it.
+        TypeError: An option does not exist.
+    """
+
+    def __init__(
+        self,
+        host: str | Address | Sequence[str | Address] = "localhost:9000",
+        *,
+        service: str | None = None,
+        registry: str | Registry | None = None,
+        weight: int = 1,
+        zone: str = "",
+        advertise: str | None = None,
+        ssl_crt_path: str | None = None,
+        ssl_key_path: str | None = None,
+        ssl_ca_path: str | None = None,
+        start_event_list: Iterable[Event] = (),
+        stop_event_list: Iterable[Event] = (),
+        middleware_list: Iterable[Middleware] = (),
+        processor_list: Iterable[BaseProcessor] = (),
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        **options: Any,
+    ) -> None:
+        hosts = [host] if isinstance(host, str | Address) else host
+        if not isinstance(hosts, Sequence) or isinstance(hosts, bytes) or not hosts:
+            raise ValueError(f"host must be an address or a list of addresses, got {host!r}")
+        addresses = tuple(Address.parse(each, option="host") for each in hosts)
+        self.config = make_config(Server, ServerConfig, options, addresses=addresses)
+        self.incarnation = os.urandom(8).hex()
+        self._clock = clock_of(clock)
+        self._rng = random_of(rng)
+        self._router = Router(self.config.run_timeout)
+        Admin(self._router, allow_load=self.config.allow_load)
+        self._ports = Ports(
+            self.config,
+            self._clock,
+            self._rng,
+            _log,
+            tls=(ssl_crt_path, ssl_key_path, ssl_ca_path),
+            hello={"service": service or "", "incarnation": self.incarnation},
+        )
+        self._membership = Membership(
+            registry, service, weight=weight, zone=zone, advertise=advertise, config=self.config,
+            incarnation=self.incarnation, clock=self._clock, rng=self._rng,
+        )  # fmt: skip
+        self._start_events = check_events("start_event_list", start_event_list)
+        self._stop_events = check_events("stop_event_list", stop_event_list)
+        # Coroutine objects of a server that never starts are nobody's oversight.
+        weakref.finalize(self, _discard, self._start_events, self._stop_events)
+        self._middlewares = Middlewares(self.register, service or "", _log)
+        self._middlewares.load("middleware_list", middleware_list)
+        self._processors: list[BaseProcessor] = []
+        self._add_processors("processor_list", processor_list)
+        self._dispatcher: Dispatcher | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()  # somebody wants the server to end
+
+    # Set-up.
+
+    @overload
+    def register(self, func: F, name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> F: ...  # fmt: skip # noqa: E501
+
+    @overload
+    def register(self, func: None = ..., name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> Callable[[F], F]: ...  # fmt: skip # noqa: E501
+
+    def register(
+        self,
+        func: Any = None,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool = False,
+        doc: str | None = None,
+        *,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+        allow: Allow | None = None,
+    ) -> Any:
+        """Make a function callable; also a decorator, with or without arguments.
+
+        An object or a class registers its public methods, under a group of its class's name
+        unless `group` is given.
+
+        Args:
+            func: The function.
+            name: Its name on the wire; by default its own.
+            group: Its group; by default ``default``.
+            is_private: Only peers on this machine may call it.
+            doc: Its description; by default its docstring.
+            idempotent: It may be called twice with the effect of once.
+            run_timeout: Seconds it may run; by default the server's for unary functions.
+            inline: Run a `def` on the event loop: for functions that never block.
+            allow: Names of the clients that may call it, or a function of the `Call` that returns
+                `True` for who may; see `rap.server.authorization`.
+
+        Raises:
+            RegistrationError: Hints are missing or cannot be sent, or the name is taken.
+        """
+        options: dict[str, Any] = {
+            "is_private": is_private,
+            "doc": doc,
+            "idempotent": idempotent,
+            "run_timeout": run_timeout,
+            "inline": inline,
+            "allow": allow,
+        }
+        if func is None:
+            return lambda each: self.register(each, name, group, **options)
+        if callable(func) and not inspect.isclass(func):
+            self._router.register(func, name, group, **options)
+        elif name is not None:
+            raise RegistrationError(f"name={name!r} is for one function, got {func!r}")
+        else:
+            self._router.register_methods(func, group, **options)
+        return func
+
+    def allow_group(self, group: str, allow: Allow) -> None:
+        """Let only some clients call a group, beside the rules of its functions; see `register`."""
+        self._router.allow_group(group, allow)
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """The registered functions."""
+        return list(self._router)
+
+    def load_start_event(self, event_list: Iterable[Event]) -> None:
+        """Add events that run before listening.
+
+        Raises:
+            TypeError: One is no event.
+            RuntimeError: The server was started.
+        """
+        self._check_new("load_start_event")
+        self._start_events += check_events("load_start_event", event_list)
+
+    def load_stop_event(self, event_list: Iterable[Event]) -> None:
+        """Add events that run after shutdown."""
+        self._stop_events += check_events("load_stop_event", event_list)
+
+    def load_middleware(self, middleware_list: Iterable[Middleware]) -> None:
+        """Add middleware, after what is there; to be done before the server starts.
+
+        Raises:
+            TypeError: One is no middleware.
+            ValueError: One is loaded already, here or elsewhere.
+            RuntimeError: The server was started.
+        """
+        self._check_new("load_middleware")
+        self._middlewares.load("load_middleware", middleware_list)
+
+    def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
+        """Add processors; to be done before the server starts.
+
+        Raises:
+            TypeError: One is no `BaseProcessor`, or for clients only.
+            ValueError: One is loaded already.
+            RuntimeError: The server was started.
+        """
+        self._check_new("load_processor")
+        self._add_processors("load_processor", processor_list)
+
+    def _check_new(self, method: str) -> None:
+        if self._dispatcher is not None:
+            raise RuntimeError(f"{method} must come before the server starts")
+
+    def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
+        for added in add_processors(option, self._processors, processors, Side.SERVER):
+            self._register_private(added)
+
+    def _register_private(self, processor: BaseProcessor) -> None:
+        for func, name, group in processor.take_private_functions():
+            self.register(func, name, group, is_private=True)
+
+    # Life.
+
+    @property
+    def addresses(self) -> list[Address]:
+        """What is listened on, with real ports."""
+        return self._ports.addresses
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new calls are welcome: started, not draining, not taken out of rotation."""
+        return self._dispatcher is not None and self._closing is None and not self._ports.draining
+
+    async def create_server(self) -> Self:
+        """Run start events, listen, and register; returns when clients can call.
+
+        Raises:
+            OSError: An address cannot be bound.
+            RuntimeError: The server was started before.
+        """
+        if self._dispatcher is not None:
+            raise RuntimeError("the server was started already")
+        pipeline = Pipeline(self._processors, Side.SERVER)
+        threads = Threads(self.config.threads)
+        self._dispatcher = Dispatcher(
+            self._router,
+            pipeline,
+            self._clock,
+            threads,
+            messages=self._middlewares.messages(threads, self._clock),
+            debug=self.config.debug,
+            log=_log,
+        )
+        try:
+            while self._start_events:
+                await run_event(self._start_events.pop(0))
+            for processor in self._processors:
+                await run_event(processor.start_event_handle)
+                self._register_private(processor)
+            await self._middlewares.start()
+            authenticator = authenticator_of(self.config, self._clock, _log)
+            admission = self._middlewares.admission(authenticator)
+            await self._ports.open(self._dispatcher, admission)
+            figures = Figures(self._ports, self._clock)
+            await self._membership.join(self.addresses, figures, draining=self._ports.draining)
+        except BaseException:
+            _discard(self._start_events, self._stop_events)
+            self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
+            await asyncio.shield(self._closing)
+            raise
+        _log.info("listening on %s", ", ".join(map(str, self.addresses)))
+        return self
+
+    async def set_serving(self, serving: bool) -> None:
+        """Take the server out of rotation without stopping it, or put it back.
+
+        Connected clients are told to open nothing new here; the registry says DRAINING. Before the
+        start, and in start events, it says how the server begins.
+
+        Raises:
+            ValueError: `serving` is no bool.
+            RuntimeError: The server is stopping, and cannot be put back.
+        """
+        check_flag("serving", serving)
+        if self._closing is not None:
+            if serving:
+                raise RuntimeError("the server is stopping; it cannot be put back into rotation")
+            return
+        self._ports.set_draining(not serving)
+        await self._membership.announce(State.UP if serving else State.DRAINING)
+
+    def reload_certificates(self) -> None:
+        """Use the certificate files as they are now for new handshakes.
+
+        Raises:
+            ValueError: A file cannot be used; the old certificates stay.
+        """
+        self._ports.reload_certificates()
+
+    async def await_closed(self) -> None:
+        """Drain and stop; calls that are open get `close_timeout` seconds to finish.
+
+        May be called again, and by several tasks; cancelling one does not stop the drain.
+        """
+        if self._dispatcher is None:
+            _discard(self._start_events, self._stop_events)
+            return
+        self._stop.set()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="rap server close")
+        await asyncio.shield(self._closing)
+
+    async def _abort_start(self) -> None:
+        """Undo what a start that failed has done; the stop events do not run."""
+        assert self._dispatcher is not None
+        self._ports.close_listeners()
+        await self._membership.leave()
+        await self._ports.close_connections(0.0)
+        await self._dispatcher.close()
+        await self._middlewares.stop()
+
+    async def _close(self) -> None:
+        """The drain; see docs on shutdown for who does what when."""
+        assert self._dispatcher is not None
+        delay = self.config.drain_delay
+        if self._membership.active:
+            await self._membership.announce(State.DRAINING)
+            delay = 1.0 if delay is None else delay
+        if delay:
+            await self._ports.linger(delay)
+        self._ports.close_listeners()
+        self._ports.set_draining(True)
+        await self._ports.close_connections(self.config.close_timeout)
+        await self._dispatcher.close()
+        await self._membership.leave()
+        await self._middlewares.stop()
+        stops = [processor.stop_event_handle for processor in reversed(self._processors)]
+        await run_stop_events([*stops, *reversed(self._stop_events)], _log)
+        self._stop_events.clear()
+        _log.info("stopped")
+
+    async def serve_forever(self) -> None:
+        """Start if need be, serve until SIGTERM or SIGINT, then drain; a second one ends at once.
+
+        Stop events still run then; a third one kills. It also drains and returns when cancelled,
+        and when `await_closed` is called. SIGHUP reloads the certificates. Outside of the main
+        thread no signal is looked at.
+        """
+        if self._dispatcher is None:
+            await self.create_server()
+        with handle_signals(self._stop.set, self._ports.stop_at_once, self._on_hangup):
+            try:
+                await self._stop.wait()
+            finally:
+                await self.__aexit__()
+
+    def _on_hangup(self) -> None:
+        try:
+            self.reload_certificates()
+        except ValueError as exc:
+            _log.error("the certificates stay as they were: %s", exc)
+
+    async def __aenter__(self) -> Self:
+        return await self.create_server()
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self.await_closed()
+        except asyncio.CancelledError:  # who cancels the drain wants no drain
+            self._ports.stop_at_once()
+            await self.await_closed()
+            raise
+
+
+def _discard(*lists: list[Event]) -> None:
+    for events in lists:
+        discard_events(events)
+        events.clear()

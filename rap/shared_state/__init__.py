@@ -1,0 +1,26 @@
+"""What all instances of a service share: nonces, counts of connections, token buckets."""
+
+from rap.shared_state.base import (
+    Bucket,
+    ConnectionCounter,
+    NonceStore,
+    State,
+    StateUnavailable,
+    TokenBuckets,
+)
+from rap.shared_state.memory import MemoryBuckets, MemoryConnections, MemoryNonces, MemoryState
+from rap.shared_state.url import state_from_url
+
+__all__ = [
+    "Bucket",
+    "ConnectionCounter",
+    "MemoryBuckets",
+    "MemoryConnections",
+    "MemoryNonces",
+    "MemoryState",
+    "NonceStore",
+    "State",
+    "StateUnavailable",
+    "TokenBuckets",
+    "state_from_url",
+]

@@ -1,0 +1,24 @@
+"""The stores that one suite of tests runs against."""
+
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+
+from rap.shared_state import State, state_from_url
+from tests.redis_fixtures import namespace, redis_cluster, redis_old, redis_single
+
+__all__ = ["connect", "namespace", "redis_cluster", "redis_old", "redis_single"]
+
+# Makes the state of one more instance, as another process would, over what the others see.
+Connect = Callable[[], State]
+
+
+@pytest.fixture
+async def connect(request: pytest.FixtureRequest, namespace: str) -> AsyncGenerator[Connect, None]:
+    """Makes states of the kind that a test is given as its parameter."""
+    if request.param == "memory":
+        one = state_from_url("memory://")
+        yield lambda: one
+        return
+    url = request.getfixturevalue(f"redis_{request.param}").url
+    yield lambda: state_from_url(f"{url}?namespace={namespace}")

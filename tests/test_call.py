@@ -1,0 +1,52 @@
+"""Calls, requests and responses: the values that plug-ins see."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rap.call import Call, Request, Response, Shape, Side, current, method_path, split_method
+from rap.clock import NEVER
+
+names = st.text(min_size=1, max_size=20).filter(lambda name: "/" not in name)
+
+
+@given(names, names)
+def test_group_and_name_make_a_method_and_come_back(group: str, name: str) -> None:
+    assert split_method(method_path(group, name)) == (group, name)
+
+
+def test_a_name_may_have_a_slash() -> None:
+    assert split_method("/default/a/b") == ("default", "a/b")
+
+
+def call() -> Call:
+    return Call("/math/add", Shape.UNARY, Side.CLIENT, {"token": "t"})
+
+
+def test_a_call_begins_with_its_first_attempt_and_nothing_else() -> None:
+    made = call()
+    assert (made.attempt, made.deadline, made.peer, made.state) == (1, NEVER, None, {})
+    assert repr(made) == "Call('/math/add', UNARY, CLIENT)"
+
+
+def test_calls_do_not_share_their_scratch_space() -> None:
+    first, second = call(), call()
+    first.state["span"] = 1
+    assert second.state == {}
+
+
+@pytest.mark.parametrize("kind", [Request, Response])
+def test_a_message_says_whose_it_is(kind: type[Request | Response]) -> None:
+    message = kind(call(), [1, 2])
+    assert (message.method, message.group, message.func_name) == ("/math/add", "math", "add")
+    assert repr(message) == f"{kind.__name__}('/math/add', header={{}}, body=[1, 2])"
+
+
+def test_a_message_keeps_the_header_it_was_given() -> None:
+    header: dict[str, object] = {}
+    assert Request(call(), None, header).header is header
+    assert Request(call()).header is not Request(call()).header
+
+
+def test_outside_a_handler_there_is_no_current_call() -> None:
+    assert current.get() is None
