@@ -17,7 +17,7 @@ from faults.victim import attacked
 from faults.visitor import beside
 from fuzz.engines import blind, guided, has_atheris
 from fuzz.targets import TARGETS
-from rap.call import Call, Request, Shape, Side
+from rap.call import Call, Request, Side, StreamType
 from rap.errors import CallError, ExceptionTypes, RapError, decode_error
 from rap.processor.compress import HEADER_NAME, CompressProcessor
 from rap.wire.codec import pack, unpack
@@ -93,7 +93,7 @@ async def compression_bomb(scale: Scale) -> Measured:
     bomb = zlib.compress(bytes(256 * _MIB))
     peaks, refused = [], 0
     for claim in (256 * _MIB, 16 * _MIB, 1024):
-        call = Call("/default/f", Shape.UNARY, Side.SERVER, {})
+        call = Call("/default/f", StreamType.UNARY, Side.SERVER, {})
         tracemalloc.start()
         try:
             await CompressProcessor().process_request(Request(call, bomb, {HEADER_NAME: claim}))

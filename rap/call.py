@@ -21,8 +21,8 @@ __all__ = [
     "Header",
     "Request",
     "Response",
-    "Shape",
     "Side",
+    "StreamType",
     "current",
     "method_path",
     "split_method",
@@ -44,7 +44,7 @@ class Side(Enum):
     SERVER = "server"
 
 
-class Shape(Enum):
+class StreamType(Enum):
     """Who may send how many messages in a call."""
 
     UNARY = "unary"
@@ -68,7 +68,7 @@ class Call:
 
     Args:
         method: ``/group/name``.
-        shape: How many messages each side may send.
+        stream_type: How many messages each side may send.
         side: Which end this is.
         header: What the client sent when it opened the call.
         deadline: Seconds on the monotonic clock; `NEVER` without one.
@@ -84,22 +84,22 @@ class Call:
         "on_attempt",
         "peer",
         "retried",
-        "shape",
         "side",
         "state",
+        "stream_type",
     )
 
     def __init__(
         self,
         method: str,
-        shape: Shape,
+        stream_type: StreamType,
         side: Side,
         header: Header,
         deadline: float = NEVER,
         peer: Peer | None = None,
     ) -> None:
         self.method = method
-        self.shape = shape
+        self.stream_type = stream_type
         self.side = side
         self.header = header
         self.deadline = deadline
@@ -112,7 +112,7 @@ class Call:
         self.state: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Call({self.method!r}, {self.shape.name}, {self.side.name})"
+        return f"Call({self.method!r}, {self.stream_type.name}, {self.side.name})"
 
 
 class _Message:

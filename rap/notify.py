@@ -4,10 +4,10 @@ import asyncio
 
 from rap.clock import Clock
 
-__all__ = ["Wakeup"]
+__all__ = ["Notify"]
 
 
-class Wakeup:
+class Notify:
     """What one task sleeps on and others shorten.
 
     `set` may be called any number of times, also before the wait: the next wait returns at once.

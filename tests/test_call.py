@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.call import Call, Request, Response, Shape, Side, current, method_path, split_method
+from rap.call import Call, Request, Response, Side, StreamType, current, method_path, split_method
 from rap.clock import NEVER
 
 names = st.text(min_size=1, max_size=20).filter(lambda name: "/" not in name)
@@ -20,7 +20,7 @@ def test_a_name_may_have_a_slash() -> None:
 
 
 def call() -> Call:
-    return Call("/math/add", Shape.UNARY, Side.CLIENT, {"token": "t"})
+    return Call("/math/add", StreamType.UNARY, Side.CLIENT, {"token": "t"})
 
 
 def test_a_call_begins_with_its_first_attempt_and_nothing_else() -> None:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from rap.call import UNTRACED, Call, Header, Request, Response, Shape, Side, current
+from rap.call import UNTRACED, Call, Header, Request, Response, Side, StreamType, current
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.hedging import hedged
@@ -31,7 +31,7 @@ _REQUEST = MESSAGE | END
 _NOBODY: frozenset[str] = frozenset()
 _ambient = ambient_session.get
 _UNTRACED: Header = {UNTRACED: True}  # shared by calls: not to be changed
-_UNARY, _CLIENT = Shape.UNARY, Side.CLIENT  # look-ups are slow
+_UNARY, _CLIENT = StreamType.UNARY, Side.CLIENT  # look-ups are slow
 
 
 class Invoker:
@@ -106,7 +106,7 @@ class Invoker:
     def start_call(
         self,
         plan: Plan,
-        shape: Shape,
+        stream_type: StreamType,
         session: Session | None,
         header: Mapping[str, Any] | None,
         timeout: float | None,
@@ -135,7 +135,7 @@ class Invoker:
             limit = self.monotonic() + timeout
             if limit < deadline:
                 deadline = limit
-        call = Call(plan.method, shape, _CLIENT, own, deadline)
+        call = Call(plan.method, stream_type, _CLIENT, own, deadline)
         if affinity is not None:
             call.affinity = affinity
         return call, session

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
 from rap.balance import Picker, picker_from_name, wants_reports
-from rap.call import Shape, Side
+from rap.call import Side, StreamType
 from rap.client.call import Invoker
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
@@ -328,8 +328,10 @@ class Client:
             TypeError: It is a generator or channel function.
         """
         plan = self._plans.of_function(func, group)
-        if plan.shape is not Shape.UNARY:
-            raise TypeError(f"call is for unary functions, {plan.name} is a {plan.shape.value}")
+        if plan.stream_type is not StreamType.UNARY:
+            raise TypeError(
+                f"call is for unary functions, {plan.name} is a {plan.stream_type.value}"
+            )
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
@@ -359,11 +361,13 @@ class Client:
             TypeError: It is no generator function.
         """
         if isinstance(func, str):
-            plan = self._plans.of_name(func, group, Shape.STREAM)
+            plan = self._plans.of_name(func, group, StreamType.STREAM)
         else:
             plan = self._plans.of_function(func, group)
-        if plan.shape is not Shape.STREAM:
-            raise TypeError(f"iterator_call is for generators, {plan.name} is {plan.shape.value}")
+        if plan.stream_type is not StreamType.STREAM:
+            raise TypeError(
+                f"iterator_call is for generators, {plan.name} is {plan.stream_type.value}"
+            )
         check_timeout("timeout", timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
@@ -386,9 +390,9 @@ class Client:
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
-        shape = self._plans.of_function(target, None).shape
-        if shape is Shape.STREAM:
+        stream_type = self._plans.of_function(target, None).stream_type
+        if stream_type is StreamType.STREAM:
             return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
-        if shape is Shape.CHANNEL and hasattr(target, "__rap_plan__"):
+        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_plan__"):
             return await target(*args, **kwargs)
         return await self.call(target, arg_param=args, kwarg_param=kwargs)

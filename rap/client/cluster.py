@@ -27,7 +27,7 @@ from rap.client.subsetting import Part
 from rap.clock import NEVER, Clock
 from rap.errors import CallError, ConnectionClosed, ResourceExhausted, Unauthenticated, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
-from rap.registry.base import trouble_of
+from rap.registry.base import last_error_of
 from rap.transport import Connection
 
 __all__ = [
@@ -46,7 +46,7 @@ _MOST_TOLD = 10  # of very many nodes nobody reads more
 
 
 def why_none(
-    service: str, nodes: Collection[Node], known: bool, max_in_flight: int, trouble: str
+    service: str, nodes: Collection[Node], known: bool, max_in_flight: int, last_error: str
 ) -> str:
     """Return one sentence on what is wrong with each node; of many, with the first ones.
 
@@ -55,12 +55,12 @@ def why_none(
         nodes: All that there are.
         known: The registry has answered.
         max_in_flight: Unary calls that one may have.
-        trouble: What the registry says is wrong with it.
+        last_error: Why the registry has no answer now; empty if it has one.
     """
     of = f" of service {service!r}" if service else ""
     if not nodes:
         why = "the registry lists none" if known else "the registry has not answered"
-        return f"no server{of}: {why}" + (f": {trouble}" if trouble else "")
+        return f"no server{of}: {why}" + (f": {last_error}" if last_error else "")
     parts = []
     for node in islice(nodes, _MOST_TOLD):
         full = node.stats.in_flight >= max_in_flight
@@ -374,8 +374,8 @@ class Cluster:
 
     def describe(self) -> str:
         """Return one sentence on what is wrong with each node."""
-        most, trouble = self._config.max_in_flight, trouble_of(self._resolver)
-        return why_none(self.service, self.nodes.values(), self._known, most, trouble)
+        most, last_error = self._config.max_in_flight, last_error_of(self._resolver)
+        return why_none(self.service, self.nodes.values(), self._known, most, last_error)
 
     async def _wait(self, limit: float) -> None:
         if denial := denial_of(self.nodes.values()):

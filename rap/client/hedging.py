@@ -235,7 +235,7 @@ class _Race:
 
 def _copy_of(call: Call) -> Call:
     """Return a call with which a second copy can be sent while the first is open."""
-    copy = Call(call.method, call.shape, call.side, call.header, call.deadline)
+    copy = Call(call.method, call.stream_type, call.side, call.header, call.deadline)
     copy.affinity = call.affinity
     copy.on_attempt = call.on_attempt
     copy.state = dict(call.state)

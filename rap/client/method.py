@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rap.call import UNTRACED, Shape, method_path
+from rap.call import UNTRACED, StreamType, method_path
 from rap.client.retry import Hedge
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
@@ -29,7 +29,7 @@ class Plan:
         idempotent: Calling twice has the effect of once, so a lost call may be made again.
         check: Check arguments against the declaration before sending.
         hedge: When a unary call is sent a second time; `None`: never.
-        shape: What a bare name is taken for; a declaration says it itself.
+        stream_type: What a bare name is taken for; a declaration says it itself.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Plan:
         idempotent: bool = False,
         check: bool = True,
         hedge: Hedge | None = None,
-        shape: Shape = Shape.UNARY,
+        stream_type: StreamType = StreamType.UNARY,
     ) -> None:
         if not isinstance(group, str | None):
             raise TypeError(f"group must be a string, got {group!r}")
         self.name = name
         self.method = method_path(group or DEFAULT_GROUP, name)
         self.function = function
-        self.shape = shape if function is None else function.shape
+        self.stream_type = stream_type if function is None else function.stream_type
         self.timeout = timeout
         self.idempotent = idempotent
         self.hedge = hedge
@@ -120,7 +120,7 @@ class Plans:
         check: bool = True,
         hedge: bool | float | None = None,
         *,
-        shape: Shape = Shape.UNARY,
+        stream_type: StreamType = StreamType.UNARY,
     ) -> Plan:
         """Return a new plan; see `Plan`, and `hedge` in `Client.register`.
 
@@ -128,11 +128,11 @@ class Plans:
             RegistrationError: `hedge` is for a function that is not unary.
         """
         if function is not None:
-            shape = function.shape
-        if hedge and shape is not Shape.UNARY:
-            text = f"hedge={hedge!r} is for unary functions, {name} is a {shape.value}"
+            stream_type = function.stream_type
+        if hedge and stream_type is not StreamType.UNARY:
+            text = f"hedge={hedge!r} is for unary functions, {name} is a {stream_type.value}"
             raise RegistrationError(text)
-        limit = self._timeout if timeout is None and shape is Shape.UNARY else timeout
+        limit = self._timeout if timeout is None and stream_type is StreamType.UNARY else timeout
         return Plan(
             name,
             group,
@@ -141,10 +141,12 @@ class Plans:
             idempotent=idempotent,
             check=check,
             hedge=Hedge(None if hedge is True else hedge) if hedge else None,
-            shape=shape,
+            stream_type=stream_type,
         )
 
-    def of_name(self, name: str, group: str | None, shape: Shape = Shape.UNARY) -> Plan:
+    def of_name(
+        self, name: str, group: str | None, stream_type: StreamType = StreamType.UNARY
+    ) -> Plan:
         """Return the plan for a bare name.
 
         Raises:
@@ -152,10 +154,10 @@ class Plans:
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a function must be a string, got {name!r}")
-        key = (name, group, shape)
+        key = (name, group, stream_type)
         plan = self._kept.get(key)
         if plan is None:
-            plan = self.make(name, group, None, shape=shape)
+            plan = self.make(name, group, None, stream_type=stream_type)
             self._keep(key, plan)
         return plan
 

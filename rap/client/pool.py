@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from rap.clock import Clock
 from rap.errors import ConnectionClosed, RapError, Unauthenticated
-from rap.notify import Wakeup
+from rap.notify import Notify
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
@@ -97,7 +97,7 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
-        self._hurry = Wakeup(clock)
+        self._hurry = Notify(clock)
 
     @property
     def dialling(self) -> bool:

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rap.call import UNTRACED, Shape, current
+from rap.call import UNTRACED, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.method import Plan, Plans
@@ -42,9 +42,9 @@ def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Cal
     options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
     if plan.hedge is not None:
         stub = _hedged_stub(client, plan, options)
-    elif function.shape is Shape.UNARY:
+    elif function.stream_type is StreamType.UNARY:
         stub = _unary_stub(client, plan, options)
-    elif function.shape is Shape.STREAM:
+    elif function.stream_type is StreamType.STREAM:
         stub = _stream_stub(client, plan, options)
     else:
         stub = _channel_stub(client, plan, declared, options)
@@ -105,7 +105,7 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             node.ended(now, error)
             if cluster.waiters:
                 cluster.freed()
-            call, _ = invoker.start_call(plan, Shape.UNARY, None, None, None)
+            call, _ = invoker.start_call(plan, StreamType.UNARY, None, None, None)
             call.deadline = deadline
             if not plain:
                 call.header.update(_UNTRACED)
@@ -160,9 +160,9 @@ def iterator_call(
     """Return the iterator over a remote generator."""
     body = plan.encode(args, kwargs)
     limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, Shape.STREAM, session, header, limit, affinity)
+    call, session = invoker.start_call(plan, StreamType.STREAM, session, header, limit, affinity)
     function = plan.function
-    if function is not None and function.shape is Shape.STREAM:
+    if function is not None and function.stream_type is StreamType.STREAM:
         decode_item, decode_items = function.decode_item, function.decode_items
     else:
         decode_item, decode_items = decode_any, _decode_items
@@ -205,7 +205,7 @@ async def channel_call(
     """
     invoker = client.invoker
     limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, Shape.CHANNEL, session, header, limit, affinity)
+    call, session = invoker.start_call(plan, StreamType.CHANNEL, session, header, limit, affinity)
     own = PinnedSession(client)
     if session is None:
         call.header["session_id"] = own.id
@@ -269,7 +269,7 @@ def bind_interface(
         method = _method(inspect.getattr_static(interface, name), bound)
         if method is not None and not name.startswith("_"):
             function = Function.of(method, name=name)
-            hedged = hedge if function.shape is Shape.UNARY else None
+            hedged = hedge if function.stream_type is StreamType.UNARY else None
             home = group or interface.__name__
             plan = plans.make(name, home, function, timeout, idempotent, hedge=hedged)
             setattr(bound, name, make_stub(client, plan, method))

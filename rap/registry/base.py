@@ -26,7 +26,7 @@ __all__ = [
     "check_ttl",
     "check_weight",
     "diff",
-    "trouble_of",
+    "last_error_of",
 ]
 
 
@@ -73,8 +73,9 @@ Snapshot = Mapping[str, Endpoint]
 class Resolver(Protocol):
     """Where clients watch a service.
 
-    It may have an attribute ``trouble`` that says why it has no answer now, empty while it has one:
-    errors of calls that find no server tell it, so it must name no password.
+    A resolver may have an attribute ``last_error``: the reason why it has no answer now, or an
+    empty text while it has one. Errors of calls that find no server quote it, so it must not
+    contain a password.
     """
 
     def watch(self, service: str) -> AsyncIterator[Snapshot]:
@@ -102,9 +103,9 @@ class Registry(Resolver, Protocol):
         """Remove the registration of this incarnation; nothing happens if it is not there."""
 
 
-def trouble_of(resolver: object) -> str:
+def last_error_of(resolver: object) -> str:
     """Return why a resolver has no answer now, as far as it says so."""
-    return str(getattr(resolver, "trouble", ""))
+    return str(getattr(resolver, "last_error", ""))
 
 
 def check_name(option: str, value: object) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from rap.clock import Clock, SystemClock
-from rap.registry.base import Resolver, Snapshot, check_name, trouble_of
+from rap.registry.base import Resolver, Snapshot, check_name, last_error_of
 from rap.registry.records import from_record, to_record
 
 __all__ = ["CachedResolver", "SnapshotCache"]
@@ -136,9 +136,9 @@ class CachedResolver:
         self._cache = cache
 
     @property
-    def trouble(self) -> str:
+    def last_error(self) -> str:
         """Why the resolver has no answer now."""
-        return trouble_of(self._resolver)
+        return last_error_of(self._resolver)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield the kept set if the first answer is late, then what the resolver yields."""

@@ -40,7 +40,7 @@ class DnsResolver:
         lookup: Resolves a name; the system's resolver by default.
 
     Attributes:
-        trouble: Why the name could not be resolved when it was last tried; empty if it could.
+        last_error: Why the name could not be resolved when it was last tried; empty if it could.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DnsResolver:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._lookup = lookup or _system_lookup
-        self.trouble = f"{host} has not been resolved yet"
+        self.last_error = f"{host} has not been resolved yet"
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield the set of addresses now and after each change; the same for every service."""
@@ -84,9 +84,9 @@ class DnsResolver:
                 if not failing:
                     logger.warning("cannot resolve %s, its last set stands: %s", self._host, exc)
                 failing = True
-                self.trouble = f"cannot resolve {self._host}: {str(exc) or type(exc).__name__}"
+                self.last_error = f"cannot resolve {self._host}: {str(exc) or type(exc).__name__}"
             else:
-                failing, self.trouble = False, ""
+                failing, self.last_error = False, ""
                 snapshot = {it.id: it for it in map(self._endpoint, sorted(set(hosts)))}
                 if snapshot != last:
                     last = snapshot

@@ -190,7 +190,7 @@ class FileRegistry:
         clock: Time source; `time` for leases, `monotonic` and `sleep` between looks.
 
     Attributes:
-        trouble: Why it cannot be read now; empty while it can.
+        last_error: Why it cannot be read now; empty while it can.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class FileRegistry:
         self._root = root / check_name("namespace", namespace)
         self._clock = clock or SystemClock()
         self._files: dict[str, LeaseFiles] = {}
-        self.trouble = ""
+        self.last_error = ""
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
         """Write or renew a registration that stands for `ttl` seconds.
@@ -267,11 +267,11 @@ class FileRegistry:
                 try:
                     snapshot = await asyncio.to_thread(files.snapshot)
                 except OSError as exc:
-                    if not self.trouble:
+                    if not self.last_error:
                         logger.warning("cannot read %s, its last set stands: %s", self._root, exc)
-                    snapshot, self.trouble = None, f"cannot read {self._root}: {exc}"
+                    snapshot, self.last_error = None, f"cannot read {self._root}: {exc}"
                 else:
-                    self.trouble = ""
+                    self.last_error = ""
                 if snapshot is None and last is None:
                     snapshot = {}
                 if snapshot is not None and snapshot != last:

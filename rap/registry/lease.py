@@ -14,7 +14,7 @@ from typing import Self
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.notify import Wakeup
+from rap.notify import Notify
 from rap.registry.base import (
     AddressTaken,
     Endpoint,
@@ -82,7 +82,7 @@ class Lease:
         self._lag = 0.0
         self._registered = False
         self._turn = asyncio.Lock()
-        self._wakeup: Wakeup | None = None
+        self._wakeup: Notify | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -119,7 +119,7 @@ class Lease:
         """Register, and renew from now on; returns after the first attempt, failed or not."""
         if self._task is not None:
             raise RuntimeError(f"the lease of {self._endpoint.id} was started before")
-        self._wakeup = Wakeup(self._clock)
+        self._wakeup = Notify(self._clock)
         name = f"rap lease {self._service} {self._endpoint.id}"
         async with self._turn:
             self._task = asyncio.create_task(self._renew(self._wakeup), name=name)
@@ -171,7 +171,7 @@ class Lease:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _renew(self, wakeup: Wakeup) -> None:
+    async def _renew(self, wakeup: Notify) -> None:
         async with self._turn:
             pass  # the first attempt is made by start
         while True:

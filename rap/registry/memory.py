@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from rap.clock import Clock, SystemClock
-from rap.notify import Wakeup
+from rap.notify import Notify
 from rap.registry.base import AddressTaken, Endpoint, LoadReport, Snapshot, check_load, check_name
 from rap.registry.self_preservation import as_seen, to_sweep
 
@@ -23,7 +23,7 @@ class _Member:
 @dataclass(slots=True)
 class _Service:
     members: dict[str, _Member] = field(default_factory=dict)
-    watchers: set[Wakeup] = field(default_factory=set)
+    watchers: set[Notify] = field(default_factory=set)
 
 
 class _Space:
@@ -129,7 +129,7 @@ class MemoryRegistry:
         return self._namespace, check_name("service", service)
 
     async def _watch(self, key: tuple[str, str]) -> AsyncGenerator[Snapshot, None]:
-        wakeup = Wakeup(self._clock)
+        wakeup = Notify(self._clock)
         with self._space.lock:
             self._space.service(key).watchers.add(wakeup)
         last: Snapshot | None = None

@@ -74,7 +74,7 @@ class RedisRegistry:
         rng: Chance that spreads polls.
 
     Attributes:
-        trouble: Why what is watched could not be read when it was last tried; empty if it could.
+        last_error: Why what is watched could not be read when it was last tried; empty if it could.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RedisRegistry:
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
-        self.trouble = f"Redis at {self._link.target}: no answer yet"
+        self.last_error = f"Redis at {self._link.target}: no answer yet"
 
     @property
     def location(self) -> Address:
@@ -204,8 +204,8 @@ class RedisRegistry:
         """Close the connections to Redis."""
         await self._link.aclose()
 
-    def _tell(self, trouble: str) -> None:
-        self.trouble = trouble
+    def _tell(self, last_error: str) -> None:
+        self.last_error = last_error
 
     def _keys(self, service: str) -> Keys:
         return Keys.of(self._namespace, check_name("service", service))

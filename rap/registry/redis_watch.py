@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rap.clock import Clock
 from rap.errors import RegistryError
-from rap.notify import Wakeup
+from rap.notify import Notify
 from rap.redis.client import RedisLink, Script
 from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
@@ -65,7 +65,7 @@ async def follow(
         tell: Told why a read failed; nothing when one did not.
     """
     reader = _Reader(link, keys, script)
-    wakeup = Wakeup(clock)
+    wakeup = Notify(clock)
 
     def on_hint(message: bytes | None) -> None:
         reader.stale |= message is None

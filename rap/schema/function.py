@@ -1,4 +1,4 @@
-"""What the annotations of a user function say: the shape of its calls, and how values travel.
+"""What the annotations of a user function say: the stream type of its calls, and how values travel.
 
 Everything is worked out once per function. What is left for each call is to encode or decode with
 msgspec, compiled for the annotated types, straight to and from the bytes of a body. Both sides
@@ -22,7 +22,7 @@ import msgspec
 from msgspec import inspect as nodes
 from msgspec.msgpack import Decoder, Encoder
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.errors import CallError, Internal, InvalidArgument, RegistrationError
 from rap.schema.arguments import (
     Args,
@@ -40,8 +40,8 @@ from rap.schema.signature import (
     ASYNC_ITERATORS,
     callable_of,
     resolve_signature,
-    shape_of,
     split_unions,
+    stream_type_of,
 )
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
@@ -61,8 +61,8 @@ class Function:
 
     Attributes:
         name: See above.
-        shape: Generator functions, and functions that return an iterator, are `STREAM`; a function
-            whose only parameter is a Channel is `CHANNEL`; the others are `UNARY`.
+        stream_type: `STREAM` for generator functions and functions that return an iterator,
+            `CHANNEL` for a function whose only parameter is a Channel, `UNARY` for the others.
         is_async: It is an ``async def``, or what it returns is an asynchronous iterator.
         has_keywords: It has keyword-only parameters or ``**kwargs``, so `decode_call` is needed.
         signature: Without bound parameters, annotations resolved.
@@ -98,8 +98,8 @@ class Function:
         "has_keywords",
         "is_async",
         "name",
-        "shape",
         "signature",
+        "stream_type",
         "type_hints",
     )
 
@@ -111,20 +111,24 @@ class Function:
         parameters = self.signature.parameters
         returns = self.signature.return_annotation
         self.type_hints = {p.name: p.annotation for p in parameters.values()} | {"return": returns}
-        self.shape = shape_of(self.name, target, self.signature)
+        self.stream_type = stream_type_of(self.name, target, self.signature)
         self.is_async = (
             inspect.iscoroutinefunction(target)
             or inspect.isasyncgenfunction(target)
             or (typing.get_origin(returns) or returns) in ASYNC_ITERATORS
         )
-        arguments = self._arguments({} if self.shape is Shape.CHANNEL else parameters)
+        arguments = self._arguments({} if self.stream_type is StreamType.CHANNEL else parameters)
         self.has_keywords = arguments.has_keywords
         self.encode_args, self.encode_args_unchecked = arguments.encoders()
         self.decode_args, self.decode_call = arguments.decoders()
 
-        result = returns if self.shape is Shape.UNARY else Any
-        item = next(iter(typing.get_args(returns)), Any) if self.shape is Shape.STREAM else Any
-        item_error = InvalidArgument if self.shape is Shape.CHANNEL else Internal
+        result = returns if self.stream_type is StreamType.UNARY else Any
+        item = (
+            next(iter(typing.get_args(returns)), Any)
+            if self.stream_type is StreamType.STREAM
+            else Any
+        )
+        item_error = InvalidArgument if self.stream_type is StreamType.CHANNEL else Internal
         where = f"{self.name}(): return value"
         self.encode_result, self.decode_result = _value_codec(_kind(result, where), where, Internal)
         where = f"{self.name}(): item"
@@ -147,13 +151,13 @@ class Function:
         """Return name, shape, signature and docstring, for people who list functions."""
         return {
             "func_name": self.name,
-            "shape": self.shape.value,
+            "shape": self.stream_type.value,
             "signature": str(self.signature),
             "doc": self.doc,
         }
 
     def __repr__(self) -> str:
-        return f"Function({self.name}{self.signature}, {self.shape.name})"
+        return f"Function({self.name}{self.signature}, {self.stream_type.name})"
 
     def _arguments(self, parameters: Mapping[str, Parameter]) -> Arguments:
         kinds = {

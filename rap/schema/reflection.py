@@ -10,7 +10,7 @@ import typing
 from inspect import Parameter
 from typing import Any, NewType, Protocol, TypedDict
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.schema.function import Function
 
 __all__ = ["Description", "FieldEntry", "ParameterEntry", "TypeEntry", "TypeTexts", "describe"]
@@ -340,7 +340,7 @@ class ParameterEntry(TypedDict):
 
 
 class Description(TypedDict):
-    """A function; ``shape`` is unary, stream or channel, texts are as `type_text` has them."""
+    """A function; ``shape`` is its stream type: unary, stream or channel."""
 
     group: str
     func_name: str
@@ -369,7 +369,7 @@ class Registered(Protocol):
         """What its annotations say."""
 
     @property
-    def shape(self) -> Shape:
+    def stream_type(self) -> StreamType:
         """Which side may send how many messages."""
 
     @property
@@ -401,7 +401,7 @@ def describe(handler: Registered) -> Description:
     return {
         "group": handler.group,
         "func_name": handler.name,
-        "shape": handler.shape.value,
+        "shape": handler.stream_type.value,
         "doc": handler.doc,
         "is_private": handler.is_private,
         "idempotent": handler.idempotent,

@@ -1,4 +1,4 @@
-"""What can be learned of a user function without calling it: its parameters, types and shape."""
+"""What a function's signature says: its parameters, their types, and its stream type."""
 
 import functools
 import inspect
@@ -11,7 +11,7 @@ from inspect import Signature
 from types import NoneType, SimpleNamespace
 from typing import Any, Union
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.errors import RegistrationError
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "ITERATORS",
     "callable_of",
     "resolve_signature",
-    "shape_of",
     "split_unions",
+    "stream_type_of",
 ]
 
 
@@ -118,8 +118,8 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
     return Signature(parameters, return_annotation=returns)
 
 
-def shape_of(name: str, target: Callable[..., Any], signature: Signature) -> Shape:
-    """Return the shape of a function.
+def stream_type_of(name: str, target: Callable[..., Any], signature: Signature) -> StreamType:
+    """Return the stream type of a function.
 
     Raises:
         RegistrationError: It has a channel beside other parameters, or is a generator whose return
@@ -129,17 +129,17 @@ def shape_of(name: str, target: Callable[..., Any], signature: Signature) -> Sha
         kind = typing.get_origin(parameter.annotation) or parameter.annotation
         if getattr(kind, "__rap_channel__", False) is True:
             if len(signature.parameters) == 1:
-                return Shape.CHANNEL
+                return StreamType.CHANNEL
             raise RegistrationError(
                 f"{name}(): parameter {parameter.name!r} is a Channel, so it must be the only one,"
                 f" got {len(signature.parameters)} parameters"
             )
     returns = signature.return_annotation
     if (typing.get_origin(returns) or returns) in ITERATORS:
-        return Shape.STREAM
+        return StreamType.STREAM
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
         raise RegistrationError(
             f"{name}(): return value: a generator is declared as Iterator[...] or"
             f" AsyncIterator[...], got {inspect.formatannotation(returns)}"
         )
-    return Shape.UNARY
+    return StreamType.UNARY

@@ -15,7 +15,7 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypedDict
 
-from rap.call import Shape, method_path
+from rap.call import StreamType, method_path
 from rap.errors import CallError, Code, InvalidArgument, NotFound, RegistrationError
 from rap.schema.reflection import Description, describe
 from rap.server.router import DEFAULT_GROUP, Handler, Router
@@ -145,7 +145,7 @@ class Admin:
             except RegistrationError as exc:
                 raise InvalidArgument(f"reload {func_str!r} of {path!r}: {exc}") from exc
             handler.allow = old.allow
-            if handler.shape is old.shape:
+            if handler.stream_type is old.stream_type:
                 handler.run_timeout = old.run_timeout
             self._router.replace(handler)
         return _describe(handler)
@@ -157,8 +157,8 @@ def _describe(handler: Handler) -> FunctionEntry:
     module = inspect.getmodule(target)
     return {
         "group": handler.group,
-        "func_type": "channel" if handler.shape is Shape.CHANNEL else "normal",
-        "is_gen_func": handler.shape is Shape.STREAM,
+        "func_type": "channel" if handler.stream_type is StreamType.CHANNEL else "normal",
+        "is_gen_func": handler.stream_type is StreamType.STREAM,
         "is_private": handler.is_private,
         "doc": handler.doc,
         "func_name": handler.name,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from rap.call import FORWARDED, Call, Header, Request, Response, Shape, current
+from rap.call import FORWARDED, Call, Header, Request, Response, StreamType, current
 from rap.clock import NEVER, Clock
 from rap.errors import (
     CallError,
@@ -94,7 +94,7 @@ def _can_be_sent(details: dict[str, Any]) -> bool:
     return len(packed) <= _MAX_DETAILS
 
 
-_UNARY, _CHANNEL = Shape.UNARY, Shape.CHANNEL  # look-ups are slow
+_UNARY, _CHANNEL = StreamType.UNARY, StreamType.CHANNEL  # look-ups are slow
 _set_current = current.set
 _ANSWER = MESSAGE | END
 _EAGER = sys.version_info >= (3, 12)
@@ -105,9 +105,9 @@ _MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones,
 Run = Callable[[ServerStream], Coroutine[Any, Any, None]]
 # What a function is called by with another shape.
 _ASKED = {
-    Shape.UNARY: "unary function; declare it without Channel or `yield`",
-    Shape.STREAM: "stream function; declare it with `yield`, or use iterator_call",
-    Shape.CHANNEL: "channel function; declare it with a parameter of type Channel",
+    StreamType.UNARY: "unary function; declare it without Channel or `yield`",
+    StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
+    StreamType.CHANNEL: "channel function; declare it with a parameter of type Channel",
 }
 # Handler, seconds it may run, header, what runs it (`None`: inline).
 Route = tuple[Handler, float, Header, Run | None]
@@ -172,11 +172,11 @@ class Dispatcher:
                 stream.deadline = deadline = now + limit
                 if deadline < stream.conn.sweep.at:
                     stream.conn.sweep.watch(deadline)
-            if (flags != _ANSWER or handler.shape is _CHANNEL) and not _fits(handler, flags):
-                raise InvalidArgument(f"{handler.method} is a {_ASKED[handler.shape]}")
+            if (flags != _ANSWER or handler.stream_type is _CHANNEL) and not _fits(handler, flags):
+                raise InvalidArgument(f"{handler.method} is a {_ASKED[handler.stream_type]}")
             if run is None:
                 self._run_inline(stream)
-            elif _EAGER and not (handler.shape is _CHANNEL and stream.state):
+            elif _EAGER and not (handler.stream_type is _CHANNEL and stream.state):
                 # A channel that has ended already: its messages follow when this returns.
                 task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
                 if not task.done():
@@ -259,7 +259,7 @@ class Dispatcher:
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return what runs a handler: settled here, not anew in each call."""
-        if handler.shape is not _UNARY:
+        if handler.stream_type is not _UNARY:
             return self._run_messages
         if self._messages is not None:
             return self._run_through_middleware
@@ -379,7 +379,7 @@ class Dispatcher:
         return len(body)
 
     async def _run_messages(self, stream: ServerStream) -> None:
-        serve = serve_channel if stream.handler.shape is _CHANNEL else serve_stream
+        serve = serve_channel if stream.handler.stream_type is _CHANNEL else serve_stream
         try:
             _set_current(stream)
             with self.pipeline.scope(stream.as_call()):
@@ -416,7 +416,7 @@ class Dispatcher:
 
 def _fits(handler: Handler, flags: int) -> bool:
     """Whether an Open has arguments exactly if the function is no channel."""
-    return (flags & _ANSWER == _ANSWER) is not (handler.shape is _CHANNEL)
+    return (flags & _ANSWER == _ANSWER) is not (handler.stream_type is _CHANNEL)
 
 
 def _read_open(meta: bytes) -> tuple[str, int, Header]:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from rap.call import Call, Header, Request, Shape, Side
+from rap.call import Call, Header, Request, Side, StreamType
 from rap.errors import CallError
 from rap.server.router import Handler
 from rap.transport.stream import Stream
@@ -48,7 +48,7 @@ class ServerStream(Stream):
             handler = self.handler
             header = {**self.route[2]}
             call = self.call = Call(
-                handler.method, handler.shape, _SERVER, header, self.deadline, self.conn.peer
+                handler.method, handler.stream_type, _SERVER, header, self.deadline, self.conn.peer
             )
         return call
 
@@ -62,7 +62,7 @@ class ServerStream(Stream):
         if self.processed is not None:
             return self.processed
         call = self.as_call()
-        if self.handler.shape is Shape.CHANNEL:
+        if self.handler.stream_type is StreamType.CHANNEL:
             return Request(call, None, call.header)
         args, kwargs = self.handler.function.decode_call(self.body)
         return Request(call, [list(args), dict(kwargs)] if kwargs else list(args), call.header)

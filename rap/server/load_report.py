@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from rap.balance.latency import LatencyAt
-from rap.call import Shape
+from rap.call import StreamType
 from rap.clock import Clock
 from rap.errors import DeadlineExceeded
 from rap.registry.base import LoadReport
@@ -58,7 +58,7 @@ PAUSE = 0.1  # seconds between two reports to one client that it did not request
 _SAME = 1e-5
 _SAMPLE_PAUSE = 0.002  # seconds between two calls of which the latency is taken
 _UTIL_PAUSE = 0.5  # seconds over which the use of the processor is taken, at least
-_UNARY = Shape.UNARY
+_UNARY = StreamType.UNARY
 
 
 class LoadTeller:
@@ -160,7 +160,7 @@ class _Asking:
         others = teller.in_flight(began) - 1  # it is in the count, with all that came along
         self._begin(stream, flags, meta, body)
         handler = getattr(stream, "handler", None)
-        if handler is None or handler.shape is not _UNARY:
+        if handler is None or handler.stream_type is not _UNARY:
             self._tell(teller.now())
             return
         teller.sample_at = began + _SAMPLE_PAUSE

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rap.call import Shape, method_path
+from rap.call import StreamType, method_path
 from rap.clock import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
 from rap.options import check_flag
@@ -33,7 +33,7 @@ class Handler:
         run_timeout: Seconds it may run, `NEVER` for no limit.
         inline: A `def` that runs on the event loop, for it never blocks.
         doc: For those who list it.
-        shape: Who may send how many messages.
+        stream_type: Who may send how many messages.
         allow: Returns `True` for the calls that may be made; `None`: all.
     """
 
@@ -47,7 +47,7 @@ class Handler:
     run_timeout: float
     inline: bool
     doc: str
-    shape: Shape
+    stream_type: StreamType
     allow: Rule | None = None
 
 
@@ -174,7 +174,7 @@ class Router:
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
         is_async = function.is_async or inspect.iscoroutinefunction(inspect.unwrap(func))
-        if function.shape is Shape.CHANNEL and not is_async:
+        if function.stream_type is StreamType.CHANNEL and not is_async:
             raise RegistrationError(f"{name}: a channel function is an `async def`, got {func!r}")
         if not isinstance(doc, str | None):
             raise RegistrationError(f"{name}: doc must be a string, got {doc!r}")
@@ -184,7 +184,7 @@ class Router:
         method = method_path(group, name)
         limit = check_timeout("run_timeout", run_timeout)
         if limit is None:
-            limit = self._run_timeout if function.shape is Shape.UNARY else NEVER
+            limit = self._run_timeout if function.stream_type is StreamType.UNARY else NEVER
         text = inspect.getdoc(func) if doc is None else doc
         return Handler(
             method,
@@ -197,7 +197,7 @@ class Router:
             limit,
             inline,
             text or "",
-            function.shape,
+            function.stream_type,
         )
 
     def find(self, method: str) -> Handler | None:

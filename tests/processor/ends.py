@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 
 from rap.address import Peer
-from rap.call import Call, Header, Request, Response, Shape, Side
+from rap.call import Call, Header, Request, Response, Side, StreamType
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto
 
 __all__ = ["Ends", "Sealed"]
@@ -37,12 +37,12 @@ class Ends:
 
     def call(self, method: str = "/default/f") -> Call:
         """Return a call as the client has it."""
-        return Call(method, Shape.CHANNEL, Side.CLIENT, {}, peer=self.here)
+        return Call(method, StreamType.CHANNEL, Side.CLIENT, {}, peer=self.here)
 
     def arriving(self, sealed: Sealed, method: str = "/default/f") -> Call:
         """Return the call as the server has it when its Open comes."""
         header = copy.deepcopy(sealed[0])
-        return Call(method, Shape.CHANNEL, Side.SERVER, header, peer=self.there)
+        return Call(method, StreamType.CHANNEL, Side.SERVER, header, peer=self.there)
 
     async def ask(self, call: Call, body: Any, **header: Any) -> Sealed:
         """Return what the client sends."""

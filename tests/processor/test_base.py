@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rap.call import Call, Request, Response, Shape, Side
+from rap.call import Call, Request, Response, Side, StreamType
 from rap.client import Channel
 from rap.errors import CallError
 from rap.processor.base import BaseProcessor, Failure, Pipeline
@@ -192,7 +192,7 @@ def test_a_pipeline_of_nothing_is_empty() -> None:
     for processors in ([], [BaseProcessor()]):
         pipeline = Pipeline(processors, Side.CLIENT)
         assert pipeline.empty
-        call = Call("/g/f", Shape.STREAM, Side.CLIENT, {})
+        call = Call("/g/f", StreamType.STREAM, Side.CLIENT, {})
         assert pipeline.send_end(call) == b""
         pipeline.receive_end(call, b"")
         assert pipeline.error(call, (2, "text", {})) == (2, "text", {})

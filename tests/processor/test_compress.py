@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.call import Call, Request, Response, Shape, Side
+from rap.call import Call, Request, Response, Side, StreamType
 from rap.client import Channel, Client
 from rap.client.processor import CompressProcessor
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
@@ -85,7 +85,7 @@ async def test_bodies_so_large_that_a_thread_works_on_them_come_back() -> None:
 
 def message(body: Any, side: Side = Side.CLIENT, **header: Any) -> Request:
     names = {name.replace("_", ":"): value for name, value in header.items()}
-    return Request(Call("/default/f", Shape.UNARY, side, {}), body, names)
+    return Request(Call("/default/f", StreamType.UNARY, side, {}), body, names)
 
 
 @given(value=st.text(max_size=300) | st.binary(max_size=300) | st.lists(st.integers(0, 9)))

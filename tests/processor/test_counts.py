@@ -7,15 +7,17 @@ from itertools import accumulate, chain, repeat
 
 import pytest
 
-from rap.call import Call, Shape, Side
+from rap.call import Call, Side, StreamType
 from rap.errors import Code, NotFound
 from rap.processor.metrics.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts
 
 METHOD = "/default/add"
 
 
-def call_of(method: str = METHOD, side: Side = Side.SERVER, shape: Shape = Shape.UNARY) -> Call:
-    return Call(method, shape, side, {})
+def call_of(
+    method: str = METHOD, side: Side = Side.SERVER, stream_type: StreamType = StreamType.UNARY
+) -> Call:
+    return Call(method, stream_type, side, {})
 
 
 @pytest.fixture
@@ -62,10 +64,13 @@ def test_a_call_falls_into_the_first_bucket_that_is_not_below_it(
 
 def test_each_shape_of_a_function_has_a_series() -> None:
     counts = Counts(Side.SERVER)
-    for shape in (Shape.UNARY, Shape.STREAM, Shape.UNARY):
-        with CountedCall(counts, call_of(shape=shape)):
+    for stream_type in (StreamType.UNARY, StreamType.STREAM, StreamType.UNARY):
+        with CountedCall(counts, call_of(stream_type=stream_type)):
             pass
-    assert {series.shape: series.started for series in counts} == {Shape.UNARY: 2, Shape.STREAM: 1}
+    assert {series.stream_type: series.started for series in counts} == {
+        StreamType.UNARY: 2,
+        StreamType.STREAM: 1,
+    }
 
 
 def test_a_client_tells_so_many_names_apart_and_no_more() -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from rap.call import Call, Header, Request, Shape, Side, current
+from rap.call import Call, Header, Request, Side, StreamType, current
 from rap.errors import CallError, Code, DeadlineExceeded, NotFound
 from rap.processor.base import outcome
 
@@ -20,7 +20,7 @@ class Ended:
         self.error = error
 
     def request(self) -> Request:
-        return Request(Call("/default/f", Shape.UNARY, Side.SERVER, {}))
+        return Request(Call("/default/f", StreamType.UNARY, Side.SERVER, {}))
 
 
 @pytest.mark.parametrize(

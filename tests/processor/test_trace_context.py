@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rap.call import Call, Shape, Side
+from rap.call import Call, Side, StreamType
 from rap.processor.tracing.context import (
     TRACE_ID,
     TraceParent,
@@ -71,7 +71,7 @@ def test_both_forms_say_the_same() -> None:
 def test_a_call_is_found_in_the_trace_that_is_kept(
     header: dict[str, Any], state: dict[str, Any], found: str
 ) -> None:
-    call = Call("/default/f", Shape.UNARY, Side.SERVER, header)
+    call = Call("/default/f", StreamType.UNARY, Side.SERVER, header)
     call.state.update(state)
     assert sampled_trace_id(call) == found
 
@@ -90,7 +90,7 @@ def test_a_call_is_found_in_the_trace_that_is_kept(
 def test_a_call_is_in_a_trace_whether_that_is_kept_or_not(
     header: dict[str, Any], state: dict[str, Any], found: str
 ) -> None:
-    call = Call("/default/f", Shape.UNARY, Side.SERVER, header)
+    call = Call("/default/f", StreamType.UNARY, Side.SERVER, header)
     call.state.update(state)
     assert trace_id(call) == found
 

@@ -7,7 +7,7 @@ from typing import Iterator as OldIterator  # noqa: UP035
 
 import pytest
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.errors import RegistrationError
 from rap.schema.function import Function
 
@@ -80,24 +80,26 @@ class Stub(Protocol):
 
 
 @pytest.mark.parametrize(
-    ("func", "shape", "is_async"),
+    ("func", "stream_type", "is_async"),
     [
-        (add, Shape.UNARY, False),
-        (add_soon, Shape.UNARY, True),
-        (numbers, Shape.STREAM, True),
-        (bare_numbers, Shape.STREAM, True),
-        (plain_numbers, Shape.STREAM, False),
-        (old_numbers, Shape.STREAM, False),
-        (many, Shape.STREAM, False),
-        (later, Shape.STREAM, True),
-        (Stub.listen.__get__(object()), Shape.STREAM, True),
-        (echo, Shape.CHANNEL, True),
-        (quoted_echo, Shape.CHANNEL, True),
+        (add, StreamType.UNARY, False),
+        (add_soon, StreamType.UNARY, True),
+        (numbers, StreamType.STREAM, True),
+        (bare_numbers, StreamType.STREAM, True),
+        (plain_numbers, StreamType.STREAM, False),
+        (old_numbers, StreamType.STREAM, False),
+        (many, StreamType.STREAM, False),
+        (later, StreamType.STREAM, True),
+        (Stub.listen.__get__(object()), StreamType.STREAM, True),
+        (echo, StreamType.CHANNEL, True),
+        (quoted_echo, StreamType.CHANNEL, True),
     ],
 )
-def test_annotations_tell_the_shape(func: Any, shape: Shape, is_async: bool) -> None:
+def test_annotations_tell_the_stream_type(
+    func: Any, stream_type: StreamType, is_async: bool
+) -> None:
     function = Function.of(func)
-    assert (function.shape, function.is_async) == (shape, is_async)
+    assert (function.stream_type, function.is_async) == (stream_type, is_async)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rap.call import Call, Request, Shape, Side
+from rap.call import Call, Request, Side, StreamType
 from rap.client import Client
 from rap.errors import Code, ResourceExhausted
 from rap.processor.limit import LimitProcessor, Rule
@@ -21,7 +21,7 @@ def by_name(request: Request) -> str:
 
 
 def request_of(name: str, **header: object) -> Request:
-    call = Call(f"/default/{name}", Shape.UNARY, Side.SERVER, header)
+    call = Call(f"/default/{name}", StreamType.UNARY, Side.SERVER, header)
     return Request(call, [], header)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.channel import Channel
 from rap.cli.command import Command, Failed, run
 from rap.cli.json_values import parse_arguments, parse_value, to_json, to_text
@@ -125,9 +125,9 @@ async def open_call(
         CallError: The call failed.
     """
     invoker = client.invoker
-    plan = Plan(func, group, None, timeout=timeout, shape=Shape.STREAM)
+    plan = Plan(func, group, None, timeout=timeout, stream_type=StreamType.STREAM)
     body = plan.encode(*arguments)
-    pending, _ = invoker.start_call(plan, Shape.STREAM, None, None, timeout)
+    pending, _ = invoker.start_call(plan, StreamType.STREAM, None, None, timeout)
     attempt, message = Attempt(), None
     while message is None:
         node, stream = await invoker.open_stream(plan, pending, None, body, attempt)

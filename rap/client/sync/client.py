@@ -22,7 +22,7 @@ from collections.abc import (
 from contextvars import Token
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
-from rap.call import Shape
+from rap.call import StreamType
 from rap.channel import Channel
 from rap.client.client import Client
 from rap.client.config import ClientConfig
@@ -76,9 +76,11 @@ class Twin:
             return thread.run(self._of(live)(*args, **_unwrapped(kwargs)))
 
         stub: Callable[..., Any] = wait
-        if self._plan.shape is Shape.STREAM:
+        if self._plan.stream_type is StreamType.STREAM:
             stub = iterate
-        elif self._plan.shape is Shape.CHANNEL and not inspect.iscoroutinefunction(self._declared):
+        elif self._plan.stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(
+            self._declared
+        ):
             stub = talk
         functools.update_wrapper(stub, self._declared)
         stub.__rap_plan__ = self._plan  # type: ignore[attr-defined]  # how `execute` knows it
@@ -440,7 +442,7 @@ class SyncClient:
             timeout: Seconds for the whole call.
             affinity: See `Client.raw_call`.
         """
-        plan = self._plans.of_name(name, group, Shape.CHANNEL)
+        plan = self._plans.of_name(name, group, StreamType.CHANNEL)
         options: dict[str, Any] = {"session": _plain(session), "header": header}
         return Twin.channel_of(self, plan, {**options, "timeout": timeout, "affinity": affinity})
 
@@ -456,10 +458,10 @@ class SyncClient:
             return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
         if not callable(target) or isinstance(target, type):
             raise TypeError(f"execute takes a function or a name, got {target!r}")
-        shape = self._plans.of_function(target, None).shape
-        if shape is Shape.CHANNEL and hasattr(target, "__rap_plan__"):
+        stream_type = self._plans.of_function(target, None).stream_type
+        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_plan__"):
             return target(*args, **kwargs, session=session)
-        call = self.iterator_call if shape is Shape.STREAM else self.call
+        call = self.iterator_call if stream_type is StreamType.STREAM else self.call
         return call(target, session=session, arg_param=args, kwarg_param=kwargs)
 
     # The thread behind.

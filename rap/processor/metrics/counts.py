@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from rap.call import Call, Shape, Side
+from rap.call import Call, Side, StreamType
 from rap.errors import Code
 from rap.processor.base import outcome
 from rap.processor.tracing.context import sampled_trace_id
@@ -54,7 +54,7 @@ class Series:
 
     Args:
         method: Its name, or `UNKNOWN_METHOD`.
-        shape: Of its calls.
+        stream_type: Of its calls.
 
     Attributes:
         started: Calls that began.
@@ -76,13 +76,13 @@ class Series:
         "retries",
         "seconds",
         "sent",
-        "shape",
         "started",
+        "stream_type",
     )
 
-    def __init__(self, method: str, shape: Shape) -> None:
+    def __init__(self, method: str, stream_type: StreamType) -> None:
         self.method = method
-        self.shape = shape
+        self.stream_type = stream_type
         self.started = 0
         self.ended = [0] * len(Code)
         self.retries = 0
@@ -107,7 +107,7 @@ class Counts:
         self.side = side
         self.by_method: dict[str, Series] = {}
         self._known: set[str] = set()
-        self._all: dict[tuple[str, Shape], Series] = {}
+        self._all: dict[tuple[str, StreamType], Series] = {}
 
     def __iter__(self) -> Iterator[Series]:
         return iter(list(self._all.values()))
@@ -136,9 +136,11 @@ class Counts:
     def of(self, call: Call) -> Series:
         """Return the series of a call, which may be that of unknown names."""
         method = call.method if call.method in self._known else UNKNOWN_METHOD
-        series = self._all.get((method, call.shape))
+        series = self._all.get((method, call.stream_type))
         if series is None:
-            series = self._all.setdefault((method, call.shape), Series(method, call.shape))
+            series = self._all.setdefault(
+                (method, call.stream_type), Series(method, call.stream_type)
+            )
         if method is call.method:
             self.by_method[method] = series
         return series
@@ -161,7 +163,7 @@ class CountedCall:
     def __enter__(self) -> None:
         call = self._call
         series = self._counts.by_method.get(call.method)
-        if series is None or series.shape is not call.shape:
+        if series is None or series.stream_type is not call.stream_type:
             series = self._counts.begin(call)
         if series is not None:
             series.started += 1

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from rap.call import Call, Request, Response, Shape, Side
+from rap.call import Call, Request, Response, Side, StreamType
 from rap.errors import Code
 from rap.processor.base import BaseProcessor
 from rap.processor.metrics.counts import SECONDS, CountedCall, Counts, Series
@@ -26,7 +26,7 @@ __all__ = ["PrometheusMessageProcessor", "PrometheusProcessor"]
 
 _LABELS = ("method", "shape")
 _BOUNDS = [*map(floatToGoString, SECONDS), "+Inf"]
-_SERVER, _CHANNEL = Side.SERVER, Shape.CHANNEL  # looking a member up is slow
+_SERVER, _CHANNEL = Side.SERVER, StreamType.CHANNEL  # looking a member up is slow
 
 
 class _Collector(Collector):
@@ -70,7 +70,7 @@ class _CallCollector(_Collector):
             f"{prefix}_retries", "Attempts beyond the first.", labels=_LABELS
         )
         for series in counts:
-            labels = [series.method, series.shape.value]
+            labels = [series.method, series.stream_type.value]
             started.add_metric(labels, series.started)
             for code, number in zip(Code, series.ended, strict=True):
                 if number:
@@ -103,7 +103,7 @@ class _MessageCollector(_Collector):
         sent = CounterMetricFamily(f"{prefix}_sent", "Messages sent.", labels=_LABELS)
         received = CounterMetricFamily(f"{prefix}_received", "Messages received.", labels=_LABELS)
         for series in counts:
-            labels = [series.method, series.shape.value]
+            labels = [series.method, series.stream_type.value]
             sent.add_metric(labels, series.sent)
             received.add_metric(labels, series.received)
         yield from (sent, received)
@@ -192,7 +192,7 @@ class PrometheusMessageProcessor(_Counting):
     async def process_request(self, request: Request) -> Request:
         """Count a message from client to server."""
         call = request.call
-        if request.body is None and call.shape is _CHANNEL:
+        if request.body is None and call.stream_type is _CHANNEL:
             return request  # it opens one
         if call.side is _SERVER:
             self._series(call).received += 1
@@ -215,7 +215,7 @@ class PrometheusMessageProcessor(_Counting):
         counts = self._on_server if call.side is _SERVER else self._on_client
         counts = counts or self._made(call.side)
         series = counts.by_method.get(call.method)
-        if series is None or series.shape is not call.shape:
+        if series is None or series.stream_type is not call.stream_type:
             if is_known:
                 counts.learn(call)
             series = counts.begin(call) or counts.of(call)

@@ -222,7 +222,7 @@ def _start(tracer: trace.Tracer, call: Call, kind: SpanKind, parent: Context) ->
     attributes: dict[str, str | int] = {
         "rpc.system.name": "rap",
         "rpc.method": method,
-        "rap.shape": call.shape.value,
+        "rap.shape": call.stream_type.value,
     }
     peer = call.peer
     if kind is SpanKind.SERVER and peer is not None and peer.host:

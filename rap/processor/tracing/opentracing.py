@@ -139,7 +139,11 @@ class _Around:
         self._span: Span = self._tracer.start_span(
             call.method[1:],
             child_of=self._parent,
-            tags={tags.SPAN_KIND: self.kind, tags.COMPONENT: "rap", "rap.shape": call.shape.value},
+            tags={
+                tags.SPAN_KIND: self.kind,
+                tags.COMPONENT: "rap",
+                "rap.shape": call.stream_type.value,
+            },
             ignore_active_span=True,
         )
         if call.peer is not None and call.peer.host:

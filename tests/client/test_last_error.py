@@ -38,7 +38,7 @@ async def test_the_error_of_the_registry_is_told_without_its_password() -> None:
     )
     with pytest.raises(Unavailable, match=re.escape(text)):
         await client.connect()
-    await eventually(lambda: "no answer yet" not in registry.trouble)
+    await eventually(lambda: "no answer yet" not in registry.last_error)
     told = await why(client, timeout=0.01)
     assert told.startswith(text)
     assert "connecting to 127.0.0.1:1" in told
@@ -58,7 +58,7 @@ async def test_a_directory_that_cannot_be_read_is_named(
     client = Client(service="calc", registry=registry, connect_timeout=0.01)
     with pytest.raises(Unavailable, match="no server of service 'calc'"):
         await client.connect()
-    await eventually(lambda: registry.trouble)
+    await eventually(lambda: registry.last_error)
     told = await why(client, timeout=0.01)
     assert f"the registry lists none: cannot read {tmp_path}/default: not allowed; " in told
     await client.await_close()
@@ -70,10 +70,10 @@ async def test_a_name_that_cannot_be_resolved_is_told(tmp_path: Path) -> None:
 
     dns = CachedResolver(DnsResolver("calc.prod", 9000, lookup=lookup), SnapshotCache(tmp_path))
     client = Client(service="calc", registry=dns, connect_timeout=0.01)
-    assert dns.trouble == "calc.prod has not been resolved yet"
+    assert dns.last_error == "calc.prod has not been resolved yet"
     with pytest.raises(Unavailable, match="no server of service 'calc': the registry has not"):
         await client.connect()
-    await eventually(lambda: "yet" not in dns.trouble)
+    await eventually(lambda: "yet" not in dns.last_error)
     assert "not answered: cannot resolve calc.prod: no such name; waited" in await why(
         client, timeout=0.01
     )
