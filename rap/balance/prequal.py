@@ -62,7 +62,7 @@ class ReportingCandidate(Candidate, Protocol):
     def own_calls(self) -> int:
         """How many calls of this client are in flight now."""
 
-    def ask(self) -> None:
+    def request_load_report(self) -> None:
         """Ask for a report; does nothing while that would be too often."""
 
 
@@ -97,7 +97,7 @@ class Prequal:
         now = self._now()
         drawn = pool[int(self._random() * len(pool))]
         if now - drawn.reported_at > FRESH:
-            drawn.ask()
+            drawn.request_load_report()
         oldest = now - MAX_AGE
         known: list[tuple[float, float, int, Any]] = []
         for each in pool:

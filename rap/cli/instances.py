@@ -8,7 +8,7 @@ from rap.cli.command import Failed
 from rap.cli.registry import Directory
 from rap.cli.remote import DEFAULT_HOST, Remote, refuses
 from rap.client import Client
-from rap.client.method import Plan
+from rap.client.method import Method
 from rap.client.node import Node
 from rap.errors import CallError, Code, DeadlineExceeded, Unavailable
 from rap.registry import Endpoint
@@ -19,7 +19,7 @@ __all__ = ["Instance", "instances_of", "look", "open_instance", "round_trip"]
 
 _LOOK = 0.005  # seconds between two looks for a connection
 # No function can have this name, so a server answers that it has none, and runs nothing.
-_NOBODY = Plan("", "registry", None, timeout=None).meta
+_NOBODY = Method("", "registry", None, timeout=None).meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ async def look(instance: Instance, patience: float) -> tuple[float, ServerLoad |
             told.set_result(node.report)
 
     conn.on_load = take
-    node.ask()  # when the call above is over: it would be in the count
+    node.request_load_report()  # when the call above is over: it would be in the count
     with suppress(TimeoutError):  # an older server does not know the question
         async with asyncio.timeout_at(end):
             return seconds, await told

@@ -1,4 +1,4 @@
-"""One call, from its plan to its answer: the client's flow reads here.
+"""One call, from its method to its answer: the client's flow reads here.
 
 Every failure leaves as a `CallError`. A call that the server provably never saw is tried elsewhere
 without asking; one whose connection was lost only if it is idempotent. `rap.client.retry` decides.
@@ -13,7 +13,7 @@ from rap.call import UNTRACED, Call, Header, Request, Response, Side, StreamType
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.hedging import hedged
-from rap.client.method import Plan
+from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import Attempt, RetryBudget, RetryPolicy, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
@@ -67,7 +67,7 @@ class Invoker:
 
     async def unary(
         self,
-        plan: Plan,
+        method: Method,
         args: Any,
         kwargs: Any,
         session: Session | None = None,
@@ -80,15 +80,15 @@ class Invoker:
         Raises:
             CallError: It failed; see `rap.errors`.
         """
-        body = plan.encode(args, kwargs)
-        call, session = self.start_call(plan, _UNARY, session, header, timeout, affinity)
-        send = self.retrying if plan.hedge is None else self.hedging
+        body = method.encode(args, kwargs)
+        call, session = self.start_call(method, _UNARY, session, header, timeout, affinity)
+        send = self.call_with_retries if method.hedge is None else self.hedging
         if self.pipeline.has_scope and not self.untraced(call):
             with self.pipeline.scope(call):
-                raw = await send(plan, call, session, body)
+                raw = await send(method, call, session, body)
         else:
-            raw = await send(plan, call, session, body)
-        return plan.decode(raw)
+            raw = await send(method, call, session, body)
+        return method.decode(raw)
 
     def untraced(self, call: Call) -> bool:
         """Whether a call needs no scope, as it is in no trace; it is marked then."""
@@ -105,7 +105,7 @@ class Invoker:
 
     def start_call(
         self,
-        plan: Plan,
+        method: Method,
         stream_type: StreamType,
         session: Session | None,
         header: Mapping[str, Any] | None,
@@ -135,12 +135,12 @@ class Invoker:
             limit = self.monotonic() + timeout
             if limit < deadline:
                 deadline = limit
-        call = Call(plan.method, stream_type, _CLIENT, own, deadline)
+        call = Call(method.path, stream_type, _CLIENT, own, deadline)
         if affinity is not None:
             call.affinity = affinity
         return call, session
 
-    def place(
+    def pick(
         self, call: Call, session: Session | None, attempt: Attempt | None
     ) -> tuple[Node, Connection] | None:
         """Return where this attempt of a call goes; `None` if it has to wait for that."""
@@ -154,12 +154,12 @@ class Invoker:
                     return node, conn
         return None
 
-    async def placed(self, call: Call, attempt: Attempt | None) -> tuple[Node, Connection]:
+    async def wait_for_pick(self, call: Call, attempt: Attempt | None) -> tuple[Node, Connection]:
         """Return where this attempt of a call goes; wait for that until the deadline."""
         exclude = _NOBODY if attempt is None else attempt.exclude
         return await self.cluster.acquire(call.deadline, call.affinity, exclude)
 
-    def depart(self, call: Call, conn: Connection, attempt: Attempt | None) -> float:
+    def start_attempt(self, call: Call, conn: Connection, attempt: Attempt | None) -> float:
         """Tell the call where this attempt goes; return the time.
 
         Raises:
@@ -176,9 +176,9 @@ class Invoker:
                 tell(call)
         return now
 
-    async def retrying(
+    async def call_with_retries(
         self,
-        plan: Plan,
+        method: Method,
         call: Call,
         session: Session | None,
         body: bytes,
@@ -187,8 +187,10 @@ class Invoker:
         """Return the raw answer of a unary call, trying again where that is safe."""
         pipeline, cluster = self.pipeline, self.cluster
         while True:
-            node, conn = self.place(call, session, attempt) or await self.placed(call, attempt)
-            now = self.depart(call, conn, attempt)
+            node, conn = self.pick(call, session, attempt) or await self.wait_for_pick(
+                call, attempt
+            )
+            now = self.start_attempt(call, conn, attempt)
             header = call.header if attempt is None else self.header(call)
             content = body
             if pipeline.transforms:
@@ -201,39 +203,41 @@ class Invoker:
             stats = node.stats
             stats.started(now)
             try:
-                conn.open_unary(stream, plan.open_meta(call.deadline, now, header), content, now)
+                conn.open_unary(stream, method.open_meta(call.deadline, now, header), content, now)
                 raw = await stream.future
             except CallError as error:
-                node.ended(now, error)
+                node.record_result(now, error)
                 if cluster.waiters:
                     cluster.freed()
                 attempt = attempt or Attempt()
-                await self.again(plan, call, session, node, conn, attempt, error)
+                await self.prepare_retry(method, call, session, node, conn, attempt, error)
                 continue
             except BaseException as error:
-                node.ended(now, error)
+                node.record_result(now, error)
                 conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
                 if cluster.waiters:
                     cluster.freed()
                 raise
-            ended = self.monotonic()  # `Node.ended` unrolled
+            ended = self.monotonic()  # `Node.record_result` unrolled
             stats.finished(ended, ended - now, True)
             node.breaker.succeeded(ended)
             if cluster.waiters:
                 cluster.freed()
-            return await self.inbound(call, stream.meta, raw) if pipeline.transforms else raw
+            return (
+                await self.decode_response(call, stream.meta, raw) if pipeline.transforms else raw
+            )
 
     def hedging(
-        self, plan: Plan, call: Call, session: Session | None, body: bytes
+        self, method: Method, call: Call, session: Session | None, body: bytes
     ) -> Coroutine[Any, Any, bytes | memoryview]:
         """Return the raw answer of a unary call that may be sent twice; in a session it is not."""
         if session is not None:
-            return self.retrying(plan, call, session, body)
-        return hedged(self, plan, call, body)
+            return self.call_with_retries(method, call, session, body)
+        return hedged(self, method, call, body)
 
-    async def again(
+    async def prepare_retry(
         self,
-        plan: Plan,
+        method: Method,
         call: Call,
         session: Session | None,
         node: Node,
@@ -251,7 +255,7 @@ class Invoker:
                 raise error
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
         pause = self.policy.pause(
-            error, attempt.count, idempotent=plan.idempotent, elsewhere=elsewhere
+            error, attempt.count, idempotent=method.idempotent, elsewhere=elsewhere
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
             raise error
@@ -272,7 +276,7 @@ class Invoker:
         """Return the header of an attempt."""
         return call.header if call.attempt == 1 else {**call.header, ":attempt": call.attempt}
 
-    async def outbound(
+    async def encode_request(
         self, call: Call, header: Mapping[str, Any], body: bytes | None
     ) -> tuple[Header, bytes]:
         """Return header and body of the first message after the processors have seen it.
@@ -285,7 +289,7 @@ class Invoker:
             return request.header, b""
         return request.header, encode_any(request.body)
 
-    async def inbound(
+    async def decode_response(
         self, call: Call, meta: bytes, raw: bytes | memoryview, *, batch: int = 0
     ) -> bytes:
         """Return the body of an answer after the processors have seen it.
@@ -304,17 +308,24 @@ class Invoker:
         return encode_any(response.body)
 
     async def open_stream(
-        self, plan: Plan, call: Call, session: Session | None, body: bytes | None, attempt: Attempt
+        self,
+        method: Method,
+        call: Call,
+        session: Session | None,
+        body: bytes | None,
+        attempt: Attempt,
     ) -> tuple[Node, Stream]:
         """Open a generator call (with its arguments as body) or a channel (without)."""
         flags = 0 if body is None else _REQUEST
         while True:
-            node, conn = self.place(call, session, attempt) or await self.placed(call, attempt)
-            now = self.depart(call, conn, attempt)
+            node, conn = self.pick(call, session, attempt) or await self.wait_for_pick(
+                call, attempt
+            )
+            now = self.start_attempt(call, conn, attempt)
             header: Mapping[str, Any] = self.header(call)
             content = body or b""
             if self.pipeline.transforms:
-                header, content = await self.outbound(call, header, body)
+                header, content = await self.encode_request(call, header, body)
                 if content:
                     flags |= MESSAGE
                 now = self.monotonic()
@@ -323,9 +334,9 @@ class Invoker:
             if self.pipeline.sees_errors:
                 stream.see_error = functools.partial(self.pipeline.error, call)
             try:
-                conn.open(stream, flags, plan.open_meta(call.deadline, now, header), content, now)
+                conn.open(stream, flags, method.open_meta(call.deadline, now, header), content, now)
             except CallError as error:
-                await self.again(plan, call, session, node, conn, attempt, error)
+                await self.prepare_retry(method, call, session, node, conn, attempt, error)
             else:
                 return node, stream
 

@@ -13,12 +13,12 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
-from rap.client.method import Plans, merge_arguments
-from rap.client.response_stream import RemoteIterator
+from rap.client.method import MethodCache, merge_arguments
+from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, innermost_session
 from rap.client.stub import bind_interface, iterator_call, make_stub
-from rap.client.target import Hosts, discovery
+from rap.client.target import Hosts, parse_target
 from rap.clock import NEVER, Clock, check_timeout, clock_of, random_of
 from rap.errors import ExceptionTypes
 from rap.options import check_flag, make_config
@@ -77,7 +77,7 @@ class Client:
         self._clock = clock_of(clock)
         self._rng = random_of(rng)
         self._picker = picker_from_name(picker, self._rng, self.config.zone, self._clock.monotonic)
-        self._discovery = discovery(host_list, service, registry)
+        self._target = parse_target(host_list, service, registry)
         self._types = ExceptionTypes()
         self._dialer = Dialer(
             self.config,
@@ -96,7 +96,7 @@ class Client:
         self.identity = object()  # what its sessions know it by
         self._cluster: Cluster | None = None
         self._closed = False
-        self._plans = Plans(self.config.timeout)
+        self._methods = MethodCache(self.config.timeout)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors; before `connect`.
@@ -158,8 +158,8 @@ class Client:
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge)
-            plan = self._plans.make(name or function.name, group, function, *options)
-            return make_stub(self, plan, func)
+            method = self._methods.make(name or function.name, group, function, *options)
+            return make_stub(self, method, func)
 
         return decorate
 
@@ -185,7 +185,7 @@ class Client:
             RegistrationError: Hints are missing or cannot be sent.
             TypeError: It declares no public method.
         """
-        return bind_interface(self, self._plans, interface, group, timeout, idempotent, hedge)
+        return bind_interface(self, self._methods, interface, group, timeout, idempotent, hedge)
 
     inject = inject
     recovery = staticmethod(recovery)
@@ -223,8 +223,8 @@ class Client:
             raise RuntimeError("the client was closed; make a new one")
         if self.connected is None:
             cluster = self._cluster = Cluster(
-                self._discovery.service,
-                self._discovery.resolver,
+                self._target.service,
+                self._target.resolver,
                 self._picker,
                 self._dialer.dial,
                 self.config,
@@ -246,8 +246,8 @@ class Client:
         if self._cluster is not None:
             await self._cluster.close()
             self._cluster = None
-        if self._discovery.owned:
-            await self._discovery.resolver.aclose()
+        if self._target.owned:
+            await self._target.resolver.aclose()
 
     async def __aenter__(self) -> Self:
         try:
@@ -297,11 +297,11 @@ class Client:
         Raises:
             CallError: The call failed.
         """
-        plan = self._plans.of_name(name, group)
+        method = self._methods.for_name(name, group)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
-        limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
+        limit = method.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan, *arguments, session=session, header=header, timeout=limit, affinity=affinity
+            method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
 
     async def call(
@@ -327,15 +327,15 @@ class Client:
             CallError: The call failed.
             TypeError: It is a generator or channel function.
         """
-        plan = self._plans.of_function(func, group)
-        if plan.stream_type is not StreamType.UNARY:
+        method = self._methods.for_function(func, group)
+        if method.stream_type is not StreamType.UNARY:
             raise TypeError(
-                f"call is for unary functions, {plan.name} is a {plan.stream_type.value}"
+                f"call is for unary functions, {method.name} is a {method.stream_type.value}"
             )
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
-        limit = plan.timeout if check_timeout("timeout", timeout) is None else timeout
+        limit = method.timeout if check_timeout("timeout", timeout) is None else timeout
         return await self.invoker.unary(
-            plan, *arguments, session=session, header=header, timeout=limit, affinity=affinity
+            method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
 
     def iterator_call(
@@ -350,7 +350,7 @@ class Client:
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> RemoteIterator:
+    ) -> ResponseStream:
         """Return an iterator over what the server's generator yields.
 
         Args:
@@ -361,17 +361,17 @@ class Client:
             TypeError: It is no generator function.
         """
         if isinstance(func, str):
-            plan = self._plans.of_name(func, group, StreamType.STREAM)
+            method = self._methods.for_name(func, group, StreamType.STREAM)
         else:
-            plan = self._plans.of_function(func, group)
-        if plan.stream_type is not StreamType.STREAM:
+            method = self._methods.for_function(func, group)
+        if method.stream_type is not StreamType.STREAM:
             raise TypeError(
-                f"iterator_call is for generators, {plan.name} is {plan.stream_type.value}"
+                f"iterator_call is for generators, {method.name} is {method.stream_type.value}"
             )
         check_timeout("timeout", timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
-            self.invoker, plan, *arguments,
+            self.invoker, method, *arguments,
             session=session, header=header, timeout=timeout, affinity=affinity,
         )  # fmt: skip
 
@@ -383,16 +383,16 @@ class Client:
         """
         if isinstance(target, str):
             return await self.raw_call(target, arg_param=args, kwarg_param=kwargs)
-        if isinstance(target, RemoteIterator):
+        if isinstance(target, ResponseStream):
             if args or kwargs:
                 raise TypeError("a pending call has its arguments already")
             target.move(innermost_session(self.invoker))
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
-        stream_type = self._plans.of_function(target, None).stream_type
+        stream_type = self._methods.for_function(target, None).stream_type
         if stream_type is StreamType.STREAM:
             return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
-        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_plan__"):
+        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
             return await target(*args, **kwargs)
         return await self.call(target, arg_param=args, kwarg_param=kwargs)

@@ -22,8 +22,8 @@ from rap.balance import (
 )
 from rap.client.config import ClientConfig
 from rap.client.node import Node
-from rap.client.pool import Pool, ServerDraining, Tally, has_room
-from rap.client.subsetting import Part
+from rap.client.pool import Counters, Pool, ServerDraining, has_room
+from rap.client.subsetting import Subsetting
 from rap.clock import NEVER, Clock
 from rap.errors import CallError, ConnectionClosed, ResourceExhausted, Unauthenticated, Unavailable
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
@@ -233,7 +233,7 @@ class Cluster:
     Attributes:
         ready: The nodes a call may go to now; replaced as a whole, never changed.
         nodes: All nodes by id.
-        tally: What has happened to their connections.
+        counters: What has happened to their connections.
         waiters: Calls that wait for a node.
         loop: The event loop it lives in.
     """
@@ -250,14 +250,14 @@ class Cluster:
     ) -> None:
         self.ready: tuple[Node, ...] = ()
         self.nodes: dict[str, Node] = {}
-        self.tally = Tally()
+        self.counters = Counters()
         self.service = service
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
         size = config.subset
         subset = None if size is None or needs_all(picker) else Subset(size, rng)
-        self._part = Part(subset, self.nodes, clock, self._apply)
+        self._subsetting = Subsetting(subset, self.nodes, clock, self._apply)
         self._most_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
@@ -286,7 +286,7 @@ class Cluster:
             self._timer.cancel()
             self._timer = None
         self._waiting.fail(closed(self.loop))
-        ours = (self._watch, self._part.stop(), *self._closing)
+        ours = (self._watch, self._subsetting.stop(), *self._closing)
         tasks = [task for task in ours if task is not None]
         for task in tasks:
             task.cancel()
@@ -414,7 +414,7 @@ class Cluster:
 
     def _apply(self, listed: Snapshot) -> None:
         self._known = True
-        snapshot = self._part.of(listed)
+        snapshot = self._subsetting.of(listed)
         change = diff(self._snapshot, snapshot)
         lost = sum(endpoint.id not in listed for endpoint in change.removed)
         mass_loss = lost * 2 > len(self._snapshot)
@@ -444,7 +444,7 @@ class Cluster:
             clock=self._clock,
             rng=self._rng,
             on_change=self._refresh,
-            tally=self.tally,
+            counters=self.counters,
         )
         node = Node(
             endpoint,
@@ -462,10 +462,10 @@ class Cluster:
         node.leaving = False
         node.weight = float(endpoint.weight)
         if restarted:
-            node.restarted(endpoint.incarnation)
-            node.pool.drop()
+            node.reset(endpoint.incarnation)
+            node.pool.drain()
         if endpoint.state is State.UP:
-            node.pool.hurry()
+            node.pool.reset_backoff()
 
     def _lose(self, node: Node | None, mass_loss: bool) -> None:
         """Act on a node that left the registry; a connection that works keeps it in place."""
@@ -478,7 +478,7 @@ class Cluster:
             self._remove(node)
         elif mass_loss and not node.alive:
             node.keep_until = self._clock.monotonic() + _LAST_CHOICE
-            node.pool.want()
+            node.pool.set_wanted(True)
 
     def _choose_whom_to_dial(self) -> None:
         """Keep connections to those that are UP; to suspects only if fewer than half are UP."""
@@ -488,13 +488,13 @@ class Cluster:
             wanted = endpoint.state is State.UP or (few and endpoint.state is State.SUSPECT)
             pool = self.nodes[key].pool
             if pool.wanted != wanted:  # of a thousand few change
-                pool.want(wanted)
+                pool.set_wanted(wanted)
 
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:
             del self.nodes[node.key]
-            node.pool.want(False)
-            node.pool.drop()
+            node.pool.set_wanted(False)
+            node.pool.drain()
             task = asyncio.create_task(self._retire(node), name=f"rap retire {node.key}")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -514,13 +514,13 @@ class Cluster:
         if error is not None:
             conn.abort(error)
             raise error
-        self._part.connected(node, conn)
+        self._subsetting.connected(node, conn)
         incarnation = conn.protocol.peer_hello.get("incarnation")
         if isinstance(incarnation, str) and incarnation != node.incarnation:
             if node.incarnation:
-                node.restarted(incarnation)
+                node.reset(incarnation)
                 if self.service:  # a fixed address may stand for several servers
-                    pool.drop()
+                    pool.drain()
             node.incarnation = incarnation
         return conn
 
@@ -560,7 +560,7 @@ class Cluster:
             self._waiting.wake_all()
         elif self.waiters:
             self._look_for_room()
-        self._part.replace_lost(len(self.ready))
+        self._subsetting.replace_lost(len(self.ready))
 
     def _refresh_soon(self, delay: float) -> None:
         when = self.loop.time() + delay  # uvloop's handles do not tell it

@@ -4,7 +4,8 @@ The first answer counts, and the other copy is cancelled on the wire. To its ser
 nothing; to its latency it is an answer that took as long, or servers that stall would look well for
 being cancelled in time. Both copies have header, deadline and scope in common; what transforms
 messages sees each as an attempt of its own. While one copy is open, a failure of the other that can
-be retried does no harm; where both fail so, the call goes on as any other (`Invoker.retrying`).
+be retried does no harm; where both fail so, the call goes on as any other
+(`Invoker.call_with_retries`).
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from rap.call import Call, Request, current
-from rap.client.method import Plan
+from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import Attempt, is_retryable, serves_retry
 from rap.errors import CallError, Code, Verdict
@@ -29,13 +30,13 @@ _MOST_CANCELS = 50  # a second on one connection; a server takes twice as many b
 _ALLOWANCE = "hedges"  # in the state of a connection
 
 
-async def hedged(invoker: "Invoker", plan: Plan, call: Call, body: bytes) -> bytes | memoryview:
+async def hedged(invoker: "Invoker", method: Method, call: Call, body: bytes) -> bytes | memoryview:
     """Return the raw answer of an idempotent unary call.
 
     Raises:
         CallError: It failed.
     """
-    race = _Race(invoker, plan, call, body)
+    race = _Race(invoker, method, call, body)
     try:
         await race.start()
         winner = await race.winner()
@@ -43,11 +44,11 @@ async def hedged(invoker: "Invoker", plan: Plan, call: Call, body: bytes) -> byt
         race.end()
     if isinstance(winner, CallError):
         node, conn = race.last.node, race.last.conn
-        await invoker.again(plan, call, None, node, conn, race.attempt, winner)
-        return await invoker.retrying(plan, call, None, body, race.attempt)
+        await invoker.prepare_retry(method, call, None, node, conn, race.attempt, winner)
+        return await invoker.call_with_retries(method, call, None, body, race.attempt)
     raw = winner.stream.future.result()
     if invoker.pipeline.transforms:
-        raw = await invoker.inbound(winner.call, winner.stream.meta, raw)
+        raw = await invoker.decode_response(winner.call, winner.stream.meta, raw)
     call.attempt, call.peer, call.state = race.attempt.count, winner.call.peer, winner.call.state
     return raw
 
@@ -83,14 +84,14 @@ class _Copy:
         """Account for it, and cancel it if it is still open, for `beaten` by the other one."""
         node = self.node
         if self.stream.future.done():
-            node.ended(self.began, self.error)
+            node.record_result(self.began, self.error)
             return
         if beaten:
             waited = now - self.began
             node.stats.failed(now, waited, Verdict.FAILURE, waited)  # costs that and no more
             node.breaker.record(Verdict.IGNORED, now)
         else:
-            node.ended(self.began, asyncio.CancelledError())
+            node.record_result(self.began, asyncio.CancelledError())
         self.conn.reset(self.stream, Code.CANCELLED, "its answer is not needed any more")
 
 
@@ -104,12 +105,12 @@ class _Race:
 
     last: _Copy
 
-    def __init__(self, invoker: "Invoker", plan: Plan, call: Call, body: bytes) -> None:
-        assert plan.hedge is not None
+    def __init__(self, invoker: "Invoker", method: Method, call: Call, body: bytes) -> None:
+        assert method.hedge is not None
         self.attempt = Attempt()
         self._invoker = invoker
-        self._plan = plan
-        self._hedge = plan.hedge
+        self._method = method
+        self._hedge = method.hedge
         self._call = call
         self._body = body
         self._first: _Copy
@@ -120,7 +121,7 @@ class _Race:
     async def start(self) -> None:
         """Send the first copy, and the second if that is late and there may be one."""
         invoker, call = self._invoker, self._call
-        place = invoker.place(call, None, None) or await invoker.placed(call, None)
+        place = invoker.pick(call, None, None) or await invoker.wait_for_pick(call, None)
         self._first = first = await self._send(call, *place)
         delay = self._hedge.delay(first.began)
         if delay is None or await self._ended(delay):
@@ -155,9 +156,9 @@ class _Race:
             self._leave(copy)
 
     async def _send(self, call: Call, node: Node, conn: Connection) -> _Copy:
-        invoker, plan = self._invoker, self._plan
+        invoker, method = self._invoker, self._method
         pipeline = invoker.pipeline
-        now = invoker.depart(call, conn, self.attempt)
+        now = invoker.start_attempt(call, conn, self.attempt)
         header, content = invoker.header(call), self._body
         if pipeline.transforms:
             request = await pipeline.request(Request(call, decode_any(content), dict(header)))
@@ -171,7 +172,7 @@ class _Race:
         self._open.append(copy)
         stream.future.add_done_callback(self._wake)
         try:
-            conn.open_unary(stream, plan.open_meta(call.deadline, now, header), content, now)
+            conn.open_unary(stream, method.open_meta(call.deadline, now, header), content, now)
         except CallError as error:
             stream.fail(error)
         return copy
@@ -206,7 +207,7 @@ class _Race:
         invoker, hedge, first = self._invoker, self._hedge, self._first
         if not hedge.allows or invoker.policy.max_attempts < 2 or serves_retry(current.get()):
             return None
-        place = invoker.place(self._call, None, self.attempt)
+        place = invoker.pick(self._call, None, self.attempt)
         if place is None or place[0] is first.node:
             return None
         now, (node, conn) = invoker.monotonic(), place

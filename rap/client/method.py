@@ -10,15 +10,15 @@ from rap.errors import InvalidArgument, RegistrationError
 from rap.schema.function import Function, decode_any, encode_raw_args
 from rap.wire.codec import pack
 
-__all__ = ["DEFAULT_GROUP", "Plan", "Plans", "merge_arguments"]
+__all__ = ["DEFAULT_GROUP", "Method", "MethodCache", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
 _JUST_BEGUN = 0.005  # seconds
 _OFTEN_THE_SAME = {"session_id", UNTRACED}
-_MAX_KEPT = 4096  # plans of functions and names that are called without a stub
+_MAX_KEPT = 4096  # methods of functions and names that are called without a stub
 
 
-class Plan:
+class Method:
     """How to call one remote function.
 
     Args:
@@ -47,7 +47,7 @@ class Plan:
         if not isinstance(group, str | None):
             raise TypeError(f"group must be a string, got {group!r}")
         self.name = name
-        self.method = method_path(group or DEFAULT_GROUP, name)
+        self.path = method_path(group or DEFAULT_GROUP, name)
         self.function = function
         self.stream_type = stream_type if function is None else function.stream_type
         self.timeout = timeout
@@ -62,10 +62,10 @@ class Plan:
         limit = NEVER if timeout is None else float(timeout)
         self._timeout_ms = remaining_ms(limit, 0.0)
         try:
-            self.meta = pack([self.method, self._timeout_ms])
+            self.meta = pack([self.path, self._timeout_ms])
         except ValueError as exc:
-            raise InvalidArgument(f"{self.method!r} cannot be sent: {exc}") from exc
-        self.untraced_meta = pack([self.method, self._timeout_ms, {UNTRACED: True}])
+            raise InvalidArgument(f"{self.path!r} cannot be sent: {exc}") from exc
+        self.untraced_meta = pack([self.path, self._timeout_ms, {UNTRACED: True}])
         # The same with the header of the session, or of the untraced call, that was made last.
         self._header: Mapping[str, Any] = {}
         self._header_meta = self.meta
@@ -87,20 +87,20 @@ class Plan:
         if fresh and header == self._header:
             return self._header_meta
         timeout_ms = self._timeout_ms if fresh else remaining_ms(deadline, now)
-        content: list[Any] = [self.method, timeout_ms]
+        content: list[Any] = [self.path, timeout_ms]
         if header:
             content.append(dict(header))
         try:
             meta = pack(content)
         except ValueError as exc:
-            raise InvalidArgument(f"{self.method}: the header {exc}") from exc
+            raise InvalidArgument(f"{self.path}: the header {exc}") from exc
         if fresh and header and header.keys() <= _OFTEN_THE_SAME:
             self._header, self._header_meta = dict(header), meta
         return meta
 
 
-class Plans:
-    """Makes the plans of one client, and keeps those of functions and names.
+class MethodCache:
+    """Makes the methods of one client, and keeps those of functions and names.
 
     Args:
         timeout: Seconds for unary calls that name no other limit; `None`: no limit.
@@ -108,7 +108,7 @@ class Plans:
 
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
-        self._kept: dict[Any, Plan] = {}
+        self._kept: dict[Any, Method] = {}
 
     def make(
         self,
@@ -121,8 +121,8 @@ class Plans:
         hedge: bool | float | None = None,
         *,
         stream_type: StreamType = StreamType.UNARY,
-    ) -> Plan:
-        """Return a new plan; see `Plan`, and `hedge` in `Client.register`.
+    ) -> Method:
+        """Return a new method; see `Method`, and `hedge` in `Client.register`.
 
         Raises:
             RegistrationError: `hedge` is for a function that is not unary.
@@ -133,7 +133,7 @@ class Plans:
             text = f"hedge={hedge!r} is for unary functions, {name} is a {stream_type.value}"
             raise RegistrationError(text)
         limit = self._timeout if timeout is None and stream_type is StreamType.UNARY else timeout
-        return Plan(
+        return Method(
             name,
             group,
             function,
@@ -144,10 +144,10 @@ class Plans:
             stream_type=stream_type,
         )
 
-    def of_name(
+    def for_name(
         self, name: str, group: str | None, stream_type: StreamType = StreamType.UNARY
-    ) -> Plan:
-        """Return the plan for a bare name.
+    ) -> Method:
+        """Return the method for a bare name.
 
         Raises:
             TypeError: It is no name.
@@ -155,33 +155,33 @@ class Plans:
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a function must be a string, got {name!r}")
         key = (name, group, stream_type)
-        plan = self._kept.get(key)
-        if plan is None:
-            plan = self.make(name, group, None, stream_type=stream_type)
-            self._keep(key, plan)
-        return plan
+        method = self._kept.get(key)
+        if method is None:
+            method = self.make(name, group, None, stream_type=stream_type)
+            self._keep(key, method)
+        return method
 
-    def of_function(self, func: Callable[..., Any], group: str | None) -> Plan:
-        """Return the plan for a declared function, or the one of a stub.
+    def for_function(self, func: Callable[..., Any], group: str | None) -> Method:
+        """Return the method for a declared function, or the one of a stub.
 
         Raises:
             RegistrationError: Its hints are missing or cannot be sent.
         """
-        declared: Plan | None = getattr(func, "__rap_plan__", None)
+        declared: Method | None = getattr(func, "__rap_method__", None)
         if declared is not None and group is None:
             return declared
         key = (func, group)
-        plan = self._kept.get(key)
-        if plan is None:
+        method = self._kept.get(key)
+        if method is None:
             function = None if declared is None else declared.function
             function = function or Function.of(func)
-            plan = self.make(declared.name if declared else function.name, group, function)
-            self._keep(key, plan)
-        return plan
+            method = self.make(declared.name if declared else function.name, group, function)
+            self._keep(key, method)
+        return method
 
-    def _keep(self, key: Any, plan: Plan) -> None:
+    def _keep(self, key: Any, method: Method) -> None:
         if len(self._kept) < _MAX_KEPT:
-            self._kept[key] = plan
+            self._kept[key] = method
 
 
 def merge_arguments(

@@ -111,7 +111,7 @@ class Node:
         """How many calls of this client are in flight."""
         return self.stats.in_flight + self.stats.open_streams
 
-    def ask(self) -> None:
+    def request_load_report(self) -> None:
         """Ask the server for a report of its load, unless that would be too often."""
         conn, now = self.pool.conn, self._now()
         if conn is None or not conn.usable:
@@ -130,7 +130,7 @@ class Node:
         self.reported_at = self._now()
         self.own_in_flight = self.own_calls
 
-    def ended(self, started: float, error: BaseException | None) -> None:
+    def record_result(self, started: float, error: BaseException | None) -> None:
         """Account for a call that ended with an error, or `None`.
 
         Args:
@@ -154,10 +154,10 @@ class Node:
         before = self.breaker.state
         self.breaker.record(verdict, now)
         if self.breaker.state is not before:
-            self.pool.tally.ejections += self.breaker.state is BreakerState.OPEN
+            self.pool.counters.ejections += self.breaker.state is BreakerState.OPEN
             self._on_change()
 
-    def restarted(self, incarnation: str) -> None:
+    def reset(self, incarnation: str) -> None:
         """Another process answers at the address: forget what was measured of the old one."""
         self.incarnation = incarnation
         self.stats.ewma = 0.0

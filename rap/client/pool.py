@@ -15,7 +15,7 @@ from rap.notify import Notify
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
-__all__ = ["Pool", "ServerDraining", "Tally", "has_room"]
+__all__ = ["Counters", "Pool", "ServerDraining", "has_room"]
 
 _log = logging.getLogger("rap.client")
 
@@ -30,7 +30,7 @@ class ServerDraining(ConnectionClosed):
     """The server answered, but asks for no calls now; a pool soon asks again."""
 
 
-class Tally:
+class Counters:
     """What has happened so far to connections of all servers of a service, also of those gone.
 
     Attributes:
@@ -57,7 +57,7 @@ class Pool:
         clock: Source of time.
         rng: Source of jitter.
         on_change: Called when the set of usable connections may have changed.
-        tally: What happens is counted there, with other pools; by default apart.
+        counters: What happens is counted there, with other pools; by default apart.
 
     Attributes:
         conn: The connection that new calls take; `None` while there is none.
@@ -77,7 +77,7 @@ class Pool:
         clock: Clock,
         rng: random.Random,
         on_change: Callable[[], None],
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.conn: Connection | None = None
         self.error: str = "not dialled yet"
@@ -85,7 +85,7 @@ class Pool:
         self.failures = 0
         self.draining = False
         self.wanted = False
-        self.tally = tally or Tally()
+        self.counters = counters or Counters()
         self.connections: set[Connection] = set()
         self._name = name
         self._open_one = open_one
@@ -104,7 +104,7 @@ class Pool:
         """Whether a connection is being opened, or a pause before the next try runs."""
         return self._dialling is not None and not self._dialling.done()
 
-    def want(self, wanted: bool = True) -> None:
+    def set_wanted(self, wanted: bool) -> None:
         """Keep a connection open from now on, or no longer."""
         self.wanted = wanted
         self.refresh()
@@ -129,7 +129,7 @@ class Pool:
         """How many attempts of calls were given to its connections."""
         return self._calls + sum(_calls_of(conn) for conn in self.connections)
 
-    def hurry(self) -> None:
+    def reset_backoff(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
         self.failures = self._brief = 0
         if self.dialling:
@@ -146,7 +146,7 @@ class Pool:
         self.refresh()
         self._on_change()
 
-    def drop(self) -> None:
+    def drain(self) -> None:
         """Give no new calls to the present connections; each closes when its last call ends."""
         for conn in list(self.connections):
             conn.leave()
@@ -180,7 +180,7 @@ class Pool:
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self.failures += 1
-                self.tally.failed += 1
+                self.counters.failed += 1
                 _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", exc)
                 self.draining = isinstance(exc, ServerDraining)
                 if self.draining:
@@ -189,7 +189,7 @@ class Pool:
                 self._on_change()
             else:
                 self.failures = 0
-                self.tally.opened += 1
+                self.counters.opened += 1
                 self.denial = None
                 self.draining = False
                 now = self._clock.monotonic()

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from rap.call import Call
 from rap.client.call import Invoker
-from rap.client.method import Plan
+from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import Attempt
 from rap.client.session import Session
@@ -20,10 +20,10 @@ from rap.errors import CallError, Internal, InvalidArgument
 from rap.transport import EndOfStream, Stream
 from rap.wire.frames import BATCH, END
 
-__all__ = ["RemoteIterator"]
+__all__ = ["ResponseStream"]
 
 
-class RemoteIterator:
+class ResponseStream:
     """Items of a remote generator; nothing is sent before the first `__anext__`.
 
     As with a local generator, an error and a cancelled `__anext__` end it: what follows is
@@ -31,7 +31,7 @@ class RemoteIterator:
 
     Args:
         invoker: Makes the call.
-        plan: What to call.
+        method: What to call.
         call: The call.
         session: Its session, if any.
         body: The encoded arguments.
@@ -44,7 +44,7 @@ class RemoteIterator:
     def __init__(
         self,
         invoker: Invoker,
-        plan: Plan,
+        method: Method,
         call: Call,
         session: Session | None,
         body: bytes,
@@ -53,7 +53,7 @@ class RemoteIterator:
     ) -> None:
         self._items: deque[Any] = deque()
         self._invoker = invoker
-        self._plan = plan
+        self._method = method
         self._call = call
         self._session = session
         self._body = body
@@ -93,7 +93,7 @@ class RemoteIterator:
             CallError: It is the session of another client.
         """
         if self._scope is not None or self._done:
-            raise RuntimeError(f"{self._plan.method} has begun; its session is settled")
+            raise RuntimeError(f"{self._method.path} has begun; its session is settled")
         if session is not None:
             session.check_client(self._invoker)
         self._session = session
@@ -117,7 +117,7 @@ class RemoteIterator:
         if self._done:
             raise StopAsyncIteration
         if self._running:
-            raise RuntimeError(f"{self._plan.method}: another task is waiting for its next item")
+            raise RuntimeError(f"{self._method.path}: another task is waiting for its next item")
         self._running = True
         pipeline = self._invoker.pipeline
         proof = b""
@@ -131,14 +131,16 @@ class RemoteIterator:
                 if flags & END and pipeline.proves_ends:
                     proof = bytes(raw)
                     raise EndOfStream
-                raw = await self._invoker.inbound(self._call, meta, raw, batch=flags & BATCH)
+                raw = await self._invoker.decode_response(
+                    self._call, meta, raw, batch=flags & BATCH
+                )
             if flags & BATCH:
                 self._items.extend(self._decode_items(raw))
                 if not self._items:
-                    raise Internal(f"{self._plan.method}: an empty batch")
+                    raise Internal(f"{self._method.path}: an empty batch")
                 return self._items.popleft()
             if flags & END:
-                raise InvalidArgument(f"{self._plan.method} is not a generator; call it instead")
+                raise InvalidArgument(f"{self._method.path} is not a generator; call it instead")
             return self._decode_item(raw)
         except EndOfStream:
             try:
@@ -164,7 +166,7 @@ class RemoteIterator:
         attempt = Attempt()
         while True:
             node, stream = await invoker.open_stream(
-                self._plan, self._call, self._session, self._body, attempt
+                self._method, self._call, self._session, self._body, attempt
             )
             self._stream = stream
             # For the load of the node the call ends with its first message.
@@ -173,17 +175,17 @@ class RemoteIterator:
             try:
                 message = await stream.recv()
             except CallError as error:
-                node.ended(started, error)
+                node.record_result(started, error)
                 self._stream = None
-                await invoker.again(
-                    self._plan, self._call, self._session, node, stream.conn, attempt, error
+                await invoker.prepare_retry(
+                    self._method, self._call, self._session, node, stream.conn, attempt, error
                 )
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
-                node.ended(started, None if empty else error)
+                node.record_result(started, None if empty else error)
                 raise
             else:
-                node.ended(started, None)
+                node.record_result(started, None)
                 node.stats.open_streams += 1
                 self._node = node
                 return message

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rap.client.client import Client
 from rap.client.node import Node
-from rap.client.pool import Tally
+from rap.client.pool import Counters
 from rap.transport.metering import Traffic
 
 __all__ = ["NODE_STATES", "ClientStatus", "NodeStatus", "client_status", "count_traffic"]
@@ -70,26 +70,26 @@ class ClientStatus:
 
 def client_status(client: Client) -> ClientStatus:
     """Return how a client is doing; to be asked on its event loop."""
-    discovery, cluster = client._discovery, client._cluster
+    target, cluster = client._target, client._cluster
     traffic = client._dialer.traffic
-    tally = Tally() if cluster is None else cluster.tally
+    counters = Counters() if cluster is None else cluster.counters
     budget = None if client.connected is None else client.connected.budget
     nodes = [] if cluster is None else list(cluster.nodes.values())
     connections = [conn for node in nodes for conn in node.pool.connections]
     states = Counter(node.state for node in nodes)
     return ClientStatus(
-        service=discovery.service,
+        service=target.service,
         ready=0 if cluster is None else len(cluster.ready),
         nodes={state: states[state] for state in NODE_STATES},
         connections=len(connections),
         calls=sum(len(conn.streams) for conn in connections),
         waiting=0 if cluster is None else len(cluster.waiters),
-        degraded=getattr(discovery.resolver, "degraded", None),
-        age=getattr(discovery.resolver, "age", None),
+        degraded=getattr(target.resolver, "degraded", None),
+        age=getattr(target.resolver, "age", None),
         servers={node.key: _node_status(node) for node in nodes},
-        opened=tally.opened,
-        failed=tally.failed,
-        ejections=tally.ejections,
+        opened=counters.opened,
+        failed=counters.failed,
+        ejections=counters.ejections,
         hedges=0 if budget is None else budget.hedges,
         refused=0 if budget is None else budget.refused,
         received=0 if traffic is None else traffic.received,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rap.call import UNTRACED, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
-from rap.client.method import Plan, Plans
-from rap.client.response_stream import RemoteIterator
+from rap.client.method import Method, MethodCache
+from rap.client.response_stream import ResponseStream
 from rap.client.retry import Attempt, check_options
 from rap.client.session import PinnedSession, Session, ambient_session, stub_codes
 from rap.clock import NEVER, check_timeout
@@ -35,22 +35,22 @@ _OPTIONS = ("session", "timeout", "header", "affinity")
 _UNTRACED = {UNTRACED: True}
 
 
-def make_stub(client: "Client", plan: Plan, declared: Callable[..., Any]) -> Callable[..., Any]:
+def make_stub(client: "Client", method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
     """Return the remote twin of a declared function; it keeps name, docstring and signature."""
-    function = plan.function
+    function = method.function
     assert function is not None
     options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
-    if plan.hedge is not None:
-        stub = _hedged_stub(client, plan, options)
+    if method.hedge is not None:
+        stub = _hedged_stub(client, method, options)
     elif function.stream_type is StreamType.UNARY:
-        stub = _unary_stub(client, plan, options)
+        stub = _unary_stub(client, method, options)
     elif function.stream_type is StreamType.STREAM:
-        stub = _stream_stub(client, plan, options)
+        stub = _stream_stub(client, method, options)
     else:
-        stub = _channel_stub(client, plan, declared, options)
+        stub = _channel_stub(client, method, declared, options)
     stub_codes.add(stub.__code__)
     functools.update_wrapper(stub, declared)
-    stub.__rap_plan__ = plan  # type: ignore[attr-defined]  # how `inject` and `execute` know it
+    stub.__rap_method__ = method  # type: ignore[attr-defined]  # how `inject` and `execute` know it
     return stub
 
 
@@ -61,38 +61,39 @@ def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
     return taken
 
 
-def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
+def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
     get_session = ambient_session.get
     get_outer = current.get
     monotonic = client.monotonic
-    encode, decode, meta, untraced_meta = plan.encode, plan.decode, plan.meta, plan.untraced_meta
-    timeout = NEVER if plan.timeout is None else plan.timeout
+    encode, decode = method.encode, method.decode
+    meta, untraced_meta = method.meta, method.untraced_meta
+    timeout = NEVER if method.timeout is None else method.timeout
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
         invoker = client.connected or client.invoker
         if kwargs:
             taken = _split(kwargs, options)
-            taken.setdefault("timeout", plan.timeout)
-            return await invoker.unary(plan, args, kwargs, **taken)
+            taken.setdefault("timeout", method.timeout)
+            return await invoker.unary(method, args, kwargs, **taken)
         plain = invoker.plain
         if get_session() is not None or (not plain and invoker.wants_next()):
-            return await invoker.unary(plan, args, None, None, None, plan.timeout)
-        # The path of most calls: no option, processor or session; `Invoker.retrying` unrolled.
-        # A call that the processor does not want, for it is in no trace, goes the same way.
+            return await invoker.unary(method, args, None, None, None, method.timeout)
+        # The fast path: no option, processor or session. It is `Invoker.call_with_retries`,
+        # unrolled. A call that no processor wants, because it is in no trace, takes it too.
         body = encode(args, None)
         cluster = invoker.cluster
         node = cluster.pick()
         conn = node.pool.conn if node is not None else None
         if node is None or conn is None or not conn.usable:
-            return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
+            return await invoker.unary(method, args, kwargs, timeout=method.timeout)
         now = monotonic()
         deadline = now + timeout
         outer = get_outer()
         if outer is not None and outer.deadline < deadline:
             deadline = outer.deadline
             if deadline <= now:
-                return await invoker.unary(plan, args, kwargs, timeout=plan.timeout)
-            open_meta = plan.open_meta(deadline, now, None if plain else _UNTRACED)
+                return await invoker.unary(method, args, kwargs, timeout=method.timeout)
+            open_meta = method.open_meta(deadline, now, None if plain else _UNTRACED)
         else:
             open_meta = meta if plain else untraced_meta
         stream = UnaryStream(conn, deadline)
@@ -102,18 +103,18 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
             conn.open_unary(stream, open_meta, body, now)
             raw = await stream.future
         except CallError as error:
-            node.ended(now, error)
+            node.record_result(now, error)
             if cluster.waiters:
                 cluster.freed()
-            call, _ = invoker.start_call(plan, StreamType.UNARY, None, None, None)
+            call, _ = invoker.start_call(method, StreamType.UNARY, None, None, None)
             call.deadline = deadline
             if not plain:
                 call.header.update(_UNTRACED)
             attempt = Attempt()
-            await invoker.again(plan, call, None, node, conn, attempt, error)
-            raw = await invoker.retrying(plan, call, None, body, attempt)
+            await invoker.prepare_retry(method, call, None, node, conn, attempt, error)
+            raw = await invoker.call_with_retries(method, call, None, body, attempt)
         except BaseException as exc:
-            node.ended(now, exc)
+            node.record_result(now, exc)
             conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
             if cluster.waiters:
                 cluster.freed()
@@ -129,26 +130,26 @@ def _unary_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Calla
     return stub
 
 
-def _hedged_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
+def _hedged_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
     async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = _split(kwargs, options)
-        taken.setdefault("timeout", plan.timeout)
-        return await client.invoker.unary(plan, args, kwargs, **taken)
+        taken.setdefault("timeout", method.timeout)
+        return await client.invoker.unary(method, args, kwargs, **taken)
 
     return stub
 
 
-def _stream_stub(client: "Client", plan: Plan, options: tuple[str, ...]) -> Callable[..., Any]:
-    def stub(*args: Any, **kwargs: Any) -> RemoteIterator:
+def _stream_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+    def stub(*args: Any, **kwargs: Any) -> ResponseStream:
         taken = _split(kwargs, options)
-        return iterator_call(client.invoker, plan, args, kwargs, **taken)
+        return iterator_call(client.invoker, method, args, kwargs, **taken)
 
     return stub
 
 
 def iterator_call(
     invoker: Invoker,
-    plan: Plan,
+    method: Method,
     args: Any,
     kwargs: Any,
     *,
@@ -156,17 +157,17 @@ def iterator_call(
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
     affinity: str | None = None,
-) -> RemoteIterator:
+) -> ResponseStream:
     """Return the iterator over a remote generator."""
-    body = plan.encode(args, kwargs)
-    limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, StreamType.STREAM, session, header, limit, affinity)
-    function = plan.function
+    body = method.encode(args, kwargs)
+    limit = method.timeout if timeout is None else timeout
+    call, session = invoker.start_call(method, StreamType.STREAM, session, header, limit, affinity)
+    function = method.function
     if function is not None and function.stream_type is StreamType.STREAM:
         decode_item, decode_items = function.decode_item, function.decode_items
     else:
         decode_item, decode_items = decode_any, _decode_items
-    return RemoteIterator(invoker, plan, call, session, body, decode_item, decode_items)
+    return ResponseStream(invoker, method, call, session, body, decode_item, decode_items)
 
 
 def _decode_items(body: bytes | memoryview) -> list[Any]:
@@ -177,20 +178,20 @@ def _decode_items(body: bytes | memoryview) -> list[Any]:
 
 
 def _channel_stub(
-    client: "Client", plan: Plan, func: Callable[..., Any], options: tuple[str, ...]
+    client: "Client", method: Method, func: Callable[..., Any], options: tuple[str, ...]
 ) -> Callable[..., Any]:
     async def stub(**kwargs: Any) -> Any:
         taken = _split(kwargs, options)
         if kwargs:
-            raise TypeError(f"{plan.name}() takes no argument, its channel is made for it")
-        return await channel_call(client, plan, func, **taken)
+            raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
+        return await channel_call(client, method, func, **taken)
 
     return stub
 
 
 async def channel_call(
     client: "Client",
-    plan: Plan,
+    method: Method,
     func: Callable[..., Any],
     *,
     session: Session | None = None,
@@ -204,13 +205,13 @@ async def channel_call(
         CallError: The channel could not be opened, or the server's function raised.
     """
     invoker = client.invoker
-    limit = plan.timeout if timeout is None else timeout
-    call, session = invoker.start_call(plan, StreamType.CHANNEL, session, header, limit, affinity)
+    limit = method.timeout if timeout is None else timeout
+    call, session = invoker.start_call(method, StreamType.CHANNEL, session, header, limit, affinity)
     own = PinnedSession(client)
     if session is None:
         call.header["session_id"] = own.id
     with nullcontext() if invoker.untraced(call) else invoker.pipeline.scope(call):
-        node, stream = await invoker.open_stream(plan, call, session, None, Attempt())
+        node, stream = await invoker.open_stream(method, call, session, None, Attempt())
         node.stats.open_streams += 1
         own.pin(node, stream.conn)
         token = ambient_session.set(own if session is None else session)
@@ -236,7 +237,7 @@ I = TypeVar("I")  # noqa: E741
 
 def bind_interface(
     client: "Client",
-    plans: Plans,
+    methods: MethodCache,
     interface: Callable[..., I],
     group: str | None,
     timeout: float | None,
@@ -249,7 +250,7 @@ def bind_interface(
 
     Args:
         client: Makes the calls.
-        plans: Makes their plans.
+        methods: Makes their methods.
         interface: The declaration, a class; typed so that a `Protocol` is one for type checkers.
         group: See `Client.bind`, as for the others.
         timeout: Of all methods.
@@ -266,19 +267,19 @@ def bind_interface(
         raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
     bound: I = type(f"{interface.__name__}Stub", (), {})()
     for name in dir(interface):
-        method = _method(inspect.getattr_static(interface, name), bound)
-        if method is not None and not name.startswith("_"):
-            function = Function.of(method, name=name)
+        declared = _declared_method(inspect.getattr_static(interface, name), bound)
+        if declared is not None and not name.startswith("_"):
+            function = Function.of(declared, name=name)
             hedged = hedge if function.stream_type is StreamType.UNARY else None
             home = group or interface.__name__
-            plan = plans.make(name, home, function, timeout, idempotent, hedge=hedged)
-            setattr(bound, name, make_stub(client, plan, method))
+            method = methods.make(name, home, function, timeout, idempotent, hedge=hedged)
+            setattr(bound, name, make_stub(client, method, declared))
     if not vars(bound):
         raise TypeError(f"{interface!r} declares no public method")
     return bound
 
 
-def _method(declared: Any, owner: object) -> Callable[..., Any] | None:
+def _declared_method(declared: Any, owner: object) -> Callable[..., Any] | None:
     """Return a declared method without its `self` or `cls`; `None` for anything else."""
     if isinstance(declared, staticmethod):
         return declared.__func__

@@ -11,7 +11,7 @@ from rap.clock import Clock
 from rap.registry import Snapshot, State
 from rap.transport import Connection
 
-__all__ = ["Part"]
+__all__ = ["Subsetting"]
 
 _log = logging.getLogger("rap.client")
 
@@ -22,7 +22,7 @@ _FIRST_PAUSE, _MAX_PAUSE = 1.0, 60.0  # seconds between two replacements; double
 _RECENT = 2.0  # seconds for which what was told before still holds: not all may be asked so soon
 
 
-class Part:
+class Subsetting:
     """The servers that one client connects to.
 
     Args:
@@ -45,7 +45,7 @@ class Part:
         self._clock = clock
         self._on_change = on_change
         self._listed: Snapshot = {}
-        self._is_part = False
+        self._is_subsetting = False
         self._new = False  # there is a connection that was not looked at
         self._replace_at = -inf
         self._pause = _FIRST_PAUSE
@@ -55,14 +55,14 @@ class Part:
 
         A server that drains counts no more, but stays until it is gone if the client has it.
         """
-        self._listed, self._is_part = listed, False
+        self._listed, self._is_subsetting = listed, False
         if self._subset is None:
             return listed
         staying = [key for key, it in listed.items() if it.state is not State.DRAINING]
         chosen = self._subset.choose(staying)
         if len(chosen) == len(staying):
             return listed
-        self._is_part = True
+        self._is_subsetting = True
         return _kept(listed, chosen, self._nodes)
 
     def replace_lost(self, ready: int) -> None:
@@ -74,7 +74,7 @@ class Part:
             ready: How many take calls.
         """
         now = self._clock.monotonic()
-        if not self._is_part or 2 * ready >= len(self._nodes) or now < self._replace_at:
+        if not self._is_subsetting or 2 * ready >= len(self._nodes) or now < self._replace_at:
             return
         lost = [key for key, node in self._nodes.items() if _is_lost(node)]
         if lost and self._subset is not None:
@@ -88,14 +88,14 @@ class Part:
         self._pause = _FIRST_PAUSE
         if "load" in conn.options.hello:
             conn.on_load = node.take_report
-        if self._is_part:
+        if self._is_subsetting:
             self._new = True
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._look(), name="rap subset")
 
     def stop(self) -> asyncio.Task[None] | None:
         """Look at no connection any more; return a task that is to be cancelled."""
-        self._subset, self._is_part = None, False
+        self._subset, self._is_subsetting = None, False
         return self._task
 
     async def _look(self) -> None:
@@ -106,7 +106,7 @@ class Part:
             for node in self._nodes.values():
                 for conn in node.pool.connections:  # some are from before it was a part
                     conn.on_load = node.take_report
-                node.ask()
+                node.request_load_report()
             await self._clock.sleep(_TOLD)
             try:
                 self._judge(since)
@@ -119,7 +119,7 @@ class Part:
             for key, node in self._nodes.items()
             if node.report is not None and node.reported_at >= since and not node.leaving
         }
-        if self._is_part and self._subset is not None and self._subset.judge(clients):
+        if self._is_subsetting and self._subset is not None and self._subset.judge(clients):
             self._on_change(self._listed)
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 from rap.address import Address
 from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name
 
-__all__ = ["Discovery", "Hosts", "discovery"]
+__all__ = ["Hosts", "Target", "parse_target"]
 
 Hosts = str | Address | Sequence[str | Address] | None
 
 _DEFAULT_ADDRESS = "localhost:9000"
 
 
-class Discovery(NamedTuple):
+class Target(NamedTuple):
     """What a client watches.
 
     Args:
@@ -27,9 +27,9 @@ class Discovery(NamedTuple):
     owned: bool
 
 
-def discovery(
+def parse_target(
     host_list: Hosts, service: str | None, registry: str | Registry | Resolver | None
-) -> Discovery:
+) -> Target:
     """Return what the options of a client name.
 
     Raises:
@@ -38,7 +38,7 @@ def discovery(
     if registry is None:
         if service is not None:
             raise ValueError(f"service={service!r} needs registry: where to find its servers")
-        return Discovery("", StaticResolver(_endpoints(host_list)), True)
+        return Target("", StaticResolver(_endpoints(host_list)), True)
     if host_list is not None:
         raise ValueError("give host_list or registry, not both")
     if service is None:
@@ -47,10 +47,10 @@ def discovery(
     if isinstance(registry, str):
         from rap.registry.url import registry_from_url  # clients of fixed addresses need none
 
-        return Discovery(service, registry_from_url(registry), True)
+        return Target(service, registry_from_url(registry), True)
     if not hasattr(registry, "watch"):
         raise ValueError(f"registry must be a URL or have a method `watch`, got {registry!r}")
-    return Discovery(service, registry, False)
+    return Target(service, registry, False)
 
 
 def _endpoints(host_list: Hosts) -> list[Endpoint]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from rap.client.response_stream import RemoteIterator
+from rap.client.response_stream import ResponseStream
 from rap.errors import CallError
 from rap.gateway.reply import failure_of, to_json
 
@@ -15,7 +15,7 @@ MEDIA_TYPE = "text/event-stream"
 _NOTHING = object()
 
 
-async def stream_events(items: RemoteIterator) -> StreamingResponse:
+async def stream_events(items: ResponseStream) -> StreamingResponse:
     """Return a response that has one event for each item; a client that leaves ends the generator.
 
     An event ``end`` follows the last item, an event ``error`` what was there before an error: a
@@ -32,7 +32,7 @@ async def stream_events(items: RemoteIterator) -> StreamingResponse:
     )
 
 
-async def _events(first: Any, items: RemoteIterator) -> AsyncIterator[str]:
+async def _events(first: Any, items: ResponseStream) -> AsyncIterator[str]:
     try:
         if first is not _NOTHING:
             yield f"data: {to_json(first)}\n\n"

@@ -111,8 +111,8 @@ async def test_a_channel_method_has_the_stub_as_self(client: Client) -> None:
 
 async def test_options_hold_for_all_methods(client: Client) -> None:
     api: Any = client.bind(StoreApi, group="Store", timeout=0.5, idempotent=True)
-    assert api.put.__rap_plan__.timeout == 0.5
-    assert api.put.__rap_plan__.idempotent
+    assert api.put.__rap_method__.timeout == 0.5
+    assert api.put.__rap_method__.idempotent
     await api.put("x", timeout=5)
     async with client.session as session:
         assert await session.execute(api.version()) == 3

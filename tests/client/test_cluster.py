@@ -89,14 +89,14 @@ def test_a_restart_forgets_measurements_but_not_calls_in_flight() -> None:
     each.stats.started(1000.0)
     each.stats.started(1000.0)
     each.stats.open_streams = 2
-    each.ended(1000.0, None)
+    each.record_result(1000.0, None)
     eject(each)
-    each.restarted("next")
+    each.reset("next")
     assert each.incarnation == "next"
     assert not each.stats.measured
     assert (each.stats.in_flight, each.stats.open_streams) == (1, 2)
     assert each.breaker.available(1000.0)
-    each.ended(1000.0, None)
+    each.record_result(1000.0, None)
     assert each.stats.in_flight == 0
 
 
@@ -120,7 +120,7 @@ def test_a_restart_forgets_measurements_but_not_calls_in_flight() -> None:
 def test_a_failure_costs_what_the_server_asks_for(error: BaseException, seconds: float) -> None:
     each = node()
     each.stats.started(1000.0)
-    each.ended(1000.0, error)
+    each.record_result(1000.0, error)
     assert each.stats.ewma == seconds
     assert each.stats.in_flight == 0
 

@@ -178,5 +178,5 @@ def test_only_unary_functions_are_hedged(client: Any) -> None:
 @pytest.mark.parametrize("client", [Client, SyncClient])
 def test_of_an_interface_unary_methods_are_hedged(client: Any) -> None:
     bound = client().bind(Interface, idempotent=True, hedge=0.5)
-    assert bound.unary.__rap_plan__.hedge.delay(0.0) == 0.5
-    assert bound.stream.__rap_plan__.hedge is None
+    assert bound.unary.__rap_method__.hedge.delay(0.0) == 0.5
+    assert bound.stream.__rap_method__.hedge is None

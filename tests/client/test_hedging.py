@@ -391,7 +391,7 @@ async def test_the_time_that_most_calls_take_is_found_out() -> None:
     async with at_work(True) as (desk, client, stub):
         desk.busy = False
         assert await stub() == 0
-        hedge = stub.__rap_plan__.hedge
+        hedge = stub.__rap_method__.hedge
         await eventually(lambda: hedge.delay(client.monotonic()) is not None)
         desk.busy = True
         call = asyncio.create_task(stub())

@@ -124,7 +124,7 @@ async def test_nothing_is_left_of_calls_that_ended_in_any_way(seed: int) -> None
                 await servers[at].await_closed()
                 servers[at] = await start(addresses[at], 64)
             for node in client.cluster.nodes.values():
-                node.pool.hurry()
+                node.pool.reset_backoff()
 
     async with asyncio.timeout(6 * PATIENCE), Client(addresses, max_in_flight=10) as client:
         await asyncio.gather(restart(client), *(work(client) for _ in range(WORKERS)))

@@ -30,7 +30,7 @@ def dialling(dials: Dials, clock: FakeClock, seed: int = 1) -> Pool:
         rng=random.Random(seed),
         on_change=lambda: None,
     )
-    pool.want()
+    pool.set_wanted(True)
     return pool
 
 
@@ -58,7 +58,7 @@ async def test_news_of_the_server_ends_the_pause_and_the_next_is_short_again() -
         await clock.run(18.1)
     count = dials.count
     clock.slept.clear()
-    pool.hurry()
+    pool.reset_backoff()
     await settle()
     assert dials.count == count + 1
     assert clock.slept[0] <= 1.2
@@ -69,7 +69,7 @@ async def test_a_server_that_is_not_wanted_any_more_is_dialled_no_more() -> None
     dials, clock = Dials(), FakeClock()
     pool = dialling(dials, clock)
     await settle()
-    pool.want(False)
+    pool.set_wanted(False)
     await clock.run(100.0)
     assert dials.count == 1
     assert not pool.dialling

@@ -44,7 +44,7 @@ async def test_a_server_that_is_full_of_calls_of_other_clients_is_left_alone() -
             ) as client:
                 await eventually(lambda: len(client.cluster.ready) == 3)
                 for each in client.cluster.ready:
-                    each.ask()
+                    each.request_load_report()
                 await eventually(lambda: all(it.report for it in client.cluster.ready))
                 seen = Counter([await client.raw_call("who") for _ in range(40)])
                 assert seen["one"] == 0
@@ -98,7 +98,7 @@ async def test_a_node_is_not_asked_more_often_than_the_server_takes_pings() -> N
             conn.protocol = _With(conn.protocol, counting)  # type: ignore[assignment]
             for _ in range(round(10.0 / pause)):
                 clock.advance(pause)
-                each.ask()
+                each.request_load_report()
             return count
 
     async with serving(work) as quick, serving(work, max_pings=1) as slow:
@@ -132,14 +132,14 @@ def test_a_node_that_failed_a_call_is_left_alone_as_long_as_it_asks_for(
 ) -> None:
     each = node()
     each.stats.started(1000.0)
-    each.ended(1000.0, error)
+    each.record_result(1000.0, error)
     assert max(each.avoid_until - 1000.0, 0.0) == seconds
     each.stats.started(1000.0)
-    each.ended(
+    each.record_result(
         1000.0, CallError("x", code=Code.UNAVAILABLE, remote=True, details={"retry_after": 1})
     )
     assert each.avoid_until - 1000.0 == max(seconds, 1.0)
-    each.restarted("next")
+    each.reset("next")
     assert each.avoid_until == 0.0
 
 
@@ -155,14 +155,14 @@ async def test_a_server_that_hangs_gets_no_calls_once_its_reports_are_old() -> N
             await eventually(lambda: len(client.cluster.ready) == 3)
             frozen, *others = client.cluster.ready
             for each in client.cluster.ready:
-                each.ask()
+                each.request_load_report()
             await eventually(lambda: all(it.report for it in client.cluster.ready))
-            frozen.ask = lambda: None  # type: ignore[method-assign]  # it would not answer
+            frozen.request_load_report = lambda: None  # type: ignore[method-assign]  # it would not answer
             for _ in range(12):
                 clock.advance(0.25)
                 for each in others:
                     before = each.reported_at
-                    each.ask()
+                    each.request_load_report()
                     await eventually(lambda: each.reported_at > before)  # noqa: B023  # awaited here
             picked = {client.cluster.pick() for _ in range(50)}
             assert frozen not in picked

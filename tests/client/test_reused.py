@@ -89,7 +89,7 @@ async def test_news_of_another_process_cuts_the_pause_between_dials_short() -> N
             await client.connect()
             await eventually(lambda: len(client.cluster.ready) == 2)
             node = of(client, before)
-        while client.cluster.tally.failed < 5:
+        while client.cluster.counters.failed < 5:
             clock.advance(20.0)
             await asyncio.sleep(0.002)
         async with numbered(3, host=address, **CALC) as after:

@@ -348,7 +348,7 @@ async def test_a_new_token_is_taken_when_the_server_wants_another() -> None:
             await client.connect()
         tokens.append("new")
         (node,) = client.cluster.nodes.values()
-        node.pool.hurry()
+        node.pool.reset_backoff()
         await eventually(lambda: client.cluster.ready)
         assert await client.raw_call("who") is None
         await client.await_close()

@@ -38,7 +38,7 @@ async def report_of(client: Client) -> ServerLoad:
     """Return the next report."""
     node = only_node(client)
     node.report = None
-    node.ask()
+    node.request_load_report()
     await eventually(lambda: node.report is not None)
     report = node.report
     assert report is not None

@@ -19,7 +19,7 @@ from rap.cli.json_values import parse_arguments, parse_value, to_json, to_text
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stdin import input_lines
 from rap.client import Client
-from rap.client.method import Plan
+from rap.client.method import Method
 from rap.client.retry import Attempt
 from rap.errors import CallError, ChannelClosed, Code
 from rap.schema.function import decode_any
@@ -125,16 +125,16 @@ async def open_call(
         CallError: The call failed.
     """
     invoker = client.invoker
-    plan = Plan(func, group, None, timeout=timeout, stream_type=StreamType.STREAM)
-    body = plan.encode(*arguments)
-    pending, _ = invoker.start_call(plan, StreamType.STREAM, None, None, timeout)
+    method = Method(func, group, None, timeout=timeout, stream_type=StreamType.STREAM)
+    body = method.encode(*arguments)
+    pending, _ = invoker.start_call(method, StreamType.STREAM, None, None, timeout)
     attempt, message = Attempt(), None
     while message is None:
-        node, stream = await invoker.open_stream(plan, pending, None, body, attempt)
+        node, stream = await invoker.open_stream(method, pending, None, body, attempt)
         try:
             message = await stream.recv()
         except CallError as error:
-            await invoker.again(plan, pending, None, node, stream.conn, attempt, error)
+            await invoker.prepare_retry(method, pending, None, node, stream.conn, attempt, error)
         except EndOfStream:
             return
     try:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rap.call import Call
 from rap.channel import Channel
-from rap.client.response_stream import RemoteIterator
+from rap.client.response_stream import ResponseStream
 from rap.client.session import Session, ambient_session
 from rap.client.sync.loop_thread import LoopThread
 from rap.errors import ChannelClosed
@@ -29,7 +29,7 @@ class SyncIterator:
         remote: What to iterate.
     """
 
-    def __init__(self, client: object, thread: LoopThread, remote: RemoteIterator) -> None:
+    def __init__(self, client: object, thread: LoopThread, remote: ResponseStream) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote

@@ -28,7 +28,7 @@ from rap.client.client import Client
 from rap.client.config import ClientConfig
 from rap.client.fork import disown, watch_forks
 from rap.client.inject import get_raw_func, inject, recovery
-from rap.client.method import Plan, Plans
+from rap.client.method import Method, MethodCache
 from rap.client.retry import check_options
 from rap.client.session import Session, ambient_session
 from rap.client.stub import bind_interface, channel_call, make_stub
@@ -50,12 +50,12 @@ class Twin:
     """One declared function; it makes a new asynchronous stub when the client is a new one.
 
     Args:
-        plan: How to call it.
+        method: How to call it.
         declared: The function.
     """
 
-    def __init__(self, plan: Plan, declared: Callable[..., Any]) -> None:
-        self._plan = plan
+    def __init__(self, method: Method, declared: Callable[..., Any]) -> None:
+        self._method = method
         self._declared = declared
         self._client: Client | None = None
         self._stub: Callable[..., Any]
@@ -68,7 +68,7 @@ class Twin:
             return SyncIterator(client, thread, self._of(live)(*args, **_unwrapped(kwargs)))
 
         def talk(**kwargs: Any) -> Any:
-            with self.channel_of(client, self._plan, _unwrapped(kwargs)) as channel:
+            with self.channel_of(client, self._method, _unwrapped(kwargs)) as channel:
                 return self._declared(channel)
 
         def wait(*args: Any, **kwargs: Any) -> Any:
@@ -76,18 +76,18 @@ class Twin:
             return thread.run(self._of(live)(*args, **_unwrapped(kwargs)))
 
         stub: Callable[..., Any] = wait
-        if self._plan.stream_type is StreamType.STREAM:
+        if self._method.stream_type is StreamType.STREAM:
             stub = iterate
-        elif self._plan.stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(
+        elif self._method.stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(
             self._declared
         ):
             stub = talk
         functools.update_wrapper(stub, self._declared)
-        stub.__rap_plan__ = self._plan  # type: ignore[attr-defined]  # how `execute` knows it
+        stub.__rap_method__ = self._method  # type: ignore[attr-defined]  # how `execute` knows it
         return stub
 
     @staticmethod
-    def channel_of(client: "SyncClient", plan: Plan, options: dict[str, Any]) -> SyncChannel:
+    def channel_of(client: "SyncClient", method: Method, options: dict[str, Any]) -> SyncChannel:
         """Return a channel that is opened when it is entered.
 
         Raises:
@@ -95,18 +95,18 @@ class Twin:
         """
         unknown = [name for name in options if name not in _CHANNEL_OPTIONS]
         if unknown:
-            raise TypeError(f"{plan.name}() takes no argument, its channel is made for it")
+            raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
         check_timeout("timeout", options.get("timeout"))
         live, thread = client.live
 
         def open_channel(func: Callable[[Channel], Awaitable[None]]) -> Any:
-            return channel_call(live, plan, func, **options)
+            return channel_call(live, method, func, **options)
 
         return SyncChannel(client, thread, open_channel)
 
     def _of(self, client: Client) -> Callable[..., Any]:
         if self._client is not client:
-            self._stub = make_stub(client, self._plan, self._declared)
+            self._stub = make_stub(client, self._method, self._declared)
             self._client = client
         return self._stub
 
@@ -222,7 +222,7 @@ class SyncClient:
         self._movable = isinstance(options.get("registry"), str | None)
         self._client = self._make()
         self._thread: LoopThread | None = None
-        self._plans = Plans(self.config.timeout)
+        self._methods = MethodCache(self.config.timeout)
         self._processors: list[BaseProcessor] = []
         self._exceptions: list[type[Exception]] = []
         self._lock = threading.Lock()
@@ -284,8 +284,8 @@ class SyncClient:
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge)
-            plan = self._plans.make(name or function.name, group, function, *options)
-            return Twin(plan, func).stub(self)
+            method = self._methods.make(name or function.name, group, function, *options)
+            return Twin(method, func).stub(self)
 
         return decorate
 
@@ -312,9 +312,9 @@ class SyncClient:
             TypeError: It declares no public method.
         """
         options = (group, timeout, idempotent, hedge)
-        bound = bind_interface(self._client, self._plans, interface, *options)
+        bound = bind_interface(self._client, self._methods, interface, *options)
         for name, stub in list(vars(bound).items()):
-            setattr(bound, name, Twin(stub.__rap_plan__, stub.__wrapped__).stub(self))
+            setattr(bound, name, Twin(stub.__rap_method__, stub.__wrapped__).stub(self))
         return bound
 
     inject = inject
@@ -442,9 +442,9 @@ class SyncClient:
             timeout: Seconds for the whole call.
             affinity: See `Client.raw_call`.
         """
-        plan = self._plans.of_name(name, group, StreamType.CHANNEL)
+        method = self._methods.for_name(name, group, StreamType.CHANNEL)
         options: dict[str, Any] = {"session": _plain(session), "header": header}
-        return Twin.channel_of(self, plan, {**options, "timeout": timeout, "affinity": affinity})
+        return Twin.channel_of(self, method, {**options, "timeout": timeout, "affinity": affinity})
 
     def execute(
         self, session: SyncSession, target: Any, args: Sequence[Any], kwargs: dict[str, Any]
@@ -458,8 +458,8 @@ class SyncClient:
             return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
         if not callable(target) or isinstance(target, type):
             raise TypeError(f"execute takes a function or a name, got {target!r}")
-        stream_type = self._plans.of_function(target, None).stream_type
-        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_plan__"):
+        stream_type = self._methods.for_function(target, None).stream_type
+        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
             return target(*args, **kwargs, session=session)
         call = self.iterator_call if stream_type is StreamType.STREAM else self.call
         return call(target, session=session, arg_param=args, kwarg_param=kwargs)

@@ -133,7 +133,7 @@ async def test_servers_from_when_there_were_few_are_asked_too() -> None:
         cluster = (await stack.enter_async_context(client)).cluster
         await eventually(lambda: len(cluster.ready) == 3)
         first = ready(cluster)
-        assert cluster._part._task is None  # all of them are known
+        assert cluster._subsetting._task is None  # all of them are known
         async with asyncio.timeout(PATIENCE):
             while first == ready(cluster):
                 await start(stack, registry, 1)
@@ -156,7 +156,7 @@ async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_
         client = Client(service="shop", registry=registry, subset=3, clock=clock, rng=Always(1))
         cluster = (await stack.enter_async_context(client)).cluster
         await eventually(lambda: len(cluster.ready) == 3)
-        first, part = ready(cluster), cluster._part
+        first, part = ready(cluster), cluster._subsetting
         task = part._task
         assert task is not None
         for _ in range(2):
