@@ -80,10 +80,10 @@ class ProtocolTarget:
                 raise Finding("something happened after a violation")
             for kind, stream, _, _, _, held in events:
                 if stream is not None and kind != RESET:
-                    protocol.take(stream, held)
+                    protocol.acknowledge(stream, held)
                     if not stream.state & 21:
                         protocol.send_data(stream, MESSAGE | END, b"", b"answer")
-            protocol.pump(1 << 20)
+            protocol.send_pending(1 << 20)
             if protocol.recv_credit + protocol.ungranted > _SMALL.connection_window:
                 raise Finding("more credit than the window")
             if len(protocol.streams) > _SMALL.max_streams:
@@ -209,10 +209,10 @@ class ClientTarget(_LoopTarget):
         now = conn.clock.monotonic()
         unary = [UnaryStream(conn, now + 60.0) for _ in range(2)]
         for each in unary:
-            conn.open_unary(each, _META, b"\x90", now)
+            conn.open_unary(each, _META, b"\x90")
         streams = [Stream(conn) for _ in range(2)]
         for stream, flags in zip(streams, (MESSAGE | END, 0), strict=True):
-            conn.open(stream, flags, _META, b"\x90", now)
+            conn.open(stream, flags, _META, b"\x90")
         waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(each.future) for each in unary]
         waiting += [asyncio.create_task(_read_all(stream)) for stream in streams]
         await self._feed(conn, transport, data)

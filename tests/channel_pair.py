@@ -63,7 +63,7 @@ async def connected_pair() -> AsyncIterator[Pair]:
         yield pair
         assert pair.counts == (0, 0)
         nodes = client.cluster.nodes.values()
-        assert not any(c.holds for node in nodes for c in node.pool.connections)
+        assert not any(c.pins for node in nodes for c in node.pool.connections)
     await unnoticed.check()
 
 

@@ -121,7 +121,7 @@ async def _answer(instance: Instance, conn: Connection, end: float, patience: fl
     monotonic = instance.client.monotonic
     began = monotonic()
     stream = UnaryStream(conn, began + patience)
-    conn.open_unary(stream, _NOBODY, b"", began)
+    conn.open_unary(stream, _NOBODY, b"")
     try:
         async with asyncio.timeout_at(end):
             await stream.future

@@ -203,7 +203,7 @@ class Invoker:
             stats = node.stats
             stats.started(now)
             try:
-                conn.open_unary(stream, method.open_meta(call.deadline, now, header), content, now)
+                conn.open_unary(stream, method.open_meta(call.deadline, now, header), content)
                 raw = await stream.future
             except CallError as error:
                 node.record_result(now, error)
@@ -334,7 +334,7 @@ class Invoker:
             if self.pipeline.sees_errors:
                 stream.see_error = functools.partial(self.pipeline.error, call)
             try:
-                conn.open(stream, flags, method.open_meta(call.deadline, now, header), content, now)
+                conn.open(stream, flags, method.open_meta(call.deadline, now, header), content)
             except CallError as error:
                 await self.prepare_retry(method, call, session, node, conn, attempt, error)
             else:

@@ -19,7 +19,7 @@ from rap.client.retry import Attempt, is_retryable, serves_retry
 from rap.errors import CallError, Code, Verdict
 from rap.schema.function import decode_any, encode_any
 from rap.transport import Connection, UnaryStream
-from rap.transport.rate_limit import Allowance
+from rap.transport.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from rap.client.call import Invoker
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["hedged"]
 
 _MOST_CANCELS = 50  # a second on one connection; a server takes twice as many by default
-_ALLOWANCE = "hedges"  # in the state of a connection
+_CANCELS = "hedges"  # in the state of a connection
 
 
 async def hedged(invoker: "Invoker", method: Method, call: Call, body: bytes) -> bytes | memoryview:
@@ -172,7 +172,7 @@ class _Race:
         self._open.append(copy)
         stream.future.add_done_callback(self._wake)
         try:
-            conn.open_unary(stream, method.open_meta(call.deadline, now, header), content, now)
+            conn.open_unary(stream, method.open_meta(call.deadline, now, header), content)
         except CallError as error:
             stream.fail(error)
         return copy
@@ -245,7 +245,7 @@ def _copy_of(call: Call) -> Call:
 
 def _may_cancel(conn: Connection, now: float) -> bool:
     """Whether a call on a connection may be cancelled; who cancels many is cut by servers."""
-    allowance = conn.state.get(_ALLOWANCE)
-    if allowance is None:
-        allowance = conn.state[_ALLOWANCE] = Allowance(_MOST_CANCELS, now)
-    return not allowance.exceeds(now)
+    bucket = conn.state.get(_CANCELS)
+    if bucket is None:
+        bucket = conn.state[_CANCELS] = TokenBucket(_MOST_CANCELS, now)
+    return bool(bucket.allow(now))

@@ -117,9 +117,9 @@ class Node:
         if conn is None or not conn.usable:
             return
         # It counts as a ping, and some of those that the server takes are left for pings.
-        if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.sweep.keepalive.least):
+        if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.watchdog.keepalive.least):
             self._asked_at = now
-            conn.protocol.tell_load(ASK_FOR_LOAD)
+            conn.protocol.send_load(ASK_FOR_LOAD)
 
     def take_report(self, conn: Connection, body: bytes) -> None:
         """Keep what the server tells of its load; what cannot be read is ignored."""

@@ -149,7 +149,7 @@ class Pool:
     def drain(self) -> None:
         """Give no new calls to the present connections; each closes when its last call ends."""
         for conn in list(self.connections):
-            conn.leave()
+            conn.drain()
         self.refresh()
 
     async def close(self) -> None:

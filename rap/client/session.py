@@ -116,7 +116,7 @@ class Session:
         node, conn = await self.client.cluster.acquire(self._deadline())
         if self._bound is not None:
             raise RuntimeError(f"session {self.id} was entered twice at a time")
-        conn.hold()
+        conn.pin()
         self._bound = (node, conn)
         self.outer = ambient_session.get()
         self._token = ambient_session.set(self)
@@ -164,7 +164,7 @@ class Session:
     def _leave(self) -> None:
         if self._bound is not None and not self._left:
             self._left = True
-            self._bound[1].release()
+            self._bound[1].unpin()
 
 
 def innermost_session(invoker: "Invoker") -> Session | None:
@@ -180,7 +180,7 @@ class PinnedSession(Session):
 
     def pin(self, node: "Node", conn: Connection) -> None:
         """Bind to the connection that the channel was opened on."""
-        conn.hold()
+        conn.pin()
         self._bound = (node, conn)
         self.outer = ambient_session.get()
 

@@ -100,7 +100,7 @@ def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> C
         stats = node.stats
         stats.started(now)
         try:
-            conn.open_unary(stream, open_meta, body, now)
+            conn.open_unary(stream, open_meta, body)
             raw = await stream.future
         except CallError as error:
             node.record_result(now, error)

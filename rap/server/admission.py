@@ -11,7 +11,7 @@ from rap.server.authentication import Authenticator
 from rap.transport import Connection
 from rap.transport.connection import Holding, close_all
 from rap.transport.listen import Handshake
-from rap.transport.rate_limit import Allowance
+from rap.transport.rate_limit import TokenBucket
 
 __all__ = ["Admission", "Arrivals"]
 
@@ -41,7 +41,7 @@ class Arrivals:
         self._clock = clock
         # Oldest first; with what can be cut.
         self._silent: dict[Connection, Connection | Handshake] = {}
-        self._networks: dict[str, Allowance] = {}  # that came least recently first
+        self._networks: dict[str, TokenBucket] = {}  # that came least recently first
 
     def begin(self, handshake: Handshake) -> bool:
         """Count a new connection, which begins with a TLS handshake; `False`: it was cut."""
@@ -72,11 +72,11 @@ class Arrivals:
 
     def _comes_too_often(self, peer: Peer) -> bool:
         now, network = self._clock.monotonic(), peer.network
-        allowance = self._networks.pop(network, None) or Allowance(self._max_connects, now)
-        self._networks[network] = allowance
+        bucket = self._networks.pop(network, None) or TokenBucket(self._max_connects, now)
+        self._networks[network] = bucket
         if len(self._networks) > _MAX_KEPT:
             del self._networks[next(iter(self._networks))]
-        return allowance.exceeds(now)
+        return not bucket.allow(now)
 
 
 _NOT_ADMITTED = ConnectionClosed("the connection was not admitted")

@@ -130,7 +130,7 @@ class Ports:
             OSError: One cannot be bound; none is then listened on.
         """
         self._dispatcher = dispatcher
-        self._adopt = dispatcher.adopt  # one object for all connections
+        self._keep_task = dispatcher.keep_task  # one object for all connections
         self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
         self._admission = admission
         for address in self.hosts:
@@ -155,7 +155,7 @@ class Ports:
         if draining:
             for conn in self._connections:
                 conn.go_away(message="draining")
-                conn.sweep.on_busy()
+                conn.watchdog.on_busy()
 
     async def linger(self, seconds: float) -> None:
         """Go on as before for so long, unless `stop_at_once` is called."""
@@ -268,10 +268,10 @@ class Ports:
             on_lost=self._on_lost,
         )
         defer_when_full(conn)
-        conn.adopt = self._adopt
+        conn.keep_task = self._keep_task
         conn.on_load = self._tell_load
-        if conn.sweep.max_age is not None:
-            conn.sweep.max_age *= self._rng.uniform(0.9, 1.1)
+        if conn.watchdog.max_age is not None:
+            conn.watchdog.max_age *= self._rng.uniform(0.9, 1.1)
         return conn
 
     def _on_made(self, conn: Connection) -> None:

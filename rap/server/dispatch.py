@@ -170,8 +170,8 @@ class Dispatcher:
             if limit != NEVER:
                 now = self._monotonic()
                 stream.deadline = deadline = now + limit
-                if deadline < stream.conn.sweep.at:
-                    stream.conn.sweep.watch(deadline)
+                if deadline < stream.conn.watchdog.at:
+                    stream.conn.watchdog.watch(deadline)
             if (flags != _ANSWER or handler.stream_type is _CHANNEL) and not _fits(handler, flags):
                 raise InvalidArgument(f"{handler.method} is a {_ASKED[handler.stream_type]}")
             if run is None:
@@ -240,7 +240,7 @@ class Dispatcher:
         self.fail(stream, error)
         stream.fail(error)
 
-    def adopt(self, task: asyncio.Task[None]) -> None:
+    def keep_task(self, task: asyncio.Task[None]) -> None:
         """Keep a cancelled task until it has ended: its stream is in no table any more."""
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
@@ -276,7 +276,7 @@ class Dispatcher:
         try:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
-            stream.conn.protocol.answer(stream, function.encode_result(result))
+            stream.conn.protocol.send_response(stream, function.encode_result(result))
         except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
@@ -288,7 +288,7 @@ class Dispatcher:
             handler = stream.handler
             function = handler.function
             result = await handler.func(*function.decode_args(stream.body))
-            stream.conn.protocol.answer(stream, function.encode_result(result))
+            stream.conn.protocol.send_response(stream, function.encode_result(result))
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise
@@ -326,7 +326,7 @@ class Dispatcher:
             if meta:
                 stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
             else:
-                stream.conn.protocol.answer(stream, body)
+                stream.conn.protocol.send_response(stream, body)
         except asyncio.CancelledError:
             self._cancelled(stream)
             raise

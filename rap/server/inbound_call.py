@@ -38,7 +38,7 @@ class ServerStream(Stream):
         super().fail(error)
         task = self.task
         if task is not None and not task.done():
-            self.conn.adopt(task)
+            self.conn.keep_task(task)
             task.cancel()
 
     def as_call(self) -> Call:

@@ -94,7 +94,7 @@ class LoadTeller:
     def tell(self, conn: Connection) -> None:
         """Send a report, unless the client takes nothing now."""
         if not (conn.closed or conn.paused):
-            conn.protocol.tell_load(self._frame_of(self.now()))
+            conn.protocol.send_load(self._frame_of(self.now()))
 
     def in_flight(self, now: float) -> int:
         """Return how many calls are open."""

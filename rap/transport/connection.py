@@ -29,8 +29,8 @@ from rap.errors import (
     decode_error,
 )
 from rap.transport.options import ConnectionOptions
-from rap.transport.rate_limit import Allowance
-from rap.transport.watchdog import Sweep
+from rap.transport.rate_limit import TokenBucket
+from rap.transport.watchdog import Watchdog
 from rap.wire.frames import (
     ACK,
     DATA,
@@ -164,13 +164,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = tuple(
         "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
-        "_on_made _random _scheduled _writelines adopt cancels clock closed draining ended "
-        "error exception_types handshake heard held holds is_server log new_future on_open "
-        "on_load options paused peer pings protocol state streams sweep transport usable "
-        "waits_for_turn".split()
+        "_on_made _random _scheduled _writelines keep_task cancels clock closed draining ended "
+        "error exception_types handshake active held pins is_server log new_future on_open "
+        "on_load options paused peer pings protocol state streams transport usable "
+        "waits_for_turn watchdog".split()
     )
 
-    adopt: Callable[[Any], object]  # on a server: takes a cancelled task that outlives its stream
+    keep_task: Callable[[Any], object]  # on a server: takes a cancelled task without a stream
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.usable = True  # new calls may be opened: neither closed nor draining
         self.error: RapError | None = None  # why it ended
-        self.holds = 0  # sessions bound to it
+        self.pins = 0  # sessions bound to it
         self.state: dict[str, Any] = {}  # scratch space of middleware and processors
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.handshake: asyncio.Future[None] = self.new_future()
@@ -224,10 +224,10 @@ class Connection(asyncio.Protocol):
         self.held: Holding | None = None
         self.waits_for_turn = False  # more has come than one turn takes
         self._drain_waiter: asyncio.Future[None] | None = None
-        self.heard = False  # the peer gave a sign of life since the sweep last looked
-        self.sweep = Sweep(self, self._loop)
-        self.cancels = Allowance(options.max_cancels, clock.monotonic())
-        self.pings = Allowance(options.max_pings, clock.monotonic())
+        self.active = False  # the peer gave a sign of life since the watchdog last looked
+        self.watchdog = Watchdog(self, self._loop)
+        self.cancels = TokenBucket(options.max_cancels, clock.monotonic())
+        self.pings = TokenBucket(options.max_pings, clock.monotonic())
         self._most_waiting = options.write_buffer + _BACKLOG
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
             self.abort(ConnectionClosed("the peer left at once"))
             return
         self.peer = peer
-        self.sweep.start()
+        self.watchdog.start()
         if self._on_made is not None:
             self._on_made(self)
         if self.held is None:
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decode a chunk and hand each frame to its stream."""
-        self.heard = True
+        self.active = True
         protocol = self.protocol
         for kind, stream, flags, meta, body, size in protocol.receive_data(data):
             if kind == DATA:
@@ -259,8 +259,8 @@ class Connection(asyncio.Protocol):
                 self.on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
             else:
                 on_rare(self, kind, stream, flags, body)
-        if self.streams and not self.sweep.busy:
-            self.sweep.on_busy()
+        if self.streams and not self.watchdog.busy:
+            self.watchdog.on_busy()
         if protocol.partial is not None:
             on_unfinished(self)
         if protocol.error is not None:
@@ -282,13 +282,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop pumping: the transport's buffer is full."""
         self.paused = True
-        self.protocol.hold()
-        self.sweep.on_paused()
+        self.protocol.pause()
+        self.watchdog.on_paused()
 
     def resume_writing(self) -> None:
         """Go on pumping."""
         self.paused = False
-        self.protocol.hold(False)
+        self.protocol.resume()
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -302,14 +302,14 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self.usable = False
         self.protocol.state = State.CLOSED
-        self.sweep.stop()
+        self.watchdog.stop()
         why = self.error or exc or "the peer closed it"
         if self.error is None:
             self.error = lost(self.peer, exc)
         for stream in list(self.streams.values()):
             unsent = is_unsent(stream)
             stream.complete = bool(stream.state & REMOTE_END)
-            self.protocol.forget(stream)
+            self.protocol.drop_stream(stream)
             stream.fail(Unavailable(str(self.error), unserved=unsent))
         self.protocol.out.clear()
         for waiter in (self._drain_waiter, self.handshake, self.ended):
@@ -322,9 +322,9 @@ class Connection(asyncio.Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""
-        return self.sweep.keepalive.round_trip
+        return self.watchdog.keepalive.round_trip
 
-    def open(self, stream: Any, flags: int, meta: bytes, body: bytes, now: float) -> None:
+    def open(self, stream: Any, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream` with its first message.
 
         Raises:
@@ -334,11 +334,11 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
         self.protocol.open_stream(stream, flags, meta, body)
-        if not self.sweep.busy or stream.deadline < self.sweep.at:
-            self.sweep.on_busy(stream.deadline)
+        if not self.watchdog.busy or stream.deadline < self.watchdog.at:
+            self.watchdog.on_busy(stream.deadline)
         self._flush_soon()
 
-    def open_unary(self, stream: Any, meta: bytes, body: bytes, now: float) -> None:
+    def open_unary(self, stream: Any, meta: bytes, body: bytes) -> None:
         """Open a unary call with its request; `open` for the most common case.
 
         Raises:
@@ -346,12 +346,12 @@ class Connection(asyncio.Protocol):
             ResourceExhausted: A limit of the peer forbids it; nothing was sent.
         """
         if not self.usable:
-            self.open(stream, _REQUEST, meta, body, now)
+            self.open(stream, _REQUEST, meta, body)
             return
         self.protocol.open_unary(stream, meta, body)
-        sweep = self.sweep
-        if not sweep.busy or stream.deadline < sweep.at:
-            sweep.on_busy(stream.deadline)
+        watchdog = self.watchdog
+        if not watchdog.busy or stream.deadline < watchdog.at:
+            watchdog.on_busy(stream.deadline)
 
     def reset(
         self,
@@ -366,14 +366,14 @@ class Connection(asyncio.Protocol):
             self.protocol.reset_stream(stream, code, message, details, flags)
             self._flush_soon()
 
-    async def drained(self) -> None:
+    async def wait_writable(self) -> None:
         """Return when the transport takes writes again, or the connection has ended."""
         while self.paused and not self.closed:
             if self._drain_waiter is None:
                 self._drain_waiter = self.new_future()
             await asyncio.shield(self._drain_waiter)
 
-    async def shaken(self) -> None:
+    async def wait_handshake(self) -> None:
         """Return when the peer's Hello has come.
 
         Raises:
@@ -386,13 +386,13 @@ class Connection(asyncio.Protocol):
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)
 
-    def hold(self) -> None:
-        """Keep the connection open through a drain until `release`: a session is bound to it."""
-        self.holds += 1
+    def pin(self) -> None:
+        """Keep the connection open through a drain until `unpin`: a session is bound to it."""
+        self.pins += 1
 
-    def release(self) -> None:
-        """Undo one `hold`."""
-        self.holds -= 1
+    def unpin(self) -> None:
+        """Undo one `pin`."""
+        self.pins -= 1
         if self.draining:
             self._flush_soon()  # what was sent last leaves before the connection closes
 
@@ -405,14 +405,14 @@ class Connection(asyncio.Protocol):
         """Announce a drain; `final`: what the peer opens from now on is not served."""
         if self.closed:
             return
-        self.stop_opening()
+        self.begin_drain()
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """On a client: open nothing new; close when the last call and session have left."""
-        self.stop_opening()
+        self.begin_drain()
         self._flush_soon()
 
     async def close(self) -> None:
@@ -432,10 +432,10 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             if self.error is None:
                 self.error = error
-            self.stop_opening()
+            self.begin_drain()
             self.transport.abort()
 
-    def stop_opening(self) -> None:
+    def begin_drain(self) -> None:
         """Open nothing new: one of the two ends is about to leave."""
         self.draining = True
         self.usable = False
@@ -444,8 +444,8 @@ class Connection(asyncio.Protocol):
         """Close when the transport has written what it was given, or could not in time."""
         if self.error is None:
             self.error = error
-        self.stop_opening()
-        self.sweep.on_shut()
+        self.begin_drain()
+        self.watchdog.on_shut()
         self.transport.close()
 
     def _flush_soon(self) -> None:
@@ -459,7 +459,7 @@ class Connection(asyncio.Protocol):
             return
         protocol = self.protocol
         if protocol.waiting and not self.paused:
-            for stream in protocol.pump(BULK - protocol.bulk):
+            for stream in protocol.send_pending(BULK - protocol.bulk):
                 stream.on_flushed()
             if protocol.waiting and protocol.bulk:
                 self._flush_soon()
@@ -478,16 +478,16 @@ class Connection(asyncio.Protocol):
 
     def _close_if_unused(self) -> None:
         """A client leaves a draining connection when its last call and session have."""
-        if not (self.is_server or self.streams or self.holds or self.closed):
+        if not (self.is_server or self.streams or self.pins or self.closed):
             self._shut(ConnectionClosed(f"{self.peer} is draining"))
 
-    def greeted(self) -> None:
+    def on_hello(self) -> None:
         """Take the peer's Hello, which the protocol has read."""
         self.peer = bound_peer(self, self._random)
         if not self.handshake.done():
             self.handshake.set_result(None)
         if self.protocol.peer_hello.get("draining"):
-            self.stop_opening()
+            self.begin_drain()
         self.log.info("connection with %s open", self.peer)
         self.changed()
 
@@ -526,9 +526,9 @@ def on_rare(
     elif kind == GOAWAY:
         _on_go_away(conn, flags, bytes(body))
     elif kind == HELLO:
-        conn.greeted()
+        conn.on_hello()
     elif kind == LOAD and conn.on_load is not None:
-        if conn.is_server and conn.pings.exceeds(conn.clock.monotonic()):
+        if conn.is_server and not conn.pings.allow(conn.clock.monotonic()):
             conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
         else:
             conn.on_load(conn, bytes(body))
@@ -542,8 +542,8 @@ def lost(peer: object, error: Exception | None) -> ConnectionClosed:
 def _on_ping(conn: "Connection", flags: int) -> None:
     now = conn.clock.monotonic()
     if flags & ACK:
-        conn.sweep.keepalive.answered(now)
-    elif conn.pings.exceeds(now):
+        conn.watchdog.keepalive.answered(now)
+    elif not conn.pings.allow(now):
         conn.abort(ConnectionClosed(f"{conn.peer}: too many pings"))
 
 
@@ -565,7 +565,7 @@ def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
     error.remote = not refused
     stream.fail(error)
     if conn.is_server and not _was_due(conn, stream, code):
-        if conn.cancels.exceeds(conn.clock.monotonic()):
+        if not conn.cancels.allow(conn.clock.monotonic()):
             _on_too_many_cancels(conn)
         if conn.cancels.is_low or conn.cancels.exceeded:
             pause(conn)
@@ -582,7 +582,7 @@ def _on_too_many_cancels(conn: "Connection") -> None:
     text = "too many cancelled calls"
     if conn.protocol.refuse_above == MAX_STREAM_ID:
         conn.go_away(final=True, message=text)
-        conn.cancels.renew()
+        conn.cancels.reset()
     else:
         conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
 
@@ -597,7 +597,7 @@ def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
         code, message = read_go_away(body)
     except ValueError as exc:
         code, message = Code.UNKNOWN, str(exc)
-    conn.stop_opening()
+    conn.begin_drain()
     if code != Code.OK and conn.error is None:
         text = f"{conn.peer} refused the connection: {message}"
         denied = code == Code.UNAUTHENTICATED
@@ -606,7 +606,7 @@ def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
             conn.log.warning("%s", conn.error)
     if not conn.is_server and last_id < MAX_STREAM_ID:
         for stream in [each for each in conn.streams.values() if each.id > last_id]:
-            conn.protocol.forget(stream)
+            conn.protocol.drop_stream(stream)
             text = f"{conn.peer} closed before it served the call"
             stream.fail(Unavailable(text, remote=True, unserved=True))
     conn.changed()
@@ -622,7 +622,7 @@ def on_unfinished(conn: "Connection") -> None:
     """Watch over a frame that has begun to come, or take what is left in a later turn."""
     protocol = conn.protocol
     if not protocol.more:
-        conn.sweep.on_partial(protocol.partial)
+        conn.watchdog.on_partial(protocol.partial)
     else:
         pause(conn)
 

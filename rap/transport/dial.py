@@ -52,8 +52,8 @@ async def dial(
                 conn.transport.get_extra_info("ssl_object"), pinned
             ):
                 raise ConnectionClosed("its certificate is not the pinned one")
-            await conn.shaken()
-            conn.sweep.keepalive.heed(conn.protocol.peer_hello.get("min_ping"))
+            await conn.wait_handshake()
+            conn.watchdog.keepalive.heed(conn.protocol.peer_hello.get("min_ping"))
             if conn.draining:
                 raise conn.error or ConnectionClosed("it is draining, and takes no new calls")
             shaken = True

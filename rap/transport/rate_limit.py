@@ -1,47 +1,48 @@
-"""How often a peer may do what costs it little and this side much: cancel calls, send pings.
+"""Token buckets: how often a peer may do what costs it little and this side much.
 
-The attacks are known from HTTP/2 as rapid reset (CVE-2023-44487) and ping flood (CVE-2019-9512).
+Examples are cancelled calls and pings. The attacks are known from HTTP/2 as rapid reset
+(CVE-2023-44487) and ping flood (CVE-2019-9512).
 """
 
-__all__ = ["Allowance"]
+__all__ = ["TokenBucket"]
 
-_AT_ONCE = 10  # times what is allowed in a second
+_BURST = 10  # seconds of the rate that the bucket holds
 
 
-class Allowance:
-    """A bucket that each time takes one token from.
+class TokenBucket:
+    """A token bucket that holds ten seconds of its rate, and is full at the start.
 
     Args:
-        rate: Times a second that are allowed for ever; ten times as many are allowed at once.
+        rate: Tokens added per second.
         now: Seconds on the monotonic clock.
 
     Attributes:
-        exceeded: Whether it ever was.
+        exceeded: Whether `allow` has ever returned `False`.
     """
 
-    __slots__ = ("_at", "_left", "_most", "_rate", "exceeded")
+    __slots__ = ("_rate", "_size", "_tokens", "_updated", "exceeded")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
-        self._most = self._left = float(_AT_ONCE * rate)
-        self._at = now
+        self._size = self._tokens = float(_BURST * rate)
+        self._updated = now
         self.exceeded = False
 
     @property
     def is_low(self) -> bool:
-        """Whether half of the bucket is used up."""
-        return self._left < self._most / 2
+        """Whether less than half of the tokens are left."""
+        return self._tokens < self._size / 2
 
-    def exceeds(self, now: float) -> bool:
-        """Count once more; return whether that is one too many, which then does not count."""
-        self._left = min(self._most, self._left + (now - self._at) * self._rate) - 1.0
-        self._at = now
-        if self._left >= 0.0:
-            return False
-        self._left += 1.0
+    def allow(self, now: float) -> bool:
+        """Take one token; return `False` if none is left."""
+        self._tokens = min(self._size, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now
+        if self._tokens >= 1.0:
+            self._tokens -= 1.0
+            return True
         self.exceeded = True
-        return True
+        return False
 
-    def renew(self) -> None:
-        """Allow as many at once as in the beginning; that it was exceeded is not forgotten."""
-        self._left = self._most
+    def reset(self) -> None:
+        """Fill the bucket; `exceeded` stays as it is."""
+        self._tokens = self._size

@@ -117,7 +117,7 @@ class Stream(StreamState):
         if isinstance(inbox, tuple):
             inbox = self._first_message()
         if self.discard:
-            self.conn.protocol.take(self, size)
+            self.conn.protocol.acknowledge(self, size)
         elif flags & MESSAGE:
             inbox.append((flags, meta, body, size))
         reader = self._reader
@@ -161,7 +161,7 @@ class Stream(StreamState):
         """Return the next message, which has come."""
         flags, meta, body, size = self.inbox.popleft()  # type: ignore[union-attr]  # not empty
         if size:
-            self.conn.protocol.take(self, size)
+            self.conn.protocol.acknowledge(self, size)
         return flags, meta, body
 
     async def recv(self) -> Message:
@@ -209,7 +209,7 @@ class Stream(StreamState):
         while self.outbox is not None:
             await self._flushed()
         if self.conn.paused:
-            await self.conn.drained()
+            await self.conn.wait_writable()
         if self.error is not None:
             raise self.error
         if self.unwritten:
@@ -228,7 +228,7 @@ class Stream(StreamState):
         """Send END, and drop what the peer still sends until it ends too."""
         self.discard = True
         for _, _, _, size in self.inbox:
-            self.conn.protocol.take(self, size)
+            self.conn.protocol.acknowledge(self, size)
         self.inbox = ()
         self.end(proof)
         self._wake()

@@ -19,7 +19,7 @@ from rap.wire.stream import State
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
 
-__all__ = ["Keepalive", "KeepaliveOptions", "Move", "Stalls", "Sweep"]
+__all__ = ["Keepalive", "KeepaliveOptions", "Move", "Stalls", "Watchdog"]
 
 
 _MOST_LEAST = 30.0  # seconds; a peer that could forbid pings could hide its death
@@ -143,7 +143,7 @@ _LEAST_DELAY = 0.01
 _LAST_OPEN = MAX_STREAM_ID - 2**24  # far more ids are left than one tick can use
 
 
-class Sweep:
+class Watchdog:
     """Looks after what time does to one connection.
 
     Args:
@@ -255,7 +255,7 @@ class Sweep:
     def _check_life(self, now: float) -> float:
         """Ping or cut a silent peer, leave an idle or old connection; return the next time."""
         conn, options = self._conn, self._conn.options
-        heard, conn.heard = conn.heard or self._progress_at == now, False
+        heard, conn.active = conn.active or self._progress_at == now, False
         if conn.protocol.state is State.OPENING:
             limit = options.handshake_timeout
             if now - self._made_at >= limit:
@@ -272,7 +272,7 @@ class Sweep:
             hint = "it is gone, or something blocks its event loop"
             conn.abort(ConnectionClosed(f"{text}: {hint}"))
         if conn.protocol.next_id > _LAST_OPEN:
-            conn.leave()  # the pool dials another before the ids run out
+            conn.drain()  # the pool dials another before the ids run out
         if busy or self._last_id != conn.protocol.last_id:
             self._last_id = conn.protocol.last_id
             self._active_at = now

@@ -43,7 +43,7 @@ __all__ = ["LARGE_REQUEST", "PROTOCOL_VERSION", "Bytes", "Event", "Receiver", "S
 
 S = TypeVar("S", bound=StreamState)
 Bytes = bytes | memoryview
-# Kind, stream (`None` on the connection), flags, meta, body, bytes held until `take`.
+# Kind, stream (`None` on the connection), flags, meta, body, bytes held until `acknowledge`.
 Event = tuple[int, S | None, int, bytes, Bytes, int]
 
 # Parts below this are joined as they come: a million objects of a byte each would take far more
@@ -519,7 +519,7 @@ class WireProtocol(Receiver[S]):
         """Queue a Ping; the event with flag ACK and the same 8 bytes is its answer."""
         self.out.append(ping_frame(token))
 
-    def tell_load(self, frame: bytes) -> None:
+    def send_load(self, frame: bytes) -> None:
         """Queue a report of our load, or the request for one of the peer's."""
         self.out.append(frame)
         self.wake()
@@ -540,7 +540,7 @@ class WireProtocol(Receiver[S]):
         if kind == RESET:
             stream = self.streams.get(stream_id)
             if stream is not None:
-                self.forget(stream)
+                self.drop_stream(stream)
                 if events and events[-1][1] is stream and events[-1][0] == OPEN:
                     events.pop()  # given up in the same breath: nobody need begin to serve it
                 if stream.parts_kind != OPEN:  # else nobody has heard of it yet

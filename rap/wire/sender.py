@@ -1,9 +1,9 @@
 """The sending half of a connection: stream ids, fragments, the peer's credit (PROTOCOL.md §6).
 
 A small message that fits its credit goes straight to `out`. Any other is checked, and waits in the
-`outbox` of its stream if it has to; `pump` sends fragments of waiting messages round robin, so a
-large one never blocks a small one, and never beyond the credit. Opens leave in the order of their
-ids: while one waits, later ones queue behind it.
+`outbox` of its stream if it has to; `send_pending` sends fragments of waiting messages round
+robin, so a large one never blocks a small one, and never beyond the credit. Opens leave in the
+order of their ids: while one waits, later ones queue behind it.
 """
 
 from collections import deque
@@ -84,7 +84,7 @@ class Granter(Generic[S]):
         """Whether what user code has not taken keeps the peer from sending anything large."""
         return self.recv_credit < self._starved_below
 
-    def take(self, stream: S, size: int) -> None:
+    def acknowledge(self, stream: S, size: int) -> None:
         """Say that user code took a message of `size` bytes, so the peer may send as many."""
         if not stream.held:
             return
@@ -98,7 +98,7 @@ class Granter(Generic[S]):
             self.grant_connection()
             self.wake()
 
-    def forget(self, stream: S) -> None:
+    def drop_stream(self, stream: S) -> None:
         """Drop a stream that has ended; what it held is given back to the connection."""
         self.streams.pop(stream.id, None)
         stream.state = CLOSED
@@ -194,7 +194,7 @@ class Sender(Granter[S]):
     """
 
     __slots__ = tuple(
-        "_is_held _largest _max_meta _max_streams _quick _quick_open _ready _unsent answering "
+        "_is_paused _largest _max_meta _max_streams _quick _quick_open _ready _unsent answering "
         "bulk flush new_stream next_id peer send_credit".split()
     )
 
@@ -211,12 +211,12 @@ class Sender(Granter[S]):
         # Streams with credit and an outbox, and whose Open waits, by id: made with the first.
         self._ready: deque[S] = _NONE
         self._unsent: deque[S] = _NONE
-        self._is_held = False
+        self._is_paused = False
         self._use_limits()
 
     @property
     def waiting(self) -> bool:
-        """Whether `pump` may have something to send."""
+        """Whether `send_pending` may have something to send."""
         return bool(self._ready)
 
     def set_peer(self, peer: PeerLimits) -> None:
@@ -229,9 +229,14 @@ class Sender(Granter[S]):
         self.peer = peer
         self._use_limits()
 
-    def hold(self, held: bool = True) -> None:
-        """Queue every message from now on, for the transport takes no more; or end that."""
-        self._is_held = held
+    def pause(self) -> None:
+        """Queue every message from now on: the transport's write buffer is full."""
+        self._is_paused = True
+        self._use_limits()
+
+    def resume(self) -> None:
+        """Send messages at once again; `send_pending` sends what waits."""
+        self._is_paused = False
         self._use_limits()
 
     def open_stream(self, stream: S, flags: int, meta: bytes, body: bytes) -> None:
@@ -252,7 +257,7 @@ class Sender(Granter[S]):
         stream.send_credit = self.peer.stream_window
         self._send(stream, OPEN, flags, meta, body, size)
 
-    def answer(self, stream: S, body: bytes) -> None:
+    def send_response(self, stream: S, body: bytes) -> None:
         """Send the one message of a unary call and END; the common case of `send_data`.
 
         Raises:
@@ -369,12 +374,12 @@ class Sender(Granter[S]):
         """
         if self.streams.get(stream.id) is stream:
             known = not is_unsent(stream)
-            self.forget(stream)
+            self.drop_stream(stream)
             if known:
                 limit = self.peer.max_frame
                 self.out.append(reset_frame(stream.id, code, message, details or {}, flags, limit))
 
-    def pump(self, budget: int) -> list[S]:
+    def send_pending(self, budget: int) -> list[S]:
         """Send up to `budget` bytes of waiting messages; return streams that wait no longer."""
         freed: list[S] = []
         ready = self._ready
@@ -435,7 +440,7 @@ class Sender(Granter[S]):
         self._max_meta = most - HEADER_SIZE - _LEAST_FRAGMENT
         # Largest message that goes out without a closer look, header included.
         quick = min(self._largest, self._max_meta, peer.max_message, _BULKY)
-        self._quick = 0 if self._is_held else quick
+        self._quick = 0 if self._is_paused else quick
         self._quick_open = 0 if self._unsent else self._quick
         self._max_streams = peer.max_streams
 
@@ -455,7 +460,7 @@ class Sender(Granter[S]):
             and size <= stream.send_credit
             and size <= self.send_credit
             and not stream.state & QUEUED
-            and not self._is_held
+            and not self._is_paused
             and not (size > _BULKY and self.bulk + size > BULK)
             and not (kind == OPEN and self._unsent)
         ):
@@ -477,7 +482,7 @@ class Sender(Granter[S]):
         return False
 
     def _make_ready(self, stream: S) -> None:
-        """Let `pump` look at a stream that has something to send."""
+        """Let `send_pending` look at a stream that has something to send."""
         if stream.outbox is not None and not stream.is_ready:
             stream.is_ready = True
             if self._ready is _NONE:
@@ -527,4 +532,4 @@ class Sender(Granter[S]):
     def _end_local(self, stream: S) -> None:
         stream.state = (stream.state | LOCAL_END) & ~ENDING
         if stream.state & REMOTE_END:
-            self.forget(stream)
+            self.drop_stream(stream)

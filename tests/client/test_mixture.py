@@ -135,7 +135,7 @@ async def test_nothing_is_left_of_calls_that_ended_in_any_way(seed: int) -> None
         def left() -> list[int]:
             connections = [conn for node in nodes for conn in node.pool.connections]
             counts = [node.stats.in_flight + node.stats.open_streams for node in nodes]
-            return [*counts, *(len(conn.streams) + conn.holds for conn in connections)]
+            return [*counts, *(len(conn.streams) + conn.pins for conn in connections)]
 
         await eventually(lambda: not any(left()))
         assert not client.cluster.waiters

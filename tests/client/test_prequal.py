@@ -87,12 +87,12 @@ async def test_a_node_is_not_asked_more_often_than_the_server_takes_pings() -> N
             (each,) = client.cluster.ready
             conn, count = each.conn, 0
             assert conn is not None
-            tell = conn.protocol.tell_load
+            send = conn.protocol.send_load
 
             def counting(frame: bytes) -> None:
                 nonlocal count
                 count += 1
-                tell(frame)
+                send(frame)
 
             object.__setattr__(each, "_asked_at", clock.monotonic() - 100.0)
             conn.protocol = _With(conn.protocol, counting)  # type: ignore[assignment]
@@ -110,9 +110,9 @@ async def test_a_node_is_not_asked_more_often_than_the_server_takes_pings() -> N
 class _With:
     """A protocol of which one method is another."""
 
-    def __init__(self, protocol: object, tell_load: object) -> None:
+    def __init__(self, protocol: object, send_load: object) -> None:
         self._protocol = protocol
-        self.tell_load = tell_load
+        self.send_load = send_load
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._protocol, name)

@@ -123,10 +123,10 @@ async def test_a_server_that_hangs_is_dear_at_once_and_cut_when_it_answers_no_pi
                         assert await client.raw_call("echo", "z") == "z"
                 assert node.stats.in_flight == stuck
                 (conn,) = node.pool.connections
-                conn.sweep.tick()
+                conn.watchdog.tick()
                 for seconds in (1.0, 2.5, 2.5):
                     clock.advance(seconds)
-                    conn.sweep.tick()
+                    conn.watchdog.tick()
                 assert "answered no ping" in str(conn.error)
                 await eventually(lambda: node not in client.cluster.ready)
 

@@ -55,7 +55,7 @@ async def client(servers: list[Server]) -> AsyncIterator[Client]:
 
 
 def holds(client: Client) -> int:
-    return sum(c.holds for node in client.cluster.nodes.values() for c in node.pool.connections)
+    return sum(c.pins for node in client.cluster.nodes.values() for c in node.pool.connections)
 
 
 async def test_calls_inside_a_session_use_one_connection(client: Client) -> None:

@@ -276,14 +276,14 @@ async def test_a_client_that_answers_no_ping_does_not_hold_up_the_drain(gate: Ga
         await eventually(lambda: server._ports.connections)
         (conn,) = server._ports.connections
         await eventually(lambda: conn.handshake.done())
-        conn.sweep.tick()
-        assert conn.sweep.at == pytest.approx(clock.monotonic() + 30.0)
+        conn.watchdog.tick()
+        assert conn.watchdog.at == pytest.approx(clock.monotonic() + 30.0)
         closing = asyncio.create_task(server.await_closed())
         await eventually(lambda: conn.draining)
-        assert conn.sweep.at <= clock.monotonic() + 1.0  # the timer fires soon
+        assert conn.watchdog.at <= clock.monotonic() + 1.0  # the timer fires soon
         for seconds in (1.0, 2.5, 2.5):
             clock.advance(seconds)
-            conn.sweep.tick()
+            conn.watchdog.tick()
         await within(closing)
         assert "answered no ping" in str(conn.error)
         writer.close()
@@ -298,4 +298,4 @@ async def test_a_server_tells_how_often_it_may_be_pinged_and_clients_heed_it(gat
         conn = client.cluster.ready[0].pool.conn
         assert conn is not None
         assert conn.protocol.peer_hello["min_ping"] == 334  # milliseconds: never more than three
-        assert conn.sweep.keepalive.least == 0.334
+        assert conn.watchdog.keepalive.least == 0.334

@@ -86,7 +86,7 @@ async def test_reports_come_beside_answers_at_most_every_100_ms() -> None:
                 conn = node.conn
                 assert conn is not None
                 conn.ping()  # what comes after the answer comes before the answer to this
-                answered = conn.sweep.keepalive
+                answered = conn.watchdog.keepalive
                 answered.pinged_at = conn.clock.monotonic()
                 await eventually(lambda: answered.pinged_at is None)  # noqa: B023  # it is awaited here
                 reports.append(node.report is not None)
@@ -168,7 +168,7 @@ async def test_a_call_that_was_too_late_was_slow() -> None:
             await eventually(lambda: any(conn.streams for conn in server._ports.connections))
             clock.advance(6.0)
             (conn,) = server._ports.connections
-            conn.sweep.tick()
+            conn.watchdog.tick()
             with pytest.raises(CallError):
                 await within(call)
             clock.advance(0.1)
@@ -202,14 +202,14 @@ async def test_a_server_that_drains_says_so() -> None:
         node = only_node(client)
         conn = node.conn
         assert conn is not None
-        conn.hold()  # a session keeps the connection through the drain
+        conn.pin()  # a session keeps the connection through the drain
         assert not (await report_of(client)).draining
         await server.set_serving(False)
         await eventually(lambda: conn.draining)
         clock.advance(1.0)
-        conn.protocol.tell_load(ASK_FOR_LOAD)
+        conn.protocol.send_load(ASK_FOR_LOAD)
         await eventually(lambda: node.report is not None and node.report.draining)
-        conn.release()
+        conn.unpin()
 
 
 async def test_figures_stand_for_a_moment_the_longer_the_more_connections_there_are() -> None:

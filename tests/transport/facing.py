@@ -84,7 +84,7 @@ class Facing:
     def pass_time(self, seconds: float) -> None:
         """Let time pass, and the timer of the connection fire."""
         self.clock.advance(seconds)
-        self.conn.sweep.tick()
+        self.conn.watchdog.tick()
 
 
 @asynccontextmanager
@@ -119,7 +119,7 @@ async def facing(
         if shaken:
             assert (await side.hear()).kind == HELLO
             await side.say(hello())
-            await within(conn.shaken())
+            await within(conn.wait_handshake())
         yield side
     finally:
         conn.abort(ConnectionClosed("the test is over"))

@@ -87,7 +87,7 @@ class Pair:
         """Let the server answer every unary call with what it was sent."""
 
         def answer(inbound: Inbound) -> None:
-            inbound.stream.conn.protocol.answer(inbound.stream, inbound.body)
+            inbound.stream.conn.protocol.send_response(inbound.stream, inbound.body)
 
         self.on_open = answer
 
@@ -95,13 +95,13 @@ class Pair:
         """Open a stream on the client."""
         stream = Stream(self.client)
         stream.deadline = deadline
-        self.client.open(stream, flags, META, body, self.clock.monotonic())
+        self.client.open(stream, flags, META, body)
         return stream
 
     def call(self, body: bytes = b"", deadline: float = inf) -> UnaryStream:
         """Open a unary call on the client; its answer is in the future of what is returned."""
         stream = UnaryStream(self.client, deadline)
-        self.client.open_unary(stream, META, body, self.clock.monotonic())
+        self.client.open_unary(stream, META, body)
         return stream
 
     @property
@@ -122,7 +122,7 @@ class Pair:
         """Return when everything that was sent before has arrived, both ways."""
         for conn in (self.client, self.server):
             pong = conn.new_future()
-            answered = conn.sweep.keepalive.answered
+            answered = conn.watchdog.keepalive.answered
 
             def on_answer(
                 now: float,
@@ -133,10 +133,10 @@ class Pair:
                 if not pong.done():
                     pong.set_result(None)
 
-            conn.sweep.keepalive = _Watched(conn.sweep.keepalive, on_answer)  # type: ignore[assignment]
+            conn.watchdog.keepalive = _Watched(conn.watchdog.keepalive, on_answer)  # type: ignore[assignment]
             conn.ping()
             await within(pong)
-            conn.sweep.keepalive = conn.sweep.keepalive.watched  # type: ignore[attr-defined]
+            conn.watchdog.keepalive = conn.watchdog.keepalive.watched  # type: ignore[attr-defined]
 
     async def end(self) -> None:
         for conn in (self.client, self.server):
@@ -183,7 +183,7 @@ async def connected(
             await dial(
                 listener.address, pair.make_client, timeout=10, context=client_tls, pinned=pin
             )
-            await within(pair.server.shaken())
+            await within(pair.server.wait_handshake())
         yield pair
     finally:
         if listener is not None:
@@ -198,8 +198,8 @@ async def _over_socketpair(pair: Pair) -> None:
     far.setblocking(False)
     await loop.connect_accepted_socket(pair.make_server, far)
     await loop.create_unix_connection(pair.make_client, sock=near)
-    await within(pair.client.shaken())
-    await within(pair.server.shaken())
+    await within(pair.client.wait_handshake())
+    await within(pair.server.wait_handshake())
 
 
 def _way(

@@ -48,7 +48,7 @@ async def test_a_unary_call_is_answered(pair: Pair) -> None:
     call = pair.call(b"question")
     inbound = await within(pair.inbound.get())
     assert (inbound.flags, inbound.meta, inbound.body) == (WHOLE, META, b"question")
-    pair.server.protocol.answer(inbound.stream, b"answer")
+    pair.server.protocol.send_response(inbound.stream, b"answer")
     assert await within(call.future) == b"answer"
     assert not pair.client.streams
     assert not pair.server.streams
@@ -183,7 +183,7 @@ async def test_a_deadline_ends_the_call_on_both_sides(pair: Pair) -> None:
 async def test_a_deadline_of_the_server_ends_the_call_too(pair: Pair) -> None:
     ours, theirs = await pair.both()
     theirs.deadline = pair.clock.monotonic() + 0.02
-    pair.server.sweep.on_busy(theirs.deadline)
+    pair.server.watchdog.on_busy(theirs.deadline)
     with pytest.raises(DeadlineExceeded) as caught:
         await within(ours.recv())
     assert caught.value.remote
@@ -200,7 +200,7 @@ async def test_small_frames_leave_at_once(pair: Pair) -> None:
 
 async def test_a_ping_measures_the_round_trip(pair: Pair) -> None:
     assert pair.client.round_trip is None
-    pair.client.sweep.keepalive.pinged_at = pair.clock.monotonic()
+    pair.client.watchdog.keepalive.pinged_at = pair.clock.monotonic()
     pair.client.ping()
     await eventually(lambda: pair.client.round_trip is not None)
     assert 0 <= pair.client.round_trip < 5  # type: ignore[operator]
@@ -277,22 +277,22 @@ async def test_what_crosses_the_first_go_away_is_served(pair: Pair) -> None:
 
 async def test_a_session_keeps_a_draining_connection_until_it_is_released(pair: Pair) -> None:
     pair.echo()
-    pair.client.hold()
+    pair.client.pin()
     pair.server.go_away(message="bye")
     await eventually(lambda: pair.client.draining)
     assert await within(pair.call(b"bound").future) == b"bound"
     await pair.settled()
     assert not pair.client.closed
-    pair.client.release()
+    pair.client.unpin()
     await within(pair.client.ended)
 
 
 async def test_what_was_sent_last_in_a_session_arrives(pair: Pair) -> None:
     ours, theirs = await pair.both()
-    pair.client.hold()
-    pair.client.leave()
+    pair.client.pin()
+    pair.client.drain()
     ours.reset(Code.CANCELLED, "the end")
-    pair.client.release()
+    pair.client.unpin()
     with pytest.raises(Cancelled, match="the end"):
         await within(theirs.recv())
     await within(pair.server.ended)
@@ -301,7 +301,7 @@ async def test_what_was_sent_last_in_a_session_arrives(pair: Pair) -> None:
 async def test_a_client_that_leaves_closes_after_its_last_call(pair: Pair) -> None:
     pair.echo()
     call = pair.call(b"last")
-    pair.client.leave()
+    pair.client.drain()
     assert not pair.client.usable
     assert await within(call.future) == b"last"
     await within(pair.client.ended)

@@ -32,7 +32,7 @@ from tests.wire.endpoints import data
 
 def call(side: Facing) -> UnaryStream:
     stream = UnaryStream(side.conn, float("inf"))
-    side.conn.open_unary(stream, META, b"", side.clock.monotonic())
+    side.conn.open_unary(stream, META, b"")
     return stream
 
 
@@ -77,7 +77,7 @@ async def test_what_sees_errors_first_sees_those_of_the_peer_not_our_own() -> No
         streams = Stream(side.conn), Stream(side.conn)
         for stream in streams:
             stream.see_error = see
-            side.conn.open(stream, 0, META, b"", side.clock.monotonic())
+            side.conn.open(stream, 0, META, b"")
         theirs, ours = streams
         await side.say(Frame(RESET, 0, theirs.id, b"", pack([2, "sealed", {}])))
         await side.say(data(ours.id, b"x" * 2 * KIB, WHOLE))
@@ -103,7 +103,7 @@ async def test_a_denial_is_told_as_what_it_is() -> None:
         denial = go_away_frame(0, Code.UNAUTHENTICATED, "who are you")
         await side.say(*parse_frames(denial))
         with pytest.raises(Unauthenticated, match="who are you") as caught:
-            await within(side.conn.shaken())
+            await within(side.conn.wait_handshake())
         assert caught.value.unserved
 
 
@@ -121,7 +121,7 @@ async def test_nothing_is_said_after_the_end() -> None:
         await side.turns()
         side.conn.go_away(message="too late")
         side.conn.ping()
-        side.conn.leave()
+        side.conn.drain()
         await side.turns()
         assert side.conn.closed
         await within(side.conn.close())

@@ -188,7 +188,7 @@ async def test_writers_of_a_full_connection_wake_when_it_is_lost(pair: Pair) -> 
     ours, _ = await pair.both()
     pair.near.pause_writing()
     sending = await waiting(ours.send(b"x"))
-    draining = await waiting(pair.near.drained())
+    draining = await waiting(pair.near.wait_writable())
     pair.near.transport.abort()
     with pytest.raises(Unavailable):
         await within(sending)

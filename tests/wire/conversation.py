@@ -63,10 +63,9 @@ class Conversation:
         elif action < 9:
             self.reset(side)
         elif action < 12:
-            self.ends[side].protocol.pump(rng.randrange(1, 100_000))
+            self.ends[side].protocol.send_pending(rng.randrange(1, 100_000))
         elif action < 13:
-            protocol = self.ends[side].protocol
-            protocol.hold(rng.randrange(3) == 0)
+            self.hold(side, rng.randrange(3) == 0)
         elif action < 17:
             self.deliver(side, rng.randrange(1, rng.choice([40, 300_000])))
         else:
@@ -116,11 +115,14 @@ class Conversation:
             self.ends[side].protocol.reset_stream(stream, Code.CANCELLED)
 
     def pump(self, side: int, budget: int) -> None:
-        self.ends[side].protocol.pump(budget)
+        self.ends[side].protocol.send_pending(budget)
 
     def hold(self, side: int, held: bool) -> None:
         protocol = self.ends[side].protocol
-        protocol.hold(held)
+        if held:
+            protocol.pause()
+        else:
+            protocol.resume()
 
     def deliver(self, side: int, count: int) -> None:
         """Let up to `count` bytes arrive at a side."""
@@ -142,7 +144,7 @@ class Conversation:
         """Let user code take one message."""
         if self.untaken[side]:
             stream, held = self.untaken[side].pop(self.rng.randrange(len(self.untaken[side])))
-            self.ends[side].protocol.take(stream, held)
+            self.ends[side].protocol.acknowledge(stream, held)
 
     def on_the_way(self, side: int) -> list[Frame]:
         """Return the frames that a side has not read yet."""
@@ -193,13 +195,13 @@ class Conversation:
             moved = False
             for side in (0, 1):
                 protocol = self.ends[1 - side].protocol
-                protocol.hold(False)
-                protocol.pump(1 << 30)
+                protocol.resume()
+                protocol.send_pending(1 << 30)
                 moved |= bool(self.pipes[side] or protocol.out)
                 self.deliver(side, 1 << 30)
                 while self.untaken[side]:
                     stream, held = self.untaken[side].pop()
-                    self.ends[side].protocol.take(stream, held)
+                    self.ends[side].protocol.acknowledge(stream, held)
         self.nobody_breaks_a_rule()
         self.credit_is_neither_made_nor_lost()
         for side in (0, 1):

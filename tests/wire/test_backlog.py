@@ -38,12 +38,12 @@ def test_what_waits_is_counted_until_it_is_sent() -> None:
     endpoint = answering()
     backlog = endpoint.protocol.backlog
     assert backlog.size == 200 * KIB
-    endpoint.protocol.pump(1 << 20)
+    endpoint.protocol.send_pending(1 << 20)
     sent = sum(len(frame.body) for frame in endpoint.take_frames())
     assert 0 < backlog.size == 200 * KIB - sent
     for number in (0, 1, 3):
         endpoint.feed(credit_frame(number, 1 << 20))
-    endpoint.protocol.pump(1 << 20)
+    endpoint.protocol.send_pending(1 << 20)
     assert backlog.size == 0
 
 

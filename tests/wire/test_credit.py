@@ -32,9 +32,9 @@ def test_a_message_is_held_until_it_is_taken_and_given_back_from_half_a_window_o
     server, (stream,) = server_with(1)
     server.receive(message(1, 20 * KIB), message(1, 20 * KIB))
     assert (stream.held, grants(server)) == (40 * KIB, [])
-    server.protocol.take(stream, 20 * KIB)
+    server.protocol.acknowledge(stream, 20 * KIB)
     assert grants(server) == []
-    server.protocol.take(stream, 20 * KIB)
+    server.protocol.acknowledge(stream, 20 * KIB)
     assert grants(server) == [(1, 40 * KIB + OPEN_COST)]
     assert stream.used == 0
 
@@ -43,7 +43,7 @@ def test_the_connection_is_given_back_what_all_streams_took_together() -> None:
     server, streams = server_with(4)
     for stream in streams:
         server.receive(message(stream.id, 16 * KIB))
-        server.protocol.take(stream, 16 * KIB)
+        server.protocol.acknowledge(stream, 16 * KIB)
     assert grants(server) == [(0, 64 * KIB + 4 * OPEN_COST)]
     assert server.protocol.recv_credit == LIMITS.connection_window
 
@@ -74,7 +74,7 @@ def test_the_end_of_a_stream_gives_back_what_it_held() -> None:
         server.receive(last._replace(flags=last.flags | END))
         assert not server.protocol.streams
         assert server.protocol.recv_credit + server.protocol.ungranted == 2 * WINDOW
-        server.protocol.take(stream, 60 * KIB)  # it is in no inbox of the protocol any more
+        server.protocol.acknowledge(stream, 60 * KIB)  # it is in no inbox of the protocol any more
         assert server.protocol.recv_credit + server.protocol.ungranted == 2 * WINDOW
 
 
@@ -90,7 +90,7 @@ def test_our_end_is_no_reason_to_keep_credit_but_the_peers_is() -> None:
     server, (stream,) = server_with(1)
     server.receive(message(1, 60 * KIB))
     server.receive(data(1, b"", END))
-    server.protocol.take(stream, 60 * KIB)
+    server.protocol.acknowledge(stream, 60 * KIB)
     assert [stream_id for stream_id, _ in grants(server)] == []
     assert stream.ungranted == 0
 
@@ -101,7 +101,7 @@ def test_a_message_larger_than_every_window_arrives() -> None:
     client.open(WHOLE, b"x" * 1_000_000)
     rounds = 0
     while not server.events:
-        client.protocol.pump(1 << 30)
+        client.protocol.send_pending(1 << 30)
         sent = client.take_bytes()
         assert sent
         server.feed(sent)
@@ -118,14 +118,14 @@ def test_large_messages_that_nobody_takes_stop_at_the_window_and_one_message() -
     for _ in range(10):
         client.protocol.send_data(stream, MESSAGE, b"", b"x" * 200_000)
     for _ in range(30):
-        client.protocol.pump(1 << 30)
+        client.protocol.send_pending(1 << 30)
         server.feed(client.take_bytes())
         client.feed(server.take_bytes())
     held = server.protocol.streams[1]
     arrived = [event for event in server.events if event[0] == DATA]
     assert held.held + held.parts_size <= WINDOW + 210_000
     assert len(arrived) == 1
-    server.protocol.take(held, arrived[0][5])
+    server.protocol.acknowledge(held, arrived[0][5])
     assert held.held == 0
     assert grants(server)
 
@@ -143,7 +143,7 @@ def test_readers_that_stall_leave_the_rest_of_the_window_to_the_others() -> None
     assert server.protocol.recv_credit < WINDOW
     for _ in range(100):
         server.receive(message(5, 10 * KIB))
-        server.protocol.take(streams[2], 10 * KIB)
+        server.protocol.acknowledge(streams[2], 10 * KIB)
         assert server.protocol.recv_credit > 20 * KIB
     assert not server.protocol.starved
 
@@ -155,7 +155,7 @@ def test_a_connection_is_starved_when_readers_that_stall_hold_nearly_all_of_it()
     assert not server.protocol.starved
     server.receive(message(1, 10 * KIB))
     assert server.protocol.starved
-    server.protocol.take(server.protocol.streams[1], 40 * KIB)
+    server.protocol.acknowledge(server.protocol.streams[1], 40 * KIB)
     assert not server.protocol.starved
 
 
@@ -167,5 +167,5 @@ def test_a_credit_of_nothing_is_never_sent() -> None:
 
 def test_credit_is_given_back_only_for_what_was_held() -> None:
     server, (stream,) = server_with(1)
-    server.protocol.take(stream, 1000)
+    server.protocol.acknowledge(stream, 1000)
     assert (stream.held, stream.ungranted) == (0, OPEN_COST)

@@ -43,11 +43,11 @@ def act(endpoint: Endpoint) -> None:
     protocol = endpoint.protocol
     for kind, stream, _, _, _, held in endpoint.events:
         if stream is not None and kind != RESET:
-            protocol.take(stream, held)
+            protocol.acknowledge(stream, held)
             if not stream.state & 21:
                 protocol.send_data(stream, 5, b"", b"answer")
     endpoint.events.clear()
-    protocol.pump(1 << 20)
+    protocol.send_pending(1 << 20)
     endpoint.take_bytes()
 
 

@@ -242,7 +242,7 @@ def test_a_report_of_load_and_the_request_for_one_are_handed_on_as_they_are() ->
             assert event == (LOAD, None, 0, b"", body, 0)
         woken: list[int] = []
         endpoint.protocol.wake = partial(woken.append, 1)
-        endpoint.protocol.tell_load(Frame(LOAD, 0, 0, b"", b"report").encode())
+        endpoint.protocol.send_load(Frame(LOAD, 0, 0, b"", b"report").encode())
         assert endpoint.take_frames() == [Frame(LOAD, 0, 0, b"", b"report")]
         assert woken == [1]
 

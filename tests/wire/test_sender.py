@@ -35,7 +35,7 @@ def client_of(limits: Limits = SMALL) -> Endpoint:
 
 def sent(endpoint: Endpoint, budget: int = 1 << 30) -> list[tuple[int, int, int, int]]:
     """Pump; return kind, stream, flags and size of body of the frames."""
-    endpoint.protocol.pump(budget)
+    endpoint.protocol.send_pending(budget)
     return [(f.kind, f.stream_id, f.flags, len(f.body)) for f in endpoint.take_frames()]
 
 
@@ -122,9 +122,9 @@ def test_pump_keeps_to_its_budget_and_says_who_waits_no_longer() -> None:
     client = client_of()
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
-    assert client.protocol.pump(1) == []
+    assert client.protocol.send_pending(1) == []
     assert client.protocol.waiting
-    assert client.protocol.pump(1) == [stream]
+    assert client.protocol.send_pending(1) == [stream]
 
 
 def test_nothing_is_sent_beyond_the_credit_of_the_stream() -> None:
@@ -141,7 +141,7 @@ def test_nothing_is_sent_beyond_the_credit_of_the_stream() -> None:
 
 
 def pumped(endpoint: Endpoint) -> list[Frame]:
-    endpoint.protocol.pump(1 << 30)
+    endpoint.protocol.send_pending(1 << 30)
     return endpoint.take_frames()
 
 
@@ -183,7 +183,7 @@ def test_a_waiting_call_goes_on_when_the_hello_tells_of_larger_windows() -> None
     client = Endpoint(is_server=False)
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
-    client.protocol.pump(1 << 30)
+    client.protocol.send_pending(1 << 30)
     assert not client.protocol.waiting
     client.take_bytes()
     client.receive(hello())
@@ -204,7 +204,7 @@ def test_until_the_hello_frames_and_windows_are_small() -> None:
 def test_a_server_answers_within_the_frames_of_its_client() -> None:
     server = make(is_server=True, told=Limits(max_frame=16 * KIB))
     server.receive(open_frame(1))
-    server.protocol.answer(server.protocol.streams[1], b"x" * 30_000)
+    server.protocol.send_response(server.protocol.streams[1], b"x" * 30_000)
     assert max(len(frame.body) for frame in pumped(server)) <= 16 * KIB
 
 
@@ -212,8 +212,8 @@ def test_an_answer_in_the_common_case_is_one_frame_and_ends_the_stream() -> None
     server = make(is_server=True)
     server.receive(open_frame(1))
     stream = server.protocol.streams[1]
-    server.protocol.answer(stream, b"\1")
-    server.protocol.answer(stream, b"\1")
+    server.protocol.send_response(stream, b"\1")
+    server.protocol.send_response(stream, b"\1")
     assert server.take_frames() == [data(1, b"\1", WHOLE)]
     assert not server.protocol.streams
 
@@ -259,7 +259,7 @@ def test_the_longest_header_arrives_and_a_longer_one_is_refused(told: Limits) ->
     ):
         client.open(WHOLE, b"", b"m" * (most + 1))
     client.open(WHOLE, b"x" * 5000, b"m" * most)
-    client.protocol.pump(1 << 30)
+    client.protocol.send_pending(1 << 30)
     (event,) = server.feed(client.take_bytes())
     assert (len(event[3]), len(event[4])) == (most, 5000)
 
@@ -268,13 +268,13 @@ def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
     client = client_of()
     first = client.open(0)
     client.take_bytes()
-    client.protocol.hold()
+    client.protocol.pause()
     client.protocol.open_unary(second := StreamState(0, 0, 0), META, b"x")
     assert not client.protocol.send_data(first, MESSAGE, b"", b"y")
     client.protocol.ping(b"12345678")
     assert [frame.kind for frame in client.take_frames()] == [4]
     assert is_unsent(second)
-    client.protocol.hold(False)
+    client.protocol.resume()
     client.open(WHOLE, b"z")
     assert [frame[:2] for frame in sent(client)] == [(OPEN, 3), (DATA, 1), (OPEN, 5)]
     assert client.protocol.send_data(first, MESSAGE, b"", b"y")
@@ -283,10 +283,10 @@ def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
 def test_a_held_server_queues_its_answers() -> None:
     server = make(is_server=True)
     server.receive(open_frame(1))
-    server.protocol.hold()
-    server.protocol.answer(server.protocol.streams[1], b"\1")
+    server.protocol.pause()
+    server.protocol.send_response(server.protocol.streams[1], b"\1")
     assert server.take_frames() == []
-    server.protocol.hold(False)
+    server.protocol.resume()
     assert sent(server) == [(DATA, 1, WHOLE, 1)]
     assert not server.protocol.streams
 
@@ -376,7 +376,7 @@ def test_many_answers_of_one_turn_are_written_at_once() -> None:
     server.protocol.flush = lambda: calls.append("flush")
     server.receive(*(open_frame(n) for n in range(1, 51, 2)))
     for stream in list(server.protocol.streams.values())[:24]:
-        server.protocol.answer(stream, b"1")
+        server.protocol.send_response(stream, b"1")
     assert calls == ["flush"]
 
 

@@ -72,7 +72,7 @@ def test_the_example_is_what_two_endpoints_say() -> None:
     client.feed(server.take_bytes())  # the same Hello
     client.open(WHOLE, pack([1, 2]), pack(["/default/add", 9000]))
     say("client")
-    server.protocol.answer(server.protocol.streams[1], pack(3))
+    server.protocol.send_response(server.protocol.streams[1], pack(3))
     say("server")
     client.open(WHOLE, pack([1, 2]), pack(["/default/nope", 9000]))
     say("client")
@@ -140,7 +140,7 @@ def test_the_worked_example_of_credit_is_what_a_receiver_does() -> None:
 
     def take() -> None:
         events = [event for event in client.events if event[0] == DATA]
-        protocol.take(stream, events[taken[0]][5])
+        protocol.acknowledge(stream, events[taken[0]][5])
         taken[0] += 1
 
     steps = [
