@@ -77,7 +77,7 @@ async def server_side(best: Best) -> None:
     server = Server("127.0.0.1:0")
     server.register(add)
     async with server:
-        conn = server._ports._make_connection()
+        conn = server.connection_manager.new_connection()
         conn.connection_made(Sink())  # type: ignore[arg-type]  # stands in for a transport
         conn.data_received(hello_frame({"rap": 1, "random": b"x" * 16, "connection_window": ROOMY}))
         next_id = 1

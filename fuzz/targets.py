@@ -186,13 +186,13 @@ class ServerTarget(_LoopTarget):
         super().close()
 
     async def _run(self, data: bytes) -> None:
-        # Without a socket there is nobody who could make the connection for us.
-        ports = self._servers[data[0] & 1]._ports
-        conn = ports._make_connection()
+        # There is no listener to make the connection, so it is made here.
+        manager = self._servers[data[0] & 1].connection_manager
+        conn = manager.new_connection()
         transport = MemoryTransport(conn)
         conn.connection_made(transport)
         await self._feed(conn, transport, data)
-        if conn in ports.connections:
+        if conn in manager.connections:
             raise Finding("the connection has ended and is still there")
 
 

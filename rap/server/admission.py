@@ -1,4 +1,7 @@
-"""Connections before they are served: each waits unread until middleware has admitted it."""
+"""Which connections a server accepts: limits before the Hello, then connection middleware.
+
+Nothing that a connection sends is read before it is admitted.
+"""
 
 import asyncio
 import logging
@@ -13,25 +16,29 @@ from rap.transport.connection import Holding, close_all
 from rap.transport.listen import Handshake
 from rap.transport.rate_limit import TokenBucket
 
-__all__ = ["Admission", "Arrivals"]
+__all__ = ["AcceptLimiter", "Admission", "Serve"]
+
+_MAX_NETWORKS = 10_000  # remembered; the one that connected least recently is dropped for a new one
+_NOT_ADMITTED = ConnectionClosed("the connection was not admitted")
+_CLOSE_TIMEOUT = 5.0  # seconds for middleware to finish after its connections have ended
+
+Serve = Callable[[Connection], Awaitable[None]]
 
 
-_MAX_KEPT = 10_000  # networks; the one that came least recently is forgotten for one more
+class AcceptLimiter:
+    """Closes connections that come too often or delay their Hello.
 
-
-class Arrivals:
-    """Cuts what comes too often or waits too long; costs nothing once a connection has said Hello.
-
-    Peers on this machine have no limit of their own: a proxy there makes all clients look local.
+    A connection that has said Hello costs nothing here. Peers on this machine have no rate limit,
+    because all clients behind a local proxy look local.
 
     Args:
-        max_handshakes: Connections that have not said Hello, also in TLS handshakes; the oldest is
-            cut for one more, for a client that means well says it at once.
-        max_connects: Connections a second from one address, ten times as many at once.
+        max_handshakes: Maximum connections that have not said Hello, those in a TLS handshake
+            included. One more closes the oldest: a well-behaved client says Hello at once.
+        max_connects: New connections per second from one address, with a burst of ten times that.
         clock: Source of time.
 
     Attributes:
-        refused: Connections that were cut, by the name of the limit.
+        refused: Number of closed connections, by the name of the limit.
     """
 
     def __init__(self, max_handshakes: int, max_connects: int, clock: Clock) -> None:
@@ -39,59 +46,59 @@ class Arrivals:
         self._max_handshakes = max_handshakes
         self._max_connects = max_connects
         self._clock = clock
-        # Oldest first; with what can be cut.
-        self._silent: dict[Connection, Connection | Handshake] = {}
-        self._networks: dict[str, TokenBucket] = {}  # that came least recently first
+        # Connections without a Hello, oldest first, and what to abort to close each.
+        self._pending: dict[Connection, Connection | Handshake] = {}
+        self._networks: dict[str, TokenBucket] = {}  # the one that connected least recently first
 
-    def begin(self, handshake: Handshake) -> bool:
-        """Count a new connection, which begins with a TLS handshake; `False`: it was cut."""
-        return self._take(handshake.conn, handshake)
+    @property
+    def pending(self) -> int:
+        """Number of connections that have not said Hello."""
+        return len(self._pending)
 
-    def take(self, conn: Connection) -> bool:
-        """Count a new connection, unless its TLS handshake was; `False`: it was cut."""
-        if conn in self._silent:
-            self._silent[conn] = conn
+    def accept_handshake(self, handshake: Handshake) -> bool:
+        """Count a new connection that begins a TLS handshake; return `False` if it was closed."""
+        return self._accept(handshake.conn, handshake)
+
+    def accept(self, conn: Connection) -> bool:
+        """Count a new connection, once with its TLS handshake; return `False` if it was closed."""
+        if conn in self._pending:
+            self._pending[conn] = conn
             return True
-        return self._take(conn, conn)
+        return self._accept(conn, conn)
 
-    def settle(self, conn: Connection) -> None:
-        """Say that a connection has said Hello, or has ended."""
-        self._silent.pop(conn, None)
+    def release(self, conn: Connection) -> None:
+        """Stop counting a connection: it has said Hello, or it has ended."""
+        self._pending.pop(conn, None)
 
-    def _take(self, conn: Connection, new: Connection | Handshake) -> bool:
-        if not new.peer.is_local and self._comes_too_often(new.peer):
+    def _accept(self, conn: Connection, new: Connection | Handshake) -> bool:
+        if not new.peer.is_local and self._exceeds_rate(new.peer):
             self.refused["max_connects"] += 1
             new.abort(ConnectionClosed(f"too many connections from {new.peer.network}"))
             return False
-        if len(self._silent) >= self._max_handshakes:
-            oldest = self._silent.pop(next(iter(self._silent)))
+        if len(self._pending) >= self._max_handshakes:
+            oldest = self._pending.pop(next(iter(self._pending)))
             self.refused["max_handshakes"] += 1
             oldest.abort(ConnectionClosed(f"{oldest.peer} sent no Hello while many others came"))
-        self._silent[conn] = new
+        self._pending[conn] = new
         return True
 
-    def _comes_too_often(self, peer: Peer) -> bool:
+    def _exceeds_rate(self, peer: Peer) -> bool:
         now, network = self._clock.monotonic(), peer.network
         bucket = self._networks.pop(network, None) or TokenBucket(self._max_connects, now)
         self._networks[network] = bucket
-        if len(self._networks) > _MAX_KEPT:
+        if len(self._networks) > _MAX_NETWORKS:
             del self._networks[next(iter(self._networks))]
         return not bucket.allow(now)
 
 
-_NOT_ADMITTED = ConnectionClosed("the connection was not admitted")
-_CLOSE_TIMEOUT = 5.0  # seconds for middleware to do what is left after its connections have ended
-
-Serve = Callable[[Connection], Awaitable[None]]
-
-
 class Admission:
-    """Runs connection middleware, one task for each connection.
+    """Runs connection middleware, one task per connection.
 
     Args:
-        fold: Takes what serves a connection; returns that with middleware before it.
+        fold: Takes the function that serves an admitted connection, and returns one that runs the
+            middleware first.
         log: Logger of the server.
-        authenticator: Verifies tokens, after the middleware has admitted a connection.
+        authenticator: Verifies tokens after the middleware has admitted a connection.
     """
 
     def __init__(
@@ -107,18 +114,18 @@ class Admission:
 
     @property
     def tokens_refused(self) -> int | None:
-        """How many clients had no token that is good; `None` where none needs one."""
-        return None if self._authenticator is None else self._authenticator.failures.total
+        """Connections rejected for a missing or invalid token; `None` if authentication is off."""
+        return None if self._authenticator is None else self._authenticator.throttle.failures
 
-    def take(self, conn: Connection) -> None:
-        """Decide on a new connection; until then it is held back."""
+    def admit(self, conn: Connection) -> None:
+        """Decide on a new connection; it is not read until it is admitted."""
         Holding(conn)
         task = asyncio.create_task(self._run(conn), name=f"rap connection {conn.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Return when all tasks have ended; connections are closed by now."""
+        """Wait for all tasks to end; call it when the connections are closed."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
@@ -137,7 +144,7 @@ class Admission:
                 await close_all([conn], _NOT_ADMITTED)
 
     async def _serve(self, conn: Connection) -> None:
-        """Serve a connection that was admitted, until it has ended."""
+        """Serve an admitted connection until it has ended."""
         if self._authenticator is None:
             if conn.held is not None:
                 conn.held.release()

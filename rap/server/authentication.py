@@ -1,7 +1,7 @@
-"""Who may connect: the token in a client's Hello is verified before anything else is read.
+"""Which clients may connect: the token in a client's Hello is verified before anything else.
 
-A client that is refused is told so in a GoAway with the code UNAUTHENTICATED, in answer to its
-Hello: it knows before it has made a call.
+A refused client gets a GoAway with the code UNAUTHENTICATED in reply to its Hello, so it knows
+before it makes a call.
 """
 
 import asyncio
@@ -12,147 +12,79 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code, ConnectionClosed
+from rap.transport import Connection
 from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, MAX_HELLO, parse_frames, read_hello
 
-if TYPE_CHECKING:
-    from rap.server.config import ServerConfig
-    from rap.transport import Connection
-
 __all__ = [
+    "AuthenticationThrottle",
     "Authenticator",
-    "Failures",
     "HelloReader",
     "Token",
     "Verifier",
     "Verify",
-    "authenticator_of",
+    "make_authenticator",
     "verify_with",
 ]
 
-
-_WINDOW = 60.0  # seconds
-_AT_ONCE = 10  # times the limit: attempts under way from an address of which none has failed
-_MAX_KEPT = 10_000  # addresses; the one that failed first is forgotten for one more
-
-
-class Failures:
-    """Counts failures in windows of a minute that begin with the first.
-
-    Args:
-        limit: Failures of one address in a window, from which on it is blocked until its end.
-        clock: Source of time.
-
-    Attributes:
-        total: All failures so far.
-    """
-
-    def __init__(self, limit: int, clock: Clock) -> None:
-        self.total = 0
-        self._limit = limit
-        self._clock = clock
-        self._windows: dict[str, tuple[float, int]] = {}  # when it ends, failures; oldest first
-        self._trying: dict[str, int] = {}  # attempts without a verdict
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-
-    def blocked(self, peer: Peer) -> float:
-        """Return for how many seconds the address of a peer is blocked; 0 if it is not."""
-        end, count = self._windows.get(peer.network, (0.0, 0))
-        return max(0.0, end - self._clock.monotonic()) if count >= self._limit else 0.0
-
-    def add(self, peer: Peer) -> None:
-        """Count a failure of a peer."""
-        self.total += 1
-        key, now = peer.network, self._clock.monotonic()
-        end, count = self._windows.get(key, (0.0, 0))
-        if now >= end:
-            self._windows.pop(key, None)
-            end, count = now + _WINDOW, 0
-        self._windows[key] = (end, count + 1)
-        if len(self._windows) > _MAX_KEPT:
-            del self._windows[next(iter(self._windows))]
-
-    @asynccontextmanager
-    async def attempt(self, peer: Peer) -> AsyncIterator[float]:
-        """Wait for a place, and keep it until the verdict; gives what `blocked` says by then."""
-        network = peer.network
-        while not (wait := self.blocked(peer)) and self._trying.get(network, 0) >= self._most(peer):
-            await self._place(network)
-        self._trying[network] = self._trying.get(network, 0) + 1
-        try:
-            yield wait
-        finally:
-            self._trying[network] -= 1
-            if not self._trying[network]:
-                del self._trying[network]
-            self._wake(network, all_of_them=bool(self.blocked(peer)))
-
-    def _most(self, peer: Peer) -> int:
-        """How many attempts of an address may be under way."""
-        end, count = self._windows.get(peer.network, (0.0, 0))
-        failed = count if self._clock.monotonic() < end else 0
-        return self._limit - failed if failed else _AT_ONCE * self._limit
-
-    async def _place(self, network: str) -> None:
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(network, deque()).append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.cancelled():
-                self._forget(network, place)
-            else:
-                self._wake(network)  # it was this one's turn
-            raise
-
-    def _wake(self, network: str, *, all_of_them: bool = False) -> None:
-        places = self._waiting.get(network)
-        while places:
-            place = places.popleft()
-            if not place.done():
-                place.set_result(None)
-                if not all_of_them:
-                    break
-        if not places:
-            self._waiting.pop(network, None)
-
-    def _forget(self, network: str, place: asyncio.Future[None]) -> None:
-        places = self._waiting.get(network)
-        if places is not None and place in places:
-            places.remove(place)
-            if not places:
-                del self._waiting[network]
-
+_LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection itself
+_WINDOW = 60.0  # seconds in which failures of an address are counted
+_AT_ONCE = 10  # times the limit: concurrent attempts of an address without a failure
+_MAX_ADDRESSES = 10_000  # remembered; the one that failed first is dropped for a new one
 
 Token = str | bytes
-# What users give; see `verify_with`.
+# What an application passes as `verify_token`; see `verify_with`.
 Verifier = Token | Callable[..., Any]
 Verify = Callable[[Token, Peer], Any]
 
 
-def verify_with(verifier: object) -> Verify:
-    """Return the function that tells who a token belongs to.
+def make_authenticator(
+    verifier: Verifier | None,
+    *,
+    max_failures: int,
+    handshake_timeout: float,
+    clock: Clock,
+    log: logging.Logger,
+) -> "Authenticator | None":
+    """Return what authenticates the connections of a server; `None` without a verifier.
 
     Args:
-        verifier: The one right token; or a function, plain or ``async``, of the token, or of token
-            and `Peer`. It returns an identity for `Peer.identity`: false for nobody, `True` for
-            whom TLS knows, or nobody in particular.
+        verifier: The token, or the function that verifies tokens; see `verify_with`.
+        max_failures: Failures per minute after which an address is blocked.
+        handshake_timeout: Seconds after which a connection without a Hello is closed.
+        clock: Source of time.
+        log: Logger of the server.
+    """
+    if verifier is None:
+        return None
+    throttle = AuthenticationThrottle(max_failures, clock)
+    # The connection is closed at `handshake_timeout`, so the verdict has to come earlier.
+    return Authenticator(verify_with(verifier), throttle, handshake_timeout / 2, log)
+
+
+def verify_with(verifier: object) -> Verify:
+    """Return the function that finds out to whom a token belongs.
+
+    Args:
+        verifier: The only valid token; or a function, plain or ``async``, of the token, or of the
+            token and the `Peer`. It returns the identity, which becomes `Peer.identity`. A false
+            value refuses the client. `True` accepts it, and leaves the identity that TLS found.
 
     Raises:
         ValueError: It is an empty token.
-        TypeError: It is something else.
+        TypeError: It is neither a token nor a function.
     """
     if isinstance(verifier, str | bytes):
         if not verifier:
             raise ValueError("verify_token must not be empty")
-        right = _as_bytes(verifier)
+        expected = _as_bytes(verifier)
         from hmac import compare_digest  # loads hashlib, which few servers need
 
-        return lambda token, peer: compare_digest(_as_bytes(token), right)
+        return lambda token, peer: compare_digest(_as_bytes(token), expected)
     if not callable(verifier):
         raise TypeError(f"verify_token must be a token or a function, got {verifier!r}")
     verify: Callable[..., Any] = verifier
@@ -171,93 +103,30 @@ def _as_bytes(token: Token) -> bytes:
     return token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
 
 
-class HelloReader(asyncio.Protocol):
-    """Reads in the place of a connection that is held back, until it is decided whether to serve.
-
-    Args:
-        conn: The connection.
-    """
-
-    def __init__(self, conn: "Connection") -> None:
-        self._conn = conn
-        self._data = bytearray()
-        self._size: int | None = None  # of the Hello, with its header
-        self._done: asyncio.Future[None] = conn.new_future()
-
-    async def read(self) -> dict[str, Any] | None:
-        """Return what the Hello says; `None` if the connection has ended or it says nothing."""
-        assert self._conn.held is not None
-        self._conn.held.hand_to(self)
-        await self._done
-        if self._conn.closed:
-            return None
-        try:
-            frame = parse_frames(bytes(self._data[: self._size]))[0]
-            return read_hello(frame.body) if frame.kind == HELLO else None
-        except ValueError:
-            return None
-
-    def hand_over(self) -> None:
-        """Put the connection in its place, and give it what was read."""
-        if not self._conn.closed:
-            self._conn.transport.set_protocol(self._conn)
-            if self._conn.held is not None:
-                self._conn.held.release()
-            self._conn.data_received(bytes(self._data))
-
-    def data_received(self, data: bytes) -> None:
-        """Keep it; stop reading when the Hello is there."""
-        self._data += data
-        if self._size is None and len(self._data) >= HEADER_SIZE:
-            self._size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
-            if self._size > HEADER_SIZE + MAX_HELLO:
-                text = f"{self._conn.peer}: a Hello of {self._size} bytes, {MAX_HELLO} at most"
-                self._conn.abort(ConnectionClosed(text))
-        if self._size is not None and len(self._data) >= self._size:
-            self._conn.transport.pause_reading()
-            self._settle()
-
-    def pause_writing(self) -> None:
-        """Tell the connection."""
-        self._conn.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Tell the connection."""
-        self._conn.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the connection."""
-        self._conn.connection_lost(exc)
-        self._settle()
-
-    def _settle(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
-
-
-_LEAVE_TIMEOUT = 1.0  # seconds for a client that was refused to close by itself
-
-
 class Authenticator:
-    """Admits connections whose token is right.
+    """Admits the connections whose token is valid.
 
     Args:
-        verify: Tells who a token belongs to.
-        failures: Counts what was refused.
+        verify: Returns the identity of a token's owner.
+        throttle: Counts failures, and blocks addresses with too many.
         timeout: Seconds for the verdict.
         log: Logger of the server.
     """
 
     def __init__(
-        self, verify: Verify, failures: Failures, timeout: float, log: logging.Logger
+        self,
+        verify: Verify,
+        throttle: "AuthenticationThrottle",
+        timeout: float,
+        log: logging.Logger,
     ) -> None:
-        self.failures = failures
+        self.throttle = throttle
         self._verify = verify
         self._timeout = timeout
         self._log = log
 
-    async def admit(self, conn: "Connection") -> bool:
-        """Let a connection that is held back go on; `False`: it was told why not."""
+    async def admit(self, conn: Connection) -> bool:
+        """Verify a paused connection and resume it; `False`: it was refused and told why."""
         reader = HelloReader(conn)
         hello = await reader.read()
         if conn.closed:
@@ -268,15 +137,15 @@ class Authenticator:
             conn.protocol.peer_hello.pop("token", None)
             return True
         self._log.warning("connection with %s refused: %s", conn.peer, reason)
-        conn.go_away(final=True, code=code, message=reason)  # what else it sent is not served
+        conn.go_away(final=True, code=code, message=reason)  # later frames are not served
         reader.hand_over()
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         return False
 
-    async def _judge(self, conn: "Connection", token: object) -> tuple[Code, str]:
-        """Return OK, or a code and the reason; sets the identity of the peer."""
+    async def _judge(self, conn: Connection, token: object) -> tuple[Code, str]:
+        """Return OK, or a code and a reason; set the identity of the peer."""
         try:
-            async with asyncio.timeout(self._timeout), self.failures.attempt(conn.peer) as wait:
+            async with asyncio.timeout(self._timeout), self.throttle.attempt(conn.peer) as wait:
                 if wait:
                     text = "too many refused tokens from this address; "
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
@@ -296,18 +165,162 @@ class Authenticator:
             conn.peer = dataclasses.replace(conn.peer, identity=identity)
         return Code.OK, ""
 
-    def _refused(self, conn: "Connection", reason: str) -> tuple[Code, str]:
-        self.failures.add(conn.peer)
+    def _refused(self, conn: Connection, reason: str) -> tuple[Code, str]:
+        self.throttle.record_failure(conn.peer)
         return Code.UNAUTHENTICATED, reason
 
 
-def authenticator_of(
-    config: "ServerConfig", clock: Clock, log: logging.Logger
-) -> Authenticator | None:
-    """Return what admits the connections of a server; `None` if all may connect."""
-    if config.verify_token is None:
-        return None
-    failures = Failures(config.max_token_failures, clock)
-    # A connection that has said nothing is cut at `handshake_timeout`, so the verdict comes before.
-    limit = config.handshake_timeout / 2
-    return Authenticator(verify_with(config.verify_token), failures, limit, log)
+class HelloReader(asyncio.Protocol):
+    """Reads the Hello of a paused connection in its place, before its token is verified.
+
+    Args:
+        conn: The connection.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._data = bytearray()
+        self._size: int | None = None  # of the Hello, with its header
+        self._done: asyncio.Future[None] = conn.new_future()
+
+    async def read(self) -> dict[str, Any] | None:
+        """Return the Hello; `None` if the connection has ended or the first frame is not one."""
+        assert self._conn.held is not None
+        self._conn.held.hand_to(self)
+        await self._done
+        if self._conn.closed:
+            return None
+        try:
+            frame = parse_frames(bytes(self._data[: self._size]))[0]
+            return read_hello(frame.body) if frame.kind == HELLO else None
+        except ValueError:
+            return None
+
+    def hand_over(self) -> None:
+        """Return the transport to the connection, and pass on the bytes that were read."""
+        if not self._conn.closed:
+            self._conn.transport.set_protocol(self._conn)
+            if self._conn.held is not None:
+                self._conn.held.release()
+            self._conn.data_received(bytes(self._data))
+
+    def data_received(self, data: bytes) -> None:
+        """Buffer the bytes; pause reading when the Hello is complete."""
+        self._data += data
+        if self._size is None and len(self._data) >= HEADER_SIZE:
+            self._size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
+            if self._size > HEADER_SIZE + MAX_HELLO:
+                text = f"{self._conn.peer}: a Hello of {self._size} bytes, {MAX_HELLO} at most"
+                self._conn.abort(ConnectionClosed(text))
+        if self._size is not None and len(self._data) >= self._size:
+            self._conn.transport.pause_reading()
+            self._settle()
+
+    def pause_writing(self) -> None:
+        """Pass it on to the connection."""
+        self._conn.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on to the connection."""
+        self._conn.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on to the connection."""
+        self._conn.connection_lost(exc)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+class AuthenticationThrottle:
+    """Limits failed authentication per address, in windows of a minute that begin with a failure.
+
+    Attempts whose verdict is pending count too: an address cannot try many tokens at once.
+
+    Args:
+        limit: Failures of one address in a window after which it is blocked for the rest of it.
+        clock: Source of time.
+
+    Attributes:
+        failures: Number of failures so far, from all addresses.
+    """
+
+    def __init__(self, limit: int, clock: Clock) -> None:
+        self.failures = 0
+        self._limit = limit
+        self._clock = clock
+        # End of the window and failures in it, by network; oldest first.
+        self._windows: dict[str, tuple[float, int]] = {}
+        self._pending: dict[str, int] = {}  # attempts without a verdict
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def blocked_for(self, peer: Peer) -> float:
+        """Return the seconds for which the address of a peer is blocked; 0 if it is not."""
+        end, count = self._windows.get(peer.network, (0.0, 0))
+        return max(0.0, end - self._clock.monotonic()) if count >= self._limit else 0.0
+
+    def record_failure(self, peer: Peer) -> None:
+        """Count a failure of a peer."""
+        self.failures += 1
+        key, now = peer.network, self._clock.monotonic()
+        end, count = self._windows.get(key, (0.0, 0))
+        if now >= end:
+            self._windows.pop(key, None)
+            end, count = now + _WINDOW, 0
+        self._windows[key] = (end, count + 1)
+        if len(self._windows) > _MAX_ADDRESSES:
+            del self._windows[next(iter(self._windows))]
+
+    @asynccontextmanager
+    async def attempt(self, peer: Peer) -> AsyncIterator[float]:
+        """Wait for a slot and hold it until the verdict; yields the seconds of `blocked_for`."""
+        network = peer.network
+        while not (wait := self.blocked_for(peer)) and self._is_full(peer):
+            await self._wait_for_slot(network)
+        self._pending[network] = self._pending.get(network, 0) + 1
+        try:
+            yield wait
+        finally:
+            self._pending[network] -= 1
+            if not self._pending[network]:
+                del self._pending[network]
+            self._wake(network, everyone=bool(self.blocked_for(peer)))
+
+    def _is_full(self, peer: Peer) -> bool:
+        """Return whether as many attempts of an address are pending as may be."""
+        end, count = self._windows.get(peer.network, (0.0, 0))
+        failed = count if self._clock.monotonic() < end else 0
+        slots = self._limit - failed if failed else _AT_ONCE * self._limit
+        return self._pending.get(peer.network, 0) >= slots
+
+    async def _wait_for_slot(self, network: str) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(network, deque()).append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                self._remove(network, waiter)
+            else:
+                self._wake(network)  # the slot goes to the next one
+            raise
+
+    def _wake(self, network: str, *, everyone: bool = False) -> None:
+        waiters = self._waiting.get(network)
+        while waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                if not everyone:
+                    break
+        if not waiters:
+            self._waiting.pop(network, None)
+
+    def _remove(self, network: str, waiter: asyncio.Future[None]) -> None:
+        waiters = self._waiting.get(network)
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiting[network]

@@ -5,18 +5,19 @@ import logging
 import math
 import random
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rap.address import Address
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
-from rap.server.admission import Admission, Arrivals
+from rap.server.admission import AcceptLimiter, Admission
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher
 from rap.server.inbound_call import ServerStream
-from rap.server.message_limits import Bounds, streams_of
+from rap.server.load_report import LoadReporter
+from rap.server.message_limits import MessageLimits, stream_hooks
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.connection import close_all, defer_when_full
 from rap.transport.listen import Listener, listen
@@ -24,15 +25,12 @@ from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, server_context
 from rap.wire.limits import Limits
 
-if TYPE_CHECKING:
-    from rap.server.load_report import LoadTeller
+__all__ = ["ConnectionManager"]
 
-__all__ = ["Ports"]
-
-_ABRUPT = ConnectionClosed("the server was told to stop at once")
+_STOPPED = ConnectionClosed("the server was told to stop at once")
 
 
-class Ports:
+class ConnectionManager:
     """Every socket of one server.
 
     Args:
@@ -61,7 +59,7 @@ class Ports:
         tls: tuple[str | None, str | None, str | None],
         hello: Mapping[str, Any],
     ) -> None:
-        self.draining = False
+        self.is_draining = False
         self._options: ConnectionOptions | None = None
         self.hosts = config.addresses
         self.reuse_port = False
@@ -81,7 +79,7 @@ class Ports:
             max_requests=config.max_requests,
             max_backlog=config.max_backlog,
         )
-        self._bounds = Bounds(config.max_header, config.max_depth, config.max_elements)
+        self._bounds = MessageLimits(config.max_header, config.max_depth, config.max_elements)
         self._context = self._make_context()
         for address in self.hosts:
             if address.scheme == "tls" and self._context is None:
@@ -93,11 +91,26 @@ class Ports:
         self.traffic: Traffic | None = None
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
-        self.arrivals = Arrivals(config.max_handshakes, config.max_connects, clock)
-        self._teller: LoadTeller | None = None
+        self.accept_limiter = AcceptLimiter(config.max_handshakes, config.max_connects, clock)
+        self._load_reporter: LoadReporter | None = None
         self._tell_load = self._on_load_request  # one object for all connections
         self._empty = asyncio.Event()
-        self._abrupt = asyncio.Event()  # no more patience with anybody
+        self._stop_now = asyncio.Event()  # set when nothing is waited for any more
+
+    def listen_on(self, hosts: Sequence[Address], *, reuse_port: bool = False) -> None:
+        """Replace the addresses to listen on; call it before `open`.
+
+        Args:
+            hosts: The new addresses.
+            reuse_port: Whether other processes listen on them too.
+        """
+        self.hosts = tuple(hosts)
+        self.reuse_port = reuse_port
+
+    def count_traffic(self) -> None:
+        """Count the bytes of the connections made from now on."""
+        if self.traffic is None:
+            self.traffic = Traffic()
 
     @property
     def addresses(self) -> list[Address]:
@@ -110,13 +123,18 @@ class Ports:
         return frozenset(self._connections)
 
     @property
-    def calls(self) -> int:
+    def open_calls(self) -> int:
+        """Number of open calls, of every stream type."""
+        return sum(len(conn.streams) for conn in self._connections)
+
+    @property
+    def calls_opened(self) -> int:
         """How many calls of every shape clients have opened; counted by their ids, at no cost."""
         return self._calls + sum(map(_calls_of, self._connections))
 
     @property
     def tokens_refused(self) -> int | None:
-        """How many clients had no token that is good; `None` where none needs one."""
+        """Connections rejected for a missing or invalid token; `None` if authentication is off."""
         return None if self._admission is None else self._admission.tokens_refused
 
     async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
@@ -131,26 +149,26 @@ class Ports:
         """
         self._dispatcher = dispatcher
         self._keep_task = dispatcher.keep_task  # one object for all connections
-        self._new_stream, self._on_open = streams_of(dispatcher, self._bounds)
+        self._new_stream, self._on_open = stream_hooks(dispatcher, self._bounds)
         self._admission = admission
         for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
             self._listeners.append(
                 await listen(
                     address,
-                    self._make_connection,
+                    self.new_connection,
                     backlog=self._config.backlog,
                     context=context,
                     handshake_timeout=self._config.handshake_timeout,
                     reuse_port=self.reuse_port,
-                    on_handshake=self.arrivals.begin,
-                    on_failed=self.arrivals.settle,
+                    on_handshake=self.accept_limiter.accept_handshake,
+                    on_failed=self.accept_limiter.release,
                 )
             )
 
     def set_draining(self, draining: bool) -> None:
         """Tell every client, and those to come, whether to open new calls here."""
-        self.draining = draining
+        self.is_draining = draining
         self._options = None
         if draining:
             for conn in self._connections:
@@ -161,7 +179,7 @@ class Ports:
         """Go on as before for so long, unless `stop_at_once` is called."""
         waits = [
             asyncio.ensure_future(self._clock.sleep(seconds)),
-            asyncio.ensure_future(self._abrupt.wait()),
+            asyncio.ensure_future(self._stop_now.wait()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -180,7 +198,7 @@ class Ports:
         for listener in self._listeners:
             await listener.settled()
         try:
-            async with asyncio.timeout(0 if self._abrupt.is_set() else timeout):
+            async with asyncio.timeout(0 if self._stop_now.is_set() else timeout):
                 while self._connections:
                     self._empty.clear()
                     await self._empty.wait()
@@ -191,14 +209,14 @@ class Ports:
 
     def stop_at_once(self) -> None:
         """End every connection now, accept none, and wait for no client any more."""
-        self._abrupt.set()
+        self._stop_now.set()
         self.close_listeners()
         self.abort()
 
     def abort(self) -> None:
         """End every connection now."""
         for conn in list(self._connections):
-            conn.abort(_ABRUPT)
+            conn.abort(_STOPPED)
 
     def reload_certificates(self) -> None:
         """Read the certificate files again.
@@ -222,7 +240,7 @@ class Ports:
             for stream in list(conn.streams.values()):
                 if isinstance(stream, ServerStream):
                     self._dispatcher.give_up(stream)
-        await close_all(left, _ABRUPT)
+        await close_all(left, _STOPPED)
 
     def _make_context(self) -> ssl.SSLContext | None:
         crt, key, ca = self._tls
@@ -242,7 +260,7 @@ class Ports:
         return ConnectionOptions(
             limits=self._limits,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
-            hello={**self._hello, "draining": True} if self.draining else self._hello,
+            hello={**self._hello, "draining": True} if self.is_draining else self._hello,
             timeout=config.timeout,
             stall_timeout=config.stall_timeout,
             handshake_timeout=config.handshake_timeout,
@@ -252,7 +270,8 @@ class Ports:
             max_age=config.max_connection_age,
         )
 
-    def _make_connection(self) -> Connection:
+    def new_connection(self) -> Connection:
+        """Return the protocol of a connection that was just accepted."""
         assert self._dispatcher is not None
         if self._options is None:
             self._options = self._make_options()
@@ -277,26 +296,24 @@ class Ports:
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
-        if self.arrivals.take(conn) and self._admission is not None:
-            self._admission.take(conn)
+        if self.accept_limiter.accept(conn) and self._admission is not None:
+            self._admission.admit(conn)
 
     def _on_change(self, conn: Connection) -> None:
-        self.arrivals.settle(conn)
+        self.accept_limiter.release(conn)
         if "load" in conn.protocol.peer_hello:
-            self._load_teller().take(conn)
+            self._reporter().subscribe(conn)
 
     def _on_load_request(self, conn: Connection, _: bytes) -> None:
-        self._load_teller().tell(conn)
+        self._reporter().report(conn)
 
-    def _load_teller(self) -> "LoadTeller":
-        if self._teller is None:
-            from rap.server.load_report import LoadTeller  # few clients ask
-
-            self._teller = LoadTeller(self, self._clock)
-        return self._teller
+    def _reporter(self) -> LoadReporter:
+        if self._load_reporter is None:
+            self._load_reporter = LoadReporter(self, self._clock)
+        return self._load_reporter
 
     def _on_lost(self, conn: Connection) -> None:
-        self.arrivals.settle(conn)
+        self.accept_limiter.release(conn)
         self._connections.discard(conn)
         self._calls += _calls_of(conn)
         if not self._connections:

@@ -23,7 +23,7 @@ from rap.errors import (
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.inbound_call import ServerStream
-from rap.server.log_fields import fields_of
+from rap.server.log_fields import log_fields
 from rap.server.middleware.chain import MessageChain
 from rap.server.router import Handler, Router
 from rap.server.streaming import serve_channel, serve_stream
@@ -224,7 +224,7 @@ class Dispatcher:
             return None
         limit = stream.route[1]
         seconds = None if limit == NEVER else self._monotonic() - (stream.deadline - limit)
-        return fields_of(stream.as_call(), code, seconds)
+        return log_fields(stream.as_call(), code, seconds)
 
     async def close(self) -> None:
         """Await what is left of cancelled handlers; connections are closed by now."""

@@ -1,49 +1,78 @@
-"""Tells clients how loaded the server is: on request, and beside answers (PROTOCOL.md §3.8).
+"""How loaded a server is: reports to its registry, and to clients that ask (PROTOCOL.md §3.8).
 
-A client that wants the latter has its calls looked at; those of others cost nothing.
+A client whose Hello asks for reports gets them with responses; its calls are observed. The calls of
+other clients are not, and cost nothing.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import Protocol
 
 from rap.balance.latency import LatencyAt
 from rap.call import StreamType
 from rap.clock import Clock
 from rap.errors import DeadlineExceeded
 from rap.registry.base import LoadReport
-from rap.server.connections import Ports
 from rap.server.inbound_call import ServerStream
 from rap.transport import Connection
 from rap.wire.load_report import ServerLoad, load_frame
 
-__all__ = ["Figures", "LoadTeller"]
+__all__ = ["LoadMeter", "LoadReporter", "LoadSource"]
+
+PAUSE = 0.1  # seconds between two unrequested reports to one client
+# Seconds, per connection, that a report is reused. Counting the calls of one connection takes
+# 50 ns, so counting takes less than 1 % of the time, however many clients ask. With 1,000
+# connections a report is at most 10 ms old.
+_SAME = 1e-5
+_SAMPLE_PAUSE = 0.002  # seconds between two calls whose latency is sampled
+_UTIL_PAUSE = 0.5  # minimum seconds over which CPU use is averaged
+_UNARY = StreamType.UNARY
 
 
-class Figures:
-    """Tells the load of one server; each time of the stretch since it was asked last.
+class LoadSource(Protocol):
+    """The counts that reports are made from; `rap.server.connections` has them."""
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """The open connections."""
+
+    @property
+    def calls_opened(self) -> int:
+        """Number of calls that clients have opened so far."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether clients are told to open no new calls here."""
+
+
+class LoadMeter:
+    """Measures the load that a server reports to its registry.
+
+    Each reading covers the time since the previous one.
 
     Args:
-        ports: Where its connections and calls are.
+        source: Connections and calls of the server.
         clock: Source of time.
-        cpu: Seconds of processor that this process has used.
+        cpu: Returns the CPU seconds that this process has used.
     """
 
     def __init__(
-        self, ports: Ports, clock: Clock, *, cpu: Callable[[], float] = time.process_time
+        self, source: LoadSource, clock: Clock, *, cpu: Callable[[], float] = time.process_time
     ) -> None:
-        self._ports = ports
+        self._source = source
         self._clock = clock
         self._cpu = cpu
-        self._before = (clock.monotonic(), ports.calls, cpu())
+        self._previous = (clock.monotonic(), source.calls_opened, cpu())
 
     def __call__(self) -> LoadReport:
-        """Return open calls, calls a second, share of one processor, and open connections."""
-        then, calls_then, cpu_then = self._before
-        now, calls, cpu = self._before = (self._clock.monotonic(), self._ports.calls, self._cpu())
+        """Return open calls, calls per second, CPU use (1.0 is one core) and open connections."""
+        then, calls_then, cpu_then = self._previous
+        now, calls, cpu = self._clock.monotonic(), self._source.calls_opened, self._cpu()
+        self._previous = (now, calls, cpu)
         seconds = max(now - then, 1e-3)
-        connections = self._ports.connections
+        connections = self._source.connections
         return {
             "in_flight": sum(len(conn.streams) for conn in connections),
             "rps": round((calls - calls_then) / seconds, 1),
@@ -52,82 +81,73 @@ class Figures:
         }
 
 
-PAUSE = 0.1  # seconds between two reports to one client that it did not request
-# Seconds for which figures stand, for each connection: to count the calls of one takes 50 ns, so
-# that counting takes less than 1 % of the time however many ask. With 1,000 they are 10 ms old.
-_SAME = 1e-5
-_SAMPLE_PAUSE = 0.002  # seconds between two calls of which the latency is taken
-_UTIL_PAUSE = 0.5  # seconds over which the use of the processor is taken, at least
-_UNARY = StreamType.UNARY
-
-
-class LoadTeller:
-    """Knows the load of one server, and who wants to.
+class LoadReporter:
+    """Reports the load of a server to the clients that ask for it.
 
     Args:
-        ports: Its connections.
+        source: Connections and calls of the server.
         clock: Source of time.
-        cpu: Seconds of processor that this process has used.
+        cpu: Returns the CPU seconds that this process has used.
+
+    Attributes:
+        now: Returns seconds on the monotonic clock.
+        sample_at: When the latency of a call is sampled next.
     """
 
     def __init__(
-        self, ports: "Ports", clock: Clock, *, cpu: Callable[[], float] = time.process_time
+        self, source: LoadSource, clock: Clock, *, cpu: Callable[[], float] = time.process_time
     ) -> None:
         self.now = clock.monotonic
         self.sample_at = 0.0
-        self._ports = ports
+        self._source = source
         self._cpu = cpu
         self._latency = LatencyAt()
-        self._counted_at = self._told_at = -1.0
+        self._counted_at = self._reported_at = -1.0
         self._in_flight = 0
         self._same = 0.0
         self._frame = b""
         self._util = 0.0
         self._util_from = (self.now(), cpu())
 
-    def take(self, conn: Connection) -> None:
-        """Report beside answers from now on, if the client's Hello asks for it."""
+    def subscribe(self, conn: Connection) -> None:
+        """Report with responses from now on, if the client's Hello asks for it."""
         asks = conn.protocol.peer_hello.get("load") is True
-        if asks and not isinstance(getattr(conn.on_open, "__self__", None), _Asking):
-            conn.on_open = _Asking(self, conn).on_open
+        if asks and not isinstance(getattr(conn.on_open, "__self__", None), _Subscription):
+            conn.on_open = _Subscription(self, conn).on_open
 
-    def tell(self, conn: Connection) -> None:
-        """Send a report, unless the client takes nothing now."""
+    def report(self, conn: Connection) -> None:
+        """Send a report now, unless the client is not reading."""
         if not (conn.closed or conn.paused):
-            conn.protocol.send_load(self._frame_of(self.now()))
+            conn.protocol.send_load(self.frame(self.now()))
+
+    def frame(self, now: float) -> bytes:
+        """Return the frame of a report; it is reused for a few microseconds."""
+        if now - self._reported_at >= self._same:
+            self._reported_at = now
+            in_flight = self.in_flight(now)
+            latency = self._latency.at(in_flight, now)
+            self._frame = load_frame(
+                ServerLoad(
+                    in_flight,
+                    None if latency is None else round(latency, 6),
+                    self.util(now),
+                    self._source.is_draining,
+                    len(self._source.connections),
+                )
+            )
+        return self._frame
 
     def in_flight(self, now: float) -> int:
-        """Return how many calls are open."""
+        """Return the number of open calls."""
         if now - self._counted_at >= self._same:
-            connections = self._ports.connections
+            connections = self._source.connections
             self._same = len(connections) * _SAME
             self._counted_at = now
             self._in_flight = sum([len(conn.streams) for conn in connections])
         return self._in_flight
 
-    def sample(self, began: float, others: int) -> None:
-        """Take the latency of a call that was answered just now."""
-        now = self.now()
-        self._latency.add(now, others, now - began)
-
-    def _frame_of(self, now: float) -> bytes:
-        if now - self._told_at >= self._same:
-            self._told_at = now
-            in_flight = self.in_flight(now)
-            latency = self._latency.at(in_flight, now)
-            clients = len(self._ports.connections)
-            self._frame = load_frame(
-                ServerLoad(
-                    in_flight,
-                    None if latency is None else round(latency, 6),
-                    self._use_of_processor(now),
-                    self._ports.draining,
-                    clients,
-                )
-            )
-        return self._frame
-
-    def _use_of_processor(self, now: float) -> float:
+    def util(self, now: float) -> float:
+        """Return the CPU use of the process, averaged over at least half a second."""
         then, used_then = self._util_from
         if now - then >= _UTIL_PAUSE:
             used = self._cpu()
@@ -135,35 +155,45 @@ class LoadTeller:
             self._util_from = (now, used)
         return self._util
 
+    def sample(self, began: float, others: int) -> None:
+        """Record the latency of a call that has just ended.
 
-class _Asking:
-    """One connection whose client wants reports; stands before what begins its calls."""
+        Args:
+            began: When it was opened, in seconds on the monotonic clock.
+            others: Calls that were open when it was opened.
+        """
+        now = self.now()
+        self._latency.add(now, others, now - began)
 
-    __slots__ = ("_begin", "_conn", "_due", "_teller")
 
-    def __init__(self, teller: LoadTeller, conn: Connection) -> None:
+class _Subscription:
+    """A connection whose client wants reports; wraps the function that opens its calls."""
+
+    __slots__ = ("_conn", "_due", "_open", "_reporter")
+
+    def __init__(self, reporter: LoadReporter, conn: Connection) -> None:
         assert conn.on_open is not None
-        self._teller = teller
+        self._reporter = reporter
         self._conn = conn
-        self._begin = conn.on_open
+        self._open = conn.on_open
         self._due = 0.0
 
     def on_open(
         self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview
     ) -> None:
-        """Begin a call; look at its end if a sample or a report is due."""
-        teller = self._teller
-        began = teller.now()
-        if began < teller.sample_at and began < self._due:
-            self._begin(stream, flags, meta, body)
+        """Open a call; observe its end if a sample or a report is due."""
+        reporter = self._reporter
+        began = reporter.now()
+        if began < reporter.sample_at and began < self._due:
+            self._open(stream, flags, meta, body)
             return
-        others = teller.in_flight(began) - 1  # it is in the count, with all that came along
-        self._begin(stream, flags, meta, body)
+        others = reporter.in_flight(began) - 1  # without this call, which is counted already
+        self._open(stream, flags, meta, body)
         handler = getattr(stream, "handler", None)
         if handler is None or handler.stream_type is not _UNARY:
-            self._tell(teller.now())
+            self._report_if_due(reporter.now())
             return
-        teller.sample_at = began + _SAMPLE_PAUSE
+        reporter.sample_at = began + _SAMPLE_PAUSE
         ended = partial(self._on_end, stream, began, max(others, 0))
         if stream.task is None:
             ended()
@@ -173,13 +203,13 @@ class _Asking:
     def _on_end(
         self, stream: ServerStream, began: float, others: int, _: asyncio.Task[None] | None = None
     ) -> None:
-        # A quick error must not make the server look fast; a call that was too late was slow.
-        good = not stream.failed and stream.error is None
-        if good or isinstance(stream.error, DeadlineExceeded):
-            self._teller.sample(began, others)
-        self._tell(self._teller.now())
+        # A quick error must not make the server look fast. A call past its deadline was slow.
+        succeeded = not stream.failed and stream.error is None
+        if succeeded or isinstance(stream.error, DeadlineExceeded):
+            self._reporter.sample(began, others)
+        self._report_if_due(self._reporter.now())
 
-    def _tell(self, now: float) -> None:
+    def _report_if_due(self, now: float) -> None:
         if now >= self._due:
             self._due = now + PAUSE
-            self._teller.tell(self._conn)
+            self._reporter.report(self._conn)

@@ -6,10 +6,10 @@ from rap.call import Call
 from rap.errors import Code
 from rap.processor.tracing.context import trace_id
 
-__all__ = ["fields_of"]
+__all__ = ["log_fields"]
 
 
-def fields_of(call: Call, code: Code, seconds: float | None) -> dict[str, Any]:
+def log_fields(call: Call, code: Code, seconds: float | None) -> dict[str, Any]:
     """Return the attributes of a record, for the `extra` of `logging`.
 
     They are `method`, ``/group/name``; `peer`, its address; `code`, the name of how it ended;

@@ -1,4 +1,4 @@
-"""Bounds of headers and bodies that are narrower than those of the protocol.
+"""Limits of headers and bodies that are narrower than those of the protocol.
 
 A server that asks for none of them pays nothing: its streams are plain ones.
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rap.server.dispatch import Dispatcher
     from rap.transport import Connection
 
-__all__ = ["Bounds", "Open", "streams_of"]
+__all__ = ["MessageLimits", "Open", "stream_hooks"]
 
 Open = Callable[[ServerStream, int, bytes, bytes | memoryview], None]
 Make = Callable[["Connection", int, int, int], ServerStream]
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class MessageLimits:
     """What a message may have, as it arrives.
 
     Args:
@@ -54,19 +54,19 @@ class Bounds:
             raise InvalidArgument(str(exc)) from exc
 
 
-def streams_of(dispatcher: "Dispatcher", bounds: Bounds) -> tuple[Make, Open]:
+def stream_hooks(dispatcher: "Dispatcher", bounds: MessageLimits) -> tuple[Make, Open]:
     """Return what makes the streams of a server, and what takes each that a client opened."""
-    if bounds == Bounds():
+    if bounds == MessageLimits():
         return ServerStream, dispatcher.open
-    return partial(_BoundedStream, bounds, dispatcher), partial(_open, bounds, dispatcher)
+    return partial(_LimitedStream, bounds, dispatcher), partial(_open, bounds, dispatcher)
 
 
-class _BoundedStream(ServerStream):
+class _LimitedStream(ServerStream):
     """A stream of which each further message is checked before anybody takes it."""
 
     def __init__(
         self,
-        bounds: Bounds,
+        bounds: MessageLimits,
         dispatcher: "Dispatcher",
         conn: "Connection",
         stream_id: int,
@@ -90,7 +90,7 @@ class _BoundedStream(ServerStream):
 
 
 def _open(
-    bounds: Bounds,
+    bounds: MessageLimits,
     dispatcher: "Dispatcher",
     stream: ServerStream,
     flags: int,

@@ -30,16 +30,15 @@ def become_worker(server: Server, number: int, shared: Sequence[Address] | None 
     Raises:
         ValueError: An address cannot be had by several processes; says which.
     """
-    ports, membership = server._ports, server._membership
-    for address in ports.hosts:
+    manager, registration = server.connection_manager, server.registration
+    for address in manager.hosts:
         if address.scheme == "unix":
             raise ValueError(f"host {address}: a unix socket is for one process, not for workers")
-    if not membership.configured:
-        ports.hosts = tuple(shared or ports.hosts)
-        ports.reuse_port = True
+    if not registration.is_configured:
+        manager.listen_on(shared or manager.hosts, reuse_port=True)
         return True
-    ports.hosts = tuple(_moved(address, number) for address in ports.hosts)
-    membership.move_advertised(number)
+    manager.listen_on([_moved(address, number) for address in manager.hosts])
+    registration.move_advertised(number)
     return False
 
 

@@ -1,4 +1,4 @@
-"""A server's place in the registry: join, change state, leave."""
+"""The registration of a server in its registry: register, change the state, deregister."""
 
 import asyncio
 import ipaddress
@@ -17,75 +17,37 @@ from rap.server.config import ServerConfig
 if TYPE_CHECKING:
     from rap.registry.lease import Lease
 
-__all__ = ["Membership", "route_address"]
-
-
-# Where the route to everywhere leads; addresses of documentation, to which nothing is sent.
-_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-_DISCARD = 9  # the port, which has no part in a route
-_PATIENCE = 1.0  # seconds for the name of the registry to be resolved
-
-
-async def route_address(wildcard: str, registry: Address | None) -> str:
-    """Return the local address of the route to the registry; no packet is sent there.
-
-    Without a registry that has an address, or one of this family, it is that of the route to
-    other hosts, and without such a route the loopback address. So it is if the name of a registry
-    means this machine: others know it by another address.
-
-    Args:
-        wildcard: What is listened on, ``0.0.0.0`` or ``::``.
-        registry: Where it is; `None` if unknown.
-    """
-    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
-    loopback = registry is not None and registry.is_loopback
-    hosts = [_ELSEWHERE[family]]
-    if registry is not None and registry.scheme != "unix":
-        hosts = [*await _resolved(registry.host, family), *hosts]
-    for host in hosts:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.connect((host, _DISCARD))
-                found = str(sock.getsockname()[0])
-            except OSError:
-                continue
-            if loopback or not ipaddress.ip_address(found).is_loopback:
-                return found
-    return _LOOPBACK[family]
-
-
-async def _resolved(host: str, family: socket.AddressFamily) -> list[str]:
-    """Return the addresses of a host in one family; none if they cannot be found out soon."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            found = await loop.getaddrinfo(host, _DISCARD, family=family, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):  # TimeoutError is one of the former
-        return []
-    return [str(name[0]) for *_, name in found]
-
+__all__ = ["Registration", "route_address"]
 
 _log = logging.getLogger("rap.registry")
 
+# Hosts for which the route to other machines is looked up. The addresses are reserved for
+# documentation (RFC 5737, RFC 3849); nothing is sent to them.
+_REMOTE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+_PORT = 9  # any port will do: it does not affect the route
+_RESOLVE_TIMEOUT = 1.0  # seconds to resolve the host name of the registry
 
-class Membership:
-    """Keeps one server registered while it runs; does nothing without a registry.
+
+class Registration:
+    """The entry of one server in its registry. Without a registry it does nothing.
 
     Args:
-        registry: URL or object; `None` for a server that clients find by address.
-        service: Name of the service; goes together with `registry`.
+        registry: URL or object; `None` for a server that clients find by its address.
+        service: Name of the service; required with `registry`.
         weight: Relative capacity, 1 to 1000.
         zone: Name of the failure domain.
-        advertise: Address that clients dial; by default what was bound, of a wildcard the local
-            address of the route to the registry. Port 0 is the bound one.
+        advertise: Address that clients dial. By default it is the bound address; if that is a
+            wildcard, the local address of the route to the registry. Port 0 stands for the bound
+            port.
         config: Options of the server.
-        incarnation: Random name of this process's start.
+        incarnation: Random id of this run of the server.
         clock: Source of time.
         rng: Source of jitter.
 
     Raises:
-        ValueError: A name, weight or address is bad, or one of registry and service is missing.
+        ValueError: A name, the weight or an address is invalid, `service` is missing, or the
+            registry cannot register servers.
     """
 
     def __init__(
@@ -118,7 +80,7 @@ class Membership:
         self._owned = isinstance(registry, str)
         found: object = registry
         if isinstance(registry, str):
-            from rap.registry.url import registry_from_url  # a server on its own needs none
+            from rap.registry.url import registry_from_url  # only needed with a registry
 
             found = registry_from_url(registry)
         if found is not None and not hasattr(found, "watch"):
@@ -129,37 +91,38 @@ class Membership:
         self._lease: Lease | None = None
 
     @property
-    def configured(self) -> bool:
-        """Whether the server is to be registered."""
+    def is_configured(self) -> bool:
+        """Whether the server has a registry."""
         return self._registry is not None
 
-    def move_advertised(self, ports: int) -> None:
-        """Advertise a port so many higher; before joining."""
-        address = self._advertise
-        if address is not None and address.port:
-            self._advertise = replace(address, port=address.port + ports)
-
     @property
-    def active(self) -> bool:
-        """Whether the server is registered."""
+    def is_registered(self) -> bool:
+        """Whether the server has registered and not deregistered."""
         return self._lease is not None
 
     @property
     def lease(self) -> "Lease | None":
-        """What keeps it registered, while it is."""
+        """The lease that keeps the server registered, while it is."""
         return self._lease
 
-    async def join(
+    def move_advertised(self, ports: int) -> None:
+        """Raise the advertised port by `ports`; call it before `register`."""
+        address = self._advertise
+        if address is not None and address.port:
+            self._advertise = replace(address, port=address.port + ports)
+
+    async def register(
         self, bound: Sequence[Address], load: Callable[[], LoadReport], *, draining: bool = False
     ) -> None:
-        """Register and keep the registration alive.
+        """Register the server and keep the registration alive.
 
-        Returns after the first attempt; one that failed is logged, and made again.
+        Returns after the first attempt. If that fails, the failure is logged and the attempt is
+        repeated in the background.
 
         Args:
-            bound: What is listened on.
-            load: Gives the load to report with each renewal.
-            draining: The server begins out of rotation.
+            bound: Addresses that the server listens on.
+            load: Returns the load to report with each renewal.
+            draining: Register with the state DRAINING.
         """
         if self._registry is None:
             return
@@ -181,13 +144,13 @@ class Membership:
         )
         await self._lease.start()
 
-    async def announce(self, state: State) -> None:
-        """Publish a change of state; a registry that is down hears of it when it is back."""
+    async def set_state(self, state: State) -> None:
+        """Publish a change of state; if the registry is down, it is published later."""
         if self._lease is not None:
             await self._lease.update(replace(self._lease.endpoint, state=state))
 
-    async def leave(self) -> None:
-        """Remove the registration."""
+    async def deregister(self) -> None:
+        """Remove the registration, and close a registry that was made from a URL."""
         lease, self._lease = self._lease, None
         if lease is not None:
             await lease.close()
@@ -203,7 +166,7 @@ class Membership:
             registry = None
         if address.is_wildcard:
             address = replace(address, host=await route_address(address.host, registry))
-        if self._advertise is None and address.is_loopback and _is_elsewhere(registry):
+        if self._advertise is None and address.is_loopback and _is_remote(registry):
             _log.warning(
                 "the server advertises %s, which clients on other hosts cannot reach; "
                 "pass advertise=",
@@ -212,5 +175,44 @@ class Membership:
         return address
 
 
-def _is_elsewhere(registry: Address | None) -> bool:
+async def route_address(wildcard: str, registry: Address | None) -> str:
+    """Return the local address of the route to the registry. No packet is sent.
+
+    If the address of the registry is unknown or of another family, the route to other machines is
+    used, and without such a route the loopback address. A host name of the registry that resolves
+    to this machine is skipped, because other machines resolve it to another address.
+
+    Args:
+        wildcard: The address that the server listens on, ``0.0.0.0`` or ``::``.
+        registry: Address of the registry; `None` if unknown.
+    """
+    family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
+    loopback = registry is not None and registry.is_loopback
+    hosts = [_REMOTE[family]]
+    if registry is not None and registry.scheme != "unix":
+        hosts = [*await _resolved(registry.host, family), *hosts]
+    for host in hosts:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.connect((host, _PORT))
+                found = str(sock.getsockname()[0])
+            except OSError:
+                continue
+            if loopback or not ipaddress.ip_address(found).is_loopback:
+                return found
+    return _LOOPBACK[family]
+
+
+async def _resolved(host: str, family: socket.AddressFamily) -> list[str]:
+    """Return the addresses of a host in one family; none if it cannot be resolved in time."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_RESOLVE_TIMEOUT):
+            found = await loop.getaddrinfo(host, _PORT, family=family, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):  # TimeoutError is an OSError
+        return []
+    return [str(name[0]) for *_, name in found]
+
+
+def _is_remote(registry: Address | None) -> bool:
     return registry is not None and not registry.is_loopback

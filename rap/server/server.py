@@ -17,15 +17,15 @@ from rap.options import check_flag, make_config
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import Registry, State
 from rap.server.admin import Admin
-from rap.server.authentication import authenticator_of
+from rap.server.authentication import make_authenticator
 from rap.server.authorization import Allow
 from rap.server.config import ServerConfig
-from rap.server.connections import Ports
+from rap.server.connections import ConnectionManager
 from rap.server.dispatch import Dispatcher
 from rap.server.hooks import Event, check_events, discard_events, run_event, run_stop_events
-from rap.server.load_report import Figures
-from rap.server.middleware.chain import Middleware, Middlewares
-from rap.server.registration import Membership
+from rap.server.load_report import LoadMeter
+from rap.server.middleware.chain import Middleware, MiddlewareStack
+from rap.server.registration import Registration
 from rap.server.router import Handler, Router
 from rap.server.signals import handle_signals
 from rap.server.threads import Threads
@@ -92,7 +92,7 @@ class Server:
         self._rng = random_of(rng)
         self._router = Router(self.config.run_timeout)
         Admin(self._router, allow_load=self.config.allow_load)
-        self._ports = Ports(
+        self._connections = ConnectionManager(
             self.config,
             self._clock,
             self._rng,
@@ -100,7 +100,7 @@ class Server:
             tls=(ssl_crt_path, ssl_key_path, ssl_ca_path),
             hello={"service": service or "", "incarnation": self.incarnation},
         )
-        self._membership = Membership(
+        self._registration = Registration(
             registry, service, weight=weight, zone=zone, advertise=advertise, config=self.config,
             incarnation=self.incarnation, clock=self._clock, rng=self._rng,
         )  # fmt: skip
@@ -108,7 +108,7 @@ class Server:
         self._stop_events = check_events("stop_event_list", stop_event_list)
         # Coroutine objects of a server that never starts are nobody's oversight.
         weakref.finalize(self, _discard, self._start_events, self._stop_events)
-        self._middlewares = Middlewares(self.register, service or "", _log)
+        self._middlewares = MiddlewareStack(self.register, service or "", _log)
         self._middlewares.load("middleware_list", middleware_list)
         self._processors: list[BaseProcessor] = []
         self._add_processors("processor_list", processor_list)
@@ -184,6 +184,16 @@ class Server:
         """The registered functions."""
         return list(self._router)
 
+    @property
+    def middlewares(self) -> tuple[Middleware, ...]:
+        """The loaded middleware, the outermost first."""
+        return tuple(self._middlewares)
+
+    @property
+    def processors(self) -> tuple[BaseProcessor, ...]:
+        """The loaded processors, in the order in which outbound messages pass them."""
+        return tuple(self._processors)
+
     def load_start_event(self, event_list: Iterable[Event]) -> None:
         """Add events that run before listening.
 
@@ -237,12 +247,26 @@ class Server:
     @property
     def addresses(self) -> list[Address]:
         """What is listened on, with real ports."""
-        return self._ports.addresses
+        return self._connections.addresses
 
     @property
     def is_serving(self) -> bool:
         """Whether new calls are welcome: started, not draining, not taken out of rotation."""
-        return self._dispatcher is not None and self._closing is None and not self._ports.draining
+        return (
+            self._dispatcher is not None
+            and self._closing is None
+            and not self._connections.is_draining
+        )
+
+    @property
+    def connection_manager(self) -> ConnectionManager:
+        """The listeners and connections of the server."""
+        return self._connections
+
+    @property
+    def registration(self) -> Registration:
+        """The entry of the server in its registry."""
+        return self._registration
 
     async def create_server(self) -> Self:
         """Run start events, listen, and register; returns when clients can call.
@@ -271,11 +295,19 @@ class Server:
                 await run_event(processor.start_event_handle)
                 self._register_private(processor)
             await self._middlewares.start()
-            authenticator = authenticator_of(self.config, self._clock, _log)
+            authenticator = make_authenticator(
+                self.config.verify_token,
+                max_failures=self.config.max_token_failures,
+                handshake_timeout=self.config.handshake_timeout,
+                clock=self._clock,
+                log=_log,
+            )
             admission = self._middlewares.admission(authenticator)
-            await self._ports.open(self._dispatcher, admission)
-            figures = Figures(self._ports, self._clock)
-            await self._membership.join(self.addresses, figures, draining=self._ports.draining)
+            await self._connections.open(self._dispatcher, admission)
+            load = LoadMeter(self._connections, self._clock)
+            await self._registration.register(
+                self.addresses, load, draining=self._connections.is_draining
+            )
         except BaseException:
             _discard(self._start_events, self._stop_events)
             self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
@@ -299,8 +331,8 @@ class Server:
             if serving:
                 raise RuntimeError("the server is stopping; it cannot be put back into rotation")
             return
-        self._ports.set_draining(not serving)
-        await self._membership.announce(State.UP if serving else State.DRAINING)
+        self._connections.set_draining(not serving)
+        await self._registration.set_state(State.UP if serving else State.DRAINING)
 
     def reload_certificates(self) -> None:
         """Use the certificate files as they are now for new handshakes.
@@ -308,7 +340,7 @@ class Server:
         Raises:
             ValueError: A file cannot be used; the old certificates stay.
         """
-        self._ports.reload_certificates()
+        self._connections.reload_certificates()
 
     async def await_closed(self) -> None:
         """Drain and stop; calls that are open get `close_timeout` seconds to finish.
@@ -326,9 +358,9 @@ class Server:
     async def _abort_start(self) -> None:
         """Undo what a start that failed has done; the stop events do not run."""
         assert self._dispatcher is not None
-        self._ports.close_listeners()
-        await self._membership.leave()
-        await self._ports.close_connections(0.0)
+        self._connections.close_listeners()
+        await self._registration.deregister()
+        await self._connections.close_connections(0.0)
         await self._dispatcher.close()
         await self._middlewares.stop()
 
@@ -336,16 +368,16 @@ class Server:
         """The drain; see docs on shutdown for who does what when."""
         assert self._dispatcher is not None
         delay = self.config.drain_delay
-        if self._membership.active:
-            await self._membership.announce(State.DRAINING)
+        if self._registration.is_registered:
+            await self._registration.set_state(State.DRAINING)
             delay = 1.0 if delay is None else delay
         if delay:
-            await self._ports.linger(delay)
-        self._ports.close_listeners()
-        self._ports.set_draining(True)
-        await self._ports.close_connections(self.config.close_timeout)
+            await self._connections.linger(delay)
+        self._connections.close_listeners()
+        self._connections.set_draining(True)
+        await self._connections.close_connections(self.config.close_timeout)
         await self._dispatcher.close()
-        await self._membership.leave()
+        await self._registration.deregister()
         await self._middlewares.stop()
         stops = [processor.stop_event_handle for processor in reversed(self._processors)]
         await run_stop_events([*stops, *reversed(self._stop_events)], _log)
@@ -361,7 +393,7 @@ class Server:
         """
         if self._dispatcher is None:
             await self.create_server()
-        with handle_signals(self._stop.set, self._ports.stop_at_once, self._on_hangup):
+        with handle_signals(self._stop.set, self._connections.stop_at_once, self._on_hangup):
             try:
                 await self._stop.wait()
             finally:
@@ -380,7 +412,7 @@ class Server:
         try:
             await self.await_closed()
         except asyncio.CancelledError:  # who cancels the drain wants no drain
-            self._ports.stop_at_once()
+            self._connections.stop_at_once()
             await self.await_closed()
             raise
 

@@ -8,7 +8,6 @@ from rap.processor.encryption.replay import ReplayGuard
 from rap.processor.limit import LimitProcessor
 from rap.server.middleware.base import BaseConnMiddleware
 from rap.server.server import Server
-from rap.transport.metering import Traffic
 
 __all__ = [
     "Limit",
@@ -36,16 +35,16 @@ class Limit(NamedTuple):
 
 def limits_of(server: Server) -> Iterator[Limit]:
     """Yield what limits the connections and the calls of a server."""
-    for name, refused in server._ports.arrivals.refused.items():
+    for name, refused in server.connection_manager.accept_limiter.refused.items():
         yield Limit(name, refused)
-    for each in (*server._middlewares, *server._processors):
+    for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
             yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))
 
 
 def replay_guards_of(server: Server) -> Iterator[ReplayGuard]:
     """Yield what lets each encrypted call of a server in once."""
-    for each in server._processors:
+    for each in server.processors:
         guard = getattr(each, "guard", None)
         if isinstance(guard, ReplayGuard):
             yield guard
@@ -88,27 +87,27 @@ class ServerStatus:
 
 def server_status(server: Server) -> ServerStatus:
     """Return how a server is doing; to be asked on its event loop."""
-    ports, membership = server._ports, server._membership
-    connections = ports.connections
-    lease = membership.lease
+    manager, registration = server.connection_manager, server.registration
+    lease = registration.lease
     return ServerStatus(
-        address=str((ports.addresses or ports.hosts)[0]),
+        address=str((manager.addresses or manager.hosts)[0]),
         serving=server.is_serving,
-        connections=len(connections),
-        calls=sum(len(conn.streams) for conn in connections),
-        registered=(False if lease is None else lease.healthy) if membership.configured else None,
+        connections=len(manager.connections),
+        calls=manager.open_calls,
+        registered=(False if lease is None else lease.healthy)
+        if registration.is_configured
+        else None,
         lease_lag=0.0 if lease is None else lease.lag,
         lease_left=0.0 if lease is None else lease.left,
         lease_failures=0 if lease is None else lease.failures,
-        opened=ports.opened,
-        tokens_refused=ports.tokens_refused,
-        paused=sum(conn.paused for conn in connections),
-        received=0 if ports.traffic is None else ports.traffic.received,
-        sent=0 if ports.traffic is None else ports.traffic.sent,
+        opened=manager.opened,
+        tokens_refused=manager.tokens_refused,
+        paused=sum(conn.paused for conn in manager.connections),
+        received=0 if manager.traffic is None else manager.traffic.received,
+        sent=0 if manager.traffic is None else manager.traffic.sent,
     )
 
 
 def count_traffic(server: Server) -> None:
     """Count the bytes of connections that are made from now on."""
-    if server._ports.traffic is None:
-        server._ports.traffic = Traffic()
+    server.connection_manager.count_traffic()

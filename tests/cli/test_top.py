@@ -53,7 +53,7 @@ async def test_instances_tell_their_load_and_the_registry_their_place() -> None:
         Client(busy.addresses) as client,
     ):
         calls = [asyncio.create_task(client.raw_call("wait")) for _ in range(3)]
-        await eventually(lambda: len(next(iter(busy._ports.connections)).streams) == 3)
+        await eventually(lambda: len(next(iter(busy.connection_manager.connections)).streams) == 3)
         rows = await rows_of("--registry", url, "--service", "shop")
         hold.set()
         await asyncio.gather(*calls)

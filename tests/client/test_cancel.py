@@ -303,11 +303,11 @@ async def test_a_program_may_be_cancelled_at_any_of_its_steps(server: Server) ->
         assert not finished or task.exception() is None
         with pytest.raises(RuntimeError, match=r"was closed|not connected"):
             await client.raw_call("fine")
-        assert not server._ports.connections or await gone(server)
+        assert not server.connection_manager.connections or await gone(server)
         steps += 1
     assert steps > 10
 
 
 async def gone(server: Server) -> bool:
-    await eventually(lambda: not server._ports.connections)
+    await eventually(lambda: not server.connection_manager.connections)
     return True

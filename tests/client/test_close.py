@@ -102,4 +102,4 @@ async def test_a_server_of_a_frozen_client_closes() -> None:
             await loop.sock_sendall(client, HELLO + call)
             await within(began.wait())
             await within(server.await_closed())
-            assert not server._ports.connections
+            assert not server.connection_manager.connections

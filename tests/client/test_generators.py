@@ -251,7 +251,7 @@ async def test_a_plain_generator_is_closed_in_a_thread_too() -> None:
     async with serving(plain) as server, calling(server) as client:
         iterator = client.iterator_call("plain")
         await anext(iterator)
-        (conn,) = server._ports.connections
+        (conn,) = server.connection_manager.connections
         await eventually(lambda: all(stream.outbox for stream in conn.streams.values()))
         await iterator.aclose()
         await eventually(lambda: closed_in)

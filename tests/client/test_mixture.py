@@ -119,7 +119,7 @@ async def test_nothing_is_left_of_calls_that_ended_in_any_way(seed: int) -> None
             )
             at = turn % 2
             if rng.random() < 0.5:
-                servers[at]._ports.abort()
+                servers[at].connection_manager.abort()
             else:
                 await servers[at].await_closed()
                 servers[at] = await start(addresses[at], 64)

@@ -38,7 +38,7 @@ async def test_a_server_that_is_full_of_calls_of_other_clients_is_left_alone() -
                 *(busy.raw_call("wait") for _ in range(40)),
                 *(other.raw_call("wait") for _ in range(30)),
             )
-            await eventually(lambda: sum(len(c.streams) for c in two._ports.connections) == 30)
+            await eventually(lambda: two.connection_manager.open_calls == 30)
             async with calling(
                 one, two, three, picker="prequal", rng=random.Random(1), timeout=5
             ) as client:

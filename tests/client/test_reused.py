@@ -40,12 +40,12 @@ async def test_another_service_at_the_address_of_a_known_server_gets_no_call() -
                 return "serves 'other', not 'calc'" in node.pool.error
 
             await eventually(refused)
-            await eventually(lambda: not other._ports.connections)
+            await eventually(lambda: not other.connection_manager.connections)
             assert client.cluster.ready == (of(client, stays),)
             results = await asyncio.gather(*(client.raw_call("which") for _ in range(50)))
             assert set(results) == {1}
-            assert other._ports.opened > 0
-            assert other._ports.calls == 0
+            assert other.connection_manager.opened > 0
+            assert other.connection_manager.calls_opened == 0
             await client.await_close()
 
 

@@ -40,7 +40,7 @@ def of(client: Client, server: Server) -> Node:
 
 def counted(server: Server) -> int:
     """How many connections there have been to a server."""
-    return server._ports.opened
+    return server.connection_manager.opened
 
 
 def named(address: str) -> dict[str, Endpoint]:

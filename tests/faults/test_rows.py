@@ -135,7 +135,7 @@ async def test_others_are_served_while_many_connections_say_nothing() -> None:
             assert await within(asyncio.gather(*calls)) == [2] * 50
         for writer in writers:
             writer.transport.abort()
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
 
 
 async def test_a_call_that_is_reset_as_if_all_were_well_is_cancelled() -> None:
@@ -144,12 +144,12 @@ async def test_a_call_that_is_reset_as_if_all_were_well_is_cancelled() -> None:
         unnoticed = Unnoticed(asyncio.get_running_loop())
         async with speaking(port_of(server)) as raw:
             raw.writer.write(opening(1, b"\x90", "wait"))
-            await eventually(lambda: any(conn.streams for conn in server._ports.connections))
+            await eventually(lambda: server.connection_manager.open_calls)
             raw.writer.write(Frame(RESET, 0, 1, b"", pack([Code.OK, "", {}])).encode())
             raw.writer.write(opening(3, pack([[1, 2]])))
             await raw.reader.readexactly(1)
-            await eventually(lambda: not any(conn.streams for conn in server._ports.connections))
-        await eventually(lambda: not server._ports.connections)
+            await eventually(lambda: not server.connection_manager.open_calls)
+        await eventually(lambda: not server.connection_manager.connections)
         await unnoticed.check()
 
 
@@ -162,7 +162,7 @@ async def test_calls_that_are_cancelled_at_full_speed_leave_no_task() -> None:
                 raw.writer.write(opening(n, b"\x90", "wait"))
                 raw.writer.write(Frame(RESET, 0, n, b"", cancel).encode())
             await raw.closed()
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         await unnoticed.check()
         async with calling(server) as client:
             assert await client.raw_call("echo", []) == 0

@@ -87,7 +87,7 @@ async def test_a_handler_that_raises_is_named_with_all_that_is_known(
     ):
         with pytest.raises(LookupError):
             await client.raw_call("fail", header=HEADER, timeout=5)
-        peer = str(next(iter(server._ports.connections)).peer)
+        peer = str(next(iter(server.connection_manager.connections)).peer)
     (record,) = about_calls(caplog, "rap.server")
     assert (record.method, record.peer, record.code) == ("/default/fail", peer, "UNKNOWN")
     assert record.getMessage().startswith("/default/fail raised LookupError(")

@@ -79,12 +79,12 @@ async def test_both_ends_count_the_same_bytes(registry: CollectorRegistry) -> No
 async def test_bytes_are_counted_only_where_somebody_wants_to_know() -> None:
     async with serving(echo) as server, calling(server) as client:
         await client.call(echo, b"")
-        (conn,) = server._ports.connections
+        (conn,) = server.connection_manager.connections
         assert type(conn).__name__ == "Connection"
     counted = Server(LOOPBACK)
     StatusCollector([counted])
     async with counted, calling(counted):
-        (conn,) = counted._ports.connections
+        (conn,) = counted.connection_manager.connections
         assert type(conn).__name__ == "CountedConnection"
 
 

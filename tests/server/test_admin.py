@@ -103,7 +103,7 @@ async def test_load_and_reload_exist_only_where_they_are_allowed() -> None:
 async def test_the_group_is_hidden_from_other_machines(
     server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for conn in server._ports.connections:
+    for conn in server.connection_manager.connections:
         monkeypatch.setattr(conn, "peer", Peer("192.0.2.1", 1))
     for name in ("list", "describe", "load", "reload"):
         with pytest.raises(NotFound, match="no function '/registry"):

@@ -253,7 +253,7 @@ async def test_what_is_no_hello_with_a_token_is_refused(sent: bytes) -> None:
         except ConnectionError:
             pass
         assert DATA not in [frame.kind for frame in frames]
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         writer.close()
         with pytest.MonkeyPatch.context():
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
@@ -273,7 +273,7 @@ async def test_a_client_that_leaves_before_the_verdict_is_forgotten() -> None:
         await within(asked.wait())
         writer.transport.abort()
         verdict.set()
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
 
 
 async def test_a_client_that_says_nothing_is_cut() -> None:
@@ -335,7 +335,7 @@ async def test_the_token_is_not_kept() -> None:
     async with serving(who, verify_token="secret") as server:
         async with client_of(server, token="secret") as client:
             await client.raw_call("who")
-            (conn,) = server._ports.connections
+            (conn,) = server.connection_manager.connections
             assert "token" not in conn.protocol.peer_hello
 
 

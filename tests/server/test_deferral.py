@@ -31,7 +31,7 @@ def ask(raw: Raw, numbers: range) -> None:
 
 async def is_quiet(server: Server, count: int) -> None:
     """Return when so many calls are open, and the loop has done what it could."""
-    await eventually(lambda: sum(len(c.streams) for c in server._ports.connections) == count)
+    await eventually(lambda: server.connection_manager.open_calls == count)
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -67,7 +67,7 @@ async def test_a_call_that_was_given_up_while_it_waited_is_not_begun() -> None:
             raw.writer.writelines(Frame(RESET, 0, n, b"", cancel).encode() for n in (1, 3))
             await eventually(lambda: len(begun) == 4)
         assert begun == [0, 1, 2, 4]
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
 
 
 async def test_calls_that_wait_end_with_their_connection() -> None:
@@ -77,7 +77,7 @@ async def test_calls_that_wait_end_with_their_connection() -> None:
             for number in range(5):
                 ask(raw, range(number, number + 1))
                 await is_quiet(server, number + 1)
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         for _ in range(20):
             await asyncio.sleep(0)
         assert begun == [0, 1]

@@ -273,8 +273,8 @@ async def test_a_client_that_answers_no_ping_does_not_hold_up_the_drain(gate: Ga
     async with serving(*functions(gate), close_timeout=60, clock=clock) as server:
         _, writer = await asyncio.open_connection(*address_of(server))
         writer.write(hello_frame({"rap": 1}))
-        await eventually(lambda: server._ports.connections)
-        (conn,) = server._ports.connections
+        await eventually(lambda: server.connection_manager.connections)
+        (conn,) = server.connection_manager.connections
         await eventually(lambda: conn.handshake.done())
         conn.watchdog.tick()
         assert conn.watchdog.at == pytest.approx(clock.monotonic() + 30.0)

@@ -40,16 +40,16 @@ def client_of(server: Server, files: dict[str, str]) -> Client:
 
 
 def silent(server: Server) -> int:
-    return len(server._ports.arrivals._silent)
+    return server.connection_manager.accept_limiter.pending
 
 
 @asynccontextmanager
 async def crowd(server: Server, count: int) -> AsyncIterator[list[Raw]]:
     """Connect so often, one after the other, and begin no TLS."""
-    arrivals = server._ports.arrivals
+    limiter = server.connection_manager.accept_limiter
 
     def come() -> int:
-        return silent(server) + arrivals.refused["max_handshakes"]
+        return silent(server) + limiter.refused["max_handshakes"]
 
     async with AsyncExitStack() as stack:
         found = []
@@ -63,7 +63,7 @@ async def test_the_oldest_handshake_is_cut_for_one_more(files: dict[str, str]) -
     async with serving(fine, max_handshakes=2, **files) as server:
         async with client_of(server, files) as before, crowd(server, 3) as peers:
             assert await peers[0].closed() == b""
-            assert server._ports.arrivals.refused["max_handshakes"] == 1
+            assert server.connection_manager.accept_limiter.refused["max_handshakes"] == 1
             assert silent(server) == 2
             async with client_of(server, files) as client:
                 assert await client.raw_call("fine") == 1
@@ -79,12 +79,12 @@ async def test_who_has_shaken_hands_and_says_no_hello_keeps_its_place(
     async with serving(fine, max_handshakes=2, **files) as server:
         port = server.addresses[0].port
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-        await eventually(lambda: len(server._ports.connections) == 1)
+        await eventually(lambda: len(server.connection_manager.connections) == 1)
         assert silent(server) == 1
         async with crowd(server, 2):
             await within(reader.read())
             assert silent(server) == 2
-            assert not server._ports.connections
+            assert not server.connection_manager.connections
         writer.transport.abort()
 
 
@@ -220,7 +220,7 @@ async def test_a_drain_may_be_cut_short_whether_or_not_it_listens_still(
             await eventually(lambda: client.cluster.ready[0].stats.in_flight)
             closing = asyncio.create_task(server.await_closed())
             await eventually(lambda: delay or not client.cluster.ready)
-            server._ports.stop_at_once()
+            server.connection_manager.stop_at_once()
             await within(closing)
             with pytest.raises(Unavailable):
                 await call

@@ -356,7 +356,7 @@ async def test_a_program_may_be_cancelled_at_any_of_its_steps() -> None:
         assert finished or task.cancelled()
         await within(server.await_closed())
         assert not server.is_serving
-        assert not server._ports.connections
+        assert not server.connection_manager.connections
         watching = registry.watch("calc")
         assert await anext(watching) == {}
         await watching.aclose()

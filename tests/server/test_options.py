@@ -135,7 +135,7 @@ async def test_limits_reach_each_connection() -> None:
         ours |= {"max_pings": 9, "stall_timeout": 4}
         async with Client(str(server.addresses[0]), **ours) as client:
             await client.raw_call("fine")
-            (conn,) = server._ports.connections
+            (conn,) = server.connection_manager.connections
             assert {name: getattr(conn.options.limits, name) for name in limits} == limits
             assert {name: getattr(conn.options, name) for name in rates} == rates
             (node,) = client.cluster.nodes.values()

@@ -109,7 +109,7 @@ async def test_connections_grow_old_in_half_an_hour_but_not_all_at_once() -> Non
         assert server.config.max_connection_age == 1800
         clients = [Client(server.addresses) for _ in range(40)]
         await asyncio.gather(*(client.connect() for client in clients))
-        ages: list[Any] = [conn.watchdog.max_age for conn in server._ports.connections]
+        ages: list[Any] = [conn.watchdog.max_age for conn in server.connection_manager.connections]
         await asyncio.gather(*(client.await_close() for client in clients))
     assert len(ages) == 40
     assert 1620 <= min(ages) < 1650

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from rap.errors import CallError, Code
-from rap.server.log_fields import fields_of
+from rap.server.log_fields import log_fields
 from rap.server.middleware.base import Answer, BaseMsgMiddleware
 
 __all__ = ["AccessMsgMiddleware"]
@@ -31,7 +31,7 @@ class AccessMsgMiddleware(BaseMsgMiddleware):
         """Write the line."""
         if not _log.isEnabledFor(logging.INFO):
             return
-        record = fields_of(answer.call, _code(answer.error), answer.duration)
+        record = log_fields(answer.call, _code(answer.error), answer.duration)
         fields = _fields(answer, record)
         line = " ".join(f"{name}={value}" for name, value in fields.items())
         _log.info("%s", line, extra={"access": fields, **record})

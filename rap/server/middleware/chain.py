@@ -16,12 +16,12 @@ from rap.server.inbound_call import ServerStream
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
 from rap.server.threads import Threads
 
-__all__ = ["MessageChain", "Middlewares"]
+__all__ = ["MessageChain", "MiddlewareStack"]
 
 Middleware = BaseConnMiddleware | BaseMsgMiddleware
 
 
-class Middlewares:
+class MiddlewareStack:
     """What a server has loaded.
 
     Args:

@@ -50,7 +50,7 @@ async def test_a_call_gets_a_line_with_all_that_is_known(access: list[Any]) -> N
         async with calling(server) as client:
             await client.raw_call("add", 1, 2, header={"traceparent": f"00-{TRACE}-{'a' * 16}-01"})
             await eventually(lambda: lines(access))
-            peer = next(iter(server._ports.connections)).peer
+            peer = next(iter(server.connection_manager.connections)).peer
     (fields,) = lines(access)
     assert 0 < fields.pop("duration_ms") < 10_000
     assert fields == {

@@ -126,7 +126,7 @@ async def test_a_connection_that_is_not_admitted_is_closed(
         await client.await_close()
         await eventually(lambda: middleware.asked)
         assert middleware.asked <= 2  # the client waits before it dials again
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
 
 
 async def test_a_client_that_is_refused_learns_why(ends: tuple[Options, Options]) -> None:

@@ -36,7 +36,7 @@ async def test_connections_above_the_limit_are_refused() -> None:
         async with clients(server, 2) as (one, _):
             assert await is_refused(server, "more than 2 connections")
             assert await one.call(add, 1, 2) == 3
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         assert not await is_refused(server)
 
 
@@ -47,7 +47,7 @@ async def test_above_the_limit_new_connections_are_refused_for_the_block_time(
     async with serving(add, middleware_list=[limit]) as server:
         async with clients(server, 1):
             assert await is_refused(server)
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         clock.advance(29.9)
         assert await is_refused(server)  # though there is room; and this does not extend it
         clock.advance(0.1)
@@ -86,7 +86,7 @@ async def test_connections_of_one_address_are_limited() -> None:
     async with serving(add, middleware_list=[limit]) as server:
         async with clients(server, 2):
             assert await is_refused(server, "more than 2 connections from 127.0.0.1")
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)
         assert not await is_refused(server)
 
 

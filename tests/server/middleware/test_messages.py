@@ -235,7 +235,7 @@ async def test_a_call_that_its_caller_gave_up_ends_as_cancelled() -> None:
     judging = Judging()
     async with serving(forever, middleware_list=[judging]) as server, calling(server) as client:
         call = asyncio.ensure_future(client.raw_call("forever"))
-        await eventually(lambda: any(conn.streams for conn in server._ports.connections))
+        await eventually(lambda: server.connection_manager.open_calls)
         call.cancel()
         await eventually(lambda: judging.answers)
     assert getattr(judging.answers[0].error, "code", None) is Code.CANCELLED

@@ -28,7 +28,7 @@ async def test_servers_count_their_connections_together(url: str) -> None:
             assert await is_refused(other, "more than 2 connections")
             info = await ask(client, limits[0], "get_conn_limit_info")
             assert (info["conn_count"], info["total_conn_count"]) == (1, 2)
-        await eventually(lambda: not other._ports.connections)
+        await eventually(lambda: not other.connection_manager.connections)
         async with calling(other, connect_timeout=9) as late:
             assert await late.call(add, 1, 2) == 3
 

@@ -68,4 +68,4 @@ async def test_messages_of_a_channel_are_checked_like_the_first() -> None:
         assert await within(say(client, [[0] * 10, 1])) == [[0] * 10, 1]
         with pytest.raises(InvalidArgument, match="the limit is 10"):
             await within(say(client, [1, [0] * 11]))
-        assert not any(conn.streams for conn in server._ports.connections)
+        assert not server.connection_manager.open_calls

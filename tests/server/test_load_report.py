@@ -1,4 +1,4 @@
-"""What a server tells of its load: to clients that ask, and only then."""
+"""A server reports its load to its registry, and to the clients that ask for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,15 +9,17 @@ import pytest
 from rap.client import Client
 from rap.client.node import Node
 from rap.errors import CallError
+from rap.registry.base import LoadReport
+from rap.registry.memory import MemoryRegistry
 from rap.server import Channel, Server
-from rap.server.load_report import LoadTeller
+from rap.server.load_report import LoadMeter, LoadReporter
 from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
 
-class Curious:
-    """A picker that wants to know what servers report."""
+class ReportPicker:
+    """A picker that uses the reports of servers."""
 
     wants_reports = True
 
@@ -45,16 +47,16 @@ async def report_of(client: Client) -> ServerLoad:
     return report
 
 
-async def test_a_report_tells_of_calls_processor_and_clients() -> None:
+async def test_a_report_has_calls_cpu_use_and_clients() -> None:
     gate, clock = asyncio.Event(), FakeClock()
 
     async def wait() -> None:
         await gate.wait()
 
     async with serving(quick, wait, clock=clock) as server, calling(server) as other:
-        async with calling(server, picker=Curious()) as client:
+        async with calling(server, picker=ReportPicker()) as client:
             waiting = asyncio.gather(*(other.raw_call("wait") for _ in range(3)))
-            await eventually(lambda: sum(len(c.streams) for c in server._ports.connections) == 3)
+            await eventually(lambda: server.connection_manager.open_calls == 3)
             clock.advance(1.0)
             report = await report_of(client)
             assert report._replace(util=0.0) == ServerLoad(3, None, 0.0, False, 2)
@@ -62,21 +64,21 @@ async def test_a_report_tells_of_calls_processor_and_clients() -> None:
             await waiting
 
 
-async def test_the_use_of_the_processor_is_taken_over_half_a_second() -> None:
+async def test_cpu_use_is_averaged_over_half_a_second() -> None:
     async with serving() as server:
         clock, used = FakeClock(), iter([1.0, 1.2, 1.9])
-        teller = LoadTeller(server._ports, clock, cpu=lambda: next(used))
-        told = []
+        reporter = LoadReporter(server.connection_manager, clock, cpu=lambda: next(used))
+        seen = []
         for pause in (0.1, 0.4, 0.2, 0.3):
             clock.advance(pause)
-            told.append(teller._use_of_processor(clock.monotonic()))
-        assert told == [0.0, pytest.approx(0.4), pytest.approx(0.4), pytest.approx(1.4)]
+            seen.append(reporter.util(clock.monotonic()))
+        assert seen == [0.0, pytest.approx(0.4), pytest.approx(0.4), pytest.approx(1.4)]
 
 
-async def test_reports_come_beside_answers_at_most_every_100_ms() -> None:
+async def test_reports_come_with_responses_at_most_every_100_ms() -> None:
     clock = FakeClock()
     async with serving(quick, clock=clock) as server:
-        async with calling(server, picker=Curious()) as client:
+        async with calling(server, picker=ReportPicker()) as client:
             node = only_node(client)
             reports = []
             for pause in (0.0, 0.05, 0.04, 0.02, 0.05):
@@ -85,7 +87,7 @@ async def test_reports_come_beside_answers_at_most_every_100_ms() -> None:
                 await client.raw_call("quick")
                 conn = node.conn
                 assert conn is not None
-                conn.ping()  # what comes after the answer comes before the answer to this
+                conn.ping()  # a report that follows the response arrives before the pong
                 answered = conn.watchdog.keepalive
                 answered.pinged_at = conn.clock.monotonic()
                 await eventually(lambda: answered.pinged_at is None)  # noqa: B023  # it is awaited here
@@ -93,18 +95,18 @@ async def test_reports_come_beside_answers_at_most_every_100_ms() -> None:
             assert reports == [True, False, False, True, False]
 
 
-async def test_a_client_that_does_not_ask_is_told_nothing_and_its_calls_not_looked_at() -> None:
+async def test_a_client_that_does_not_ask_gets_no_report_and_its_calls_are_not_observed() -> None:
     async with serving(quick) as server, calling(server) as client:
         node = only_node(client)
         for _ in range(3):
             await client.raw_call("quick")
-        (conn,) = server._ports.connections
-        assert server._ports._teller is None
-        assert conn.on_open == server._ports._on_open
+        (conn,) = server.connection_manager.connections
+        assert server.connection_manager._load_reporter is None
+        assert conn.on_open == server.connection_manager._on_open
         assert node.report is None
 
 
-async def test_a_client_that_only_asks_now_and_then_is_told_then() -> None:
+async def test_a_client_that_requests_one_report_gets_one() -> None:
     async with serving(quick) as server, calling(server) as client:
         node = only_node(client)
         assert node.conn is not None
@@ -112,13 +114,13 @@ async def test_a_client_that_only_asks_now_and_then_is_told_then() -> None:
         await client.raw_call("quick")
         assert node.report is None
         assert (await report_of(client)).clients == 1
-        (conn,) = server._ports.connections
-        assert conn.on_open == server._ports._on_open
+        (conn,) = server.connection_manager.connections
+        assert conn.on_open == server.connection_manager._on_open
 
 
 async def latency_of(server: Server, clock: FakeClock, *calls: str) -> float | None:
-    """Return the latency that is told after some calls, one after the other."""
-    async with calling(server, picker=Curious()) as client:
+    """Return the reported latency after some calls, made one after the other."""
+    async with calling(server, picker=ReportPicker()) as client:
         for name in calls:
             clock.advance(0.01)
             try:
@@ -129,7 +131,7 @@ async def latency_of(server: Server, clock: FakeClock, *calls: str) -> float | N
         return (await report_of(client)).latency
 
 
-async def test_the_latency_of_answered_calls_is_told() -> None:
+async def test_the_latency_of_answered_calls_is_reported() -> None:
     clock = FakeClock()
 
     async def slow() -> None:
@@ -146,7 +148,7 @@ async def test_the_latency_of_answered_calls_is_told() -> None:
         assert await latency_of(server, clock, "inline") == pytest.approx(0.7)
 
 
-async def test_a_quick_error_does_not_make_a_server_look_fast_nor_does_a_refusal() -> None:
+async def test_quick_errors_and_refusals_do_not_make_a_server_look_fast() -> None:
     clock = FakeClock()
 
     async def fails() -> None:
@@ -156,18 +158,18 @@ async def test_a_quick_error_does_not_make_a_server_look_fast_nor_does_a_refusal
         assert await latency_of(server, clock, "fails", "missing") is None
 
 
-async def test_a_call_that_was_too_late_was_slow() -> None:
+async def test_a_call_past_its_deadline_counts_as_slow() -> None:
     clock = FakeClock()
 
     async def hangs() -> None:
         await asyncio.Event().wait()
 
     async with serving(hangs, run_timeout=5, clock=clock) as server:
-        async with calling(server, picker=Curious()) as client:
+        async with calling(server, picker=ReportPicker()) as client:
             call = asyncio.create_task(client.raw_call("hangs"))
-            await eventually(lambda: any(conn.streams for conn in server._ports.connections))
+            await eventually(lambda: server.connection_manager.open_calls)
             clock.advance(6.0)
-            (conn,) = server._ports.connections
+            (conn,) = server.connection_manager.connections
             conn.watchdog.tick()
             with pytest.raises(CallError):
                 await within(call)
@@ -175,7 +177,7 @@ async def test_a_call_that_was_too_late_was_slow() -> None:
             assert (await report_of(client)).latency == pytest.approx(6.0)
 
 
-async def test_generators_and_channels_have_no_latency_but_reports_come_with_them() -> None:
+async def test_generators_and_channels_bring_reports_but_have_no_latency() -> None:
     clock = FakeClock()
 
     async def numbers() -> AsyncIterator[int]:
@@ -185,7 +187,7 @@ async def test_generators_and_channels_have_no_latency_but_reports_come_with_the
         await channel.write("hello")
 
     async with serving(numbers, talk, clock=clock) as server:
-        async with calling(server, picker=Curious()) as client:
+        async with calling(server, picker=ReportPicker()) as client:
             node = only_node(client)
             assert [item async for item in client.iterator_call("numbers")] == [1]
             await eventually(lambda: node.report is not None)
@@ -193,11 +195,11 @@ async def test_generators_and_channels_have_no_latency_but_reports_come_with_the
             assert node.report.latency is None
 
 
-async def test_a_server_that_drains_says_so() -> None:
+async def test_a_report_says_that_the_server_is_draining() -> None:
     clock = FakeClock()
     async with (
         serving(quick, clock=clock) as server,
-        calling(server, picker=Curious()) as client,
+        calling(server, picker=ReportPicker()) as client,
     ):
         node = only_node(client)
         conn = node.conn
@@ -212,47 +214,100 @@ async def test_a_server_that_drains_says_so() -> None:
         conn.unpin()
 
 
-async def test_figures_stand_for_a_moment_the_longer_the_more_connections_there_are() -> None:
+async def test_a_report_is_reused_longer_when_there_are_more_connections() -> None:
     clock = FakeClock()
     async with serving(quick, clock=clock) as server:
-        teller = LoadTeller(server._ports, clock)
-        assert teller._frame_of(clock.monotonic()) != b""
+        reporter = LoadReporter(server.connection_manager, clock)
+        assert reporter.frame(clock.monotonic()) != b""
         async with calling(server), calling(server), calling(server):
-            await eventually(lambda: len(server._ports.connections) == 3)
-            first = teller._frame_of(clock.monotonic())
+            await eventually(lambda: len(server.connection_manager.connections) == 3)
+            first = reporter.frame(clock.monotonic())
             async with calling(server):
-                await eventually(lambda: len(server._ports.connections) == 4)
+                await eventually(lambda: len(server.connection_manager.connections) == 4)
                 clock.advance(2.9e-5)
-                assert teller._frame_of(clock.monotonic()) is first
+                assert reporter.frame(clock.monotonic()) is first
                 clock.advance(0.2e-5)
-                assert teller._frame_of(clock.monotonic()) != first
+                assert reporter.frame(clock.monotonic()) != first
 
 
-async def test_a_handler_that_is_open_elsewhere_counts_as_in_flight_in_a_sample() -> None:
-    clock, told = FakeClock(), []
+async def test_a_sample_counts_the_calls_open_on_other_connections() -> None:
+    clock, samples = FakeClock(), []
     gate = asyncio.Event()
 
     async def wait() -> None:
         await gate.wait()
 
     async with serving(quick, wait, clock=clock) as server:
-        async with calling(server, picker=Curious()) as client, calling(server) as other:
+        async with calling(server, picker=ReportPicker()) as client, calling(server) as other:
             waiting = asyncio.gather(*(other.raw_call("wait") for _ in range(4)))
-            await eventually(lambda: sum(len(c.streams) for c in server._ports.connections) == 4)
-            teller = server._ports._teller
-            assert teller is not None
-            teller.sample = lambda began, others: told.append(others)  # type: ignore[method-assign]
+            await eventually(lambda: server.connection_manager.open_calls == 4)
+            reporter = server.connection_manager._load_reporter
+            assert reporter is not None
+            reporter.sample = lambda began, others: samples.append(others)  # type: ignore[method-assign]
             clock.advance(1.0)
             await client.raw_call("quick")
             gate.set()
             await waiting
-    assert told == [4]
+    assert samples == [4]
 
 
-async def test_a_report_that_cannot_be_read_changes_nothing() -> None:
-    async with serving(quick) as server, calling(server, picker=Curious()) as client:
+async def test_a_malformed_report_changes_nothing() -> None:
+    async with serving(quick) as server, calling(server, picker=ReportPicker()) as client:
         node = only_node(client)
         report = await report_of(client)
         assert node.conn is not None
         node.take_report(node.conn, b"\xc1")
         assert node.report is report
+
+
+# The registry.
+
+
+async def test_the_meter_reads_open_calls_call_rate_cpu_use_and_connections() -> None:
+    gate, clock, used = asyncio.Event(), FakeClock(), iter([1.0, 3.0, 3.5])
+
+    async def wait() -> None:
+        await gate.wait()
+
+    async def work() -> None:
+        return None
+
+    async with serving(wait, work) as server:
+        meter = LoadMeter(server.connection_manager, clock, cpu=lambda: next(used))
+        async with calling(server) as one, calling(server) as two:
+            waiting = [asyncio.create_task(it.raw_call("wait")) for it in (one, two)]
+            await asyncio.gather(*(one.raw_call("work") for _ in range(18)))
+            await eventually(lambda: server.connection_manager.calls_opened == 20)
+            clock.advance(4.0)
+            assert meter() == {"in_flight": 2, "rps": 5.0, "util": 0.5, "conns": 2}
+            gate.set()
+            await asyncio.gather(*waiting)
+        await eventually(lambda: not server.connection_manager.connections)
+        clock.advance(1.0)  # calls on closed connections are not counted again
+        assert meter() == {"in_flight": 0, "rps": 0.0, "util": 0.5, "conns": 0}
+
+
+class RecordingRegistry(MemoryRegistry):
+    """A registry that keeps every load report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[LoadReport] = []
+
+    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
+        self.reports.append(load)
+
+
+async def test_a_server_reports_its_load_with_each_renewal_of_its_lease() -> None:
+    registry, clock = RecordingRegistry(), FakeClock()
+    options = {"service": "calc", "registry": registry, "clock": clock, "drain_delay": 0}
+    async with serving(**options) as server, calling(server):
+        await eventually(lambda: server.connection_manager.connections)
+
+        def reported() -> bool:
+            clock.advance(1.0)
+            return registry.reports[-1]["conns"] == 1
+
+        assert registry.reports[0]["conns"] == 0
+        await eventually(reported)
+    assert registry.reports[-1].keys() == {"in_flight", "rps", "util", "conns", "lag"}

@@ -8,7 +8,7 @@ import pytest
 from faults.raw import speaking
 from rap.address import Peer
 from rap.errors import RapError
-from rap.server.admission import Arrivals
+from rap.server.admission import AcceptLimiter
 from rap.transport import Connection
 from rap.transport.listen import Handshake
 from tests.fake_clock import FakeClock
@@ -16,7 +16,7 @@ from tests.loopback import calling, eventually, serving, within
 
 
 class Arriving:
-    """What `Arrivals` needs to know of a connection."""
+    """What `AcceptLimiter` needs to know of a connection."""
 
     def __init__(self, host: str, *, is_local: bool = False) -> None:
         self.peer = Peer(host, 1, is_local)
@@ -27,15 +27,15 @@ class Arriving:
 
 
 class Door:
-    """Arrivals that tests look at."""
+    """AcceptLimiter that tests look at."""
 
     def __init__(self, max_handshakes: int = 100, max_connects: int = 1) -> None:
         self.clock = FakeClock()
-        self.arrivals = Arrivals(max_handshakes, max_connects, self.clock)
+        self.limiter = AcceptLimiter(max_handshakes, max_connects, self.clock)
 
     def come(self, host: str, *, is_local: bool = False) -> Arriving:
         conn = Arriving(host, is_local=is_local)
-        assert self.arrivals.take(cast(Connection, conn)) is (conn.error is None)
+        assert self.limiter.accept(cast(Connection, conn)) is (conn.error is None)
         return conn
 
     def admitted(self, host: str, count: int, *, is_local: bool = False) -> int:
@@ -63,7 +63,7 @@ def test_peers_on_this_machine_have_no_rate() -> None:
 
 
 def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rap.server.admission._MAX_KEPT", 2)
+    monkeypatch.setattr("rap.server.admission._MAX_NETWORKS", 2)
     door = Door()
     assert door.admitted("192.0.2.1", 10) == 10
     for host in ("192.0.2.2", "192.0.2.1", "192.0.2.3"):
@@ -77,7 +77,7 @@ def test_the_oldest_of_those_that_say_nothing_is_cut_for_one_more() -> None:
     first, second, third = (door.come("127.0.0.1", is_local=True) for _ in range(3))
     assert "sent no Hello while many others came" in str(first.error)
     assert (second.error, third.error) == (None, None)
-    door.arrivals.settle(cast(Connection, second))
+    door.limiter.release(cast(Connection, second))
     fourth = door.come("127.0.0.1", is_local=True)
     assert (second.error, third.error, fourth.error) == (None, None, None)
 
@@ -93,10 +93,10 @@ class Shaking(Arriving):
 def test_a_tls_connection_counts_once_and_before_its_handshake() -> None:
     door = Door()
     shaking = [Shaking("192.0.2.1") for _ in range(11)]
-    begun = [door.arrivals.begin(cast(Handshake, each)) for each in shaking]
+    begun = [door.limiter.accept_handshake(cast(Handshake, each)) for each in shaking]
     assert begun == [True] * 10 + [False]
     assert "too many connections from 192.0.2.1" in str(shaking[-1].error)
-    assert all(door.arrivals.take(cast(Connection, each.conn)) for each in shaking[:10])
+    assert all(door.limiter.accept(cast(Connection, each.conn)) for each in shaking[:10])
     assert [each.error or each.conn.error for each in shaking[:10]] == [None] * 10
 
 
@@ -104,8 +104,8 @@ def test_the_place_of_a_connection_is_that_of_its_handshake() -> None:
     door = Door(max_handshakes=2)
     first, second = Shaking("192.0.2.1"), Shaking("192.0.2.2")
     for each in (first, second):
-        assert door.arrivals.begin(cast(Handshake, each))
-    assert door.arrivals.take(cast(Connection, first.conn))
+        assert door.limiter.accept_handshake(cast(Handshake, each))
+    assert door.limiter.accept(cast(Connection, first.conn))
     door.come("192.0.2.3")
     assert (first.error, second.error) == (None, None)
     assert "sent no Hello while many others came" in str(first.conn.error)
@@ -123,7 +123,7 @@ async def test_who_has_said_hello_is_not_cut_for_those_who_say_nothing() -> None
         port = server.addresses[0].port
         async with speaking(port, b"\0") as first, speaking(port, b"\0"), speaking(port, b"\0"):
             assert await first.closed() is not None
-            await eventually(lambda: len(server._ports.connections) == 3)
+            await eventually(lambda: len(server.connection_manager.connections) == 3)
             assert await client.raw_call("fine") == 1
 
 
@@ -135,9 +135,9 @@ async def test_hundreds_of_connections_may_come_at_once() -> None:
                 group.create_task(asyncio.open_connection("127.0.0.1", port)) for _ in range(300)
             ]
         writers = [task.result()[1] for task in opening]
-        await eventually(lambda: len(server._ports.connections) == 300)
+        await eventually(lambda: len(server.connection_manager.connections) == 300)
         async with calling(server) as client:
             assert await within(client.raw_call("fine")) == 1
         for writer in writers:
             writer.transport.abort()
-        await eventually(lambda: not server._ports.connections)
+        await eventually(lambda: not server.connection_manager.connections)

@@ -1,59 +1,61 @@
+"""Failed authentication is limited per address."""
+
 import asyncio
 
 from rap.address import Peer
-from rap.server.authentication import Failures
+from rap.server.authentication import AuthenticationThrottle
 from tests.fake_clock import FakeClock
 
 ALICE, BOB = Peer("192.0.2.1", 1), Peer("192.0.2.2", 2)
 
 
-def failures(limit: int = 2) -> tuple[Failures, FakeClock]:
+def make_throttle(limit: int = 2) -> tuple[AuthenticationThrottle, FakeClock]:
     clock = FakeClock()
-    return Failures(limit, clock), clock
+    return AuthenticationThrottle(limit, clock), clock
 
 
 def test_an_address_is_blocked_until_its_minute_is_over() -> None:
-    count, clock = failures()
-    count.add(ALICE)
+    throttle, clock = make_throttle()
+    throttle.record_failure(ALICE)
     clock.advance(20.0)
-    assert not count.blocked(ALICE)
-    count.add(ALICE)
-    assert count.blocked(ALICE) == 40.0
-    assert not count.blocked(BOB)
+    assert not throttle.blocked_for(ALICE)
+    throttle.record_failure(ALICE)
+    assert throttle.blocked_for(ALICE) == 40.0
+    assert not throttle.blocked_for(BOB)
     clock.advance(40.0)
-    assert not count.blocked(ALICE)
-    assert count.total == 2
+    assert not throttle.blocked_for(ALICE)
+    assert throttle.failures == 2
 
 
 def test_a_new_minute_counts_anew() -> None:
-    count, clock = failures()
-    count.add(ALICE)
+    throttle, clock = make_throttle()
+    throttle.record_failure(ALICE)
     clock.advance(60.0)
-    count.add(ALICE)
-    assert not count.blocked(ALICE)
+    throttle.record_failure(ALICE)
+    assert not throttle.blocked_for(ALICE)
 
 
 def test_ports_do_not_matter_and_ipv6_counts_by_network() -> None:
-    count, _ = failures(1)
-    count.add(Peer("192.0.2.1", 5))
-    assert count.blocked(ALICE)
-    count.add(Peer("2001:db8::1", 1))
-    assert count.blocked(Peer("2001:db8::2", 1))
-    assert not count.blocked(Peer("2001:db8:0:1::1", 1))
+    throttle, _ = make_throttle(1)
+    throttle.record_failure(Peer("192.0.2.1", 5))
+    assert throttle.blocked_for(ALICE)
+    throttle.record_failure(Peer("2001:db8::1", 1))
+    assert throttle.blocked_for(Peer("2001:db8::2", 1))
+    assert not throttle.blocked_for(Peer("2001:db8:0:1::1", 1))
 
 
 def test_peers_on_a_unix_socket_are_one_address() -> None:
-    count, _ = failures(1)
-    count.add(Peer(is_local=True))
-    assert count.blocked(Peer(is_local=True))
+    throttle, _ = make_throttle(1)
+    throttle.record_failure(Peer(is_local=True))
+    assert throttle.blocked_for(Peer(is_local=True))
 
 
 def test_memory_is_bounded() -> None:
-    count, _ = failures(1)
+    throttle, _ = make_throttle(1)
     for i in range(10_001):
-        count.add(Peer(f"10.0.{i // 256}.{i % 256}", 1))
-    assert not count.blocked(Peer("10.0.0.0", 1))
-    assert count.blocked(Peer("10.0.0.1", 1))
+        throttle.record_failure(Peer(f"10.0.{i // 256}.{i % 256}", 1))
+    assert not throttle.blocked_for(Peer("10.0.0.0", 1))
+    assert throttle.blocked_for(Peer("10.0.0.1", 1))
 
 
 # Attempts whose verdict is not there yet.
@@ -62,19 +64,19 @@ def test_memory_is_bounded() -> None:
 class Attempts:
     """Attempts of one address that end when the test says so."""
 
-    def __init__(self, count: Failures, peer: Peer = ALICE) -> None:
+    def __init__(self, throttle: AuthenticationThrottle, peer: Peer = ALICE) -> None:
         self.heard: list[asyncio.Future[bool]] = []
         self.waits: list[float] = []
-        self._count = count
+        self._throttle = throttle
         self._peer = peer
 
     async def make(self) -> None:
-        async with self._count.attempt(self._peer) as wait:
+        async with self._throttle.attempt(self._peer) as wait:
             self.waits.append(wait)
             if not wait:
                 self.heard.append(asyncio.get_running_loop().create_future())
                 if not await self.heard[-1]:
-                    self._count.add(self._peer)
+                    self._throttle.record_failure(self._peer)
 
 
 async def turns() -> None:
@@ -83,8 +85,8 @@ async def turns() -> None:
 
 
 async def test_guesses_that_come_at_once_are_not_all_heard() -> None:
-    count, _ = failures(2)
-    attempts = Attempts(count)
+    throttle, _ = make_throttle(2)
+    attempts = Attempts(throttle)
     async with asyncio.TaskGroup() as group:
         for _ in range(100):
             group.create_task(attempts.make())
@@ -99,13 +101,13 @@ async def test_guesses_that_come_at_once_are_not_all_heard() -> None:
         assert sum(wait > 0 for wait in attempts.waits) == 80
         for verdict in attempts.heard[2:]:
             verdict.set_result(False)
-    assert not count._trying
-    assert not count._waiting
+    assert not throttle._pending
+    assert not throttle._waiting
 
 
 async def test_who_waits_behind_good_ones_is_heard() -> None:
-    count, _ = failures(1)
-    attempts, other = Attempts(count), Attempts(count, BOB)
+    throttle, _ = make_throttle(1)
+    attempts, other = Attempts(throttle), Attempts(throttle, BOB)
     async with asyncio.TaskGroup() as group:
         for _ in range(30):
             group.create_task(attempts.make())
@@ -120,8 +122,8 @@ async def test_who_waits_behind_good_ones_is_heard() -> None:
 
 
 async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
-    count, _ = failures(1)
-    attempts = Attempts(count)
+    throttle, _ = make_throttle(1)
+    attempts = Attempts(throttle)
     tasks = [asyncio.create_task(attempts.make()) for _ in range(13)]
     await turns()
     tasks[10].cancel()
@@ -135,5 +137,5 @@ async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
         verdict.set_result(True)
     await asyncio.gather(*tasks, return_exceptions=True)
     assert [task.cancelled() for task in tasks[10:]] == [True, True, False]
-    assert not count._trying
-    assert not count._waiting
+    assert not throttle._pending
+    assert not throttle._waiting

@@ -14,7 +14,7 @@ from rap.registry.base import AddressTaken, Endpoint, State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from rap.server.config import ServerConfig
-from rap.server.registration import Membership, route_address
+from rap.server.registration import Registration, route_address
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK
 
@@ -44,16 +44,16 @@ class Book:
         self.closed = True
 
 
-async def joined(book: Any, bound: Sequence[str], **options: Any) -> Membership:
-    """Return the membership of a server that is bound to addresses."""
+async def registered(book: Any, bound: Sequence[str], **options: Any) -> Registration:
+    """Return the registration of a server that is bound to addresses."""
     addresses = tuple(Address.parse(each) for each in bound)
     given: dict[str, Any] = {"weight": 1, "zone": "", "advertise": None, **options}
-    membership = Membership(
+    registration = Registration(
         book, "calc", config=ServerConfig(addresses=addresses), incarnation="i",
         clock=FakeClock(), rng=random.Random(1), **given,
     )  # fmt: skip
-    await membership.join(addresses, dict)
-    return membership
+    await registration.register(addresses, dict)
+    return registration
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ async def test_the_advertised_address_is_published(
     bound: list[str], advertise: str | None, published: str
 ) -> None:
     book = Book()
-    membership = await joined(book, bound, advertise=advertise)
+    registration = await registered(book, bound, advertise=advertise)
     assert book.records[0].id == str(book.records[0].address) == published
-    await membership.leave()
+    await registration.deregister()
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0:5000", "[::]:5000"])
 async def test_a_wildcard_is_never_published(wildcard: str) -> None:
     book = Book()
-    membership = await joined(book, [wildcard])
+    registration = await registered(book, [wildcard])
     assert not book.records[0].address.is_wildcard
     assert book.records[0].address.port == 5000
-    await membership.leave()
+    await registration.deregister()
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ async def test_for_a_wildcard_the_local_address_of_the_route_to_the_registry_is_
 ) -> None:
     book = Book()
     book.location = Address.parse(registry)
-    membership = await joined(book, [wildcard])
+    registration = await registered(book, [wildcard])
     published = book.records[0].address
     elsewhere = await route_address(Address.parse(wildcard).host, None)
     assert published.host == (host or elsewhere)
-    await membership.leave()
+    await registration.deregister()
 
 
 async def test_a_name_that_means_this_machine_is_no_route_to_others(
@@ -129,9 +129,9 @@ async def test_a_wildcard_without_a_route_out_gives_the_warning_too(
         return "127.0.0.1"
 
     monkeypatch.setattr("rap.server.registration.route_address", nowhere)
-    membership = await joined(Book(), ["0.0.0.0:5000"])
+    registration = await registered(Book(), ["0.0.0.0:5000"])
     assert caplog.text.count("pass advertise=") == 1
-    await membership.leave()
+    await registration.deregister()
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
@@ -158,28 +158,28 @@ async def test_without_a_route_it_is_the_loopback_address(
 async def test_a_loopback_address_in_a_registry_elsewhere_gives_one_warning(
     bound: str, advertise: str | None, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    membership = await joined(Book(), [bound], advertise=advertise)
-    await membership.announce(State.DRAINING)
+    registration = await registered(Book(), [bound], advertise=advertise)
+    await registration.set_state(State.DRAINING)
     assert caplog.text.count("pass advertise=") == warned
-    await membership.leave()
+    await registration.deregister()
 
 
 async def test_a_loopback_address_in_a_registry_here_is_fine(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    membership = await joined(MemoryRegistry(), ["127.0.0.1:5000"])
+    registration = await registered(MemoryRegistry(), ["127.0.0.1:5000"])
     assert caplog.text == ""
-    await membership.leave()
+    await registration.deregister()
 
 
 async def test_weight_zone_and_state_are_published() -> None:
     book = Book()
-    membership = await joined(book, ["192.0.2.1:5000"], weight=7, zone="z")
-    await membership.announce(State.DRAINING)
+    registration = await registered(book, ["192.0.2.1:5000"], weight=7, zone="z")
+    await registration.set_state(State.DRAINING)
     assert [(e.weight, e.zone, e.incarnation) for e in book.records] == [(7, "z", "i")] * 2
     assert [e.state for e in book.records] == [State.UP, State.DRAINING]
-    await membership.leave()
-    await membership.leave()
+    await registration.deregister()
+    await registration.deregister()
     assert len(book.records) == 3
     assert not book.closed  # it is the user's
 
@@ -187,9 +187,9 @@ async def test_weight_zone_and_state_are_published() -> None:
 async def test_a_second_process_with_the_same_address_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    membership = await joined(Book(AddressTaken("192.0.2.1:5000", 9.0)), ["192.0.2.1:5000"])
+    registration = await registered(Book(AddressTaken("192.0.2.1:5000", 9.0)), ["192.0.2.1:5000"])
     assert "192.0.2.1:5000" in caplog.text
-    await membership.leave()
+    await registration.deregister()
 
 
 async def test_a_registry_that_is_down_does_not_keep_a_server_from_starting(
@@ -202,10 +202,10 @@ async def test_a_registry_that_is_down_does_not_keep_a_server_from_starting(
 
 
 async def test_without_a_registry_nothing_is_published() -> None:
-    membership = await joined(None, ["127.0.0.1:5000"])
-    await membership.announce(State.DRAINING)
-    assert not membership.active
-    await membership.leave()
+    registration = await registered(None, ["127.0.0.1:5000"])
+    await registration.set_state(State.DRAINING)
+    assert not registration.is_registered
+    await registration.deregister()
 
 
 def test_a_registry_that_only_lists_is_refused() -> None:
