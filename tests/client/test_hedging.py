@@ -381,10 +381,10 @@ async def test_a_connection_has_no_more_calls_cancelled_than_its_server_allows(
 
 
 class Never:
-    """An allowance that is used up."""
+    """A token bucket that is empty."""
 
-    def exceeds(self, now: float) -> bool:
-        return True
+    def allow(self, now: float) -> bool:
+        return False
 
 
 async def test_the_time_that_most_calls_take_is_found_out() -> None:
