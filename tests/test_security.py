@@ -50,9 +50,9 @@ def test_the_page_names_many_limits() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"levels of a body, {MAX_DEPTH} of an answer",
-        f"values of a body, {MAX_ELEMENTS:,} of an answer",
-        f"bytes, {MAX_META:,} of an answer, unique",
+        f"levels of a body, {MAX_DEPTH} of a response",
+        f"values of a body, {MAX_ELEMENTS:,} of a response",
+        f"bytes, {MAX_META:,} of a response, unique",
     ],
 )
 def test_a_limit_that_is_no_option_is_what_the_page_says(text: str) -> None:
