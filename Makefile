@@ -23,7 +23,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 
 help:
 	@echo "make demo      a cluster in your terminal"
-	@echo "make test      the test suite, in random order"
+	@echo "make test      the test suite, in random order; LOOP=uvloop runs all of it on uvloop"
 	@echo "make integration  whole systems: in containers where Docker answers, else as processes"
 	@echo "make observe   the example under a real Prometheus, watched; KEEP=1 leaves it running"
 	@echo "make traces    a trace through three services, by OTLP and by jaeger-client, as trees"
@@ -44,7 +44,7 @@ demo: $(READY)
 	$(VENV)/bin/rap demo
 
 test: $(READY)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(if $(LOOP),--loop $(LOOP)) $(ARGS)
 
 # Where Docker answers it runs in containers, of an image that is made first; RAP_STAGE= chooses.
 integration: $(READY)

@@ -1,26 +1,18 @@
 """Every test of a connection runs on asyncio's own loop and on uvloop, where that is installed."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.event_loops import LOOPS, LoopFactory
 from tests.loopback import Unnoticed
 from tests.transport.certificates import Certificates
 
-try:
-    import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]  # it is an extra
 
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if uvloop is not None:
-        loops["uvloop"] = uvloop.new_event_loop
-    return loops
+def pytest_asyncio_loop_factories(config: pytest.Config) -> Mapping[str, LoopFactory] | None:
+    return LOOPS if config.getoption("loop") is None else None
 
 
 @pytest.fixture(scope="session")

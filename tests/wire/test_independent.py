@@ -12,12 +12,12 @@ from rap.channel import Channel
 from rap.client import Client
 from rap.errors import DeadlineExceeded, NotFound
 from rap.server import Server, context
+from tests.event_loops import nothing_goes_unnoticed
 from tests.loopback import eventually, serving
-from tests.two_loops import nothing_goes_unnoticed, pytest_asyncio_loop_factories
 from tests.wire import independent
 from tests.wire.independent import NOTHING, Call, Failed, Peer
 
-__all__ = ["nothing_goes_unnoticed", "pytest_asyncio_loop_factories"]
+__all__ = ["nothing_goes_unnoticed"]
 
 KIB = 1024
 # Meta of Opens.
