@@ -81,7 +81,7 @@ async def look(instance: Instance, patience: float) -> tuple[float, ServerLoad |
         if not told.done():
             told.set_result(node.report)
 
-    conn.on_load = take
+    conn.set_load_handler(take)
     node.request_load_report()  # when the call above is over: it would be in the count
     with suppress(TimeoutError):  # an older server does not know the question
         async with asyncio.timeout_at(end):

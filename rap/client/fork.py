@@ -37,9 +37,7 @@ def disown(client: Client) -> None:
     error = ConnectionClosed("the connection belongs to the process that this one was forked from")
     for node in client.connected.cluster.nodes.values():
         for conn in node.pool.connections:
-            conn.error = error
-            conn.closed = True
-            conn.usable = False
+            conn.disown(error)
 
 
 def _after_fork() -> None:

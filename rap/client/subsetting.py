@@ -87,7 +87,7 @@ class Subsetting:
         """Take a new connection: its server may have too many already."""
         self._pause = _FIRST_PAUSE
         if "load" in conn.options.hello:
-            conn.on_load = node.take_report
+            conn.set_load_handler(node.take_report)
         if self._is_subsetting:
             self._new = True
             if self._task is None or self._task.done():
@@ -105,7 +105,7 @@ class Subsetting:
             since = self._clock.monotonic() - _RECENT
             for node in self._nodes.values():
                 for conn in node.pool.connections:  # some are from before it was a part
-                    conn.on_load = node.take_report
+                    conn.set_load_handler(node.take_report)
                 node.request_load_report()
             await self._clock.sleep(_TOLD)
             try:

@@ -319,6 +319,24 @@ class Connection(asyncio.Protocol):
         if self._on_lost is not None:
             self._on_lost(self)
 
+    def set_load_handler(self, handler: Callable[[Any, bytes], object]) -> None:
+        """Let `handler` take load frames: reports on a client, requests for one on a server.
+
+        Args:
+            handler: Called with this connection and the body of the frame.
+        """
+        self.on_load = handler
+
+    def disown(self, error: RapError) -> None:
+        """Mark the connection as lost and leave its socket alone: another process owns that.
+
+        Args:
+            error: What calls on this connection fail with.
+        """
+        self.error = error
+        self.closed = True
+        self.usable = False
+
     @property
     def round_trip(self) -> float | None:
         """Seconds the last answered ping took."""

@@ -33,7 +33,7 @@ class ReportingNode:
     def load(self) -> float:
         return self.cost
 
-    def ask(self) -> None:
+    def request_load_report(self) -> None:
         self.asked += 1
 
 
