@@ -143,7 +143,7 @@ class _Node:
     def load(self) -> float:
         return self.stats.value(self._cluster.now)
 
-    def ask(self) -> None:
+    def request_load_report(self) -> None:
         now = self._cluster.now
         if now - self.asked_at >= _ASK_PAUSE:
             self.asked_at = now

@@ -26,7 +26,7 @@ from rap.cli.redis_server import RedisServer
 from rap.cli.runtime import loop_factory
 from rap.client import Client
 from rap.errors import CallError
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from rap.registry.redis import RedisRegistry
 
 SERVICE = "bench"
@@ -132,7 +132,7 @@ async def one_round(
 
 
 async def delete_keys(url: str, replica: Replica) -> None:
-    link = RedisLink(url)
+    link = RedisClient(url)
     for command, name in (("ZREM", "lease"), ("HDEL", "inst")):
         key = f"rap:{{default/{SERVICE}}}:{name}"
         assert await link.call(command, key, replica.address) == 1, f"nothing of it in {key}"

@@ -12,7 +12,7 @@ from typing import Any
 from faults.scenario import Measured, Scale, Scenario
 from rap.client import Client
 from rap.errors import CallError
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from rap.server import Server
 from rap.shared_state.redis_connections import RedisConnections
 from tests.redis_server import RedisServer, find_redis_server
@@ -128,11 +128,11 @@ async def _rotation(certificates: Certificates, folder: Path) -> tuple[int, int]
 
 _CHILD = """
 import asyncio, sys
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from rap.shared_state.redis_connections import RedisConnections
 
 async def main():
-    counter = RedisConnections(RedisLink(sys.argv[1]), "faults/conn", ttl=float(sys.argv[2]))
+    counter = RedisConnections(RedisClient(sys.argv[1]), "faults/conn", ttl=float(sys.argv[2]))
     for _ in range(int(sys.argv[3])):
         assert await counter.acquire("a", 1000)
     print("holding", flush=True)
@@ -159,7 +159,7 @@ async def killed_holder(scale: Scale) -> Measured:
             for child in children:
                 assert child.stdout is not None
                 await child.stdout.readline()
-            counter = RedisConnections(RedisLink(redis.url), "faults/conn", ttl=_TTL)
+            counter = RedisConnections(RedisClient(redis.url), "faults/conn", ttl=_TTL)
             async with aclosing(counter):
                 before = await counter.total("a")
                 children[0].kill()

@@ -13,7 +13,7 @@ from faults.raw import speaking
 from faults.scenario import Measured, Scale, Scenario
 from rap.client import Client
 from rap.errors import CallError, Code
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from rap.shared_state import StateUnavailable, state_from_url
 from rap.shared_state.redis import RedisNonces
 from rap.wire.frames import read_reset
@@ -106,8 +106,8 @@ async def failover(scale: Scale) -> Measured:
     accepted = offered = 0
     slowest = 0.0
     with TemporaryDirectory() as folder, RedisSentinel(Path(folder)) as group:
-        link = RedisLink(group.url, timeout=0.5)
-        async with aclosing(RedisNonces(link, "faults")) as nonces:
+        redis = RedisClient(group.url, timeout=0.5)
+        async with aclosing(RedisNonces(redis, "faults")) as nonces:
             for number in range(scale.failovers):
                 for node in group.nodes:
                     node.command("CONFIG", "SET", "min-replicas-to-write", 1)

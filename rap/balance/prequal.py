@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.picker import Candidate
 
-__all__ = ["Prequal", "Report", "ReportingCandidate"]
+__all__ = ["Prequal", "ReportedLoad", "ReportingCandidate"]
 
 POOL = 16
 CHOICES = 3
@@ -36,7 +36,7 @@ FRESH = 0.1
 C = TypeVar("C", bound=Candidate)
 
 
-class Report(Protocol):
+class ReportedLoad(Protocol):
     """What a server says of its load."""
 
     @property
@@ -51,7 +51,7 @@ class Report(Protocol):
 class ReportingCandidate(Candidate, Protocol):
     """A candidate that has the latest report of its server; times on the monotonic clock."""
 
-    report: Report | None
+    report: ReportedLoad | None
     reported_at: float
     own_in_flight: int
     """How many of the calls that the report counts are this client's."""

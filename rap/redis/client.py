@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
+from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
@@ -26,7 +27,7 @@ from rap.errors import RegistryError
 from rap.redis.servers import Host, Servers
 from rap.redis.url import RedisTarget
 
-__all__ = ["Listener", "RedisLink", "Script"]
+__all__ = ["PubSub", "RedisClient", "Script"]
 
 _DEFAULT_TIMEOUT = 1.0  # seconds for one command
 _CONNECT_FACTOR = 3  # a new client may take so many times the limit of a command
@@ -50,8 +51,14 @@ class Script:
         self.source = source
         self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
+    @classmethod
+    def load(cls, package: str, *names: str) -> "Script":
+        """Return the script made of ``scripts/<name>.lua`` of a package, one after the other."""
+        folder = files(package) / "scripts"
+        return cls("\n".join((folder / f"{name}.lua").read_text() for name in names))
 
-class RedisLink:
+
+class RedisClient:
     """Commands and scripts on one Redis, each with a limit of time.
 
     It connects on first use, and anew after failures; a command that fails is the caller's to
@@ -120,7 +127,7 @@ class RedisLink:
 
         return await self._limited(keys[0], evaluate)
 
-    async def listen(self, channel: str) -> "Listener":
+    async def subscribe(self, channel: str) -> "PubSub":
         """Return a connection of its own that is subscribed to a channel.
 
         A message published on a Cluster reaches every node, so any node will do.
@@ -130,7 +137,7 @@ class RedisLink:
         """
         async with self._translated(_CONNECT_FACTOR * self._timeout):
             client = await self._server_for_listening()
-            listener = Listener(client, self._timeout, self._primary)
+            listener = PubSub(client, self._timeout, self._primary)
             try:
                 await listener.subscribe(channel)
             except BaseException:
@@ -138,7 +145,7 @@ class RedisLink:
                 raise
         return listener
 
-    async def primary_moved(self, listener: "Listener") -> bool:
+    async def primary_moved(self, listener: "PubSub") -> bool:
         """Return whether Sentinel names another primary than the one that is listened to.
 
         It asks at most every 5 s; without Sentinel, or when no sentinel answers, it has not moved.
@@ -302,8 +309,8 @@ class RedisLink:
             await servers.close()
 
 
-class Listener:
-    """A connection that is subscribed to one channel; made by `RedisLink.listen`.
+class PubSub:
+    """A connection that is subscribed to one channel; made by `RedisClient.subscribe`.
 
     Attributes:
         primary: Where it leads, if Sentinel said so.

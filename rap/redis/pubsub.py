@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from rap.clock import Clock
 from rap.errors import RegistryError
 
-__all__ = ["Link", "Messages", "Subscription"]
+__all__ = ["PubSubClient", "PubSubConnection", "Subscription"]
 
 logger = logging.getLogger("rap.registry")
 
@@ -24,8 +24,8 @@ _SILENCE = 1.0  # seconds without a message until the server is asked, and until
 _PAUSE = 0.3  # seconds before the next connection, +-50 %
 
 
-class Messages(Protocol):
-    """One subscribed connection, as `rap.redis.client.Listener` is."""
+class PubSubConnection(Protocol):
+    """One subscribed connection, as `rap.redis.client.PubSub` is."""
 
     async def next(self, seconds: float) -> bytes | None:
         """Return the next message, empty for an answer to `ping`; `None` after `seconds`."""
@@ -37,10 +37,10 @@ class Messages(Protocol):
         """Close the connection."""
 
 
-class Link(Protocol):
-    """What makes them, as `rap.redis.client.RedisLink` does."""
+class PubSubClient(Protocol):
+    """What makes them, as `rap.redis.client.RedisClient` does."""
 
-    async def listen(self, channel: str) -> Messages:
+    async def subscribe(self, channel: str) -> PubSubConnection:
         """Return a new connection, already subscribed."""
 
     async def primary_moved(self, messages: Any) -> bool:
@@ -61,14 +61,14 @@ class Subscription:
 
     def __init__(
         self,
-        link: Link,
+        redis: PubSubClient,
         channel: str,
         on_hint: Callable[[bytes | None], None],
         *,
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self._link = link
+        self._redis = redis
         self._channel = channel
         self._on_hint = on_hint
         self._clock = clock
@@ -99,12 +99,12 @@ class Subscription:
 
     async def _listen(self) -> None:
         """Pass messages on until the connection is of no use any more."""
-        messages = await self._link.listen(self._channel)
+        messages = await self._redis.subscribe(self._channel)
         try:
             self._broken = False
             self._on_hint(None)
             asked = False
-            while not await self._link.primary_moved(messages):
+            while not await self._redis.primary_moved(messages):
                 message = await messages.next(_SILENCE)
                 if message:
                     self._on_hint(message)

@@ -18,7 +18,7 @@ from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
 from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name
 from rap.registry.records import from_record, to_record
-from rap.registry.self_preservation import as_seen, to_sweep
+from rap.registry.self_preservation import as_seen, to_evict
 
 __all__ = ["FileRegistry", "LeaseFiles"]
 
@@ -128,7 +128,7 @@ class LeaseFiles:
     def _sweep(self, now: float) -> None:
         leases = {str(path): path.stat().st_mtime for path in self._folder.glob("*.json")}
         expired = {name: now - expires for name, expires in leases.items() if expires <= now}
-        for name in to_sweep(expired, len(leases)):
+        for name in to_evict(expired, len(leases)):
             Path(name).unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[Endpoint, float] | None:

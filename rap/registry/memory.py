@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from rap.clock import Clock, SystemClock
 from rap.notify import Notify
 from rap.registry.base import AddressTaken, Endpoint, LoadReport, Snapshot, check_load, check_name
-from rap.registry.self_preservation import as_seen, to_sweep
+from rap.registry.self_preservation import as_seen, to_evict
 
 __all__ = ["MemoryRegistry"]
 
@@ -157,7 +157,7 @@ class MemoryRegistry:
 def _sweep(members: dict[str, _Member], now: float) -> bool:
     """Remove instances that are gone; return whether there were any."""
     expired = {key: now - it.expires for key, it in members.items() if it.expires <= now}
-    gone = to_sweep(expired, len(members))
+    gone = to_evict(expired, len(members))
     for key in gone:
         del members[key]
     return bool(gone)

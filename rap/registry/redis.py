@@ -18,13 +18,12 @@ contracts. Redis 6.2 or later, single, under Sentinel or as a Cluster; it must n
 import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from importlib.resources import files
 from typing import Any
 
 from rap.address import Address
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
-from rap.redis.client import RedisLink, Script, Value
+from rap.redis.client import RedisClient, Script, Value
 from rap.registry.base import (
     AddressTaken,
     Endpoint,
@@ -37,7 +36,7 @@ from rap.registry.base import (
 from rap.registry.cache import SnapshotCache
 from rap.registry.records import to_record
 from rap.registry.redis_watch import Keys, follow
-from rap.registry.self_preservation import DEAD_AFTER, SMALL_SERVICE, SWEEP_PERCENT
+from rap.registry.self_preservation import DEAD_AFTER, EVICT_PERCENT, SMALL_SERVICE
 from rap.wire.codec import pack, unpack
 
 __all__ = ["RedisRegistry"]
@@ -50,15 +49,10 @@ _SERVICES = "rap:services"
 _LOST, _TAKEN = -1, -2  # what scripts answer
 
 
-def _script(*names: str) -> Script:
-    folder = files("rap.registry") / "scripts"
-    return Script("\n".join((folder / f"{name}.lua").read_text() for name in names))
-
-
-_REGISTER = _script("prelude", "register")
-_HEARTBEAT = _script("prelude", "heartbeat")
-_DEREGISTER = _script("prelude", "deregister")
-_SNAPSHOT = _script("snapshot")
+_REGISTER = Script.load("rap.registry", "prelude", "register")
+_HEARTBEAT = Script.load("rap.registry", "prelude", "heartbeat")
+_DEREGISTER = Script.load("rap.registry", "prelude", "deregister")
+_SNAPSHOT = Script.load("rap.registry", "snapshot")
 
 
 class RedisRegistry:
@@ -94,18 +88,18 @@ class RedisRegistry:
         self._poll_interval = poll_interval
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._link = RedisLink(url, timeout=timeout, clock=self._clock, rng=self._rng)
+        self._redis = RedisClient(url, timeout=timeout, clock=self._clock, rng=self._rng)
         self._cache = cache
         # (service, endpoint id) to the incarnation and record that Redis has from here
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
-        self.last_error = f"Redis at {self._link.target}: no answer yet"
+        self.last_error = f"Redis at {self._redis.target}: no answer yet"
 
     @property
     def location(self) -> Address:
         """Where Redis, the first sentinel or the first node of the Cluster is."""
-        target = self._link.target
+        target = self._redis.target
         if not target.hosts:
             return Address("unix", path=target.path)
         return Address("tls" if target.tls else "tcp", *target.hosts[0])
@@ -113,12 +107,12 @@ class RedisRegistry:
     @property
     def degraded(self) -> bool:
         """Whether Redis did not answer the last command; known endpoints stand meanwhile."""
-        return self._link.degraded
+        return self._redis.degraded
 
     @property
     def age(self) -> float:
         """Seconds since Redis last answered, or since the registry was made."""
-        return self._link.age
+        return self._redis.age
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
         """Register in full the first time and after a change, else renew the lease.
@@ -132,7 +126,7 @@ class RedisRegistry:
         """
         key = (check_name("service", service), endpoint.id)
         entry = (endpoint.incarnation, pack(to_record(endpoint)))
-        await self._link.check_primary()
+        await self._redis.check_primary()
         if self._held.get(key) == entry:
             answer = await self._heartbeat(key, endpoint, ttl)
             await self._list(service)
@@ -164,7 +158,7 @@ class RedisRegistry:
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield the set of endpoints now and after each change."""
         snapshots = follow(
-            self._link,
+            self._redis,
             self._keys(service),
             _SNAPSHOT,
             poll_interval=self._poll_interval,
@@ -184,7 +178,7 @@ class RedisRegistry:
         Raises:
             RegistryError: Redis does not answer, or holds something else.
         """
-        reply = await self._link.call("HGETALL", self._keys(service).load)
+        reply = await self._redis.call("HGETALL", self._keys(service).load)
         try:
             return {key.decode(): check_load(unpack(value)) for key, value in reply.items()}
         except ValueError as exc:
@@ -197,12 +191,12 @@ class RedisRegistry:
             RegistryError: Redis does not answer.
         """
         prefix = f"{self._namespace}/"
-        names = [name.decode() for name in await self._link.call("SMEMBERS", _SERVICES)]
+        names = [name.decode() for name in await self._redis.call("SMEMBERS", _SERVICES)]
         return sorted(it.removeprefix(prefix) for it in names if it.startswith(prefix))
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
-        await self._link.aclose()
+        await self._redis.aclose()
 
     def _tell(self, last_error: str) -> None:
         self.last_error = last_error
@@ -217,7 +211,7 @@ class RedisRegistry:
         """
         if service in self._unlisted:
             with suppress(RegistryError):
-                await self._link.call("SADD", _SERVICES, f"{self._namespace}/{service}")
+                await self._redis.call("SADD", _SERVICES, f"{self._namespace}/{service}")
                 self._unlisted.discard(service)
 
     async def _heartbeat(self, key: tuple[str, str], endpoint: Endpoint, ttl: float) -> list[Any]:
@@ -228,7 +222,7 @@ class RedisRegistry:
             endpoint.incarnation,
             _milliseconds(ttl),
             self._reports.get(key, b""),
-            SWEEP_PERCENT,
+            EVICT_PERCENT,
             SMALL_SERVICE,
             _milliseconds(DEAD_AFTER),
         )
@@ -236,7 +230,7 @@ class RedisRegistry:
     async def _change(self, script: Script, service: str, *args: Value) -> list[Any]:
         """Run a script that changes a service."""
         *keys, channel = self._keys(service)
-        reply: list[Any] = await self._link.run(script, keys, [channel, _KEEP, _LOG_LENGTH, *args])
+        reply: list[Any] = await self._redis.run(script, keys, [channel, _KEEP, _LOG_LENGTH, *args])
         return reply
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from rap.clock import Clock
 from rap.errors import RegistryError
 from rap.notify import Notify
-from rap.redis.client import RedisLink, Script
+from rap.redis.client import RedisClient, Script
 from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
-from rap.registry.watch_cache import Entry, Step, Version, View
+from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache
 
 __all__ = ["Keys", "follow"]
 
@@ -41,7 +41,7 @@ class Keys(NamedTuple):
 
 
 async def follow(
-    link: RedisLink,
+    redis: RedisClient,
     keys: Keys,
     script: Script,
     *,
@@ -64,7 +64,7 @@ async def follow(
         rng: Chance that spreads the looks of many clients.
         tell: Told why a read failed; nothing when one did not.
     """
-    reader = _Reader(link, keys, script)
+    reader = _Reader(redis, keys, script)
     wakeup = Notify(clock)
 
     def on_hint(message: bytes | None) -> None:
@@ -73,7 +73,7 @@ async def follow(
 
     last: Snapshot | None = None
     failing = False
-    async with Subscription(link, keys.channel, on_hint, clock=clock, rng=rng):
+    async with Subscription(redis, keys.channel, on_hint, clock=clock, rng=rng):
         await wakeup.wait(_FIRST_HINT)
         while True:
             pause = poll_interval
@@ -100,12 +100,12 @@ async def follow(
 class _Reader:
     """Brings a view up to date with as little reading as its version allows."""
 
-    def __init__(self, link: RedisLink, keys: Keys, script: Script) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, script: Script) -> None:
         self.stale = True  # changes may have been missed: the log is not enough
-        self._link = link
+        self._redis = redis
         self._keys = keys
         self._script = script
-        self._view = View()
+        self._view = WatchCache()
 
     async def read(self) -> Snapshot | None:
         """Return the endpoints as they are.
@@ -127,19 +127,19 @@ class _Reader:
 
     async def _catch_up(self) -> bool:
         """Return whether the view is up to date now, by the log if need be."""
-        told = _version(await self._link.call("HMGET", self._keys.ver, "e", "v", "h"))
-        mine, step = self._view.version, self._view.step(told)
-        if step is Step.NOTHING:
+        told = _version(await self._redis.call("HMGET", self._keys.ver, "e", "v", "h"))
+        mine, next_action = self._view.version, self._view.next_action(told)
+        if next_action is SyncAction.NOTHING:
             return True
-        if step is Step.READ_ALL or mine is None or told is None:
+        if next_action is SyncAction.READ_ALL or mine is None or told is None:
             return False
         start = f"{mine.epoch}-{mine.number + 1}"
-        reply = await self._link.call("XRANGE", self._keys.log, start, "+")
+        reply = await self._redis.call("XRANGE", self._keys.log, start, "+")
         return self._view.follow(told, [_entry(*it) for it in reply])
 
     async def _read_all(self) -> None:
         keys = [self._keys.inst, self._keys.lease, self._keys.ver]
-        *version, now, records, leases = await self._link.run(self._script, keys, [])
+        *version, now, records, leases = await self._redis.run(self._script, keys, [])
         self._view.replace(
             _version(version),
             {key.decode(): value for key, value in _pairs(records)},

@@ -11,21 +11,21 @@ from dataclasses import replace
 
 from rap.registry.base import Endpoint, State
 
-__all__ = ["DEAD_AFTER", "SMALL_SERVICE", "SWEEP_PERCENT", "as_seen", "to_sweep"]
+__all__ = ["DEAD_AFTER", "EVICT_PERCENT", "SMALL_SERVICE", "as_seen", "to_evict"]
 
-SWEEP_PERCENT = 15  # of all registered instances may be removed at once (at least one)
+EVICT_PERCENT = 15  # of all registered instances may be removed at once (at least one)
 SMALL_SERVICE = 4  # below this many instances the share says nothing: all may go
 DEAD_AFTER = 600.0  # seconds of silence past the lease after which an instance goes in any case
 
 
-def to_sweep(expired: Mapping[str, float], total: int) -> list[str]:
+def to_evict(expired: Mapping[str, float], total: int) -> list[str]:
     """Return the ids that may be removed now.
 
     Args:
         expired: Id to seconds since its lease ran out, of those whose lease did.
         total: How many are registered, expired ones included.
     """
-    if total < SMALL_SERVICE or len(expired) <= max(1, total * SWEEP_PERCENT // 100):
+    if total < SMALL_SERVICE or len(expired) <= max(1, total * EVICT_PERCENT // 100):
         return list(expired)
     return [key for key, silence in expired.items() if silence >= DEAD_AFTER]
 

@@ -17,7 +17,7 @@ from rap.registry.records import from_record
 from rap.registry.self_preservation import as_seen
 from rap.wire.codec import unpack
 
-__all__ = ["Entry", "Step", "Version", "View", "next_hash"]
+__all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
 
 logger = logging.getLogger("rap.registry")
 
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     hash: str
 
 
-class Step(Enum):
+class SyncAction(Enum):
     """What a watcher has to do."""
 
     NOTHING = "nothing"
@@ -51,7 +51,7 @@ class Step(Enum):
     READ_ALL = "read all"
 
 
-class View:
+class WatchCache:
     """Endpoints of one service at one version."""
 
     def __init__(self) -> None:
@@ -70,16 +70,16 @@ class View:
         """The endpoints; `None` as long as nothing was read. Never changed afterwards."""
         return self._members if self._known else None
 
-    def step(self, told: Version | None) -> Step:
+    def next_action(self, told: Version | None) -> SyncAction:
         """Return how to get to where the service stands now."""
         mine = self._version
         if mine is None or told is None or told.epoch != mine.epoch:
-            return Step.READ_ALL
+            return SyncAction.READ_ALL
         if told == mine:
-            return Step.NOTHING
+            return SyncAction.NOTHING
         if 0 < told.number - mine.number <= _MOST_CHANGES:
-            return Step.READ_LOG
-        return Step.READ_ALL
+            return SyncAction.READ_LOG
+        return SyncAction.READ_ALL
 
     def follow(self, told: Version, entries: Iterable[Entry]) -> bool:
         """Apply changes from the log; return whether they led to `told` or beyond.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rap.errors import InvalidArgument
 from rap.wire.codec import MAX_ELEMENTS, check_body
 
-__all__ = ["Arguments", "Kind", "Serializer", "check_size", "reason", "strictest"]
+__all__ = ["ArgumentCodec", "Kind", "Serializer", "check_size", "reason", "strictest"]
 
 Body = bytes | memoryview
 Guard = Callable[[Body], None]
@@ -57,7 +57,7 @@ class Serializer(NamedTuple):
     split: Callable[[Body], tuple[Args, Kwargs]]
 
 
-class Arguments:
+class ArgumentCodec:
     """The parameters of one function, and how arguments for them travel.
 
     The short way reads positional arguments in one go. Whatever it refuses takes the long way,

@@ -26,7 +26,7 @@ from rap.call import StreamType
 from rap.errors import CallError, Internal, InvalidArgument, RegistrationError
 from rap.schema.arguments import (
     Args,
-    Arguments,
+    ArgumentCodec,
     Body,
     Guard,
     Kind,
@@ -159,12 +159,12 @@ class Function:
     def __repr__(self) -> str:
         return f"Function({self.name}{self.signature}, {self.stream_type.name})"
 
-    def _arguments(self, parameters: Mapping[str, Parameter]) -> Arguments:
+    def _arguments(self, parameters: Mapping[str, Parameter]) -> ArgumentCodec:
         kinds = {
             name: _kind(parameter.annotation, f"{self.name}(): parameter {name!r}")
             for name, parameter in parameters.items()
         }
-        return Arguments(self.name, parameters, kinds, _SERIALIZER)
+        return ArgumentCodec(self.name, parameters, kinds, _SERIALIZER)
 
 
 _known: WeakKeyDictionary[Callable[..., Any], dict[str | None, Function]] = WeakKeyDictionary()

@@ -13,7 +13,14 @@ from typing import Any, NewType, Protocol, TypedDict
 from rap.call import StreamType
 from rap.schema.function import Function
 
-__all__ = ["Description", "FieldEntry", "ParameterEntry", "TypeEntry", "TypeTexts", "describe"]
+__all__ = [
+    "FieldEntry",
+    "FunctionDescription",
+    "ParameterEntry",
+    "TypeEntry",
+    "TypeReflector",
+    "describe",
+]
 
 
 _PLAIN = {
@@ -55,7 +62,7 @@ class TypeEntry(TypedDict):
     fields: list[FieldEntry]
 
 
-class TypeTexts:
+class TypeReflector:
     """Gives the text of one type after another, and collects the classes they name."""
 
     def __init__(self) -> None:
@@ -339,7 +346,7 @@ class ParameterEntry(TypedDict):
     default: str | None
 
 
-class Description(TypedDict):
+class FunctionDescription(TypedDict):
     """A function; ``shape`` is its stream type: unary, stream or channel."""
 
     group: str
@@ -385,9 +392,9 @@ class Registered(Protocol):
         """Whether calling it twice has the effect of calling it once."""
 
 
-def describe(handler: Registered) -> Description:
+def describe(handler: Registered) -> FunctionDescription:
     """Return what callers have to know of a function."""
-    texts = TypeTexts()
+    texts = TypeReflector()
     signature = handler.function.signature
     parameters = [
         ParameterEntry(

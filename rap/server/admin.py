@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from rap.call import StreamType, method_path
 from rap.errors import CallError, Code, InvalidArgument, NotFound, RegistrationError
-from rap.schema.reflection import Description, describe
+from rap.schema.reflection import FunctionDescription, describe
 from rap.server.router import DEFAULT_GROUP, Handler, Router
 
 __all__ = ["GROUP", "Admin", "FunctionEntry"]
@@ -63,7 +63,7 @@ class Admin:
         """Return what is registered."""
         return [_describe(handler) for handler in self._router]
 
-    async def describe(self, name: str, group: str | None = None) -> Description:
+    async def describe(self, name: str, group: str | None = None) -> FunctionDescription:
         """Return what callers have to know of a function, types included.
 
         Args:

@@ -21,10 +21,10 @@ from rap.transport import Connection
 from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, MAX_HELLO, parse_frames, read_hello
 
 __all__ = [
+    "AuthToken",
     "AuthenticationThrottle",
     "Authenticator",
     "HelloReader",
-    "Token",
     "Verifier",
     "Verify",
     "make_authenticator",
@@ -36,10 +36,10 @@ _WINDOW = 60.0  # seconds in which failures of an address are counted
 _AT_ONCE = 10  # times the limit: concurrent attempts of an address without a failure
 _MAX_ADDRESSES = 10_000  # remembered; the one that failed first is dropped for a new one
 
-Token = str | bytes
+AuthToken = str | bytes
 # What an application passes as `verify_token`; see `verify_with`.
-Verifier = Token | Callable[..., Any]
-Verify = Callable[[Token, Peer], Any]
+Verifier = AuthToken | Callable[..., Any]
+Verify = Callable[[AuthToken, Peer], Any]
 
 
 def make_authenticator(
@@ -99,7 +99,7 @@ def _takes_peer(verify: Callable[..., Any]) -> bool:
     return True
 
 
-def _as_bytes(token: Token) -> bytes:
+def _as_bytes(token: AuthToken) -> bytes:
     return token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
 
 

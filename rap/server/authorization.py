@@ -7,14 +7,14 @@ from typing import Any
 from rap.call import Call
 from rap.errors import RegistrationError
 
-__all__ = ["Allow", "Rule", "allow_rule", "both", "names_of"]
+__all__ = ["Allow", "Predicate", "allow_rule", "both", "names_of"]
 
-Rule = Callable[[Call], object]
+Predicate = Callable[[Call], object]
 # What users give: a rule, or the names of those who may.
-Allow = Rule | Collection[str]
+Allow = Predicate | Collection[str]
 
 
-def allow_rule(allow: Allow | None) -> Rule | None:
+def allow_rule(allow: Allow | None) -> Predicate | None:
     """Return the rule that an option ``allow`` stands for; `None` for everybody.
 
     Args:
@@ -44,7 +44,7 @@ def allow_rule(allow: Allow | None) -> Rule | None:
     return rule
 
 
-def both(first: Rule | None, second: Rule | None) -> Rule | None:
+def both(first: Predicate | None, second: Predicate | None) -> Predicate | None:
     """Return a rule that allows what both allow."""
     if first is None or second is None:
         return first or second

@@ -11,7 +11,7 @@ from rap.clock import NEVER, check_timeout
 from rap.errors import NotFound, RegistrationError
 from rap.options import check_flag
 from rap.schema.function import Function
-from rap.server.authorization import Allow, Rule, allow_rule, both
+from rap.server.authorization import Allow, Predicate, allow_rule, both
 
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
@@ -48,7 +48,7 @@ class Handler:
     inline: bool
     doc: str
     stream_type: StreamType
-    allow: Rule | None = None
+    allow: Predicate | None = None
 
 
 class Router:
@@ -61,7 +61,7 @@ class Router:
     def __init__(self, run_timeout: float | None) -> None:
         self.on_replace: Callable[[], None] | None = None  # forgets what is known of handlers
         self._handlers: dict[str, Handler] = {}
-        self._rules: dict[str, Rule] = {}
+        self._rules: dict[str, Predicate] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
 
     def __iter__(self) -> Iterator[Handler]:

@@ -4,7 +4,7 @@ from rap.shared_state.base import (
     Bucket,
     ConnectionCounter,
     NonceStore,
-    State,
+    SharedState,
     StateUnavailable,
     TokenBuckets,
 )
@@ -19,7 +19,7 @@ __all__ = [
     "MemoryNonces",
     "MemoryState",
     "NonceStore",
-    "State",
+    "SharedState",
     "StateUnavailable",
     "TokenBuckets",
     "state_from_url",

@@ -15,7 +15,7 @@ __all__ = [
     "Bucket",
     "ConnectionCounter",
     "NonceStore",
-    "State",
+    "SharedState",
     "StateUnavailable",
     "TokenBuckets",
     "check_number",
@@ -121,7 +121,7 @@ class TokenBuckets(Protocol):
         """Release what is held."""
 
 
-class State(Protocol):
+class SharedState(Protocol):
     """Makes the three of them on one store."""
 
     def nonces(self) -> NonceStore:

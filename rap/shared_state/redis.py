@@ -16,16 +16,15 @@ from hashlib import sha256
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient, Script
 from rap.shared_state.base import Bucket, StateUnavailable, check_number, check_scope
 from rap.shared_state.memory import MemoryBuckets
 from rap.shared_state.redis_connections import RedisConnections
-from rap.shared_state.script import load_script
 
 __all__ = ["RedisBuckets", "RedisNonces", "RedisState"]
 
-_CLAIM = load_script("claim")
-_TAKE = load_script("take")
+_CLAIM = Script.load("rap.shared_state", "claim")
+_TAKE = Script.load("rap.shared_state", "take")
 
 _CLAIM_TRIES = 3  # each with the time limit of a command: a refusal takes 4 s at the most
 _MAX_NONCE = 256  # characters
@@ -52,16 +51,16 @@ class RedisState:
 
     def nonces(self) -> "RedisNonces":
         """Return the nonces of the namespace."""
-        return RedisNonces(RedisLink(self._url), self._namespace)
+        return RedisNonces(RedisClient(self._url), self._namespace)
 
     def connections(self, scope: str) -> RedisConnections:
         """Return a counter; counters of one scope count together."""
-        return RedisConnections(RedisLink(self._url), f"{self._namespace}/{check_scope(scope)}")
+        return RedisConnections(RedisClient(self._url), f"{self._namespace}/{check_scope(scope)}")
 
     def buckets(self, scope: str) -> "RedisBuckets":
         """Return token buckets; those of one scope are the same."""
         return RedisBuckets(
-            RedisLink(self._url, timeout=_BUCKET_TIMEOUT),
+            RedisClient(self._url, timeout=_BUCKET_TIMEOUT),
             f"{self._namespace}:{check_scope(scope)}",
             self.connections(f"{scope}/buckets"),
             clock=self._clock,
@@ -79,8 +78,8 @@ class RedisNonces:
         namespace: Part of the keys.
     """
 
-    def __init__(self, link: RedisLink, namespace: str) -> None:
-        self._link = link
+    def __init__(self, redis: RedisClient, namespace: str) -> None:
+        self._redis = redis
         self._prefix = f"rap:nonce:{namespace}:"
 
     async def claim(self, nonce: str | bytes, *, ttl: float) -> bool:
@@ -99,14 +98,14 @@ class RedisNonces:
         for _ in range(_CLAIM_TRIES):
             try:
                 args = (attempt, max(1, round(ttl * 1000)))
-                return bool(await self._link.run(_CLAIM, [self._prefix + text], args))
+                return bool(await self._redis.run(_CLAIM, [self._prefix + text], args))
             except RegistryError as exc:
                 error = exc
         raise StateUnavailable(f"the nonces cannot be asked: {error}") from error
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
-        await self._link.aclose()
+        await self._redis.aclose()
 
 
 class RedisBuckets:
@@ -122,9 +121,9 @@ class RedisBuckets:
     """
 
     def __init__(
-        self, link: RedisLink, prefix: str, members: RedisConnections, *, clock: Clock
+        self, redis: RedisClient, prefix: str, members: RedisConnections, *, clock: Clock
     ) -> None:
-        self._link = link
+        self._redis = redis
         self._prefix = f"rap:bucket:{prefix}:"
         self._members = members
         self._clock = clock
@@ -157,7 +156,7 @@ class RedisBuckets:
     async def aclose(self) -> None:
         """Close the connections to Redis."""
         await self._members.aclose()
-        await self._link.aclose()
+        await self._redis.aclose()
 
     async def _take_shared(self, key: str, bucket: Bucket) -> float:
         if len(key) > _MAX_KEY:
@@ -171,7 +170,7 @@ class RedisBuckets:
             bucket.block_time * 1000,
             keep * 1000,
         )
-        milliseconds: int = await self._link.run(_TAKE, [self._prefix + key], args)
+        milliseconds: int = await self._redis.run(_TAKE, [self._prefix + key], args)
         return milliseconds / 1000
 
     async def _take_share(self, key: str, bucket: Bucket) -> float:

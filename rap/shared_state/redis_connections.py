@@ -15,9 +15,8 @@ from itertools import islice
 from typing import Any
 
 from rap.errors import RegistryError
-from rap.redis.client import RedisLink, Value
+from rap.redis.client import RedisClient, Script, Value
 from rap.shared_state.base import StateUnavailable, check_number
-from rap.shared_state.script import load_script
 
 __all__ = ["RedisConnections"]
 
@@ -28,8 +27,8 @@ _RENEWALS = 3  # in the time of a lease
 _RETRY_INTERVAL = 1.0  # seconds between looks whether Redis is back
 _BATCH = 500  # keys in one message
 
-_CONNECTIONS = load_script("connections")
-_TOTAL = load_script("total")
+_CONNECTIONS = Script.load("rap.shared_state", "connections")
+_TOTAL = Script.load("rap.shared_state", "total")
 
 
 @dataclass(slots=True)
@@ -56,8 +55,8 @@ class RedisConnections:
         instances: With a lease, when Redis last answered.
     """
 
-    def __init__(self, link: RedisLink, scope: str, *, ttl: float = _TTL) -> None:
-        self._link = link
+    def __init__(self, redis: RedisClient, scope: str, *, ttl: float = _TTL) -> None:
+        self._redis = redis
         self._scope = scope
         self._keys = (f"rap:lim:{{{scope}}}:n", f"rap:lim:{{{scope}}}:x")
         self._ttl = check_number("ttl", ttl, least=0.1)
@@ -119,7 +118,7 @@ class RedisConnections:
             StateUnavailable: Redis does not answer.
         """
         try:
-            return int(await self._link.run(_TOTAL, self._keys, [key]))
+            return int(await self._redis.run(_TOTAL, self._keys, [key]))
         except RegistryError as exc:
             raise StateUnavailable(f"the limit {self._scope} cannot be asked: {exc}") from exc
 
@@ -135,7 +134,7 @@ class RedisConnections:
                 self._grant(key, wish, 0)
             with suppress(RegistryError):
                 await self._send((), ttl=0.0)
-        await self._link.aclose()
+        await self._redis.aclose()
 
     async def _run(self) -> None:
         """Send what there is to say, and renew the lease, one message at a time."""
@@ -184,7 +183,7 @@ class RedisConnections:
     async def _send(self, entries: Sequence[Value], *, ttl: float) -> list[int]:
         self._sequence += 1
         head = (self._instance, round(ttl * 1000), self._sequence, int(not self._has_lease))
-        reply: Any = await self._link.run(_CONNECTIONS, self._keys, [*head, *entries])
+        reply: Any = await self._redis.run(_CONNECTIONS, self._keys, [*head, *entries])
         return [int(number) for number in reply]
 
     def _grant(self, key: str, wish: _Wish, number: int) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from rap.clock import Clock
 from rap.redis.url import REDIS_SCHEMES, RedisTarget
-from rap.shared_state.base import State
+from rap.shared_state.base import SharedState
 from rap.shared_state.memory import MemoryState
 
 __all__ = ["state_from_url"]
@@ -16,7 +16,7 @@ __all__ = ["state_from_url"]
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state") -> State:
+def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state") -> SharedState:
     """Return the shared state that a URL names; nothing is connected yet.
 
     Each call makes another state: what two of ``memory://`` know, they do not share.

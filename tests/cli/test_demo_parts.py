@@ -11,7 +11,7 @@ from rich.console import Console
 from rap.cli.app import rap as rap_group
 from rap.cli.demo.backend import GivenRedis, choose_backend
 from rap.cli.demo.board import Row, View, percentile
-from rap.cli.demo.scenario import Notice, Report
+from rap.cli.demo.scenario import Notice, ScenarioReport
 from rap.cli.demo.summary import print_summary
 from rap.cli.demo.table import make_display
 from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
@@ -161,7 +161,7 @@ async def test_the_summary_says_what_failed_and_how_soon_things_were_noticed(fai
     traffic.answered.update(a=99)
     traffic.failed = failed
     traffic.errors = ["Unavailable: [nobody] there"] * failed
-    report = Report(
+    report = ScenarioReport(
         [Notice("SIGKILL of a", "the last call given to it", 0.0123)],
         [stretch(a=30, b=70)],
         Pinned(Counter(a=3), Counter(a=4), "the server left"),

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rap.cli.redis_server import RedisServer, find_redis_server
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from tests.cli.programs import PATIENCE, ROOT, is_running, wait_until
 
 needs_redis = pytest.mark.skipif(find_redis_server() is None, reason="needs a redis-server")
@@ -59,14 +59,14 @@ async def test_a_program_that_is_no_redis_is_told(tmp_path: Path) -> None:
 @needs_redis
 async def test_it_answers_and_a_restart_empties_it() -> None:
     async with RedisServer() as server:
-        link = RedisLink(server.url)
+        link = RedisClient(server.url)
         await link.call("SET", "key", "value")
         assert await link.call("GET", "key") == b"value"
         await link.aclose()
         await server.kill()
         assert server.pid is None
         await server.start()
-        link = RedisLink(server.url)
+        link = RedisClient(server.url)
         assert await link.call("GET", "key") is None
         await link.aclose()
 

@@ -29,7 +29,7 @@ from rap.client.processor import (
 )
 from rap.errors import CallError, Code
 from rap.processor.base import Pipeline
-from rap.processor.tracing.sampling import RootsProcessor
+from rap.processor.tracing.sampling import HeadSamplingProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCryptoProcessor
@@ -299,8 +299,8 @@ def test_a_sample_that_is_no_share_is_refused(spans: Spans, kind: str, sample: A
 
 
 def test_a_sample_may_be_any_share() -> None:
-    never = [RootsProcessor(lambda: None, share).wants_next() for share in (0, 1e-300)]
-    always = [RootsProcessor(lambda: None, share).wants_next() for share in (1, 1.0)]
+    never = [HeadSamplingProcessor(lambda: None, share).wants_next() for share in (0, 1e-300)]
+    always = [HeadSamplingProcessor(lambda: None, share).wants_next() for share in (1, 1.0)]
     assert not any(never)
     assert all(always)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rap.errors import RegistryError
-from rap.redis.client import RedisLink, Script
+from rap.redis.client import RedisClient, Script
 from tests.redis_fixtures import redis_cluster
 from tests.redis_server import (
     HOW_TO_GET_ONE,
@@ -24,12 +24,12 @@ __all__ = ["redis_cluster"]
 
 pytestmark = pytest.mark.skipif(find_redis_server() is None, reason=HOW_TO_GET_ONE)
 
-Connect = Callable[..., RedisLink]
+Connect = Callable[..., RedisClient]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("link")) as running:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
         yield running
 
 
@@ -37,10 +37,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 async def connect() -> AsyncGenerator[Connect, None]:
     async with AsyncExitStack() as stack:
 
-        def one_more(url: str, timeout: float = 2.0) -> RedisLink:
-            link = RedisLink(url, timeout=timeout, rng=random.Random(1))
-            stack.push_async_callback(link.aclose)
-            return link
+        def one_more(url: str, timeout: float = 2.0) -> RedisClient:
+            redis = RedisClient(url, timeout=timeout, rng=random.Random(1))
+            stack.push_async_callback(redis.aclose)
+            return redis
 
         yield one_more
 
@@ -48,81 +48,81 @@ async def connect() -> AsyncGenerator[Connect, None]:
 async def test_commands_and_scripts_are_answered_in_bytes(
     server: RedisServer, connect: Connect
 ) -> None:
-    link = connect(server.url)
-    await link.call("SET", "key", "value")
-    assert await link.call("GET", "key") == b"value"
+    redis = connect(server.url)
+    await redis.call("SET", "key", "value")
+    assert await redis.call("GET", "key") == b"value"
     script = Script("return {KEYS[1], ARGV[1], redis.call('GET', KEYS[1])}")
-    assert await link.run(script, ["key"], [1]) == [b"key", b"1", b"value"]
-    assert not link.degraded
+    assert await redis.run(script, ["key"], [1]) == [b"key", b"1", b"value"]
+    assert not redis.degraded
 
 
 async def test_a_server_that_forgot_a_script_is_sent_it_again(
     server: RedisServer, connect: Connect
 ) -> None:
-    link, script = connect(server.url), Script("return 'known'")
+    redis, script = connect(server.url), Script("return 'known'")
     for _ in range(2):
-        assert await link.run(script, ["key"], []) == b"known"
+        assert await redis.run(script, ["key"], []) == b"known"
         server.command("SCRIPT", "FLUSH")
-    assert await link.run(script, ["key"], []) == b"known"
+    assert await redis.run(script, ["key"], []) == b"known"
 
 
 async def test_an_error_reply_is_a_registry_error_that_names_the_server(
     server: RedisServer, connect: Connect
 ) -> None:
-    link = connect(server.url)
+    redis = connect(server.url)
     with pytest.raises(RegistryError, match=f"{server.address}.*unknown command"):
-        await link.call("NONSENSE", "key")
+        await redis.call("NONSENSE", "key")
     with pytest.raises(RegistryError, match="mine"):
-        await link.run(Script("return redis.error_reply('ERR mine')"), ["key"], [])
+        await redis.run(Script("return redis.error_reply('ERR mine')"), ["key"], [])
 
 
 async def test_a_server_that_is_not_there_is_a_registry_error(connect: Connect) -> None:
-    link = connect("redis://:secret@127.0.0.1:1/0")
+    redis = connect("redis://:secret@127.0.0.1:1/0")
     for _ in range(3):
         with pytest.raises(RegistryError, match=r"127\.0\.0\.1:1") as caught:
-            await link.call("GET", "key")
+            await redis.call("GET", "key")
         assert "secret" not in str(caught.value)
-    assert link.degraded
+    assert redis.degraded
 
 
 async def test_a_frozen_server_costs_no_more_than_the_limit(
     server: RedisServer, connect: Connect
 ) -> None:
-    link = connect(server.url, timeout=0.1)
-    await link.call("GET", "key")
+    redis = connect(server.url, timeout=0.1)
+    await redis.call("GET", "key")
     server.freeze()
     try:
-        many = [link.call("GET", "key") for _ in range(5)]
+        many = [redis.call("GET", "key") for _ in range(5)]
         results = await asyncio.gather(*many, return_exceptions=True)
         assert [str(it) for it in results] == [
             f"Redis at redis://{server.address}: no answer in 0.1 s"
         ] * 5
-        assert link.degraded
+        assert redis.degraded
     finally:
         server.thaw()
-    assert await link.call("GET", "other") is None
-    assert not link.degraded
-    assert link.age < 2.0
+    assert await redis.call("GET", "other") is None
+    assert not redis.degraded
+    assert redis.age < 2.0
 
 
 async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
     redis_cluster: RedisCluster, connect: Connect
 ) -> None:
-    link = connect(redis_cluster.url, timeout=0.5)
+    redis = connect(redis_cluster.url, timeout=0.5)
     names = [f"key-{number}" for number in range(100)]
     frozen = redis_cluster.owner(names[0])
     other = next(name for name in names if redis_cluster.owner(name) is not frozen)
-    await link.call("GET", names[0])
+    await redis.call("GET", names[0])
     frozen.freeze()
     try:
         many = asyncio.gather(
-            *(link.call("GET", names[0]) for _ in range(200)), return_exceptions=True
+            *(redis.call("GET", names[0]) for _ in range(200)), return_exceptions=True
         )
         async with asyncio.timeout(20):  # nobody waits behind what is stuck there
-            assert await link.call("GET", other) is None
+            assert await redis.call("GET", other) is None
             await many
-            while not await answers(link, names[0]):
-                assert await link.call("GET", other) is None
+            while not await answers(redis, names[0]):
+                assert await redis.call("GET", other) is None
     finally:
         redis_cluster.heal()
 
@@ -130,8 +130,8 @@ async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
 async def test_a_slot_that_moved_is_followed_at_once(
     redis_cluster: RedisCluster, connect: Connect
 ) -> None:
-    link, key = connect(redis_cluster.url), "key"
-    await link.call("SET", key, "here")
+    redis, key = connect(redis_cluster.url), "key"
+    await redis.call("SET", key, "here")
     old = redis_cluster.owner(key)
     table = str(old.command("CLUSTER", "NODES")).splitlines()
     (mine,) = (line.split()[0] for line in table if "myself" in line)
@@ -143,13 +143,13 @@ async def test_a_slot_that_moved_is_followed_at_once(
     await asyncio.to_thread(
         wait_until, lambda: old.info("replication")["role"] == "slave", "failover"
     )
-    assert await link.call("GET", key) == b"here"
+    assert await redis.call("GET", key) == b"here"
     redis_cluster.heal()
 
 
-async def answers(link: RedisLink, key: str) -> bool:
+async def answers(redis: RedisClient, key: str) -> bool:
     try:
-        await link.call("GET", key)
+        await redis.call("GET", key)
     except RegistryError:
         return False
     return True
@@ -158,18 +158,18 @@ async def answers(link: RedisLink, key: str) -> bool:
 async def test_more_commands_than_connections_wait_for_their_turn(
     server: RedisServer, connect: Connect
 ) -> None:
-    link = connect(server.url)
-    replies = await asyncio.gather(*(link.call("ECHO", str(i)) for i in range(500)))
+    redis = connect(server.url)
+    replies = await asyncio.gather(*(redis.call("ECHO", str(i)) for i in range(500)))
     assert replies == [str(i).encode() for i in range(500)]
     assert int(server.info("clients")["connected_clients"]) <= 66
 
 
 async def test_a_cancelled_command_is_cancelled(server: RedisServer, connect: Connect) -> None:
-    link, rng = connect(server.url), random.Random(1)
+    redis, rng = connect(server.url), random.Random(1)
 
     async def calling() -> None:
         while True:
-            await link.call("GET", "key")
+            await redis.call("GET", "key")
 
     for _ in range(200):
         task = asyncio.create_task(calling())
@@ -185,8 +185,8 @@ async def test_a_database_and_a_password_come_from_the_url(
 ) -> None:
     with RedisServer(tmp_path) as private:
         private.command("CONFIG", "SET", "requirepass", "p@ss")
-        link = connect(f"redis://:p%40ss@{private.address}/3")
-        await link.call("SET", "key", "three")
+        redis = connect(f"redis://:p%40ss@{private.address}/3")
+        await redis.call("SET", "key", "three")
         assert await connect(f"redis://:p%40ss@{private.address}/0").call("GET", "key") is None
         with pytest.raises(RegistryError, match=r"[Aa]uthentication|invalid"):
             await connect(f"redis://:wrong@{private.address}").call("GET", "key")
@@ -195,10 +195,10 @@ async def test_a_database_and_a_password_come_from_the_url(
 async def test_a_unix_socket_will_do(tmp_path: Path, connect: Connect) -> None:
     path = tmp_path / "r.sock"
     with RedisServer(tmp_path, ["--unixsocket", str(path)]) as local:
-        link = connect(f"redis+unix://{path}?db=1")
-        await link.call("SET", "key", "value")
+        redis = connect(f"redis+unix://{path}?db=1")
+        await redis.call("SET", "key", "value")
         assert local.command("GET", "key") is None
-        listener = await link.listen("ch")
+        listener = await redis.subscribe("ch")
         local.command("PUBLISH", "ch", "hello")
         assert await listener.next(5.0) == b"hello"
         await listener.aclose()
@@ -207,7 +207,7 @@ async def test_a_unix_socket_will_do(tmp_path: Path, connect: Connect) -> None:
 async def test_a_listener_hears_messages_pongs_and_silence(
     server: RedisServer, connect: Connect
 ) -> None:
-    listener = await connect(server.url).listen("ch")
+    listener = await connect(server.url).subscribe("ch")
     assert await listener.next(0.01) is None
     await listener.ping()
     assert await listener.next(5.0) == b""
@@ -223,7 +223,7 @@ async def test_listening_to_a_server_that_is_not_there_is_a_registry_error(
     connect: Connect,
 ) -> None:
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:1"):
-        await connect("redis://127.0.0.1:1").listen("ch")
+        await connect("redis://127.0.0.1:1").subscribe("ch")
 
 
 @pytest.mark.parametrize(
@@ -236,18 +236,18 @@ async def test_listening_to_a_server_that_is_not_there_is_a_registry_error(
 async def test_a_group_of_which_nobody_answers_is_a_registry_error(
     connect: Connect, url: str, reason: str
 ) -> None:
-    link = connect(url)
+    redis = connect(url)
     with pytest.raises(RegistryError, match=reason):
-        await link.call("GET", "key")
+        await redis.call("GET", "key")
     with pytest.raises(RegistryError, match=reason):
-        await link.listen("x")
+        await redis.subscribe("x")
 
 
 async def test_a_link_that_was_closed_opens_again(server: RedisServer, connect: Connect) -> None:
-    link = connect(server.url)
+    redis = connect(server.url)
     for _ in range(2):
-        assert await link.call("ECHO", "hello") == b"hello"
-        await link.aclose()
+        assert await redis.call("ECHO", "hello") == b"hello"
+        await redis.aclose()
 
 
 async def test_tls_verifies_the_server_by_the_given_authority(
@@ -266,7 +266,7 @@ async def test_tls_verifies_the_server_by_the_given_authority(
 @pytest.mark.parametrize("timeout", [0, -1, None, "1"])
 def test_a_bad_timeout_is_refused(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be"):
-        RedisLink("redis://localhost", timeout=timeout)
+        RedisClient("redis://localhost", timeout=timeout)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

@@ -29,13 +29,13 @@ class ScriptedMessages:
         self.closed = True
 
 
-class ScriptedLink:
+class ScriptedRedis:
     def __init__(self) -> None:
         self.connections: list[ScriptedMessages] = []
         self.refused = 0
         self.moved = False
 
-    async def listen(self, channel: str) -> ScriptedMessages:
+    async def subscribe(self, channel: str) -> ScriptedMessages:
         assert channel == "ch"
         if self.refused:
             self.refused -= 1
@@ -48,38 +48,38 @@ class ScriptedLink:
         return moved
 
 
-def subscribe(link: ScriptedLink, hints: list[bytes | None], clock: FakeClock) -> Subscription:
-    return Subscription(link, "ch", hints.append, clock=clock, rng=random.Random(1))
+def subscribe(redis: ScriptedRedis, hints: list[bytes | None], clock: FakeClock) -> Subscription:
+    return Subscription(redis, "ch", hints.append, clock=clock, rng=random.Random(1))
 
 
 async def test_messages_are_passed_on(clock: FakeClock) -> None:
-    link, hints = ScriptedLink(), list[bytes | None]()
-    async with subscribe(link, hints, clock):
+    redis, hints = ScriptedRedis(), list[bytes | None]()
+    async with subscribe(redis, hints, clock):
         await settle()
-        link.connections[0].feed.put_nowait(b"1 2 x")
+        redis.connections[0].feed.put_nowait(b"1 2 x")
         await settle()
     assert hints == [None, b"1 2 x"]
-    assert link.connections[0].closed
+    assert redis.connections[0].closed
 
 
 async def test_a_lost_connection_is_replaced_and_told(clock: FakeClock) -> None:
-    link, hints = ScriptedLink(), list[bytes | None]()
-    async with subscribe(link, hints, clock):
+    redis, hints = ScriptedRedis(), list[bytes | None]()
+    async with subscribe(redis, hints, clock):
         await settle()
-        link.connections[0].feed.put_nowait(RegistryError("reset"))
-        link.refused = 2
+        redis.connections[0].feed.put_nowait(RegistryError("reset"))
+        redis.refused = 2
         await clock.run(3 * 0.45)
         assert hints == [None] * 3  # begun, broken, begun again
-        assert len(link.connections) == 2
-        assert link.connections[0].closed
+        assert len(redis.connections) == 2
+        assert redis.connections[0].closed
     assert all(0.15 <= pause <= 0.45 for pause in clock.slept)
 
 
 async def test_silence_is_met_with_a_ping_and_a_pong_is_life(clock: FakeClock) -> None:
-    link, hints = ScriptedLink(), list[bytes | None]()
-    async with subscribe(link, hints, clock):
+    redis, hints = ScriptedRedis(), list[bytes | None]()
+    async with subscribe(redis, hints, clock):
         await settle()
-        connection = link.connections[0]
+        connection = redis.connections[0]
         for message in (None, b"", None, b"", None, b"hint", None):
             connection.feed.put_nowait(message)
         await settle()
@@ -89,22 +89,22 @@ async def test_silence_is_met_with_a_ping_and_a_pong_is_life(clock: FakeClock) -
 
 
 async def test_a_ping_without_an_answer_ends_the_connection(clock: FakeClock) -> None:
-    link, hints = ScriptedLink(), list[bytes | None]()
-    async with subscribe(link, hints, clock):
+    redis, hints = ScriptedRedis(), list[bytes | None]()
+    async with subscribe(redis, hints, clock):
         await settle()
-        link.connections[0].feed.put_nowait(None)
-        link.connections[0].feed.put_nowait(None)
+        redis.connections[0].feed.put_nowait(None)
+        redis.connections[0].feed.put_nowait(None)
         await clock.run(0.45)
-        assert link.connections[0].closed
-        assert len(link.connections) == 2
+        assert redis.connections[0].closed
+        assert len(redis.connections) == 2
 
 
 async def test_a_primary_that_moved_is_followed(clock: FakeClock) -> None:
-    link, hints = ScriptedLink(), list[bytes | None]()
-    async with subscribe(link, hints, clock):
+    redis, hints = ScriptedRedis(), list[bytes | None]()
+    async with subscribe(redis, hints, clock):
         await settle()
-        link.moved = True
-        link.connections[0].feed.put_nowait(b"still talking")
+        redis.moved = True
+        redis.connections[0].feed.put_nowait(b"still talking")
         await clock.run(0.45)
-        assert link.connections[0].closed
-        assert len(link.connections) == 2
+        assert redis.connections[0].closed
+        assert len(redis.connections) == 2

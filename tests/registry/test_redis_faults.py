@@ -15,7 +15,7 @@ from rap.client import Client
 from rap.client.stats import client_status
 from rap.errors import RegistryError
 from rap.observe.metrics_server import readiness
-from rap.redis.client import Listener, RedisLink
+from rap.redis.client import PubSub, RedisClient
 from rap.registry import Lease, Snapshot, State
 from rap.registry import redis as scripts
 from rap.registry.redis import RedisRegistry
@@ -168,7 +168,7 @@ async def test_a_lost_message_is_made_up_for_by_the_poll(
         await until_true(lambda: seen.has(1, 2))
         *keys, channel = Keys.of(namespace, "calc")
         args: list[str | int] = [f"{channel}:nowhere", 86_400, 1024, "10.0.0.1:1", "first"]
-        await client._link.run(scripts._DEREGISTER, keys, args)
+        await client._redis.run(scripts._DEREGISTER, keys, args)
         await until_true(lambda: seen.has(2))
 
 
@@ -267,48 +267,48 @@ async def test_a_failover_keeps_everybody_and_goes_on(
         await until_true(lambda: seen.has(1, 2, 3, 4, 5))
 
 
-async def port_of(link: RedisLink) -> int:
+async def port_of(redis: RedisClient) -> int:
     """Return where the commands of a link go."""
-    return int((await link.call("INFO", "server"))["tcp_port"])
+    return int((await redis.call("INFO", "server"))["tcp_port"])
 
 
 @pytest.fixture
 async def replaced(
     redis_sentinel: RedisSentinel, clock: FakeClock
-) -> AsyncGenerator[tuple[RedisLink, Listener], None]:
+) -> AsyncGenerator[tuple[RedisClient, PubSub], None]:
     """A link and a listener of it whose primary Sentinel has replaced; the old one answers."""
-    link, old = RedisLink(redis_sentinel.url, clock=clock), redis_sentinel.primary
-    assert await port_of(link) == old.port
-    listener = await link.listen("x")
+    redis, old = RedisClient(redis_sentinel.url, clock=clock), redis_sentinel.primary
+    assert await port_of(redis) == old.port
+    listener = await redis.subscribe("x")
     redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
     await until_true(lambda: old not in redis_sentinel.primaries())
-    yield link, listener
+    yield redis, listener
     await listener.aclose()
-    await link.aclose()
+    await redis.aclose()
     redis_sentinel.heal()
 
 
 async def test_a_primary_that_sentinel_replaced_is_left_although_it_answers(
-    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener], clock: FakeClock
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisClient, PubSub], clock: FakeClock
 ) -> None:
-    link, listener = replaced
-    assert not await link.primary_moved(listener)
+    redis, listener = replaced
+    assert not await redis.primary_moved(listener)
     clock.advance(6.0)
-    assert await link.primary_moved(listener)
-    assert await port_of(link) == redis_sentinel.primary.port
+    assert await redis.primary_moved(listener)
+    assert await port_of(redis) == redis_sentinel.primary.port
 
 
 async def test_who_only_sends_commands_leaves_it_too(
-    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener], clock: FakeClock
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisClient, PubSub], clock: FakeClock
 ) -> None:
-    link, listener = replaced
+    redis, listener = replaced
     clock.advance(6.0)
 
     async def moved() -> bool:
-        return await port_of(link) == redis_sentinel.primary.port
+        return await port_of(redis) == redis_sentinel.primary.port
 
     await until_true(moved)
-    assert await link.primary_moved(listener)  # although somebody else has found out
+    assert await redis.primary_moved(listener)  # although somebody else has found out
 
 
 async def test_a_registration_is_never_made_at_it(
@@ -330,13 +330,13 @@ async def test_a_registration_is_never_made_at_it(
 
 
 async def test_who_begins_to_listen_to_the_new_one_takes_the_commands_along(
-    redis_sentinel: RedisSentinel, replaced: tuple[RedisLink, Listener]
+    redis_sentinel: RedisSentinel, replaced: tuple[RedisClient, PubSub]
 ) -> None:
-    link, _ = replaced
-    fresh = await link.listen("x")
-    assert not await link.primary_moved(fresh)
+    redis, _ = replaced
+    fresh = await redis.subscribe("x")
+    assert not await redis.primary_moved(fresh)
     await fresh.aclose()
-    assert await port_of(link) == redis_sentinel.primary.port
+    assert await port_of(redis) == redis_sentinel.primary.port
 
 
 async def test_a_subscription_on_a_frozen_node_of_a_cluster_moves_to_another(

@@ -8,7 +8,7 @@ import pytest
 from rap.errors import RegistryError
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys
-from rap.registry.self_preservation import to_sweep
+from rap.registry.self_preservation import to_evict
 from tests.redis_fixtures import limited, limited_words
 from tests.redis_server import RedisServer
 from tests.registry.sample import make_endpoint, ports, until, until_true, watching
@@ -65,7 +65,7 @@ async def test_a_heartbeat_removes_as_many_of_the_silent_as_may_be(
     past = now(server) - seconds * 1000
     server.command("ZADD", keys.lease, *(word for each in dead for word in (past, each)))
     await registry.register("calc", everybody[0], ttl=LONG)
-    gone = set(to_sweep(dict.fromkeys(dead, float(seconds)), total))
+    gone = set(to_evict(dict.fromkeys(dead, float(seconds)), total))
     left = {endpoint.id for endpoint in everybody} - gone
     assert set(server.command("HKEYS", keys.inst)) == left
     assert set(server.command("ZRANGE", keys.lease, 0, -1)) == left

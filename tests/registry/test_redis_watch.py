@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rap.errors import RegistryError
-from rap.redis.client import RedisLink, Script
+from rap.redis.client import RedisClient, Script
 from rap.registry import Snapshot
 from rap.registry.records import to_record
 from rap.registry.redis import RedisRegistry
@@ -64,7 +64,7 @@ class ScriptedRedis:
         leases = [part for key in self.records for part in (key.encode(), b"2000")]
         return [*self.version, b"1000", records, leases]
 
-    async def listen(self, channel: str) -> "ScriptedRedis":
+    async def subscribe(self, channel: str) -> "ScriptedRedis":
         self._ask(f"SUBSCRIBE {channel}")
         return self
 
@@ -97,7 +97,7 @@ async def followed(redis: ScriptedRedis, clock: FakeClock) -> AsyncIterator[list
 
     async def keep() -> None:
         snapshots = follow(
-            cast(RedisLink, redis),
+            cast(RedisClient, redis),
             KEYS,
             Script(""),
             poll_interval=POLL,

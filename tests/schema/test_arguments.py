@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.errors import InvalidArgument
-from rap.schema.arguments import Arguments, Kind, Serializer
+from rap.schema.arguments import ArgumentCodec, Kind, Serializer
 from rap.schema.function import Function, encode_raw_args
 from rap.wire.codec import pack, unpack
 
@@ -281,6 +281,6 @@ def test_arguments_that_can_be_sent_alone_but_not_together_are_refused() -> None
 
     kind = Kind(int, unpack, None, frozenset())
     serializer = Serializer(encode, lambda hints: unpack, lambda body: ([], {}))  # type: ignore[arg-type,return-value]
-    arguments = Arguments("add", signature(add).parameters, {"a": kind, "b": kind}, serializer)
+    arguments = ArgumentCodec("add", signature(add).parameters, {"a": kind, "b": kind}, serializer)
     with pytest.raises(InvalidArgument, match=r"add\(\): arguments: too much"):
         arguments.encoders()[0]((1, 2))

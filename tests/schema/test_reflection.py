@@ -16,7 +16,7 @@ import msgspec
 import pydantic
 import pytest
 
-from rap.schema.reflection import TypeTexts
+from rap.schema.reflection import TypeReflector
 
 T = TypeVar("T")
 Id = NewType("Id", int)
@@ -101,11 +101,11 @@ class Model(pydantic.BaseModel):
     ],
 )
 def test_a_type_has_a_text(hint: Any, text: str) -> None:
-    assert TypeTexts().text(hint) == text
+    assert TypeReflector().text(hint) == text
 
 
 def entry(kind: Any) -> dict[str, Any]:
-    texts = TypeTexts()
+    texts = TypeReflector()
     name = texts.text(kind)
     (found,) = [each for each in texts.entries if each["name"] == name]
     return {**found, "fields": [tuple(each.values()) for each in found["fields"]]}
@@ -171,7 +171,7 @@ def test_a_model_of_pydantic_has_its_fields() -> None:
 def test_two_classes_of_one_name_are_told_apart() -> None:
     other = dataclasses.make_dataclass("Item", [("n", int)])
     other.__module__ = __name__
-    texts = TypeTexts()
+    texts = TypeReflector()
     assert texts.text(tuple[Item, other]) == "tuple[Item, Item2]"  # type: ignore[valid-type]
     clash = dataclasses.make_dataclass("int", [("n", int)])
     clash.__module__ = __name__
@@ -193,14 +193,14 @@ def test_two_classes_of_one_name_are_told_apart() -> None:
     ],
 )
 def test_a_default_has_a_text_or_not(value: Any, text: str) -> None:
-    assert TypeTexts().default(value) == text
+    assert TypeReflector().default(value) == text
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement `type` is of Python 3.12")
 def test_an_alias_stands_for_its_value() -> None:
     scope: dict[str, Any] = {}
     exec("type Maybe[T] = T | None\ntype Rows[T] = list[Maybe[T]]\ntype Plain = int | str", scope)
-    texts = TypeTexts()
+    texts = TypeReflector()
     assert texts.text(scope["Plain"]) == "int | str"
     assert texts.text(scope["Rows"][bytes]) == "list[bytes | None]"
     assert texts.text(GenericAlias(dict, (str, scope["Maybe"][int]))) == "dict[str, int | None]"

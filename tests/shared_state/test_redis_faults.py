@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from rap.clock import SystemClock
-from rap.redis.client import RedisLink
-from rap.shared_state import Bucket, State, StateUnavailable, state_from_url
+from rap.redis.client import RedisClient, Script
+from rap.shared_state import Bucket, SharedState, StateUnavailable, state_from_url
 from rap.shared_state.redis import RedisBuckets, RedisNonces
 from rap.shared_state.redis_connections import RedisConnections
-from rap.shared_state.script import load_script
 from tests.fault_proxy import Fate, FaultProxy
 from tests.loopback import eventually, within
 from tests.redis_server import RedisSentinel, RedisServer
@@ -29,7 +28,7 @@ async def counting(
 ) -> AsyncIterator[list[RedisConnections]]:
     """Counters of so many instances, which notice soon that Redis is away."""
     made = [
-        RedisConnections(RedisLink(url, timeout=0.3), f"{namespace}/conn", ttl=ttl)
+        RedisConnections(RedisClient(url, timeout=0.3), f"{namespace}/conn", ttl=ttl)
         for _ in range(number)
     ]
     yield made
@@ -94,7 +93,7 @@ async def test_an_answer_that_never_comes_is_no_replay(
     redis_single: RedisServer, namespace: str
 ) -> None:
     async with losing(redis_single, Fate.SWALLOW) as proxy:
-        async with aclosing(RedisNonces(RedisLink(proxy.url, timeout=0.1), namespace)) as nonces:
+        async with aclosing(RedisNonces(RedisClient(proxy.url, timeout=0.1), namespace)) as nonces:
             for number in range(5):
                 assert await nonces.claim(str(number), ttl=60)
         assert proxy.lost >= 5
@@ -134,16 +133,16 @@ async def test_lost_answers_take_no_token_twice(redis_single: RedisServer, names
 async def test_a_message_that_comes_late_changes_nothing(
     redis_single: RedisServer, namespace: str
 ) -> None:
-    script = load_script("connections")
+    script = Script.load("rap.shared_state", "connections")
     keys = [f"rap:lim:{{{namespace}}}:n", f"rap:lim:{{{namespace}}}:x"]
-    link = RedisLink(redis_single.url)
+    redis = RedisClient(redis_single.url)
     me = "0" * 16
-    assert await link.run(script, keys, [me, 9000, 2, 1, "a", 5, 0, 0]) == [1, 0]
-    assert await link.run(script, keys, [me, 9000, 1, 1, "a", 7, 0, 0]) == [-2]
+    assert await redis.run(script, keys, [me, 9000, 2, 1, "a", 5, 0, 0]) == [1, 0]
+    assert await redis.run(script, keys, [me, 9000, 1, 1, "a", 7, 0, 0]) == [-2]
     assert redis_single.command("HGET", keys[0], f"{me}a") == "5"
-    assert await link.run(script, keys, [me, 9000, 2, 0, "a", 5, 1, 10]) == [1, 1]  # once more
-    assert await link.run(script, keys, ["1" * 16, 9000, 1, 0, "a", 1, 0, 0]) == [-1]
-    await link.aclose()
+    assert await redis.run(script, keys, [me, 9000, 2, 0, "a", 5, 1, 10]) == [1, 1]  # once more
+    assert await redis.run(script, keys, ["1" * 16, 9000, 1, 0, "a", 1, 0, 0]) == [-1]
+    await redis.aclose()
 
 
 # Redis is away.
@@ -152,7 +151,7 @@ async def test_a_message_that_comes_late_changes_nothing(
 async def test_nonces_fail_closed_while_redis_is_down(
     own_redis: RedisServer, namespace: str
 ) -> None:
-    async with aclosing(RedisNonces(RedisLink(own_redis.url, timeout=0.2), namespace)) as nonces:
+    async with aclosing(RedisNonces(RedisClient(own_redis.url, timeout=0.2), namespace)) as nonces:
         assert await nonces.claim("a", ttl=60)
         own_redis.freeze()
         with pytest.raises(StateUnavailable, match="the nonces cannot be asked: Redis at"):
@@ -267,7 +266,7 @@ async def test_each_instance_has_its_share_of_a_bucket_while_redis_is_down(
     bucket = Bucket(capacity=10, rate=0.001, initial=10)
     async with counting(own_redis.url, namespace, 2, ttl=0.3) as members:
         one, other = (
-            RedisBuckets(RedisLink(own_redis.url), namespace, it, clock=SystemClock())
+            RedisBuckets(RedisClient(own_redis.url), namespace, it, clock=SystemClock())
             for it in members
         )
         async with aclosing(one), aclosing(other):
@@ -288,12 +287,12 @@ async def test_each_instance_has_its_share_of_a_bucket_while_redis_is_down(
 
 CHILD = """
 import asyncio, sys
-from rap.redis.client import RedisLink
+from rap.redis.client import RedisClient
 from rap.shared_state.redis_connections import RedisConnections
 
 async def main():
     url, scope = sys.argv[1:]
-    counter = RedisConnections(RedisLink(url), scope, ttl=1.0)
+    counter = RedisConnections(RedisClient(url), scope, ttl=1.0)
     for _ in range(4):
         assert await counter.acquire("a", 10)
     print("holding", flush=True)
@@ -347,8 +346,8 @@ async def test_nonces_outlive_a_failover(
     tmp_path_factory: pytest.TempPathFactory, redis_single: RedisServer, namespace: str
 ) -> None:
     with RedisSentinel(tmp_path_factory.mktemp("sentinel")) as group:
-        link = RedisLink(group.url, timeout=0.5)
-        async with aclosing(RedisNonces(link, namespace)) as nonces:
+        redis = RedisClient(group.url, timeout=0.5)
+        async with aclosing(RedisNonces(redis, namespace)) as nonces:
             assert await nonces.claim("a", ttl=60)
             key = f"rap:nonce:{namespace}:a"
             await eventually(lambda: all(it.command("EXISTS", key) for it in group.nodes))
@@ -358,5 +357,5 @@ async def test_nonces_outlive_a_failover(
 
 
 def test_the_state_of_redis_has_the_form_of_all() -> None:
-    state: State = state_from_url("redis://localhost")
+    state: SharedState = state_from_url("redis://localhost")
     assert state.nonces() is not state.nonces()  # each has a connection of its own

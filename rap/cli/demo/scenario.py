@@ -15,7 +15,7 @@ from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
 from rap.client import Client
 from rap.registry import registry_from_url
 
-__all__ = ["SERVICE", "Notice", "Report", "Scenario"]
+__all__ = ["SERVICE", "Notice", "Scenario", "ScenarioReport"]
 
 SERVICE = "demo"
 _LOOK = 0.002  # seconds between two looks for what is waited for
@@ -38,7 +38,7 @@ class Notice:
 
 
 @dataclass(slots=True)
-class Report:
+class ScenarioReport:
     """What the story came to.
 
     Attributes:
@@ -81,7 +81,7 @@ class Scenario:
         seconds: float,
         started: float,
     ) -> None:
-        self.report = Report()
+        self.report = ScenarioReport()
         self._fleet = fleet
         self._backend = backend
         self._client = client

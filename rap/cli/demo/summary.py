@@ -3,13 +3,15 @@
 from rich.console import Console
 from rich.table import Table
 
-from rap.cli.demo.scenario import Report
+from rap.cli.demo.scenario import ScenarioReport
 from rap.cli.demo.traffic import Stretch, Traffic
 
 __all__ = ["print_summary"]
 
 
-def print_summary(console: Console, report: Report, traffic: Traffic, elapsed: float) -> None:
+def print_summary(
+    console: Console, report: ScenarioReport, traffic: Traffic, elapsed: float
+) -> None:
     """Print the summary.
 
     Args:

@@ -17,7 +17,14 @@ from rap.errors import Code, Internal, Unauthenticated
 from rap.processor.base import BaseProcessor, Failure
 from rap.processor.encryption.keyring import Keyring, check_key
 from rap.processor.encryption.replay import Fallback, ReplayGuard
-from rap.processor.encryption.sealing import END, HEADER_NAME, MESSAGE, NONCE_SIZE, Seal, link_of
+from rap.processor.encryption.sealing import (
+    END,
+    HEADER_NAME,
+    MESSAGE,
+    NONCE_SIZE,
+    MessageSealer,
+    session_keys_of,
+)
 from rap.schema.function import decode_any, encode_any
 from rap.shared_state import NonceStore
 from rap.shared_state.base import check_number
@@ -37,7 +44,7 @@ class _Encryption(BaseProcessor):
     header_name = HEADER_NAME
 
     def __init__(self) -> None:
-        self._state = f"rap.crypto.{id(self):x}"  # key of the `Seal` in the state of a call
+        self._state = f"rap.crypto.{id(self):x}"  # key in `Call.state`
         self._handled = 0
 
     def send_end(self, call: Call, body: Any) -> bytes:
@@ -58,9 +65,9 @@ class _Encryption(BaseProcessor):
         if self._handled % _TURN == 0:
             await asyncio.sleep(0)
 
-    def _seal(self, call: Call) -> Seal:
+    def _seal(self, call: Call) -> MessageSealer:
         seal = call.state.get(self._state)
-        if not isinstance(seal, Seal):
+        if not isinstance(seal, MessageSealer):
             raise Internal(f"{call.method}: an encrypted call was not opened as one")
         return seal
 
@@ -115,8 +122,8 @@ class ClientCryptoProcessor(_Encryption):
         seal = call.state.get(self._state)
         content = encode_any(request.body)
         if seal is None or seal.attempt != call.attempt:
-            link = link_of(call, self._key)
-            seal = Seal(link, call, self._key_id, secrets.token_bytes(NONCE_SIZE))
+            link = session_keys_of(call, self._key)
+            seal = MessageSealer(link, call, self._key_id, secrets.token_bytes(NONCE_SIZE))
             call.state[self._state] = seal
             request.header[HEADER_NAME] = seal.token
             content = _STAMP.pack(round(self._clock.time() * 1000), self._timeout) + content
@@ -268,7 +275,7 @@ class ServerCryptoProcessor(_Encryption):
         """Change the seconds for which nonces are remembered from now on."""
         self.guard.nonce_timeout = check_number("nonce_timeout", timeout, least=0, above=True)
 
-    def _seal_of(self, call: Call, token: object) -> Seal:
+    def _seal_of(self, call: Call, token: object) -> MessageSealer:
         """Return the seal of a call for what its Open says of it."""
         match token:
             case [str(key_id), bytes(nonce)] if len(nonce) == NONCE_SIZE:
@@ -280,4 +287,4 @@ class ServerCryptoProcessor(_Encryption):
         if key is None:
             text = f"{call.method}: no key has the id {key_id!r}"
             raise Unauthenticated(text, details={"reason": "key"})
-        return Seal(link_of(call, key), call, key_id, nonce)
+        return MessageSealer(session_keys_of(call, key), call, key_id, nonce)

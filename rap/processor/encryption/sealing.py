@@ -18,7 +18,16 @@ from rap.call import Call, Header, Side
 from rap.errors import InvalidArgument, Unauthenticated
 from rap.wire.codec import pack
 
-__all__ = ["END", "ERROR", "HEADER_NAME", "MESSAGE", "NONCE_SIZE", "Link", "Seal", "link_of"]
+__all__ = [
+    "END",
+    "ERROR",
+    "HEADER_NAME",
+    "MESSAGE",
+    "NONCE_SIZE",
+    "MessageSealer",
+    "SessionKeys",
+    "session_keys_of",
+]
 
 HEADER_NAME = ":crypto"  # of an Open: [key id, nonce of the call]
 NONCE_SIZE = 16  # bytes
@@ -32,7 +41,7 @@ _TAG = 16
 _FIXED = bytes(4)  # fills the counter up to the 96 bits that GCM takes as they are
 
 
-class Link:
+class SessionKeys:
     """The two keys of one connection that come from one shared key.
 
     Args:
@@ -69,7 +78,7 @@ class Link:
         return cipher.decrypt_and_verify(sealed[_COUNTER:-_TAG], sealed[-_TAG:])
 
 
-def link_of(call: Call, key: bytes) -> Link:
+def session_keys_of(call: Call, key: bytes) -> SessionKeys:
     """Return the link of a call's connection; made once, for two would use the same counters.
 
     Raises:
@@ -80,14 +89,14 @@ def link_of(call: Call, key: bytes) -> Link:
         raise Unauthenticated(
             f"{call.method}: a Hello without 16 to 64 random bytes cannot be trusted"
         )
-    links: dict[bytes, Link] = peer.state.setdefault(_LINKS, {})
+    links: dict[bytes, SessionKeys] = peer.state.setdefault(_LINKS, {})
     link = links.get(key)
     if link is None:
-        link = links[key] = Link(key, peer.binding, call.side)
+        link = links[key] = SessionKeys(key, peer.binding, call.side)
     return link
 
 
-class Seal:
+class MessageSealer:
     """One attempt of one call as one side seals and opens its messages, in their order.
 
     Args:
@@ -97,7 +106,7 @@ class Seal:
         nonce: Of the attempt.
     """
 
-    def __init__(self, link: Link, call: Call, key_id: str, nonce: bytes) -> None:
+    def __init__(self, link: SessionKeys, call: Call, key_id: str, nonce: bytes) -> None:
         self.attempt = call.attempt
         self.nonce = nonce
         self.token = [key_id, nonce]

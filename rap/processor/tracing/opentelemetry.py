@@ -27,7 +27,7 @@ from rap.call import UNTRACED, Call, Header, Side
 from rap.errors import CallError, Code
 from rap.processor.base import outcome
 from rap.processor.tracing.context import TRACE_ID, TraceParent, put_trace
-from rap.processor.tracing.sampling import RootsProcessor, says_untraced
+from rap.processor.tracing.sampling import HeadSamplingProcessor, is_untraced
 
 __all__ = ["OpenTelemetryProcessor"]
 
@@ -49,7 +49,7 @@ _current_context = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context).get_c
 _no_scope = nullcontext()
 
 
-class OpenTelemetryProcessor(RootsProcessor):
+class OpenTelemetryProcessor(HeadSamplingProcessor):
     """Makes a span of each call.
 
     On a server the span is current while the handler runs, also in its thread. So calls that it
@@ -82,7 +82,7 @@ class OpenTelemetryProcessor(RootsProcessor):
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""
-        if says_untraced(call.header):
+        if is_untraced(call.header):
             return _no_scope
         if call.side is Side.CLIENT:
             parent = _current_context()

@@ -31,7 +31,7 @@ from rap.processor.tracing.context import (
     TraceParent,
     put_trace,
 )
-from rap.processor.tracing.sampling import RootsProcessor, says_untraced
+from rap.processor.tracing.sampling import HeadSamplingProcessor, is_untraced
 
 __all__ = ["TracingProcessor"]
 
@@ -43,7 +43,7 @@ _no_scope = nullcontext()
 _serving: ContextVar[Span | None] = ContextVar("rap_span", default=None)
 
 
-class TracingProcessor(RootsProcessor):
+class TracingProcessor(HeadSamplingProcessor):
     """Makes a span of each call; one on a client, however often it is tried.
 
     Each attempt is a line in the log of the span. Calls that a handler makes through a client with
@@ -75,7 +75,7 @@ class TracingProcessor(RootsProcessor):
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Keep a span around a call."""
-        if says_untraced(call.header):
+        if is_untraced(call.header):
             return _no_scope
         client = call.side is Side.CLIENT
         parent = (self._active() if client else None) or self._extract(call.header)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from rap.call import UNTRACED, Call, Header, current
 from rap.processor.base import BaseProcessor
 
-__all__ = ["RootsProcessor", "says_untraced"]
+__all__ = ["HeadSamplingProcessor", "is_untraced"]
 
 
-class RootsProcessor(BaseProcessor):
+class HeadSamplingProcessor(BaseProcessor):
     """Draws lots for the calls of one server or client.
 
     Args:
@@ -62,6 +62,6 @@ class RootsProcessor(BaseProcessor):
         return not begins
 
 
-def says_untraced(header: Header) -> bool:
+def is_untraced(header: Header) -> bool:
     """Whether a header says that its call is in no trace, and nothing else that matters here."""
     return UNTRACED in header and len(header) == 1 + ("session_id" in header)

@@ -9,7 +9,7 @@ from rap.server.middleware.base import BaseConnMiddleware
 from rap.shared_state import (
     ConnectionCounter,
     MemoryConnections,
-    State,
+    SharedState,
     StateUnavailable,
     state_from_url,
 )
@@ -38,7 +38,7 @@ class _CountedMiddleware(BaseConnMiddleware):
     ) -> None:
         self._scope = scope
         self._clock = clock_of(clock)
-        self._shared: State | None = None
+        self._shared: SharedState | None = None
         self._counter: ConnectionCounter = MemoryConnections()
         if isinstance(state, str):
             self._shared = state_from_url(state, clock=self._clock)

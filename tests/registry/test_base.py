@@ -1,3 +1,5 @@
+"""What discovery is made of: the difference of two snapshots."""
+
 from rap.registry import Change, State, diff
 from tests.registry.sample import make_endpoint
 

@@ -7,7 +7,7 @@ import pytest
 
 from rap.registry import Endpoint, State
 from rap.registry.records import to_record
-from rap.registry.watch_cache import Entry, Step, Version, View, next_hash
+from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache, next_hash
 from rap.wire.codec import pack
 from tests.registry.sample import make_endpoint, ports
 
@@ -33,9 +33,9 @@ def told_by(entry: Entry) -> Version:
     return Version(entry.epoch, entry.number, entry.hash)
 
 
-def view_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[View, Version]:
+def view_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[WatchCache, Version]:
     version = Version(EPOCH, 7, "abcdefabcdef")
-    view = View()
+    view = WatchCache()
     view.replace(
         version,
         {it.id: record_of(it) for it in endpoints},
@@ -46,28 +46,28 @@ def view_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[View, Version]:
 
 
 def test_a_new_view_knows_nothing_and_reads_all() -> None:
-    view = View()
+    view = WatchCache()
     assert view.snapshot is None
-    assert view.step(Version(EPOCH, 1, "x")) is Step.READ_ALL
-    assert view.step(None) is Step.READ_ALL
+    assert view.next_action(Version(EPOCH, 1, "x")) is SyncAction.READ_ALL
+    assert view.next_action(None) is SyncAction.READ_ALL
 
 
 @pytest.mark.parametrize(
-    ("told", "step"),
+    ("told", "next_action"),
     [
-        (Version(EPOCH, 7, "abcdefabcdef"), Step.NOTHING),
-        (Version(EPOCH, 8, "x"), Step.READ_LOG),
-        (Version(EPOCH, 7 + 512, "x"), Step.READ_LOG),
-        (Version(EPOCH, 7 + 513, "x"), Step.READ_ALL),
-        (Version(EPOCH, 7, "000000000000"), Step.READ_ALL),  # a history that lost writes
-        (Version(EPOCH, 6, "x"), Step.READ_ALL),
-        (Version(EPOCH + 1, 8, "x"), Step.READ_ALL),
-        (None, Step.READ_ALL),
+        (Version(EPOCH, 7, "abcdefabcdef"), SyncAction.NOTHING),
+        (Version(EPOCH, 8, "x"), SyncAction.READ_LOG),
+        (Version(EPOCH, 7 + 512, "x"), SyncAction.READ_LOG),
+        (Version(EPOCH, 7 + 513, "x"), SyncAction.READ_ALL),
+        (Version(EPOCH, 7, "000000000000"), SyncAction.READ_ALL),  # a history that lost writes
+        (Version(EPOCH, 6, "x"), SyncAction.READ_ALL),
+        (Version(EPOCH + 1, 8, "x"), SyncAction.READ_ALL),
+        (None, SyncAction.READ_ALL),
     ],
 )
-def test_the_version_tells_what_to_read(told: Version | None, step: Step) -> None:
+def test_the_version_tells_what_to_read(told: Version | None, next_action: SyncAction) -> None:
     view, _ = view_of(make_endpoint())
-    assert view.step(told) is step
+    assert view.next_action(told) is next_action
 
 
 def test_the_log_brings_a_view_up_to_date() -> None:
@@ -123,7 +123,7 @@ def log_end_with_another_hash(log: list[Entry]) -> Version:
 
 
 def test_a_view_without_a_version_follows_no_log() -> None:
-    assert not View().follow(Version(EPOCH, 1, "x"), [])
+    assert not WatchCache().follow(Version(EPOCH, 1, "x"), [])
 
 
 def test_leases_that_ran_out_make_suspects() -> None:
@@ -133,7 +133,7 @@ def test_leases_that_ran_out_make_suspects() -> None:
 
 
 def test_an_instance_without_a_lease_is_suspect() -> None:
-    view = View()
+    view = WatchCache()
     view.replace(Version(EPOCH, 1, "x"), {"10.0.0.1:9000": record_of(make_endpoint())}, {}, 100.0)
     assert view.snapshot is not None
     assert [it.state for it in view.snapshot.values()] == [State.SUSPECT]
@@ -144,11 +144,11 @@ def test_what_is_known_stands_when_redis_has_lost_the_service() -> None:
     view.replace(None, {}, {}, 100.0)
     assert view.snapshot is not None
     assert ports(view.snapshot) == {9000}
-    assert view.step(Version(EPOCH, 7, "abcdefabcdef")) is Step.READ_ALL
+    assert view.next_action(Version(EPOCH, 7, "abcdefabcdef")) is SyncAction.READ_ALL
 
 
 def test_a_service_that_nobody_registered_is_empty() -> None:
-    view = View()
+    view = WatchCache()
     view.replace(None, {}, {}, 100.0)
     assert view.snapshot == {}
 
