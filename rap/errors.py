@@ -300,6 +300,10 @@ class ExceptionTypes:
         twins = [_checked_twin(kind) for kind in kinds]
         self._twins |= {twin.__name__: twin for twin in twins}
 
+    def include(self, other: "ExceptionTypes") -> None:
+        """Let errors arrive as all the types that were loaded into `other`."""
+        self._twins |= other._twins
+
     def get(self, name: object) -> type[HandlerError]:
         """Return the class for an exception name; plain `HandlerError` for an unknown one."""
         return self._twins.get(name, HandlerError) if isinstance(name, str) else HandlerError

@@ -20,7 +20,7 @@ from rap.client.session import Session, innermost_session
 from rap.client.stub import bind_interface, iterator_call, make_stub
 from rap.client.target import Hosts, parse_target
 from rap.clock import NEVER, Clock, check_timeout, clock_of, random_of
-from rap.errors import ExceptionTypes
+from rap.errors import ConnectionClosed, ExceptionTypes
 from rap.options import check_flag, make_config
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry import Registry, Resolver
@@ -259,6 +259,27 @@ class Client:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.await_close()
+
+    def disown(self) -> None:
+        """Mark every connection as lost and leave its socket alone; called in a forked child."""
+        if self.connected is None:
+            return
+        error = ConnectionClosed(
+            "the connection belongs to the process that this one was forked from"
+        )
+        for node in self.connected.cluster.nodes.values():
+            for conn in node.pool.connections:
+                conn.disown(error)
+
+    def succeed(self, client: "Client") -> None:
+        """Take the place of a client of the parent process, before `connect`.
+
+        This client takes over its processors and exception types. It takes over its identity, too:
+        a call in a session of that client then fails instead of leaving the session.
+        """
+        self._processors = list(client._processors)
+        self._types.include(client._types)
+        self.identity = client.identity
 
     # Calls.
 
