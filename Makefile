@@ -19,7 +19,7 @@ CANDIDATES = python3 python3.13 python3.12 python3.11 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: help demo test integration observe traces image image-check k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
+.PHONY: option-texts help demo test integration observe traces image image-check k8s-check lint format coverage fuzz faults bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo      a cluster in your terminal"
@@ -31,6 +31,7 @@ help:
 	@echo "make image-check  hadolint and checkov on the Dockerfile"
 	@echo "make k8s-check what can be checked of k8s/ without a cluster"
 	@echo "make lint      ruff and mypy; make format rewrites"
+	@echo "make option-texts  docstrings and tables of options, from their declarations"
 	@echo "make coverage  the test suite with branch coverage"
 	@echo "make fuzz      random bytes for a minute; SECONDS=600 for ten"
 	@echo "make faults    what attackers and networks do, measured, in a few minutes"
@@ -78,6 +79,9 @@ lint: $(READY)
 format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+option-texts: $(READY)
+	$(PY) -m tests.option_texts
 
 coverage: $(READY)
 	$(PY) -m pytest --cov --cov-report=term $(ARGS)

@@ -10,7 +10,7 @@ from integration.stage import ROOT
 from rap.server.config import ServerConfig
 
 DRAIN_DELAY = 1  # seconds, of a server with a registry
-CLOSE_TIMEOUT = ServerConfig(addresses=()).close_timeout
+CLOSE_TIMEOUT = ServerConfig().close_timeout
 VARIABLE = re.compile(r"\bAPP_[A-Z]+\b")
 
 

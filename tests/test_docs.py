@@ -2,53 +2,32 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from rap.client import Client
 from rap.client.config import ClientConfig
+from rap.options import DeclaredOption, declared_options
 from rap.server import Server
 from rap.server.config import ServerConfig
+from tests.option_texts import Text, texts
 from tests.test_readme import Block, Example, blocks_of, examples_of, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-ROW = re.compile(r"^\| `(\w+)` \| `(.*?)` \|([^|]*)\|([^|]*)\|([^|]*)\|[^|]+\|$", re.MULTILINE)
+MIB = 1024 * 1024
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
-class Option(NamedTuple):
-    """A row of a table of options."""
-
-    name: str
-    default: str
-    unit: str
-    least: str
-    most: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Kind(NamedTuple):
-    """A class whose options a section lists."""
-
-    make: Callable[..., object]
-    config: type
-    options: dict[str, Option]
-
-
-def options_of(section: str) -> dict[str, Option]:
-    text = PAGES["operations.md"].partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return {match[1]: Option(*map(str.strip, match.groups())) for match in ROW.finditer(text)}
-
-
-SERVER = Kind(Server, ServerConfig, options_of("Options of Server"))
-CLIENT = Kind(Client, ClientConfig, options_of("Options of Client"))
+OWNERS: dict[Callable[..., object], type] = {Server: ServerConfig, Client: ClientConfig}
+OPTIONS = [
+    pytest.param(make, declared, id=f"{make.__name__} {declared.name}")
+    for make, config in OWNERS.items()
+    for declared in declared_options(config)
+]
 # A connection's window is never less than a stream's, so both bounds need the other option too.
 BESIDE = {
     ("connection_window", "least"): {"stream_window": 65536},
@@ -56,95 +35,81 @@ BESIDE = {
 }
 
 
-def defaults_of(kind: Kind) -> dict[str, Any]:
-    """Return every keyword option that there is, and its default."""
-    found = {
-        name: parameter.default
-        for name, parameter in inspect.signature(kind.make).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    for each in fields(kind.config):
-        if each.default is not MISSING:
-            found[each.name] = each.default
-    return found
+@pytest.mark.parametrize("text", list(texts()), ids=lambda text: text.path)
+def test_what_is_made_from_the_declarations_of_options_is_current(text: Text) -> None:
+    content = (ROOT / text.path).read_text()
+    assert text.apply(content) == content, "run python -m tests.option_texts"
 
 
-@pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
-def test_every_option_is_listed_with_its_default(kind: Kind) -> None:
-    listed = {option.name: option.default for option in kind.options.values()}
-    assert listed == {name: repr(value) for name, value in defaults_of(kind).items()}
+@pytest.mark.parametrize("config", list(OWNERS.values()))
+def test_every_option_is_declared(config: type) -> None:
+    options = [each.name for each in fields(config) if each.init]
+    assert options == [declared.name for declared in declared_options(config)]
 
 
-def cases(limit: str) -> list[Any]:
-    return [
-        pytest.param(kind, option, id=f"{name} {option}")
-        for name, kind in (("server", SERVER), ("client", CLIENT))
-        for option in kind.options.values()
-        if getattr(option, limit)
-    ]
+@pytest.mark.parametrize("make", list(OWNERS))
+def test_the_signature_of_a_constructor_has_every_option(make: Callable[..., object]) -> None:
+    found = {name: it.default for name, it in inspect.signature(make).parameters.items()}
+    declared = {it.name: it.default for it in declared_options(OWNERS[make])}
+    assert found == declared
 
 
-def beyond(option: Option, limit: str) -> float:
-    """Return a value just past a bound."""
-    bound = getattr(option, limit)
-    if bound == ">0":
-        return 0
-    step = 0.01 if "." in bound else 1
-    return at(option, limit) + (step if limit == "most" else -step)
+@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+def test_a_description_is_made_of_sentences(
+    make: Callable[..., object], declared: DeclaredOption
+) -> None:
+    text = declared.option.text
+    assert text[0].isupper()
+    assert text.endswith(".")
 
 
-def at(option: Option, limit: str) -> float:
-    """Return the last value that is allowed."""
-    bound = getattr(option, limit)
-    if bound == ">0":
-        return 0.001
-    return float(bound) if "." in bound else int(bound)
+@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+def test_every_number_has_a_bound_and_a_unit(
+    make: Callable[..., object], declared: DeclaredOption
+) -> None:
+    if declared.kind in (int, float):
+        assert declared.option.bounds
+        assert declared.option.unit or declared.name == "weight"
 
 
-@pytest.mark.parametrize("limit", ["least", "most"])
-def test_there_are_bounds_to_check(limit: str) -> None:
-    assert len(cases(limit)) > 8
+@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+def test_a_default_is_a_value_that_is_allowed(
+    make: Callable[..., object], declared: DeclaredOption
+) -> None:
+    declared.check(declared.default)
 
 
-@pytest.mark.parametrize(("kind", "option"), cases("least"))
-def test_the_least_value_is_taken_and_less_is_refused(kind: Kind, option: Option) -> None:
-    check_bound(kind, option, "least")
+@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+def test_a_bound_is_the_last_value_that_is_allowed(
+    make: Callable[..., object], declared: DeclaredOption
+) -> None:
+    for side, allowed, refused in sides(declared):
+        beside = BESIDE.get((declared.name, side), {})
+        make(**{declared.name: allowed, **beside})
+        with pytest.raises(ValueError, match=f"{declared.name} must be"):
+            make(**{declared.name: refused})
 
 
-@pytest.mark.parametrize(("kind", "option"), cases("most"))
-def test_the_most_value_is_taken_and_more_is_refused(kind: Kind, option: Option) -> None:
-    check_bound(kind, option, "most")
+@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+def test_there_is_no_greatest_value_but_the_declared_one(
+    make: Callable[..., object], declared: DeclaredOption
+) -> None:
+    if declared.option.bounds and declared.option.most is None:
+        make(**{declared.name: 10**15})
 
 
-def check_bound(kind: Kind, option: Option, limit: str) -> None:
-    beside = BESIDE.get((option.name, limit), {})
-    kind.make(**{option.name: at(option, limit), **beside})
-    with pytest.raises(ValueError, match=option.name):
-        kind.make(**{option.name: beyond(option, limit)})
-
-
-@pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
-def test_every_number_has_a_unit_and_a_least_value(kind: Kind) -> None:
-    numbers = {
-        name
-        for name, value in defaults_of(kind).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    assert numbers <= {it.name for it in kind.options.values() if it.unit and it.least}
-
-
-@pytest.mark.parametrize(
-    ("kind", "option"), [case for case in cases("least") if not case.values[1].most]
-)
-def test_there_is_no_most_value_but_what_is_listed(kind: Kind, option: Option) -> None:
-    kind.make(**{option.name: 10**15})
-
-
-@pytest.mark.parametrize("kind", [SERVER, CLIENT], ids=["server", "client"])
-def test_what_is_listed_is_what_the_docstrings_explain(kind: Kind) -> None:
-    text = f"{inspect.getdoc(kind.make)}\n{inspect.getdoc(kind.config)}"
-    explained = set(re.findall(r"^    ([a-z]\w*): ", text, re.MULTILINE))
-    assert explained - {"host", "addresses", "host_list", "options"} == set(kind.options)
+def sides(declared: DeclaredOption) -> Iterator[tuple[str, float, float]]:
+    """Yield each bound of an option: its side, a value that is allowed and one that is not."""
+    option = declared.option
+    step = 1 if declared.kind is int else 0.01
+    least = 16 * MIB if option.least == "max_message" else option.least
+    if option.above is not None:
+        yield "above", option.above + step, option.above
+    if least is not None:
+        assert not isinstance(least, str)
+        yield "least", least, least - step
+    if option.most is not None:
+        yield "most", option.most, option.most + step
 
 
 EXAMPLES = [

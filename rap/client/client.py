@@ -2,11 +2,10 @@
 
 import inspect
 import logging
-import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
-from rap.balance import Picker, picker_from_name, wants_reports
+from rap.balance import picker_from_name, wants_reports
 from rap.call import Side, StreamType
 from rap.client.call import Invoker
 from rap.client.cluster import Cluster
@@ -19,11 +18,10 @@ from rap.client.retry import check_options
 from rap.client.session import Session, innermost_session
 from rap.client.stub import bind_interface, iterator_call, make_stub
 from rap.client.target import Hosts, parse_target
-from rap.clock import NEVER, Clock, check_timeout, clock_of, random_of
+from rap.clock import NEVER, check_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
-from rap.options import check_flag, make_config
+from rap.options import check_flag, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
-from rap.registry import Registry, Resolver
 from rap.schema.function import Function
 
 __all__ = ["Client"]
@@ -38,60 +36,104 @@ class Client:
     """Calls functions of servers.
 
     Args:
-        host_list: One address or a list of addresses; nothing: ``localhost:9000``.
-        service: Name of the service to find in `registry`.
-        registry: URL or object where servers are found; instead of `host_list`.
-        picker: Name of a balancing policy, or a `Picker`.
-        ssl_crt_path: PEM file of the one certificate the server must present.
-        ssl_ca_path: PEM file of the authorities of the server's certificate; chain and host name
-            are checked.
-        ssl_client_crt_path: PEM file of this client's certificate, for mutual TLS.
-        ssl_client_key_path: PEM file of its key.
-        processor_list: In the order in which outbound messages pass them.
-        clock: Source of time.
-        rng: Source of chance.
-        options: The options of `ClientConfig`.
+        host_list: Address of a server, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`,
+            `tls://` or `unix:///path`. Without it and without `registry`, the client calls
+            `localhost:9000`. Default None.
+        service: Name of the service to call, which is looked up in `registry`. Default None.
+        registry: URL of the registry, or a `Registry` object, where the client finds the servers of
+            `service`. Give either `registry` or `host_list`. Default None.
+        picker: Load-balancing policy that picks the server of a call: a name, or a `Picker` object.
+            Default 'p2c'.
+        ssl_crt_path: PEM file of the only certificate that the client accepts from a server. The
+            client compares the whole certificate and ignores its name and its authority. It turns
+            on TLS. Default None.
+        ssl_ca_path: PEM file of the authorities that may have signed the certificate of a server.
+            The client checks the chain and the host name. It turns on TLS. Default None.
+        ssl_client_crt_path: PEM file of the certificate that the client presents to servers (mutual
+            TLS). Default None.
+        ssl_client_key_path: PEM file of the private key of `ssl_client_crt_path`. Default None.
+        processor_list: Processors of messages. Outgoing messages pass them in this order, incoming
+            messages in the reverse order. Default ().
+        clock: Source of time, for tests. `None` means the clock of this machine. Default None.
+        rng: Source of randomness, for tests. `None` means one generator for the process. Default
+            None.
+        timeout: Deadline of a unary call that sets no timeout itself, in seconds. `None` means no
+            deadline. Generators and channels have no deadline unless the call sets one. Default 9
+            seconds, more than 0.
+        connect_timeout: Seconds to open a connection, and seconds that `connect` and a call without
+            a deadline wait for a server. Default 9 seconds, more than 0.
+        stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
+            the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
+        ping_fail_cnt: Number of consecutive pings without an answer (2.5 seconds each) after which
+            a connection is closed. Default 2 pings, at least 1.
+        ping_sleep_time: Seconds without traffic on an idle connection before the client sends a
+            ping. While calls are open, the client pings after 1 second. Default 30 seconds, more
+            than 0.
+        max_connections: Maximum connections per server. Another one is opened when every existing
+            one has reached the server's `max_streams`. Default 4 connections, at least 1.
+        max_in_flight: Maximum unary calls per server that wait for an answer. Default 1,024 calls,
+            at least 1.
+        max_waiting: Maximum calls that wait because every server has reached `max_in_flight`. The
+            next call fails with `ResourceExhausted`. Default 1,024 calls, at least 0.
+        max_attempts: Maximum attempts of one call, the first one included. A call is only retried
+            where that is safe. Default 4 attempts, at least 1.
+        retry_budget: Retries and hedges that are allowed, as a share of the calls of the last ten
+            seconds, plus ten per second. With 0, only retries that cost no server anything are
+            made. Default 0.2, at least 0.
+        slow_start: Seconds over which the share of a new server grows to its full weight. With 0,
+            it has its full weight at once. Default 30 seconds, at least 0.
+        zone: Name of the zone that the client runs in. The client prefers servers of the same zone.
+            With an empty name, zones are ignored. Default ''.
+        subset: If a service has more servers than this, each client connects to its own random
+            subset of this size. `None` means all servers, and so does a picker for which all
+            clients must agree. Default 100 servers, at least 2.
+        max_message: Maximum size of one answer. A larger answer fails its call with
+            `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
+        max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
+            bytes, 16,384 to 67,108,864.
+        stream_window: Receive window of a stream: the bytes that the server may send on one call
+            before your code reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
+        connection_window: Receive window of a connection: the same as `stream_window` for all calls
+            of the connection together. It must be at least `stream_window`. Default 8,388,608
+            bytes, 65,536 to 1,073,741,824.
+        max_unfinished: Maximum total size of partially received answers per connection. A call that
+            would exceed it fails. `None` means eight times `max_message`. Default None, at least
+            `max_message`.
+        max_pings: Pings per second that a server may send on one connection, with a burst of ten
+            times that. After more, the connection is closed. Default 10 per second, at least 1.
+        token: Token that identifies this client to servers that verify it: a string, bytes, or a
+            function (`def` or `async def`) that returns the token for each new connection. Default
+            None.
 
     Raises:
         ValueError: An option has a bad value; the message names it.
         TypeError: An option does not exist.
     """
 
-    def __init__(
-        self,
-        host_list: Hosts = None,
-        *,
-        service: str | None = None,
-        registry: str | Registry | Resolver | None = None,
-        picker: str | Picker = "p2c",
-        ssl_crt_path: str | None = None,
-        ssl_ca_path: str | None = None,
-        ssl_client_crt_path: str | None = None,
-        ssl_client_key_path: str | None = None,
-        processor_list: Iterable[BaseProcessor] = (),
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
-        **options: Any,
-    ) -> None:
-        self.config = make_config(Client, ClientConfig, options)
-        self._clock = clock_of(clock)
-        self._rng = random_of(rng)
-        self._picker = picker_from_name(picker, self._rng, self.config.zone, self._clock.monotonic)
-        self._target = parse_target(host_list, service, registry)
+    @takes_options_of(ClientConfig)
+    def __init__(self, host_list: Hosts = None, **options: Any) -> None:
+        config = make_config(Client, ClientConfig, {"host_list": host_list, **options})
+        self.config = config
+        self._clock = clock_of(config.clock)
+        self._rng = random_of(config.rng)
+        self._picker = picker_from_name(
+            config.picker, self._rng, config.zone, self._clock.monotonic
+        )
+        self._target = parse_target(host_list, config.service, config.registry)
         self._types = ExceptionTypes()
         self._dialer = Dialer(
             self.config,
             self._clock,
             self._types,
             reports=wants_reports(self._picker),
-            pinned_path=ssl_crt_path,
-            ca_path=ssl_ca_path,
-            crt_path=ssl_client_crt_path,
-            key_path=ssl_client_key_path,
+            pinned_path=config.ssl_crt_path,
+            ca_path=config.ssl_ca_path,
+            crt_path=config.ssl_client_crt_path,
+            key_path=config.ssl_client_key_path,
         )
         self.connected: Invoker | None = None  # what makes the calls, while connected
         self._processors: list[BaseProcessor] = []
-        add_processors("processor_list", self._processors, processor_list, Side.CLIENT)
+        add_processors("processor_list", self._processors, config.processor_list, Side.CLIENT)
         self.monotonic = self._clock.monotonic
         self.identity = object()  # what its sessions know it by
         self._cluster: Cluster | None = None

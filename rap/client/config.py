@@ -1,97 +1,273 @@
-"""Every option of a client: one frozen value, checked once, passed whole."""
+"""The options of a client: one frozen value, checked once, passed whole."""
 
-from dataclasses import dataclass, field
+import random
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Annotated
 
+from rap.balance import Picker
+from rap.client.target import Hosts
 from rap.client.token import TokenSource, check_token
-from rap.clock import check_timeout
-from rap.wire.limits import DEFAULT_LIMITS
+from rap.clock import Clock
+from rap.options import Option, check_options
+from rap.processor.base import BaseProcessor
+from rap.registry import Registry, Resolver
+from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
 
 __all__ = ["ClientConfig"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """Options of a `Client`; times in seconds, sizes in bytes.
+    """The options of `Client` and `SyncClient`.
 
-    Args:
-        timeout: Deadline of unary calls that name none; `None`: no deadline. Generators and
-            channels have none unless given.
-        connect_timeout: For a server to answer a dial, for `connect` to find one, and for a call
-            without a deadline to find one.
-        stall_timeout: For which calls that nobody reads may keep all credit of a connection; then
-            the one that has waited longest fails.
-        ping_fail_cnt: Pings in a row without an answer that end a connection.
-        ping_sleep_time: Of silence on an idle connection before a ping; 1 with calls open.
-        max_connections: To one server. A further one is dialled when the calls open on the others
-            have reached what the server takes per connection.
-        max_in_flight: Unary calls waiting for an answer of one server.
-        max_waiting: Calls that may wait for a place under `max_in_flight`; the next one fails.
-        max_attempts: Of one call; see `idempotent` in `Client.register`.
-        retry_budget: Attempts beyond the first that calls of ten seconds may have between them: a
-            share of these calls, and ten a second more; 0: none that would cost a server anything.
-        slow_start: Over which a new server's share grows to its weight; 0: it has it at once.
-        zone: Where the client is, to prefer servers of the same zone; empty: zones do not count.
-        subset: Servers to connect to, of a service that has more; each client takes others; `None`:
-            all, as also with a picker for which all clients must agree.
-        max_message: Of one message; a larger answer fails its call.
-        max_frame: Of one frame; a larger one ends the connection.
-        stream_window: That may be under way on one call before its reader takes some.
-        connection_window: The same for all calls of a connection.
-        max_unfinished: Of answers of which only parts have come, on one connection; one more part
-            fails its call. At least `max_message`; `None`: eight times that.
-        max_pings: A second that a server may send on one connection, ten times as many at once;
-            beyond it is cut.
-        token: What says who this client is, to servers that verify it; or a function, plain or
-            ``async``, that returns it for each new connection.
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
     """
 
-    timeout: float | None = 9
-    connect_timeout: float = 9
-    stall_timeout: float = 10
-    ping_fail_cnt: int = 2
-    ping_sleep_time: float = 30
-    max_connections: int = 4
-    max_in_flight: int = 1024
-    max_waiting: int = 1024
-    max_attempts: int = 4
-    retry_budget: float = 0.2
-    slow_start: float = 30
-    zone: str = ""
-    subset: int | None = 100
-    max_message: int = DEFAULT_LIMITS.max_message
-    max_frame: int = DEFAULT_LIMITS.max_frame
-    stream_window: int = DEFAULT_LIMITS.stream_window
-    connection_window: int = DEFAULT_LIMITS.connection_window
-    max_unfinished: int | None = None
-    max_pings: int = 10
-    token: TokenSource | None = field(default=None, repr=False)
+    host_list: Annotated[
+        Hosts,
+        Option(
+            "Address of a server, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`, "
+            "`tls://` or `unix:///path`. Without it and without `registry`, the client calls "
+            "`localhost:9000`."
+        ),
+    ] = None
+    _: KW_ONLY
+    service: Annotated[
+        str | None,
+        Option("Name of the service to call, which is looked up in `registry`."),
+    ] = None
+    registry: Annotated[
+        str | Registry | Resolver | None,
+        Option(
+            "URL of the registry, or a `Registry` object, where the client finds the servers of "
+            "`service`. Give either `registry` or `host_list`.",
+            see="discovery.md",
+        ),
+    ] = field(default=None, repr=False)  # a URL may have a password
+    picker: Annotated[
+        str | Picker,
+        Option(
+            "Load-balancing policy that picks the server of a call: a name, or a `Picker` object.",
+            see="discovery.md",
+        ),
+    ] = "p2c"
+    ssl_crt_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the only certificate that the client accepts from a server. The client "
+            "compares the whole certificate and ignores its name and its authority. It turns on "
+            "TLS."
+        ),
+    ] = None
+    ssl_ca_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the authorities that may have signed the certificate of a server. The "
+            "client checks the chain and the host name. It turns on TLS."
+        ),
+    ] = None
+    ssl_client_crt_path: Annotated[
+        str | None,
+        Option("PEM file of the certificate that the client presents to servers (mutual TLS)."),
+    ] = None
+    ssl_client_key_path: Annotated[
+        str | None,
+        Option("PEM file of the private key of `ssl_client_crt_path`."),
+    ] = None
+    processor_list: Annotated[
+        Iterable[BaseProcessor],
+        Option(
+            "Processors of messages. Outgoing messages pass them in this order, incoming messages "
+            "in the reverse order.",
+            see="middleware.md",
+        ),
+    ] = field(default=(), repr=False)
+    clock: Annotated[
+        Clock | None,
+        Option("Source of time, for tests. `None` means the clock of this machine."),
+    ] = field(default=None, repr=False)
+    rng: Annotated[
+        random.Random | None,
+        Option("Source of randomness, for tests. `None` means one generator for the process."),
+    ] = field(default=None, repr=False)
+    timeout: Annotated[
+        float | None,
+        Option(
+            "Deadline of a unary call that sets no timeout itself, in seconds. `None` means no "
+            "deadline. Generators and channels have no deadline unless the call sets one.",
+            "seconds",
+            above=0,
+        ),
+    ] = 9
+    connect_timeout: Annotated[
+        float,
+        Option(
+            "Seconds to open a connection, and seconds that `connect` and a call without a "
+            "deadline wait for a server.",
+            "seconds",
+            above=0,
+        ),
+    ] = 9
+    stall_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that unread streams may hold the whole connection window. After that, the "
+            "stream that has been unread the longest is reset.",
+            "seconds",
+            above=0,
+        ),
+    ] = 10
+    ping_fail_cnt: Annotated[
+        int,
+        Option(
+            "Number of consecutive pings without an answer (2.5 seconds each) after which a "
+            "connection is closed.",
+            "pings",
+            least=1,
+        ),
+    ] = 2
+    ping_sleep_time: Annotated[
+        float,
+        Option(
+            "Seconds without traffic on an idle connection before the client sends a ping. While "
+            "calls are open, the client pings after 1 second.",
+            "seconds",
+            above=0,
+        ),
+    ] = 30
+    max_connections: Annotated[
+        int,
+        Option(
+            "Maximum connections per server. Another one is opened when every existing one has "
+            "reached the server's `max_streams`.",
+            "connections",
+            least=1,
+        ),
+    ] = 4
+    max_in_flight: Annotated[
+        int,
+        Option("Maximum unary calls per server that wait for an answer.", "calls", least=1),
+    ] = 1024
+    max_waiting: Annotated[
+        int,
+        Option(
+            "Maximum calls that wait because every server has reached `max_in_flight`. The next "
+            "call fails with `ResourceExhausted`.",
+            "calls",
+            least=0,
+        ),
+    ] = 1024
+    max_attempts: Annotated[
+        int,
+        Option(
+            "Maximum attempts of one call, the first one included. A call is only retried where "
+            "that is safe.",
+            "attempts",
+            least=1,
+            see="calls.md#retries",
+        ),
+    ] = 4
+    retry_budget: Annotated[
+        float,
+        Option(
+            "Retries and hedges that are allowed, as a share of the calls of the last ten seconds, "
+            "plus ten per second. With 0, only retries that cost no server anything are made.",
+            "share",
+            least=0,
+            see="calls.md#retries",
+        ),
+    ] = 0.2
+    slow_start: Annotated[
+        float,
+        Option(
+            "Seconds over which the share of a new server grows to its full weight. With 0, it has "
+            "its full weight at once.",
+            "seconds",
+            least=0,
+        ),
+    ] = 30
+    zone: Annotated[
+        str,
+        Option(
+            "Name of the zone that the client runs in. The client prefers servers of the same "
+            "zone. With an empty name, zones are ignored.",
+            see="discovery.md#zones",
+        ),
+    ] = ""
+    subset: Annotated[
+        int | None,
+        Option(
+            "If a service has more servers than this, each client connects to its own random "
+            "subset of this size. `None` means all servers, and so does a picker for which all "
+            "clients must agree.",
+            "servers",
+            least=2,
+            see="discovery.md#very-many-servers",
+        ),
+    ] = 100
+    max_message: Annotated[
+        int,
+        Option(
+            "Maximum size of one answer. A larger answer fails its call with `ResourceExhausted`.",
+            "bytes",
+            *BOUNDS["max_message"],
+        ),
+    ] = DEFAULT_LIMITS.max_message
+    max_frame: Annotated[
+        int,
+        Option(
+            "Maximum size of one frame. A larger frame ends the connection.",
+            "bytes",
+            *BOUNDS["max_frame"],
+        ),
+    ] = DEFAULT_LIMITS.max_frame
+    stream_window: Annotated[
+        int,
+        Option(
+            "Receive window of a stream: the bytes that the server may send on one call before "
+            "your code reads some.",
+            "bytes",
+            *BOUNDS["stream_window"],
+        ),
+    ] = DEFAULT_LIMITS.stream_window
+    connection_window: Annotated[
+        int,
+        Option(
+            "Receive window of a connection: the same as `stream_window` for all calls of the "
+            "connection together. It must be at least `stream_window`.",
+            "bytes",
+            *BOUNDS["connection_window"],
+        ),
+    ] = DEFAULT_LIMITS.connection_window
+    max_unfinished: Annotated[
+        int | None,
+        Option(
+            "Maximum total size of partially received answers per connection. A call that would "
+            "exceed it fails. `None` means eight times `max_message`.",
+            "bytes",
+            least="max_message",
+        ),
+    ] = None
+    max_pings: Annotated[
+        int,
+        Option(
+            "Pings per second that a server may send on one connection, with a burst of ten times "
+            "that. After more, the connection is closed.",
+            "per second",
+            least=1,
+        ),
+    ] = 10
+    token: Annotated[
+        TokenSource | None,
+        Option(
+            "Token that identifies this client to servers that verify it: a string, bytes, or a "
+            "function (`def` or `async def`) that returns the token for each new connection.",
+            see="authentication.md",
+        ),
+    ] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check every value; each error names its option."""
-        check_timeout("timeout", self.timeout)
+        check_options(self)
         check_token(self.token)
-        if not isinstance(self.zone, str):
-            raise ValueError(f"zone must be a string, got {self.zone!r}")
-        for name in ("connect_timeout", "stall_timeout", "ping_sleep_time"):
-            value = getattr(self, name)
-            if value is None:
-                raise ValueError(f"{name} must be a number of seconds, got None")
-            check_timeout(name, value)
-        for name in (
-            "ping_fail_cnt",
-            "max_connections",
-            "max_in_flight",
-            "max_attempts",
-            "max_pings",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        subset = self.subset
-        whole = isinstance(subset, int) and not isinstance(subset, bool)
-        if subset is not None and not (whole and subset >= 2):
-            raise ValueError(f"subset must be an integer of at least 2, or None, got {subset!r}")
-        for name in ("max_waiting", "slow_start", "retry_budget"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise ValueError(f"{name} must be 0 or more, got {value!r}")

@@ -1,162 +1,429 @@
-"""Every option of a server: one frozen value, checked once, passed whole."""
+"""The options of a server: one frozen value, checked once, passed whole."""
 
-from dataclasses import dataclass, field
-from math import inf
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Annotated
 
 from rap.address import Address
-from rap.clock import check_timeout
-from rap.options import check_flag
-from rap.registry.base import check_ttl
+from rap.clock import Clock
+from rap.options import Option, check_options
+from rap.processor.base import BaseProcessor
+from rap.registry.base import Registry, check_ttl, check_weight
 from rap.server.authentication import Verifier, verify_with
+from rap.server.hooks import Event
+from rap.server.middleware.base import BaseConnMiddleware, BaseMsgMiddleware
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
-from rap.wire.limits import DEFAULT_LIMITS
+from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
 
 __all__ = ["ServerConfig"]
 
-_TIMES = (
-    "timeout",
-    "stall_timeout",
-    "handshake_timeout",
-    "keep_alive",
-    "run_timeout",
-    "ping_sleep_time",
-    "close_timeout",
-    "max_connection_age",
-)
 
-_COUNTS = (
-    "ping_fail_cnt",
-    "backlog",
-    "max_token_failures",
-    "max_handshakes",
-    "max_connects",
-    "max_cancels",
-    "max_pings",
-)
-
-_BOUNDS = {
-    "max_header": (1024, MAX_META),
-    "max_depth": (1, MAX_DEPTH),
-    "max_elements": (1, MAX_ELEMENTS),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Options of a `Server`; times in seconds, sizes in bytes.
+    """The options of `Server`.
 
-    Args:
-        addresses: Where to listen.
-        timeout: For a peer to finish a frame it began or to take what was written.
-        stall_timeout: For which calls that no function reads may keep all credit of a connection;
-            then the one that has waited longest fails.
-        handshake_timeout: For a new connection to say Hello.
-        keep_alive: Without any call, after which a connection is asked to leave; `None`: never.
-        run_timeout: Of a unary handler; the caller's deadline counts if it is nearer.
-        ping_fail_cnt: Pings in a row without an answer that end a connection.
-        ping_sleep_time: Of silence on an idle connection before a ping; 1 with calls open.
-        backlog: Connections that may wait to be accepted.
-        close_timeout: For open calls and sessions to finish in a drain.
-        drain_delay: Between publishing DRAINING and closing the listeners, so that clients have
-            noticed; `None`: 1 with a registry, 0 without.
-        max_connection_age: After which a connection is asked to leave, +-10 %; what is open on
-            it lives on. `None`: never.
-        max_message: Of one message; a larger one resets its call.
-        max_frame: Of one frame; a larger one ends the connection.
-        max_streams: Calls open at once on one connection.
-        stream_window: That may be under way on one call before its reader takes some.
-        connection_window: The same for all calls of a connection.
-        max_unfinished: Of messages of which only parts have come, on one connection; one more part
-            fails its call. At least `max_message`; `None`: eight times that.
-        max_handshakes: Connections that have not said Hello yet, or are in a TLS handshake; the
-            oldest is cut for one more.
-        max_connects: A second from one address (of IPv6, one network of 64 bits), ten times as many
-            at once; beyond it they are cut. Peers on this machine have no such limit.
-        max_cancels: Calls a second that a client may cancel on one connection, ten times as many
-            at once; beyond it is slowed down, asked to leave and at last cut.
-        max_pings: A second on one connection, ten times as many at once; beyond it is cut.
-        max_requests: Of requests larger than 16 KiB whose calls are open, on one connection; one
-            more fails its call. At least `max_message`; `None`: sixteen times that.
-        max_backlog: Of answers that wait to be sent on one connection, 1 MiB to 1 TiB; beyond it no
-            further call of that client is begun until it has taken half of them.
-        max_header: Bytes of the header of a message as it arrives, 1,024 to 65,535; a larger one
-            fails its call.
-        max_depth: Arrays and maps of a body inside each other as it arrives, 1 to 32.
-        max_elements: Values of a body as it arrives, 1 to 100,000.
-        threads: In which `def` handlers run; `None`: as many as the executor of asyncio has.
-        lease_ttl: That a registration stands without a heartbeat, 0.1 to 86,400.
-        debug: Tracebacks of handlers go to the caller.
-        allow_load: Clients on this machine may import code into the server: private functions
-            ``load`` and ``reload`` of the group ``registry``.
-        verify_token: The token that clients must have, or a function that verifies theirs and
-            returns who they are; see `rap.server.authentication`. `None`: all may connect.
-        max_token_failures: Refused tokens of one address in a minute; from then on until the
-            minute is over its connections are refused without asking.
+    Attributes:
+        addresses: `host` as a tuple of addresses.
+
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
     """
 
-    addresses: tuple[Address, ...]
-    timeout: float = 9
-    stall_timeout: float = 10
-    handshake_timeout: float = 5
-    keep_alive: float | None = 1200
-    run_timeout: float | None = 9
-    ping_fail_cnt: int = 2
-    ping_sleep_time: float = 30
-    backlog: int = 1024
-    close_timeout: float = 25
-    drain_delay: float | None = None
-    max_connection_age: float | None = 1800
-    max_message: int = DEFAULT_LIMITS.max_message
-    max_frame: int = DEFAULT_LIMITS.max_frame
-    max_streams: int = DEFAULT_LIMITS.max_streams
-    stream_window: int = DEFAULT_LIMITS.stream_window
-    connection_window: int = DEFAULT_LIMITS.connection_window
-    max_unfinished: int | None = None
-    max_handshakes: int = 2048
-    max_connects: int = 200
-    max_cancels: int = 100
-    max_pings: int = 10
-    max_requests: int | None = None
-    max_backlog: int = DEFAULT_LIMITS.max_backlog
-    max_header: int = MAX_META
-    max_depth: int = MAX_DEPTH
-    max_elements: int = MAX_ELEMENTS
-    threads: int | None = None
-    lease_ttl: float = 10
-    debug: bool = False
-    allow_load: bool = False
-    verify_token: Verifier | None = field(default=None, repr=False)
-    max_token_failures: int = 10
+    host: Annotated[
+        str | Address | Sequence[str | Address],
+        Option(
+            "Address to listen on, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`, "
+            "`tls://` or `unix:///path`. Port 0 takes a free port; `server.addresses` has the "
+            "real one."
+        ),
+    ] = "localhost:9000"
+    _: KW_ONLY
+    service: Annotated[
+        str | None,
+        Option("Name under which the server registers. It needs `registry`."),
+    ] = None
+    registry: Annotated[
+        str | Registry | None,
+        Option(
+            "URL of the registry, or a `Registry` object, where the server registers. It needs "
+            "`service`.",
+            see="discovery.md",
+        ),
+    ] = field(default=None, repr=False)  # a URL may have a password
+    weight: Annotated[
+        int,
+        Option(
+            "Capacity of the server relative to the other servers of the service.",
+            least=1,
+            most=1000,
+            check=check_weight,
+        ),
+    ] = 1
+    zone: Annotated[
+        str,
+        Option(
+            "Name of the zone that the server runs in. It is published with the registration, and "
+            "clients of the same zone prefer this server.",
+            see="discovery.md#zones",
+        ),
+    ] = ""
+    advertise: Annotated[
+        str | None,
+        Option(
+            "Address that the server registers and clients dial. `None` means the address that the "
+            "server listens on."
+        ),
+    ] = None
+    ssl_crt_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the server's certificate. With it, every TCP address of the server speaks "
+            "TLS."
+        ),
+    ] = None
+    ssl_key_path: Annotated[
+        str | None,
+        Option("PEM file of the private key of `ssl_crt_path`."),
+    ] = None
+    ssl_ca_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the authorities of client certificates. With it, every client must "
+            "present a certificate of one of these authorities (mutual TLS)."
+        ),
+    ] = None
+    start_event_list: Annotated[
+        Iterable[Event],
+        Option(
+            "Functions, async functions or coroutines to run before the server listens. If one "
+            "fails, the server does not start."
+        ),
+    ] = field(default=(), repr=False)
+    stop_event_list: Annotated[
+        Iterable[Event],
+        Option(
+            "Functions, async functions or coroutines to run after all connections are closed, the "
+            "last one first. If one fails, the error is logged and the others run."
+        ),
+    ] = field(default=(), repr=False)
+    middleware_list: Annotated[
+        Iterable[BaseConnMiddleware | BaseMsgMiddleware],
+        Option(
+            "Middleware that admits connections or wraps unary calls. The first one is the "
+            "outermost.",
+            see="middleware.md",
+        ),
+    ] = field(default=(), repr=False)
+    processor_list: Annotated[
+        Iterable[BaseProcessor],
+        Option(
+            "Processors of messages. Outgoing messages pass them in this order, incoming messages "
+            "in the reverse order.",
+            see="middleware.md",
+        ),
+    ] = field(default=(), repr=False)
+    clock: Annotated[
+        Clock | None,
+        Option("Source of time, for tests. `None` means the clock of this machine."),
+    ] = field(default=None, repr=False)
+    rng: Annotated[
+        random.Random | None,
+        Option("Source of randomness, for tests. `None` means one generator for the process."),
+    ] = field(default=None, repr=False)
+    timeout: Annotated[
+        float,
+        Option(
+            "Seconds for a client to finish a frame that it has begun, or to read what was written "
+            "to it. After that, the connection is closed.",
+            "seconds",
+            above=0,
+        ),
+    ] = 9
+    stall_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that unread streams may hold the whole connection window. After that, the "
+            "stream that has been unread the longest is reset.",
+            "seconds",
+            above=0,
+        ),
+    ] = 10
+    handshake_timeout: Annotated[
+        float,
+        Option(
+            "Seconds for a new connection to send its Hello. After that, it is closed.",
+            "seconds",
+            above=0,
+        ),
+    ] = 5
+    keep_alive: Annotated[
+        float | None,
+        Option(
+            "Seconds without a call after which the server asks the client to leave the "
+            "connection. `None` means never.",
+            "seconds",
+            above=0,
+        ),
+    ] = 1200
+    run_timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds that a unary function may run. The deadline of the caller counts if it is "
+            "earlier. `None` means as long as the caller waits.",
+            "seconds",
+            above=0,
+        ),
+    ] = 9
+    ping_fail_cnt: Annotated[
+        int,
+        Option(
+            "Number of consecutive pings without an answer (2.5 seconds each) after which a "
+            "connection is closed.",
+            "pings",
+            least=1,
+        ),
+    ] = 2
+    ping_sleep_time: Annotated[
+        float,
+        Option(
+            "Seconds without traffic on an idle connection before the server sends a ping. While "
+            "calls are open, the server pings after 1 second.",
+            "seconds",
+            above=0,
+        ),
+    ] = 30
+    backlog: Annotated[
+        int,
+        Option(
+            "Maximum connections that wait in the kernel to be accepted.", "connections", least=1
+        ),
+    ] = 1024
+    close_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that open calls and sessions have to finish in a drain. After that, they fail "
+            "with `Unavailable`.",
+            "seconds",
+            above=0,
+            see="operations.md#draining",
+        ),
+    ] = 25
+    drain_delay: Annotated[
+        float | None,
+        Option(
+            "Seconds between publishing DRAINING and closing the listeners, for clients to notice. "
+            "`None` means 1 second with a registry and 0 without.",
+            "seconds",
+            least=0,
+            finite=True,
+            see="operations.md#draining",
+        ),
+    ] = None
+    max_connection_age: Annotated[
+        float | None,
+        Option(
+            "Seconds (±10 %) after which the server asks the client to leave a connection. Open "
+            "calls go on. `None` means never.",
+            "seconds",
+            above=0,
+        ),
+    ] = 1800
+    max_message: Annotated[
+        int,
+        Option(
+            "Maximum size of one message. A larger message fails its call with "
+            "`ResourceExhausted`.",
+            "bytes",
+            *BOUNDS["max_message"],
+        ),
+    ] = DEFAULT_LIMITS.max_message
+    max_frame: Annotated[
+        int,
+        Option(
+            "Maximum size of one frame. A larger frame ends the connection.",
+            "bytes",
+            *BOUNDS["max_frame"],
+        ),
+    ] = DEFAULT_LIMITS.max_frame
+    max_streams: Annotated[
+        int,
+        Option(
+            "Maximum open calls per connection.",
+            "calls",
+            *BOUNDS["max_streams"],
+        ),
+    ] = DEFAULT_LIMITS.max_streams
+    stream_window: Annotated[
+        int,
+        Option(
+            "Receive window of a stream: the bytes that a client may send on one call before the "
+            "function reads some.",
+            "bytes",
+            *BOUNDS["stream_window"],
+        ),
+    ] = DEFAULT_LIMITS.stream_window
+    connection_window: Annotated[
+        int,
+        Option(
+            "Receive window of a connection: the same as `stream_window` for all calls of the "
+            "connection together. It must be at least `stream_window`.",
+            "bytes",
+            *BOUNDS["connection_window"],
+        ),
+    ] = DEFAULT_LIMITS.connection_window
+    max_unfinished: Annotated[
+        int | None,
+        Option(
+            "Maximum total size of partially received messages per connection. A call that would "
+            "exceed it fails. `None` means eight times `max_message`.",
+            "bytes",
+            least="max_message",
+        ),
+    ] = None
+    max_handshakes: Annotated[
+        int,
+        Option(
+            "Maximum connections that have not sent their Hello yet, TLS handshakes included. For "
+            "one more, the oldest of them is closed.",
+            "connections",
+            least=1,
+        ),
+    ] = 2048
+    max_connects: Annotated[
+        int,
+        Option(
+            "New connections per second per client address (IPv6: per /64), with a burst of ten "
+            "times that. Excess connections are closed. Clients on the same machine are not "
+            "limited.",
+            "per second",
+            least=1,
+        ),
+    ] = 200
+    max_cancels: Annotated[
+        int,
+        Option(
+            "Calls per second that a client may cancel on one connection, with a burst of ten "
+            "times that. A connection that exceeds it is slowed down, then asked to leave, then "
+            "closed.",
+            "per second",
+            least=1,
+        ),
+    ] = 100
+    max_pings: Annotated[
+        int,
+        Option(
+            "Pings per second that a client may send on one connection, with a burst of ten times "
+            "that. After more, the connection is closed.",
+            "per second",
+            least=1,
+        ),
+    ] = 10
+    max_requests: Annotated[
+        int | None,
+        Option(
+            "Maximum total size per connection of the requests larger than 16 KiB whose calls are "
+            "open. A call that would exceed it fails. `None` means sixteen times `max_message`.",
+            "bytes",
+            least="max_message",
+        ),
+    ] = None
+    max_backlog: Annotated[
+        int,
+        Option(
+            "Maximum total size per connection of the answers that wait to be sent. Beyond it, no "
+            "further call of that client begins until the client has read half of them.",
+            "bytes",
+            *BOUNDS["max_backlog"],
+        ),
+    ] = DEFAULT_LIMITS.max_backlog
+    max_header: Annotated[
+        int,
+        Option(
+            "Maximum size of the header of an incoming message. A larger header fails its call.",
+            "bytes",
+            least=1024,
+            most=MAX_META,
+        ),
+    ] = MAX_META
+    max_depth: Annotated[
+        int,
+        Option(
+            "Maximum depth of nested arrays and maps in the body of an incoming message. A deeper "
+            "body fails its call before it is decoded.",
+            "levels",
+            least=1,
+            most=MAX_DEPTH,
+        ),
+    ] = MAX_DEPTH
+    max_elements: Annotated[
+        int,
+        Option(
+            "Maximum number of values in the body of an incoming message. A body with more fails "
+            "its call before it is decoded.",
+            "values",
+            least=1,
+            most=MAX_ELEMENTS,
+        ),
+    ] = MAX_ELEMENTS
+    threads: Annotated[
+        int | None,
+        Option(
+            "Number of threads that run `def` functions. `None` means as many as the default "
+            "executor of asyncio has.",
+            "threads",
+            least=1,
+            see="blocking.md",
+        ),
+    ] = None
+    lease_ttl: Annotated[
+        float,
+        Option(
+            "Seconds that a registration stays valid without a heartbeat.",
+            "seconds",
+            least=0.1,
+            most=86400,
+            check=check_ttl,
+        ),
+    ] = 10
+    debug: Annotated[
+        bool,
+        Option("Whether the tracebacks of functions are sent to callers."),
+    ] = False
+    allow_load: Annotated[
+        bool,
+        Option(
+            "Whether clients on the same machine may import code into the server, with the "
+            "private functions `load` and `reload` of the group `registry`.",
+            see="functions.md",
+        ),
+    ] = False
+    verify_token: Annotated[
+        Verifier | None,
+        Option(
+            "Token that every client must send, or a function that verifies the token of a client "
+            "and returns who it is. `None` means that every client may connect.",
+            see="authentication.md",
+        ),
+    ] = field(default=None, repr=False)
+    max_token_failures: Annotated[
+        int,
+        Option(
+            "Number of refused tokens per client address and minute. After that, the server "
+            "refuses connections of that address unread until the minute is over.",
+            "tokens",
+            least=1,
+        ),
+    ] = 10
+    addresses: tuple[Address, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check every value; each error names its option."""
-        optional = {"keep_alive", "run_timeout", "max_connection_age"}
-        for name in _TIMES:
-            value = getattr(self, name)
-            if value is None and name not in optional:
-                raise ValueError(f"{name} must be a number of seconds, got None")
-            check_timeout(name, value)
-        check_flag("debug", self.debug)
-        check_flag("allow_load", self.allow_load)
-        check_ttl(self.lease_ttl, option="lease_ttl")
+        hosts = [self.host] if isinstance(self.host, str | Address) else self.host
+        if not isinstance(hosts, Sequence) or isinstance(hosts, bytes) or not hosts:
+            raise ValueError(f"host must be an address or a list of addresses, got {self.host!r}")
+        addresses = tuple(Address.parse(each, option="host") for each in hosts)
+        object.__setattr__(self, "addresses", addresses)
+        check_options(self)
         if self.verify_token is not None:
             verify_with(self.verify_token)
-        for name in _COUNTS:
-            _check_count(name, getattr(self, name))
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
-        if self.threads is not None:
-            _check_count("threads", self.threads)
-        delay = self.drain_delay
-        if delay is not None and (
-            isinstance(delay, bool) or not isinstance(delay, int | float) or not 0 <= delay < inf
-        ):
-            raise ValueError(f"drain_delay must be 0 seconds or more, got {delay!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")

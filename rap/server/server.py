@@ -4,18 +4,17 @@ import asyncio
 import inspect
 import logging
 import os
-import random
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from rap.address import Address
 from rap.call import Side
-from rap.clock import Clock, clock_of, random_of
+from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
-from rap.options import check_flag, make_config
+from rap.options import check_flag, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
-from rap.registry.base import Registry, State
+from rap.registry.base import State
 from rap.server.admin import Admin
 from rap.server.authentication import make_authenticator
 from rap.server.authorization import Allow
@@ -40,78 +39,150 @@ class Server:
     """Serves functions to clients.
 
     Args:
-        host: One address or a list of addresses; see `rap.address`.
-        service: Name under which to register; needs `registry`.
-        registry: URL or `Registry` where the server makes itself known.
-        weight: Relative capacity, 1 to 1000.
-        zone: Name of the failure domain.
-        advertise: Address that clients dial; by default the one that was bound.
-        ssl_crt_path: PEM file of the certificate; with it every TCP address speaks TLS.
-        ssl_key_path: PEM file of its key.
-        ssl_ca_path: PEM file of the authorities of client certificates, which are then required.
-        start_event_list: Run before listening; a failing one aborts the start.
-        stop_event_list: Run when all connections are closed.
-        middleware_list: The first is outermost.
-        processor_list: In the order in which outbound messages pass them.
-        clock: Source of time.
-        rng: Source of chance.
-        options: The options of `ServerConfig`.
+        host: Address to listen on, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`,
+            `tls://` or `unix:///path`. Port 0 takes a free port; `server.addresses` has the real
+            one. Default 'localhost:9000'.
+        service: Name under which the server registers. It needs `registry`. Default None.
+        registry: URL of the registry, or a `Registry` object, where the server registers. It needs
+            `service`. Default None.
+        weight: Capacity of the server relative to the other servers of the service. Default 1, 1 to
+            1,000.
+        zone: Name of the zone that the server runs in. It is published with the registration, and
+            clients of the same zone prefer this server. Default ''.
+        advertise: Address that the server registers and clients dial. `None` means the address that
+            the server listens on. Default None.
+        ssl_crt_path: PEM file of the server's certificate. With it, every TCP address of the server
+            speaks TLS. Default None.
+        ssl_key_path: PEM file of the private key of `ssl_crt_path`. Default None.
+        ssl_ca_path: PEM file of the authorities of client certificates. With it, every client must
+            present a certificate of one of these authorities (mutual TLS). Default None.
+        start_event_list: Functions, async functions or coroutines to run before the server listens.
+            If one fails, the server does not start. Default ().
+        stop_event_list: Functions, async functions or coroutines to run after all connections are
+            closed, the last one first. If one fails, the error is logged and the others run.
+            Default ().
+        middleware_list: Middleware that admits connections or wraps unary calls. The first one is
+            the outermost. Default ().
+        processor_list: Processors of messages. Outgoing messages pass them in this order, incoming
+            messages in the reverse order. Default ().
+        clock: Source of time, for tests. `None` means the clock of this machine. Default None.
+        rng: Source of randomness, for tests. `None` means one generator for the process. Default
+            None.
+        timeout: Seconds for a client to finish a frame that it has begun, or to read what was
+            written to it. After that, the connection is closed. Default 9 seconds, more than 0.
+        stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
+            the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
+        handshake_timeout: Seconds for a new connection to send its Hello. After that, it is closed.
+            Default 5 seconds, more than 0.
+        keep_alive: Seconds without a call after which the server asks the client to leave the
+            connection. `None` means never. Default 1,200 seconds, more than 0.
+        run_timeout: Seconds that a unary function may run. The deadline of the caller counts if it
+            is earlier. `None` means as long as the caller waits. Default 9 seconds, more than 0.
+        ping_fail_cnt: Number of consecutive pings without an answer (2.5 seconds each) after which
+            a connection is closed. Default 2 pings, at least 1.
+        ping_sleep_time: Seconds without traffic on an idle connection before the server sends a
+            ping. While calls are open, the server pings after 1 second. Default 30 seconds, more
+            than 0.
+        backlog: Maximum connections that wait in the kernel to be accepted. Default 1,024
+            connections, at least 1.
+        close_timeout: Seconds that open calls and sessions have to finish in a drain. After that,
+            they fail with `Unavailable`. Default 25 seconds, more than 0.
+        drain_delay: Seconds between publishing DRAINING and closing the listeners, for clients to
+            notice. `None` means 1 second with a registry and 0 without. Default None, at least 0.
+        max_connection_age: Seconds (±10 %) after which the server asks the client to leave a
+            connection. Open calls go on. `None` means never. Default 1,800 seconds, more than 0.
+        max_message: Maximum size of one message. A larger message fails its call with
+            `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
+        max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
+            bytes, 16,384 to 67,108,864.
+        max_streams: Maximum open calls per connection. Default 16,384 calls, 1 to 1,048,576.
+        stream_window: Receive window of a stream: the bytes that a client may send on one call
+            before the function reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
+        connection_window: Receive window of a connection: the same as `stream_window` for all calls
+            of the connection together. It must be at least `stream_window`. Default 8,388,608
+            bytes, 65,536 to 1,073,741,824.
+        max_unfinished: Maximum total size of partially received messages per connection. A call
+            that would exceed it fails. `None` means eight times `max_message`. Default None, at
+            least `max_message`.
+        max_handshakes: Maximum connections that have not sent their Hello yet, TLS handshakes
+            included. For one more, the oldest of them is closed. Default 2,048 connections, at
+            least 1.
+        max_connects: New connections per second per client address (IPv6: per /64), with a burst of
+            ten times that. Excess connections are closed. Clients on the same machine are not
+            limited. Default 200 per second, at least 1.
+        max_cancels: Calls per second that a client may cancel on one connection, with a burst of
+            ten times that. A connection that exceeds it is slowed down, then asked to leave, then
+            closed. Default 100 per second, at least 1.
+        max_pings: Pings per second that a client may send on one connection, with a burst of ten
+            times that. After more, the connection is closed. Default 10 per second, at least 1.
+        max_requests: Maximum total size per connection of the requests larger than 16 KiB whose
+            calls are open. A call that would exceed it fails. `None` means sixteen times
+            `max_message`. Default None, at least `max_message`.
+        max_backlog: Maximum total size per connection of the answers that wait to be sent. Beyond
+            it, no further call of that client begins until the client has read half of them.
+            Default 67,108,864 bytes, 1,048,576 to 1,099,511,627,776.
+        max_header: Maximum size of the header of an incoming message. A larger header fails its
+            call. Default 65,535 bytes, 1,024 to 65,535.
+        max_depth: Maximum depth of nested arrays and maps in the body of an incoming message. A
+            deeper body fails its call before it is decoded. Default 32 levels, 1 to 32.
+        max_elements: Maximum number of values in the body of an incoming message. A body with more
+            fails its call before it is decoded. Default 100,000 values, 1 to 100,000.
+        threads: Number of threads that run `def` functions. `None` means as many as the default
+            executor of asyncio has. Default None, at least 1.
+        lease_ttl: Seconds that a registration stays valid without a heartbeat. Default 10 seconds,
+            0.1 to 86,400.
+        debug: Whether the tracebacks of functions are sent to callers. Default False.
+        allow_load: Whether clients on the same machine may import code into the server, with the
+            private functions `load` and `reload` of the group `registry`. Default False.
+        verify_token: Token that every client must send, or a function that verifies the token of a
+            client and returns who it is. `None` means that every client may connect. Default None.
+        max_token_failures: Number of refused tokens per client address and minute. After that, the
+            server refuses connections of that address unread until the minute is over. Default 10
+            tokens, at least 1.
 
     Raises:
         ValueError: An option has a bad value; the message names it.
         TypeError: An option does not exist.
     """
 
+    @takes_options_of(ServerConfig)
     def __init__(
-        self,
-        host: str | Address | Sequence[str | Address] = "localhost:9000",
-        *,
-        service: str | None = None,
-        registry: str | Registry | None = None,
-        weight: int = 1,
-        zone: str = "",
-        advertise: str | None = None,
-        ssl_crt_path: str | None = None,
-        ssl_key_path: str | None = None,
-        ssl_ca_path: str | None = None,
-        start_event_list: Iterable[Event] = (),
-        stop_event_list: Iterable[Event] = (),
-        middleware_list: Iterable[Middleware] = (),
-        processor_list: Iterable[BaseProcessor] = (),
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
-        **options: Any,
+        self, host: str | Address | Sequence[str | Address] = "localhost:9000", **options: Any
     ) -> None:
-        hosts = [host] if isinstance(host, str | Address) else host
-        if not isinstance(hosts, Sequence) or isinstance(hosts, bytes) or not hosts:
-            raise ValueError(f"host must be an address or a list of addresses, got {host!r}")
-        addresses = tuple(Address.parse(each, option="host") for each in hosts)
-        self.config = make_config(Server, ServerConfig, options, addresses=addresses)
+        config = make_config(Server, ServerConfig, {"host": host, **options})
+        self.config = config
         self.incarnation = os.urandom(8).hex()
-        self._clock = clock_of(clock)
-        self._rng = random_of(rng)
-        self._router = Router(self.config.run_timeout)
-        Admin(self._router, allow_load=self.config.allow_load)
+        self._clock = clock_of(config.clock)
+        self._rng = random_of(config.rng)
+        self._router = Router(config.run_timeout)
+        Admin(self._router, allow_load=config.allow_load)
         self._connections = ConnectionManager(
-            self.config,
+            config,
             self._clock,
             self._rng,
             _log,
-            tls=(ssl_crt_path, ssl_key_path, ssl_ca_path),
-            hello={"service": service or "", "incarnation": self.incarnation},
+            tls=(config.ssl_crt_path, config.ssl_key_path, config.ssl_ca_path),
+            hello={"service": config.service or "", "incarnation": self.incarnation},
         )
         self._registration = Registration(
-            registry, service, weight=weight, zone=zone, advertise=advertise, config=self.config,
-            incarnation=self.incarnation, clock=self._clock, rng=self._rng,
-        )  # fmt: skip
-        self._start_events = check_events("start_event_list", start_event_list)
-        self._stop_events = check_events("stop_event_list", stop_event_list)
+            config.registry,
+            config.service,
+            weight=config.weight,
+            zone=config.zone,
+            advertise=config.advertise,
+            config=config,
+            incarnation=self.incarnation,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self._start_events = check_events("start_event_list", config.start_event_list)
+        self._stop_events = check_events("stop_event_list", config.stop_event_list)
         # Coroutine objects of a server that never starts are nobody's oversight.
         weakref.finalize(self, _discard, self._start_events, self._stop_events)
-        self._middlewares = MiddlewareStack(self.register, service or "", _log)
-        self._middlewares.load("middleware_list", middleware_list)
+        self._middlewares = MiddlewareStack(self.register, config.service or "", _log)
+        self._middlewares.load("middleware_list", config.middleware_list)
         self._processors: list[BaseProcessor] = []
-        self._add_processors("processor_list", processor_list)
+        self._add_processors("processor_list", config.processor_list)
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # somebody wants the server to end

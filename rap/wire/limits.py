@@ -7,7 +7,7 @@ from typing import Any
 
 from rap.errors import ResourceExhausted
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room", "without_limits"]
+__all__ = ["BOUNDS", "DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room", "without_limits"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -49,7 +49,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check every value against its bounds."""
-        for name, (low, high) in _BOUNDS.items():
+        for name, (low, high) in BOUNDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r}")
@@ -82,7 +82,7 @@ class Limits:
         return {name: getattr(self, name) for name in _TOLD}
 
 
-_BOUNDS = {
+BOUNDS = {
     "max_frame": (16 * _KIB, 64 * _MIB),
     "max_message": (_KIB, 2**31),
     "max_streams": (1, 2**20),
@@ -115,7 +115,7 @@ class PeerLimits:
         values: dict[str, int] = {}
         for each in fields(cls):
             value = content.get(each.name, getattr(_BEFORE_HELLO, each.name))
-            low, high = _BOUNDS[each.name]
+            low, high = BOUNDS[each.name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"Hello: {each.name} must be {low} to {high}, got {value!r}")
             values[each.name] = value

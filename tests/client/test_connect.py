@@ -91,7 +91,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_an_unknown_option_is_refused_by_its_name() -> None:
     with pytest.raises(TypeError, match="'tiemout'"):
-        Client(tiemout=3)
+        Client(tiemout=3)  # type: ignore[call-arg]  # that is the mistake
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_a_wrong_option_is_named() -> None:
     with pytest.raises(ValueError, match="max_connections"):
         SyncClient(max_connections=0)
     with pytest.raises(TypeError, match="colour"):
-        SyncClient(colour="red")
+        SyncClient(colour="red")  # type: ignore[call-arg]  # that is the mistake
 
 
 def test_closing_fails_the_calls_that_are_open() -> None:

@@ -388,7 +388,7 @@ def test_a_bad_verifier_is_refused_at_construction() -> None:
     with pytest.raises(ValueError, match="verify_token must not be empty"):
         Server(LOOPBACK, verify_token="")
     with pytest.raises(TypeError, match="verify_token must be a token or a function"):
-        Server(LOOPBACK, verify_token=3)
+        Server(LOOPBACK, verify_token=3)  # type: ignore[arg-type]  # that is the mistake
     with pytest.raises(ValueError, match="max_token_failures"):
         Server(LOOPBACK, max_token_failures=0)
 

@@ -110,7 +110,7 @@ def test_a_bad_option_is_refused_by_its_name(option: str, value: Any) -> None:
 
 def test_an_unknown_option_is_refused_by_its_name() -> None:
     with pytest.raises(TypeError, match="'tiemout'"):
-        Server(tiemout=3)
+        Server(tiemout=3)  # type: ignore[call-arg]  # that is the mistake
     with pytest.raises(TypeError):
         Server("localhost:0", 9)  # type: ignore[arg-type, call-arg, misc, unused-ignore]  # options are keywords
 

@@ -28,7 +28,7 @@ from rap.wire.frames import (
     MORE,
     parse_frames,
 )
-from rap.wire.limits import _BOUNDS, Limits, PeerLimits
+from rap.wire.limits import BOUNDS, Limits, PeerLimits
 from rap.wire.protocol import PROTOCOL_VERSION
 from tests.wire.endpoints import KIB, WHOLE, Endpoint, data, make
 
@@ -98,10 +98,10 @@ def test_kinds_and_flags_have_the_numbers_of_the_specification() -> None:
 
 def test_limits_have_the_values_of_the_specification() -> None:
     rows = re.findall(r"^\| `(\w+)`: [^|]*\| ([^|]*)\| ([^|]*?) to ([^|]*)\|", SPEC, re.MULTILINE)
-    assert [row[0] for row in rows] == [name for name in _BOUNDS if name not in _LOCAL]
+    assert [row[0] for row in rows] == [name for name in BOUNDS if name not in _LOCAL]
     for name, before, low, high in rows:
         assert getattr(PeerLimits(), name) == size(before)
-        assert _BOUNDS[name] == (size(low), size(high))
+        assert BOUNDS[name] == (size(low), size(high))
 
 
 def test_version_depth_and_elements_are_those_of_the_specification() -> None:

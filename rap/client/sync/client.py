@@ -35,6 +35,7 @@ from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.clock import check_timeout
+from rap.options import takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
 from rap.transport import Connection
@@ -80,6 +81,7 @@ class SyncClient:
         TypeError: An option does not exist.
     """
 
+    @takes_options_of(ClientConfig)
     def __init__(self, host_list: Hosts = None, **options: Any) -> None:
         self._make = functools.partial(Client, host_list, **options)
         self._movable = isinstance(options.get("registry"), str | None)
