@@ -144,9 +144,6 @@ class Admin:
                 )
             except RegistrationError as exc:
                 raise InvalidArgument(f"reload {func_str!r} of {path!r}: {exc}") from exc
-            handler.allow = old.allow
-            if handler.stream_type is old.stream_type:
-                handler.run_timeout = old.run_timeout
             self._router.replace(handler)
         return _describe(handler)
 

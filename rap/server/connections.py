@@ -14,8 +14,7 @@ from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.admission import AcceptLimiter, Admission
 from rap.server.config import ServerConfig
-from rap.server.dispatch import Dispatcher
-from rap.server.inbound_call import ServerStream
+from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
 from rap.server.message_limits import MessageLimits, stream_hooks
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions

@@ -1,15 +1,16 @@
-"""From one inbound stream to one run of a handler to the answer: the server's flow reads here.
+"""How a server runs calls: from an inbound stream to a handler and back to the response.
 
-Every exception of a call ends in `Dispatcher.fail`, the only translation into a Reset.
+A `ServerStream` is one inbound call, and the `Dispatcher` runs it. Every exception of a call ends
+in `Dispatcher.fail`, the only place that turns one into a Reset.
 """
 
 import asyncio
 import logging
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from rap.call import FORWARDED, Call, Header, Request, Response, StreamType, current
+from rap.call import FORWARDED, Call, Header, Request, Response, Side, StreamType, current
 from rap.clock import NEVER, Clock
 from rap.errors import (
     CallError,
@@ -22,109 +23,176 @@ from rap.errors import (
 )
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
-from rap.server.inbound_call import ServerStream
 from rap.server.log_fields import log_fields
-from rap.server.middleware.chain import MessageChain
 from rap.server.router import Handler, Router
-from rap.server.streaming import serve_channel, serve_stream
 from rap.server.threads import Threads
+from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE, UNSERVED
 from rap.wire.stream import CLOSED
 
-__all__ = ["Dispatcher", "failure", "unreadable"]
-
-
-# Bytes; a Reset is one frame, and every peer takes frames of 16 KiB.
-_MAX_MESSAGE = 4096
-_MAX_DETAILS = 8192
-_MAX_TRACEBACK = 6000  # characters, the last ones
-# Reserved header to what it says of a body, and who reads it.
-_CHANGED = {
-    ":crypto": ("encrypted", "CryptoProcessor"),
-    ":deflate": ("compressed", "CompressProcessor"),
-}
-
-
-def failure(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str, Any]]:
-    """Return code, message and details of the Reset for an exception.
-
-    Args:
-        exc: What ended the call; its text and details are the user's, and may be anything.
-        debug: Add the traceback.
-    """
-    kind = type(exc).__name__
-    try:
-        code, message, details = encode_error(exc, debug=debug)
-    except Exception:
-        return Code.UNKNOWN, f"{kind}, whose text cannot be made", {"type": kind}
-    if debug:
-        text = details["traceback"][-_MAX_TRACEBACK:]
-        details["traceback"] = text.encode("ascii", "backslashreplace").decode()[-_MAX_TRACEBACK:]
-    if not _can_be_sent(details):
-        details = {} if isinstance(exc, CallError) else {"type": kind}
-        message += " (with details that cannot be sent)"
-    encoded = message.encode("utf-8", "backslashreplace")
-    return code, encoded[:_MAX_MESSAGE].decode("utf-8", "ignore"), details
-
-
-def unreadable(method: str, header: Header, reads: Collection[str]) -> InvalidArgument | None:
-    """Return the error of a call whose body only a processor could read that is not here.
-
-    Args:
-        method: What was called.
-        header: What the call says of its body.
-        reads: Headers that the processors of this server know.
-    """
-    for name, (how, processor) in _CHANGED.items():
-        if name in header and name not in reads:
-            return InvalidArgument(
-                f"{method}: the call is {how}, and this server has no {processor}: "
-                f"load one into the server, or none into the client"
-            )
-    return None
-
-
-def _can_be_sent(details: dict[str, Any]) -> bool:
-    try:
-        packed = pack(details)
-        unpack(packed)
-    except ValueError:
-        return False
-    return len(packed) <= _MAX_DETAILS
-
+__all__ = [
+    "Dispatcher",
+    "ServerStream",
+    "StreamServer",
+    "UnaryMiddleware",
+    "encode_response",
+    "error_reply",
+    "missing_processor",
+]
 
 _UNARY, _CHANNEL = StreamType.UNARY, StreamType.CHANNEL  # look-ups are slow
+_SERVER = Side.SERVER
 _set_current = current.set
-_ANSWER = MESSAGE | END
+_RESPONSE = MESSAGE | END
 _EAGER = sys.version_info >= (3, 12)
 _CANCEL_GRACE = 5.0  # seconds that cancelled handlers have for their own cleanup
-_LONGEST_ROUTE = 256  # bytes; a longer Open has a header that hardly comes twice
-_MAX_ROUTES = 4096  # Opens remembered by their bytes; with more different ones, start afresh
-
-Run = Callable[[ServerStream], Coroutine[Any, Any, None]]
-# What a function is called by with another shape.
-_ASKED = {
+_MAX_ROUTE = 256  # bytes; the header of a longer Open is unlikely to occur twice
+_MAX_ROUTES = 4096  # cached; when there are more, the cache is emptied
+# Limits of an error reply in bytes: a Reset is one frame, and every peer takes frames of 16 KiB.
+_MAX_MESSAGE = 4096
+_MAX_DETAILS = 8192
+_MAX_TRACEBACK = 6000  # characters; the end is kept
+_DECLARED = {
     StreamType.UNARY: "unary function; declare it without Channel or `yield`",
     StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
     StreamType.CHANNEL: "channel function; declare it with a parameter of type Channel",
 }
-# Handler, seconds it may run, header, what runs it (`None`: inline).
-Route = tuple[Handler, float, Header, Run | None]
+# What a reserved header says of the body, and the processor that reads such a body.
+_TRANSFORMED = {
+    ":crypto": ("encrypted", "CryptoProcessor"),
+    ":deflate": ("compressed", "CompressProcessor"),
+}
+
 # Positional and keyword arguments.
-Arguments = tuple[Sequence[Any], Mapping[str, Any] | None]
+CallArguments = tuple[Sequence[Any], Mapping[str, Any] | None]
+Run = Callable[["ServerStream"], Coroutine[Any, Any, None]]
+# Handler, seconds it may run, header, and the function that runs it (`None`: inline).
+Route = tuple[Handler, float, Header, Run | None]
+
+
+class UnaryMiddleware(Protocol):
+    """The message middleware of a server; see `rap.server.middleware.chain`."""
+
+    monotonic: Callable[[], float]
+
+    async def run(
+        self,
+        stream: "ServerStream",
+        request: Request,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+    ) -> Any:
+        """Run the handler inside the middleware; return its result, or raise."""
+
+    def answered(
+        self, stream: "ServerStream", error: BaseException | None, began: float, size: int
+    ) -> None:
+        """Report how a call ended."""
+
+
+class StreamServer(Protocol):
+    """What serves calls of several messages; see `rap.server.streaming`."""
+
+    async def serve_stream(self, stream: "ServerStream") -> None:
+        """Run a generator function and send its items."""
+
+    async def serve_channel(self, stream: "ServerStream") -> None:
+        """Run a channel function."""
+
+
+class ServerStream(Stream):
+    """One inbound call: its stream, handler and task. The dispatcher sets them when it opens."""
+
+    handler: Handler
+    route: Route  # its header is shared with other calls
+    body: bytes | memoryview
+    processed: Request | None = None
+    began = False  # the handler has run; only set where processors or middleware come first
+    failed = False  # it ended by an error
+    task: asyncio.Task[None] | None = None
+    call: Call | None = None
+
+    @property
+    def deadline_text(self) -> str:
+        """Which time limit has passed, for the error."""
+        handler, limit, _, _ = self.route
+        if limit < handler.run_timeout:
+            return f"{handler.method}: the caller's deadline passed"
+        return f"{handler.method}: its run_timeout of {limit:g} s passed"
+
+    @property
+    def header(self) -> Header:
+        """The header that the client sent when it opened the call."""
+        return self.route[2] if self.call is None else self.call.header
+
+    def as_call(self) -> Call:
+        """Return the `Call`, which is made on first use."""
+        call = self.call
+        if call is None:
+            handler = self.handler
+            header = {**self.route[2]}
+            call = self.call = Call(
+                handler.method, handler.stream_type, _SERVER, header, self.deadline, self.conn.peer
+            )
+        return call
+
+    def request(self) -> Request:
+        """Return the request being served, as `context.request` shows it."""
+        if self.processed is not None:
+            return self.processed
+        call = self.as_call()
+        if self.handler.stream_type is _CHANNEL:
+            return Request(call, None, call.header)
+        return Request(call, _as_body(*self.handler.function.decode_call(self.body)), call.header)
+
+    async def begin(self, pipeline: Pipeline) -> CallArguments:
+        """Return the arguments after the processors have seen them; the handler runs next."""
+        function = self.handler.function
+        body = self.body
+        if pipeline.transforms:
+            call = self.as_call()
+            request = Request(call, decode_any(body), call.header)
+            request = self.processed = await pipeline.request(request)
+            body = encode_any(request.body)
+        arguments = function.decode_call(body)
+        self.began = True
+        return arguments
+
+    async def begin_channel(self, pipeline: Pipeline) -> None:
+        """Pass the opening of a channel through the processors; the handler runs next."""
+        if pipeline.transforms:
+            call = self.as_call()
+            opening = decode_any(self.body) if self.body else None
+            await pipeline.request(Request(call, opening, call.header))
+        self.began = True
+
+    def stop_reading(self) -> None:
+        """End a call whose handler has returned; messages that still arrive are discarded."""
+        if self.state != CLOSED:
+            self.discard = True
+            self.conn.reset(self, Code.OK)
+
+    def fail(self, error: CallError) -> None:
+        """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
+        super().fail(error)
+        task = self.task
+        if task is not None and not task.done():
+            self.conn.keep_task(task)
+            task.cancel()
 
 
 class Dispatcher:
-    """Runs handlers.
+    """Runs the handlers of a server.
 
     Args:
-        router: The table of functions.
+        router: The registered functions.
         pipeline: Processors of the server.
         clock: Source of time.
         threads: Where `def` handlers run.
-        messages: Middleware around unary calls, if there is any.
-        debug: Send tracebacks.
+        streaming: Serves generator and channel functions.
+        middleware: Message middleware around unary calls; `None` if there is none.
+        debug: Send tracebacks to callers.
         log: Logger of the server.
     """
 
@@ -135,23 +203,24 @@ class Dispatcher:
         clock: Clock,
         threads: Threads,
         *,
-        messages: MessageChain | None = None,
+        streaming: StreamServer,
+        middleware: UnaryMiddleware | None = None,
         debug: bool,
         log: logging.Logger,
     ) -> None:
-        self.pipeline = pipeline
-        self.threads = threads
         self._router = router
+        self._pipeline = pipeline
+        self._threads = threads
+        self._streaming = streaming
+        self._middleware = middleware
         self._monotonic = clock.monotonic
         self._debug = debug
         self._log = log
-        self._routes: dict[bytes, Route] = {}
-        router.on_replace = self._routes.clear
+        self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
+        router.notify_on_replace(self._routes.clear)
         self._loop = asyncio.get_running_loop()
         self._create_task = self._loop.create_task
-        self._plain = pipeline.empty
-        self._messages = messages
-        self._orphans: set[asyncio.Task[None]] = set()  # cancelled, their stream forgotten
+        self._orphans: set[asyncio.Task[None]] = set()  # cancelled tasks of streams that are gone
 
     def open(self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview) -> None:
         """Start to serve a stream that the peer opened."""
@@ -172,12 +241,14 @@ class Dispatcher:
                 stream.deadline = deadline = now + limit
                 if deadline < stream.conn.watchdog.at:
                     stream.conn.watchdog.watch(deadline)
-            if (flags != _ANSWER or handler.stream_type is _CHANNEL) and not _fits(handler, flags):
-                raise InvalidArgument(f"{handler.method} is a {_ASKED[handler.stream_type]}")
+            if (flags != _RESPONSE or handler.stream_type is _CHANNEL) and not _fits(
+                handler, flags
+            ):
+                raise InvalidArgument(f"{handler.method} is a {_DECLARED[handler.stream_type]}")
             if run is None:
                 self._run_inline(stream)
             elif _EAGER and not (handler.stream_type is _CHANNEL and stream.state):
-                # A channel that has ended already: its messages follow when this returns.
+                # Not for a channel that the client has ended: its messages follow this call.
                 task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
                 if not task.done():
                     stream.task = task
@@ -187,83 +258,75 @@ class Dispatcher:
             self.fail(stream, exc)
 
     def fail(self, stream: ServerStream, exc: BaseException, *, began: bool = False) -> None:
-        """Tell the caller how the call ended; the one place where an exception becomes a Reset.
+        """Tell the caller how the call ended. Only this method turns an exception into a Reset.
 
         Args:
             stream: The call.
-            exc: What ended it.
-            began: The handler has run; so has it where the stream says so.
+            exc: The exception that ended it.
+            began: Whether the handler has run. It has also if `stream.began` is set.
 
         Raises:
-            SystemExit, KeyboardInterrupt: It is one: the process ends, and its connections.
+            SystemExit, KeyboardInterrupt: `exc` is one; the process ends, and its connections.
         """
         if isinstance(exc, SystemExit | KeyboardInterrupt) or self._loop.is_closed():
             raise exc
         stream.failed = True
         if isinstance(exc, InvalidArgument) and hasattr(stream, "route") and not stream.began:
             handler, _, header, _ = stream.route
-            exc = unreadable(handler.method, header, self.pipeline.reads) or exc
+            exc = missing_processor(handler.method, header, self._pipeline.reads) or exc
         if not isinstance(exc, CallError):
             if self._log.isEnabledFor(logging.INFO):
-                extra = self._fields(stream, Code.UNKNOWN)
+                extra = self._log_fields(stream, Code.UNKNOWN)
                 what = extra["method"] if extra else "a call"
                 self._log.info("%s raised %r", what, exc, exc_info=exc, extra=extra)
         elif exc.code is Code.INTERNAL:
-            self._log.error("%s", exc, extra=self._fields(stream, exc.code))
-        code, message, details = failure(exc, debug=self._debug)
+            self._log.error("%s", exc, extra=self._log_fields(stream, exc.code))
+        code, message, details = error_reply(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
-        if self.pipeline.sees_errors and hasattr(stream, "handler"):
-            seen = self.pipeline.error(stream.as_call(), (code, message, details))
+        if self._pipeline.sees_errors and hasattr(stream, "handler"):
+            seen = self._pipeline.error(stream.as_call(), (code, message, details))
             code, message, details = Code(seen[0]), seen[1], seen[2]
         stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
 
-    def _fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
-        """Return what a record about a call carries; `None` if nobody knows what was called."""
-        if not hasattr(stream, "route"):
-            return None
-        limit = stream.route[1]
-        seconds = None if limit == NEVER else self._monotonic() - (stream.deadline - limit)
-        return log_fields(stream.as_call(), code, seconds)
-
-    async def close(self) -> None:
-        """Await what is left of cancelled handlers; connections are closed by now."""
-        self.threads.close()
-        if self._orphans:
-            _, deaf = await asyncio.wait(self._orphans, timeout=_CANCEL_GRACE)
-            for task in deaf:
-                self._log.error("%r goes on %g s after it was cancelled", task, _CANCEL_GRACE)
-
     def give_up(self, stream: ServerStream) -> None:
-        """End a call at shutdown."""
+        """End a call because the server shuts down."""
         error = Unavailable("the server is shutting down")
         self.fail(stream, error)
         stream.fail(error)
 
     def keep_task(self, task: asyncio.Task[None]) -> None:
-        """Keep a cancelled task until it has ended: its stream is in no table any more."""
+        """Keep a reference to a cancelled task until it ends, as its stream is gone."""
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
 
+    async def close(self) -> None:
+        """Wait for cancelled handlers; call it when the connections are closed."""
+        self._threads.close()
+        if self._orphans:
+            _, deaf = await asyncio.wait(self._orphans, timeout=_CANCEL_GRACE)
+            for task in deaf:
+                self._log.error("%r still runs %g s after it was cancelled", task, _CANCEL_GRACE)
+
     def _route(self, meta: bytes) -> Route:
-        """Read what an Open asks for, and remember it by its bytes."""
+        """Return the route that an Open asks for, and cache it by the bytes of the Open."""
         method, timeout_ms, header = _read_open(meta)
         handler = self._router.match(method, is_local=True)  # privacy is checked per call
         limit = timeout_ms / 1000.0 if timeout_ms else NEVER
         route = (handler, min(limit, handler.run_timeout), header, self._runner(handler, header))
-        if len(meta) <= _LONGEST_ROUTE:
+        if len(meta) <= _MAX_ROUTE:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[meta] = route
         return route
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
-        """Return what runs a handler: settled here, not anew in each call."""
+        """Return the function that runs a handler, so that calls need not choose it."""
         if handler.stream_type is not _UNARY:
             return self._run_messages
-        if self._messages is not None:
+        if self._middleware is not None:
             return self._run_through_middleware
-        if not self._plain and not self.pipeline.ignores(header):
+        if not self._pipeline.empty and not self._pipeline.ignores(header):
             return self._run_processed
         if handler.function.is_async and not handler.function.has_keywords:
             return self._run_unary
@@ -283,6 +346,7 @@ class Dispatcher:
             current.reset(token)
 
     async def _run_unary(self, stream: ServerStream) -> None:
+        """Run an async handler without processors; `_run_processed` is the general form."""
         try:
             _set_current(stream)
             handler = stream.handler
@@ -290,20 +354,21 @@ class Dispatcher:
             result = await handler.func(*function.decode_args(stream.body))
             stream.conn.protocol.send_response(stream, function.encode_result(result))
         except asyncio.CancelledError:
-            self._cancelled(stream)
+            self._on_cancelled(stream)
             raise
         except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
+            stream.task = None  # its context refers to the stream: do not leave a reference cycle
 
     async def _run_processed(self, stream: ServerStream) -> None:
+        """Run a unary handler through the processors."""
         try:
             _set_current(stream)
             call = stream.as_call()
             handler = stream.handler
             function = handler.function
-            pipeline = self.pipeline
+            pipeline = self._pipeline
             with pipeline.scope(call):
                 content = stream.body
                 if pipeline.transforms:
@@ -316,107 +381,160 @@ class Dispatcher:
                     result = await (
                         handler.func(*args, **kwargs) if kwargs else handler.func(*args)
                     )
+                elif handler.inline:
+                    result = handler.func(*args, **(kwargs or {}))
                 else:
-                    result = await self._run_other(handler, (args, kwargs))
+                    result = await self._threads.run(handler.func, args, kwargs)
                 meta, body = b"", function.encode_result(result)
                 if pipeline.transforms:
                     response = await pipeline.response(Response(call, decode_any(body)))
                     meta = pack(response.header) if response.header else b""
                     body = encode_any(response.body)
             if meta:
-                stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
+                stream.conn.protocol.send_data(stream, _RESPONSE, meta, body)
             else:
                 stream.conn.protocol.send_response(stream, body)
         except asyncio.CancelledError:
-            self._cancelled(stream)
+            self._on_cancelled(stream)
             raise
         except BaseException as exc:
             self.fail(stream, exc)
         finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
+            stream.task = None  # its context refers to the stream: do not leave a reference cycle
 
     async def _run_through_middleware(self, stream: ServerStream) -> None:
-        assert self._messages is not None
-        began, size = self._messages.monotonic(), 0
+        """Run a unary handler through processors and message middleware."""
+        assert self._middleware is not None
+        began, size = self._middleware.monotonic(), 0
         error: BaseException | None = None
         try:
             _set_current(stream)
-            size = await self._serve_unary(stream, self._messages)
+            size = await self._serve_unary(stream, self._middleware)
         except asyncio.CancelledError as exc:
             error = stream.error or exc
-            self._cancelled(stream)
+            self._on_cancelled(stream)
             raise
         except BaseException as exc:
             error = exc
             self.fail(stream, exc)
         finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
-            self._messages.answered(stream, error, began, size)
+            stream.task = None  # its context refers to the stream: do not leave a reference cycle
+            self._middleware.answered(stream, error, began, size)
 
-    async def _run_other(self, handler: Handler, arguments: Arguments) -> Any:
-        """Run a handler that is a `def`, or has keyword-only parameters."""
-        args, kwargs = arguments
-        if handler.function.is_async:
-            return await handler.func(*args, **(kwargs or {}))
-        if handler.inline:
-            return handler.func(*args, **(kwargs or {}))
-        return await self.threads.run(handler.func, args, kwargs)
-
-    async def _serve_unary(self, stream: ServerStream, messages: MessageChain) -> int:
-        """Serve a unary call through pipeline and middleware; return the bytes of the answer."""
+    async def _serve_unary(self, stream: ServerStream, middleware: UnaryMiddleware) -> int:
+        """Serve a unary call; return the bytes of the response."""
         call = stream.as_call()
-        function = stream.handler.function
-        with self.pipeline.scope(call):
-            arguments = await self.arguments(stream)
-            stream.began = True
-            result = await messages.run(stream, *arguments)
-            body = function.encode_result(result)
-            if self.pipeline.transforms:
-                meta, body = await self.outbound(call, decode_any(body))
-            else:
-                meta = b""
-        stream.conn.protocol.send_data(stream, _ANSWER, meta, body)
+        pipeline = self._pipeline
+        with pipeline.scope(call):
+            args, kwargs = await stream.begin(pipeline)
+            request = stream.processed
+            if request is None:
+                request = stream.processed = Request(call, _as_body(args, kwargs), call.header)
+            result = await middleware.run(stream, request, args, kwargs)
+            body = stream.handler.function.encode_result(result)
+            meta = b""
+            if pipeline.transforms:
+                meta, body = await encode_response(pipeline, call, decode_any(body))
+        stream.conn.protocol.send_data(stream, _RESPONSE, meta, body)
         return len(body)
 
     async def _run_messages(self, stream: ServerStream) -> None:
-        serve = serve_channel if stream.handler.stream_type is _CHANNEL else serve_stream
+        """Run a generator or channel function."""
+        streaming = self._streaming
+        is_channel = stream.handler.stream_type is _CHANNEL
+        serve = streaming.serve_channel if is_channel else streaming.serve_stream
         try:
             _set_current(stream)
-            with self.pipeline.scope(stream.as_call()):
-                await serve(self, stream)
+            with self._pipeline.scope(stream.as_call()):
+                await serve(stream)
         except asyncio.CancelledError:
-            self._cancelled(stream)
+            self._on_cancelled(stream)
             raise
         except BaseException as exc:
             self.fail(stream, exc)
         finally:
-            stream.task = None  # whose context holds the stream: no cycle for the collector
+            stream.task = None  # its context refers to the stream: do not leave a reference cycle
 
-    async def arguments(self, stream: ServerStream) -> Arguments:
-        """Return the arguments of a call, after the processors have seen them."""
-        function = stream.handler.function
-        if not self.pipeline.transforms:
-            return function.decode_call(stream.body)
-        call = stream.as_call()
-        request = Request(call, decode_any(stream.body), call.header)
-        request = stream.processed = await self.pipeline.request(request)
-        return function.decode_call(encode_any(request.body))
-
-    async def outbound(self, call: Call, body: Any) -> tuple[bytes, bytes]:
-        """Return header and body of a message after the processors have seen it."""
-        response = await self.pipeline.response(Response(call, body))
-        meta = pack(response.header) if response.header else b""
-        return meta, encode_any(response.body)
-
-    def _cancelled(self, stream: ServerStream) -> None:
-        """Tell the caller, if it has not given up itself, that the handler was cancelled."""
+    def _on_cancelled(self, stream: ServerStream) -> None:
+        """Tell the caller that the handler was cancelled, unless the caller has given up itself."""
         if stream.state != CLOSED:
             self.fail(stream, CallError("the handler was cancelled", code=Code.CANCELLED))
 
+    def _log_fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
+        """Return the fields of a log record; `None` if it is unknown what was called."""
+        if not hasattr(stream, "route"):
+            return None
+        limit = stream.route[1]
+        seconds = None if limit == NEVER else self._monotonic() - (stream.deadline - limit)
+        return log_fields(stream.as_call(), code, seconds)
+
+
+async def encode_response(pipeline: Pipeline, call: Call, body: Any) -> tuple[bytes, bytes]:
+    """Return header and body of a message after the processors have seen it."""
+    response = await pipeline.response(Response(call, body))
+    meta = pack(response.header) if response.header else b""
+    return meta, encode_any(response.body)
+
+
+def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str, Any]]:
+    """Return code, message and details of the Reset for an exception.
+
+    Args:
+        exc: The exception that ended the call. Its text and details come from the application and
+            may be anything, so they are cut to what can be sent.
+        debug: Add the traceback.
+    """
+    kind = type(exc).__name__
+    try:
+        code, message, details = encode_error(exc, debug=debug)
+    except Exception:
+        return Code.UNKNOWN, f"{kind}, whose text cannot be made", {"type": kind}
+    if debug:
+        text = details["traceback"][-_MAX_TRACEBACK:]
+        details["traceback"] = text.encode("ascii", "backslashreplace").decode()[-_MAX_TRACEBACK:]
+    if not _can_be_sent(details):
+        details = {} if isinstance(exc, CallError) else {"type": kind}
+        message += " (with details that cannot be sent)"
+    encoded = message.encode("utf-8", "backslashreplace")
+    return code, encoded[:_MAX_MESSAGE].decode("utf-8", "ignore"), details
+
+
+def missing_processor(
+    method: str, header: Header, known: Collection[str]
+) -> InvalidArgument | None:
+    """Return the error of a call whose body only a processor could read that is not loaded.
+
+    Args:
+        method: The function that was called.
+        header: The header of the call, which says how its body was transformed.
+        known: Headers that the processors of this server read.
+    """
+    for name, (how, processor) in _TRANSFORMED.items():
+        if name in header and name not in known:
+            return InvalidArgument(
+                f"{method}: the call is {how}, and this server has no {processor}: "
+                f"load one into the server, or none into the client"
+            )
+    return None
+
+
+def _can_be_sent(details: dict[str, Any]) -> bool:
+    try:
+        packed = pack(details)
+        unpack(packed)
+    except ValueError:
+        return False
+    return len(packed) <= _MAX_DETAILS
+
+
+def _as_body(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Any]:
+    """Return arguments as the body of a request shows them."""
+    return [list(args), dict(kwargs)] if kwargs else list(args)
+
 
 def _fits(handler: Handler, flags: int) -> bool:
-    """Whether an Open has arguments exactly if the function is no channel."""
-    return (flags & _ANSWER == _ANSWER) is not (handler.stream_type is _CHANNEL)
+    """Return whether the Open is of the handler's stream type: a channel has no arguments."""
+    return (flags & _RESPONSE == _RESPONSE) is not (handler.stream_type is _CHANNEL)
 
 
 def _read_open(meta: bytes) -> tuple[str, int, Header]:

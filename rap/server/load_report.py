@@ -15,7 +15,7 @@ from rap.call import StreamType
 from rap.clock import Clock
 from rap.errors import DeadlineExceeded
 from rap.registry.base import LoadReport
-from rap.server.inbound_call import ServerStream
+from rap.server.dispatch import ServerStream
 from rap.transport import Connection
 from rap.wire.load_report import ServerLoad, load_frame
 

@@ -1,4 +1,4 @@
-"""What a log record about a call carries beside its text, for whoever writes more than text."""
+"""The fields of a log record about a call; the dispatcher and the access log have the same."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ __all__ = ["log_fields"]
 def log_fields(call: Call, code: Code, seconds: float | None) -> dict[str, Any]:
     """Return the attributes of a record, for the `extra` of `logging`.
 
-    They are `method`, ``/group/name``; `peer`, its address; `code`, the name of how it ended;
-    `seconds` since its request, `None` where nobody knows; and `trace_id`, 32 hex digits, empty
+    They are `method`, ``/group/name``; `peer`, the address of the client; `code`, the name of the
+    status; `seconds` since the request, `None` if unknown; and `trace_id`, 32 hex digits, empty
     outside of a trace.
     """
     return {

@@ -1,36 +1,32 @@
-"""Limits of headers and bodies that are narrower than those of the protocol.
+"""Limits of inbound headers and bodies that are lower than those of the protocol.
 
-A server that asks for none of them pays nothing: its streams are plain ones.
+A server with the default limits pays nothing: its streams are plain `ServerStream` objects.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
-from rap.server.inbound_call import ServerStream
+from rap.server.dispatch import Dispatcher, ServerStream
+from rap.transport import Connection
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 from rap.wire.frames import BATCH, MAX_META, MESSAGE
 
-if TYPE_CHECKING:
-    from rap.server.dispatch import Dispatcher
-    from rap.transport import Connection
+__all__ = ["MessageLimits", "OnOpen", "stream_hooks"]
 
-__all__ = ["MessageLimits", "Open", "stream_hooks"]
-
-Open = Callable[[ServerStream, int, bytes, bytes | memoryview], None]
-Make = Callable[["Connection", int, int, int], ServerStream]
+OnOpen = Callable[[ServerStream, int, bytes, bytes | memoryview], None]
+NewStream = Callable[[Connection, int, int, int], ServerStream]
 
 
 @dataclass(frozen=True, slots=True)
 class MessageLimits:
-    """What a message may have, as it arrives.
+    """Limits of one inbound message.
 
     Args:
-        max_header: Bytes of its header.
-        max_depth: Arrays and maps of its body inside each other.
-        max_elements: Values of its body.
+        max_header: Maximum bytes of its header.
+        max_depth: Maximum nesting of arrays and maps in its body.
+        max_elements: Maximum number of values in its body.
     """
 
     max_header: int = MAX_META
@@ -42,7 +38,7 @@ class MessageLimits:
 
         Raises:
             ResourceExhausted: The header is too large.
-            InvalidArgument: The body nests too deep, or holds too many values.
+            InvalidArgument: The body nests too deep, or has too many values.
         """
         if len(meta) > self.max_header:
             text = f"a header of {len(meta)} bytes; max_header is {self.max_header}"
@@ -54,34 +50,34 @@ class MessageLimits:
             raise InvalidArgument(str(exc)) from exc
 
 
-def stream_hooks(dispatcher: "Dispatcher", bounds: MessageLimits) -> tuple[Make, Open]:
-    """Return what makes the streams of a server, and what takes each that a client opened."""
-    if bounds == MessageLimits():
+def stream_hooks(dispatcher: Dispatcher, limits: MessageLimits) -> tuple[NewStream, OnOpen]:
+    """Return the functions that make a server's streams and that take each one opened."""
+    if limits == MessageLimits():
         return ServerStream, dispatcher.open
-    return partial(_LimitedStream, bounds, dispatcher), partial(_open, bounds, dispatcher)
+    return partial(_LimitedStream, limits, dispatcher), partial(_open, limits, dispatcher)
 
 
 class _LimitedStream(ServerStream):
-    """A stream of which each further message is checked before anybody takes it."""
+    """A stream that checks each message after the first before it is queued."""
 
     def __init__(
         self,
-        bounds: MessageLimits,
-        dispatcher: "Dispatcher",
-        conn: "Connection",
+        limits: MessageLimits,
+        dispatcher: Dispatcher,
+        conn: Connection,
         stream_id: int,
         send_credit: int,
         state: int,
     ) -> None:
         super().__init__(conn, stream_id, send_credit, state)
-        self._bounds = bounds
+        self._limits = limits
         self._dispatcher = dispatcher
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
-        """Take the message, or end the call."""
+        """Take the message, or end the call if it exceeds a limit."""
         try:
             if flags & MESSAGE:
-                self._bounds.check(flags, meta, body)
+                self._limits.check(flags, meta, body)
         except CallError as exc:
             self._dispatcher.fail(self, exc, began=True)
             self.fail(exc)
@@ -90,15 +86,15 @@ class _LimitedStream(ServerStream):
 
 
 def _open(
-    bounds: MessageLimits,
-    dispatcher: "Dispatcher",
+    limits: MessageLimits,
+    dispatcher: Dispatcher,
     stream: ServerStream,
     flags: int,
     meta: bytes,
     body: bytes | memoryview,
 ) -> None:
     try:
-        bounds.check(flags, meta, body)
+        limits.check(flags, meta, body)
     except CallError as exc:
         dispatcher.fail(stream, exc)
     else:

@@ -59,7 +59,7 @@ class Router:
     """
 
     def __init__(self, run_timeout: float | None) -> None:
-        self.on_replace: Callable[[], None] | None = None  # forgets what is known of handlers
+        self._on_replace: Callable[[], None] | None = None
         self._handlers: dict[str, Handler] = {}
         self._rules: dict[str, Predicate] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
@@ -147,11 +147,22 @@ class Router:
                 handler.allow = both(handler.allow, rule)
 
     def replace(self, handler: Handler) -> None:
-        """Put a handler in the place of one of the same method; calls that run keep the old one."""
-        assert handler.method in self._handlers
+        """Replace the handler of the same method; running calls finish with the old one.
+
+        The new handler keeps the rules of the old one, and if it has the same stream type, also its
+        time limit.
+        """
+        old = self._handlers[handler.method]
+        handler.allow = old.allow
+        if handler.stream_type is old.stream_type:
+            handler.run_timeout = old.run_timeout
         self._handlers[handler.method] = handler
-        if self.on_replace is not None:
-            self.on_replace()
+        if self._on_replace is not None:
+            self._on_replace()
+
+    def notify_on_replace(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever a handler was replaced; it drops cached handlers."""
+        self._on_replace = callback
 
     def make(
         self,

@@ -27,6 +27,7 @@ from rap.server.middleware.chain import Middleware, MiddlewareStack
 from rap.server.registration import Registration
 from rap.server.router import Handler, Router
 from rap.server.signals import handle_signals
+from rap.server.streaming import Streaming
 from rap.server.threads import Threads
 
 __all__ = ["Server"]
@@ -355,7 +356,8 @@ class Server:
             pipeline,
             self._clock,
             threads,
-            messages=self._middlewares.messages(threads, self._clock),
+            streaming=Streaming(pipeline, threads),
+            middleware=self._middlewares.message_chain(threads, self._clock),
             debug=self.config.debug,
             log=_log,
         )

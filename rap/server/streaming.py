@@ -1,4 +1,4 @@
-"""How generator and channel handlers are served: items out in batches, messages both ways."""
+"""How generator and channel handlers run: items leave in batches, messages go both ways."""
 
 import asyncio
 import functools
@@ -6,98 +6,74 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rap.call import Request
 from rap.channel import Channel
-from rap.errors import Code
-from rap.schema.function import decode_any
-from rap.server.inbound_call import ServerStream
+from rap.processor.base import Pipeline
+from rap.server.dispatch import ServerStream, encode_response
 from rap.server.threads import Threads
 from rap.wire.codec import batch_header
 from rap.wire.frames import BATCH, END, MESSAGE
-from rap.wire.stream import CLOSED
 
-if TYPE_CHECKING:
-    from rap.server.dispatch import Dispatcher
-
-__all__ = ["serve_channel", "serve_stream"]
+__all__ = ["Streaming"]
 
 _BATCH_ITEMS = 64
-_BATCH_BYTES = 32 * 1024  # from which on a batch is full
-_LARGE_ITEM = 8 * 1024  # bytes from which an item travels alone
-# Items, or bytes, after which a generator that never waits lets others run.
+_BATCH_BYTES = 32 * 1024  # at which a batch is full
+_LARGE_ITEM = 8 * 1024  # bytes at which an item is sent alone
+# Items or bytes after which a generator that never waits lets other tasks run.
 _TURN_ITEMS = 256
 _TURN_BYTES = 64 * 1024
-_PULL_SECONDS = 0.01  # a plain generator gives what it has after this long
+_PULL_SECONDS = 0.01  # a plain generator's items are passed on after this time at the latest
 
 
-class _Batch:
-    """Items on their way out: sent when 64 or 32 KiB are there, or the loop's turn ends."""
+class Streaming:
+    """Serves the calls of generator and channel functions.
 
-    def __init__(self, stream: ServerStream) -> None:
-        self.parts: list[bytes] = []
-        self._stream = stream
-        self._scheduled = False
-        self._items = self._bytes = 0  # sent since others ran
-        self._call_soon = asyncio.get_running_loop().call_soon
+    Args:
+        pipeline: Processors of the server.
+        threads: Where plain generators run.
+    """
 
-    def schedule(self) -> None:
-        """Send the batch when the loop's turn ends."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._at_turn_end)
+    def __init__(self, pipeline: Pipeline, threads: Threads) -> None:
+        self._pipeline = pipeline
+        self._threads = threads
 
-    def send(self, flags: int = MESSAGE | BATCH) -> None:
-        """Send what is there."""
-        parts = self.parts
-        body = batch_header(len(parts)) + b"".join(parts)
-        self._items += len(parts)
-        self._bytes += len(body)
-        parts.clear()
-        self._stream.conn.protocol.send_data(self._stream, flags, b"", body)
+    async def serve_stream(self, stream: ServerStream) -> None:
+        """Run a generator function and send its items."""
+        handler = stream.handler
+        args, kwargs = await stream.begin(self._pipeline)
+        result = handler.func(*args, **(kwargs or {}))
+        if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
+            result = await result
+        if not hasattr(result, "__aiter__"):
+            result = _iterate(iter(result), None if handler.inline else self._threads)
+        closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
+        async with closing as items:
+            if self._pipeline.transforms:
+                await self._send_each(stream, items)
+            else:
+                await _send_batches(stream, items, handler.function.encode_item)
 
-    async def send_full(self) -> None:
-        """Send a full batch; wait while the client does not read."""
-        self.send()
-        stream = self._stream
-        if stream.outbox is not None or stream.conn.paused:
-            self._items = self._bytes = 0
+    async def serve_channel(self, stream: ServerStream) -> None:
+        """Run a channel function; the call ends when it returns."""
+        await stream.begin_channel(self._pipeline)
+        call = stream.as_call()
+        await stream.handler.func(Channel(stream, call, self._pipeline))
+        stream.end(self._pipeline.send_end(call))
+        if stream.outbox is not None:
             await stream.writable()
-        elif self._items >= _TURN_ITEMS or self._bytes >= _TURN_BYTES:
-            self._items = self._bytes = 0
-            await asyncio.sleep(0)
+        stream.stop_reading()
 
-    def finish(self) -> None:
-        """Send the rest and the end."""
-        if self.parts:
-            self.send(MESSAGE | BATCH | END)
-        else:
-            self._stream.end()
-
-    def _at_turn_end(self) -> None:
-        self._scheduled = False
-        if self.parts:
-            self.send()
-        self._items = self._bytes = 0
-
-
-async def serve_stream(dispatcher: "Dispatcher", stream: ServerStream) -> None:
-    """Run a generator function and send what it yields."""
-    handler = stream.handler
-    args, kwargs = await dispatcher.arguments(stream)
-    stream.began = True
-    result = handler.func(*args, **(kwargs or {}))
-    if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
-        result = await result
-    if not hasattr(result, "__aiter__"):
-        result = _iterate(iter(result), None if handler.inline else dispatcher.threads)
-    closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
-    async with closing as items:
-        if dispatcher.pipeline.transforms:
-            await _send_each(dispatcher, stream, items)
-        else:
-            await _send_batches(stream, items, handler.function.encode_item)
+    async def _send_each(self, stream: ServerStream, items: AsyncIterator[Any]) -> None:
+        """Send items one by one, because each passes the processors."""
+        call = stream.as_call()
+        pipeline = self._pipeline
+        function = stream.handler.function
+        async for item in items:
+            function.encode_item(item)  # checks the declared type
+            meta, body = await encode_response(pipeline, call, item)
+            await stream.send(body, meta)
+        stream.end(pipeline.send_end(call))
 
 
 async def _send_batches(
@@ -110,7 +86,7 @@ async def _send_batches(
     size = 0
     try:
         async for item in items:
-            data = encode(item)  # at once: the generator may change the item later
+            data = encode(item)  # at once, because the generator may change the item later
             large = len(data) >= _LARGE_ITEM
             if large and parts:
                 batch.send()
@@ -123,7 +99,7 @@ async def _send_batches(
                 await batch.send_full()
     except Exception:
         if parts:
-            batch.send()  # what was yielded before the error arrives
+            batch.send()  # items yielded before the error still arrive
         if stream.outbox is not None:
             await stream.writable()
         raise
@@ -133,20 +109,58 @@ async def _send_batches(
     batch.finish()
 
 
-async def _send_each(
-    dispatcher: "Dispatcher", stream: ServerStream, items: AsyncIterator[Any]
-) -> None:
-    call = stream.as_call()
-    function = stream.handler.function
-    async for item in items:
-        function.encode_item(item)  # the check of the declared type
-        meta, body = await dispatcher.outbound(call, item)
-        await stream.send(body, meta)
-    stream.end(dispatcher.pipeline.send_end(call))
+class _Batch:
+    """Items waiting to be sent: until there are 64, or 32 KiB, or the loop's iteration ends."""
+
+    def __init__(self, stream: ServerStream) -> None:
+        self.parts: list[bytes] = []
+        self._stream = stream
+        self._scheduled = False
+        self._items = self._bytes = 0  # sent since other tasks last ran
+        self._call_soon = asyncio.get_running_loop().call_soon
+
+    def schedule(self) -> None:
+        """Send the batch when the loop's iteration ends."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._at_turn_end)
+
+    def send(self, flags: int = MESSAGE | BATCH) -> None:
+        """Send the items now."""
+        parts = self.parts
+        body = batch_header(len(parts)) + b"".join(parts)
+        self._items += len(parts)
+        self._bytes += len(body)
+        parts.clear()
+        self._stream.conn.protocol.send_data(self._stream, flags, b"", body)
+
+    async def send_full(self) -> None:
+        """Send a full batch; wait while the client is not reading."""
+        self.send()
+        stream = self._stream
+        if stream.outbox is not None or stream.conn.paused:
+            self._items = self._bytes = 0
+            await stream.writable()
+        elif self._items >= _TURN_ITEMS or self._bytes >= _TURN_BYTES:
+            self._items = self._bytes = 0
+            await asyncio.sleep(0)
+
+    def finish(self) -> None:
+        """Send the remaining items and the end of the stream."""
+        if self.parts:
+            self.send(MESSAGE | BATCH | END)
+        else:
+            self._stream.end()
+
+    def _at_turn_end(self) -> None:
+        self._scheduled = False
+        if self.parts:
+            self.send()
+        self._items = self._bytes = 0
 
 
 async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncIterator[Any]:
-    """Yield what a plain iterator gives, running it in a thread unless `threads` is `None`."""
+    """Yield the items of a plain iterator, which runs in a thread unless `threads` is `None`."""
     close: Callable[[], None] = getattr(source, "close", _nothing)
     ended = False
     try:
@@ -187,21 +201,4 @@ def _pull(source: Iterator[Any]) -> tuple[list[Any], Exception | None, bool]:
 
 
 def _nothing() -> None:
-    """Close an iterator that has nothing to close."""
-
-
-async def serve_channel(dispatcher: "Dispatcher", stream: ServerStream) -> None:
-    """Run a channel function; when it returns, the call is over."""
-    call = stream.as_call()
-    if dispatcher.pipeline.transforms:
-        opening = decode_any(stream.body) if stream.body else None
-        await dispatcher.pipeline.request(Request(call, opening, call.header))
-    channel = Channel(stream, call, dispatcher.pipeline)
-    stream.began = True
-    await stream.handler.func(channel)
-    stream.end(dispatcher.pipeline.send_end(call))
-    if stream.outbox is not None:
-        await stream.writable()
-    if stream.state != CLOSED:
-        stream.discard = True
-        stream.conn.reset(stream, Code.OK)  # nobody reads what the client may still send
+    """Stand in for `close` of an iterator that has none."""

@@ -28,8 +28,13 @@ MsgHandler = Callable[..., Awaitable[tuple[int, Any]]]
 class _Middleware(PlugIn):
     """What both kinds have in common; a subclass need not call a constructor of it."""
 
-    service = ""  # of the server that loaded it; empty for one that has no name
+    service = ""  # of the server that loaded it; empty if the server has none
     loaded = False
+
+    def mark_loaded(self, service: str) -> None:
+        """Remember that a server of `service` has loaded this."""
+        self.loaded = True
+        self.service = service
 
 
 class BaseConnMiddleware(_Middleware):

@@ -1,4 +1,4 @@
-"""The middleware of one server: loaded, started, folded into chains, stopped."""
+"""The middleware of one server: loaded, started, folded into chains and stopped."""
 
 import inspect
 import logging
@@ -11,18 +11,18 @@ from rap.errors import Internal
 from rap.options import as_list
 from rap.server.admission import Admission, Serve
 from rap.server.authentication import Authenticator
+from rap.server.dispatch import ServerStream
 from rap.server.hooks import run_event
-from rap.server.inbound_call import ServerStream
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
 from rap.server.threads import Threads
 
-__all__ = ["MessageChain", "MiddlewareStack"]
+__all__ = ["MessageChain", "Middleware", "MiddlewareStack"]
 
 Middleware = BaseConnMiddleware | BaseMsgMiddleware
 
 
 class MiddlewareStack:
-    """What a server has loaded.
+    """The middleware that a server has loaded, the outermost first.
 
     Args:
         register: Registers a function of the server.
@@ -35,18 +35,18 @@ class MiddlewareStack:
         self._service = service
         self._log = log
         self._loaded: list[Middleware] = []
-        self._begun: list[Middleware] = []
+        self._started: list[Middleware] = []
 
     def __iter__(self) -> Iterator[Middleware]:
         return iter(self._loaded)
 
     def load(self, option: str, middleware_list: Iterable[Middleware]) -> None:
-        """Add middleware, after what is there.
+        """Add middleware after the middleware that is loaded already.
 
         Raises:
-            TypeError: One is no middleware; the message names `option`.
-            ValueError: One was loaded before, here or by another server.
-            RegistrationError: A private function of one has a name that is taken.
+            TypeError: An object is not middleware; the message names `option`.
+            ValueError: An object is already loaded, by this server or another.
+            RegistrationError: The name of a private function is taken.
         """
         for middleware in as_list(option, middleware_list):
             if not isinstance(middleware, Middleware):
@@ -54,29 +54,28 @@ class MiddlewareStack:
                 raise TypeError(f"{option} takes objects of {kinds}, got {middleware!r}")
             if middleware.loaded:
                 raise ValueError(f"{option}: {middleware!r} is loaded already")
-            middleware.loaded = True
-            middleware.service = self._service
+            middleware.mark_loaded(self._service)
             self._loaded.append(middleware)
             self._register_private(middleware)
 
     async def start(self) -> None:
-        """Run the start events, in order."""
+        """Run the start events in order."""
         for middleware in self._loaded:
-            self._begun.append(middleware)
+            self._started.append(middleware)
             await run_event(middleware.start_event_handle)
             self._register_private(middleware)
 
     async def stop(self) -> None:
-        """Run the stop events of what was started, the last first."""
-        while self._begun:
-            middleware = self._begun.pop()
+        """Run the stop events of what was started, in reverse order."""
+        while self._started:
+            middleware = self._started.pop()
             try:
                 await run_event(middleware.stop_event_handle)
             except Exception:
                 self._log.exception("stop_event_handle of %r failed", middleware)
 
     def admission(self, authenticator: Authenticator | None = None) -> Admission | None:
-        """Return what admits connections; `None` if all may connect."""
+        """Return what admits connections; `None` if every client may connect."""
         chain = [it for it in self._loaded if isinstance(it, BaseConnMiddleware)]
 
         def fold(serve: Serve) -> Serve:
@@ -86,8 +85,8 @@ class MiddlewareStack:
 
         return Admission(fold, self._log, authenticator) if chain or authenticator else None
 
-    def messages(self, threads: Threads, clock: Clock) -> "MessageChain | None":
-        """Return what stands around unary calls; `None` without message middleware."""
+    def message_chain(self, threads: Threads, clock: Clock) -> "MessageChain | None":
+        """Return the chain around unary calls; `None` without message middleware."""
         chain = [it for it in self._loaded if isinstance(it, BaseMsgMiddleware)]
         return MessageChain(chain, threads, clock, self._log) if chain else None
 
@@ -97,7 +96,7 @@ class MiddlewareStack:
 
 
 class MessageChain:
-    """Message middleware, folded once.
+    """Message middleware folded into one function.
 
     Args:
         middlewares: The first is outermost.
@@ -124,14 +123,20 @@ class MessageChain:
         self._handler = handler
 
     async def run(
-        self, stream: ServerStream, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+        self,
+        stream: ServerStream,
+        request: Request,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
     ) -> Any:
-        """Return the result of a call; raises what ended it otherwise."""
-        request = stream.processed
-        if request is None:
-            call = stream.as_call()
-            body = [list(args), dict(kwargs)] if kwargs else list(args)
-            request = stream.processed = Request(call, body, call.header)
+        """Run the handler inside the middleware; return its result, or raise what ended the call.
+
+        Args:
+            stream: The call.
+            request: The request, after the processors.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+        """
         func = stream.handler.func
         answer = await self._handler(request, stream.id, func, list(args), kwargs)
         match answer:
@@ -144,13 +149,13 @@ class MessageChain:
     def answered(
         self, stream: ServerStream, error: BaseException | None, began: float, size: int
     ) -> None:
-        """Tell the middleware that wants to know how a call ended.
+        """Call `answered` of the middleware that overrides it.
 
         Args:
             stream: The call.
-            error: What ended it, if there was no result.
-            began: Seconds on the monotonic clock.
-            size: Bytes of the answer.
+            error: The exception that ended it; `None` for a result.
+            began: When it began, in seconds on the monotonic clock.
+            size: Bytes of the response.
         """
         duration = self.monotonic() - began
         answer = Answer(stream.as_call(), error, duration, len(stream.body), size)
