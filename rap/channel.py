@@ -102,7 +102,7 @@ class Channel:
             )
         if not self._pipeline.transforms:  # `Stream.send` unrolled
             conn = stream.conn
-            if not conn.protocol.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
+            if not conn.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
                 await stream.writable()
             return
         message: Request | Response

@@ -336,16 +336,26 @@ def decode_error(
     types: ExceptionTypes,
     *,
     unserved: bool = False,
+    remote: bool = True,
 ) -> CallError:
-    """Return the error that the peer's Reset stands for."""
+    """Return the error that a Reset stands for.
+
+    Args:
+        code: Its code, known or not.
+        message: Its message.
+        details: Its details; for an exception of a handler, `type` has the name of its class.
+        types: The exceptions that such a name may become.
+        unserved: No handler began.
+        remote: The peer sent the Reset; otherwise this side refused what the peer sent.
+    """
     try:
         known = Code(code)
     except ValueError:
         known = Code.UNKNOWN
     if known is Code.UNKNOWN and "type" in details:
-        return types.get(details["type"])(message, details=details, remote=True)
+        return types.get(details["type"])(message, details=details, remote=remote)
     kind = _BY_CODE.get(known, CallError)
-    return kind(message, code=known, details=details, remote=True, unserved=unserved)
+    return kind(message, code=known, details=details, remote=remote, unserved=unserved)
 
 
 _FAILURES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL})

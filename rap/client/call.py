@@ -150,7 +150,7 @@ class Invoker:
         if node is not None:
             conn = node.pool.conn
             if conn is not None and conn.usable:
-                if len(conn.streams) < conn.protocol.peer.max_streams:
+                if len(conn.streams) < conn.peer_limits.max_streams:
                     return node, conn
         return None
 

@@ -515,7 +515,7 @@ class Cluster:
             conn.abort(error)
             raise error
         self._subsetting.connected(node, conn)
-        incarnation = conn.protocol.peer_hello.get("incarnation")
+        incarnation = conn.peer_hello.get("incarnation")
         if isinstance(incarnation, str) and incarnation != node.incarnation:
             if node.incarnation:
                 node.reset(incarnation)
@@ -526,7 +526,7 @@ class Cluster:
 
     def _refusal(self, node: Node, conn: Connection) -> ConnectionClosed | None:
         """Return why a connection is of no use; `None` for a good one."""
-        serves = conn.protocol.peer_hello.get("service")
+        serves = conn.peer_hello.get("service")
         if self.service and serves != self.service:
             return ConnectionClosed(f"{node.key} serves {serves!r}, not {self.service!r}")
         if conn.draining and conn.error is not None:

@@ -11,7 +11,7 @@ from rap.clock import Clock
 from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
-from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad, read_load
+from rap.wire.load_report import ServerLoad, read_load
 
 __all__ = ["Node"]
 
@@ -117,9 +117,9 @@ class Node:
         if conn is None or not conn.usable:
             return
         # It counts as a ping, and some of those that the server takes are left for pings.
-        if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.watchdog.keepalive.least):
+        if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.min_ping_interval):
             self._asked_at = now
-            conn.protocol.send_load(ASK_FOR_LOAD)
+            conn.request_load_report()
 
     def take_report(self, conn: Connection, body: bytes) -> None:
         """Keep what the server tells of its load; what cannot be read is ignored."""

@@ -127,7 +127,7 @@ class Pool:
     @property
     def calls(self) -> int:
         """How many attempts of calls were given to its connections."""
-        return self._calls + sum(_calls_of(conn) for conn in self.connections)
+        return self._calls + sum(conn.opened for conn in self.connections)
 
     def reset_backoff(self) -> None:
         """Cut the pause before the next dial short: there is news of the server."""
@@ -141,7 +141,7 @@ class Pool:
             if conn in self.connections:
                 self.connections.discard(conn)
                 self._note_end(self._opened_at.pop(conn))
-                self._calls += _calls_of(conn)
+                self._calls += conn.opened
                 self.error = str(conn.error)
         self.refresh()
         self._on_change()
@@ -216,9 +216,4 @@ class Pool:
 
 def has_room(conn: Connection) -> bool:
     """Whether the server takes one more call on this connection."""
-    return len(conn.streams) < conn.protocol.peer.max_streams
-
-
-def _calls_of(conn: Connection) -> int:
-    """Return how many streams this side has opened; counted by their ids, at no cost."""
-    return conn.protocol.next_id // 2
+    return len(conn.streams) < conn.peer_limits.max_streams

@@ -12,7 +12,7 @@ from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.authentication import Authenticator
 from rap.transport import Connection
-from rap.transport.connection import Holding, close_all
+from rap.transport.connection import close_all
 from rap.transport.listen import Handshake
 from rap.transport.rate_limit import TokenBucket
 
@@ -119,7 +119,7 @@ class Admission:
 
     def admit(self, conn: Connection) -> None:
         """Decide on a new connection; it is not read until it is admitted."""
-        Holding(conn)
+        conn.hold_back()
         task = asyncio.create_task(self._run(conn), name=f"rap connection {conn.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -146,8 +146,7 @@ class Admission:
     async def _serve(self, conn: Connection) -> None:
         """Serve an admitted connection until it has ended."""
         if self._authenticator is None:
-            if conn.held is not None:
-                conn.held.release()
+            conn.admit()
         elif not await self._authenticator.admit(conn):
             return
         await asyncio.shield(conn.ended)

@@ -5,7 +5,6 @@ before it makes a call.
 """
 
 import asyncio
-import dataclasses
 import inspect
 import logging
 import math
@@ -16,15 +15,13 @@ from typing import Any
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import Code, ConnectionClosed
+from rap.errors import Code
 from rap.transport import Connection
-from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, MAX_HELLO, parse_frames, read_hello
 
 __all__ = [
     "AuthToken",
     "AuthenticationThrottle",
     "Authenticator",
-    "HelloReader",
     "Verifier",
     "Verify",
     "make_authenticator",
@@ -127,18 +124,17 @@ class Authenticator:
 
     async def admit(self, conn: Connection) -> bool:
         """Verify a paused connection and resume it; `False`: it was refused and told why."""
-        reader = HelloReader(conn)
-        hello = await reader.read()
+        assert conn.gate is not None
+        hello = await conn.gate.read_hello()
         if conn.closed:
             return False
         code, reason = await self._judge(conn, (hello or {}).get("token"))
         if code is Code.OK:
-            reader.hand_over()
-            conn.protocol.peer_hello.pop("token", None)
+            conn.admit()
             return True
         self._log.warning("connection with %s refused: %s", conn.peer, reason)
         conn.go_away(final=True, code=code, message=reason)  # later frames are not served
-        reader.hand_over()
+        conn.admit()
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         return False
 
@@ -162,76 +158,12 @@ class Authenticator:
             self._log.exception("verify_token failed for the connection with %s", conn.peer)
             return Code.UNAVAILABLE, "the token could not be verified"
         if identity is not True:
-            conn.peer = dataclasses.replace(conn.peer, identity=identity)
+            conn.set_identity(identity)
         return Code.OK, ""
 
     def _refused(self, conn: Connection, reason: str) -> tuple[Code, str]:
         self.throttle.record_failure(conn.peer)
         return Code.UNAUTHENTICATED, reason
-
-
-class HelloReader(asyncio.Protocol):
-    """Reads the Hello of a paused connection in its place, before its token is verified.
-
-    Args:
-        conn: The connection.
-    """
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self._data = bytearray()
-        self._size: int | None = None  # of the Hello, with its header
-        self._done: asyncio.Future[None] = conn.new_future()
-
-    async def read(self) -> dict[str, Any] | None:
-        """Return the Hello; `None` if the connection has ended or the first frame is not one."""
-        assert self._conn.held is not None
-        self._conn.held.hand_to(self)
-        await self._done
-        if self._conn.closed:
-            return None
-        try:
-            frame = parse_frames(bytes(self._data[: self._size]))[0]
-            return read_hello(frame.body) if frame.kind == HELLO else None
-        except ValueError:
-            return None
-
-    def hand_over(self) -> None:
-        """Return the transport to the connection, and pass on the bytes that were read."""
-        if not self._conn.closed:
-            self._conn.transport.set_protocol(self._conn)
-            if self._conn.held is not None:
-                self._conn.held.release()
-            self._conn.data_received(bytes(self._data))
-
-    def data_received(self, data: bytes) -> None:
-        """Buffer the bytes; pause reading when the Hello is complete."""
-        self._data += data
-        if self._size is None and len(self._data) >= HEADER_SIZE:
-            self._size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
-            if self._size > HEADER_SIZE + MAX_HELLO:
-                text = f"{self._conn.peer}: a Hello of {self._size} bytes, {MAX_HELLO} at most"
-                self._conn.abort(ConnectionClosed(text))
-        if self._size is not None and len(self._data) >= self._size:
-            self._conn.transport.pause_reading()
-            self._settle()
-
-    def pause_writing(self) -> None:
-        """Pass it on to the connection."""
-        self._conn.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass it on to the connection."""
-        self._conn.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on to the connection."""
-        self._conn.connection_lost(exc)
-        self._settle()
-
-    def _settle(self) -> None:
-        if not self._done.done():
-            self._done.set_result(None)
 
 
 class AuthenticationThrottle:

@@ -18,7 +18,7 @@ from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
 from rap.server.message_limits import MessageLimits, stream_hooks
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
-from rap.transport.connection import close_all, defer_when_full
+from rap.transport.connection import StreamHandler, close_all
 from rap.transport.listen import Listener, listen
 from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, server_context
@@ -129,7 +129,7 @@ class ConnectionManager:
     @property
     def calls_opened(self) -> int:
         """How many calls of every shape clients have opened; counted by their ids, at no cost."""
-        return self._calls + sum(map(_calls_of, self._connections))
+        return self._calls + sum([conn.opened for conn in self._connections])
 
     @property
     def tokens_refused(self) -> int | None:
@@ -275,22 +275,19 @@ class ConnectionManager:
         if self._options is None:
             self._options = self._make_options()
         make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
-        conn = make(
+        return make(
             self._options,
             clock=self._clock,
             log=self._log,
             new_stream=self._new_stream,
-            on_open=self._on_open,
+            stream_handler=self._stream_handler,
+            keep_task=self._keep_task,
+            on_load=self._tell_load,
             on_made=self._on_made,
             on_change=self._on_change,
             on_lost=self._on_lost,
+            age_factor=self._rng.uniform(0.9, 1.1),
         )
-        defer_when_full(conn)
-        conn.keep_task = self._keep_task
-        conn.on_load = self._tell_load
-        if conn.watchdog.max_age is not None:
-            conn.watchdog.max_age *= self._rng.uniform(0.9, 1.1)
-        return conn
 
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
@@ -298,10 +295,14 @@ class ConnectionManager:
         if self.accept_limiter.accept(conn) and self._admission is not None:
             self._admission.admit(conn)
 
+    def _stream_handler(self, conn: Connection) -> StreamHandler:
+        """Return what takes the streams of a connection: the client's Hello decides."""
+        if conn.peer_hello.get("load") is True:
+            return self._reporter().subscribe(conn, self._on_open)
+        return self._on_open
+
     def _on_change(self, conn: Connection) -> None:
         self.accept_limiter.release(conn)
-        if "load" in conn.protocol.peer_hello:
-            self._reporter().subscribe(conn)
 
     def _on_load_request(self, conn: Connection, _: bytes) -> None:
         self._reporter().report(conn)
@@ -314,10 +315,6 @@ class ConnectionManager:
     def _on_lost(self, conn: Connection) -> None:
         self.accept_limiter.release(conn)
         self._connections.discard(conn)
-        self._calls += _calls_of(conn)
+        self._calls += conn.opened
         if not self._connections:
             self._empty.set()
-
-
-def _calls_of(conn: Connection) -> int:
-    return (conn.protocol.last_id + 1) // 2

@@ -240,7 +240,7 @@ class Dispatcher:
                 now = self._monotonic()
                 stream.deadline = deadline = now + limit
                 if deadline < stream.conn.watchdog.at:
-                    stream.conn.watchdog.watch(deadline)
+                    stream.conn.watchdog.schedule(deadline)
             if (flags != _RESPONSE or handler.stream_type is _CHANNEL) and not _fits(
                 handler, flags
             ):
@@ -339,7 +339,7 @@ class Dispatcher:
         try:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
-            stream.conn.protocol.send_response(stream, function.encode_result(result))
+            stream.conn.send_response(stream, function.encode_result(result))
         except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
@@ -352,7 +352,7 @@ class Dispatcher:
             handler = stream.handler
             function = handler.function
             result = await handler.func(*function.decode_args(stream.body))
-            stream.conn.protocol.send_response(stream, function.encode_result(result))
+            stream.conn.send_response(stream, function.encode_result(result))
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
@@ -391,9 +391,9 @@ class Dispatcher:
                     meta = pack(response.header) if response.header else b""
                     body = encode_any(response.body)
             if meta:
-                stream.conn.protocol.send_data(stream, _RESPONSE, meta, body)
+                stream.conn.send_data(stream, _RESPONSE, meta, body)
             else:
-                stream.conn.protocol.send_response(stream, body)
+                stream.conn.send_response(stream, body)
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
@@ -435,7 +435,7 @@ class Dispatcher:
             meta = b""
             if pipeline.transforms:
                 meta, body = await encode_response(pipeline, call, decode_any(body))
-        stream.conn.protocol.send_data(stream, _RESPONSE, meta, body)
+        stream.conn.send_data(stream, _RESPONSE, meta, body)
         return len(body)
 
     async def _run_messages(self, stream: ServerStream) -> None:

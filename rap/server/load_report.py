@@ -17,6 +17,7 @@ from rap.errors import DeadlineExceeded
 from rap.registry.base import LoadReport
 from rap.server.dispatch import ServerStream
 from rap.transport import Connection
+from rap.transport.connection import StreamHandler
 from rap.wire.load_report import ServerLoad, load_frame
 
 __all__ = ["LoadMeter", "LoadReporter", "LoadSource"]
@@ -109,16 +110,14 @@ class LoadReporter:
         self._util = 0.0
         self._util_from = (self.now(), cpu())
 
-    def subscribe(self, conn: Connection) -> None:
-        """Report with responses from now on, if the client's Hello asks for it."""
-        asks = conn.protocol.peer_hello.get("load") is True
-        if asks and not isinstance(getattr(conn.on_open, "__self__", None), _Subscription):
-            conn.on_open = _Subscription(self, conn).on_open
+    def subscribe(self, conn: Connection, on_open: StreamHandler) -> StreamHandler:
+        """Return a stream handler that calls `on_open`, and reports with responses."""
+        return _Subscription(self, conn, on_open).on_open
 
     def report(self, conn: Connection) -> None:
         """Send a report now, unless the client is not reading."""
         if not (conn.closed or conn.paused):
-            conn.protocol.send_load(self.frame(self.now()))
+            conn.send_load_report(self.frame(self.now()))
 
     def frame(self, now: float) -> bytes:
         """Return the frame of a report; it is reused for a few microseconds."""
@@ -171,11 +170,10 @@ class _Subscription:
 
     __slots__ = ("_conn", "_due", "_open", "_reporter")
 
-    def __init__(self, reporter: LoadReporter, conn: Connection) -> None:
-        assert conn.on_open is not None
+    def __init__(self, reporter: LoadReporter, conn: Connection, on_open: StreamHandler) -> None:
         self._reporter = reporter
         self._conn = conn
-        self._open = conn.on_open
+        self._open = on_open
         self._due = 0.0
 
     def on_open(

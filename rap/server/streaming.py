@@ -81,7 +81,7 @@ async def _send_batches(
 ) -> None:
     batch = _Batch(stream)
     parts = batch.parts
-    room = stream.conn.protocol.peer.max_message // _LARGE_ITEM - 1
+    room = stream.conn.peer_limits.max_message // _LARGE_ITEM - 1
     most = max(1, min(_BATCH_ITEMS, room))
     size = 0
     try:
@@ -132,7 +132,7 @@ class _Batch:
         self._items += len(parts)
         self._bytes += len(body)
         parts.clear()
-        self._stream.conn.protocol.send_data(self._stream, flags, b"", body)
+        self._stream.conn.send_data(self._stream, flags, b"", body)
 
     async def send_full(self) -> None:
         """Send a full batch; wait while the client is not reading."""

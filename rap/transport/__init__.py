@@ -2,9 +2,8 @@
 
 from rap.transport.connection import Connection
 from rap.transport.dial import dial
-from rap.transport.options import ConnectionOptions
+from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.transport.stream import EndOfStream, Stream, UnaryStream
-from rap.transport.watchdog import KeepaliveOptions
 
 __all__ = [
     "Connection",

@@ -1,8 +1,9 @@
 """The asyncio driver of one `WireProtocol` over one TCP, TLS or unix transport.
 
-It is the `asyncio.Protocol` itself: no reader task, no queue. `data_received` decodes, hands each
-frame to its stream and returns; it runs no user code. Writes gather until the loop's turn ends or
-some 16 frames are there. One timer looks after deadlines, keepalive and stalls of all streams.
+`Connection` is the `asyncio.Protocol` itself: there is no reader task and no queue. `data_received`
+decodes a chunk, hands each frame to its stream and returns; it runs no user code except inline
+handlers. Writes are gathered until the turn of the event loop ends or about 16 frames are waiting.
+One `Watchdog` has the timer for deadlines, keepalive and stalls of all streams.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 from rap.address import Peer
@@ -36,8 +36,11 @@ from rap.wire.frames import (
     DATA,
     END,
     GOAWAY,
+    HEADER,
+    HEADER_SIZE,
     HELLO,
     LOAD,
+    MAX_HELLO,
     MAX_STREAM_ID,
     MESSAGE,
     OPEN,
@@ -45,132 +48,140 @@ from rap.wire.frames import (
     REFUSED,
     RESET,
     UNSERVED,
+    parse_frames,
     read_go_away,
+    read_hello,
     read_reset,
 )
+from rap.wire.load_report import ASK_FOR_LOAD
 from rap.wire.protocol import WireProtocol
 from rap.wire.sender import BULK
-from rap.wire.stream import CLOSED, REMOTE_END, State, StreamState, is_unsent
+from rap.wire.stream import CLOSED, REMOTE_END, StreamState, is_unsent
 
 __all__ = [
+    "AdmissionGate",
     "Connection",
-    "Holding",
-    "bind",
-    "bound_peer",
+    "StreamHandler",
+    "channel_binding",
     "close_all",
-    "defer_when_full",
-    "lost",
     "new_random",
-    "on_rare",
-    "on_unfinished",
-    "pause",
     "peer_of",
     "writelines_of",
 ]
 
-
-def peer_of(transport: asyncio.BaseTransport) -> Peer | None:
-    """Return who is at the other end, or `None` if that cannot be known any more.
-
-    A TCP peer that has left already has no address. It must not pass for a peer without one, on
-    a unix socket: such a peer is local, and may call private functions.
-    """
-    name = transport.get_extra_info("peername")
-    sock = transport.get_extra_info("socket")
-    family = getattr(sock, "family", None)
-    if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(name, tuple):
-        return None
-    tls = transport.get_extra_info("ssl_object")
-    identity = tls.getpeercert() if tls is not None else None
-    return Peer.from_sockname(name, identity or None)
-
-
-_SIZE = 16  # bytes; with less, two connections could have the same by chance
-_MOST = 64  # a binding is kept as long as the connection
-
-
-def new_random() -> bytes:
-    """Return the random number of one side of one connection."""
-    return os.urandom(_SIZE)
-
-
-def bind(client: object, server: object) -> bytes:
-    """Return the binding of a connection; nothing if a side's number is missing, short or long.
-
-    Args:
-        client: What the client's Hello has as ``random``.
-        server: What the server's Hello has.
-    """
-    binding = b""
-    for number in (client, server):
-        if not isinstance(number, bytes) or not _SIZE <= len(number) <= _MOST:
-            return b""
-        binding += len(number).to_bytes(4, "big") + number  # no other pair gives the same
-    return binding
-
-
-def bound_peer(conn: "Connection", own: bytes) -> Peer:
-    """Return the peer of a connection as it is once its Hello has come.
-
-    Args:
-        conn: The connection.
-        own: The random number of this side.
-    """
-    theirs = conn.protocol.peer_hello.get("random")
-    binding = bind(theirs, own) if conn.is_server else bind(own, theirs)
-    return dataclasses.replace(conn.peer, binding=binding, state=conn.state)
-
-
-Pieces = Sequence[bytes | memoryview]
-
-# There `writelines` of a plain socket never asks to pause, so its buffer grows without bound
-# (CVE-2024-12254).
-_NEVER_PAUSES = (3, 12, 0) <= sys.version_info < (3, 12, 9) or (
-    (3, 13, 0) <= sys.version_info < (3, 13, 2)
-)
-
-
-def writelines_of(transport: asyncio.Transport) -> Callable[[Pieces], None]:
-    """Return what writes several pieces to `transport`."""
-    if _NEVER_PAUSES and type(transport).__module__ == "asyncio.selector_events":
-
-        def join_and_write(pieces: Pieces) -> None:
-            transport.write(b"".join(pieces))
-
-        return join_and_write
-    return transport.writelines
-
-
 _REQUEST = MESSAGE | END
-# What costs no credit goes out also when the transport is full. A peer that asks for ever
-# more of it and takes nothing is cut when so many bytes are waiting beyond what is usual.
-_BACKLOG = 4 * 1024 * 1024
+# Bytes that may wait beyond the write buffer's high-water mark. Replies to control frames take no
+# credit, so they go out even when the transport is full; a peer that keeps asking and does not
+# read is closed.
+_MAX_EXCESS = 4 * 1024 * 1024
+_DEFERRED_PER_TURN = 64  # deferred streams that are handed out in one turn of the loop
+# Seconds between two reads of a client that cancels many calls; and of one that was told to go
+# away for it, which may have many more calls left to cancel.
+_CANCEL_PAUSE = 0.05
+_CANCEL_PAUSE_DRAINING = 0.005
+# Seconds before its deadline from which on a cancelled call counts as expired: the clocks of both
+# sides started at different times.
+_DEADLINE_SLACK = 0.1
+_CLOSE_TIMEOUT = 1.0  # seconds for peers to read what is queued when connections are closed
+_RANDOM_SIZE = 16  # bytes; with fewer, two connections could have the same by chance
+_MAX_RANDOM = 64  # bytes; a binding is kept as long as the connection
+
+# Takes a stream that the peer opened: stream, flags, meta, body.
+StreamHandler = Callable[[Any, int, bytes, bytes | memoryview], None]
+_Pieces = Sequence[bytes | memoryview]
 
 
 class Connection(asyncio.Protocol):
-    """One connection, either side.
+    """One connection, seen from either side.
 
     Args:
-        options: Limits, times and what the Hello says.
+        options: Limits, times and the content of our Hello.
         clock: Source of time.
         log: Logger of the side.
         new_stream: On a server, the class of stream records, called with (connection, id, send
-            credit, receive credit).
-        on_open: On a server, takes each stream the peer opened: (stream, flags, meta, body).
-        on_change: Called when the peer's Hello or GoAway came.
+            credit, state). A connection without it is a client's.
+        stream_handler: On a server, called once, when the client's Hello has arrived; returns
+            what takes each stream that the client opens.
+        keep_task: On a server, takes a cancelled task that outlives its stream.
+        on_load: Takes load reports, or on a server requests for one: (connection, body).
+        on_made: Called when the transport is connected, before anything is sent.
+        on_change: Called when the peer's Hello or GoAway has arrived.
         on_lost: Called once, when the connection has ended.
-        exception_types: On a client, what remote errors may become.
+        exception_types: On a client, the exceptions that remote errors may become.
+        age_factor: What `options.max_age` is multiplied by, so that connections that were opened
+            together do not end together.
+
+    Attributes:
+        streams: Open streams by id.
+        peer: The other end; its binding is known once its Hello has arrived.
+        peer_limits: Limits of the peer; the protocol's defaults until its Hello has arrived.
+        state: Scratch space of middleware and processors.
+        paused: The transport's write buffer is full.
+        reading_paused: Nothing is read until a later turn of the loop.
+        draining: Either side has announced that it opens or takes no new calls.
+        closed: The connection has ended.
+        usable: New calls may be opened: neither closed nor draining.
+        active: Something was received since `take_activity` was called.
+        error: Why the connection ended, or is about to.
+        pins: Number of sessions that are bound to the connection.
+        gate: What holds the connection back until it is admitted; `None` once it is.
+        handshake: Done when the peer's Hello has arrived, or the connection has ended.
+        ended: Done when the connection has ended.
+        on_open: Takes the streams that the client opens: the stream handler, unless they are
+            deferred.
+        on_load: Takes load reports or requests for one; `None`: they are ignored.
+        send_data: `Sender.send_data` of the protocol, bound once; so are the next two.
     """
 
-    __slots__ = tuple(
-        "_call_soon _drain_waiter _flush_callback _loop _most_waiting _on_change _on_lost "
-        "_on_made _random _scheduled _writelines keep_task cancels clock closed draining ended "
-        "error exception_types handshake active held pins is_server log new_future on_open "
-        "on_load options paused peer pings protocol state streams transport usable "
-        "waits_for_turn watchdog".split()
+    __slots__ = (
+        "_call_soon",
+        "_cancels",
+        "_deferred",
+        "_drain_waiter",
+        "_flush_callback",
+        "_handler",
+        "_loop",
+        "_max_buffered",
+        "_on_change",
+        "_on_lost",
+        "_on_made",
+        "_open_unary",
+        "_pings",
+        "_random",
+        "_scheduled",
+        "_stream_handler",
+        "_writelines",
+        "acknowledge",
+        "active",
+        "clock",
+        "closed",
+        "draining",
+        "ended",
+        "error",
+        "exception_types",
+        "gate",
+        "handshake",
+        "is_server",
+        "keep_task",
+        "log",
+        "new_future",
+        "on_load",
+        "on_open",
+        "options",
+        "paused",
+        "peer",
+        "peer_limits",
+        "pins",
+        "protocol",
+        "reading_paused",
+        "send_data",
+        "send_response",
+        "state",
+        "streams",
+        "transport",
+        "usable",
+        "watchdog",
     )
-
-    keep_task: Callable[[Any], object]  # on a server: takes a cancelled task without a stream
 
     def __init__(
         self,
@@ -179,17 +190,30 @@ class Connection(asyncio.Protocol):
         clock: Clock,
         log: logging.Logger,
         new_stream: Callable[..., Any] | None = None,
-        on_open: Callable[[Any, int, bytes, bytes | memoryview], None] | None = None,
-        on_made: Callable[["Connection"], None] | None = None,
-        on_change: Callable[["Connection"], None] | None = None,
-        on_lost: Callable[["Connection"], None] | None = None,
+        stream_handler: "Callable[[Connection], StreamHandler] | None" = None,
+        keep_task: Callable[[asyncio.Task[None]], object] | None = None,
+        on_load: "Callable[[Connection, bytes], object] | None" = None,
+        on_made: "Callable[[Connection], object] | None" = None,
+        on_change: "Callable[[Connection], object] | None" = None,
+        on_lost: "Callable[[Connection], object] | None" = None,
         exception_types: ExceptionTypes | None = None,
+        age_factor: float = 1.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._call_soon = self._loop.call_soon
+        self.new_future = self._loop.create_future
         self.options = options
         self.clock = clock
         self.log = log
         self.is_server = new_stream is not None
+        self.exception_types = exception_types or _BUILTIN_TYPES
+        self._stream_handler = stream_handler
+        self.keep_task = keep_task or _keep_no_task
+        self.on_load = on_load
+        self._on_made = on_made
+        self._on_change = on_change
+        self._on_lost = on_lost
+
         self._random = new_random()
         self.protocol: WireProtocol[Any] = WireProtocol(
             is_server=self.is_server,
@@ -197,41 +221,47 @@ class Connection(asyncio.Protocol):
             limits=options.limits,
             hello={**options.hello, "random": self._random},
         )
-        self.streams = self.protocol.streams
-        self.new_future = self._loop.create_future
-        self.peer = Peer()
-        self.paused = False
-        self.draining = False  # either side announced that it opens or takes nothing new
-        self.closed = False
-        self.usable = True  # new calls may be opened: neither closed nor draining
-        self.error: RapError | None = None  # why it ended
-        self.pins = 0  # sessions bound to it
-        self.state: dict[str, Any] = {}  # scratch space of middleware and processors
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.handshake: asyncio.Future[None] = self.new_future()
-        self.ended: asyncio.Future[None] = self.new_future()
-        self.on_open = on_open
-        self.on_load: Callable[[Any, bytes], object] | None = None  # reports, or requests for one
-        self._on_made = on_made
-        self._on_change = on_change
-        self._on_lost = on_lost
-        self.exception_types = exception_types or _BUILTIN_TYPES  # shared
-        self._call_soon = self._loop.call_soon
-        self._flush_callback = self._flush  # bound once
         self.protocol.wake = self._flush_soon
         self.protocol.flush = self._flush
-        self._scheduled = False
-        self.held: Holding | None = None
-        self.waits_for_turn = False  # more has come than one turn takes
+        self.streams = self.protocol.streams
+        self.peer_limits = self.protocol.peer
+        self.send_data = self.protocol.send_data
+        self.send_response = self.protocol.send_response
+        self.acknowledge = self.protocol.acknowledge
+        self._open_unary = self.protocol.open_unary
+
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.peer = Peer()
+        self.state: dict[str, Any] = {}
+        self.paused = False
+        self.reading_paused = False
+        self.draining = False
+        self.closed = False
+        self.usable = True
+        self.active = False
+        self.error: RapError | None = None
+        self.pins = 0
+        self.gate: AdmissionGate | None = None
+        self.ended: asyncio.Future[None] = self.new_future()
+        self.handshake: asyncio.Future[None] = self.new_future()
         self._drain_waiter: asyncio.Future[None] | None = None
-        self.active = False  # the peer gave a sign of life since the watchdog last looked
-        self.watchdog = Watchdog(self, self._loop)
-        self.cancels = TokenBucket(options.max_cancels, clock.monotonic())
-        self.pings = TokenBucket(options.max_pings, clock.monotonic())
-        self._most_waiting = options.write_buffer + _BACKLOG
+        self._flush_callback = self._flush  # bound once
+        self._scheduled = False
+        self._max_buffered = options.write_buffer + _MAX_EXCESS
+
+        self._handler: StreamHandler = _no_handler
+        self.on_open: StreamHandler = _no_handler  # the handler, or `_defer`
+        self._deferred: deque[tuple[Any, int, bytes, bytes | memoryview]] | None = None
+        if self.is_server:
+            self.protocol.backlog.tell = self._on_write_buffer
+        self._cancels = TokenBucket(options.max_cancels, clock.monotonic())
+        self._pings = TokenBucket(options.max_pings, clock.monotonic())
+        self.watchdog = Watchdog(self, self._loop, age_factor=age_factor)
+
+    # The transport calls these.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport and send our Hello."""
+        """Take the transport and send our Hello, unless the connection is held back."""
         self.transport = cast(asyncio.Transport, transport)
         self._writelines = writelines_of(self.transport)
         self.transport.set_write_buffer_limits(
@@ -239,13 +269,13 @@ class Connection(asyncio.Protocol):
         )
         peer = peer_of(transport)
         if peer is None:
-            self.abort(ConnectionClosed("the peer left at once"))
+            self.abort(ConnectionClosed("the peer disconnected at once"))
             return
         self.peer = peer
         self.watchdog.start()
         if self._on_made is not None:
             self._on_made(self)
-        if self.held is None:
+        if self.gate is None:
             self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -256,18 +286,21 @@ class Connection(asyncio.Protocol):
             if kind == DATA:
                 stream.on_data(flags, meta, body, size)  # type: ignore[union-attr]  # Data has a stream
             elif kind == OPEN:
-                self.on_open(stream, flags, meta, body)  # type: ignore[misc]  # server only
+                self.on_open(stream, flags, meta, body)
             else:
-                on_rare(self, kind, stream, flags, body)
+                self.on_control(kind, stream, flags, body)
         if self.streams and not self.watchdog.busy:
             self.watchdog.on_busy()
         if protocol.partial is not None:
-            on_unfinished(self)
+            if protocol.more:
+                self.pause_reading()
+            else:
+                self.watchdog.on_partial(protocol.partial)
         if protocol.error is not None:
             if self.error is None:
                 self.log.warning("connection with %s closed: %s", self.peer, protocol.error)
                 self._flush()  # what the protocol has queued for the peer
-                self._shut(protocol.error)
+                self._close_transport(protocol.error)
         elif protocol.out or protocol.waiting:
             if not self._scheduled:
                 self._scheduled = True
@@ -276,17 +309,17 @@ class Connection(asyncio.Protocol):
             self._close_if_unused()
 
     def eof_received(self) -> bool:
-        """Close: a peer that ends its side has left."""
+        """Close the connection: a peer that ends its side has left."""
         return False
 
     def pause_writing(self) -> None:
-        """Stop pumping: the transport's buffer is full."""
+        """Queue messages: the transport's write buffer is full."""
         self.paused = True
         self.protocol.pause()
         self.watchdog.on_paused()
 
     def resume_writing(self) -> None:
-        """Go on pumping."""
+        """Send messages again."""
         self.paused = False
         self.protocol.resume()
         waiter, self._drain_waiter = self._drain_waiter, None
@@ -296,22 +329,22 @@ class Connection(asyncio.Protocol):
             self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End every stream."""
+        """Fail every open stream."""
         if self.closed:
             return
         self.closed = True
         self.usable = False
-        self.protocol.state = State.CLOSED
         self.watchdog.stop()
         why = self.error or exc or "the peer closed it"
         if self.error is None:
-            self.error = lost(self.peer, exc)
+            cause = f": {exc}" if exc else ""
+            self.error = ConnectionClosed(f"connection to {self.peer} lost{cause}")
         for stream in list(self.streams.values()):
             unsent = is_unsent(stream)
-            stream.complete = bool(stream.state & REMOTE_END)
+            had_ended = bool(stream.state & REMOTE_END)
             self.protocol.drop_stream(stream)
-            stream.fail(Unavailable(str(self.error), unserved=unsent))
-        self.protocol.out.clear()
+            stream.on_lost(Unavailable(str(self.error), unserved=unsent), had_ended)
+        self.protocol.close()
         for waiter in (self._drain_waiter, self.handshake, self.ended):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -319,28 +352,47 @@ class Connection(asyncio.Protocol):
         if self._on_lost is not None:
             self._on_lost(self)
 
-    def set_load_handler(self, handler: Callable[[Any, bytes], object]) -> None:
-        """Let `handler` take load frames: reports on a client, requests for one on a server.
-
-        Args:
-            handler: Called with this connection and the body of the frame.
-        """
-        self.on_load = handler
-
-    def disown(self, error: RapError) -> None:
-        """Mark the connection as lost and leave its socket alone: another process owns that.
-
-        Args:
-            error: What calls on this connection fail with.
-        """
-        self.error = error
-        self.closed = True
-        self.usable = False
+    # The handshake, and admission before it.
 
     @property
-    def round_trip(self) -> float | None:
-        """Seconds the last answered ping took."""
-        return self.watchdog.keepalive.round_trip
+    def peer_hello(self) -> Mapping[str, Any]:
+        """What the peer's Hello says, without version and limits; empty until it has arrived."""
+        return self.protocol.peer_hello
+
+    async def wait_handshake(self) -> None:
+        """Wait for the peer's Hello.
+
+        Raises:
+            Unavailable: The connection ended before.
+            Unauthenticated: The peer refused the identity of this side.
+        """
+        await asyncio.shield(self.handshake)
+        if isinstance(self.error, Unauthenticated):
+            raise self.error
+        if self.closed:
+            raise Unavailable(str(self.error), unserved=True)
+
+    def hold_back(self) -> "AdmissionGate":
+        """Send and process nothing until `admit`; to be called in `on_made`."""
+        self.gate = AdmissionGate(self, self.transport)
+        return self.gate
+
+    def admit(self) -> None:
+        """Send our Hello, and process what has arrived; does nothing if it is not held back."""
+        gate, self.gate = self.gate, None
+        if gate is not None and not self.closed:
+            self._flush()
+            self.transport.set_protocol(self)
+            self.transport.resume_reading()
+            early = gate.take_data()
+            if early:
+                self.data_received(early)
+
+    def set_identity(self, identity: object) -> None:
+        """Set the identity of the peer, which the application has verified."""
+        self.peer = dataclasses.replace(self.peer, identity=identity)
+
+    # Streams.
 
     def open(self, stream: Any, flags: int, meta: bytes, body: bytes) -> None:
         """Open `stream` with its first message.
@@ -357,7 +409,7 @@ class Connection(asyncio.Protocol):
         self._flush_soon()
 
     def open_unary(self, stream: Any, meta: bytes, body: bytes) -> None:
-        """Open a unary call with its request; `open` for the most common case.
+        """Open a unary call with its request; the fast path of `open`.
 
         Raises:
             Unavailable: The connection has ended; nothing was sent.
@@ -366,7 +418,7 @@ class Connection(asyncio.Protocol):
         if not self.usable:
             self.open(stream, _REQUEST, meta, body)
             return
-        self.protocol.open_unary(stream, meta, body)
+        self._open_unary(stream, meta, body)
         watchdog = self.watchdog
         if not watchdog.busy or stream.deadline < watchdog.at:
             watchdog.on_busy(stream.deadline)
@@ -379,7 +431,7 @@ class Connection(asyncio.Protocol):
         details: Mapping[str, Any] | None = None,
         flags: int = 0,
     ) -> None:
-        """End a stream in both directions; nothing happens if it has ended."""
+        """End a stream in both directions; does nothing if it has ended."""
         if not self.closed:
             self.protocol.reset_stream(stream, code, message, details, flags)
             self._flush_soon()
@@ -391,18 +443,11 @@ class Connection(asyncio.Protocol):
                 self._drain_waiter = self.new_future()
             await asyncio.shield(self._drain_waiter)
 
-    async def wait_handshake(self) -> None:
-        """Return when the peer's Hello has come.
-
-        Raises:
-            Unavailable: The connection ended before.
-            Unauthenticated: The peer does not accept who this side is.
-        """
-        await asyncio.shield(self.handshake)
-        if isinstance(self.error, Unauthenticated):
-            raise self.error
-        if self.closed:
-            raise Unavailable(str(self.error), unserved=True)
+    @property
+    def opened(self) -> int:
+        """Number of streams that the client has opened so far, counted by their ids."""
+        protocol = self.protocol
+        return (protocol.last_id + 1) // 2 if self.is_server else protocol.next_id // 2
 
     def pin(self) -> None:
         """Keep the connection open through a drain until `unpin`: a session is bound to it."""
@@ -414,23 +459,49 @@ class Connection(asyncio.Protocol):
         if self.draining:
             self._flush_soon()  # what was sent last leaves before the connection closes
 
+    # Pings and load reports.
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last answered ping took; `None` before the first."""
+        return self.watchdog.keepalive.round_trip
+
+    @property
+    def min_ping_interval(self) -> float:
+        """Seconds between two pings that the server asks for in its Hello; 0 if it does not."""
+        return self.watchdog.keepalive.min_interval
+
     def ping(self) -> None:
-        """Send a Ping; the answer sets `round_trip`."""
+        """Send a Ping; its answer sets `round_trip`."""
         self.protocol.ping(b"rap-ping")
         self._flush_soon()
+
+    def set_load_handler(self, on_load: "Callable[[Connection, bytes], object]") -> None:
+        """Call `on_load` with the connection and the body of each load report from now on."""
+        self.on_load = on_load
+
+    def request_load_report(self) -> None:
+        """Ask the server for a load report; it counts as a ping."""
+        self.protocol.send_load(ASK_FOR_LOAD)
+
+    def send_load_report(self, frame: bytes) -> None:
+        """Send a load report, encoded by `rap.wire.load_report.load_frame`."""
+        self.protocol.send_load(frame)
+
+    # Draining and closing.
 
     def go_away(self, *, final: bool = False, code: Code = Code.OK, message: str = "") -> None:
         """Announce a drain; `final`: what the peer opens from now on is not served."""
         if self.closed:
             return
-        self.begin_drain()
+        self._begin_drain()
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
 
     def drain(self) -> None:
-        """On a client: open nothing new; close when the last call and session have left."""
-        self.begin_drain()
+        """On a client, open nothing new; close when the last call and session have ended."""
+        self._begin_drain()
         self._flush_soon()
 
     async def close(self) -> None:
@@ -439,34 +510,49 @@ class Connection(asyncio.Protocol):
         await asyncio.shield(self.ended)
 
     def begin_close(self) -> None:
-        """Write what is queued, and close; `ended` is done when it has ended."""
+        """Write what is queued, and close; `ended` is done when the connection has ended."""
         if not self.closed:
-            if self.held is None:
+            if self.gate is None:
                 self._flush()
-            self._shut(ConnectionClosed(f"connection with {self.peer} closed by this side"))
+            self._close_transport(
+                ConnectionClosed(f"connection with {self.peer} closed by this side")
+            )
 
     def abort(self, error: RapError) -> None:
         """End the connection now; what is queued is lost."""
         if not self.closed:
             if self.error is None:
                 self.error = error
-            self.begin_drain()
+            self._begin_drain()
             self.transport.abort()
 
-    def begin_drain(self) -> None:
-        """Open nothing new: one of the two ends is about to leave."""
+    def disown(self, error: RapError) -> None:
+        """Count as lost without touching the socket, which belongs to the parent process."""
+        self.error = error
+        self.closed = True
+        self.usable = False
+
+    def _begin_drain(self) -> None:
         self.draining = True
         self.usable = False
 
-    def _shut(self, error: RapError) -> None:
+    def _close_transport(self, error: RapError) -> None:
         """Close when the transport has written what it was given, or could not in time."""
         if self.error is None:
             self.error = error
-        self.begin_drain()
-        self.watchdog.on_shut()
+        self._begin_drain()
+        self.watchdog.on_closing()
         self.transport.close()
 
+    def _close_if_unused(self) -> None:
+        """On a client, leave a draining connection when its last call and session have ended."""
+        if not (self.is_server or self.streams or self.pins or self.closed):
+            self._close_transport(ConnectionClosed(f"{self.peer} is draining"))
+
+    # Writing.
+
     def _flush_soon(self) -> None:
+        """Write when the turn of the event loop ends."""
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._flush_callback)
@@ -489,30 +575,350 @@ class Connection(asyncio.Protocol):
             else:
                 self.transport.write(b"".join(out))
             out.clear()
-            if self.paused and self.transport.get_write_buffer_size() > self._most_waiting:
-                self.abort(ConnectionClosed(f"{self.peer} does not take what it asks for"))
+            if self.paused and self.transport.get_write_buffer_size() > self._max_buffered:
+                self.abort(ConnectionClosed(f"{self.peer} does not read what it asks for"))
         if self.draining:
             self._close_if_unused()
 
-    def _close_if_unused(self) -> None:
-        """A client leaves a draining connection when its last call and session have."""
-        if not (self.is_server or self.streams or self.pins or self.closed):
-            self._shut(ConnectionClosed(f"{self.peer} is draining"))
+    # Read throttling.
 
-    def on_hello(self) -> None:
-        """Take the peer's Hello, which the protocol has read."""
-        self.peer = bound_peer(self, self._random)
+    def take_activity(self) -> bool:
+        """Return `active`, and clear it."""
+        active, self.active = self.active, False
+        return active
+
+    def pause_reading(self) -> None:
+        """Read on in a later turn of the loop, so that other connections get theirs.
+
+        A client that cancels many calls waits for longer.
+        """
+        if self.reading_paused or self.closed:
+            return
+        self.reading_paused = True
+        self.transport.pause_reading()
+        if self._cancels.exceeded:
+            self._loop.call_later(_CANCEL_PAUSE_DRAINING, self.resume_reading)
+        elif self._cancels.is_low:
+            self._loop.call_later(_CANCEL_PAUSE, self.resume_reading)
+        else:
+            self._call_soon(self.resume_reading)
+
+    def resume_reading(self) -> None:
+        """Decode what the last turn has left, then read on."""
+        self.reading_paused = False
+        if self.closed or self.transport.is_closing():
+            return
+        if self.protocol.more:
+            self.data_received(b"")
+        if not (self.reading_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    # A server that has much to send begins no further call of the client.
+
+    def _on_write_buffer(self, is_full: bool) -> None:
+        """Defer new streams while the protocol's write buffer is full."""
+        if not is_full:
+            self._call_soon(self._open_deferred)
+        elif self._deferred is None:
+            self._deferred = deque()
+            self.on_open = self._defer
+
+    def _defer(self, stream: Any, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+        assert self._deferred is not None
+        self._deferred.append((stream, flags, meta, body))
+
+    def _open_deferred(self) -> None:
+        """Hand out deferred streams in order, some in each turn of the loop."""
+        deferred, write_buffer = self._deferred, self.protocol.backlog
+        if deferred is None:
+            return
+        for _ in range(_DEFERRED_PER_TURN):
+            if not deferred or write_buffer.is_full:
+                break
+            stream, flags, meta, body = deferred.popleft()
+            if stream.state != CLOSED:  # else the client has cancelled it
+                self._handler(stream, flags, meta, body)
+        if write_buffer.is_full:
+            return
+        if deferred:
+            self._call_soon(self._open_deferred)
+        else:
+            self._deferred = None
+            self.on_open = self._handler
+
+    # Control frames.
+
+    def on_control(self, kind: int, stream: Any, flags: int, body: bytes | memoryview) -> None:
+        """Act on a control frame.
+
+        Args:
+            kind: RESET, PING, GOAWAY, HELLO or LOAD.
+            stream: The stream of a Reset.
+            flags: Flags of the frame; for a GoAway, its last stream id.
+            body: Body of the frame.
+        """
+        if kind == RESET:
+            self._on_reset(stream, flags, bytes(body))
+        elif kind == PING:
+            self._on_ping(flags)
+        elif kind == GOAWAY:
+            self._on_go_away(flags, bytes(body))
+        elif kind == HELLO:
+            self._on_hello()
+        elif kind == LOAD:
+            self._on_load_frame(bytes(body))
+
+    def _on_hello(self) -> None:
+        hello = self.protocol.peer_hello
+        self.peer_limits = self.protocol.peer
+        theirs = hello.get("random")
+        if self.is_server:
+            binding = channel_binding(theirs, self._random)
+        else:
+            binding = channel_binding(self._random, theirs)
+            self.watchdog.keepalive.set_min_interval(hello.get("min_ping"))
+        self.peer = dataclasses.replace(self.peer, binding=binding, state=self.state)
+        hello.pop("token", None)  # the gate has read it, nothing else may
+        if self._stream_handler is not None:
+            self._handler = self.on_open = self._stream_handler(self)
         if not self.handshake.done():
             self.handshake.set_result(None)
-        if self.protocol.peer_hello.get("draining"):
-            self.begin_drain()
+        if hello.get("draining"):
+            self._begin_drain()
         self.log.info("connection with %s open", self.peer)
-        self.changed()
+        self._changed()
 
-    def changed(self) -> None:
-        """Tell the owner that the peer's Hello or GoAway came."""
+    def _on_reset(self, stream: Any, flags: int, body: bytes) -> None:
+        try:
+            code, message, details = read_reset(body)
+        except ValueError as exc:
+            code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
+        if code == Code.OK and not self.is_server:
+            stream.on_stopped()
+            return
+        if code == Code.OK:
+            code = Code.CANCELLED  # only a server may end a call that way; its handler must stop
+        refused = bool(flags & REFUSED)  # by this side
+        if stream.see_error is not None and not refused:
+            code, message, details = stream.see_error((code, message, details))
+        unserved = bool(flags & UNSERVED)
+        types = self.exception_types
+        error = decode_error(code, message, details, types, unserved=unserved, remote=not refused)
+        stream.fail(error)
+        if self.is_server and not self._was_due(stream, code):
+            if not self._cancels.allow(self.clock.monotonic()):
+                self._on_too_many_cancels()
+            if self._cancels.is_low or self._cancels.exceeded:
+                self.pause_reading()
+
+    def _was_due(self, stream: Any, code: int) -> bool:
+        """Whether a call was cancelled at its deadline, when it would have ended anyway."""
+        left = stream.deadline - self.clock.monotonic()
+        return code == Code.DEADLINE_EXCEEDED and bool(left < _DEADLINE_SLACK)
+
+    def _on_too_many_cancels(self) -> None:
+        """Serve nothing new, for a good client goes elsewhere; the second time, close."""
+        text = "too many cancelled calls"
+        if self.protocol.refuse_above == MAX_STREAM_ID:
+            self.go_away(final=True, message=text)
+            self._cancels.reset()
+        else:
+            self.abort(ConnectionClosed(f"{self.peer}: {text}"))
+
+    def _on_ping(self, flags: int) -> None:
+        now = self.clock.monotonic()
+        if flags & ACK:
+            self.watchdog.keepalive.on_pong(now)
+        elif not self._pings.allow(now):
+            self.abort(ConnectionClosed(f"{self.peer}: too many pings"))
+
+    def _on_go_away(self, last_id: int, body: bytes) -> None:
+        """Open nothing new; streams above the last id were never served."""
+        try:
+            code, message = read_go_away(body)
+        except ValueError as exc:
+            code, message = Code.UNKNOWN, str(exc)
+        self._begin_drain()
+        if code != Code.OK and self.error is None:
+            text = f"{self.peer} refused the connection: {message}"
+            denied = code == Code.UNAUTHENTICATED
+            self.error = _denial(text) if denied else ConnectionClosed(text)
+            if self.is_server or not denied:  # else the client's pool logs it
+                self.log.warning("%s", self.error)
+        if not self.is_server and last_id < MAX_STREAM_ID:
+            for stream in [each for each in self.streams.values() if each.id > last_id]:
+                self.protocol.drop_stream(stream)
+                text = f"{self.peer} closed the connection before it served the call"
+                stream.fail(Unavailable(text, remote=True, unserved=True))
+        self._changed()
+
+    def _on_load_frame(self, body: bytes) -> None:
+        if self.on_load is None:
+            return
+        if self.is_server and not self._pings.allow(self.clock.monotonic()):
+            self.abort(ConnectionClosed(f"{self.peer}: too many requests for load reports"))
+        else:
+            self.on_load(self, body)
+
+    def _changed(self) -> None:
         if self._on_change is not None:
             self._on_change(self)
+
+
+class AdmissionGate(asyncio.Protocol):
+    """Holds a new connection back until it is admitted, like a listener filter of Envoy.
+
+    It reads in the place of the connection. Not even our Hello is sent, so a client that is
+    refused learns it while it connects.
+
+    Args:
+        conn: The connection.
+        transport: Its transport.
+    """
+
+    def __init__(self, conn: Connection, transport: asyncio.Transport) -> None:
+        self._conn = conn
+        self._transport = transport
+        self._data = bytearray()
+        self._hello_size: int | None = None  # with its header
+        self._hello: asyncio.Future[None] | None = None  # done when it has arrived
+        transport.set_protocol(self)
+        transport.pause_reading()
+
+    async def read_hello(self) -> dict[str, Any] | None:
+        """Return the client's Hello; `None` if it does not send one, or the connection ends."""
+        self._hello = self._conn.new_future()
+        self._transport.resume_reading()
+        self._look_for_hello()
+        await self._hello
+        if self._conn.closed:
+            return None
+        try:
+            frame = parse_frames(bytes(self._data[: self._hello_size]))[0]
+            return read_hello(frame.body) if frame.kind == HELLO else None
+        except ValueError:
+            return None
+
+    def take_data(self) -> bytes:
+        """Return what has arrived, and forget it."""
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+    def data_received(self, data: bytes) -> None:
+        """Keep a chunk; uvloop, for one, has it already when reading is paused."""
+        self._data += data
+        if self._hello is None:
+            self._transport.pause_reading()
+        else:
+            self._look_for_hello()
+
+    def pause_writing(self) -> None:
+        """Pass it on to the connection."""
+        self._conn.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on to the connection."""
+        self._conn.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on to the connection."""
+        self._conn.connection_lost(exc)
+        self._settle()
+
+    def _look_for_hello(self) -> None:
+        """Stop reading when the whole Hello has arrived."""
+        if self._hello_size is None and len(self._data) >= HEADER_SIZE:
+            self._hello_size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
+            if self._hello_size > HEADER_SIZE + MAX_HELLO:
+                size, peer = self._hello_size - HEADER_SIZE, self._conn.peer
+                text = f"{peer} sent a Hello of {size} bytes; the limit is {MAX_HELLO}"
+                self._conn.abort(ConnectionClosed(text))
+        if self._hello_size is not None and len(self._data) >= self._hello_size:
+            self._transport.pause_reading()
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_result(None)
+
+
+async def close_all(connections: Iterable[Connection], error: RapError) -> None:
+    """Write what is queued, close the connections, and return when all have ended.
+
+    Args:
+        connections: The connections to close.
+        error: Why a connection ends whose peer does not read the rest within a second.
+    """
+    left: dict[asyncio.Future[None], Connection] = {}
+    for conn in connections:
+        conn.begin_close()
+        left[conn.ended] = conn
+    if not left:
+        return
+    try:
+        _, slow = await asyncio.wait(left, timeout=_CLOSE_TIMEOUT)
+    except asyncio.CancelledError:
+        slow = set(left)
+        raise
+    finally:
+        for closing in slow:
+            left[closing].abort(error)
+    if slow:
+        await asyncio.wait(slow)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Peer | None:
+    """Return the peer of a transport, or `None` if it cannot be known any more.
+
+    A TCP peer that has disconnected has no address. It must not pass for a peer on a unix socket,
+    which has none either: that peer is local, and may call private functions.
+    """
+    name = transport.get_extra_info("peername")
+    sock = transport.get_extra_info("socket")
+    family = getattr(sock, "family", None)
+    if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(name, tuple):
+        return None
+    tls = transport.get_extra_info("ssl_object")
+    identity = tls.getpeercert() if tls is not None else None
+    return Peer.from_sockname(name, identity or None)
+
+
+def new_random() -> bytes:
+    """Return the random number of one side of one connection."""
+    return os.urandom(_RANDOM_SIZE)
+
+
+def channel_binding(client: object, server: object) -> bytes:
+    """Return the channel binding of a connection; empty if a side's number is unusable.
+
+    Args:
+        client: The ``random`` of the client's Hello: 16 to 64 bytes.
+        server: The ``random`` of the server's Hello.
+    """
+    binding = b""
+    for number in (client, server):
+        if not isinstance(number, bytes) or not _RANDOM_SIZE <= len(number) <= _MAX_RANDOM:
+            return b""
+        binding += len(number).to_bytes(4, "big") + number  # no other pair gives the same
+    return binding
+
+
+# In these versions `writelines` of a plain socket never pauses its protocol, so the buffer grows
+# without bound (CVE-2024-12254).
+_NEVER_PAUSES = (3, 12, 0) <= sys.version_info < (3, 12, 9) or (
+    (3, 13, 0) <= sys.version_info < (3, 13, 2)
+)
+
+
+def writelines_of(transport: asyncio.Transport) -> Callable[[_Pieces], None]:
+    """Return the function that writes several pieces to `transport`."""
+    if _NEVER_PAUSES and type(transport).__module__ == "asyncio.selector_events":
+
+        def join_and_write(pieces: _Pieces) -> None:
+            transport.write(b"".join(pieces))
+
+        return join_and_write
+    return transport.writelines
 
 
 _BUILTIN_TYPES = ExceptionTypes()
@@ -522,280 +928,13 @@ def _no_streams(*_: object) -> StreamState:
     raise AssertionError("a client's peer opens no streams")
 
 
-_NEARLY = 0.1  # seconds before its deadline, for the clocks began at different times
+def _no_handler(stream: Any, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+    raise AssertionError("the first frame is a Hello, and a client's peer opens no streams")
 
 
-def on_rare(
-    conn: "Connection", kind: int, stream: Any, flags: int, body: bytes | memoryview
-) -> None:
-    """Act on an event of the protocol.
-
-    Args:
-        conn: Where it came.
-        kind: RESET, PING, GOAWAY, HELLO or LOAD.
-        stream: The stream of a Reset.
-        flags: Of the frame; the last stream id of a GoAway.
-        body: Of the frame.
-    """
-    if kind == RESET:
-        _on_reset(conn, stream, flags, bytes(body))
-    elif kind == PING:
-        _on_ping(conn, flags)
-    elif kind == GOAWAY:
-        _on_go_away(conn, flags, bytes(body))
-    elif kind == HELLO:
-        conn.on_hello()
-    elif kind == LOAD and conn.on_load is not None:
-        if conn.is_server and not conn.pings.allow(conn.clock.monotonic()):
-            conn.abort(ConnectionClosed(f"{conn.peer}: too many requests for load reports"))
-        else:
-            conn.on_load(conn, bytes(body))
-
-
-def lost(peer: object, error: Exception | None) -> ConnectionClosed:
-    """Return what is told of a connection that ended, and not by this side's will."""
-    return ConnectionClosed(f"connection to {peer} lost" + (f": {error}" if error else ""))
-
-
-def _on_ping(conn: "Connection", flags: int) -> None:
-    now = conn.clock.monotonic()
-    if flags & ACK:
-        conn.watchdog.keepalive.answered(now)
-    elif not conn.pings.allow(now):
-        conn.abort(ConnectionClosed(f"{conn.peer}: too many pings"))
-
-
-def _on_reset(conn: "Connection", stream: Any, flags: int, body: bytes) -> None:
-    try:
-        code, message, details = read_reset(body)
-    except ValueError as exc:
-        code, message, details = Code.UNKNOWN, f"a malformed Reset: {exc}", {}
-    if code == Code.OK and not conn.is_server:
-        stream.on_stopped()
-        return
-    if code == Code.OK:
-        code = Code.CANCELLED  # only a server may end a call that way; who serves it must stop
-    refused = bool(flags & REFUSED)  # by this side
-    if stream.see_error is not None and not refused:
-        code, message, details = stream.see_error((code, message, details))
-    unserved = bool(flags & UNSERVED)
-    error = decode_error(code, message, details, conn.exception_types, unserved=unserved)
-    error.remote = not refused
-    stream.fail(error)
-    if conn.is_server and not _was_due(conn, stream, code):
-        if not conn.cancels.allow(conn.clock.monotonic()):
-            _on_too_many_cancels(conn)
-        if conn.cancels.is_low or conn.cancels.exceeded:
-            pause(conn)
-
-
-def _was_due(conn: "Connection", stream: Any, code: int) -> bool:
-    """Whether a call ends at the deadline that its client gave it, as it would without a Reset."""
-    left = stream.deadline - conn.clock.monotonic()
-    return code == Code.DEADLINE_EXCEEDED and bool(left < _NEARLY)
-
-
-def _on_too_many_cancels(conn: "Connection") -> None:
-    """Serve nothing new of the client: a good one goes on elsewhere. Cut one that stays."""
-    text = "too many cancelled calls"
-    if conn.protocol.refuse_above == MAX_STREAM_ID:
-        conn.go_away(final=True, message=text)
-        conn.cancels.reset()
-    else:
-        conn.abort(ConnectionClosed(f"{conn.peer}: {text}"))
+def _keep_no_task(_: asyncio.Task[None]) -> None:
+    raise AssertionError("a client has no handlers")
 
 
 def _denial(text: str) -> Unauthenticated:
     return Unauthenticated(text, remote=True, unserved=True)
-
-
-def _on_go_away(conn: "Connection", last_id: int, body: bytes) -> None:
-    """Open nothing new; what lies above the last id was never served."""
-    try:
-        code, message = read_go_away(body)
-    except ValueError as exc:
-        code, message = Code.UNKNOWN, str(exc)
-    conn.begin_drain()
-    if code != Code.OK and conn.error is None:
-        text = f"{conn.peer} refused the connection: {message}"
-        denied = code == Code.UNAUTHENTICATED
-        conn.error = _denial(text) if denied else ConnectionClosed(text)
-        if conn.is_server or not denied:  # else the pool says so
-            conn.log.warning("%s", conn.error)
-    if not conn.is_server and last_id < MAX_STREAM_ID:
-        for stream in [each for each in conn.streams.values() if each.id > last_id]:
-            conn.protocol.drop_stream(stream)
-            text = f"{conn.peer} closed before it served the call"
-            stream.fail(Unavailable(text, remote=True, unserved=True))
-    conn.changed()
-
-
-# Seconds between two turns of a client that cancels much; and of one that was asked to leave for
-# it, which may have many more calls open to cancel, but has none begun.
-_PAUSE = 0.05
-_PAUSE_AFTER = 0.005
-
-
-def on_unfinished(conn: "Connection") -> None:
-    """Watch over a frame that has begun to come, or take what is left in a later turn."""
-    protocol = conn.protocol
-    if not protocol.more:
-        conn.watchdog.on_partial(protocol.partial)
-    else:
-        pause(conn)
-
-
-def pause(conn: "Connection") -> None:
-    """Let others have their turn; a client that cancels much has to wait for longer."""
-    if conn.waits_for_turn or conn.closed:
-        return
-    conn.waits_for_turn = True
-    conn.transport.pause_reading()
-    loop = asyncio.get_running_loop()
-    cancels = conn.cancels
-    if cancels.exceeded or cancels.is_low:
-        loop.call_later(_PAUSE_AFTER if cancels.exceeded else _PAUSE, _go_on, conn)
-    else:
-        loop.call_soon(_go_on, conn)
-
-
-def _go_on(conn: "Connection") -> None:
-    conn.waits_for_turn = False
-    if conn.closed or conn.transport.is_closing():
-        return
-    if conn.protocol.more:
-        conn.data_received(b"")
-    if not (conn.waits_for_turn or conn.transport.is_closing()):
-        conn.transport.resume_reading()
-
-
-class Holding(asyncio.Protocol):
-    """Stands in for a new connection at its transport; to be made in its `on_made`.
-
-    Not even our Hello is sent, so a client that is turned away learns it while it dials.
-
-    Args:
-        conn: The connection.
-    """
-
-    def __init__(self, conn: "Connection") -> None:
-        self._conn = conn
-        self._early = b""  # uvloop begins to read when `connection_made` has returned
-        conn.held = self
-        conn.transport.set_protocol(self)
-        conn.transport.pause_reading()
-
-    def hand_to(self, protocol: asyncio.Protocol) -> None:
-        """Let another protocol read in the place of the connection, which stays held."""
-        transport = self._conn.transport
-        transport.set_protocol(protocol)
-        early, self._early = self._early, b""
-        if early:
-            protocol.data_received(early)
-        transport.resume_reading()
-
-    def release(self) -> None:
-        """Let the connection say Hello, and read unless another protocol does."""
-        conn = self._conn
-        conn.held = None
-        if not conn.closed:
-            conn.protocol.flush()
-            if conn.transport.get_protocol() is self:
-                self.hand_to(conn)
-            else:
-                conn.transport.resume_reading()
-
-    def data_received(self, data: bytes) -> None:
-        """Keep what the transport had read already, and stop it."""
-        self._early += data
-        self._conn.transport.pause_reading()
-
-    def pause_writing(self) -> None:
-        """Tell the connection."""
-        self._conn.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Tell the connection."""
-        self._conn.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the connection."""
-        self._conn.connection_lost(exc)
-
-
-_TURN = 64  # calls that are begun in one turn of the loop
-
-
-def defer_when_full(conn: "Connection") -> None:
-    """Begin no call of a connection, of a server, while its backlog is full."""
-    conn.protocol.backlog.tell = partial(_Deferral, conn)  # few are ever needed
-
-
-class _Deferral:
-    """Takes the place of what begins calls, as long as the backlog of a connection is full.
-
-    Args:
-        conn: The connection.
-        is_full: Whether it is.
-    """
-
-    def __init__(self, conn: "Connection", is_full: bool) -> None:
-        self._conn = conn
-        self._begin = conn.on_open
-        self._waiting: deque[tuple[Any, int, bytes, bytes | memoryview]] = deque()
-        self._backlog = conn.protocol.backlog
-        self._backlog.tell = self._on_change
-        self._on_change(is_full)
-
-    def _on_change(self, is_full: bool) -> None:
-        if is_full:
-            self._conn.on_open = self._put
-        else:
-            asyncio.get_running_loop().call_soon(self._go_on)
-
-    def _put(self, stream: Any, flags: int, meta: bytes, body: bytes | memoryview) -> None:
-        self._waiting.append((stream, flags, meta, body))
-
-    def _go_on(self) -> None:
-        """Begin what waits, in the order in which it came."""
-        assert self._begin is not None
-        for _ in range(_TURN):
-            if not self._waiting or self._backlog.is_full:
-                break
-            stream, flags, meta, body = self._waiting.popleft()
-            if stream.state != CLOSED:  # else its client has given it up meanwhile
-                self._begin(stream, flags, meta, body)
-        if self._backlog.is_full:
-            return
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._go_on)
-        else:
-            self._conn.on_open = self._begin
-
-
-_GRACE = 1.0  # seconds for a peer to take what is queued; one that is frozen would never
-
-
-async def close_all(connections: Iterable[Connection], error: RapError) -> None:
-    """Write what is queued, close, and return when all have ended.
-
-    Args:
-        connections: Which to close.
-        error: Why a connection ends whose peer does not take what is left within a second.
-    """
-    left: dict[asyncio.Future[None], Connection] = {}
-    for conn in connections:
-        conn.begin_close()
-        left[conn.ended] = conn
-    if not left:
-        return
-    try:
-        _, slow = await asyncio.wait(left, timeout=_GRACE)
-    except asyncio.CancelledError:
-        slow = set(left)
-        raise
-    finally:
-        for closing in slow:
-            left[closing].abort(error)
-    if slow:
-        await asyncio.wait(slow)

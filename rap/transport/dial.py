@@ -39,7 +39,7 @@ async def dial(
         Unauthenticated: The peer does not accept who this side is.
     """
     made: list[Connection] = []
-    shaken = False
+    is_ready = False
 
     def note() -> Connection:
         made.append(make())
@@ -53,10 +53,9 @@ async def dial(
             ):
                 raise ConnectionClosed("its certificate is not the pinned one")
             await conn.wait_handshake()
-            conn.watchdog.keepalive.heed(conn.protocol.peer_hello.get("min_ping"))
             if conn.draining:
                 raise conn.error or ConnectionClosed("it is draining, and takes no new calls")
-            shaken = True
+            is_ready = True
             return conn
     except Unauthenticated:
         raise
@@ -74,7 +73,7 @@ async def dial(
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
         for conn in made:
-            if not shaken and conn.transport is not None:
+            if not is_ready and conn.transport is not None:
                 conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
                 # uvloop does not tell a connection that ends before it was handed out.
                 asyncio.get_running_loop().call_soon(conn.connection_lost, None)

@@ -68,8 +68,12 @@ class UnaryStream(StreamState):
         if not self.future.done():
             self.future.set_exception(error)
 
+    def on_lost(self, error: CallError, had_ended: bool) -> None:
+        """End the call: its connection was lost."""
+        self.fail(error)
+
     def on_flushed(self) -> None:
-        """Nobody waits for a unary request to be written."""
+        """Do nothing: no one waits for a unary request to be written."""
 
 
 class Stream(StreamState):
@@ -117,7 +121,7 @@ class Stream(StreamState):
         if isinstance(inbox, tuple):
             inbox = self._first_message()
         if self.discard:
-            self.conn.protocol.acknowledge(self, size)
+            self.conn.acknowledge(self, size)
         elif flags & MESSAGE:
             inbox.append((flags, meta, body, size))
         reader = self._reader
@@ -153,6 +157,20 @@ class Stream(StreamState):
         self._wake()
         self.on_flushed()
 
+    def on_lost(self, error: CallError, had_ended: bool) -> None:
+        """End the stream: its connection was lost.
+
+        Args:
+            error: What to raise.
+            had_ended: The peer had sent its last message: a reader sees the end, not the error.
+        """
+        self.complete = had_ended
+        self.fail(error)
+
+    def clear_inbox(self) -> None:
+        """Drop the messages that were not taken."""
+        self.inbox = ()
+
     def try_recv(self) -> Message | None:
         """Return the next message if it has come."""
         return self.take() if self.inbox else None
@@ -161,7 +179,7 @@ class Stream(StreamState):
         """Return the next message, which has come."""
         flags, meta, body, size = self.inbox.popleft()  # type: ignore[union-attr]  # not empty
         if size:
-            self.conn.protocol.acknowledge(self, size)
+            self.conn.acknowledge(self, size)
         return flags, meta, body
 
     async def recv(self) -> Message:
@@ -196,7 +214,7 @@ class Stream(StreamState):
         if self.state & LOCAL_DONE:
             raise self.error or ChannelClosed("the stream is closed")
         conn = self.conn
-        if not conn.protocol.send_data(self, flags, meta, body) or conn.paused:
+        if not conn.send_data(self, flags, meta, body) or conn.paused:
             await self.writable()
 
     async def writable(self) -> None:
@@ -222,13 +240,13 @@ class Stream(StreamState):
             proof: What processors send with it.
         """
         if not self.state & LOCAL_DONE:
-            self.conn.protocol.send_data(self, _ANSWER if proof else END, b"", proof)
+            self.conn.send_data(self, _ANSWER if proof else END, b"", proof)
 
     def leave(self, proof: bytes = b"") -> None:
         """Send END, and drop what the peer still sends until it ends too."""
         self.discard = True
         for _, _, _, size in self.inbox:
-            self.conn.protocol.acknowledge(self, size)
+            self.conn.acknowledge(self, size)
         self.inbox = ()
         self.end(proof)
         self._wake()

@@ -1,184 +1,155 @@
-"""The one timer of a connection: deadlines, keepalive, idle and old age, stalled peers.
+"""The one timer of a connection: deadlines, keepalive, idle time and age, stalled peers.
 
-A timer per call costs 2 us, a sweep over the open streams when the nearest deadline comes nearly
-nothing. It is armed for whatever is due next, at most every 10 ms.
+A timer per call would cost 2 us. A scan of the open streams when the nearest deadline expires costs
+next to nothing. The timer is set for the next event, and fires at most every 10 ms.
 """
 
 import asyncio
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from rap.clock import check_timeout
-from rap.errors import Code, ConnectionClosed, DeadlineExceeded, ResourceExhausted
+from rap.address import Peer
+from rap.clock import Clock
+from rap.errors import Code, ConnectionClosed, DeadlineExceeded, RapError, ResourceExhausted
+from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.wire.frames import MAX_STREAM_ID
+from rap.wire.protocol import WireProtocol
 from rap.wire.stream import State
 
-if TYPE_CHECKING:
-    from rap.transport.connection import Connection
+__all__ = ["Keepalive", "PingAction", "Stalls", "Watchdog", "Watched"]
 
-__all__ = ["Keepalive", "KeepaliveOptions", "Move", "Stalls", "Watchdog"]
-
-
-_MOST_LEAST = 30.0  # seconds; a peer that could forbid pings could hide its death
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepaliveOptions:
-    """When to ping.
-
-    Args:
-        idle: Seconds of silence before a ping when no call is open.
-        busy: The same with calls open.
-        timeout: Seconds an answer may take.
-        failures: Pings in a row without an answer that end the connection.
-    """
-
-    idle: float = 30.0
-    busy: float = 1.0
-    timeout: float = 2.5
-    failures: int = 2
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("idle", "busy", "timeout"):
-            if check_timeout(f"keepalive {name}", getattr(self, name)) is None:
-                raise ValueError(f"keepalive {name} must be a number of seconds, got None")
-        failures = self.failures
-        if isinstance(failures, bool) or not isinstance(failures, int) or failures < 1:
-            raise ValueError(f"keepalive failures must be an integer from 1 on, got {failures!r}")
+_MIN_DELAY = 0.01  # seconds
+_MAX_DELAY = 3600.0  # seconds
+_LAST_OPEN = MAX_STREAM_ID - 2**24  # the ids above are more than one tick can use
+_STARVED_DELAY = 1.0  # seconds between two looks at a connection whose window is used up
+# Seconds that a peer may ask for between two pings. If it could forbid pings, a dead peer would
+# never be noticed.
+_MAX_PING_INTERVAL = 30.0
 
 
-class Move(Enum):
-    """What `check` wants done."""
+class Watched(Protocol):
+    """What a `Watchdog` needs of its connection."""
 
-    NOTHING = "nothing"
-    PING = "ping"
-    GIVE_UP = "give up"
+    @property
+    def options(self) -> ConnectionOptions:
+        """Its limits and times."""
 
+    @property
+    def clock(self) -> Clock:
+        """Source of time."""
 
-class Keepalive:
-    """State of the pings of one connection."""
+    @property
+    def peer(self) -> Peer:
+        """The other end, for error texts."""
 
-    __slots__ = ("least", "missed", "options", "pinged_at", "round_trip", "silent_since")
+    @property
+    def protocol(self) -> WireProtocol[Any]:
+        """Its protocol."""
 
-    def __init__(self, options: KeepaliveOptions, now: float) -> None:
-        self.options = options
-        self.silent_since = now
-        self.pinged_at: float | None = None
-        self.missed = 0
-        self.round_trip: float | None = None  # seconds, of the last answered ping
-        self.least = 0.0  # seconds between two pings that the peer asks for
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Its transport."""
 
-    def heed(self, milliseconds: object) -> None:
-        """Send pings no faster than the peer's Hello says it takes; nonsense is not heeded."""
-        if isinstance(milliseconds, int) and milliseconds > 0:
-            self.least = min(milliseconds / 1000, _MOST_LEAST)
+    @property
+    def streams(self) -> Mapping[int, Any]:
+        """Open streams by id."""
 
-    def answered(self, now: float) -> None:
-        """Take the answer to a ping."""
-        if self.pinged_at is not None:
-            self.round_trip = now - self.pinged_at
-            self.pinged_at = None
-        self.missed = 0
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
 
-    def check(self, now: float, *, heard: bool, busy: bool) -> tuple[Move, float]:
-        """Return what to do now, and when to ask again.
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new calls."""
 
-        Args:
-            now: Seconds on the monotonic clock.
-            heard: Whether the peer gave a sign of life since the last check.
-            busy: Whether calls are open.
-        """
-        options = self.options
-        if heard:
-            self.silent_since = now
-            self.pinged_at = None
-            self.missed = 0
-        if self.pinged_at is None:
-            due = self.silent_since + max(options.busy if busy else options.idle, self.least)
-            if now < due:
-                return Move.NOTHING, due
-        elif now < self.pinged_at + max(options.timeout, self.least):
-            return Move.NOTHING, self.pinged_at + max(options.timeout, self.least)
-        else:
-            self.missed += 1
-            if self.missed >= options.failures:
-                return Move.GIVE_UP, now
-        self.pinged_at = now
-        return Move.PING, now + max(options.timeout, self.least)
+    @property
+    def paused(self) -> bool:
+        """Whether the transport's write buffer is full."""
 
+    def take_activity(self) -> bool:
+        """Return whether something was received since the last call."""
 
-class Stalls:
-    """What the sweep saw waiting when it last looked.
+    def ping(self) -> None:
+        """Send a Ping."""
 
-    Noting the time of every message would burden the hot path; the sweep comes by about once a
-    second, and sees whether the oldest message is still the same.
-    """
+    def reset(
+        self, stream: Any, code: Code, message: str = "", details: Mapping[str, Any] | None = None
+    ) -> None:
+        """End a stream in both directions."""
 
-    __slots__ = ("_waiting",)
+    def go_away(self, *, message: str = "") -> None:
+        """Ask the peer to leave."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[Any, tuple[object, float]] = {}  # stream → oldest message, since when
+    def drain(self) -> None:
+        """Open nothing new."""
 
-    def look(self, streams: Iterable[Any], now: float) -> None:
-        """Note which streams have messages that nobody has taken."""
-        before = self._waiting
-        self._waiting = {}
-        for stream in streams:
-            oldest = stream.inbox[0] if stream.inbox else None
-            seen = before.get(stream)
-            self._waiting[stream] = (
-                seen if seen is not None and seen[0] is oldest else (oldest, now)
-            )
-
-    def longest_first(self) -> list[Any]:
-        """Return the streams that wait, the one that has waited longest first."""
-        return sorted(self._waiting, key=lambda stream: self._waiting[stream][1])
-
-
-_LEAST_DELAY = 0.01
-_LAST_OPEN = MAX_STREAM_ID - 2**24  # far more ids are left than one tick can use
+    def abort(self, error: RapError) -> None:
+        """End the connection now."""
 
 
 class Watchdog:
-    """Looks after what time does to one connection.
+    """Acts on a connection when time passes.
 
     Args:
         conn: The connection.
         loop: Its event loop.
+        age_factor: What the maximum age of the options is multiplied by.
+
+    Attributes:
+        at: When the timer fires, in seconds on the monotonic clock.
+        busy: The timer fires soon enough for a connection with open calls.
+        keepalive: State of its pings.
+        max_age: Seconds after which the peer is asked to leave; `None`: never.
     """
 
-    __slots__ = tuple(
-        (
-            "_active_at _buffered _conn _last_id _loop _made_at _partial _partial_at _progress_at "
-            "_shut_at _stalls _starved_at _timer at busy keepalive max_age"
-        ).split()
+    __slots__ = (
+        "_active_at",
+        "_buffered",
+        "_closing_at",
+        "_conn",
+        "_last_id",
+        "_loop",
+        "_made_at",
+        "_partial",
+        "_partial_at",
+        "_progress_at",
+        "_stalls",
+        "_starved_at",
+        "_timer",
+        "at",
+        "busy",
+        "keepalive",
+        "max_age",
     )
 
-    def __init__(self, conn: "Connection", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, conn: Watched, loop: asyncio.AbstractEventLoop, *, age_factor: float = 1.0
+    ) -> None:
         now = conn.clock.monotonic()
-        self.at = inf  # when the timer fires
-        self.busy = False  # it fires soon, for calls were open when it was armed
+        max_age = conn.options.max_age
+        self.at = inf
+        self.busy = False
         self.keepalive = Keepalive(conn.options.keepalive, now)
-        self.max_age = conn.options.max_age  # of this connection: not all leave at the same time
+        self.max_age = None if max_age is None else max_age * age_factor
         self._conn = conn
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._made_at = self._active_at = self._progress_at = now
+        self._made_at = now
+        self._active_at = now  # a call was open, or had been opened since the look before
         self._last_id = 0
+        self._progress_at = now  # the peer read some of what the write buffer has
         self._buffered = 0
-        self._partial: object = None  # the beginning of a frame, and when it came
+        self._partial: object = None  # a frame that has arrived in part, and since when
         self._partial_at = now
-        self._shut_at: float | None = None  # when we closed; the transport may still be writing
+        self._closing_at: float | None = None  # the transport may still be writing
         self._stalls = Stalls()
         self._starved_at: float | None = None
 
     def start(self) -> None:
         """Wait for the handshake."""
-        self.watch(self._made_at + self._conn.options.handshake_timeout)
+        self.schedule(self._made_at + self._conn.options.handshake_timeout)
 
     def stop(self) -> None:
         """Stop the timer for good."""
@@ -186,93 +157,101 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
 
-    def watch(self, when: float) -> None:
-        """See to it that the timer fires at `when` or before."""
+    def schedule(self, when: float) -> None:
+        """Make sure that the timer fires at `when` or before."""
         if when < self.at:
             if self._timer is not None:
                 self._timer.cancel()
             self.at = when
-            delay = max(when - self._conn.clock.monotonic(), _LEAST_DELAY)
+            delay = max(when - self._conn.clock.monotonic(), _MIN_DELAY)
             self._timer = self._loop.call_later(delay, self.tick)
 
     def on_busy(self, deadline: float = inf) -> None:
-        """A call was opened: look after the peer, and fire at the call's deadline."""
+        """Keep an eye on the peer, for a call was opened; and fire at the call's deadline."""
         self.busy = True
         now = self._conn.clock.monotonic()
-        self.watch(min(deadline, now + self._conn.options.keepalive.busy))
+        self.schedule(min(deadline, now + self._conn.options.keepalive.busy))
 
     def on_paused(self) -> None:
-        """The transport's buffer is full: watch whether the peer takes something."""
+        """Check whether the peer reads: the write buffer is full."""
         self._progress_at = self._conn.clock.monotonic()
         self._buffered = self._conn.transport.get_write_buffer_size()
-        self.watch(self._progress_at + self._conn.options.timeout)
+        self.schedule(self._progress_at + self._conn.options.timeout)
 
     def on_partial(self, partial: object) -> None:
-        """A frame has begun to come: watch whether the rest does."""
+        """Check whether the rest of a frame arrives."""
         if partial is not self._partial:
             self._partial = partial
             self._partial_at = self._conn.clock.monotonic()
-            self.watch(self._partial_at + self._conn.options.timeout)
+            self.schedule(self._partial_at + self._conn.options.timeout)
 
-    def on_shut(self) -> None:
-        """We close: watch whether the peer takes what is left."""
-        if self._shut_at is None:
-            self._shut_at = self._conn.clock.monotonic()
-            self.watch(self._shut_at + self._conn.options.timeout)
+    def on_closing(self) -> None:
+        """Check whether the peer reads the rest: this side closes the connection."""
+        if self._closing_at is None:
+            self._closing_at = self._conn.clock.monotonic()
+            self.schedule(self._closing_at + self._conn.options.timeout)
 
     def tick(self) -> None:
-        """Do what is due, and arm the timer for what is due next."""
+        """Do what is due, and set the timer for what is due next."""
         conn = self._conn
         if conn.closed:
             return
         self.at = inf
         now = conn.clock.monotonic()
-        due = min(self._check_stall(now), self._check_life(now), self._expire(now))
+        due = min(self._check_progress(now), self._check_life(now), self._expire(now))
         if not conn.closed:
-            self.watch(min(due, self._check_starved(now), now + 3600.0))
+            self.schedule(min(due, self._check_starved(now), now + _MAX_DELAY))
 
-    def _expire(self, now: float) -> float:
-        """End streams whose deadline has passed; return the nearest one left.
-
-        Also note whose messages nobody has taken: it is the one loop over all streams.
-        """
-        nearest = inf
-        waiting = []
-        for stream in list(self._conn.streams.values()):
-            deadline = stream.deadline
-            if deadline <= now:
-                message = stream.deadline_text
-                stream.fail(DeadlineExceeded(message))
-                self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
-                continue
-            if deadline < nearest:
-                nearest = deadline
-            if stream.held:
-                waiting.append(stream)
-        self._stalls.look(waiting, now)
-        return nearest
+    def _check_progress(self, now: float) -> float:
+        """Cut a peer that does not read, or does not finish a frame; return the next time."""
+        conn = self._conn
+        timeout = conn.options.timeout
+        due = inf
+        if conn.paused:
+            buffered = conn.transport.get_write_buffer_size()
+            if buffered < self._buffered:
+                self._progress_at = now
+            self._buffered = buffered
+            if now - self._progress_at >= timeout:
+                conn.abort(ConnectionClosed(f"{conn.peer} read nothing for {timeout} s"))
+            due = self._progress_at + timeout
+        partial = conn.protocol.partial
+        if partial is None or conn.protocol.more:
+            self._partial = None
+        else:
+            self.on_partial(partial)
+            due = min(due, self._partial_at + timeout)
+            if now >= self._partial_at + timeout:
+                text = f"{conn.peer} did not finish a frame in {timeout} s"
+                conn.abort(ConnectionClosed(text))
+        if self._closing_at is not None:
+            due = min(due, self._closing_at + timeout)
+            if now >= self._closing_at + timeout:
+                text = f"{conn.peer} did not read the rest in {timeout} s"
+                conn.abort(ConnectionClosed(text))
+        return due
 
     def _check_life(self, now: float) -> float:
         """Ping or cut a silent peer, leave an idle or old connection; return the next time."""
         conn, options = self._conn, self._conn.options
-        heard, conn.active = conn.active or self._progress_at == now, False
+        active = conn.take_activity() or self._progress_at == now
         if conn.protocol.state is State.OPENING:
             limit = options.handshake_timeout
             if now - self._made_at >= limit:
                 conn.abort(ConnectionClosed(f"{conn.peer} sent no Hello in {limit} s"))
             return self._made_at + limit
         busy = self.busy = bool(conn.streams)
-        # A drain waits for the peer to leave, so one that is gone has to be noticed soon.
-        move, due = self.keepalive.check(now, heard=heard, busy=busy or conn.draining)
-        if move is Move.PING:
+        # A drain waits for the peer to leave, so a dead peer has to be noticed soon.
+        action, due = self.keepalive.check(now, active=active, busy=busy or conn.draining)
+        if action is PingAction.PING:
             conn.ping()
-        elif move is Move.GIVE_UP:
+        elif action is PingAction.CLOSE:
             silence = options.keepalive.timeout * options.keepalive.failures
             text = f"{conn.peer} answered no ping for {silence} s"
             hint = "it is gone, or something blocks its event loop"
             conn.abort(ConnectionClosed(f"{text}: {hint}"))
         if conn.protocol.next_id > _LAST_OPEN:
-            conn.drain()  # the pool dials another before the ids run out
+            conn.drain()  # the pool opens another connection before the ids run out
         if busy or self._last_id != conn.protocol.last_id:
             self._last_id = conn.protocol.last_id
             self._active_at = now
@@ -284,45 +263,38 @@ class Watchdog:
         return min(due, leave_at)
 
     def _leave_at(self) -> float:
-        """When a server asks its client to leave: idle or old."""
+        """Return when a server asks its client to leave: the connection is idle or old."""
         idle, age = self._conn.options.idle_timeout, self.max_age
         return min(
             inf if idle is None else self._active_at + idle,
             inf if age is None else self._made_at + age,
         )
 
-    def _check_stall(self, now: float) -> float:
-        """Cut a peer that neither takes what we wrote nor finishes the frame it began."""
-        conn = self._conn
-        timeout = conn.options.timeout
-        due = inf
-        if conn.paused:
-            buffered = conn.transport.get_write_buffer_size()
-            if buffered < self._buffered:
-                self._progress_at = now
-            self._buffered = buffered
-            if now - self._progress_at >= timeout:
-                conn.abort(ConnectionClosed(f"{conn.peer} took nothing we wrote for {timeout} s"))
-            due = self._progress_at + timeout
-        partial = conn.protocol.partial
-        if partial is None or conn.protocol.more:
-            self._partial = None
-        else:
-            self.on_partial(partial)
-            due = min(due, self._partial_at + timeout)
-            if now >= self._partial_at + timeout:
-                text = f"{conn.peer} did not finish a frame in {timeout} s"
-                conn.abort(ConnectionClosed(text))
-        if self._shut_at is not None:
-            due = min(due, self._shut_at + timeout)
-            if now >= self._shut_at + timeout:
-                conn.abort(ConnectionClosed(f"{conn.peer} did not take what was left"))
-        return due
+    def _expire(self, now: float) -> float:
+        """End streams whose deadline has passed; return the nearest deadline that is left.
+
+        As it is the only loop over all streams, it also notes which have unread messages.
+        """
+        nearest = inf
+        unread = []
+        for stream in list(self._conn.streams.values()):
+            deadline = stream.deadline
+            if deadline <= now:
+                message = stream.deadline_text
+                stream.fail(DeadlineExceeded(message))
+                self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
+                continue
+            if deadline < nearest:
+                nearest = deadline
+            if stream.held:
+                unread.append(stream)
+        self._stalls.observe(unread, now)
+        return nearest
 
     def _check_starved(self, now: float) -> float:
-        """Reset streams when readers that stall have kept all credit too long; return when next.
+        """Reset unread streams that hold the whole window for too long; return the next time.
 
-        The one that waited longest goes first, and no more than it takes to set credit free.
+        The one that has been unread the longest goes first. No more are reset than necessary.
         """
         protocol = self._conn.protocol
         if not protocol.starved:
@@ -330,14 +302,112 @@ class Watchdog:
             return inf
         if self._starved_at is None:
             self._starved_at = now
-        elif now - self._starved_at >= (patience := self._conn.options.stall_timeout):
+        elif now - self._starved_at >= (limit := self._conn.options.stall_timeout):
             self._starved_at = now
             for stream in self._stalls.longest_first():
-                message = f"nobody took {stream.held} bytes of this call for {patience:g} s"
+                message = f"{stream.held} bytes of this call were not read for {limit:g} s"
                 details = {"limit": "connection_window"}
                 self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message, details)
-                stream.inbox = ()  # they are what the memory is needed for
+                stream.clear_inbox()  # its messages are what the memory is needed for
                 stream.fail(ResourceExhausted(message, details=details))
                 if not protocol.starved:
                     break
-        return now + 1.0
+        return now + _STARVED_DELAY
+
+
+class PingAction(Enum):
+    """What `Keepalive.check` asks for."""
+
+    WAIT = "wait"
+    PING = "ping"
+    CLOSE = "close"
+
+
+class Keepalive:
+    """State of the pings of one connection.
+
+    Args:
+        options: When to ping.
+        now: Seconds on the monotonic clock.
+
+    Attributes:
+        round_trip: Seconds that the last answered ping took; `None` before the first.
+        min_interval: Seconds between two pings that the peer asks for.
+        pinged_at: When the ping was sent whose answer is awaited.
+        missed: Pings in a row without an answer.
+    """
+
+    __slots__ = ("_options", "_silent_since", "min_interval", "missed", "pinged_at", "round_trip")
+
+    def __init__(self, options: KeepaliveOptions, now: float) -> None:
+        self.round_trip: float | None = None
+        self.min_interval = 0.0
+        self.pinged_at: float | None = None
+        self.missed = 0
+        self._options = options
+        self._silent_since = now
+
+    def set_min_interval(self, milliseconds: object) -> None:
+        """Ping no more often than the peer's Hello allows; an invalid value is ignored."""
+        if isinstance(milliseconds, int) and milliseconds > 0:
+            self.min_interval = min(milliseconds / 1000, _MAX_PING_INTERVAL)
+
+    def on_pong(self, now: float) -> None:
+        """Take the answer to a ping."""
+        if self.pinged_at is not None:
+            self.round_trip = now - self.pinged_at
+            self.pinged_at = None
+        self.missed = 0
+
+    def check(self, now: float, *, active: bool, busy: bool) -> tuple[PingAction, float]:
+        """Return what to do now, and when to check again.
+
+        Args:
+            now: Seconds on the monotonic clock.
+            active: Whether anything was received since the last check.
+            busy: Whether calls are open.
+        """
+        options = self._options
+        if active:
+            self._silent_since = now
+            self.pinged_at = None
+            self.missed = 0
+        if self.pinged_at is None:
+            pause = options.busy if busy else options.idle
+            due = self._silent_since + max(pause, self.min_interval)
+            if now < due:
+                return PingAction.WAIT, due
+        elif now < self.pinged_at + max(options.timeout, self.min_interval):
+            return PingAction.WAIT, self.pinged_at + max(options.timeout, self.min_interval)
+        else:
+            self.missed += 1
+            if self.missed >= options.failures:
+                return PingAction.CLOSE, now
+        self.pinged_at = now
+        return PingAction.PING, now + max(options.timeout, self.min_interval)
+
+
+class Stalls:
+    """Since when streams have been unread.
+
+    To note the time of every message would burden the hot path. The watchdog looks about once a
+    second, and sees whether the oldest message is still the same.
+    """
+
+    __slots__ = ("_unread",)
+
+    def __init__(self) -> None:
+        self._unread: dict[Any, tuple[object, float]] = {}  # stream → oldest message, since when
+
+    def observe(self, streams: Iterable[Any], now: float) -> None:
+        """Note which streams have unread messages."""
+        before = self._unread
+        self._unread = {}
+        for stream in streams:
+            oldest = stream.inbox[0] if stream.inbox else None
+            seen = before.get(stream)
+            self._unread[stream] = seen if seen is not None and seen[0] is oldest else (oldest, now)
+
+    def longest_first(self) -> list[Any]:
+        """Return the unread streams, the one that has been unread the longest first."""
+        return sorted(self._unread, key=lambda stream: self._unread[stream][1])

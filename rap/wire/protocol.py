@@ -83,6 +83,11 @@ class Receiver(Sender[S]):
         self.refuse_above = last_stream_id
         self.out.append(go_away_frame(last_stream_id, code, message))
 
+    def close(self) -> None:
+        """Forget what is queued: the connection has ended."""
+        self.state = State.CLOSED
+        self.out.clear()
+
     def _violate(self, message: str, code: Code = Code.INTERNAL) -> None:
         if self.error is None:
             self.error = RemoteProtocolError(message)

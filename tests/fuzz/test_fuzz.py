@@ -71,7 +71,7 @@ def test_a_conversation_that_loses_credit_is_a_finding(monkeypatch: pytest.Monke
         stream.held -= size
 
     assert not converse(0.01).finding
-    monkeypatch.setattr(WireProtocol, "take", lose)
+    monkeypatch.setattr(WireProtocol, "acknowledge", lose)
     monkeypatch.setattr("fuzz.conversation._PHASES", (Phase.generate,))  # the shortest takes long
     outcome = converse(60.0)
     assert outcome.executions

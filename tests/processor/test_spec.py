@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from rap.transport.connection import bind
+from rap.transport.connection import channel_binding
 from rap.wire.codec import pack, unpack
 from tests.processor.encrypted import KEY_ID, ClientCrypto, ServerCrypto
 from tests.processor.ends import Ends
@@ -26,7 +26,9 @@ def opened(key: bytes, info: bytes, body: bytes, beside: list[Any]) -> bytes:
 async def test_bodies_are_what_the_specification_says(size: int) -> None:
     key = bytes(range(size))
     ends = Ends(
-        ClientCrypto(KEY_ID, key, timeout=45), ServerCrypto({KEY_ID: key}), bind(CLIENT, SERVER)
+        ClientCrypto(KEY_ID, key, timeout=45),
+        ServerCrypto({KEY_ID: key}),
+        channel_binding(CLIENT, SERVER),
     )
     call = ends.call("/default/f")
     header, body = await ends.ask(call, [1, "two"], b=2, a=[1])

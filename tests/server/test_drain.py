@@ -298,4 +298,4 @@ async def test_a_server_tells_how_often_it_may_be_pinged_and_clients_heed_it(gat
         conn = client.cluster.ready[0].pool.conn
         assert conn is not None
         assert conn.protocol.peer_hello["min_ping"] == 334  # milliseconds: never more than three
-        assert conn.watchdog.keepalive.least == 0.334
+        assert conn.watchdog.keepalive.min_interval == 0.334

@@ -110,7 +110,7 @@ async def test_a_client_that_requests_one_report_gets_one() -> None:
     async with serving(quick) as server, calling(server) as client:
         node = only_node(client)
         assert node.conn is not None
-        node.conn.on_load = node.take_report
+        node.conn.set_load_handler(node.take_report)
         await client.raw_call("quick")
         assert node.report is None
         assert (await report_of(client)).clients == 1

@@ -36,6 +36,10 @@ class Facing:
         self._sent = 0
         self._loop = asyncio.get_running_loop()
 
+    def take(self, stream: Stream, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+        """Take a stream that the peer opened."""
+        self.inbound.append(Inbound(stream, flags, meta, bytes(body)))
+
     async def say(self, *frames: Frame) -> None:
         """Send frames, and return when the connection has read them."""
         await self.write(b"".join(frame.encode() for frame in frames))
@@ -58,7 +62,7 @@ class Facing:
 
     def _has_read(self) -> bool:
         conn = self.conn
-        return conn.closed or (conn.received >= self._sent and not conn.waits_for_turn)
+        return conn.closed or (conn.received >= self._sent and not conn.reading_paused)
 
     async def turns(self) -> None:
         """Let the loop do what it has to do now."""
@@ -109,9 +113,7 @@ async def facing(
         clock=clock,
         log=LOG,
         new_stream=Stream if is_server else None,
-        on_open=lambda stream, flags, meta, body: side.inbound.append(
-            Inbound(stream, flags, meta, bytes(body))
-        ),
+        stream_handler=lambda conn: side.take,
     )
     side = Facing(conn, near, clock)
     try:

@@ -75,7 +75,7 @@ class Pair:
             clock=self.clock,
             log=LOG,
             new_stream=Stream,
-            on_open=self._open,
+            stream_handler=lambda conn: self._open,
             on_lost=self.lost.append,
         )
         return self.server
@@ -122,7 +122,7 @@ class Pair:
         """Return when everything that was sent before has arrived, both ways."""
         for conn in (self.client, self.server):
             pong = conn.new_future()
-            answered = conn.watchdog.keepalive.answered
+            answered = conn.watchdog.keepalive.on_pong
 
             def on_answer(
                 now: float,
@@ -155,7 +155,7 @@ class _Watched:
 
     def __init__(self, watched: Any, on_answer: Callable[[float], None]) -> None:
         self.watched = watched
-        self.answered = on_answer
+        self.on_pong = on_answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.watched, name)

@@ -2,7 +2,7 @@
 
 from rap.client import Client
 from rap.server import Server, context
-from rap.transport.connection import bind, new_random
+from rap.transport.connection import channel_binding, new_random
 from tests.loopback import calling, serving
 
 
@@ -35,14 +35,14 @@ async def test_the_peer_shares_the_scratch_space_of_its_connection() -> None:
 
 def test_a_binding_needs_a_random_number_of_both_sides() -> None:
     number = new_random()
-    assert bind(number, number)
-    assert bind(number, bytes(64))
+    assert channel_binding(number, number)
+    assert channel_binding(number, bytes(64))
     for other in (None, b"", number[1:], bytes(65), "x" * 16, 7):
-        assert bind(number, other) == b""
-        assert bind(other, number) == b""
+        assert channel_binding(number, other) == b""
+        assert channel_binding(other, number) == b""
 
 
 def test_a_binding_depends_on_who_said_what() -> None:
     one, two = new_random(), new_random()
-    assert bind(one, two) != bind(two, one)
-    assert bind(one + b"x", two) != bind(one, b"x" + two)
+    assert channel_binding(one, two) != channel_binding(two, one)
+    assert channel_binding(one + b"x", two) != channel_binding(one, b"x" + two)

@@ -1,6 +1,7 @@
 import pytest
 
-from rap.transport.watchdog import Keepalive, KeepaliveOptions, Move
+from rap.transport.options import KeepaliveOptions
+from rap.transport.watchdog import Keepalive, PingAction
 
 OPTIONS = KeepaliveOptions(idle=30.0, busy=1.0, timeout=2.5, failures=2)
 
@@ -8,42 +9,51 @@ OPTIONS = KeepaliveOptions(idle=30.0, busy=1.0, timeout=2.5, failures=2)
 def test_silence_is_answered_by_a_ping_sooner_with_calls_open() -> None:
     for busy, after in ((True, 1.0), (False, 30.0)):
         alive = Keepalive(OPTIONS, 100.0)
-        early = alive.check(100.0 + after - 0.1, heard=False, busy=busy)
-        assert early == (Move.NOTHING, 100.0 + after)
-        assert alive.check(100.0 + after, heard=False, busy=busy) == (Move.PING, 102.5 + after)
+        early = alive.check(100.0 + after - 0.1, active=False, busy=busy)
+        assert early == (PingAction.WAIT, 100.0 + after)
+        assert alive.check(100.0 + after, active=False, busy=busy) == (
+            PingAction.PING,
+            102.5 + after,
+        )
 
 
 def test_what_was_heard_counts_from_the_check_that_tells_of_it() -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    assert alive.check(5.0, heard=True, busy=True) == (Move.NOTHING, 6.0)
-    assert alive.check(6.0, heard=False, busy=True) == (Move.PING, 8.5)
+    assert alive.check(5.0, active=True, busy=True) == (PingAction.WAIT, 6.0)
+    assert alive.check(6.0, active=False, busy=True) == (PingAction.PING, 8.5)
 
 
 def test_a_ping_is_waited_for_then_repeated_then_given_up() -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    moves = [alive.check(now, heard=False, busy=True)[0] for now in (1.0, 3.4, 3.5, 5.9, 6.0)]
-    assert moves == [Move.PING, Move.NOTHING, Move.PING, Move.NOTHING, Move.GIVE_UP]
+    moves = [alive.check(now, active=False, busy=True)[0] for now in (1.0, 3.4, 3.5, 5.9, 6.0)]
+    assert moves == [
+        PingAction.PING,
+        PingAction.WAIT,
+        PingAction.PING,
+        PingAction.WAIT,
+        PingAction.CLOSE,
+    ]
 
 
 def test_a_dead_peer_with_calls_open_is_given_up_within_seven_seconds() -> None:
     alive = Keepalive(KeepaliveOptions(), 0.0)
-    now, move = 0.9, alive.check(0.9, heard=True, busy=True)[0]  # its last byte came just now
-    while move is not Move.GIVE_UP:
+    now, move = 0.9, alive.check(0.9, active=True, busy=True)[0]  # its last byte came just now
+    while move is not PingAction.CLOSE:
         now += 0.1
-        move, _ = alive.check(now, heard=False, busy=True)
+        move, _ = alive.check(now, active=False, busy=True)
     assert now <= 0.9 + 7.0
 
 
 def test_no_ping_is_sooner_after_another_than_the_peer_takes() -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    alive.heed(4000)
-    checks = [alive.check(now, heard=False, busy=True) for now in (1.0, 4.0, 6.5, 8.0, 12.0)]
+    alive.set_min_interval(4000)
+    checks = [alive.check(now, active=False, busy=True) for now in (1.0, 4.0, 6.5, 8.0, 12.0)]
     assert checks == [
-        (Move.NOTHING, 4.0),
-        (Move.PING, 8.0),
-        (Move.NOTHING, 8.0),
-        (Move.PING, 12.0),
-        (Move.GIVE_UP, 12.0),
+        (PingAction.WAIT, 4.0),
+        (PingAction.PING, 8.0),
+        (PingAction.WAIT, 8.0),
+        (PingAction.PING, 12.0),
+        (PingAction.CLOSE, 12.0),
     ]
 
 
@@ -53,25 +63,25 @@ def test_no_ping_is_sooner_after_another_than_the_peer_takes() -> None:
 )
 def test_a_peer_cannot_forbid_pings(told: object, least: float) -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    alive.heed(told)
-    assert alive.least == least
+    alive.set_min_interval(told)
+    assert alive.min_interval == least
 
 
 def test_any_sign_of_life_begins_anew() -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    alive.check(1.0, heard=False, busy=True)
-    alive.check(3.5, heard=False, busy=True)
-    assert alive.check(4.0, heard=True, busy=True) == (Move.NOTHING, 5.0)
+    alive.check(1.0, active=False, busy=True)
+    alive.check(3.5, active=False, busy=True)
+    assert alive.check(4.0, active=True, busy=True) == (PingAction.WAIT, 5.0)
     assert alive.missed == 0
     assert alive.pinged_at is None
 
 
 def test_an_answer_tells_the_round_trip_and_an_unasked_one_nothing() -> None:
     alive = Keepalive(OPTIONS, 0.0)
-    alive.answered(0.5)
+    alive.on_pong(0.5)
     assert alive.round_trip is None
-    alive.check(1.0, heard=False, busy=True)
-    alive.answered(1.25)
+    alive.check(1.0, active=False, busy=True)
+    alive.on_pong(1.25)
     assert alive.round_trip == 0.25
 
 

@@ -53,4 +53,4 @@ async def test_a_connection_whose_peer_has_left_is_cut_before_a_byte_is_read() -
         conn.connection_made(transport)
     assert transport.aborted
     conn.connection_lost(None)
-    assert "the peer left at once" in str(conn.error)
+    assert "the peer disconnected at once" in str(conn.error)

@@ -156,7 +156,7 @@ async def test_load_frames_are_ignored_where_nobody_asked_for_them() -> None:
 async def test_who_asks_for_load_reports_without_end_is_cut() -> None:
     async with facing(is_server=True, options=ConnectionOptions(max_pings=1)) as side:
         asked: list[bytes] = []
-        side.conn.on_load = lambda _, body: asked.append(body)
+        side.conn.set_load_handler(lambda _, body: asked.append(body))
         await side.say(*[Frame(LOAD, 0, 0)] * 10)
         assert asked == [b""] * 10
         assert not side.conn.closed
@@ -168,6 +168,6 @@ async def test_who_asks_for_load_reports_without_end_is_cut() -> None:
 async def test_a_client_takes_as_many_reports_as_come() -> None:
     async with facing(is_server=False, options=ConnectionOptions(max_pings=1)) as side:
         told: list[bytes] = []
-        side.conn.on_load = lambda _, body: told.append(body)
+        side.conn.set_load_handler(lambda _, body: told.append(body))
         await side.say(*[Frame(LOAD, 0, 0, b"", b"x")] * 50)
         assert told == [b"x"] * 50

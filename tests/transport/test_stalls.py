@@ -11,34 +11,34 @@ class Reader:
 def test_the_one_whose_oldest_message_has_waited_longest_is_first() -> None:
     stalls = Stalls()
     first, second, third = Reader("a"), Reader("b"), Reader("c")
-    stalls.look([second], 1.0)
-    stalls.look([first, second], 2.0)
-    stalls.look([third, first, second], 3.0)
+    stalls.observe([second], 1.0)
+    stalls.observe([first, second], 2.0)
+    stalls.observe([third, first, second], 3.0)
     assert stalls.longest_first() == [second, first, third]
 
 
 def test_a_reader_that_took_something_waits_from_now_on() -> None:
     stalls = Stalls()
     first, second = Reader(object(), object()), Reader(object())
-    stalls.look([first], 1.0)
-    stalls.look([first, second], 2.0)
+    stalls.observe([first], 1.0)
+    stalls.observe([first, second], 2.0)
     first.inbox.pop(0)
-    stalls.look([first, second], 3.0)
+    stalls.observe([first, second], 3.0)
     assert stalls.longest_first() == [second, first]
 
 
 def test_more_messages_do_not_make_a_reader_wait_less() -> None:
     stalls = Stalls()
     first, second = Reader(object()), Reader(object())
-    stalls.look([first], 1.0)
-    stalls.look([second, first], 2.0)
+    stalls.observe([first], 1.0)
+    stalls.observe([second, first], 2.0)
     first.inbox.append(object())
-    stalls.look([second, first], 3.0)
+    stalls.observe([second, first], 3.0)
     assert stalls.longest_first() == [first, second]
 
 
 def test_streams_that_have_ended_are_forgotten() -> None:
     stalls = Stalls()
-    stalls.look([Reader(object())], 1.0)
-    stalls.look([], 2.0)
+    stalls.observe([Reader(object())], 1.0)
+    stalls.observe([], 2.0)
     assert stalls.longest_first() == []

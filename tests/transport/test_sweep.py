@@ -214,7 +214,7 @@ async def test_a_peer_that_takes_nothing_is_cut_and_fills_no_buffer() -> None:
         await side.turns()
         assert not side.conn.closed
         side.pass_time(0.2)
-        await ended(side, "took nothing we wrote for 9.0 s")
+        await ended(side, "read nothing for 9.0 s")
 
 
 async def test_a_slow_peer_that_takes_something_lives() -> None:
@@ -262,7 +262,7 @@ async def test_a_peer_that_asks_and_never_reads_is_cut_before_memory_is_gone() -
 
         with pytest.raises(ConnectionError):
             await within(ask_for_ever())
-        await ended(side, "does not take what it asks for")
+        await ended(side, "does not read what it asks for")
 
 
 @pytest.mark.parametrize("is_server", [True, False])
@@ -311,7 +311,9 @@ async def test_when_stalled_readers_keep_all_credit_the_longest_waiting_is_reset
         side.pass_time(9.9)
         assert first.error is None
         side.pass_time(0.2)
-        with pytest.raises(ResourceExhausted, match="nobody took 41008 bytes of this call for 10"):
+        with pytest.raises(
+            ResourceExhausted, match="41008 bytes of this call were not read for 10 s"
+        ):
             await first.recv()
         code, _, details = read_reset((await side.hear_a(RESET)).body)
         assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "connection_window"})
@@ -394,7 +396,7 @@ async def test_a_chunk_of_cancelled_calls_is_taken_turn_by_turn() -> None:
         calls = zip((open_frame(n, 0, b"") for n in ids), cancelling(ids), strict=True)
         side.conn.data_received(b"".join(each.encode() for call in calls for each in call))
         assert 0 < side.conn.protocol.last_id < 80
-        assert side.conn.waits_for_turn
+        assert side.conn.reading_paused
         await side.read()
         assert side.conn.protocol.last_id == 999
         assert not side.conn.streams
@@ -412,13 +414,13 @@ async def test_calls_that_end_at_their_deadline_are_no_cancels() -> None:
         await side.say_soon(*late[:1500])
         await side.read()
         assert not side.conn.draining
-        assert not side.conn.cancels.is_low
+        assert not side.conn._cancels.is_low
         side.clock.advance(-2.0)  # too early to be true
         await side.say_soon(*late[1500:])
         await side.say_soon(*cancelling(range(1, 2)))  # the last, of a call that has ended
         await side.read()
         assert not side.conn.streams
-        assert sum(side.conn.cancels.allow(side.clock.monotonic()) for _ in range(1000)) == 500
+        assert sum(side.conn._cancels.allow(side.clock.monotonic()) for _ in range(1000)) == 500
 
 
 async def test_who_cancels_much_is_read_from_now_and_then() -> None:
@@ -429,7 +431,7 @@ async def test_who_cancels_much_is_read_from_now_and_then() -> None:
         await side.say_soon(*cancelling(range(1, 1001, 2)))
         await side.read()
         await side.say_soon(*cancelling(range(1001, 1003)))
-        await eventually(lambda: side.conn.waits_for_turn)
+        await eventually(lambda: side.conn.reading_paused)
         assert not side.conn.protocol.more
         await side.say_soon(open_frame(1023, 0, b""))
         await side.read()
@@ -454,5 +456,5 @@ async def test_the_timer_does_not_fire_after_the_end() -> None:
         side.conn.transport.abort()
         await ended(side, "lost")
         side.pass_time(100.0)
-        side.conn.watchdog.watch(side.clock.monotonic())
+        side.conn.watchdog.schedule(side.clock.monotonic())
         assert side.conn.closed

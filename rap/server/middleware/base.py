@@ -61,8 +61,7 @@ class BaseConnMiddleware(_Middleware):
         """
         self.refused += 1
         conn.go_away(final=True, code=code, message=message)
-        if conn.held is not None:
-            conn.held.release()  # and read: closing with unread bytes would destroy the message
+        conn.admit()  # and read: closing with unread bytes would destroy the message
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         await close_all([conn], ConnectionClosed(message))
 
