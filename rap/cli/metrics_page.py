@@ -71,9 +71,9 @@ def workers_page(
     """Return what shows one page for all workers, or nothing if nobody asks for it."""
     if where is None:
         return nullcontext()
-    from rap.observe.workers import WorkersPage
+    from rap.observe.workers import WorkersMetricsServer
 
-    return WorkersPage(workers, willing, host=where.host, port=where.port)
+    return WorkersMetricsServer(workers, willing, host=where.host, port=where.port)
 
 
 def say_page(page: Any) -> None:

@@ -77,7 +77,7 @@ class _Worker:
     restarts: Restarts
     process: asyncio.subprocess.Process | None = None
     link: asyncio.StreamWriter | None = None
-    page: Address | None = None
+    metrics_address: Address | None = None
     starts: int = 0
 
     @property
@@ -91,7 +91,7 @@ class _Worker:
     async def ended(self) -> int | None:
         """Wait for the end of the process, and return its status."""
         status = None if self.process is None else await self.process.wait()
-        self.page = None
+        self.metrics_address = None
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -204,7 +204,7 @@ class Workers:
             await _within(_TURN, worker.process.wait())  # it may be about to say why
             return False
         told = json.loads(line)
-        worker.page = page
+        worker.metrics_address = page
         if told["shared"]:
             self._shared = told["addresses"]
         where = ", ".join(told["addresses"])

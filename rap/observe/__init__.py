@@ -1,4 +1,4 @@
-"""Metrics and health of a process on a small port of its own; needs the extra ``metrics``."""
+"""Metrics and health of a process on a separate HTTP port; needs the extra ``metrics``."""
 
 from typing import TYPE_CHECKING
 

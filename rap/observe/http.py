@@ -1,6 +1,6 @@
-"""A few pages over HTTP/1.1 on a port of their own: the least of a server.
+"""A small HTTP/1.1 server for metrics and probes, and the client that asks it.
 
-It answers GET and HEAD, one request a connection, and holds up nothing for who is slow.
+The server answers GET and HEAD, one request per connection, and closes connections that are slow.
 """
 
 import asyncio
@@ -12,45 +12,23 @@ from typing import NamedTuple
 
 from rap.address import Address
 
-__all__ = ["TEXT", "Answer", "Page", "Pages", "fetch"]
-
-
-async def fetch(address: Address, path: str, accept: str, timeout: float) -> tuple[bool, str]:
-    """Return whether a page answered with 200, and its text.
-
-    Raises:
-        OSError: Nobody listens there, or who did has left.
-        TimeoutError: It did not answer in so many seconds.
-    """
-    async with asyncio.timeout(timeout):
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        try:
-            head = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n"
-            writer.write(head.encode("latin-1"))
-            answer = await reader.read()
-        finally:
-            writer.transport.abort()
-    head, end, body = answer.decode().partition("\r\n\r\n")
-    if not end:
-        raise ConnectionResetError(f"{address} left without an answer")
-    return head.split(" ")[1] == "200", body
-
+__all__ = ["TEXT", "Endpoint", "HttpResponse", "HttpServer", "fetch"]
 
 _log = logging.getLogger("rap.server")
 
 TEXT = "text/plain; charset=utf-8"
-_MOST_HEAD = 8192  # bytes of a request line and its headers
-_TIMEOUT = 5.0  # seconds to send a request, and to take the answer
-_MOST_CONNECTIONS = 64
+_MAX_HEAD = 8192  # bytes of a request line and its headers
+_TIMEOUT = 5.0  # seconds to send a request and to read the response
+_MAX_CONNECTIONS = 64
 
 
-class Answer(NamedTuple):
-    """What comes back.
+class HttpResponse(NamedTuple):
+    """A response.
 
     Args:
-        status: Number and words.
-        content_type: Of the body.
-        body: Bytes.
+        status: Code and reason, such as ``200 OK``.
+        content_type: Value of the header Content-Type.
+        body: Bytes of the body.
     """
 
     status: str
@@ -58,31 +36,35 @@ class Answer(NamedTuple):
     body: bytes
 
     @classmethod
-    def lines(cls, lines: list[str] | tuple[str, ...], *, good: bool = True) -> "Answer":
-        """Return lines of text, as 200, or else as 503."""
+    def lines(cls, lines: list[str] | tuple[str, ...], *, good: bool = True) -> "HttpResponse":
+        """Return lines of text with status 200, or with 503 if not `good`."""
         status = "200 OK" if good else "503 Service Unavailable"
         return cls(status, TEXT, "".join(f"{line}\n" for line in lines).encode())
 
 
 # Takes the header Accept.
-Page = Callable[[str], Answer | Awaitable[Answer]]
+Endpoint = Callable[[str], HttpResponse | Awaitable[HttpResponse]]
 
 
-class Pages:
-    """Serves pages between `start` and `close`.
+class HttpServer:
+    """Serves endpoints between `start` and `close`.
 
     Args:
-        pages: By path.
+        endpoints: By path.
     """
 
-    def __init__(self, pages: Mapping[str, Page]) -> None:
-        self._pages = dict(pages)
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = dict(endpoints)
         self._listener: asyncio.Server | None = None
-        self._answering: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> Address:
-        """What is listened on, with the real port; only while it is."""
+        """The address that it listens on, with the real port.
+
+        Raises:
+            RuntimeError: It does not listen.
+        """
         if self._listener is None or not self._listener.sockets:
             raise RuntimeError("the metrics are not being served")
         name = self._listener.sockets[0].getsockname()
@@ -92,89 +74,114 @@ class Pages:
         """Listen.
 
         Args:
-            where: Host and port, or a socket that is bound; that is closed with this.
+            where: Host and port; or a bound socket, which `close` closes.
 
         Raises:
             OSError: The address cannot be bound.
         """
         if isinstance(where, socket.socket):
             self._listener = await asyncio.start_server(
-                self._on_connection, sock=where, limit=_MOST_HEAD
+                self._on_connection, sock=where, limit=_MAX_HEAD
             )
         else:
             self._listener = await asyncio.start_server(
-                self._on_connection, *where, limit=_MOST_HEAD
+                self._on_connection, *where, limit=_MAX_HEAD
             )
 
     async def close(self) -> None:
-        """Stop; may be called again."""
+        """Stop listening and close all connections; it may be called again."""
         if self._listener is not None:
             self._listener.close()
-            for task in self._answering:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._answering, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._listener.wait_closed()
             self._listener = None
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._answering) >= _MOST_CONNECTIONS:
+        if len(self._tasks) >= _MAX_CONNECTIONS:
             writer.close()
             return
-        task = asyncio.create_task(self._answer(reader, writer), name="rap metrics page")
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        task = asyncio.create_task(self._serve(reader, writer), name="rap metrics request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request and close."""
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request and close the connection."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 try:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                    method, path, accept = _read(head)
+                    method, path, accept = _parse(head)
                 except (asyncio.LimitOverrunError, ValueError):
-                    method, answer = "GET", Answer("400 Bad Request", TEXT, b"bad request\n")
+                    method, response = (
+                        "GET",
+                        HttpResponse("400 Bad Request", TEXT, b"bad request\n"),
+                    )
                 else:
-                    answer = await self._page(method, path, accept)
-                writer.write(_response(answer, with_body=method != "HEAD"))
+                    response = await self._respond(method, path, accept)
+                writer.write(_encode(response, with_body=method != "HEAD"))
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             writer.transport.abort()
         finally:
             writer.close()
 
-    async def _page(self, method: str, path: str, accept: str) -> Answer:
-        page = self._pages.get(path)
-        if page is None:
-            return Answer("404 Not Found", TEXT, ("\n".join(self._pages) + "\n").encode())
+    async def _respond(self, method: str, path: str, accept: str) -> HttpResponse:
+        endpoint = self._endpoints.get(path)
+        if endpoint is None:
+            paths = "".join(f"{each}\n" for each in self._endpoints)
+            return HttpResponse("404 Not Found", TEXT, paths.encode())
         if method not in ("GET", "HEAD"):
-            return Answer("405 Method Not Allowed", TEXT, b"GET or HEAD\n")
+            return HttpResponse("405 Method Not Allowed", TEXT, b"GET or HEAD\n")
         try:
-            answer = page(accept)
-            return await answer if inspect.isawaitable(answer) else answer
+            response = endpoint(accept)
+            return await response if inspect.isawaitable(response) else response
         except Exception:
             _log.exception("%s failed", path)
-            return Answer("500 Internal Server Error", TEXT, b"see the log\n")
+            return HttpResponse("500 Internal Server Error", TEXT, b"see the log\n")
 
 
-def _read(head: str) -> tuple[str, str, str]:
+async def fetch(address: Address, path: str, accept: str, timeout: float) -> tuple[bool, str]:
+    """Return whether a request was answered with 200, and the text of the response.
+
+    Raises:
+        OSError: The connection was refused, or lost before a response.
+        TimeoutError: There was no response within `timeout` seconds.
+    """
+    async with asyncio.timeout(timeout):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        try:
+            head = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n"
+            writer.write(head.encode("latin-1"))
+            response = await reader.read()
+        finally:
+            writer.transport.abort()
+    head, end, body = response.decode().partition("\r\n\r\n")
+    if not end:
+        raise ConnectionResetError(f"{address} closed the connection without a response")
+    return head.split(" ")[1] == "200", body
+
+
+def _parse(head: str) -> tuple[str, str, str]:
     """Return method, path and the header Accept of a request.
 
     Raises:
-        ValueError: It is no HTTP request.
+        ValueError: It is not an HTTP/1 request.
     """
     first, *lines = head.split("\r\n")
     method, target, version = first.split(" ")
     if not version.startswith("HTTP/1."):
-        raise ValueError(f"{version!r} is not spoken here")
+        raise ValueError(f"{version!r} is not supported")
     fields = (line.partition(":") for line in lines)
     accept = [value.strip() for name, _, value in fields if name.lower() == "accept"]
     return method, target.partition("?")[0], ",".join(accept)
 
 
-def _response(answer: Answer, *, with_body: bool) -> bytes:
+def _encode(response: HttpResponse, *, with_body: bool) -> bytes:
     head = (
-        f"HTTP/1.1 {answer.status}\r\nContent-Type: {answer.content_type}\r\n"
-        f"Content-Length: {len(answer.body)}\r\nCache-Control: no-store\r\n"
+        f"HTTP/1.1 {response.status}\r\nContent-Type: {response.content_type}\r\n"
+        f"Content-Length: {len(response.body)}\r\nCache-Control: no-store\r\n"
         "Connection: close\r\n\r\n"
     )
-    return head.encode("latin-1") + (answer.body if with_body else b"")
+    return head.encode("latin-1") + (response.body if with_body else b"")

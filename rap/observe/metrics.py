@@ -1,8 +1,8 @@
-"""What stands still between calls, read when somebody scrapes: connections, nodes, leases, limits.
+"""Metrics of the state of servers and clients: connections, nodes, leases, limits.
 
-Calls are counted by `rap.processor.metrics.prometheus`. A label here is the address of a
-server, the name of a service, a state, or the class of a limit: their number does not grow with
-traffic.
+They are read at each scrape. `rap.processor.metrics.prometheus` counts calls. The label values here
+are addresses of servers, names of services, states and classes of limits, so their number does not
+grow with traffic.
 """
 
 from collections import Counter
@@ -39,14 +39,14 @@ Family = CounterMetricFamily | GaugeMetricFamily
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[T]):
-    """One metric.
+    """How one metric is read.
 
     Args:
-        name: Of the metric; that of a counter ends in ``_total``.
-        text: What it means.
-        read: Returns the value; with `label`, values by its value. `None`: there is nothing to
-            tell.
-        label: Beside the name of what is read.
+        name: Name of the metric; the name of a counter ends in ``_total``.
+        text: Help text.
+        read: Returns the value of a subject; with `label`, a mapping of label value to value.
+            `None`: the metric does not apply.
+        label: Name of an additional label.
     """
 
     name: str
@@ -61,9 +61,9 @@ def families(
     """Yield the metrics of some subjects.
 
     Args:
-        rows: The table.
-        label: Tells subjects apart.
-        subjects: Each with its value of that label.
+        rows: The metrics to read.
+        label: Name of the label that identifies the subject.
+        subjects: Each subject with the value of its label.
     """
     subjects = tuple(subjects)
     for row in rows:
@@ -81,7 +81,7 @@ def families(
             yield family
 
 
-_MOST_NODES = 100  # servers of a service that have series of their own; with more none has
+_MAX_NODES = 100  # servers of a service; with more, no server has its own series
 
 # The clients of one service.
 _Clients = Sequence[ClientStatus]
@@ -91,7 +91,7 @@ def _sum(read: Callable[[ClientStatus], int]) -> Callable[[_Clients], float]:
     return lambda clients: sum(map(read, clients))
 
 
-def _most(read: Callable[[ClientStatus], float | None]) -> Callable[[_Clients], float | None]:
+def _max(read: Callable[[ClientStatus], float | None]) -> Callable[[_Clients], float | None]:
     return lambda clients: max(
         (value for value in map(read, clients) if value is not None), default=None
     )
@@ -105,7 +105,7 @@ def _calls(clients: _Clients) -> Mapping[str, float]:
     found: Counter[str] = Counter()
     for client in clients:
         found.update({key: node.calls for key, node in client.servers.items()})
-    return found if len(found) <= _MOST_NODES else {}
+    return found if len(found) <= _MAX_NODES else {}
 
 
 def _latencies(clients: _Clients) -> Mapping[str, float]:
@@ -114,16 +114,16 @@ def _latencies(clients: _Clients) -> Mapping[str, float]:
         for key, node in client.servers.items():
             if node.latency is not None:
                 found[key] = max(found.get(key, 0.0), node.latency)
-    return found if len(found) <= _MOST_NODES else {}
+    return found if len(found) <= _MAX_NODES else {}
 
 
 CLIENT_ROWS: Sequence[Row[_Clients]] = (
-    Row("rap_client_nodes", "Servers known, by state.", _states, "state"),
-    Row("rap_client_ready_nodes", "Servers that take calls now.", _sum(lambda it: it.ready)),
+    Row("rap_client_nodes", "Known servers, by state.", _states, "state"),
+    Row("rap_client_ready_nodes", "Servers that calls can be sent to.", _sum(lambda it: it.ready)),
     Row("rap_client_connections", "Open connections.", _sum(lambda it: it.connections)),
     Row(
         "rap_client_connections_opened_total",
-        "Connections there have been.",
+        "Connections opened.",
         _sum(lambda it: it.opened),
     ),
     Row(
@@ -131,58 +131,60 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         "Connections that could not be opened.",
         _sum(lambda it: it.failed),
     ),
-    Row("rap_client_calls", "Open calls of every shape.", _sum(lambda it: it.calls)),
-    Row("rap_client_waiting_calls", "Calls that wait for a server.", _sum(lambda it: it.waiting)),
+    Row("rap_client_calls", "Open calls of every stream type.", _sum(lambda it: it.calls)),
+    Row("rap_client_waiting_calls", "Calls waiting for a server.", _sum(lambda it: it.waiting)),
     Row(
         "rap_client_received_bytes_total",
-        "Bytes from servers, inside of TLS.",
+        "Bytes received from servers, before TLS.",
         _sum(lambda it: it.received),
     ),
     Row(
-        "rap_client_sent_bytes_total", "Bytes to servers, inside of TLS.", _sum(lambda it: it.sent)
+        "rap_client_sent_bytes_total",
+        "Bytes sent to servers, before TLS.",
+        _sum(lambda it: it.sent),
     ),
     Row(
         "rap_client_node_calls_total",
-        "Attempts of calls given to each server; for up to 100 servers.",
+        "Attempts sent to each server; only for up to 100 servers.",
         _calls,
         "node",
     ),
     Row(
         "rap_client_node_latency_seconds",
-        "Recent peak latency by which the picker knows a server; for up to 100 servers.",
+        "Recent peak latency of each server; only for up to 100 servers.",
         _latencies,
         "node",
     ),
     Row(
         "rap_client_ejections_total",
-        "Times that a server was taken out for failing.",
+        "Ejections of servers by outlier detection.",
         _sum(lambda it: it.ejections),
     ),
     Row(
         "rap_client_hedges_total",
-        "Second copies of late calls.",
+        "Hedged attempts sent.",
         _sum(lambda it: it.hedges),
     ),
     Row(
         "rap_client_retries_refused_total",
-        "Retries and second copies that the retry budget did not allow.",
+        "Retries and hedges that the retry budget did not allow.",
         _sum(lambda it: it.refused),
     ),
     Row(
         "rap_client_registry_degraded",
         "1 while the registry does not answer.",
-        _most(lambda it: it.degraded),
+        _max(lambda it: it.degraded),
     ),
     Row(
         "rap_client_registry_age_seconds",
         "Seconds since the registry last answered.",
-        _most(lambda it: it.age),
+        _max(lambda it: it.age),
     ),
 )
 
 
 def client_families(clients: Sequence[Client]) -> Iterator[Family]:
-    """Yield the metrics of clients; the label is the name of the service that they call."""
+    """Yield the metrics of clients; the label is the name of the service they call."""
     services: dict[str, list[ClientStatus]] = {}
     for client in clients:
         status = client_status(client)
@@ -191,7 +193,7 @@ def client_families(clients: Sequence[Client]) -> Iterator[Family]:
 
 
 class _Server(NamedTuple):
-    """All there is to tell of one server."""
+    """The state of one server."""
 
     status: ServerStatus
     limits: tuple[Limit, ...]
@@ -225,31 +227,35 @@ def _checked(each: _Server) -> Mapping[str, float]:
 
 
 SERVER_ROWS: Sequence[Row[_Server]] = (
-    Row("rap_server_serving", "1 while new calls are welcome.", lambda it: it.status.serving),
+    Row(
+        "rap_server_serving", "1 while the server accepts new calls.", lambda it: it.status.serving
+    ),
     Row("rap_server_connections", "Open connections.", lambda it: it.status.connections),
     Row(
         "rap_server_paused_connections",
-        "Open connections whose peer takes nothing now of what is sent.",
+        "Connections whose peer is not reading (write buffer full).",
         lambda it: it.status.paused,
     ),
     Row(
         "rap_server_connections_opened_total",
-        "Connections there have been.",
+        "Connections opened.",
         lambda it: it.status.opened,
     ),
     Row(
         "rap_server_tokens_refused_total",
-        "Connections of clients without a token that is good.",
+        "Connections rejected for a missing or invalid token.",
         lambda it: it.status.tokens_refused,
     ),
-    Row("rap_server_calls", "Open calls of every shape.", lambda it: it.status.calls),
+    Row("rap_server_calls", "Open calls of every stream type.", lambda it: it.status.calls),
     Row(
         "rap_server_received_bytes_total",
-        "Bytes from clients, inside of TLS.",
+        "Bytes received from clients, before TLS.",
         lambda it: it.status.received,
     ),
     Row(
-        "rap_server_sent_bytes_total", "Bytes to clients, inside of TLS.", lambda it: it.status.sent
+        "rap_server_sent_bytes_total",
+        "Bytes sent to clients, before TLS.",
+        lambda it: it.status.sent,
     ),
     Row(
         "rap_server_registered",
@@ -258,22 +264,22 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
     ),
     Row(
         "rap_server_lease_lag_seconds",
-        "How late the last renewal came.",
+        "Seconds by which the last renewal was late.",
         lambda it: _of_lease(it.status.lease_lag, it),
     ),
     Row(
         "rap_server_lease_left_seconds",
-        "Seconds until the lease runs out, unless it is renewed.",
+        "Seconds until the lease expires, unless it is renewed.",
         lambda it: _of_lease(it.status.lease_left, it),
     ),
     Row(
         "rap_server_lease_failures_total",
-        "Renewals of the lease that have failed.",
+        "Failed renewals of the lease.",
         lambda it: _of_lease(it.status.lease_failures, it),
     ),
     Row(
         "rap_server_limit_refused_total",
-        "Connections or requests that a limit has refused.",
+        "Connections or requests that a limit refused.",
         _refused,
         "limit",
     ),
@@ -285,36 +291,35 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
     ),
     Row(
         "rap_server_nonces_checked_total",
-        "Encrypted calls by what was found of their nonce and time.",
+        "Encrypted calls, by the result of checking their nonce and time.",
         _checked,
         "result",
     ),
     Row(
         "rap_server_nonces_remembered",
-        "Nonces that this process remembers.",
+        "Nonces remembered by this process.",
         lambda it: sum(map(len, it.guards)) if it.guards else None,
     ),
 )
 
 
 def server_families(servers: Sequence[Server]) -> Iterator[Family]:
-    """Yield the metrics of servers; the label is their address, and nothing that a peer chose."""
-    asked = [
+    """Yield the metrics of servers; the label is the address, which no peer can choose."""
+    states = [
         _Server(server_status(each), tuple(limits_of(each)), tuple(replay_guards_of(each)))
         for each in servers
     ]
-    return families(SERVER_ROWS, "address", [(each.status.address, each) for each in asked])
+    return families(SERVER_ROWS, "address", [(each.status.address, each) for each in states])
 
 
 class StatusCollector(Collector):
-    """Says how servers and clients are doing; scraped on their event loop.
+    """Collects the metrics of servers and clients; to be scraped on their event loop.
 
-    Clients of one service are added up. Bytes are counted on connections that are made from now
-    on.
+    The clients of one service are added up. Bytes are counted on connections made from now on.
 
     Args:
-        servers: Of this process.
-        clients: Of this process.
+        servers: Servers of this process.
+        clients: Clients of this process.
     """
 
     def __init__(self, servers: Sequence[Server] = (), clients: Sequence[Client] = ()) -> None:
@@ -326,6 +331,6 @@ class StatusCollector(Collector):
             count_client_traffic(client)
 
     def collect(self) -> Iterator[Family]:
-        """Yield what is known now."""
+        """Yield the metrics."""
         yield from server_families(self._servers)
         yield from client_families(self._clients)

@@ -1,8 +1,8 @@
-"""A server that is one of several processes serving the same program.
+"""A server as one of several worker processes of a program.
 
-Without a registry all listen on the same ports, and the kernel spreads connections among them.
-With one each is an instance of its own and listens on ports of its own: behind a shared port the
-balancer could neither see nor choose them.
+Without a registry all workers listen on the same ports, and the kernel spreads connections among
+them. With a registry each worker is a separate instance with separate ports: behind a shared port
+a client's balancer could neither see nor choose the workers.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ __all__ = ["become_worker"]
 
 
 def become_worker(server: Server, number: int, shared: Sequence[Address] | None = None) -> bool:
-    """Make a server worker `number`; before it starts.
+    """Make a server worker `number`. Call it before the server starts.
 
-    With a registry its ports, that of ``advertise`` too, become `number` higher; 0 stays 0.
+    With a registry `number` is added to its ports and to the advertised port, except to port 0.
 
     Args:
-        server: Has been started by nobody.
-        number: From 0; in registries and logs workers are told apart by their ports.
-        shared: What the first worker listens on, with real ports; `None` for the first.
+        server: A server that was not started.
+        number: Number of the worker, from 0. Registries and logs identify workers by their ports.
+        shared: The addresses of the first worker, with real ports; `None` for the first.
 
     Returns:
-        Whether the ports are shared, and so `shared` is needed by the others.
+        Whether the workers share their ports, so that the others need `shared`.
 
     Raises:
-        ValueError: An address cannot be had by several processes; says which.
+        ValueError: Several processes cannot use an address; the message names it.
     """
     manager, registration = server.connection_manager, server.registration
     for address in manager.hosts:

@@ -1,4 +1,4 @@
-"""What can be told of a server from outside: for metrics, health checks and people."""
+"""The state of a server, for metrics, health checks and tools."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ __all__ = [
 
 
 class Limit(NamedTuple):
-    """Middleware or a processor that limits something.
+    """How often a limit has refused connections or requests.
 
     Args:
-        name: Of its class, or of an option of the server.
-        refused: How often it has refused.
-        alone: It cannot reach the store that it shares with other instances; `None`: it has none.
+        name: Class name of the middleware or processor, or name of an option of the server.
+        refused: Number of refusals.
+        alone: Whether it cannot reach the store that it shares with other instances; `None` if it
+            shares none.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Limit(NamedTuple):
 
 
 def limits_of(server: Server) -> Iterator[Limit]:
-    """Yield what limits the connections and the calls of a server."""
+    """Yield the limits on connections and calls of a server."""
     for name, refused in server.connection_manager.accept_limiter.refused.items():
         yield Limit(name, refused)
     for each in (*server.middlewares, *server.processors):
@@ -43,7 +44,7 @@ def limits_of(server: Server) -> Iterator[Limit]:
 
 
 def replay_guards_of(server: Server) -> Iterator[ReplayGuard]:
-    """Yield what lets each encrypted call of a server in once."""
+    """Yield the replay guards of the encryption processors of a server."""
     for each in server.processors:
         guard = getattr(each, "guard", None)
         if isinstance(guard, ReplayGuard):
@@ -52,22 +53,23 @@ def replay_guards_of(server: Server) -> Iterator[ReplayGuard]:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """A server at one moment.
+    """The state of a server at one moment.
 
     Args:
-        address: The first one that it listens on, or shall.
-        serving: New calls are welcome: started, not draining.
-        connections: How many are open.
-        calls: How many are open, of every shape.
-        registered: The last renewal of its lease succeeded; `None` without a registry.
-        lease_lag: Seconds by which that came late, for something blocked the loop.
-        lease_left: Seconds until it runs out, unless it is renewed.
-        lease_failures: Renewals that have failed so far.
-        opened: Connections there have been.
-        tokens_refused: Clients without a token that is good; `None` where none needs one.
-        paused: Connections whose peer takes nothing now of what is sent.
-        received: Bytes, where they are counted; see `count_traffic`.
-        sent: The same.
+        address: The first address that it listens on, or will.
+        serving: Whether it accepts new calls: started and not draining.
+        connections: Open connections.
+        calls: Open calls, of every stream type.
+        registered: Whether the last renewal of its lease succeeded; `None` without a registry.
+        lease_lag: Seconds by which the last renewal was late, because the loop was blocked.
+        lease_left: Seconds until the lease expires, unless it is renewed.
+        lease_failures: Failed renewals so far.
+        opened: Connections opened so far.
+        tokens_refused: Connections rejected for a missing or invalid token; `None` if
+            authentication is off.
+        paused: Connections whose peer is not reading (write buffer full).
+        received: Bytes received on connections that are counted; see `count_traffic`.
+        sent: Bytes sent on connections that are counted.
     """
 
     address: str
@@ -86,7 +88,7 @@ class ServerStatus:
 
 
 def server_status(server: Server) -> ServerStatus:
-    """Return how a server is doing; to be asked on its event loop."""
+    """Return the state of a server; call it on its event loop."""
     manager, registration = server.connection_manager, server.registration
     lease = registration.lease
     return ServerStatus(
@@ -109,5 +111,5 @@ def server_status(server: Server) -> ServerStatus:
 
 
 def count_traffic(server: Server) -> None:
-    """Count the bytes of connections that are made from now on."""
+    """Count the bytes of the connections made from now on."""
     server.connection_manager.count_traffic()

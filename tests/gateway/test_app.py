@@ -92,9 +92,22 @@ async def secret_channel(channel: Channel) -> None:
 
 
 FUNCTIONS = (
-    add, echo, moment, raw, infinite, fail, crash, forever, items, some, unsendable, for_whom,
-    shout, three, refuse,
-)  # fmt: skip
+    add,
+    echo,
+    moment,
+    raw,
+    infinite,
+    fail,
+    crash,
+    forever,
+    items,
+    some,
+    unsendable,
+    for_whom,
+    shout,
+    three,
+    refuse,
+)
 
 
 @pytest.fixture(scope="module")

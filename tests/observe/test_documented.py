@@ -12,13 +12,13 @@ from rap.call import Request
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.observe import serve_metrics
-from rap.observe.workers import Told, WorkersCollector
+from rap.observe.workers import WorkerAnswer, WorkersCollector
 from rap.processor.metrics.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 from rap.registry import MemoryRegistry
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from tests.loopback import serving
 from tests.observe.prometheus import RULES
-from tests.observe.standing import Standing
+from tests.observe.stub_worker import StubWorker
 
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 ROW = re.compile(r"^\| `(rap_\w+)` \| (\w+) \| ([\w, ]*?) *\| (.+) \|$", re.MULTILINE)
@@ -83,7 +83,7 @@ async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -
         async with client, serve_metrics(server, client, registry=metrics):
             await client.call(add, 1, 2)
             await client.call(add, 1, 2)
-            workers = WorkersCollector([Standing(0)], [Told(0, True, "")])
+            workers = WorkersCollector([StubWorker(0)], [WorkerAnswer(0, True, "")])
             seen = [*metrics.collect(), *workers.collect()]
     assert sorted(map(shown, seen)) == sorted(documented())
 

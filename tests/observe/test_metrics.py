@@ -117,7 +117,7 @@ async def test_a_service_of_many_servers_has_no_series_for_each(
 ) -> None:
     async with serving(add) as one, serving(add) as two, calling(one, two) as client:
         registry.register(StatusCollector(clients=[client]))
-        monkeypatch.setattr("rap.observe.metrics._MOST_NODES", 1)
+        monkeypatch.setattr("rap.observe.metrics._MAX_NODES", 1)
         names = {family.name for family in registry.collect()}
         assert "rap_client_node_calls" not in names
         assert "rap_client_nodes" in names

@@ -49,9 +49,14 @@ async def registered(book: Any, bound: Sequence[str], **options: Any) -> Registr
     addresses = tuple(Address.parse(each) for each in bound)
     given: dict[str, Any] = {"weight": 1, "zone": "", "advertise": None, **options}
     registration = Registration(
-        book, "calc", config=ServerConfig(addresses), incarnation="i",
-        clock=FakeClock(), rng=random.Random(1), **given,
-    )  # fmt: skip
+        book,
+        "calc",
+        config=ServerConfig(addresses),
+        incarnation="i",
+        clock=FakeClock(),
+        rng=random.Random(1),
+        **given,
+    )
     await registration.register(addresses, dict)
     return registration
 

@@ -1,4 +1,4 @@
-"""The small port of a process: metrics, and whether it lives and is ready."""
+"""The metrics server of a process: metrics, and whether the process is alive and ready."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ async def count(n: int) -> AsyncIterator[int]:
 
 
 class Broken(MemoryRegistry):
-    """A registry that can be reached only while it shall."""
+    """A registry that a test makes unreachable."""
 
     degraded = False
     age = 0.0
@@ -61,7 +61,7 @@ class Broken(MemoryRegistry):
         await super().register(*args, **kwargs)  # type: ignore[arg-type]  # as they came
 
 
-async def test_the_page_shows_what_processors_count(registry: CollectorRegistry) -> None:
+async def test_metrics_of_processors_are_served(registry: CollectorRegistry) -> None:
     async with (
         serving(add, processor_list=[PrometheusProcessor(registry)]) as server,
         serve_metrics(server, registry=registry) as page,
@@ -75,7 +75,9 @@ async def test_the_page_shows_what_processors_count(registry: CollectorRegistry)
     assert {"rap_server_connections", "rap_server_serving", "rap_loop_lag_seconds"} <= names
 
 
-async def test_open_metrics_come_to_who_asks_for_them(registry: CollectorRegistry) -> None:
+async def test_openmetrics_is_served_to_a_client_that_accepts_it(
+    registry: CollectorRegistry,
+) -> None:
     async with serve_metrics(registry=registry) as page:
         _, plain = await get(page.address, "/metrics")
         _, other = await get(
@@ -85,7 +87,7 @@ async def test_open_metrics_come_to_who_asks_for_them(registry: CollectorRegistr
     assert other.endswith("# EOF\n")
 
 
-async def test_connections_and_open_calls_are_seen_on_both_ends(
+async def test_connections_and_open_calls_are_counted_on_both_ends(
     registry: CollectorRegistry,
 ) -> None:
     async with (
@@ -122,7 +124,7 @@ async def test_nodes_are_counted_by_state(registry: CollectorRegistry) -> None:
         assert registry.get_sample_value("rap_client_ready_nodes", {"service": ""}) == 1
 
 
-async def test_the_registry_and_the_lease_are_seen(registry: CollectorRegistry) -> None:
+async def test_the_state_of_registry_and_lease_is_reported(registry: CollectorRegistry) -> None:
     found = Broken()
     options = {"service": "shop", "registry": found, "drain_delay": 0, "lease_ttl": 0.3}
     async with (
@@ -137,15 +139,13 @@ async def test_the_registry_and_the_lease_are_seen(registry: CollectorRegistry) 
         await eventually(lambda: registry.get_sample_value("rap_server_registered", at) == 0)
         assert registry.get_sample_value("rap_client_registry_degraded", of) == 1
         assert registry.get_sample_value("rap_client_registry_age_seconds", of) == 7.0
-        assert readiness([server], []) == (
-            True, (f"{server.addresses[0]}: serving, degraded: not registered",)
-        )  # fmt: skip
-        assert readiness([], [client]) == (
-            True, ("shop: 1 ready, degraded: the registry does not answer",)
-        )  # fmt: skip
+        degraded = f"{server.addresses[0]}: serving, degraded: not registered"
+        assert readiness([server], []) == (True, (degraded,))
+        degraded = "shop: 1 ready, degraded: the registry does not answer"
+        assert readiness([], [client]) == (True, (degraded,))
 
 
-async def test_ready_follows_the_drain_and_live_does_not(registry: CollectorRegistry) -> None:
+async def test_a_draining_server_is_alive_but_not_ready(registry: CollectorRegistry) -> None:
     server = Server(LOOPBACK, close_timeout=5)
     server.register(count)
     async with serve_metrics(server, registry=registry) as page:
@@ -178,7 +178,9 @@ async def test_a_client_alone_is_ready_when_it_has_a_server(registry: CollectorR
             assert (await get(page.address, "/readyz"))[0] == 503
 
 
-async def test_a_server_is_ready_without_those_that_it_calls(registry: CollectorRegistry) -> None:
+async def test_a_server_is_ready_without_the_servers_it_calls(
+    registry: CollectorRegistry,
+) -> None:
     async with serving(add) as server:
         client = Client("127.0.0.1:1", connect_timeout=0.05)
         with pytest.raises(Unavailable):
@@ -188,7 +190,7 @@ async def test_a_server_is_ready_without_those_that_it_calls(registry: Collector
         await client.await_close()
 
 
-async def test_a_loop_that_was_stuck_is_seen(registry: CollectorRegistry) -> None:
+async def test_the_lag_of_the_event_loop_is_measured(registry: CollectorRegistry) -> None:
     async with serve_metrics(registry=registry):
         name = "rap_loop_lag_seconds_count"
         await eventually(lambda: registry.get_sample_value(name))
@@ -206,7 +208,7 @@ async def test_a_loop_that_was_stuck_is_seen(registry: CollectorRegistry) -> Non
         ("GET /healthz?verbose HTTP/1.0\r\n\r\n", "200 OK"),
     ],
 )
-async def test_other_requests_are_answered(
+async def test_invalid_requests_get_an_error_status(
     registry: CollectorRegistry, request_text: str, status: str
 ) -> None:
     async with serve_metrics(registry=registry) as page:
@@ -221,7 +223,7 @@ async def test_head_has_no_body(registry: CollectorRegistry) -> None:
     assert answer.endswith("\r\n\r\n")
 
 
-async def test_a_collector_that_fails_is_an_error_of_this_answer(
+async def test_a_failing_collector_only_fails_its_request(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve_metrics(registry=registry) as page:
@@ -231,7 +233,7 @@ async def test_a_collector_that_fails_is_an_error_of_this_answer(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_who_sends_nothing_keeps_nobody_waiting(registry: CollectorRegistry) -> None:
+async def test_a_silent_connection_does_not_delay_others(registry: CollectorRegistry) -> None:
     async with serve_metrics(registry=registry) as page:
         address = page.address
         _, writer = await asyncio.open_connection(address.host, address.port)
@@ -241,7 +243,7 @@ async def test_who_sends_nothing_keeps_nobody_waiting(registry: CollectorRegistr
         await writer.wait_closed()
 
 
-async def test_the_page_can_be_made_again_in_the_same_registry(
+async def test_a_metrics_server_can_be_started_again_with_the_same_registry(
     registry: CollectorRegistry,
 ) -> None:
     for _ in range(2):
@@ -252,13 +254,15 @@ async def test_the_page_can_be_made_again_in_the_same_registry(
         _ = page.address
 
 
-async def test_two_pages_of_one_registry_are_refused(registry: CollectorRegistry) -> None:
+async def test_two_metrics_servers_cannot_share_a_registry(
+    registry: CollectorRegistry,
+) -> None:
     async with serve_metrics(registry=registry):
         with pytest.raises(ValueError, match="rap_loop_lag_seconds"):
             await serve_metrics(registry=registry).start()
 
 
-async def test_a_port_that_is_taken_leaves_nothing_behind(registry: CollectorRegistry) -> None:
+async def test_a_port_in_use_leaves_no_metrics_registered(registry: CollectorRegistry) -> None:
     async with serving(add) as server:
         page = serve_metrics(port=server.addresses[0].port, registry=registry)
         with pytest.raises(OSError, match="address already in use"):
@@ -267,6 +271,6 @@ async def test_a_port_that_is_taken_leaves_nothing_behind(registry: CollectorReg
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "80", True])
-def test_a_bad_port_is_refused(port: object) -> None:
+def test_an_invalid_port_is_refused(port: object) -> None:
     with pytest.raises(ValueError, match="port must be an integer from 0 to 65535"):
         serve_metrics(port=port)  # type: ignore[arg-type]  # as it may come
