@@ -1,5 +1,90 @@
-"""rap: call Python functions over the network."""
+"""rap: call Python functions over the network.
 
-__all__ = ["__version__"]
+``from rap import Client, Server`` imports what it names, and ``import rap`` alone imports nothing.
+"""
+
+TYPE_CHECKING = False  # `typing` would take most of the time of ``import rap``
+if TYPE_CHECKING:
+    from rap.channel import Channel
+    from rap.client.client import Client
+    from rap.client.session import Session
+    from rap.client.sync.client import SyncClient
+    from rap.errors import (
+        CallError,
+        Cancelled,
+        ChannelClosed,
+        Code,
+        ConnectionClosed,
+        DeadlineExceeded,
+        HandlerError,
+        Internal,
+        InvalidArgument,
+        LocalProtocolError,
+        NotFound,
+        PermissionDenied,
+        ProtocolError,
+        RapError,
+        RegistrationError,
+        RegistryError,
+        RemoteProtocolError,
+        ResourceExhausted,
+        Unauthenticated,
+        Unavailable,
+    )
+    from rap.server import context
+    from rap.server.server import Server
+
+__all__ = [
+    "CallError",
+    "Cancelled",
+    "Channel",
+    "ChannelClosed",
+    "Client",
+    "Code",
+    "ConnectionClosed",
+    "DeadlineExceeded",
+    "HandlerError",
+    "Internal",
+    "InvalidArgument",
+    "LocalProtocolError",
+    "NotFound",
+    "PermissionDenied",
+    "ProtocolError",
+    "RapError",
+    "RegistrationError",
+    "RegistryError",
+    "RemoteProtocolError",
+    "ResourceExhausted",
+    "Server",
+    "Session",
+    "SyncClient",
+    "Unauthenticated",
+    "Unavailable",
+    "__version__",
+    "context",
+]
 
 __version__ = "1.0.0.dev0"
+
+_MODULES = {
+    "Channel": "rap.channel",
+    "Client": "rap.client",
+    "Server": "rap.server",
+    "Session": "rap.client",
+    "SyncClient": "rap.client",
+    "context": "rap.server",
+}
+
+if not TYPE_CHECKING:  # type checkers know the names by the imports, and refuse any other
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        found = getattr(importlib.import_module(_MODULES.get(name, "rap.errors")), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

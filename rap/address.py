@@ -6,10 +6,11 @@ An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls:/
 
 import functools
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Address", "Peer"]
+__all__ = ["Address", "Peer", "brief"]
 
 _FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path"
 
@@ -143,3 +144,10 @@ def _plain_host(text: str) -> tuple[str, bool]:
     if mapped is not None:
         ip = mapped
     return str(ip), ip.is_loopback
+
+
+def brief(hosts: str | Address | Sequence[str | Address]) -> str:
+    """Return one or more addresses for a message; of many, the first three."""
+    listed = [hosts] if isinstance(hosts, str | Address) else hosts
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(map(str, listed[:3])) + more

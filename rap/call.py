@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from rap.address import Peer
-from rap.clock import NEVER
+from rap.clock import NEVER, SystemClock
 from rap.errors import CallError
 
 __all__ = [
@@ -112,7 +112,11 @@ class Call:
         self.state: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Call({self.method!r}, {self.stream_type.name}, {self.side.name})"
+        text = f"<Call {self.method} {self.stream_type.value}"
+        if self.deadline != NEVER:
+            left = self.deadline - SystemClock.monotonic()
+            text += f", deadline in {left:.1f} s" if left > 0 else ", deadline passed"
+        return f"{text}>"
 
 
 class _Message:

@@ -41,6 +41,21 @@ class Channel:
         self._finish: str | None = None
         self._proved = False  # the processors have accepted the peer's end
 
+    def __repr__(self) -> str:
+        stream = self._stream
+        state = "open"
+        if self._finish is not None:
+            state = "closed"
+        elif stream.error is not None:
+            state = f"failed: {stream.error}"
+        elif stream.state & _DONE:
+            state = "closed"
+        elif stream.ended:
+            state = "closed by the peer"
+            if stream.inbox:
+                state += f", {len(stream.inbox)} messages unread"
+        return f"<{type(self).__name__} {self._call.method} {state}>"
+
     @property
     def call(self) -> Call:
         """The call this channel belongs to: method, header, peer."""

@@ -26,7 +26,7 @@ def call() -> Call:
 def test_a_call_begins_with_its_first_attempt_and_nothing_else() -> None:
     made = call()
     assert (made.attempt, made.deadline, made.peer, made.state) == (1, NEVER, None, {})
-    assert repr(made) == "Call('/math/add', UNARY, CLIENT)"
+    assert repr(made) == "<Call /math/add unary>"
 
 
 def test_calls_do_not_share_their_scratch_space() -> None:

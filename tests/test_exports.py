@@ -16,7 +16,10 @@ MODULES = sorted(
 
 # What the README and the documentation import.
 DOCUMENTED = {
-    "rap": ["__version__"],
+    "rap": [
+        *("__version__", "Client", "Server", "SyncClient", "Channel", "Session", "context"),
+        *("RapError", "CallError", "Code"),
+    ],
     "rap.server": ["Server", "Channel", "Session", "Request", "Response", "context"],
     "rap.server.model": ["Request", "Response"],
     "rap.server.middleware": [

@@ -115,7 +115,11 @@ def wrong_imports(path: str, source: str) -> Iterator[str]:
             there = unit_of(rest)
             other_floor, other_place = LEVEL[there]
             left = floor == other_floor == 0 and other_place < place
-            if there != here and other_floor >= floor and not left:
+            if path == "__init__.py":
+                pass  # the names that users import from `rap`, loaded on first use
+            elif there == "__init__" and rest != ["__version__"]:
+                yield f"{path} imports {name}: import it from its module"
+            elif there != here and other_floor >= floor and not left:
                 yield f"{path} imports {name}: floor {other_floor} is not below floor {floor}"
         elif top == "":
             yield f"{path} imports {name}: write the name in full"
@@ -211,6 +215,7 @@ def test_no_module_assigns_to_attributes_of_objects_of_other_modules() -> None:
         ("wire/frames.py", "from msgpack import packb"),
         ("registry/redis.py", "import redis.asyncio"),
         ("server/server.py", "import requests"),
+        ("server/server.py", "from rap import Channel"),
         ("cli/app.py", "import uvloop"),
     ],
 )

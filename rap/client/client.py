@@ -3,8 +3,9 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from rap.address import brief
 from rap.balance import picker_from_name, wants_reports
 from rap.call import Side, StreamType
 from rap.client.call import Invoker
@@ -16,8 +17,8 @@ from rap.client.method import MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, innermost_session
-from rap.client.stub import bind_interface, iterator_call, make_stub
-from rap.client.target import Hosts, parse_target
+from rap.client.stub import bind_interface, iterator_call, make_stub, split_decorated
+from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.clock import NEVER, check_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
 from rap.options import check_flag, make_config, takes_options_of
@@ -160,6 +161,10 @@ class Client:
         """
         self._types.load(exceptions)
 
+    @overload
+    def register(self, name: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
     def register(
         self,
         name: str = "",
@@ -169,31 +174,46 @@ class Client:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator that makes an ``async def`` the twin of a server's function.
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def register(
+        self,
+        name: Any = "",
+        group: str | None = None,
+        enable_type_check: bool = True,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        hedge: bool | float | None = None,
+    ) -> Any:
+        """Make an ``async def`` the stub of a server's function.
+
+        It is a decorator, used as ``@client.register`` or with options as
+        ``@client.register(timeout=3)``.
 
         Args:
-            name: Its name on the server; by default the function's.
-            group: Its group on the server.
-            enable_type_check: Check arguments before sending.
-            timeout: Seconds a call may take; by default the client's for unary functions.
-            idempotent: Calling twice has the effect of once, so a call whose connection was lost
-                is made again on another server.
-            hedge: A call that is not answered in so many seconds, or with `True` within the time
-                that 95 % of them take, is sent to a second server, too; the first answer counts.
-                It needs `idempotent`, and a unary function.
+            name: Name of the function on the server. By default the name of the ``async def``.
+            group: Group of the function on the server. By default ``default``.
+            enable_type_check: Whether arguments are checked against the type hints before they are
+                sent.
+            timeout: Deadline of a call in seconds, more than 0. By default the client's `timeout`
+                for unary functions, and no deadline for generators and channels.
+            idempotent: Whether calling twice has the effect of calling once. Then a call whose
+                connection is lost is retried on another server.
+            hedge: Seconds without an answer after which the call is also sent to a second server,
+                more than 0. The first answer counts. `True` means the time in which 95 % of the
+                calls are answered. It needs `idempotent` and a unary function.
 
         Raises:
-            TypeError: The function is no ``async def``, or `name` no string.
-            ValueError: An option is no number, or no bool, that it can be.
-            RegistrationError: Its hints are missing or cannot be sent.
+            TypeError: The function is not an ``async def``, or `name` is not a string.
+            ValueError: An option has a bad value; the message names it.
+            RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        if callable(name):
-            raise TypeError("write @client.register() with parentheses")
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, got {name!r}")
         check_options(timeout, idempotent, hedge)
         check_flag("enable_type_check", enable_type_check)
+        func, name = split_decorated(
+            "client", name, (group, enable_type_check, timeout, idempotent, hedge)
+        )
 
         def decorate(func: Callable[P, R]) -> Callable[P, R]:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
@@ -203,7 +223,7 @@ class Client:
             method = self._methods.make(name or function.name, group, function, *options)
             return make_stub(self, method, func)
 
-        return decorate
+        return decorate if func is None else decorate(func)
 
     def bind(
         self,
@@ -228,6 +248,24 @@ class Client:
             TypeError: It declares no public method.
         """
         return bind_interface(self, self._methods, interface, group, timeout, idempotent, hedge)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()}>"
+
+    def describe(self) -> str:
+        """Return what the client calls and its state, in a few words."""
+        if not hasattr(self, "_methods"):
+            return "not constructed"
+        service, hosts = self._target.service, self.config.host_list or DEFAULT_ADDRESS
+        what = f"service={service!r}" if service else brief(hosts)
+        if self._closed:
+            return f"{what} closed"
+        if self.connected is None:
+            return f"{what} not connected"
+        ready = len(self.connected.cluster.ready)
+        if not ready:
+            return f"{what} connecting"
+        return f"{what} connected, {ready} server{'s' if ready != 1 else ''} ready"
 
     inject = inject
     recovery = staticmethod(recovery)
@@ -282,7 +320,7 @@ class Client:
         await cluster.acquire(NEVER)
 
     async def await_close(self) -> None:
-        """Close every connection; calls that are open fail. May be called again."""
+        """Close every connection; open calls fail. You may call it again."""
         self._closed = True
         self.connected = None
         if self._cluster is not None:
@@ -290,6 +328,10 @@ class Client:
             self._cluster = None
         if self._target.owned:
             await self._target.resolver.aclose()
+
+    async def close(self) -> None:
+        """Close the client, as `await_close` does."""
+        await self.await_close()
 
     async def __aenter__(self) -> Self:
         try:

@@ -73,6 +73,18 @@ class Session:
             raise Unavailable(f"session {self.id}: {self._bound[1].error}", unserved=False)
         return self._bound
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.describe()}>"
+
+    def describe(self) -> str:
+        """Return the id of the session and its state, in a few words."""
+        if self._bound is None:
+            return f"{self.id} not entered"
+        node, conn = self._bound
+        if self._left:
+            return f"{self.id} left"
+        return f"{self.id} {'lost' if conn.closed else 'bound to'} {node.endpoint.address}"
+
     async def execute(
         self,
         obj: Any,

@@ -35,6 +35,28 @@ _OPTIONS = ("session", "timeout", "header", "affinity")
 _UNTRACED = {UNTRACED: True}
 
 
+def split_decorated(
+    owner: str, name: object, options: tuple[object, ...]
+) -> tuple[Callable[..., Any] | None, str]:
+    """Return the function and the name in the first argument of `Client.register`.
+
+    Args:
+        owner: What the user calls the object, for the error.
+        name: A name, or the function if the decorator is used without parentheses.
+        options: Group, `enable_type_check`, `timeout`, `idempotent` and `hedge`.
+
+    Raises:
+        TypeError: `name` is neither, or it is a function and there are options.
+    """
+    if isinstance(name, str):
+        return None, name
+    if not callable(name):
+        raise TypeError(f"name must be a string, got {name!r}")
+    if options != (None, True, None, False, None):
+        raise TypeError(f"write the options first, then the function: @{owner}.register(group=...)")
+    return name, ""
+
+
 def make_stub(client: "Client", method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
     """Return the remote twin of a declared function; it keeps name, docstring and signature."""
     function = method.function

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from rap.address import Address
 from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name
 
-__all__ = ["Hosts", "Target", "parse_target"]
+__all__ = ["DEFAULT_ADDRESS", "Hosts", "Target", "parse_target"]
 
 Hosts = str | Address | Sequence[str | Address] | None
 
-_DEFAULT_ADDRESS = "localhost:9000"
+DEFAULT_ADDRESS = "localhost:9000"
 
 
 class Target(NamedTuple):
@@ -54,7 +54,7 @@ def parse_target(
 
 
 def _endpoints(host_list: Hosts) -> list[Endpoint]:
-    hosts = _DEFAULT_ADDRESS if host_list is None else host_list
+    hosts = DEFAULT_ADDRESS if host_list is None else host_list
     addresses = [hosts] if isinstance(hosts, str | Address) else hosts
     if not isinstance(addresses, Sequence) or isinstance(addresses, bytes) or not addresses:
         raise ValueError(f"host_list must be an address or a list of addresses, got {host_list!r}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "call", "request", "session"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Session:
     """A client's promise that all calls with this id come over one connection.
 
@@ -25,6 +25,9 @@ class Session:
 
     id: str
     peer: Peer | None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} of {self.peer}>" if self.peer else f"<Session {self.id}>"
 
 
 def __getattr__(name: str) -> object:

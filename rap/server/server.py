@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, overload
 
-from rap.address import Address
+from rap.address import Address, brief
 from rap.call import Side
 from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
@@ -191,10 +191,34 @@ class Server:
     # Set-up.
 
     @overload
-    def register(self, func: F, name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> F: ...  # fmt: skip # noqa: E501
+    def register(
+        self,
+        func: F,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool = False,
+        doc: str | None = None,
+        *,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+        allow: Allow | None = None,
+    ) -> F: ...
 
     @overload
-    def register(self, func: None = ..., name: str | None = ..., group: str | None = ..., is_private: bool = ..., doc: str | None = ..., *, idempotent: bool = ..., run_timeout: float | None = ..., inline: bool = ..., allow: Allow | None = ...) -> Callable[[F], F]: ...  # fmt: skip # noqa: E501
+    def register(
+        self,
+        func: None = None,
+        name: str | None = None,
+        group: str | None = None,
+        is_private: bool = False,
+        doc: str | None = None,
+        *,
+        idempotent: bool = False,
+        run_timeout: float | None = None,
+        inline: bool = False,
+        allow: Allow | None = None,
+    ) -> Callable[[F], F]: ...
 
     def register(
         self,
@@ -209,25 +233,31 @@ class Server:
         inline: bool = False,
         allow: Allow | None = None,
     ) -> Any:
-        """Make a function callable; also a decorator, with or without arguments.
+        """Let clients call a function.
 
-        An object or a class registers its public methods, under a group of its class's name
-        unless `group` is given.
+        Call it with the function, or use it as a decorator: ``@server.register``, or with options
+        ``@server.register(group="math")``. For an object or a class it registers the public
+        methods; their group is the name of the class unless `group` is given.
 
         Args:
-            func: The function.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default ``default``.
-            is_private: Only peers on this machine may call it.
-            doc: Its description; by default its docstring.
-            idempotent: It may be called twice with the effect of once.
-            run_timeout: Seconds it may run; by default the server's for unary functions.
-            inline: Run a `def` on the event loop: for functions that never block.
-            allow: Names of the clients that may call it, or a function of the `Call` that returns
-                `True` for who may; see `rap.server.authorization`.
+            func: The function, object or class.
+            name: Name that clients use. By default the name of the function.
+            group: Group of the function. By default ``default``.
+            is_private: Whether only clients on the same machine may call it.
+            doc: Description of the function. By default its docstring.
+            idempotent: Whether calling twice has the effect of calling once. Clients may then
+                retry it.
+            run_timeout: Seconds that the function may run, more than 0. By default the server's
+                `run_timeout` for unary functions, and no limit for generators and channels.
+            inline: Whether a ``def`` runs on the event loop instead of in a thread. Use it only for
+                functions that never block.
+            allow: Names of the clients that may call it, or a function that takes the `Call` and
+                returns whether the client may. See `rap.server.authorization`.
 
         Raises:
-            RegistrationError: Hints are missing or cannot be sent, or the name is taken.
+            ValueError: An option has a bad value; the message names it.
+            RegistrationError: Type hints are missing, values of a type cannot be sent, or the name
+                is taken.
         """
         options: dict[str, Any] = {
             "is_private": is_private,
@@ -340,6 +370,26 @@ class Server:
         """The entry of the server in its registry."""
         return self._registration
 
+    def __repr__(self) -> str:
+        if not hasattr(self, "_stop"):
+            return f"<{type(self).__name__} not constructed>"
+        service = self.config.service
+        where = brief(self.addresses or self._connections.hosts)
+        what = f"service={service!r} {where}" if service else where
+        functions = _count(sum(not each.is_private for each in self.handlers), "function")
+        connections = _count(len(self._connections.connections), "connection")
+        return f"<{type(self).__name__} {what} {self._state}, {functions}, {connections}>"
+
+    @property
+    def _state(self) -> str:
+        if self._dispatcher is None:
+            return "not started"
+        if self._closing is not None:
+            return "stopped" if self._closing.done() else "draining"
+        if not self.addresses:
+            return "starting"
+        return "out of rotation" if self._connections.is_draining else "serving"
+
     async def create_server(self) -> Self:
         """Run start events, listen, and register; returns when clients can call.
 
@@ -416,9 +466,10 @@ class Server:
         self._connections.reload_certificates()
 
     async def await_closed(self) -> None:
-        """Drain and stop; calls that are open get `close_timeout` seconds to finish.
+        """Drain and stop; open calls have `close_timeout` seconds to finish.
 
-        May be called again, and by several tasks; cancelling one does not stop the drain.
+        You may call it again, and from several tasks. Cancelling one of them does not stop the
+        drain.
         """
         if self._dispatcher is None:
             _discard(self._start_events, self._stop_events)
@@ -427,6 +478,10 @@ class Server:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="rap server close")
         await asyncio.shield(self._closing)
+
+    async def close(self) -> None:
+        """Drain and stop, as `await_closed` does."""
+        await self.await_closed()
 
     async def _abort_start(self) -> None:
         """Undo what a start that failed has done; the stop events do not run."""
@@ -488,6 +543,10 @@ class Server:
             self._connections.stop_at_once()
             await self.await_closed()
             raise
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _discard(*lists: list[Event]) -> None:

@@ -205,8 +205,19 @@ def test_only_async_functions_can_be_stubs() -> None:
     group: Any = 5
     with pytest.raises(TypeError, match="group must be a string, got 5"):
         client.register(group=group)(add)
-    with pytest.raises(TypeError, match="with parentheses"):
-        client.register(add)  # type: ignore[arg-type]  # the mistake
+    options: Any = {"group": "math"}
+    with pytest.raises(TypeError, match=r"options first, .* @client\.register\(group=\.\.\.\)"):
+        client.register(add, **options)
+
+
+async def test_a_stub_needs_no_parentheses_without_options(server: Server) -> None:
+    async with calling(server) as client:
+
+        @client.register
+        async def add(a: int, b: int) -> int:
+            raise AssertionError("it runs on the server")
+
+        assert await add(1, 2) == 3
 
 
 async def test_nothing_is_sent_before_a_call_is_awaited() -> None:

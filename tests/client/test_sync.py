@@ -87,8 +87,13 @@ def test_arguments_are_checked_before_sending(client: SyncClient) -> None:
 def test_a_declaration_without_hints_is_refused(client: SyncClient) -> None:
     with pytest.raises(RegistrationError, match="parameter 'a' has no type hint"):
         client.register()(lambda a: a)
-    with pytest.raises(TypeError, match="with parentheses"):
-        client.register(add)  # type: ignore[arg-type]  # what is refused
+    options: Any = {"timeout": 3}
+    with pytest.raises(TypeError, match=r"options first, .* @client\.register\(group=\.\.\.\)"):
+        client.register(add, **options)
+
+
+def test_a_stub_needs_no_parentheses_without_options(client: SyncClient) -> None:
+    assert client.register(add)(1, 2) == 3
 
 
 def test_an_error_of_a_server_has_its_type(client: SyncClient) -> None:

@@ -30,12 +30,12 @@ from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache
 from rap.client.retry import check_options
 from rap.client.session import Session, ambient_session
-from rap.client.stub import bind_interface, channel_call, make_stub
+from rap.client.stub import bind_interface, channel_call, make_stub, split_decorated
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.clock import check_timeout
-from rap.options import takes_options_of
+from rap.options import check_flag, takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
 from rap.transport import Connection
@@ -109,6 +109,15 @@ class SyncClient:
         """Raise errors of servers as these exception types. See `Client.load_exception`."""
         self._client.load_exception(exceptions)
 
+    @overload
+    def register(self, name: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, R]: ...
+    @overload
+    def register(self, name: Callable[P, AsyncIterator[R]], /) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def register(self, name: Callable[[SyncChannel], R], /) -> Callable[[], R]: ...
+    @overload
+    def register(self, name: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
     def register(
         self,
         name: str = "",
@@ -118,27 +127,40 @@ class SyncClient:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
-    ) -> _Declare:
-        """Return a decorator that makes a declared function the twin of a server's.
+    ) -> _Declare: ...
 
-        ``def`` and ``async def`` declare alike; what it returns is a plain function. A channel
-        function that is a ``def`` runs in the caller's thread with a `SyncChannel`, one that is an
-        ``async def`` runs in the client's thread with a `Channel`.
+    def register(
+        self,
+        name: Any = "",
+        group: str | None = None,
+        enable_type_check: bool = True,
+        *,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        hedge: bool | float | None = None,
+    ) -> Any:
+        """Make a declared function the stub of a server's function.
+
+        It is a decorator, used as ``@client.register`` or with options as
+        ``@client.register(timeout=3)``. You may declare the function with ``def`` or
+        ``async def``; the stub is a plain function. A channel function that is a ``def`` runs in
+        the caller's thread with a `SyncChannel`. One that is an ``async def`` runs in the client's
+        thread with a `Channel`.
 
         Args:
-            name: Its name on the server; by default the function's.
-            group: Its group on the server.
-            enable_type_check: Check arguments before sending.
-            timeout: Seconds a call may take; by default the client's for unary functions.
-            idempotent: See `Client.register`.
-            hedge: The same.
+            name: Name of the function on the server. By default the name of the declared function.
+            group: See `Client.register`, also for the other options.
 
         Raises:
-            RegistrationError: Hints of the function are missing or cannot be sent.
+            TypeError: `name` is not a string.
+            ValueError: An option has a bad value; the message names it.
+            RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        if callable(name):
-            raise TypeError("write @client.register() with parentheses")
         check_options(timeout, idempotent, hedge)
+        check_flag("enable_type_check", enable_type_check)
+        declared, name = split_decorated(
+            "client", name, (group, enable_type_check, timeout, idempotent, hedge)
+        )
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
@@ -146,7 +168,7 @@ class SyncClient:
             method = self._methods.make(name or function.name, group, function, *options)
             return _SyncStub(method, func).stub(self)
 
-        return decorate
+        return decorate if declared is None else decorate(declared)
 
     def bind(
         self,
@@ -175,6 +197,10 @@ class SyncClient:
         for name, stub in list(vars(bound).items()):
             setattr(bound, name, _SyncStub(stub.__rap_method__, stub.__wrapped__).stub(self))
         return bound
+
+    def __repr__(self) -> str:
+        state = self._client.describe() if hasattr(self, "_client") else "not constructed"
+        return f"<{type(self).__name__} {state}>"
 
     inject = inject
     recovery = staticmethod(recovery)
@@ -437,6 +463,9 @@ class SyncSession:
             TypeError: `obj` is neither.
         """
         return self._client.execute(self, obj, list(arg_list or ()), dict(kwarg_dict or {}))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session.describe()}>"
 
     def __enter__(self) -> Self:
         self._client.run(self.session.__aenter__())
