@@ -22,7 +22,7 @@ TOPICS = {
     "blocking.md": "blocking functions",
     "calls.md#retries": "retries",
     "discovery.md": "discovery",
-    "discovery.md#very-many-servers": "very many servers",
+    "discovery.md#subsetting": "subsetting",
     "discovery.md#zones": "zones",
     "functions.md": "functions",
     "middleware.md": "middleware",

@@ -204,7 +204,7 @@ class ClientConfig:
             "clients must agree.",
             "servers",
             least=2,
-            see="discovery.md#very-many-servers",
+            see="discovery.md#subsetting",
         ),
     ] = 100
     max_message: Annotated[
