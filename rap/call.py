@@ -16,6 +16,7 @@ from rap.errors import CallError
 __all__ = [
     "FORWARDED",
     "UNTRACED",
+    "UNTRACED_HEADER",
     "Call",
     "CallSource",
     "Header",
@@ -33,8 +34,10 @@ Header = dict[str, Any]
 # Header of a call that is made for somebody on another machine, as a gateway does: private
 # functions are hidden from it. Its value says for whom.
 FORWARDED = "forwarded_for"
-# Header of a call that is in no trace: somebody before has decided to keep none. Its value is true.
+# Header of a call that is in no trace: an earlier hop has decided to keep none. Its value is true.
 UNTRACED = ":untraced"
+# A whole header that says only that. Calls share it, so it must not be changed.
+UNTRACED_HEADER: Header = {UNTRACED: True}
 
 
 class Side(Enum):
@@ -73,6 +76,7 @@ class Call:
         header: What the client sent when it opened the call.
         deadline: Seconds on the monotonic clock; `NEVER` without one.
         peer: The other end; on a client `None` until a connection was taken.
+        affinity: On a client, the key whose calls keep to one node.
     """
 
     __slots__ = (
@@ -97,6 +101,7 @@ class Call:
         header: Header,
         deadline: float = NEVER,
         peer: Peer | None = None,
+        affinity: str | None = None,
     ) -> None:
         self.method = method
         self.stream_type = stream_type
@@ -104,12 +109,58 @@ class Call:
         self.header = header
         self.deadline = deadline
         self.peer = peer
-        self.affinity: str | None = None  # on a client: key whose calls keep to one node
+        self.affinity = affinity
         self.attempt = 1
         self.retried: CallError | None = None  # on a client: how the attempt before this one failed
         # On a client: told of each attempt, when it is known where that goes.
         self.on_attempt: tuple[Callable[[Call], None], ...] = ()
         self.state: dict[str, Any] = {}
+
+    def start_attempt(self, number: int, peer: Peer) -> None:
+        """Note on a client that an attempt goes to `peer`, and tell `on_attempt`.
+
+        Args:
+            number: 1 for the first attempt.
+            peer: The server.
+        """
+        self.attempt = number
+        self.peer = peer
+        if self.on_attempt:
+            for tell in self.on_attempt:
+                tell(self)
+
+    def retry_after(self, error: CallError) -> None:
+        """Note on a client how an attempt failed, before the next one."""
+        self.retried = error
+
+    def mark_untraced(self) -> None:
+        """Say in the header that the call is in no trace."""
+        if self.header:
+            self.header[UNTRACED] = True
+        else:
+            self.header = UNTRACED_HEADER
+
+    def copy(self) -> "Call":
+        """Return a call for a second attempt while the first is open.
+
+        Header, deadline and observers are shared; `state` is a copy.
+        """
+        copy = Call(self.method, self.stream_type, self.side, self.header, self.deadline)
+        copy.affinity = self.affinity
+        copy.on_attempt = self.on_attempt
+        copy.state = dict(self.state)
+        return copy
+
+    def settle(self, winner: "Call", attempts: int) -> None:
+        """Take peer and state of the attempt that was answered.
+
+        Args:
+            winner: The call itself or a `copy` of it.
+            attempts: How many attempts there were.
+        """
+        self.attempt = attempts
+        self.peer = winner.peer
+        self.state = winner.state
 
     def __repr__(self) -> str:
         text = f"<Call {self.method} {self.stream_type.value}"

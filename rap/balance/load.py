@@ -142,6 +142,23 @@ class PeakEwma:
         self._progress = 0.0  # last answer, or start of the first call since the node was idle
         self._picked = inf  # never: slow start decides when a newcomer gets its first call
 
+    def reset(self) -> None:
+        """Forget the latency: another process answers now."""
+        self.ewma = 0.0
+        self.measured = False
+
+    def assume(self, latency: float) -> None:
+        """Assume a latency, in seconds, until one is measured; see `prior`."""
+        self.prior = latency
+
+    def stream_opened(self) -> None:
+        """Count a stream that stays open after its first message."""
+        self.open_streams += 1
+
+    def stream_closed(self) -> None:
+        """Count the end of such a stream."""
+        self.open_streams -= 1
+
     def started(self, now: float) -> None:
         """Count a call that was given to the node."""
         if not self.in_flight:

@@ -120,9 +120,9 @@ class Client:
         self._picker = picker_from_name(
             config.picker, self._rng, config.zone, self._clock.monotonic
         )
-        self._target = parse_target(host_list, config.service, config.registry)
+        self.target = parse_target(host_list, config.service, config.registry)
         self._types = ExceptionTypes()
-        self._dialer = Dialer(
+        self.dialer = Dialer(
             self.config,
             self._clock,
             self._types,
@@ -256,7 +256,7 @@ class Client:
         """Return what the client calls and its state, in a few words."""
         if not hasattr(self, "_methods"):
             return "not constructed"
-        service, hosts = self._target.service, self.config.host_list or DEFAULT_ADDRESS
+        service, hosts = self.target.service, self.config.host_list or DEFAULT_ADDRESS
         what = f"service={service!r}" if service else brief(hosts)
         if self._closed:
             return f"{what} closed"
@@ -303,10 +303,10 @@ class Client:
             raise RuntimeError("the client was closed; make a new one")
         if self.connected is None:
             cluster = self._cluster = Cluster(
-                self._target.service,
-                self._target.resolver,
+                self.target.service,
+                self.target.resolver,
                 self._picker,
-                self._dialer.dial,
+                self.dialer.dial,
                 self.config,
                 self._clock,
                 self._rng,
@@ -326,8 +326,8 @@ class Client:
         if self._cluster is not None:
             await self._cluster.close()
             self._cluster = None
-        if self._target.owned:
-            await self._target.resolver.aclose()
+        if self.target.owned:
+            await self.target.resolver.aclose()
 
     async def close(self) -> None:
         """Close the client, as `await_close` does."""
@@ -491,7 +491,7 @@ class Client:
         if isinstance(target, ResponseStream):
             if args or kwargs:
                 raise TypeError("a pending call has its arguments already")
-            target.move(innermost_session(self.invoker))
+            target.move(innermost_session(self.invoker.identity))
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")

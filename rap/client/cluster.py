@@ -357,6 +357,10 @@ class Cluster:
             self._refresh()
         raise closed(self.loop)
 
+    def attempts_by_node(self) -> list[tuple[str, int]]:
+        """Return how many attempts each node was given so far, by its id."""
+        return [(key, node.pool.calls) for key, node in self.nodes.items()]
+
     def has_room(self, exclude: frozenset[str]) -> bool:
         """Whether a node takes one more call now, or will when the dial under way succeeds."""
         for key, node in self.nodes.items():
@@ -366,7 +370,7 @@ class Cluster:
                 return True
         return False
 
-    def freed(self) -> None:
+    def release(self) -> None:
         """Let the next waiting call go on: one has ended."""
         if any(node.pool.full for node in self.nodes.values()):
             self._refresh()  # lets all go on if there is room now

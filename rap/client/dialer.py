@@ -92,6 +92,11 @@ class Dialer:
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
         )
 
+    def count_traffic(self) -> None:
+        """Count the bytes of connections that are made from now on."""
+        if self.traffic is None:
+            self.traffic = Traffic()
+
     async def dial(self, endpoint: Endpoint, on_change: Callable[[Connection], None]) -> Connection:
         """Return a connection to an endpoint whose server has said Hello.
 

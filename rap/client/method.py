@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rap.call import UNTRACED, StreamType, method_path
-from rap.client.retry import Hedge
+from rap.client.retry import HedgePolicy
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
 from rap.schema.function import Function, decode_any, encode_raw_args
@@ -41,7 +41,7 @@ class Method:
         timeout: float | None,
         idempotent: bool = False,
         check: bool = True,
-        hedge: Hedge | None = None,
+        hedge: HedgePolicy | None = None,
         stream_type: StreamType = StreamType.UNARY,
     ) -> None:
         if not isinstance(group, str | None):
@@ -140,7 +140,7 @@ class MethodCache:
             timeout=limit,
             idempotent=idempotent,
             check=check,
-            hedge=Hedge(None if hedge is True else hedge) if hedge else None,
+            hedge=HedgePolicy(None if hedge is True else hedge) if hedge else None,
             stream_type=stream_type,
         )
 

@@ -154,14 +154,31 @@ class Node:
         before = self.breaker.state
         self.breaker.record(verdict, now)
         if self.breaker.state is not before:
-            self.pool.counters.ejections += self.breaker.state is BreakerState.OPEN
+            if self.breaker.state is BreakerState.OPEN:
+                self.pool.counters.count_ejection()
             self._on_change()
+
+    def record_overtaken(self, started: float) -> None:
+        """Account for an attempt that is cancelled because another one was answered first.
+
+        It counts as latency, and says nothing about the health of the node.
+
+        Args:
+            started: When it began, in seconds on the monotonic clock.
+        """
+        now = self._now()
+        waited = now - started
+        self.stats.failed(now, waited, Verdict.FAILURE, waited)  # costs its duration and no more
+        self.breaker.record(Verdict.IGNORED, now)
+
+    def cancel_probe(self, now: float) -> None:
+        """Let the next call probe an ejected node: the one it was picked for is not made."""
+        self.breaker.record(Verdict.IGNORED, now)
 
     def reset(self, incarnation: str) -> None:
         """Another process answers at the address: forget what was measured of the old one."""
         self.incarnation = incarnation
-        self.stats.ewma = 0.0
-        self.stats.measured = False
+        self.stats.reset()
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None
         self.report = None

@@ -46,6 +46,18 @@ class Counters:
         self.failed = 0
         self.ejections = 0
 
+    def count_opened(self) -> None:
+        """Count a connection that was opened."""
+        self.opened += 1
+
+    def count_failed(self) -> None:
+        """Count a connection that could not be opened."""
+        self.failed += 1
+
+    def count_ejection(self) -> None:
+        """Count a server that was taken out for failing."""
+        self.ejections += 1
+
 
 class Pool:
     """Connections to one server.
@@ -180,7 +192,7 @@ class Pool:
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self.failures += 1
-                self.counters.failed += 1
+                self.counters.count_failed()
                 _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", exc)
                 self.draining = isinstance(exc, ServerDraining)
                 if self.draining:
@@ -189,7 +201,7 @@ class Pool:
                 self._on_change()
             else:
                 self.failures = 0
-                self.counters.opened += 1
+                self.counters.count_opened()
                 self.denial = None
                 self.draining = False
                 now = self._clock.monotonic()

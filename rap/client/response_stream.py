@@ -1,7 +1,8 @@
-"""A remote generator as the caller iterates it.
+"""The responses of a remote generator.
 
-An iterator object, no ``async def … yield``: a consumer that breaks out and drops it ends the
-remote generator and leaves the processors' scopes at once, from `__del__`, without a loop's help.
+This is an iterator object and not an ``async def … yield``: when a consumer breaks out and drops
+it, `__del__` ends the remote generator and leaves the processors' scopes at once, without the help
+of an event loop.
 """
 
 import asyncio
@@ -11,10 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 from rap.call import Call
+from rap.client.attempt import decode_response
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
-from rap.client.retry import Attempt
+from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.errors import CallError, Internal, InvalidArgument
 from rap.transport import EndOfStream, Stream
@@ -24,10 +26,10 @@ __all__ = ["ResponseStream"]
 
 
 class ResponseStream:
-    """Items of a remote generator; nothing is sent before the first `__anext__`.
+    """The items of a remote generator, as an async iterator.
 
-    As with a local generator, an error and a cancelled `__anext__` end it: what follows is
-    `StopAsyncIteration`.
+    Nothing is sent before the first `__anext__`. As with a local generator, an error or a cancelled
+    `__anext__` ends it: from then on it raises `StopAsyncIteration`.
 
     Args:
         invoker: Makes the call.
@@ -95,23 +97,11 @@ class ResponseStream:
         if self._scope is not None or self._done:
             raise RuntimeError(f"{self._method.path} has begun; its session is settled")
         if session is not None:
-            session.check_client(self._invoker)
+            session.check_client(self._invoker.identity)
         self._session = session
         self._call.header.pop("session_id", None)
         if session is not None:
             self._call.header["session_id"] = session.id
-
-    def __del__(self) -> None:
-        if self._done or self._loop.is_closed():
-            return
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = not self._loop.is_running()
-        if here:
-            self._finish()
-        else:  # the garbage collector came by in another thread
-            self._loop.call_soon_threadsafe(self._finish)
 
     async def _next(self) -> Any:
         if self._done:
@@ -131,9 +121,8 @@ class ResponseStream:
                 if flags & END and pipeline.proves_ends:
                     proof = bytes(raw)
                     raise EndOfStream
-                raw = await self._invoker.decode_response(
-                    self._call, meta, raw, batch=flags & BATCH
-                )
+                batch = flags & BATCH
+                raw = await decode_response(pipeline, self._call, meta, raw, batch=batch)
             if flags & BATCH:
                 self._items.extend(self._decode_items(raw))
                 if not self._items:
@@ -157,36 +146,31 @@ class ResponseStream:
             self._running = False
 
     async def _first(self) -> Any:
-        """Open the stream, elsewhere if a node refuses it unserved; return its first message."""
+        """Open the stream and return its first message; make further attempts as for any call."""
         invoker = self._invoker
         left_out = invoker.untraced(self._call)
         scope = nullcontext() if left_out else invoker.pipeline.scope(self._call)
         scope.__enter__()
         self._scope = scope
-        attempt = Attempt()
+        method, call, session, state = self._method, self._call, self._session, RetryState()
         while True:
-            node, stream = await invoker.open_stream(
-                self._method, self._call, self._session, self._body, attempt
-            )
-            self._stream = stream
-            # For the load of the node the call ends with its first message.
-            started = invoker.monotonic()
-            node.stats.started(started)
+            attempt = await invoker.open_stream(method, call, session, self._body, state)
+            node, self._stream = attempt.node, attempt.stream
+            # The load of a node counts the call up to its first message.
+            node.stats.started(attempt.started)
             try:
-                message = await stream.recv()
+                message = await attempt.stream.recv()
             except CallError as error:
-                node.record_result(started, error)
+                node.record_result(attempt.started, error)
                 self._stream = None
-                await invoker.prepare_retry(
-                    self._method, self._call, self._session, node, stream.conn, attempt, error
-                )
+                await invoker.prepare_retry(method, call, session, attempt, state, error)
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
-                node.record_result(started, None if empty else error)
+                node.record_result(attempt.started, None if empty else error)
                 raise
             else:
-                node.record_result(started, None)
-                node.stats.open_streams += 1
+                node.record_result(attempt.started, None)
+                node.stats.stream_opened()
                 self._node = node
                 return message
 
@@ -199,11 +183,23 @@ class ResponseStream:
         if stream is not None:
             stream.reset()
         if node is not None:
-            node.stats.open_streams -= 1
-        self._invoker.cluster.freed()
+            node.stats.stream_closed()
+        self._invoker.cluster.release()
         scope, self._scope = self._scope, None
         if scope is not None:
             if error is None:
                 scope.__exit__(None, None, None)
             else:
                 scope.__exit__(type(error), error, error.__traceback__)
+
+    def __del__(self) -> None:
+        if self._done or self._loop.is_closed():
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = not self._loop.is_running()
+        if here:
+            self._finish()
+        else:  # the garbage collector runs in another thread
+            self._loop.call_soon_threadsafe(self._finish)

@@ -1,24 +1,25 @@
-"""Whether a call that failed is made again, and when: policy, pushback and budget, without I/O.
+"""All policies of further attempts: retries, their budget, and when to hedge. No I/O.
 
-What keeps retries from making an outage worse is not the number of attempts of one call but a
-budget of all of them, as in Finagle and tower: where everything fails, three retries of each call
-are four times the load, and a budget of a fifth is a fifth more, whatever a call may ask for.
+Retries must not make an outage worse. A limit of attempts per call does not prevent that: where
+everything fails, three retries of each call are four times the load. So there is one budget for all
+calls of a client, as in Finagle and tower: with a budget of a fifth, the load grows by a fifth,
+whatever the limit of a single call.
 
-Not every further attempt is a retry for it. gRPC's transparent retries (A6) cost no server
-anything, and are free:
+Attempts that cost no server anything are not taken from the budget (gRPC's transparent retries,
+A6):
 
-- what was never written to a connection has met no server;
-- what was open on a connection that its server has left: a GoAway says that once, and the next call
-  goes elsewhere, so there are no more of them than calls were under way.
+- The attempt was never written to a connection, so no server has seen it.
+- The attempt was open on a connection that its server has left. A GoAway says so once, and the next
+  call goes elsewhere, so there are no more of these than calls were under way.
 
-Nor are there more first retries of calls whose connection was lost: a server dies once. They are
-free too, so that nobody notices a server that is killed, however many calls it had; if the next
-server dies as well, that may be the doing of the call, and its further retries count.
+The first retry of a call whose connection was lost is free too, for a server dies once: callers do
+not notice a server that is killed, however many calls it had. If the next server dies as well, the
+call itself may be the cause, and its further retries count.
 
-All others count: a server that sheds load, or is down and says so, says so to each attempt. A call
-that a handler makes while it serves a further attempt is not retried by its own client in turn:
-four attempts at each of four would be sixteen, and are seven. What is called below that one does
-not know of it; there the budgets of the services between are what bounds the load.
+All other retries count: a server that sheds load, or is down and says so, says so to each attempt.
+A call that a handler makes while it serves a further attempt is not retried by its own client:
+four attempts at each of four would be sixteen, and so are seven. What that call in turn calls does
+not know of it; there the budgets of the services between bound the load.
 """
 
 import random
@@ -34,10 +35,10 @@ from rap.errors import CallError, Code
 from rap.options import check_flag
 
 __all__ = [
-    "Attempt",
-    "Hedge",
+    "HedgePolicy",
     "RetryBudget",
     "RetryPolicy",
+    "RetryState",
     "RollingQuantile",
     "check_options",
     "is_retryable",
@@ -45,149 +46,42 @@ __all__ = [
     "serves_retry",
 ]
 
+WINDOW = 10.0
+"""Seconds for which a call and a retry count in the budget."""
+FLOOR = 10.0
+"""Retries per second that are allowed without any calls, for clients that have just started."""
+_SLOTS = 10  # in which a window expires
+_BUDGET_LOOK = 0.05  # seconds between two looks at the counts of calls
+_FIRST_PAUSE, _MAX_PAUSE = 0.05, 1.0  # seconds of backoff; doubled with each attempt
 
 SOONEST, LATEST = 0.95, 0.99
-"""Shares of the calls that are answered when another one is late: the first where much is saved
-(see `PRICE`), the second where nothing is. With the first alone all calls that are somewhat late
-would use up all that is allowed, and leave nothing for when a server stalls."""
-LEAST_DELAY = 0.001
-"""Seconds: below it the event loops decide who is late."""
+"""Latency percentiles that trigger a hedge: p95 with full credit, falling to p99 when it is empty.
+With p95 alone, all calls that are somewhat late would use up the credit, and leave nothing for when
+a server stalls."""
+MIN_DELAY = 0.001
+"""Seconds before which nothing is hedged: below, it is the event loops that decide who is late."""
 PRICE = 20
-"""Calls for each second copy: 5 % more load, of all calls that a function had."""
-MOST_SAVED = 100 * PRICE
-"""Calls that needed none and count for later: so many late ones at once can have a second copy."""
-_ERROR = 0.05
+"""Calls of a function for each hedge: at most 5 % more load."""
+MAX_CREDIT = 100 * PRICE
+"""Calls that were not hedged and count for later: so many late calls can be hedged at once."""
+_ERROR = 0.05  # of a quantile, relative
 _GROWTH = log((1 + _ERROR) / (1 - _ERROR))
 _HALF = 30.0  # seconds of each of the two histograms
-_LEAST_SEEN = 20  # values
-_LOOK = 0.1  # seconds between two looks
-_SHORTEST, _LONGEST = 1e-6, 1e6
+_MIN_VALUES = 20
+_QUANTILE_LOOK = 0.1  # seconds between two looks
+_SHORTEST, _LONGEST = 1e-6, 1e6  # seconds
 
-
-def check_options(timeout: float | None, idempotent: bool, hedge: bool | float | None) -> None:
-    """Refuse options of a function that are of no use.
-
-    Raises:
-        ValueError: One is; the message names it.
-    """
-    check_timeout("timeout", timeout)
-    check_flag("idempotent", idempotent)
-    if hedge is None or hedge is False:
-        return
-    if not isinstance(hedge, int | float) or not 0 < hedge < inf:
-        text = "hedge must be True, a number of seconds above 0, or None"
-        raise ValueError(f"{text}, got {hedge!r}")
-    if not idempotent:
-        raise ValueError(f"hedge={hedge!r} needs idempotent=True: a call may be served twice")
-
-
-class RollingQuantile:
-    """Quantiles of what was added in the last half minute to minute, within 5 %."""
-
-    __slots__ = ("_due", "_past", "_present", "_turn_at", "_value")
-
-    def __init__(self) -> None:
-        self._present: Counter[int] = Counter()
-        self._past: Counter[int] = Counter()
-        self._turn_at = -inf
-        self._due = -inf
-        self._value: float | None = None
-
-    def add(self, value: float, now: float) -> None:
-        """Add a value; `now` is in seconds."""
-        if now >= self._turn_at:
-            self._turn(now)
-        value = min(max(value, _SHORTEST), _LONGEST)
-        self._present[ceil(log(value) / _GROWTH)] += 1
-
-    def value(self, share: float, now: float) -> float | None:
-        """Return what a share of the values are at most; `None` while there are less than 20.
-
-        It is up to 0.1 s old, then for the share that was asked for at that time.
-        """
-        if now >= self._due:
-            self._due = now + _LOOK
-            if now >= self._turn_at:
-                self._turn(now)
-            self._value = self._find(share)
-        return self._value
-
-    def _turn(self, now: float) -> None:
-        late = now >= self._turn_at + _HALF  # the present ones are old, too
-        self._past = Counter() if late else self._present
-        self._present = Counter()
-        self._turn_at = now + _HALF
-
-    def _find(self, share: float) -> float | None:
-        counts = self._present + self._past
-        if counts.total() < _LEAST_SEEN:
-            return None
-        rank = ceil(counts.total() * share)
-        places = sorted(counts)
-        up_to = accumulate(counts[place] for place in places)
-        place = next(place for place, seen in zip(places, up_to, strict=True) if seen >= rank)
-        return exp(place * _GROWTH) * (1 - _ERROR)  # the bucket ends 5 % above
-
-
-class Hedge:
-    """The second copies of the calls of one function. Times are seconds on the monotonic clock.
-
-    Args:
-        after: Seconds after which a call that is not answered is late; `None`: when 95 % of the
-            calls are answered, but at least a millisecond.
-
-    Attributes:
-        sent: Second copies so far.
-    """
-
-    __slots__ = ("_after", "_credit", "_times", "sent")
-
-    def __init__(self, after: float | None) -> None:
-        self.sent = 0
-        self._after = after
-        self._credit = 0  # calls
-        self._times = RollingQuantile()
-
-    def delay(self, now: float) -> float | None:
-        """Count a call; return in how many seconds it is late, `None`: that is not known yet."""
-        self._credit = min(self._credit + 1, MOST_SAVED)
-        if self._after is not None:
-            return self._after
-        share = LATEST - (LATEST - SOONEST) * self._credit / MOST_SAVED
-        usual = self._times.value(share, now)
-        return None if usual is None else max(usual, LEAST_DELAY)
-
-    @property
-    def allows(self) -> bool:
-        """Whether one more second copy is within 5 % of the calls."""
-        return self._credit >= PRICE
-
-    def spend(self) -> None:
-        """Count a second copy."""
-        self._credit -= PRICE
-        self.sent += 1
-
-    def took(self, seconds: float, now: float) -> None:
-        """Note how long the first copy of a call took, or was waited for in vain."""
-        if self._after is None:
-            self._times.add(seconds, now)
-
-
-WINDOW = 10.0
-"""Seconds for which a call counts, and a retry."""
-FLOOR = 10.0
-"""Retries a second that are there without any call: for clients that have just begun."""
-_SLOTS = 10  # in which a window expires
-_RETRY_LOOK = 0.05  # seconds between two looks at the counts
-_FIRST_PAUSE = 0.05
-_MAX_PAUSE = 1.0
-
-# Returns how many attempts were given to each server so far, by its id.
+# Returns how many attempts each server was given so far, by its id.
 Attempts = Callable[[], Iterable[tuple[str, int]]]
 
 
-class Attempt:
-    """The tries of one call: how many there were, and which nodes failed."""
+class RetryState:
+    """The attempts of one call.
+
+    Attributes:
+        count: Number of the present or next attempt; 1 is the first.
+        exclude: Ids of the nodes to avoid: attempts there have failed, or are late.
+    """
 
     __slots__ = ("count", "exclude")
 
@@ -195,23 +89,32 @@ class Attempt:
         self.count = 1
         self.exclude: frozenset[str] = frozenset()
 
+    def next_attempt(self, exclude: frozenset[str]) -> None:
+        """Count one more attempt.
+
+        Args:
+            exclude: Ids of the nodes to avoid for it.
+        """
+        self.exclude = exclude
+        self.count += 1
+
 
 class RetryBudget:
-    """How many attempts may be made beyond the first ones, by all calls of a client.
+    """How many attempts beyond the first ones all calls of a client may make.
 
-    Within any ten seconds they are a share of the calls, and 100 more. No call pays for this: they
-    are counted already, by their connections, and looked at when one has failed. So calls count
-    from when they are seen on, and at most as many as ten seconds have had on average.
+    Within any ten seconds these are a share of the calls, plus 100. No call pays for the counting:
+    the connections count calls already, and the budget looks there when a call has failed. So calls
+    count from when they are seen on, and at most as many as ten seconds have had on average.
 
     Args:
-        share: Of the calls; 0: there is no budget, not even the floor.
-        attempts: See `Attempts`. Those of a server that has left need not be told any more.
-        now: Source of time, seconds on the monotonic clock.
+        share: Retries per call, such as 0.2. With 0 there is no budget, not even the floor.
+        attempts: See `Attempts`. A server that has left need not be in it any more.
+        now: Returns seconds on the monotonic clock.
 
     Attributes:
-        retries: Attempts beyond the first so far, also those that were free.
-        hedges: Those of them so far that were made while the first was open.
-        refused: Attempts for which there was no budget so far.
+        retries: Attempts beyond the first so far, free ones included.
+        hedges: Those of them that were hedges.
+        refused: Attempts so far for which there was no budget.
     """
 
     __slots__ = (
@@ -239,7 +142,7 @@ class RetryBudget:
         self._counts: dict[str, int] = {}
         self._retries = 0  # `retries` at the last look
         self._looked_at = now()
-        self._slots: deque[list[float]] = deque()  # each: its begin, calls, withdrawals
+        self._slots: deque[list[float]] = deque()  # each: its start, calls, withdrawals
         self._calls = 0.0  # sums of the slots
         self._spent = 0
 
@@ -247,7 +150,7 @@ class RetryBudget:
         return f"{self._share * 100:g} % of calls + {FLOOR:g}/s" if self._share else "0"
 
     def take(self) -> bool:
-        """Count an attempt, if there is budget for it; return whether there was."""
+        """Take a retry out of the budget; return whether there was one."""
         now = self._now()
         slot = self._slot(now)
         if not self._share or self._spent + 1 > FLOOR * WINDOW + self._share * self._calls:
@@ -258,6 +161,16 @@ class RetryBudget:
         self.retries += 1
         return True
 
+    def take_hedge(self) -> bool:
+        """Take a hedge out of the budget; return whether there was one."""
+        taken = self.take()
+        self.hedges += taken
+        return taken
+
+    def count_free(self) -> None:
+        """Count a retry that is not taken out of the budget."""
+        self.retries += 1
+
     def _slot(self, now: float) -> list[float]:
         """Return the present slot, with what has expired gone and new calls counted."""
         slots = self._slots
@@ -266,22 +179,22 @@ class RetryBudget:
             self._calls -= calls
             self._spent -= int(spent)
         if not slots:
-            self._calls = 0.0  # no rest of sums and differences
+            self._calls = 0.0  # drop the rounding error of sums and differences
         if not slots or now >= slots[-1][0] + WINDOW / _SLOTS:
             slots.append([now, 0.0, 0])
-        if now >= self._looked_at + _RETRY_LOOK:
+        if now >= self._looked_at + _BUDGET_LOOK:
             calls = self._new_calls(now)
             slots[-1][1] += calls
             self._calls += calls
         return slots[-1]
 
     def _new_calls(self, now: float) -> float:
-        """Return how many calls began since the last look; of a long time, its average."""
+        """Return how many calls began since the last look; over a long time, its average."""
         before, self._counts = self._counts, dict(self._attempts())
         made = 0
         for server, count in self._counts.items():
             known = before.get(server, 0)
-            made += count - known if count >= known else count  # it has left, and come again
+            made += count - known if count >= known else count  # it left and came again
         calls = max(0, made - (self.retries - self._retries))
         self._retries = self.retries
         past = now - self._looked_at
@@ -290,11 +203,11 @@ class RetryBudget:
 
 
 class RetryPolicy:
-    """Decides about the attempts of a client's calls.
+    """Decides whether and when a client attempts a failed call again.
 
     Args:
-        max_attempts: Of one call.
-        budget: Of all calls.
+        max_attempts: Attempts of one call at most.
+        budget: The budget of all calls.
         rng: Source of jitter.
     """
 
@@ -308,18 +221,18 @@ class RetryPolicy:
     def pause(
         self, error: CallError, attempts: int, *, idempotent: bool, elsewhere: bool
     ) -> float | None:
-        """Return in how many seconds a call may be made again; `None`: not at all.
+        """Return in how many seconds a call may be attempted again; `None`: not at all.
 
         Args:
             error: How its last attempt failed.
-            attempts: How many there were.
-            idempotent: It may have been served, and be served again.
-            elsewhere: A server is ready that it was not given to yet.
+            attempts: How many attempts there were.
+            idempotent: Whether the call may be served twice.
+            elsewhere: Whether a server is ready that has not been tried yet.
         """
         if attempts >= self.max_attempts or not is_retryable(error, idempotent=idempotent):
             return None
         told = pushback(error)
-        if told is None or (error.unserved and elsewhere):  # what one says holds for that one
+        if told is None or (error.unserved and elsewhere):  # a server speaks for itself alone
             told = 0.0
         if error.unserved and attempts == 1:
             return told
@@ -327,22 +240,22 @@ class RetryPolicy:
         return told + self._uniform(0.0, longest)
 
     def admits(self, error: CallError, attempts: int, *, parted: bool, in_retry: bool) -> bool:
-        """Return whether one more attempt may be made, which counts it.
+        """Return whether one more attempt may be made; if so, it counts as made.
 
         Args:
-            error: How the last attempt failed; if there is to be none, it is told why.
-            attempts: How many there were.
-            parted: The connection of that attempt takes no more calls.
-            in_retry: The call is made to serve a further attempt of another one.
+            error: How the last attempt failed. If no more are admitted, its details say why.
+            attempts: How many attempts there were.
+            parted: Whether the connection of that attempt takes no more calls.
+            in_retry: Whether the call is made to serve a further attempt of another one.
         """
         if error.unserved and (parted or not error.remote):
-            self.budget.retries += 1
+            self.budget.count_free()
             return True
         if in_retry:
             _explain(error, "it was made to serve a retry")
             return False
         if parted and not error.remote and attempts == 1:
-            self.budget.retries += 1
+            self.budget.count_free()
             return True
         if self.budget.take():
             return True
@@ -350,8 +263,106 @@ class RetryPolicy:
         return False
 
 
+class HedgePolicy:
+    """When the calls of one function are hedged, and how many of them.
+
+    Times are in seconds on the monotonic clock.
+
+    Args:
+        after: Seconds after which a call that is not answered is late. `None`: the 95th to 99th
+            percentile of the latency of the function, but at least a millisecond.
+
+    Attributes:
+        sent: Hedges so far.
+    """
+
+    __slots__ = ("_after", "_credit", "_times", "sent")
+
+    def __init__(self, after: float | None) -> None:
+        self.sent = 0
+        self._after = after
+        self._credit = 0  # calls
+        self._times = RollingQuantile()
+
+    def delay(self, now: float) -> float | None:
+        """Count a call; return in how many seconds it is late. `None`: not known yet."""
+        self._credit = min(self._credit + 1, MAX_CREDIT)
+        if self._after is not None:
+            return self._after
+        share = LATEST - (LATEST - SOONEST) * self._credit / MAX_CREDIT
+        usual = self._times.value(share, now)
+        return None if usual is None else max(usual, MIN_DELAY)
+
+    @property
+    def allows(self) -> bool:
+        """Whether one more hedge is within 5 % of the calls."""
+        return self._credit >= PRICE
+
+    def spend(self) -> None:
+        """Count a hedge."""
+        self._credit -= PRICE
+        self.sent += 1
+
+    def record(self, seconds: float, now: float) -> None:
+        """Record how long the first attempt of a call took, or was waited for in vain."""
+        if self._after is None:
+            self._times.add(seconds, now)
+
+
+class RollingQuantile:
+    """Quantiles of the values that were added in the last 30 to 60 seconds, within 5 %."""
+
+    __slots__ = ("_due", "_past", "_present", "_turn_at", "_value")
+
+    def __init__(self) -> None:
+        self._present: Counter[int] = Counter()
+        self._past: Counter[int] = Counter()
+        self._turn_at = -inf
+        self._due = -inf
+        self._value: float | None = None
+
+    def add(self, value: float, now: float) -> None:
+        """Add a value; `now` is in seconds."""
+        if now >= self._turn_at:
+            self._turn(now)
+        value = min(max(value, _SHORTEST), _LONGEST)
+        self._present[ceil(log(value) / _GROWTH)] += 1
+
+    def value(self, share: float, now: float) -> float | None:
+        """Return the quantile; `None` while there are fewer than 20 values.
+
+        The result is up to 0.1 s old, and then for the share that was asked for at that time.
+
+        Args:
+            share: Of the values, from 0 to 1, that are at most the result.
+            now: Seconds.
+        """
+        if now >= self._due:
+            self._due = now + _QUANTILE_LOOK
+            if now >= self._turn_at:
+                self._turn(now)
+            self._value = self._find(share)
+        return self._value
+
+    def _turn(self, now: float) -> None:
+        late = now >= self._turn_at + _HALF  # the present values are old, too
+        self._past = Counter() if late else self._present
+        self._present = Counter()
+        self._turn_at = now + _HALF
+
+    def _find(self, share: float) -> float | None:
+        counts = self._present + self._past
+        if counts.total() < _MIN_VALUES:
+            return None
+        rank = ceil(counts.total() * share)
+        buckets = sorted(counts)
+        up_to = accumulate(counts[bucket] for bucket in buckets)
+        found = next(each for each, seen in zip(buckets, up_to, strict=True) if seen >= rank)
+        return exp(found * _GROWTH) * (1 - _ERROR)  # the bucket ends 5 % above
+
+
 def is_retryable(error: CallError, *, idempotent: bool) -> bool:
-    """Whether it does no harm to make the call again that ended so."""
+    """Whether it is safe to repeat a call that failed like this."""
     told = pushback(error)
     if told is not None and told < 0:
         return False
@@ -362,19 +373,36 @@ def is_retryable(error: CallError, *, idempotent: bool) -> bool:
 
 
 def pushback(error: CallError) -> float | None:
-    """Return in how many seconds a server wants to be asked again; less than 0: never.
+    """Return in how many seconds a server wants to see the call again; below 0: never.
 
-    It says so by ``retry_after`` in the details of its error; `None` if it does not.
+    The server says so by ``retry_after`` in the details of its error; `None` if it does not.
     """
     told: Any = error.details.get("retry_after") if error.remote else None
     if isinstance(told, bool) or not isinstance(told, int | float):
         return None
-    return float(told) if -inf <= told <= inf else None  # it is a number
+    return float(told) if -inf <= told <= inf else None  # not NaN
 
 
 def serves_retry(outer: CallSource | None) -> bool:
-    """Whether the call that a handler serves, if one does here, is an attempt beyond the first."""
+    """Whether the call that a handler serves here, if any, is an attempt beyond the first."""
     return outer is not None and outer.header.get(":attempt", 1) != 1
+
+
+def check_options(timeout: float | None, idempotent: bool, hedge: bool | float | None) -> None:
+    """Refuse bad options of a function.
+
+    Raises:
+        ValueError: An option has a bad value; the message names it.
+    """
+    check_timeout("timeout", timeout)
+    check_flag("idempotent", idempotent)
+    if hedge is None or hedge is False:
+        return
+    if not isinstance(hedge, int | float) or not 0 < hedge < inf:
+        text = "hedge must be True, a number of seconds above 0, or None"
+        raise ValueError(f"{text}, got {hedge!r}")
+    if not idempotent:
+        raise ValueError(f"hedge={hedge!r} needs idempotent=True: a call may be served twice")
 
 
 def _explain(error: CallError, why: str) -> None:

@@ -1,34 +1,62 @@
-"""A session: all calls made inside it use one connection, or fail."""
+"""Sessions: all calls made inside one use the same connection, or fail."""
 
 import contextlib
 import inspect
 import os
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar, Token
 from types import CodeType, CoroutineType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from rap.call import current
+from rap.client.cluster import Cluster
+from rap.client.node import Node
 from rap.clock import NEVER
 from rap.errors import CallError, Code, Unavailable
 from rap.transport import Connection
 
-if TYPE_CHECKING:
-    from rap.client.call import Invoker
-    from rap.client.client import Client
-    from rap.client.node import Node
+__all__ = [
+    "PinnedSession",
+    "Session",
+    "SessionClient",
+    "ambient_session",
+    "innermost_session",
+    "stub_codes",
+]
 
-__all__ = ["PinnedSession", "Session", "ambient_session", "innermost_session", "stub_codes"]
-
-# The code of stubs; their variable `client` is whose calls they make.
+# The code of stubs; their variable `client` holds the client that makes their calls.
 stub_codes: set[CodeType] = set()
 ambient_session: ContextVar["Session | None"] = ContextVar("rap_session", default=None)
 
 
+class SessionClient(Protocol):
+    """The client of a session.
+
+    Attributes:
+        identity: Tells its sessions from those of other clients.
+    """
+
+    identity: object
+
+    @property
+    def cluster(self) -> Cluster:
+        """The servers that the client knows."""
+
+    def raw_call(self, name: str, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Call a function by its name."""
+
+    def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Call the server's function that has the name and hints of a local one."""
+
+    async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call a function, by its declaration or name, in the session of this context."""
+
+
 class Session:
-    """Use it as ``async with client.session as s``; one instance, one entry.
+    """A session; use it as ``async with client.session as s``. An instance is entered once.
 
     Args:
-        client: Whose calls it holds together.
+        client: The client whose calls the session holds together.
 
     Attributes:
         id: Sent with every call as the header ``session_id``.
@@ -36,7 +64,7 @@ class Session:
         outer: The session in which this one was entered.
     """
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: SessionClient) -> None:
         self.id = os.urandom(16).hex()
         self.client = client
         self.outer: Session | None = None
@@ -59,7 +87,7 @@ class Session:
         """Whether the server asked to finish soon: it is about to stop."""
         return self._bound is not None and self._bound[1].draining
 
-    def bound(self) -> "tuple[Node, Connection]":
+    def bound(self) -> tuple[Node, Connection]:
         """Return where the session's calls go.
 
         Raises:
@@ -141,35 +169,38 @@ class Session:
             with contextlib.suppress(ValueError):  # left by another task than entered it
                 ambient_session.reset(token)
 
-    def check_client(self, other: "Client | Invoker") -> None:
+    def check_client(self, identity: object) -> None:
         """Refuse to take part in the calls of another client.
 
+        Args:
+            identity: Of the client that makes a call.
+
         Raises:
-            CallError: It is the session of another one.
+            CallError: It is another client than the one of this session.
         """
-        if self.client.identity is not other.identity:
-            text = f"session {self.id} is of another client"
+        if self.client.identity is not identity:
+            text = f"session {self.id} belongs to another client"
             raise CallError(text, code=Code.FAILED_PRECONDITION)
 
     def _check_pending(self, call: "CoroutineType[Any, Any, Any]") -> None:
-        """Refuse a coroutine that is no call of this client: it would run outside of the session.
+        """Refuse a coroutine that is not a call of this client: it would run outside the session.
 
         Raises:
-            TypeError: It is a coroutine of something else.
+            TypeError: It is not a call.
             CallError: It is a call of another client.
         """
         kind, values = type(self.client), inspect.getcoroutinelocals(call)
-        client: Client | None = None
+        client: SessionClient | None = None
         if call.cr_code in stub_codes:
             client = values["client"]
         elif call.cr_code in (kind.raw_call.__code__, kind.call.__code__):
             client = values["self"]
         if client is None:
             raise TypeError(f"execute takes a pending call, a function or a name, got {call!r}")
-        self.check_client(client)
+        self.check_client(client.identity)
 
     def _deadline(self) -> float:
-        """When waiting for a server ends: with the call that runs here, if there is one."""
+        """When to stop waiting for a server: at the deadline of the call that runs here, if any."""
         outer = current.get()
         return NEVER if outer is None else outer.deadline
 
@@ -179,18 +210,18 @@ class Session:
             self._bound[1].unpin()
 
 
-def innermost_session(invoker: "Invoker") -> Session | None:
-    """Return the innermost session of this client that the caller is in."""
+def innermost_session(identity: object) -> Session | None:
+    """Return the innermost session that the caller is in, of the client with this identity."""
     session = ambient_session.get()
-    while session is not None and session.client.identity is not invoker.identity:
+    while session is not None and session.client.identity is not identity:
         session = session.outer
     return session
 
 
 class PinnedSession(Session):
-    """The session of a channel: calls made inside its function go over its connection."""
+    """The session of a channel: calls made inside its function use its connection."""
 
-    def pin(self, node: "Node", conn: Connection) -> None:
+    def pin(self, node: Node, conn: Connection) -> None:
         """Bind to the connection that the channel was opened on."""
         conn.pin()
         self._bound = (node, conn)

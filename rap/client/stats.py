@@ -1,18 +1,40 @@
-"""What can be told of a client from outside: for metrics, health checks and people."""
+"""The status of a client, for metrics, health checks and people."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from rap.client.client import Client
+from rap.client.call import Invoker
+from rap.client.dialer import Dialer
 from rap.client.node import Node
 from rap.client.pool import Counters
-from rap.transport.metering import Traffic
+from rap.client.target import Target
 
-__all__ = ["NODE_STATES", "ClientStatus", "NodeStatus", "client_status", "count_traffic"]
+__all__ = [
+    "NODE_STATES",
+    "ClientStatus",
+    "NodeStatus",
+    "StatusSource",
+    "client_status",
+    "count_traffic",
+]
 
 NODE_STATES = ("up", "connecting", "draining", "suspect", "ejected")
+
+
+class StatusSource(Protocol):
+    """A client.
+
+    Attributes:
+        connected: Makes the calls; `None` while the client is not connected.
+        dialer: Opens its connections.
+        target: Where it finds its servers.
+    """
+
+    connected: Invoker | None
+    dialer: Dialer
+    target: Target
 
 
 class NodeStatus(NamedTuple):
@@ -68,12 +90,12 @@ class ClientStatus:
     sent: int
 
 
-def client_status(client: Client) -> ClientStatus:
-    """Return how a client is doing; to be asked on its event loop."""
-    target, cluster = client._target, client._cluster
-    traffic = client._dialer.traffic
+def client_status(client: StatusSource) -> ClientStatus:
+    """Return the status of a client. Call it on the event loop of the client."""
+    target, traffic, invoker = client.target, client.dialer.traffic, client.connected
+    cluster = None if invoker is None else invoker.cluster
+    budget = None if invoker is None else invoker.budget
     counters = Counters() if cluster is None else cluster.counters
-    budget = None if client.connected is None else client.connected.budget
     nodes = [] if cluster is None else list(cluster.nodes.values())
     connections = [conn for node in nodes for conn in node.pool.connections]
     states = Counter(node.state for node in nodes)
@@ -97,10 +119,9 @@ def client_status(client: Client) -> ClientStatus:
     )
 
 
-def count_traffic(client: Client) -> None:
-    """Count the bytes of connections that are made from now on."""
-    if client._dialer.traffic is None:
-        client._dialer.traffic = Traffic()
+def count_traffic(client: StatusSource) -> None:
+    """Count the bytes of connections that a client makes from now on."""
+    client.dialer.count_traffic()
 
 
 def _node_status(node: Node) -> NodeStatus:

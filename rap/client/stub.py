@@ -1,8 +1,8 @@
-"""From a declared function to its remote twin, by shape.
+"""Stubs: functions that call a server instead of running what they declare.
 
-A stub is a real ``async def``: nothing is sent before it is awaited, and `create_task`, `gather`,
-`wait_for` and `Session.execute` take what calling it returns. Arguments live in the call, never on
-the stub.
+The stub of a unary function is a real ``async def``: nothing is sent before it is awaited, and
+`create_task`, `gather`, `wait_for` and `Session.execute` take what calling it returns. Arguments
+live in the call, never on the stub.
 """
 
 import asyncio
@@ -11,28 +11,44 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from rap.call import UNTRACED, StreamType, current
+from rap.call import UNTRACED_HEADER, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.method import Method, MethodCache
 from rap.client.response_stream import ResponseStream
-from rap.client.retry import Attempt, check_options
-from rap.client.session import PinnedSession, Session, ambient_session, stub_codes
+from rap.client.retry import RetryState, check_options
+from rap.client.session import PinnedSession, Session, SessionClient, ambient_session, stub_codes
 from rap.clock import NEVER, check_timeout
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
 from rap.transport import UnaryStream
 
-if TYPE_CHECKING:
-    from rap.client.client import Client
-
-__all__ = ["bind_interface", "channel_call", "iterator_call", "make_stub"]
-
+__all__ = ["StubClient", "bind_interface", "channel_call", "iterator_call", "make_stub"]
 
 _OPTIONS = ("session", "timeout", "header", "affinity")
-_UNTRACED = {UNTRACED: True}
+I = TypeVar("I")  # noqa: E741
+
+
+class StubClient(SessionClient, Protocol):
+    """The client of a stub.
+
+    Attributes:
+        monotonic: Returns the time in seconds on the monotonic clock.
+        connected: Makes the calls; `None` while the client is not connected.
+    """
+
+    monotonic: Callable[[], float]
+    connected: Invoker | None
+
+    @property
+    def invoker(self) -> Invoker:
+        """What makes the calls.
+
+        Raises:
+            RuntimeError: The client is not connected, or was closed.
+        """
 
 
 def split_decorated(
@@ -57,8 +73,10 @@ def split_decorated(
     return name, ""
 
 
-def make_stub(client: "Client", method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the remote twin of a declared function; it keeps name, docstring and signature."""
+def make_stub(
+    client: StubClient, method: Method, declared: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return the stub of a declared function; it keeps name, docstring and signature."""
     function = method.function
     assert function is not None
     options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
@@ -83,7 +101,7 @@ def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
     return taken
 
 
-def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
     get_session = ambient_session.get
     get_outer = current.get
     monotonic = client.monotonic
@@ -100,8 +118,9 @@ def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> C
         plain = invoker.plain
         if get_session() is not None or (not plain and invoker.wants_next()):
             return await invoker.unary(method, args, None, None, None, method.timeout)
-        # The fast path: no option, processor or session. It is `Invoker.call_with_retries`,
-        # unrolled. A call that no processor wants, because it is in no trace, takes it too.
+        # The fast path: no option, processor or session. It is `Invoker.call_with_retries` with
+        # `AttemptFactory.start_unary`, unrolled. A call that no processor wants, because it is in
+        # no trace, takes it too.
         body = encode(args, None)
         cluster = invoker.cluster
         node = cluster.pick()
@@ -115,7 +134,7 @@ def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> C
             deadline = outer.deadline
             if deadline <= now:
                 return await invoker.unary(method, args, kwargs, timeout=method.timeout)
-            open_meta = method.open_meta(deadline, now, None if plain else _UNTRACED)
+            open_meta = method.open_meta(deadline, now, None if plain else UNTRACED_HEADER)
         else:
             open_meta = meta if plain else untraced_meta
         stream = UnaryStream(conn, deadline)
@@ -127,32 +146,28 @@ def _unary_stub(client: "Client", method: Method, options: tuple[str, ...]) -> C
         except CallError as error:
             node.record_result(now, error)
             if cluster.waiters:
-                cluster.freed()
-            call, _ = invoker.start_call(method, StreamType.UNARY, None, None, None)
-            call.deadline = deadline
-            if not plain:
-                call.header.update(_UNTRACED)
-            attempt = Attempt()
-            await invoker.prepare_retry(method, call, None, node, conn, attempt, error)
-            raw = await invoker.call_with_retries(method, call, None, body, attempt)
+                cluster.release()
+            raw = await invoker.retry_unary(method, node, stream, now, body, error)
         except BaseException as exc:
             node.record_result(now, exc)
             conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
             if cluster.waiters:
-                cluster.freed()
+                cluster.release()
             raise
         else:
             ended = monotonic()
             stats.finished(ended, ended - now, True)
             node.breaker.succeeded(ended)
         if cluster.waiters:
-            cluster.freed()
+            cluster.release()
         return decode(raw)
 
     return stub
 
 
-def _hedged_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+def _hedged_stub(
+    client: StubClient, method: Method, options: tuple[str, ...]
+) -> Callable[..., Any]:
     async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = _split(kwargs, options)
         taken.setdefault("timeout", method.timeout)
@@ -161,7 +176,9 @@ def _hedged_stub(client: "Client", method: Method, options: tuple[str, ...]) -> 
     return stub
 
 
-def _stream_stub(client: "Client", method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+def _stream_stub(
+    client: StubClient, method: Method, options: tuple[str, ...]
+) -> Callable[..., Any]:
     def stub(*args: Any, **kwargs: Any) -> ResponseStream:
         taken = _split(kwargs, options)
         return iterator_call(client.invoker, method, args, kwargs, **taken)
@@ -180,7 +197,7 @@ def iterator_call(
     timeout: float | None = None,
     affinity: str | None = None,
 ) -> ResponseStream:
-    """Return the iterator over a remote generator."""
+    """Return the response stream of a remote generator."""
     body = method.encode(args, kwargs)
     limit = method.timeout if timeout is None else timeout
     call, session = invoker.start_call(method, StreamType.STREAM, session, header, limit, affinity)
@@ -200,7 +217,7 @@ def _decode_items(body: bytes | memoryview) -> list[Any]:
 
 
 def _channel_stub(
-    client: "Client", method: Method, func: Callable[..., Any], options: tuple[str, ...]
+    client: StubClient, method: Method, func: Callable[..., Any], options: tuple[str, ...]
 ) -> Callable[..., Any]:
     async def stub(**kwargs: Any) -> Any:
         taken = _split(kwargs, options)
@@ -212,7 +229,7 @@ def _channel_stub(
 
 
 async def channel_call(
-    client: "Client",
+    client: StubClient,
     method: Method,
     func: Callable[..., Any],
     *,
@@ -233,9 +250,10 @@ async def channel_call(
     if session is None:
         call.header["session_id"] = own.id
     with nullcontext() if invoker.untraced(call) else invoker.pipeline.scope(call):
-        node, stream = await invoker.open_stream(method, call, session, None, Attempt())
-        node.stats.open_streams += 1
-        own.pin(node, stream.conn)
+        attempt = await invoker.open_stream(method, call, session, None, RetryState())
+        node, stream = attempt.node, attempt.stream
+        node.stats.stream_opened()
+        own.pin(node, attempt.conn)
         token = ambient_session.set(own if session is None else session)
         try:
             result = await func(Channel(stream, call, invoker.pipeline))
@@ -250,15 +268,12 @@ async def channel_call(
         finally:
             ambient_session.reset(token)
             own.unpin()
-            node.stats.open_streams -= 1
-            invoker.cluster.freed()
-
-
-I = TypeVar("I")  # noqa: E741
+            node.stats.stream_closed()
+            invoker.cluster.release()
 
 
 def bind_interface(
-    client: "Client",
+    client: StubClient,
     methods: MethodCache,
     interface: Callable[..., I],
     group: str | None,
@@ -266,23 +281,23 @@ def bind_interface(
     idempotent: bool,
     hedge: bool | float | None,
 ) -> I:
-    """Return an object whose methods are the remote twins of those that `interface` declares.
+    """Return an object whose methods are stubs of those that `interface` declares.
 
-    A channel function among them has the object as its `self`; nothing else of it is run.
+    A channel function among them has the object as its `self`; no other method is ever run.
 
     Args:
         client: Makes the calls.
-        methods: Makes their methods.
-        interface: The declaration, a class; typed so that a `Protocol` is one for type checkers.
+        methods: Makes their `Method` objects.
+        interface: The class that declares them. Its type lets type checkers accept a `Protocol`.
         group: See `Client.bind`, as for the others.
         timeout: Of all methods.
         idempotent: Of all methods.
         hedge: Of the unary ones.
 
     Raises:
-        ValueError: One of the last three is no such value.
+        ValueError: One of the last three has a bad value.
         RegistrationError: Hints are missing or cannot be sent.
-        TypeError: It is no class, or declares no public method.
+        TypeError: It is not a class, or declares no public method.
     """
     check_options(timeout, idempotent, hedge)
     if not isinstance(interface, type):

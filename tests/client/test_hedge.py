@@ -1,4 +1,4 @@
-"""When a second copy is sent, and how often, on a fake clock."""
+"""When a call is hedged, and how often, on a fake clock."""
 
 import random
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.client.retry import Hedge, RollingQuantile, check_options
+from rap.client.retry import HedgePolicy, RollingQuantile, check_options
 from rap.client.sync import SyncClient
 from rap.errors import RegistrationError
 from tests.fake_clock import FakeClock
@@ -75,16 +75,16 @@ def test_a_quantile_is_looked_up_ten_times_a_second(clock: FakeClock) -> None:
 
 
 def test_a_call_is_late_after_the_time_that_was_given() -> None:
-    hedge = Hedge(0.25)
-    hedge.took(7.0, 0.0)
+    hedge = HedgePolicy(0.25)
+    hedge.record(7.0, 0.0)
     assert hedge.delay(0.0) == 0.25
 
 
 def test_a_call_is_late_when_most_are_answered(clock: FakeClock) -> None:
-    hedge = Hedge(None)
+    hedge = HedgePolicy(None)
     assert hedge.delay(clock.monotonic()) is None
     for millis in range(1, 101):
-        hedge.took(millis / 1000, clock.monotonic())
+        hedge.record(millis / 1000, clock.monotonic())
     clock.advance(0.1)
     assert hedge.delay(clock.monotonic()) == pytest.approx(0.099, rel=NEAR)
     for _ in range(2000):  # what they may be sent twice is saved
@@ -94,13 +94,13 @@ def test_a_call_is_late_when_most_are_answered(clock: FakeClock) -> None:
 
 
 def test_in_the_long_run_there_is_enough_saved_for_a_server_that_stalls(clock: FakeClock) -> None:
-    hedge, rng = Hedge(None), random.Random(1)
+    hedge, rng = HedgePolicy(None), random.Random(1)
     for _ in range(50_000):
         clock.advance(0.001)
         time, delay = rng.expovariate(1000 / 5), hedge.delay(clock.monotonic())
         if delay is not None and time > delay and hedge.allows:
             hedge.spend()
-        hedge.took(time, clock.monotonic())
+        hedge.record(time, clock.monotonic())
     assert 0.03 < hedge.sent / 50_000 <= 0.05
     at_once = 0
     while hedge.allows:
@@ -110,14 +110,14 @@ def test_in_the_long_run_there_is_enough_saved_for_a_server_that_stalls(clock: F
 
 
 def test_no_call_is_late_within_a_millisecond(clock: FakeClock) -> None:
-    hedge = Hedge(None)
+    hedge = HedgePolicy(None)
     for _ in range(100):
-        hedge.took(0.0001, clock.monotonic())
+        hedge.record(0.0001, clock.monotonic())
     assert hedge.delay(clock.monotonic()) == 0.001
 
 
 def test_of_twenty_calls_one_is_sent_twice() -> None:
-    hedge = Hedge(0.1)
+    hedge = HedgePolicy(0.1)
     for _ in range(1000):
         hedge.delay(0.0)
         if hedge.allows:
@@ -126,7 +126,7 @@ def test_of_twenty_calls_one_is_sent_twice() -> None:
 
 
 def test_after_many_calls_a_hundred_may_be_sent_twice_at_once() -> None:
-    hedge = Hedge(0.1)
+    hedge = HedgePolicy(0.1)
     for _ in range(100_000):
         hedge.delay(0.0)
     while hedge.allows:

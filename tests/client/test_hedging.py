@@ -13,7 +13,7 @@ import pytest
 from rap.balance import BreakerState
 from rap.call import Call, Request, Response
 from rap.client import Client
-from rap.client.hedging import _Race
+from rap.client.hedging import HedgedCall
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
 from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable, Verdict
@@ -298,27 +298,27 @@ async def test_no_call_waits_for_a_server_that_stalls() -> None:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Races of which every copy was sent that ever will be, also if that is one."""
-    races: list[object] = []
-    start = _Race.start
+    """Hedged calls of which every attempt was sent that ever will be, also if that is one."""
+    calls: list[object] = []
+    start = HedgedCall.start
 
-    async def noted(race: _Race) -> None:
-        await start(race)
-        races.append(race)
+    async def noted(call: HedgedCall) -> None:
+        await start(call)
+        calls.append(call)
 
-    monkeypatch.setattr(_Race, "start", noted)
-    return races
+    monkeypatch.setattr(HedgedCall, "start", noted)
+    return calls
 
 
-async def once(desk: Desk, call: Awaitable[Any], settled: list[object], races: int = 1) -> None:
+async def once(desk: Desk, call: Awaitable[Any], settled: list[object], calls: int = 1) -> None:
     """Check that a call is late, but was sent once."""
     settled.clear()
     pending = asyncio.ensure_future(call)
-    await eventually(lambda: len(desk.entered) == 1 and len(settled) == races)
+    await eventually(lambda: len(desk.entered) == 1 and len(settled) == calls)
     desk.entered[0].answer.set_result(1)
     assert await within(pending) == 1
     assert len(desk.entered) == 1
-    assert len(settled) == races
+    assert len(settled) == calls
 
 
 @pytest.mark.parametrize(
@@ -340,12 +340,12 @@ async def test_a_call_is_sent_once_where_it_may_not_be_sent_twice(
 
 async def test_a_call_in_a_session_is_sent_once(settled: list[object]) -> None:
     async with at_work() as (desk, client, stub), client.session:
-        await once(desk, stub(), settled, races=0)
+        await once(desk, stub(), settled, calls=0)
 
 
 async def test_a_session_executes_a_call_that_would_be_hedged(settled: list[object]) -> None:
     async with at_work() as (desk, client, stub), client.session as session:
-        await once(desk, session.execute(stub()), settled, races=0)
+        await once(desk, session.execute(stub()), settled, calls=0)
 
 
 async def test_a_call_that_serves_a_retry_is_sent_once(settled: list[object]) -> None:

@@ -285,7 +285,7 @@ async def test_a_session_holds_for_the_calls_of_its_client_only(servers: list[Se
                 session.execute(second.raw_call("who")),
                 session.execute(second.register()(who)()),
             ):
-                with pytest.raises(CallError, match="is of another client"):
+                with pytest.raises(CallError, match="belongs to another client"):
                     await call
 
 

@@ -197,8 +197,8 @@ class Door:
     def __init__(self, client: Client) -> None:
         self.cut: set[str] = set()
         self.error: type[ConnectionClosed | Unavailable] = Unavailable
-        self._dial = client._dialer.dial
-        client._dialer.dial = self.dial  # type: ignore[method-assign]
+        self._dial = client.dialer.dial
+        client.dialer.dial = self.dial  # type: ignore[method-assign]
 
     async def dial(self, endpoint: Endpoint, on_change: Any) -> Any:
         if endpoint.id in self.cut:
@@ -285,7 +285,7 @@ async def test_servers_that_turn_a_client_away_are_not_lost() -> None:
         async def dial(endpoint: Endpoint, _: Any) -> Any:
             raise Unauthenticated(f"{endpoint.id} does not know you", remote=True, unserved=True)
 
-        client._dialer.dial = dial  # type: ignore[method-assign,assignment]
+        client.dialer.dial = dial  # type: ignore[method-assign,assignment]
         with pytest.raises(Unauthenticated):
             await client.connect()
         cluster = client.cluster

@@ -20,7 +20,7 @@ from rap.cli.remote import Remote, remote_options
 from rap.cli.stdin import input_lines
 from rap.client import Client
 from rap.client.method import Method
-from rap.client.retry import Attempt
+from rap.client.retry import RetryState
 from rap.errors import CallError, ChannelClosed, Code
 from rap.schema.function import decode_any
 from rap.transport import EndOfStream
@@ -128,13 +128,14 @@ async def open_call(
     method = Method(func, group, None, timeout=timeout, stream_type=StreamType.STREAM)
     body = method.encode(*arguments)
     pending, _ = invoker.start_call(method, StreamType.STREAM, None, None, timeout)
-    attempt, message = Attempt(), None
+    state, message = RetryState(), None
     while message is None:
-        node, stream = await invoker.open_stream(method, pending, None, body, attempt)
+        attempt = await invoker.open_stream(method, pending, None, body, state)
+        stream = attempt.stream
         try:
             message = await stream.recv()
         except CallError as error:
-            await invoker.prepare_retry(method, pending, None, node, stream.conn, attempt, error)
+            await invoker.prepare_retry(method, pending, None, attempt, state, error)
         except EndOfStream:
             return
     try:

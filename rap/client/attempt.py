@@ -1,0 +1,232 @@
+"""One attempt of a call: a pick, the request as the processors send it, and a stream.
+
+Most calls are one attempt. `rap.client.call` makes further ones after a failure, and
+`rap.client.hedging` a second one at the same time. The fast path of stubs (`rap.client.stub`) is
+`AttemptFactory.start_unary` and `AttemptFactory.finish`, unrolled.
+"""
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, TypeVar
+
+from rap.call import Call, Header, Request, Response
+from rap.client.cluster import Cluster
+from rap.client.method import Method
+from rap.client.node import Node
+from rap.client.session import Session
+from rap.errors import CallError, Code, DeadlineExceeded, Internal
+from rap.processor.base import Pipeline
+from rap.schema.function import decode_any, encode_any
+from rap.transport import Connection, Stream, UnaryStream
+from rap.wire.codec import unpack
+from rap.wire.frames import END, MESSAGE
+
+__all__ = ["Attempt", "AttemptFactory", "Pick", "decode_response", "encode_request"]
+
+_REQUEST = MESSAGE | END
+S = TypeVar("S", bound=UnaryStream | Stream)
+
+Pick = tuple[Node, Connection]
+
+
+class Attempt(Generic[S]):
+    """One attempt of a call, sent.
+
+    Attributes:
+        call: The call as the processors of this attempt see it.
+        node: Where the attempt went.
+        conn: The connection it took.
+        stream: Receives the response.
+        started: When the attempt was sent, in seconds on the monotonic clock.
+    """
+
+    __slots__ = ("call", "conn", "node", "started", "stream")
+
+    def __init__(self, call: Call, node: Node, stream: S, started: float) -> None:
+        self.call = call
+        self.node = node
+        self.conn: Connection = stream.conn
+        self.stream = stream
+        self.started = started
+
+    def reset(self, why: str) -> None:
+        """Cancel the attempt on the wire; does nothing if it has ended."""
+        self.conn.reset(self.stream, Code.CANCELLED, why)
+
+
+class AttemptFactory:
+    """Makes the attempts of a client's calls.
+
+    Args:
+        cluster: Picks the nodes.
+        pipeline: The processors of the client.
+        monotonic: Returns the time in seconds on the monotonic clock.
+    """
+
+    def __init__(
+        self, cluster: Cluster, pipeline: Pipeline, monotonic: Callable[[], float]
+    ) -> None:
+        self.cluster = cluster
+        self.pipeline = pipeline
+        self.monotonic = monotonic
+
+    def pick(self, call: Call, session: Session | None, exclude: frozenset[str]) -> Pick | None:
+        """Return a node and a connection that take the call now; `None` if it has to wait.
+
+        Args:
+            call: The call.
+            session: Its session, which has the only connection that is possible.
+            exclude: Ids of nodes to avoid, unless there is no other.
+
+        Raises:
+            CallError: The session was not entered, was left, or has lost its connection.
+        """
+        if session is not None:
+            return session.bound()
+        node = self.cluster.pick(call.affinity, exclude)
+        if node is not None:
+            conn = node.pool.conn
+            if conn is not None and conn.usable:
+                if len(conn.streams) < conn.peer_limits.max_streams:
+                    return node, conn
+        return None
+
+    def wait_for_pick(self, call: Call, exclude: frozenset[str]) -> Coroutine[Any, Any, Pick]:
+        """Return a node and a connection; wait for them until the deadline of the call.
+
+        Raises:
+            CallError: See `Cluster.acquire`.
+        """
+        return self.cluster.acquire(call.deadline, call.affinity, exclude)
+
+    async def start_unary(
+        self, method: Method, call: Call, pick: Pick, body: bytes, number: int = 1
+    ) -> Attempt[UnaryStream]:
+        """Send one attempt of a unary call; the future of its stream has the outcome.
+
+        Args:
+            method: What is called.
+            call: The call.
+            pick: Where the attempt goes.
+            body: The encoded arguments.
+            number: 1 for the first attempt of the call.
+
+        Raises:
+            CallError: Nothing was sent: the deadline has passed, a processor refuses the request,
+                or the header cannot be encoded.
+        """
+        node, conn = pick
+        now = self._start(call, conn, number)
+        header = call.header if number == 1 else {**call.header, ":attempt": number}
+        pipeline = self.pipeline
+        if pipeline.transforms:
+            header, body = await encode_request(pipeline, call, header, body)
+            now = self.monotonic()
+        meta = method.open_meta(call.deadline, now, header)
+        stream = UnaryStream(conn, call.deadline)
+        if pipeline.sees_errors:
+            stream.see_error = functools.partial(pipeline.error, call)
+        node.stats.started(now)
+        try:
+            conn.open_unary(stream, meta, body)
+        except CallError as error:
+            stream.fail(error)
+        return Attempt(call, node, stream, now)
+
+    async def start_stream(
+        self, method: Method, call: Call, pick: Pick, body: bytes | None, number: int
+    ) -> Attempt[Stream]:
+        """Open one attempt of a streaming call; its stream has the error if that fails.
+
+        Args:
+            method: What is called.
+            call: The call.
+            pick: Where the attempt goes.
+            body: The encoded arguments of a generator; `None` for a channel.
+            number: 1 for the first attempt of the call.
+
+        Raises:
+            CallError: As for `start_unary`.
+        """
+        node, conn = pick
+        now = self._start(call, conn, number)
+        header = call.header if number == 1 else {**call.header, ":attempt": number}
+        content, flags = body or b"", 0 if body is None else _REQUEST
+        pipeline = self.pipeline
+        if pipeline.transforms:
+            header, content = await encode_request(pipeline, call, header, body)
+            if content:
+                flags |= MESSAGE
+            now = self.monotonic()
+        meta = method.open_meta(call.deadline, now, header)
+        stream = Stream(conn)
+        stream.deadline = call.deadline
+        if pipeline.sees_errors:
+            stream.see_error = functools.partial(pipeline.error, call)
+        try:
+            conn.open(stream, flags, meta, content)
+        except CallError as error:
+            stream.fail(error)
+        return Attempt(call, node, stream, now)
+
+    def finish(self, attempt: Attempt[Any], error: BaseException | None) -> None:
+        """Account for an attempt that has ended with an error, or `None`."""
+        attempt.node.record_result(attempt.started, error)
+        cluster = self.cluster
+        if cluster.waiters:
+            cluster.release()
+
+    def finish_overtaken(self, attempt: Attempt[Any]) -> None:
+        """Account for an attempt that is still open when another one has been answered."""
+        attempt.node.record_overtaken(attempt.started)
+        cluster = self.cluster
+        if cluster.waiters:
+            cluster.release()
+
+    def _start(self, call: Call, conn: Connection, number: int) -> float:
+        """Tell the call where its next attempt goes; return the time.
+
+        Raises:
+            DeadlineExceeded: It is too late for an attempt.
+        """
+        now = self.monotonic()
+        if call.deadline <= now:
+            raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
+        call.start_attempt(number, conn.peer)
+        return now
+
+
+async def encode_request(
+    pipeline: Pipeline, call: Call, header: Mapping[str, Any], body: bytes | None
+) -> tuple[Header, bytes]:
+    """Return header and body of the first message after the processors have seen it.
+
+    The opening of a channel has no body (`None`) unless the processors give it one.
+    """
+    request = Request(call, None if body is None else decode_any(body), dict(header))
+    request = await pipeline.request(request)
+    if body is None and request.body is None:
+        return request.header, b""
+    return request.header, encode_any(request.body)
+
+
+async def decode_response(
+    pipeline: Pipeline, call: Call, meta: bytes, raw: bytes | memoryview, *, batch: int = 0
+) -> bytes:
+    """Return the body of a response after the processors have seen it.
+
+    The header ``:batch`` tells them that the body is a list of items of a generator.
+
+    Raises:
+        Internal: The header of the response is malformed.
+    """
+    try:
+        header: Any = unpack(meta) if meta else {}
+        if not isinstance(header, dict):
+            raise ValueError(f"it must be a map, got {type(header).__name__}")
+    except ValueError as exc:
+        raise Internal(f"{call.method}: a malformed header: {exc}") from exc
+    if batch:
+        header[":batch"] = True
+    response = await pipeline.response(Response(call, decode_any(raw), header))
+    return encode_any(response.body)
