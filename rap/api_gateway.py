@@ -1,4 +1,4 @@
-"""The name of `rap.gateway` in earlier releases."""
+"""The former name of `rap.gateway`."""
 
 from rap.gateway import create_app
 

@@ -1,4 +1,4 @@
-"""Functions of servers for those who speak HTTP: needs the extra ``rap[api_gateway]``."""
+"""An HTTP and WebSocket gateway to functions; needs the extra ``rap[api_gateway]``."""
 
 try:
     from rap.gateway.app import create_app

@@ -1,6 +1,6 @@
 """A Starlette application through which HTTP and WebSocket clients call functions.
 
-The gateway is no local client: private functions stay private behind it.
+Private functions cannot be called through the gateway, even if it runs on the server's machine.
 """
 
 import asyncio
@@ -17,10 +17,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from rap.client import Client
 from rap.clock import check_timeout
 from rap.errors import CallError
-from rap.gateway.bridge import bridge, close_code, receive_text
-from rap.gateway.events import MEDIA_TYPE, stream_events
-from rap.gateway.reply import BadRequest, failure_of, success_of, to_json
-from rap.gateway.request import Target, Targets, header_of, read_body, timeout_of
+from rap.gateway.request import FunctionCall, Parser, header_of, read_body, timeout_of
+from rap.gateway.response import (
+    EVENT_STREAM,
+    BadRequest,
+    error_object,
+    event_response,
+    result_object,
+    to_json,
+)
+from rap.gateway.websocket import bridge, close_code, receive_text
 
 __all__ = ["create_app"]
 
@@ -38,23 +44,25 @@ def create_app(
     max_body: int = _MAX_BODY,
     body_timeout: float = _BODY_TIMEOUT,
 ) -> Starlette:
-    """Return an application; it connects the client when it starts, and closes it when it ends.
+    """Return an application that calls functions for HTTP clients.
 
-    ``POST {prefix}/normal`` calls a function, as does ``POST {prefix}/call/{group}/{name}``, from
-    generators as server-sent events; ``{prefix}/channel`` opens a channel on a WebSocket.
-    A client that was connected before is left connected.
+    ``POST {prefix}/normal`` and ``POST {prefix}/call/{group}/{name}`` call a function; the latter
+    also sends the items of a generator as server-sent events. ``{prefix}/channel`` opens a channel
+    on a WebSocket. The application connects the client when it starts and closes it when it stops,
+    unless the client was connected before.
 
     Args:
-        prefix: Of the paths: empty, or a path that begins with ``/``.
-        client: Makes the calls.
-        private_filter: Private functions are left out; `False` is refused.
-        group_filter: Names of groups that are left out too.
-        max_body: Bytes of a request's body, or of one message of a WebSocket.
-        body_timeout: Seconds for a request's body, or the first message of a WebSocket, to come.
+        prefix: Prefix of all paths: empty, or a path that begins with ``/``.
+        client: The client that makes the calls.
+        private_filter: Accepted for older programs. Private functions can never be called, and
+            `False` raises.
+        group_filter: Names of groups that cannot be called.
+        max_body: Maximum bytes of a request body or a WebSocket message; at least 1.
+        body_timeout: Seconds for a request body, or the first WebSocket message, to arrive.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
-        TypeError: `client` is no `Client`.
+        ValueError: An option has an invalid value; the message names it.
+        TypeError: `client` is not a `Client`.
     """
     if prefix and not prefix.startswith("/"):
         raise ValueError(f"prefix must be empty or begin with '/', got {prefix!r}")
@@ -66,10 +74,10 @@ def create_app(
         raise ValueError(f"group_filter must be a collection of names, got {group_filter!r}")
     if isinstance(max_body, bool) or not isinstance(max_body, int) or max_body < 1:
         raise ValueError(f"max_body must be an integer of at least 1, got {max_body!r}")
-    patience = check_timeout("body_timeout", body_timeout)
-    if patience is None:
+    timeout = check_timeout("body_timeout", body_timeout)
+    if timeout is None:
         raise ValueError("body_timeout must be a number of seconds, got None")
-    gateway = _Gateway(client, Targets(group_filter or ()), max_body, patience)
+    gateway = _Gateway(client, Parser(group_filter or ()), max_body, timeout)
     path = prefix.rstrip("/")
     return Starlette(
         routes=[
@@ -84,75 +92,75 @@ def create_app(
 class _Gateway:
     """The endpoints of one application."""
 
-    def __init__(self, client: Client, targets: Targets, max_body: int, patience: float) -> None:
+    def __init__(self, client: Client, parser: Parser, max_body: int, body_timeout: float) -> None:
         self._client = client
-        self._targets = targets
+        self._parser = parser
         self._max_body = max_body
-        self._patience = patience
+        self._body_timeout = body_timeout
 
     async def normal(self, request: Request) -> Response:
-        """Call a function that the body names; see `create_app`."""
+        """Call the function named in the body; see `create_app`."""
         try:
-            target = self._targets.read(await read_body(request, self._max_body, self._patience))
-            return await self._call(request, target)
+            call = self._parser.parse(await read_body(request, self._max_body, self._body_timeout))
+            return await self._call(request, call)
         except (CallError, BadRequest) as error:
-            return _failure(error)
+            return _error(error)
 
     async def call(self, request: Request) -> Response:
-        """Call a function that the path names; see `create_app`."""
+        """Call the function named in the path; see `create_app`."""
         try:
-            body = await read_body(request, self._max_body, self._patience)
-            target = self._targets.read_named(**request.path_params, text=body)
-            if MEDIA_TYPE not in request.headers.get("accept", ""):
-                return await self._call(request, target)
-            return await stream_events(
-                self._client.iterator_call(target.name, **_options(request, target))
+            body = await read_body(request, self._max_body, self._body_timeout)
+            call = self._parser.parse_named(**request.path_params, text=body)
+            if EVENT_STREAM not in request.headers.get("accept", ""):
+                return await self._call(request, call)
+            return await event_response(
+                self._client.iterator_call(call.name, **_options(request, call))
             )
         except (CallError, BadRequest) as error:
-            return _failure(error)
+            return _error(error)
 
     async def channel(self, socket: WebSocket) -> None:
         """Open a channel; see `create_app`."""
         await socket.accept()
-        with contextlib.suppress(WebSocketDisconnect):  # it has left before it was told
+        with contextlib.suppress(WebSocketDisconnect):  # the client left before the response
             code = _NORMAL
             try:
-                target = self._targets.read(await self._first_message(socket))
-                await bridge(self._client, target, socket, self._max_body)
+                call = self._parser.parse(await self._first_message(socket))
+                await bridge(self._client, call, socket, self._max_body)
             except (CallError, BadRequest) as error:
-                answer = failure_of(error)
-                code = close_code(answer["code"])
-                await socket.send_text(to_json(answer))
+                reply = error_object(error)
+                code = close_code(reply["code"])
+                await socket.send_text(to_json(reply))
             if socket.client_state is WebSocketState.CONNECTED:
                 await socket.close(code)
 
     async def _first_message(self, socket: WebSocket) -> str:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._body_timeout):
                 return await receive_text(socket, self._max_body)
         except TimeoutError:
-            raise BadRequest(408, f"nothing came in {self._patience:g} s") from None
+            raise BadRequest(408, f"no message arrived within {self._body_timeout:g} s") from None
 
-    async def _call(self, request: Request, target: Target) -> Response:
+    async def _call(self, request: Request, call: FunctionCall) -> Response:
         result = await self._client.raw_call(
-            target.name, arg_param=target.args, **_options(request, target)
+            call.name, arg_param=call.args, **_options(request, call)
         )
-        return Response(to_json(success_of(result)), media_type="application/json")
+        return Response(to_json(result_object(result)), media_type="application/json")
 
 
-def _options(request: Request, target: Target) -> dict[str, Any]:
-    """Return the options of a call that is made for a request."""
+def _options(request: Request, call: FunctionCall) -> dict[str, Any]:
+    """Return the options of the call for a request."""
     return {
-        "group": target.group,
+        "group": call.group,
         "header": header_of(request),
         "timeout": timeout_of(request),
-        "kwarg_param": target.kwargs,
+        "kwarg_param": call.kwargs,
     }
 
 
-def _failure(error: CallError | BadRequest) -> Response:
-    answer = failure_of(error)
-    return Response(to_json(answer), answer["code"], media_type="application/json")
+def _error(error: CallError | BadRequest) -> Response:
+    reply = error_object(error)
+    return Response(to_json(reply), reply["code"], media_type="application/json")
 
 
 def _lifespan(client: Client) -> Callable[[Any], contextlib.AbstractAsyncContextManager[None]]:

@@ -1,4 +1,4 @@
-"""What the gateway is asked: JSON of bounded size, checked before anything is called."""
+"""Requests to the gateway: JSON of limited size, checked before anything is called."""
 
 import asyncio
 import json
@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection, Request
 
 from rap.call import FORWARDED, Header
-from rap.gateway.reply import BadRequest
+from rap.gateway.response import BadRequest
 
-__all__ = ["Target", "Targets", "header_of", "read_body", "timeout_of"]
+__all__ = ["FunctionCall", "Parser", "header_of", "read_body", "timeout_of"]
 
+TIMEOUT_HEADER = "rap-timeout"
 _FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
-TIMEOUT_HEADER = "rap-timeout"
-# Which trace a request belongs to, by W3C Trace Context or Jaeger. Baggage of strangers stays out.
+# Trace headers of W3C Trace Context and Jaeger. Baggage of HTTP clients is dropped.
 _TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
-_LONGEST_TRACE_HEADER = 512  # characters, as W3C asks of tracestate
+_MAX_TRACE_HEADER = 512  # characters, as W3C asks of tracestate
 
 
-class Target(NamedTuple):
-    """What to call, and with what.
+class FunctionCall(NamedTuple):
+    """The call that a request asks for.
 
     Args:
-        group: Of the function.
-        name: Of the function.
+        group: Group of the function.
+        name: Name of the function.
         args: Positional arguments.
         kwargs: Keyword arguments.
     """
@@ -37,115 +37,84 @@ class Target(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class Targets:
-    """Reads what a request wants to call.
+class Parser:
+    """Parses the calls that requests ask for.
 
     Args:
-        left_out: Groups that cannot be reached.
+        hidden: Groups that cannot be called.
     """
 
-    def __init__(self, left_out: Collection[str]) -> None:
-        self._left_out = frozenset(left_out)
+    def __init__(self, hidden: Collection[str]) -> None:
+        self._hidden = frozenset(hidden)
 
-    def read(self, text: str | bytes) -> Target:
-        """Return what a JSON object asks for.
+    def parse(self, text: str | bytes) -> FunctionCall:
+        """Return the call that a JSON object describes.
 
         Raises:
-            BadRequest: It is no such object, or names a group that is left out.
+            BadRequest: The text is not such an object, or names a hidden group.
         """
-        asked = _object(text)
-        unknown = asked.keys() - _FIELDS
+        fields = _object(text)
+        unknown = fields.keys() - _FIELDS
         if unknown:
             raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(_FIELDS)}")
-        target = Target(
-            _get(asked, "group", str, "default"),
-            _get(asked, "func_name", str, ""),
-            _get(asked, "arg_list", list, []),
-            _get(asked, "kwarg_list", dict, {}),
+        call = FunctionCall(
+            _get(fields, "group", str, "default"),
+            _get(fields, "func_name", str, ""),
+            _get(fields, "arg_list", list, []),
+            _get(fields, "kwarg_list", dict, {}),
         )
-        if not target.name:
+        if not call.name:
             raise BadRequest(400, "func_name must be the name of a function")
-        return self._reachable(target)
+        return self._visible(call)
 
-    def read_named(self, group: str, name: str, text: str | bytes) -> Target:
-        """Return what a path and a JSON object of keyword arguments ask for.
+    def parse_named(self, group: str, name: str, text: str | bytes) -> FunctionCall:
+        """Return the call of a function in a path, with a JSON object of keyword arguments.
 
         Raises:
-            BadRequest: It is no such object, or the group is left out.
+            BadRequest: The text is not such an object, or the group is hidden.
         """
-        return self._reachable(Target(group, name, [], _object(text) if text else {}))
+        return self._visible(FunctionCall(group, name, [], _object(text) if text else {}))
 
-    def _reachable(self, target: Target) -> Target:
-        if target.group in self._left_out:  # as for any function that is not there
-            raise BadRequest(404, f"no function '/{target.group}/{target.name}' on this server")
-        return target
-
-
-def _object(text: str | bytes) -> dict[str, Any]:
-    try:
-        asked = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest(400, f"the body is no JSON: {exc}") from exc
-    if not isinstance(asked, dict):
-        raise BadRequest(400, "the body must be a JSON object")
-    return asked
+    def _visible(self, call: FunctionCall) -> FunctionCall:
+        if call.group in self._hidden:  # looks like a function that does not exist
+            raise BadRequest(404, f"no function '/{call.group}/{call.name}' on this server")
+        return call
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; the last of two equal names must not win in silence."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"an object has a name twice among {len(pairs)} names")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def _get(asked: dict[str, Any], field: str, kind: type[Any], default: Any) -> Any:
-    value = asked.get(field)
-    if value is None:
-        return default
-    if not isinstance(value, kind):
-        raise BadRequest(400, f"{field} must be {_KINDS[kind]}, got {type(value).__name__}")
-    return value
-
-
-async def read_body(request: Request, limit: int, patience: float) -> bytes:
+async def read_body(request: Request, max_body: int, timeout: float) -> bytes:
     """Return the body of a request.
 
     Raises:
-        BadRequest: It has more than `limit` bytes, or took more than `patience` seconds.
+        BadRequest: It is longer than `max_body` bytes, or took longer than `timeout` seconds.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > limit:
-                    text = f"the body has more than {limit} bytes, which is max_body"
+                if len(body) > max_body:
+                    text = f"the body has more than {max_body} bytes, which is max_body"
                     raise BadRequest(413, text)
     except TimeoutError:
-        raise BadRequest(408, f"the body did not come in {patience:g} s") from None
+        raise BadRequest(408, f"the body did not arrive within {timeout:g} s") from None
     return bytes(body)
 
 
 def header_of(connection: HTTPConnection) -> Header:
-    """Return the header of a call that is made for a request: for whom, and in which trace."""
+    """Return the header of the call for a request: the address of its client, and its trace."""
     header: Header = {FORWARDED: connection.client.host if connection.client is not None else ""}
     for name in _TRACE_HEADERS:
         value = connection.headers.get(name, "")
-        if 0 < len(value) <= _LONGEST_TRACE_HEADER:
+        if 0 < len(value) <= _MAX_TRACE_HEADER:
             header[name] = value
     return header
 
 
 def timeout_of(request: Request) -> float | None:
-    """Return the seconds that the header ``Rap-Timeout`` gives the call.
+    """Return the timeout of the call in seconds, from the header ``Rap-Timeout``.
 
     Raises:
-        BadRequest: They are no positive number.
+        BadRequest: The value is not a positive number.
     """
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
@@ -159,3 +128,34 @@ def timeout_of(request: Request) -> float | None:
             400, f"{TIMEOUT_HEADER} must be a positive number of seconds, got {text!r}"
         )
     return seconds
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest(400, f"the body is not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise BadRequest(400, "the body must be a JSON object")
+    return fields
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Of two equal names the last one must not win silently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"an object has a name twice among {len(pairs)} names")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _get(fields: dict[str, Any], field: str, kind: type[Any], default: Any) -> Any:
+    value = fields.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise BadRequest(400, f"{field} must be {_KINDS[kind]}, got {type(value).__name__}")
+    return value

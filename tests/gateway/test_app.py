@@ -141,16 +141,16 @@ def test_a_function_is_called(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 1, 1.5, "ä", [1, [2]], {"a": {"b": None}}])
-def test_json_values_come_back_as_they_went(http: TestClient, value: Any) -> None:
+def test_json_values_survive_the_round_trip(http: TestClient, value: Any) -> None:
     assert call(http, "echo", value).json() == {"code": 0, "data": value}
 
 
-def test_what_json_lacks_has_a_form_of_its_own(http: TestClient) -> None:
+def test_times_and_bytes_become_strings_and_infinity_is_an_error(http: TestClient) -> None:
     assert call(http, "moment").json()["data"] == "2024-01-02T00:00:00+00:00"
     assert call(http, "raw").json()["data"] == "AP8="
     answer = call(http, "infinite")
     assert (answer.status_code, answer.json()["code"]) == (500, 500)
-    assert "no form in JSON" in answer.json()["msg"]
+    assert "cannot be represented in JSON" in answer.json()["msg"]
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_an_error_has_the_status_of_its_code(http: TestClient, code: Code, statu
     assert answer.json() == {"code": status, "msg": "as asked"}
 
 
-def test_an_exception_of_a_handler_is_an_error_of_the_server(http: TestClient) -> None:
+def test_an_exception_of_a_handler_is_status_500(http: TestClient) -> None:
     assert call(http, "crash").json()["code"] == 500
 
 
-def test_wrong_arguments_and_names_are_told(http: TestClient) -> None:
+def test_wrong_arguments_and_names_are_reported(http: TestClient) -> None:
     answer = call(http, "add", "one")
     assert answer.json()["code"] == 400
     assert "'a'" in answer.json()["msg"]
@@ -192,7 +192,7 @@ def test_wrong_arguments_and_names_are_told(http: TestClient) -> None:
     ("name", "group"),
     [("secret", "default"), ("list", "registry"), ("add", "hidden"), ("nothing", "default")],
 )
-def test_private_functions_and_groups_left_out_are_not_there(
+def test_private_functions_and_filtered_groups_are_not_found(
     http: TestClient, name: str, group: str
 ) -> None:
     answer = call(http, name, group=group)
@@ -203,9 +203,9 @@ def test_private_functions_and_groups_left_out_are_not_there(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("", "no JSON"),
-        ("[1", "no JSON"),
-        ("[" * 900, "no JSON"),
+        ("", "not JSON"),
+        ("[1", "not JSON"),
+        ("[" * 900, "not JSON"),
         ("[]", "must be a JSON object"),
         ("{}", "func_name must be"),
         ('{"func_name": 3}', "func_name must be a string"),
@@ -214,12 +214,14 @@ def test_private_functions_and_groups_left_out_are_not_there(
         ('{"func_name": "f", "colour": 1}', "unknown field 'colour'"),
         ('{"func_name": "f", "func_name": "g"}', "a name twice among 2 names"),
         ('{"func_name": "echo", "arg_list": [{"a": 1, "a": 2}]}', "a name twice"),
-        ('{"func_name": "echo", "arg_list": [NaN]}', "NaN is no number in JSON"),
+        ('{"func_name": "echo", "arg_list": [NaN]}', "NaN is not a number in JSON"),
         ('{"func_name": "\\ud800"}', "cannot be sent"),
         ('{"func_name": "echo", "arg_list": ["\\ud800"]}', "surrogates not allowed"),
     ],
 )
-def test_a_bad_body_is_named(http: TestClient, body: str, reason: str) -> None:
+def test_an_invalid_body_is_refused_with_the_reason(
+    http: TestClient, body: str, reason: str
+) -> None:
     answer = http.post("/api/normal", content=body)
     assert answer.json()["code"] == answer.status_code == 400
     assert reason in answer.json()["msg"]
@@ -231,7 +233,7 @@ def test_a_body_that_is_too_long_is_refused(http: TestClient) -> None:
     assert "max_body" in answer.json()["msg"]
 
 
-def test_a_header_limits_the_time_of_a_call(http: TestClient) -> None:
+def test_a_header_sets_the_timeout_of_the_call(http: TestClient) -> None:
     body = {"func_name": "forever"}
     answer = http.post("/api/normal", json=body, headers={"Rap-Timeout": "0.05"})
     assert answer.json()["code"] == 504
@@ -241,7 +243,7 @@ def test_a_header_limits_the_time_of_a_call(http: TestClient) -> None:
         assert repr(wrong) in answer.json()["msg"]
 
 
-def test_a_handler_learns_for_whom_it_is_called(http: TestClient) -> None:
+def test_a_handler_sees_the_address_of_the_http_client(http: TestClient) -> None:
     assert call(http, "for_whom").json()["data"] == "testclient"
 
 
@@ -258,7 +260,7 @@ def test_a_path_names_the_function_and_the_body_its_arguments(http: TestClient) 
 EVENTS = {"Accept": "text/event-stream"}
 
 
-def test_items_of_a_generator_are_events(http: TestClient) -> None:
+def test_items_of_a_generator_are_sent_as_events(http: TestClient) -> None:
     answer = http.post("/api/call/default/items", headers=EVENTS)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text == "data: 1\n\nevent: end\ndata: null\n\n"
@@ -266,7 +268,7 @@ def test_items_of_a_generator_are_events(http: TestClient) -> None:
     assert empty.text == "event: end\ndata: null\n\n"
 
 
-def test_an_error_after_items_is_an_event(http: TestClient) -> None:
+def test_an_error_after_items_is_sent_as_an_event(http: TestClient) -> None:
     answer = http.post("/api/call/default/some", json={"n": 2}, headers=EVENTS)
     assert answer.status_code == 200
     *items, last, rest = answer.text.split("\n\n")
@@ -275,7 +277,7 @@ def test_an_error_after_items_is_an_event(http: TestClient) -> None:
     assert rest == ""
 
 
-def test_an_error_before_the_first_item_is_a_status(http: TestClient) -> None:
+def test_an_error_before_the_first_item_sets_the_status(http: TestClient) -> None:
     for path, code in [("default/nothing", 404), ("default/add", 400), ("hidden/items", 404)]:
         answer = http.post(f"/api/call/{path}", json={"a": 1}, headers=EVENTS)
         assert answer.json()["code"] == answer.status_code == code
@@ -283,7 +285,7 @@ def test_an_error_before_the_first_item_is_a_status(http: TestClient) -> None:
     assert answer.json()["code"] == 500
 
 
-def test_only_post_calls(http: TestClient) -> None:
+def test_only_post_requests_call_functions(http: TestClient) -> None:
     assert http.get("/api/normal").status_code == 405
     assert http.post("/normal").status_code == 404
 
@@ -308,7 +310,7 @@ def test_a_channel_ends_when_its_function_does(http: TestClient) -> None:
         assert caught.value.code == 1000
 
 
-def test_an_error_of_a_channel_is_told_before_it_closes(http: TestClient) -> None:
+def test_an_error_of_a_channel_is_sent_before_the_socket_closes(http: TestClient) -> None:
     with http.websocket_connect("/api/channel") as socket:
         socket.send_json({"func_name": "refuse"})
         assert socket.receive_json()["code"] == 0
@@ -338,7 +340,7 @@ def test_a_channel_that_is_refused_is_not_accepted(http: TestClient, first: str,
             socket.receive_text()
 
 
-def test_bytes_and_long_messages_are_not_carried(http: TestClient) -> None:
+def test_binary_and_too_long_messages_close_the_socket(http: TestClient) -> None:
     for send, code, closed in [("bytes", 415, 1003), ("text", 413, 1009)]:
         with http.websocket_connect("/api/channel") as socket:
             socket.send_json({"func_name": "shout"})
@@ -353,7 +355,7 @@ def test_bytes_and_long_messages_are_not_carried(http: TestClient) -> None:
             assert caught.value.code == closed
 
 
-def test_a_client_that_leaves_ends_the_channel() -> None:
+def test_a_client_that_disconnects_ends_the_channel() -> None:
     ended = threading.Event()
 
     async def listen(channel: Channel) -> None:
@@ -370,7 +372,9 @@ def test_a_client_that_leaves_ends_the_channel() -> None:
         assert ended.wait(PATIENCE)
 
 
-def test_a_client_that_leaves_before_it_says_anything_is_no_error(http: TestClient) -> None:
+def test_a_client_that_disconnects_before_its_first_message_raises_no_error(
+    http: TestClient,
+) -> None:
     with http.websocket_connect("/api/channel"):
         pass
 
@@ -394,16 +398,16 @@ async def test_a_connected_client_is_left_connected(server: Server) -> None:
         ({"body_timeout": None}, "body_timeout"),
     ],
 )
-def test_a_bad_option_is_named(options: dict[str, Any], reason: str) -> None:
+def test_an_invalid_gateway_option_is_named(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         create_app(**{"prefix": "/api", "client": Client("localhost:1"), **options})
 
 
-def test_another_object_is_no_client() -> None:
+def test_the_client_must_be_a_client() -> None:
     nothing: Any = "localhost:9000"
     with pytest.raises(TypeError, match="must be a Client"):
         create_app("", nothing)
 
 
-def test_the_former_name_leads_to_it() -> None:
+def test_the_former_module_exports_create_app() -> None:
     assert rap.api_gateway.create_app is create_app

@@ -1,4 +1,4 @@
-"""A trace goes through the gateway, in whichever form its caller speaks."""
+"""The gateway continues the trace of its caller, in the format of W3C or Jaeger."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -69,7 +69,7 @@ def header_seen(http: TestClient, headers: dict[str, str]) -> dict[str, Any]:
         ({"traceparent": ""}, {}),
     ],
 )
-def test_headers_of_traces_and_no_others_go_with_the_call(
+def test_only_trace_headers_are_forwarded(
     server: Server, headers: dict[str, str], passed: dict[str, str]
 ) -> None:
     with TestClient(create_app("/api", Client(server.addresses))) as http:

@@ -1,4 +1,4 @@
-"""The gateway under a real server of HTTP, on a free port."""
+"""The gateway under uvicorn, on a free port."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def listening(client: Client, **options: Any) -> AsyncIterator[str]:
         await within(running)
 
 
-async def test_calls_and_channels_go_through_it() -> None:
+async def test_calls_and_channels_work_under_uvicorn() -> None:
     ended = asyncio.Event()
 
     async def shout(channel: Channel) -> None:
@@ -73,7 +73,7 @@ async def test_a_channel_closes_normally_when_its_function_has_returned() -> Non
                 await socket.recv()
 
 
-async def test_who_leaves_in_the_middle_of_events_ends_the_generator() -> None:
+async def test_a_client_that_disconnects_between_events_ends_the_generator() -> None:
     ended = asyncio.Event()
 
     async def ticks() -> AsyncIterator[int]:
@@ -93,7 +93,7 @@ async def test_who_leaves_in_the_middle_of_events_ends_the_generator() -> None:
         await within(ended.wait())
 
 
-async def test_who_says_nothing_or_only_half_is_not_waited_for() -> None:
+async def test_a_client_that_sends_nothing_or_half_a_body_times_out() -> None:
     async with (
         serving(add) as server,
         listening(Client(server.addresses), body_timeout=0.05) as place,
@@ -105,7 +105,7 @@ async def test_who_says_nothing_or_only_half_is_not_waited_for() -> None:
         writer.transport.abort()
         async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
             answer = json.loads(await within(socket.recv()))
-            assert answer == {"code": 408, "msg": "nothing came in 0.05 s"}
+            assert answer == {"code": 408, "msg": "no message arrived within 0.05 s"}
             with pytest.raises(ConnectionClosed) as caught:
                 await within(socket.recv())
             assert caught.value.rcvd is not None

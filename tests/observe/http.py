@@ -1,4 +1,4 @@
-"""The least of an HTTP client."""
+"""A minimal HTTP client."""
 
 import asyncio
 

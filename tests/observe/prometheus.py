@@ -1,4 +1,4 @@
-"""Prometheus and its tool as tests run them; both may be missing."""
+"""Prometheus and promtool as tests run them; both may be missing."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The dashboard is one that Grafana can lay out, and finds what is provisioned."""
+"""The dashboard is valid for Grafana, and uses the provisioned data source."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
     return set(itertools.product(columns, rows))
 
 
-def test_panels_have_a_place_of_their_own() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         assert not taken & cells(panel), panel["title"]
@@ -34,27 +34,27 @@ def test_panels_have_a_place_of_their_own() -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_every_query_goes_to_the_source_that_was_chosen() -> None:
+def test_every_query_uses_the_chosen_data_source() -> None:
     for panel in panels():
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] == "${datasource}"
             assert {"$job", "$instance"} <= set(re.findall(r"\$[a-z]+", target["expr"]))
 
 
-def test_the_source_that_is_provisioned_is_chosen_at_first() -> None:
+def test_the_provisioned_data_source_is_the_default() -> None:
     source, *_ = json.loads(DASHBOARD.read_text())["templating"]["list"]
     provisioned = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
     assert f"uid: {source['current']['value']}" in provisioned
 
 
-def test_what_is_mounted_is_where_grafana_looks() -> None:
+def test_the_mounted_files_are_where_grafana_looks() -> None:
     provider = (GRAFANA / "provisioning" / "dashboards" / "rap.yml").read_text()
     (path,) = re.findall(r"path: (\S+)", provider)
     compose = (GRAFANA.parent / "docker-compose.yml").read_text()
     assert f"./grafana/dashboards:{path}:ro" in compose
 
 
-def test_a_variable_that_nobody_fills_in_is_told(tmp_path: Path) -> None:
+def test_an_undefined_variable_is_reported(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text(
         json.dumps({"templating": {"list": []}, "panels": [{"targets": [{"expr": "up{a=$b}"}]}]})

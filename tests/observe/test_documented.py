@@ -1,4 +1,4 @@
-"""The table of metrics in the documentation is what a process really shows."""
+"""The documentation lists exactly the metrics that a process exports."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The example that logs JSON does so."""
+"""The example of JSON logs."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from tests.loopback import PATIENCE
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_line_of_the_example_is_an_object_and_calls_have_their_fields() -> None:
+def test_the_example_logs_json_objects_with_the_fields_of_calls() -> None:
     found = subprocess.run(
         [sys.executable, "-W", "error", "examples/json_logs.py"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What rap logs: nothing while all is well, and records about calls that say which."""
+"""Logs: nothing above INFO in normal operation, and records of calls with their fields."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ def about_calls(caplog: pytest.LogCaptureFixture, logger: str) -> list[Any]:
     return [each for each in caplog.records if each.name == logger and hasattr(each, "method")]
 
 
-async def test_nothing_is_said_while_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
+async def test_normal_operation_logs_nothing_above_info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.NOTSET)  # of all that is logged; the library sets no level itself
     async with (
         serving(add, fail, count, echo, middleware_list=[AccessMsgMiddleware()]) as server,
@@ -76,7 +76,7 @@ async def test_nothing_is_said_while_all_is_well(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("access", [False, True])
-async def test_a_handler_that_raises_is_named_with_all_that_is_known(
+async def test_a_handler_that_raises_is_logged_with_all_fields(
     caplog: pytest.LogCaptureFixture, access: bool
 ) -> None:
     caplog.set_level(logging.INFO, "rap.server")
@@ -97,7 +97,7 @@ async def test_a_handler_that_raises_is_named_with_all_that_is_known(
     assert len(about_calls(caplog, "rap.server.access")) == access
 
 
-async def test_a_lost_promise_is_an_error_with_all_that_is_known(
+async def test_a_broken_guarantee_is_logged_as_an_error_with_all_fields(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with (
@@ -112,7 +112,7 @@ async def test_a_lost_promise_is_an_error_with_all_that_is_known(
     assert (record.code, record.trace_id) == ("INTERNAL", TRACE_ID)
 
 
-async def test_a_generator_has_no_limit_and_so_nobody_knows_when_it_began(
+async def test_the_seconds_of_a_generator_without_a_deadline_are_unknown(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "rap.server")
@@ -128,7 +128,7 @@ async def test_a_generator_has_no_limit_and_so_nobody_knows_when_it_began(
     assert one.trace_id == ""
 
 
-async def test_the_trace_that_a_server_begins_is_in_its_records(
+async def test_a_trace_started_by_the_server_is_in_its_log_records(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from opentelemetry.sdk.trace import TracerProvider
@@ -155,7 +155,7 @@ async def test_the_trace_that_a_server_begins_is_in_its_records(
     assert [record.trace_id for record in records] == [f"{span.context.trace_id:032x}"] * 2
 
 
-async def test_a_request_that_names_no_function_is_no_record_about_a_call(
+async def test_a_malformed_request_is_logged_without_the_fields_of_a_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "rap.server")

@@ -1,4 +1,4 @@
-"""Pages of several processes become one that Prometheus can read."""
+"""Metrics of several processes are merged into one text for Prometheus."""
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -29,7 +29,7 @@ def pages(generate: object = generate_latest) -> dict[str, str]:
     return {str(number): generate(process(number + 1)).decode() for number in (0, 1)}  # type: ignore[operator]  # either
 
 
-def test_every_sample_says_whose_it_is() -> None:
+def test_every_sample_gets_the_label_of_its_process() -> None:
     found = {
         (sample.name, sample.labels["worker"], sample.labels.get("method")): sample.value
         for family in parse_text(merge("worker", pages()))
@@ -40,7 +40,7 @@ def test_every_sample_says_whose_it_is() -> None:
         assert found["open_now", worker, None] == calls
 
 
-def test_a_family_is_described_once_with_all_its_samples_behind() -> None:
+def test_a_metric_is_described_once_and_followed_by_all_samples() -> None:
     lines = merge("worker", pages()).splitlines()
     assert lines.count("# TYPE open_now gauge") == 1
     at = lines.index("# TYPE open_now gauge")
@@ -52,7 +52,7 @@ def test_a_family_is_described_once_with_all_its_samples_behind() -> None:
     ]
 
 
-def test_open_metrics_stay_open_metrics_with_their_exemplars() -> None:
+def test_openmetrics_and_exemplars_are_kept() -> None:
     text = merge("worker", pages(generate_open_metrics))
     assert text.endswith("# EOF\n")
     assert text.count("# EOF") == 1
@@ -65,7 +65,7 @@ def test_open_metrics_stay_open_metrics_with_their_exemplars() -> None:
     assert exemplars == [("0", TRACE), ("1", TRACE)]
 
 
-def test_samples_of_the_own_page_stay_as_they_are() -> None:
+def test_samples_of_the_own_process_get_no_label() -> None:
     text = merge("worker", {"7": "# TYPE up gauge\nup 1\n"}, own='# TYPE up gauge\nup{x="y"} 0\n')
     assert text == '# TYPE up gauge\nup{x="y"} 0\nup{worker="7"} 1\n'
 
@@ -86,5 +86,5 @@ def test_a_label_is_added_to_every_form_of_a_sample(line: str, labelled: str) ->
     assert merge("worker", {"7": line}) == f"{labelled}\n"
 
 
-def test_no_pages_are_an_empty_one() -> None:
+def test_merging_nothing_gives_nothing() -> None:
     assert merge("worker", {}) == ""

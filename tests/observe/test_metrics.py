@@ -1,4 +1,4 @@
-"""What is told of servers and clients: connections, bytes, picks, leases, limits, nonces."""
+"""Metrics of servers and clients: connections, bytes, picks, leases, limits, nonces."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -76,7 +76,7 @@ async def test_both_ends_count_the_same_bytes(registry: CollectorRegistry) -> No
             assert 305_000 < received < 310_000
 
 
-async def test_bytes_are_counted_only_where_somebody_wants_to_know() -> None:
+async def test_bytes_are_counted_only_with_a_collector() -> None:
     async with serving(echo) as server, calling(server) as client:
         await client.call(echo, b"")
         (conn,) = server.connection_manager.connections
@@ -88,7 +88,7 @@ async def test_bytes_are_counted_only_where_somebody_wants_to_know() -> None:
         assert type(conn).__name__ == "CountedConnection"
 
 
-async def test_picks_are_counted_by_server_and_outlive_its_connection(
+async def test_picks_are_counted_by_server_across_connections(
     registry: CollectorRegistry,
 ) -> None:
     async with serving(add) as one, serving(add) as two, calling(one, two) as client:
@@ -112,7 +112,7 @@ async def test_picks_are_counted_by_server_and_outlive_its_connection(
         assert picks() == before
 
 
-async def test_a_service_of_many_servers_has_no_series_for_each(
+async def test_a_service_with_many_servers_has_no_series_per_server(
     registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(add) as one, serving(add) as two, calling(one, two) as client:
@@ -149,7 +149,7 @@ async def test_an_ejection_is_counted(registry: CollectorRegistry) -> None:
         assert read("nodes", state="ejected") == 1
 
 
-async def test_second_copies_and_retries_that_were_refused_are_counted(
+async def test_hedges_and_refused_retries_are_counted(
     registry: CollectorRegistry,
 ) -> None:
     slow, busy = asyncio.Event(), False
@@ -180,7 +180,7 @@ async def test_second_copies_and_retries_that_were_refused_are_counted(
         assert read("retries_refused_total") == 2
 
 
-async def test_limits_tell_what_they_refused(registry: CollectorRegistry) -> None:
+async def test_refusals_of_limits_are_counted(registry: CollectorRegistry) -> None:
     def by_name(request: Request) -> str:
         return request.func_name
 
@@ -204,7 +204,7 @@ async def test_limits_tell_what_they_refused(registry: CollectorRegistry) -> Non
         assert read("limit_alone", limit="LimitProcessor") == 0
 
 
-async def test_new_connections_that_are_cut_are_counted_by_their_limit(
+async def test_closed_new_connections_are_counted_by_their_limit(
     registry: CollectorRegistry,
 ) -> None:
     async with serving(add, max_handshakes=1) as server:
@@ -220,7 +220,7 @@ async def test_new_connections_that_are_cut_are_counted_by_their_limit(
             writer.transport.abort()
 
 
-async def test_tokens_that_are_refused_are_counted(registry: CollectorRegistry) -> None:
+async def test_refused_tokens_are_counted(registry: CollectorRegistry) -> None:
     async with serving(add, verify_token="right".__eq__) as server:
         registry.register(StatusCollector([server]))
         read = of_server(registry, server)
@@ -250,7 +250,7 @@ class Away:
         pass
 
 
-async def test_a_limit_without_its_store_says_so(registry: CollectorRegistry) -> None:
+async def test_a_limit_reports_that_its_store_is_unreachable(registry: CollectorRegistry) -> None:
     store = Away()
     limit = LimitProcessor(store, [(lambda request: "all", Rule(second=1))])
     async with serving(add, processor_list=[limit]) as server:
@@ -261,7 +261,7 @@ async def test_a_limit_without_its_store_says_so(registry: CollectorRegistry) ->
         assert read("limit_alone", limit="LimitProcessor") == 1
 
 
-async def test_nonces_are_counted_by_what_was_found(registry: CollectorRegistry) -> None:
+async def test_nonces_are_counted_by_the_result_of_their_check(registry: CollectorRegistry) -> None:
     store, clock = Away(), FakeClock()
     crypto = CryptoProcessor({"k": KEY}, nonce_store=store, clock=clock)
     async with serving(add, processor_list=[crypto]) as server:
@@ -316,7 +316,7 @@ class Broken(MemoryRegistry):
         await super().register(*args, **kwargs)  # type: ignore[arg-type]  # as they came
 
 
-async def test_a_lease_tells_how_long_it_lasts_and_how_often_it_was_not_renewed(
+async def test_the_remaining_time_and_failures_of_a_lease_are_reported(
     registry: CollectorRegistry,
 ) -> None:
     found = Broken()
@@ -332,7 +332,7 @@ async def test_a_lease_tells_how_long_it_lasts_and_how_often_it_was_not_renewed(
         assert read("registered") == 0
 
 
-async def test_a_server_without_guards_and_registry_has_no_series_of_them(
+async def test_a_server_without_replay_guard_and_registry_has_no_series_for_them(
     registry: CollectorRegistry,
 ) -> None:
     async with serving(add) as server:
@@ -342,6 +342,6 @@ async def test_a_server_without_guards_and_registry_has_no_series_of_them(
         assert f"rap_server_{absent}" not in names
 
 
-async def test_the_version_is_told(registry: CollectorRegistry) -> None:
+async def test_the_version_is_reported(registry: CollectorRegistry) -> None:
     async with serve_metrics(registry=registry):
         assert registry.get_sample_value("rap_build_info", {"version": __version__}) == 1

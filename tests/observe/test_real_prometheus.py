@@ -1,4 +1,4 @@
-"""A Prometheus scrapes the page, keeps exemplars, and takes our rules; skipped where it is not."""
+"""Prometheus scrapes the metrics, keeps exemplars and accepts the rules; skipped without it."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ async def add(a: int, b: int) -> int:
 
 
 @needs_prometheus
-async def test_a_prometheus_scrapes_the_page(tmp_path: Path) -> None:
+async def test_prometheus_scrapes_the_metrics_server(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     async with (
         serving(add, processor_list=[PrometheusProcessor(registry)]) as server,
@@ -56,7 +56,7 @@ async def test_a_prometheus_scrapes_the_page(tmp_path: Path) -> None:
 
 
 @needs_promtool
-async def test_promtool_finds_nothing_wrong_with_the_page() -> None:
+async def test_promtool_accepts_the_metrics() -> None:
     registry = CollectorRegistry()
     async with (
         serving(add, processor_list=[PrometheusProcessor(registry)]) as server,
@@ -69,13 +69,13 @@ async def test_promtool_finds_nothing_wrong_with_the_page() -> None:
 
 
 @needs_promtool
-def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     assert promtool("check", "rules", str(RULES)) == ""
     assert promtool("test", "rules", str(RULES_TEST)) == ""
     assert promtool("check", "config", str(RULES.with_name("prometheus.yml"))) == ""
 
 
-def test_each_alert_is_shown_to_fire_and_to_be_quiet() -> None:
+def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     shown = re.findall(r"alertname: (\w+)\n +exp_alerts:( \[\])?", RULES_TEST.read_text())
     fired = {name for name, nothing in shown if not nothing}

@@ -1,4 +1,4 @@
-"""One WebSocket and one channel: what comes on one goes out on the other."""
+"""A WebSocket bridged to a channel: messages that arrive on one leave on the other."""
 
 import asyncio
 from typing import Any
@@ -9,35 +9,35 @@ from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
-from rap.gateway.reply import BadRequest, success_of, to_json
-from rap.gateway.request import Target, header_of
+from rap.gateway.request import FunctionCall, header_of
+from rap.gateway.response import BadRequest, result_object, to_json
 
 __all__ = ["bridge", "close_code", "receive_text"]
 
-# Close codes of RFC 6455, section 7.4.1, for statuses of HTTP.
+# Close codes of RFC 6455, section 7.4.1, by HTTP status.
 _CLOSE_CODES = {413: 1009, 415: 1003}
 _POLICY, _SERVER_ERROR = 1008, 1011
 
 
-async def bridge(client: Client, target: Target, socket: WebSocket, max_body: int) -> None:
-    """Open a channel, say so, and carry text both ways until either side has left.
+async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body: int) -> None:
+    """Open a channel, confirm it, and carry text both ways until either side has left.
 
     Args:
-        client: Makes the call.
-        target: The function.
-        socket: Accepted, its first message taken.
-        max_body: Bytes of one message at the most.
+        client: The client that makes the call.
+        call: The function to call.
+        socket: An accepted WebSocket whose first message was received.
+        max_body: Maximum bytes of one message.
 
     Raises:
         CallError: The channel could not be opened, or its function raised.
-        BadRequest: The WebSocket said something that cannot be carried.
+        BadRequest: The WebSocket sent a message that cannot be carried.
     """
 
     async def talk(channel: Channel) -> None:
-        await _settled(client, channel)
-        await socket.send_text(to_json(success_of("accept")))
-        down = asyncio.create_task(_down(channel, socket))
-        up = asyncio.create_task(_up(channel, socket, max_body))
+        await _wait_accepted(client, channel)
+        await socket.send_text(to_json(result_object("accept")))
+        down = asyncio.create_task(_send_down(channel, socket))
+        up = asyncio.create_task(_send_up(channel, socket, max_body))
         try:
             await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -48,7 +48,7 @@ async def bridge(client: Client, target: Target, socket: WebSocket, max_body: in
             if not task.cancelled():
                 task.result()
 
-    stub: Any = client.register(target.name, target.group)(talk)
+    stub: Any = client.register(call.name, call.group)(talk)
     await stub(header=header_of(socket))
 
 
@@ -56,8 +56,8 @@ async def receive_text(socket: WebSocket, max_body: int) -> str:
     """Return the next message of a WebSocket.
 
     Raises:
-        BadRequest: It is no text, or has more than `max_body` bytes.
-        WebSocketDisconnect: There is none, the client has left.
+        BadRequest: The message is not text, or is longer than `max_body` bytes.
+        WebSocketDisconnect: The client has disconnected.
     """
     try:
         text = await socket.receive_text()
@@ -69,18 +69,19 @@ async def receive_text(socket: WebSocket, max_body: int) -> str:
 
 
 def close_code(status: int) -> int:
-    """Return the code with which a WebSocket is closed after an error."""
+    """Return the code that closes a WebSocket after an error with an HTTP status."""
     return _CLOSE_CODES.get(status, _SERVER_ERROR if status >= 500 else _POLICY)
 
 
-async def _settled(client: Client, channel: Channel) -> None:
-    """Return when the server has taken the channel.
+async def _wait_accepted(client: Client, channel: Channel) -> None:
+    """Return when the server has accepted the channel.
 
-    No answer says so. But what is sent after it on the same connection is answered after it; a
-    call of a function that nobody from elsewhere may call always is, and costs next to nothing.
+    The protocol has no response for that. But a server handles the frames of a connection in
+    order, so when it has answered a later call, it has accepted or refused the channel. The call
+    used here is cheap, and it is answered even though the function is hidden from other machines.
 
     Raises:
-        CallError: The server has refused it.
+        CallError: The server has refused the channel.
     """
     try:
         await client.raw_call("list", group="registry", header={FORWARDED: ""})
@@ -94,14 +95,14 @@ async def _settled(client: Client, channel: Channel) -> None:
             raise
 
 
-async def _down(channel: Channel, socket: WebSocket) -> None:
-    """Carry what the server writes; strings as they are, anything else as JSON."""
+async def _send_down(channel: Channel, socket: WebSocket) -> None:
+    """Send the messages of the function: strings unchanged, any other value as JSON."""
     async for body in channel.iter_body():
         await socket.send_text(body if isinstance(body, str) else to_json(body))
 
 
-async def _up(channel: Channel, socket: WebSocket, max_body: int) -> None:
-    """Carry what the WebSocket says until it is closed."""
+async def _send_up(channel: Channel, socket: WebSocket, max_body: int) -> None:
+    """Write the messages of the WebSocket to the channel until it is closed."""
     try:
         while True:
             await channel.write(await receive_text(socket, max_body))
