@@ -1,6 +1,6 @@
-# An image of rap and of the example in integration/app. The final stage has Python, a virtual
-# environment and the example: no compiler, no pip (unless a package of the system), no source of rap,
-# nothing that its user can write.
+# An image of rap and the example in integration/app. The final stage has Python, a virtual environment
+# and the example. It has no compiler, no pip (unless a system package includes one), no source of rap,
+# and no files that its user can write.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
@@ -21,7 +21,7 @@ WORKDIR /app
 ENV PATH=/opt/rap/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 9000 8000 9100
-# Draining begins with it, and takes 26 s at most: `docker stop --time 30`.
+# Starts a drain, which takes at most 26 s: use `docker stop --time 30`.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "integration/app/probe.py"]

@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line: what `rap` logs, with what its records carry about calls.
+"""Write the logs of rap as JSON, one object per line, including the attributes of calls.
 
 Run it::
 
@@ -16,12 +16,12 @@ from rap.client import Client
 from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware
 
-# What a record about a call has, beside what every record of `logging` has.
+# The attributes of log records about calls, in addition to those of every `logging` record.
 CALL_FIELDS = ("method", "peer", "code", "seconds", "trace_id")
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as an object."""
+    """Formats a log record as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -56,7 +56,7 @@ async def main() -> None:
         try:
             await client.call(divide, 1, 0, header=header)
         except ZeroDivisionError:
-            print("it was told", file=sys.stderr)
+            print("the caller got the error", file=sys.stderr)
 
 
 if __name__ == "__main__":
