@@ -91,7 +91,7 @@ async def server_side(best: Best) -> None:
             best.note("server: a call", time.perf_counter() - begin, CHUNK)
             await server_parts(best, conn, next_id)
             next_id += 2 * CHUNK
-            conn.protocol.send_credit = ROOMY
+            conn.protocol.send_window = ROOMY
         conn.connection_lost(None)
 
 
@@ -135,7 +135,7 @@ async def client_side(best: Best) -> None:
                 await stub(1, 2)
 
         for _ in range(ROUNDS // 2):
-            conn.protocol.send_credit = ROOMY
+            conn.protocol.send_window = ROOMY
             callers = [asyncio.ensure_future(caller()) for _ in range(CALLERS)]
             begin, elsewhere = time.perf_counter(), 0.0
             for _ in range(8):

@@ -84,7 +84,7 @@ class ProtocolTarget:
                     if not stream.state & 21:
                         protocol.send_data(stream, MESSAGE | END, b"", b"answer")
             protocol.send_pending(1 << 20)
-            if protocol.recv_credit + protocol.ungranted > _SMALL.connection_window:
+            if protocol.recv_window + protocol.consumed > _SMALL.connection_window:
                 raise Finding("more credit than the window")
             if len(protocol.streams) > _SMALL.max_streams:
                 raise Finding("more streams than max_streams")

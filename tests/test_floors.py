@@ -53,6 +53,12 @@ OPEN = {
     "rap.call.Response.body": "processors replace it",
 }
 
+# Classes that are records of one package, whose files assign to their attributes.
+RECORDS = {
+    "rap.wire.stream.StreamState": "wire/",
+    "rap.wire.stream.Outgoing": "wire/",
+}
+
 # Files that still assign to attributes of objects of other modules, and at most how often. A number
 # only goes down.
 FRIENDS = {
@@ -62,9 +68,6 @@ FRIENDS = {
     "processor/metrics/prometheus.py": 4,
     "processor/tracing/opentelemetry.py": 1,
     "processor/tracing/opentracing.py": 1,
-    "transport/connection.py": 4,
-    "wire/protocol.py": 24,
-    "wire/sender.py": 30,
 }
 
 
@@ -162,6 +165,7 @@ def unowned(sources: Mapping[str, str], known: Mapping[str, int]) -> Iterator[st
             f"{path}:{each.line}: {each.target} belongs to {each.owner}"
             for each in tree.foreign_assignments(module_of(path))
             if f"{each.owner}.{each.attribute}" not in OPEN
+            and not path.startswith(RECORDS.get(each.owner, "nowhere"))
         ]
         if len(found) > known.get(path, 0):
             yield from found
@@ -287,7 +291,7 @@ HEAD = "from rap.wire.stream import Node, Stream, opened\n"
     ],
 )
 def test_an_assignment_to_an_object_of_another_module_is_found(source: str) -> None:
-    sources = {"wire/stream.py": STREAM, "wire/sender.py": HEAD + source}
+    sources = {"wire/stream.py": STREAM, "transport/a.py": HEAD + source}
     assert len(list(unowned(sources, {}))) == 1
 
 
@@ -303,4 +307,4 @@ def test_an_assignment_to_an_object_of_another_module_is_found(source: str) -> N
     ],
 )
 def test_an_assignment_to_an_own_object_is_allowed(source: str) -> None:
-    assert list(unowned({"wire/stream.py": STREAM, "wire/sender.py": HEAD + source}, {})) == []
+    assert list(unowned({"wire/stream.py": STREAM, "transport/a.py": HEAD + source}, {})) == []

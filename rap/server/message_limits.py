@@ -66,10 +66,10 @@ class _LimitedStream(ServerStream):
         dispatcher: Dispatcher,
         conn: Connection,
         stream_id: int,
-        send_credit: int,
+        send_window: int,
         state: int,
     ) -> None:
-        super().__init__(conn, stream_id, send_credit, state)
+        super().__init__(conn, stream_id, send_window, state)
         self._limits = limits
         self._dispatcher = dispatcher
 

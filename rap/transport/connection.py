@@ -55,7 +55,7 @@ from rap.wire.frames import (
 )
 from rap.wire.load_report import ASK_FOR_LOAD
 from rap.wire.protocol import WireProtocol
-from rap.wire.sender import BULK
+from rap.wire.sender import BULK, ignore
 from rap.wire.stream import CLOSED, REMOTE_END, StreamState, is_unsent
 
 __all__ = [
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         clock: Source of time.
         log: Logger of the side.
         new_stream: On a server, the class of stream records, called with (connection, id, send
-            credit, state). A connection without it is a client's.
+            window, state). A connection without it is a client's.
         stream_handler: On a server, called once, when the client's Hello has arrived; returns
             what takes each stream that the client opens.
         keep_task: On a server, takes a cancelled task that outlives its stream.
@@ -220,9 +220,10 @@ class Connection(asyncio.Protocol):
             new_stream=functools.partial(new_stream, self) if new_stream else _no_streams,
             limits=options.limits,
             hello={**options.hello, "random": self._random},
+            wake=self._flush_soon,
+            flush=self._flush,
+            on_write_buffer=self._on_write_buffer if self.is_server else ignore,
         )
-        self.protocol.wake = self._flush_soon
-        self.protocol.flush = self._flush
         self.streams = self.protocol.streams
         self.peer_limits = self.protocol.peer
         self.send_data = self.protocol.send_data
@@ -252,8 +253,6 @@ class Connection(asyncio.Protocol):
         self._handler: StreamHandler = _no_handler
         self.on_open: StreamHandler = _no_handler  # the handler, or `_defer`
         self._deferred: deque[tuple[Any, int, bytes, bytes | memoryview]] | None = None
-        if self.is_server:
-            self.protocol.backlog.tell = self._on_write_buffer
         self._cancels = TokenBucket(options.max_cancels, clock.monotonic())
         self._pings = TokenBucket(options.max_pings, clock.monotonic())
         self.watchdog = Watchdog(self, self._loop, age_factor=age_factor)
@@ -301,7 +300,7 @@ class Connection(asyncio.Protocol):
                 self.log.warning("connection with %s closed: %s", self.peer, protocol.error)
                 self._flush()  # what the protocol has queued for the peer
                 self._close_transport(protocol.error)
-        elif protocol.out or protocol.waiting:
+        elif protocol.out or protocol.pending:
             if not self._scheduled:
                 self._scheduled = True
                 self._call_soon(self._flush_callback)
@@ -325,7 +324,7 @@ class Connection(asyncio.Protocol):
         waiter, self._drain_waiter = self._drain_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self.protocol.waiting:
+        if self.protocol.pending:
             self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -562,19 +561,19 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         protocol = self.protocol
-        if protocol.waiting and not self.paused:
+        if protocol.pending and not self.paused:
             for stream in protocol.send_pending(BULK - protocol.bulk):
                 stream.on_flushed()
-            if protocol.waiting and protocol.bulk:
+            if protocol.pending and protocol.bulk:
                 self._flush_soon()
         out = protocol.out
         if out:
             if protocol.bulk:
-                protocol.bulk = 0
                 self._writelines(out)
+                protocol.clear_output()
             else:
                 self.transport.write(b"".join(out))
-            out.clear()
+                out.clear()
             if self.paused and self.transport.get_write_buffer_size() > self._max_buffered:
                 self.abort(ConnectionClosed(f"{self.peer} does not read what it asks for"))
         if self.draining:
@@ -629,7 +628,7 @@ class Connection(asyncio.Protocol):
 
     def _open_deferred(self) -> None:
         """Hand out deferred streams in order, some in each turn of the loop."""
-        deferred, write_buffer = self._deferred, self.protocol.backlog
+        deferred, write_buffer = self._deferred, self.protocol.write_buffer
         if deferred is None:
             return
         for _ in range(_DEFERRED_PER_TURN):

@@ -35,7 +35,7 @@ class UnaryStream(StreamState):
 
     deadline_text = "the deadline of the call passed"
     complete = False
-    send_credit = 0  # everything was sent with the Open; the peer may give credit all the same
+    send_window = 0  # everything was sent with the Open; the peer may give credit all the same
     meta = b""
     see_error: SeeError | None = None
 
@@ -92,12 +92,12 @@ class Stream(StreamState):
     _ender: "asyncio.Future[None] | None" = None
 
     def __init__(
-        self, conn: "Connection", stream_id: int = 0, send_credit: int = 0, state: int = 0
+        self, conn: "Connection", stream_id: int = 0, send_window: int = 0, state: int = 0
     ) -> None:
         self.conn = conn
         self.id = stream_id
         self.state = state
-        self.send_credit = send_credit
+        self.send_window = send_window
         self.held = 0
 
     @property

@@ -1,12 +1,16 @@
-"""The wire protocol as a pure state machine: bytes in, events out; wishes in, bytes out.
+"""The wire protocol as a pure state machine: bytes in, events out; method calls in, bytes out.
 
-No socket, clock or task: a transport feeds `receive_data`, acts on the events, and writes what
-it finds in `out`. The rules are in PROTOCOL.md. Here is the loop over the frames of a chunk, with
-the common cases unrolled; `receiver.py` has every case of Open and Data, `sender.py` what we send.
+It knows no socket, clock or task. A transport feeds `receive_data`, acts on the events, and writes
+what it finds in `out`. PROTOCOL.md has the rules. This module has what arrives: frames, messages
+and violations. `sender.py` has what is sent.
+
+Three cases are handled in the loop over the frames of a chunk, without a call: a unary request, the
+last message of a stream that we have ended, and a whole message of a stream that goes on. They are
+fast paths of `_on_open` and `_on_data`, which handle every case.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from rap.errors import Code, RapError, RemoteProtocolError
 from rap.wire.frames import (
@@ -35,291 +39,80 @@ from rap.wire.frames import (
     reset_frame,
 )
 from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits, without_limits
-from rap.wire.sender import Sender
-from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State, StreamState
+from rap.wire.sender import S, Sender, ignore
+from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State
 
-__all__ = ["LARGE_REQUEST", "PROTOCOL_VERSION", "Bytes", "Event", "Receiver", "S", "WireProtocol"]
+__all__ = ["LARGE_REQUEST", "PROTOCOL_VERSION", "Bytes", "Event", "WireProtocol"]
 
+PROTOCOL_VERSION = 1
+# Bytes of a request above which it counts toward `max_requests`.
+LARGE_REQUEST = 16 * 1024
 
-S = TypeVar("S", bound=StreamState)
 Bytes = bytes | memoryview
 # Kind, stream (`None` on the connection), flags, meta, body, bytes held until `acknowledge`.
 Event = tuple[int, S | None, int, bytes, Bytes, int]
 
-# Parts below this are joined as they come: a million objects of a byte each would take far more
-# memory than `max_message` allows.
-_SMALL_PART = 1024
-# Bytes of an Open above which it counts what the requests of open calls hold.
-LARGE_REQUEST = 16 * 1024
-# Calls that a peer may open after our last GoAway: what was under way when it came.
-_MOST_REFUSED = 1000
-
-
-class Receiver(Sender[S]):
-    """State of everything the peer sends.
-
-    Args:
-        limits: What this side accepts.
-        new_stream: Makes the record of a stream the peer opened, from id, send credit and state.
-        is_server: The peer opens streams, not we.
-    """
-
-    __slots__ = tuple("_is_server _refused _requests error last_id refuse_above state".split())
-
-    def __init__(
-        self, limits: Limits, new_stream: Callable[[int, int, int], S], *, is_server: bool
-    ) -> None:
-        super().__init__(limits, new_stream)
-        self.state = State.OPENING
-        self.error: RapError | None = None  # what the peer did wrong
-        self.last_id = 0  # highest stream id the peer opened
-        self.refuse_above = MAX_STREAM_ID  # what our last GoAway said
-        self._is_server = is_server
-        self._requests = 0  # bytes of large requests of open calls, or more
-        self._refused = 0  # calls above it that were opened all the same
-
-    def go_away(self, last_stream_id: int, code: Code = Code.OK, message: str = "") -> None:
-        """Queue a GoAway: `MAX_STREAM_ID` announces a drain, less refuses what lies above."""
-        self.refuse_above = last_stream_id
-        self.out.append(go_away_frame(last_stream_id, code, message))
-
-    def close(self) -> None:
-        """Forget what is queued: the connection has ended."""
-        self.state = State.CLOSED
-        self.out.clear()
-
-    def _violate(self, message: str, code: Code = Code.INTERNAL) -> None:
-        if self.error is None:
-            self.error = RemoteProtocolError(message)
-            self.state = State.CLOSING
-            self.go_away(self.last_id, code, message)
-
-    def _on_data(
-        self,
-        stream: S,
-        flags: int,
-        meta: bytes,
-        body: Bytes,
-        cost: int,
-        add: Callable[[Event[S]], None],
-    ) -> int:
-        """Handle Data of a live stream."""
-        if stream.state & REMOTE_END:
-            self._violate(f"stream {stream.id}: Data after END")
-            return 0
-        stream.used += cost
-        excess = stream.used - self.limits.stream_window
-        if excess > 0:
-            self._violate(f"stream {stream.id}: credit exceeded by {excess} bytes")
-            return 0
-        if flags & MORE or stream.state & ASSEMBLING:
-            return self._on_part(stream, flags, meta, body, cost, add)
-        if len(body) > self.limits.max_message:
-            self._refuse_message(stream, len(body), add)
-            return cost
-        return self._finish(stream, DATA, flags, meta, body, cost, add)
-
-    def _finish(
-        self,
-        stream: S,
-        kind: int,
-        flags: int,
-        meta: bytes,
-        body: Bytes,
-        cost: int,
-        add: Callable[[Event[S]], None],
-        given: int = 0,
-    ) -> int:
-        """Hand a whole message on.
-
-        What was `given` back for its parts is held again from now on, until user code takes the
-        message: else a reader that stalls would pile up large messages that cost nothing.
-        """
-        freed = 0
-        if kind == OPEN and len(body) > LARGE_REQUEST and not self._has_room(stream, len(body)):
-            most = self.limits.most_requests
-            text = f"the requests of open calls have too many bytes; the limit is {most}"
-            details = {"limit": "max_requests"}
-            self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, text, details, UNSERVED)
-            return cost
-        if flags & END:
-            stream.state |= REMOTE_END
-        if stream.state & CLOSED == CLOSED:
-            del self.streams[stream.id]
-            stream.state = CLOSED
-            freed = cost + stream.held
-            stream.held = cost = 0
-        elif kind == OPEN or not flags & MESSAGE:
-            self._credit_back(stream, cost)
-            freed, cost = cost, 0
-        else:
-            freed = -given
-            stream.ungranted -= given
-            cost += given
-            stream.held += cost
-        add((kind, stream, flags, meta, body, cost))
-        return freed
-
-    def _on_part(
-        self,
-        stream: S,
-        flags: int,
-        meta: bytes,
-        body: Bytes,
-        cost: int,
-        add: Callable[[Event[S]], None],
-    ) -> int:
-        """Collect a part of a message; it is given back on arrival, but not the last one.
-
-        Else a message larger than the window could never arrive.
-        """
-        parts = stream.parts
-        if parts is None:
-            parts = self._assemble(stream, DATA, meta)
-        if len(body) >= _SMALL_PART:
-            if isinstance(body, memoryview) and 2 * len(body) < len(cast(bytes, body.obj)):
-                body = bytes(body)  # else it would keep the whole chunk alive
-            parts.append(body)
-        elif parts and isinstance(parts[-1], bytearray):
-            parts[-1] += body
-        else:
-            parts.append(bytearray(body))
-        stream.parts_size += len(body)
-        self.unfinished += len(body)
-        if stream.parts_size > self.limits.max_message:
-            self._refuse_message(stream, stream.parts_size, add)
-            return cost
-        if self.unfinished > self.limits.most_unfinished:
-            text = f"{self.unfinished} bytes of unfinished messages on one connection; "
-            text += f"the limit is {self.limits.most_unfinished}"
-            self._refuse(stream, text, {"limit": "max_unfinished"}, add)
-            return cost
-        if flags & MORE:
-            stream.parts_cost += cost
-            self._credit_back(stream, cost)
-            return cost
-        if not flags & MESSAGE:
-            self._violate(f"stream {stream.id}: a message broke off")
-            return 0
-        whole = b"".join(parts)
-        kind, meta = stream.parts_kind, stream.parts_meta
-        self.unfinished -= stream.parts_size
-        stream.parts, stream.parts_kind = None, DATA
-        stream.state &= ~ASSEMBLING
-        return self._finish(stream, kind, flags, meta, whole, cost, add, stream.parts_cost)
-
-    def _assemble(self, stream: S, kind: int, meta: bytes) -> list[bytes | bytearray | memoryview]:
-        """Begin to collect a message."""
-        stream.parts, stream.parts_size, stream.parts_cost = [], 0, 0
-        stream.parts_kind, stream.parts_meta = kind, meta
-        stream.state |= ASSEMBLING
-        return stream.parts
-
-    def _has_room(self, stream: S, size: int) -> bool:
-        """Count a large request, unless all of open calls together have too many bytes.
-
-        Who ends a call says nothing here; so what is left is counted when it may be too much.
-        """
-        most = self.limits.most_requests
-        if self._requests + size > most:
-            self._requests = sum(each.request_size for each in self.streams.values())
-            if self._requests + size > most:
-                return False
-        self._requests += size
-        stream.request_size = size
-        return True
-
-    def _credit_back(self, stream: S, cost: int) -> None:
-        """Give back to a stream what no user code will take."""
-        stream.ungranted += cost
-        if stream.ungranted >= self._stream_step:
-            self.grant_stream(stream)
-
-    def _refuse_message(self, stream: S, size: int, add: Callable[[Event[S]], None]) -> None:
-        """Reset a stream whose message is too large."""
-        message = f"a message of {size} bytes or more; max_message is {self.limits.max_message}"
-        self._refuse(stream, message, {"limit": "max_message"}, add)
-
-    def _refuse(
-        self, stream: S, message: str, details: dict[str, str], add: Callable[[Event[S]], None]
-    ) -> None:
-        """Reset a stream that takes too much; tell our side, if it knows of the stream."""
-        if stream.parts_kind == OPEN:
-            self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
-            return
-        self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, message, details)
-        reset = reset_frame(stream.id, Code.RESOURCE_EXHAUSTED, message, details)
-        add((RESET, stream, REFUSED, b"", reset[HEADER_SIZE:], 0))
-
-    def _on_open(
-        self,
-        stream_id: int,
-        flags: int,
-        meta: bytes,
-        body: Bytes,
-        cost: int,
-        add: Callable[[Event[S]], None],
-    ) -> int:
-        """Handle Open."""
-        in_order = self.last_id < stream_id <= MAX_STREAM_ID and stream_id & 1
-        if not self._is_server or not in_order:
-            self._violate(f"Open of stream {stream_id} after {self.last_id}")
-            return 0
-        self.last_id = stream_id
-        if stream_id > self.refuse_above:
-            # Our GoAway told the peer that it is not served.
-            self._refused += 1
-            if self._refused > _MOST_REFUSED:
-                self._violate(f"{self._refused} calls were opened after GoAway")
-            return cost
-        if len(self.streams) >= self.limits.max_streams:
-            message = f"more than {self.limits.max_streams} calls open on one connection"
-            details = {"limit": "max_streams"}
-            self.out.append(
-                reset_frame(stream_id, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
-            )
-            return cost
-        if cost > self.limits.stream_window:
-            self._violate(f"stream {stream_id}: an Open of {cost} bytes, over its credit")
-            return 0
-        stream = self.new_stream(stream_id, self.peer.stream_window, 0)
-        stream.used = cost
-        self.streams[stream_id] = stream
-        if flags & MORE or len(body) > self.limits.max_message:
-            self._assemble(stream, OPEN, meta)
-            return self._on_part(stream, flags, meta, body, cost, add)
-        return self._finish(stream, OPEN, flags, meta, body, cost, add)
-
-
-PROTOCOL_VERSION = 1
-
 _unpack_header = HEADER.unpack_from
-# Bodies from here on are views of the chunk they came in, not copies; unless they are a small
-# part of it, for a view keeps the whole chunk alive.
-_VIEW_FROM = 4096
-_VIEW_SHARE = 8
+_KIND_AT, _META_AT = 4, slice(10, 12)  # where the header has the kind and the length of meta
 _WHOLE_LAST = MESSAGE | END
 _PLAIN = MESSAGE | MORE | END
-_KIND_AT, _META_AT = 4, slice(10, 12)  # where the header has the kind and the length of meta
-# What one turn takes from a peer: calls that are opened, and frames that are neither Open nor
-# Data. The rest of a chunk waits for the next turn, so that others come in between.
-_TURN_OPENS = 64
-_TURN_RARE = 32
-_LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more calls than that
+# Bytes of a body that is passed on as a view of its chunk, not copied; unless it is a small part of
+# the chunk, because a view keeps the whole chunk alive.
+_VIEW_FROM = 4096
+_VIEW_SHARE = 8
+# Parts of fewer bytes are joined as they arrive: a million objects of a byte each would take far
+# more memory than `max_message` allows.
+_SMALL_PART = 1024
+# What one turn takes from a peer: streams that are opened, and control frames. The rest of a chunk
+# waits for the next turn, so that other connections get theirs.
+_OPENS_PER_TURN = 64
+_CONTROL_FRAMES_PER_TURN = 32
+_LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more streams than that
+# Calls that a peer may open after our last GoAway: those that were under way when it arrived.
+_MAX_REFUSED = 1000
 
 
-class WireProtocol(Receiver[S]):
+class WireProtocol(Sender[S]):
     """One connection, seen from one side.
+
+    It extends `Sender`, because both halves work on the same streams, windows and output: with two
+    objects, each chunk that arrives would cost a call to update the receive window.
 
     Args:
         is_server: The peer opens streams, not we.
+        new_stream: Makes the record of a stream that the peer opened: (id, send window, state).
         limits: What this side accepts.
-        hello: What our Hello says beside version and limits.
-        new_stream: Makes the record of a stream that the peer opened.
+        hello: What our Hello says besides version and limits.
+        wake: See `Sender`; so are the next two.
+
+    Attributes:
+        state: Life of the connection.
+        error: The peer's violation of the protocol.
+        peer_hello: What the peer's Hello says besides version and limits.
+        last_id: Highest stream id that the peer has opened.
+        refuse_above: Stream id of our last GoAway: streams above it are not served.
+        partial: Beginning of a frame; if there is `more`, everything that waits for the next turn.
+        more: `receive_data` is to be called again, with no bytes, in the next turn.
     """
 
-    __slots__ = tuple(
-        "_max_length _max_open _most_streams _need _rare _slow more partial peer_hello".split()
+    __slots__ = (
+        "_control_frames",
+        "_is_server",
+        "_max_length",
+        "_max_open",
+        "_max_peer_streams",
+        "_need",
+        "_new_stream",
+        "_opens",
+        "_refused",
+        "_requests",
+        "error",
+        "last_id",
+        "more",
+        "partial",
+        "peer_hello",
+        "refuse_above",
+        "state",
     )
 
     def __init__(
@@ -329,17 +122,27 @@ class WireProtocol(Receiver[S]):
         new_stream: Callable[[int, int, int], S],
         limits: Limits = DEFAULT_LIMITS,
         hello: Mapping[str, Any] | None = None,
+        wake: Callable[[], object] = ignore,
+        flush: Callable[[], object] = ignore,
+        on_write_buffer: Callable[[bool], object] = ignore,
     ) -> None:
-        super().__init__(limits, new_stream, is_server=is_server)
+        super().__init__(limits, wake=wake, flush=flush, on_write_buffer=on_write_buffer)
+        self.state = State.OPENING
+        self.error: RapError | None = None
         self.peer_hello: dict[str, Any] = {}
-        # The beginning of a frame; if there is `more`, all that waits for the next turn.
+        self.last_id = 0
+        self.refuse_above = MAX_STREAM_ID
         self.partial: bytearray | memoryview | None = None
         self.more = False
-        self._need = HEADER_SIZE
-        self._slow = self._rare = 0  # Opens that took long, frames that come seldom
-        # A client takes no Open at all.
-        self._most_streams = limits.max_streams if is_server else 0
-        # Frames up to this size can break no limit of a message or a stream.
+        self._is_server = is_server
+        self._new_stream = new_stream
+        self._need = HEADER_SIZE  # bytes of the frame whose beginning is `partial`
+        self._opens = 0  # that did not take the fast path
+        self._control_frames = 0
+        self._requests = 0  # bytes of large requests of open calls, or more
+        self._refused = 0  # calls above `refuse_above`
+        self._max_peer_streams = limits.max_streams if is_server else 0
+        # Frames up to this size cannot exceed a limit of a message or a stream.
         window = limits.stream_window - HEADER_SIZE
         self._max_length = min(limits.max_frame, limits.max_message, window)
         self._max_open = min(self._max_length, LARGE_REQUEST)
@@ -347,10 +150,10 @@ class WireProtocol(Receiver[S]):
         self.out.append(hello_frame(content))
 
     def receive_data(self, data: bytes) -> list[Event[S]]:
-        """Take bytes from the peer; return what they mean.
+        """Take bytes from the peer; return the events.
 
-        Never raises: a violation queues a GoAway, sets `error`, and what follows is ignored. Where
-        there is `more` than one turn takes, it is to be called again with no bytes in the next.
+        It never raises: a violation queues a GoAway and sets `error`, and later bytes are ignored.
+        If there is `more` than one turn takes, call it again in the next turn, with no bytes.
         """
         events: list[Event[S]] = []
         if self.error is None:
@@ -360,11 +163,30 @@ class WireProtocol(Receiver[S]):
                 self._parse(data, pos, events)
         return events
 
+    def ping(self, token: bytes) -> None:
+        """Queue a Ping with 8 bytes; its answer is the event with flag ACK and the same bytes."""
+        self.out.append(ping_frame(token))
+
+    def send_load(self, frame: bytes) -> None:
+        """Queue a load report, or a request for one."""
+        self.out.append(frame)
+        self._wake()
+
+    def go_away(self, last_stream_id: int, code: Code = Code.OK, message: str = "") -> None:
+        """Queue a GoAway: `MAX_STREAM_ID` announces a drain, less refuses streams above it."""
+        self.refuse_above = last_stream_id
+        self.out.append(go_away_frame(last_stream_id, code, message))
+
+    def close(self) -> None:
+        """Drop what is queued: the connection has ended."""
+        self.state = State.CLOSED
+        self.out.clear()
+
     def _complete(self, data: bytes, events: list[Event[S]]) -> int:
-        """Finish the frame that was begun, copying no more; return how much of `data` it took."""
+        """Complete the partial frame, and copy no more; return how much of `data` it took."""
         pos = 0
         if self.more:
-            self._go_on(data, events)
+            self._continue(data, events)
             return len(data)
         while self.partial is not None and pos < len(data) and self.error is None:
             rest = cast(bytearray, self.partial)
@@ -374,25 +196,25 @@ class WireProtocol(Receiver[S]):
             if len(rest) < self._need:
                 break
             self.partial = None
-            # A large body is handed on as a view; everything else is small, and must be bytes.
+            # A large body is passed on as a view; everything else is small, and must be bytes.
             is_large = len(rest) > _VIEW_FROM + HEADER_SIZE and rest[_KIND_AT] == DATA
             as_it_is = is_large and not any(rest[_META_AT])
             frame = rest if as_it_is else bytes(rest)
             self._parse(frame, 0, events)  # type: ignore[arg-type]  # a bytearray reads like bytes
         return pos
 
-    def _go_on(self, data: bytes, events: list[Event[S]]) -> None:
-        """Read on where the last turn ended."""
+    def _continue(self, data: bytes, events: list[Event[S]]) -> None:
+        """Continue where the last turn ended."""
         waiting = cast(memoryview, self.partial)
         self.partial, self.more = None, False
-        if data:  # the transport had read it before it was told to pause
+        if data:  # the transport had read it before it paused
             self._parse(bytes(waiting) + data, 0, events)
         else:
             whole = cast(bytes, waiting.obj)
             self._parse(whole, len(whole) - len(waiting), events)
 
     def _parse(self, data: bytes, pos: int, events: list[Event[S]]) -> None:
-        """Read frames from `pos` on; what is left of the last one waits for more."""
+        """Read frames from `pos` on; the rest of the last one waits for more."""
         size = len(data)
         begin = pos
         if self.state is State.OPENING and size - pos >= HEADER_SIZE:
@@ -406,14 +228,14 @@ class WireProtocol(Receiver[S]):
         add = events.append
         streams = self.streams
         max_length, max_open = self._max_length, self._max_open
-        new_stream = self.new_stream
+        new_stream = self._new_stream
         window = self.peer.stream_window
-        most_streams = self._most_streams
+        max_streams = self._max_peer_streams
         if size > _LONG_CHUNK:
-            most_streams = min(most_streams, len(streams) + _TURN_OPENS)
+            max_streams = min(max_streams, len(streams) + _OPENS_PER_TURN)
         window_left = self.limits.stream_window - HEADER_SIZE
-        rare = kept = 0  # bytes that cost no credit, and that are not given back at once
-        need = HEADER_SIZE  # of the frame that is left; 0: the turn is over
+        uncounted = kept = 0  # bytes that take no credit, and that are not credited at once
+        need = HEADER_SIZE  # bytes of the frame that is left; 0: the turn is over
         while size - pos >= HEADER_SIZE:
             length, kind, flags, stream_id, meta_size = _unpack_header(data, pos)
             if length > max_length and length > self.limits.max_frame:
@@ -447,7 +269,7 @@ class WireProtocol(Receiver[S]):
                     if not self._is_late(stream_id):
                         break
                 elif flags == _WHOLE_LAST and stream.state == LOCAL_END and length <= max_length:
-                    # The answer of a unary call, or the last message of a stream we ended.
+                    # A unary response, or the last message of a stream that we have ended.
                     del streams[stream_id]
                     stream.state = CLOSED
                     if stream.held:
@@ -460,7 +282,7 @@ class WireProtocol(Receiver[S]):
                     and length <= max_length
                     and stream.used + length < window_left
                 ):
-                    # A whole message of a stream that goes on; `_on_data` unrolled.
+                    # A whole message of a stream that goes on; the fast path of `_on_data`.
                     cost = length + HEADER_SIZE
                     stream.used += cost
                     stream.held += cost
@@ -476,43 +298,43 @@ class WireProtocol(Receiver[S]):
                     flags == _WHOLE_LAST
                     and self.last_id < stream_id <= self.refuse_above
                     and stream_id & 1
-                    and len(streams) < most_streams
+                    and len(streams) < max_streams
                     and length <= max_open
                 ):
-                    # A unary or generator call that fits one frame; `_on_open` unrolled.
+                    # A unary or generator call in one frame; the fast path of `_on_open`.
                     self.last_id = stream_id
                     stream = new_stream(stream_id, window, REMOTE_END)
                     streams[stream_id] = stream
                     add((OPEN, stream, flags, meta, body, 0))
                     continue
                 cost = length + HEADER_SIZE
-                if len(streams) >= most_streams < self._most_streams:
+                if len(streams) >= max_streams < self._max_peer_streams:
                     pos, need = stop - cost, 0
                     break
                 kept += cost - self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
                     break
-                self._slow += 1
-                if not self._slow % _TURN_OPENS:
+                self._opens += 1
+                if not self._opens % _OPENS_PER_TURN:
                     need = 0
                     break
             else:
-                rare += length + HEADER_SIZE
-                self._on_rare(kind, stream_id, flags, body, events)
+                uncounted += length + HEADER_SIZE
+                self._on_control(kind, stream_id, flags, body, events)
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
-                self._rare += 1
-                if not self._rare % _TURN_RARE:
+                self._control_frames += 1
+                if not self._control_frames % _CONTROL_FRAMES_PER_TURN:
                     need = 0
                     break
-        used = pos - begin - rare
+        used = pos - begin - uncounted
         if used:
-            self.recv_credit -= used
-            self.ungranted += used - kept
-            if self.recv_credit < 0:
-                self._violate(f"the connection's credit is exceeded by {-self.recv_credit} bytes")
-            elif self.ungranted >= self.recv_credit:
+            self.recv_window -= used
+            self.consumed += used - kept
+            if self.recv_window < 0:
+                self._violate(f"the connection's credit is exceeded by {-self.recv_window} bytes")
+            elif self.consumed >= self.recv_window:
                 self.grant_connection()
         if pos < size and self.error is None:
             rest = memoryview(data)[pos:]
@@ -520,35 +342,222 @@ class WireProtocol(Receiver[S]):
             self.more = not need
             self._need = need
 
-    def ping(self, token: bytes) -> None:
-        """Queue a Ping; the event with flag ACK and the same 8 bytes is its answer."""
-        self.out.append(ping_frame(token))
+    def _on_open(
+        self,
+        stream_id: int,
+        flags: int,
+        meta: bytes,
+        body: Bytes,
+        cost: int,
+        add: Callable[[Event[S]], None],
+    ) -> int:
+        """Handle an Open."""
+        in_order = self.last_id < stream_id <= MAX_STREAM_ID and stream_id & 1
+        if not self._is_server or not in_order:
+            self._violate(f"Open of stream {stream_id} after {self.last_id}")
+            return 0
+        self.last_id = stream_id
+        if stream_id > self.refuse_above:
+            # Our GoAway has told the peer that it is not served.
+            self._refused += 1
+            if self._refused > _MAX_REFUSED:
+                self._violate(f"{self._refused} calls were opened after GoAway")
+            return cost
+        if len(self.streams) >= self.limits.max_streams:
+            message = f"more than {self.limits.max_streams} calls open on one connection"
+            details = {"limit": "max_streams"}
+            self.out.append(
+                reset_frame(stream_id, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
+            )
+            return cost
+        if cost > self.limits.stream_window:
+            self._violate(f"stream {stream_id}: an Open of {cost} bytes, over its credit")
+            return 0
+        stream = self._new_stream(stream_id, self.peer.stream_window, 0)
+        stream.used = cost
+        self.streams[stream_id] = stream
+        if flags & MORE or len(body) > self.limits.max_message:
+            self._assemble(stream, OPEN, meta)
+            return self._on_part(stream, flags, meta, body, cost, add)
+        return self._finish(stream, OPEN, flags, meta, body, cost, add)
 
-    def send_load(self, frame: bytes) -> None:
-        """Queue a report of our load, or the request for one of the peer's."""
-        self.out.append(frame)
-        self.wake()
+    def _has_room(self, stream: S, size: int) -> bool:
+        """Count a large request; return `False` if those of open calls have too many bytes.
+
+        The end of a call is not noted here, so they are counted again when it may be too much.
+        """
+        most = self.limits.most_requests
+        if self._requests + size > most:
+            self._requests = sum(each.request_size for each in self.streams.values())
+            if self._requests + size > most:
+                return False
+        self._requests += size
+        stream.request_size = size
+        return True
+
+    def _on_data(
+        self,
+        stream: S,
+        flags: int,
+        meta: bytes,
+        body: Bytes,
+        cost: int,
+        add: Callable[[Event[S]], None],
+    ) -> int:
+        """Handle Data of an open stream."""
+        if stream.state & REMOTE_END:
+            self._violate(f"stream {stream.id}: Data after END")
+            return 0
+        stream.used += cost
+        excess = stream.used - self.limits.stream_window
+        if excess > 0:
+            self._violate(f"stream {stream.id}: credit exceeded by {excess} bytes")
+            return 0
+        if flags & MORE or stream.state & ASSEMBLING:
+            return self._on_part(stream, flags, meta, body, cost, add)
+        if len(body) > self.limits.max_message:
+            self._refuse_message(stream, len(body), add)
+            return cost
+        return self._finish(stream, DATA, flags, meta, body, cost, add)
 
     def _is_late(self, stream_id: int) -> bool:
-        """Whether Data without a stream belongs to one that has ended."""
+        """Whether Data of an unknown stream belongs to one that has ended."""
         newest = self.last_id if self._is_server else self.next_id - 2
         if stream_id & 1 and 0 < stream_id <= newest:
             return True
         self._violate(f"Data on stream {stream_id}, which was never opened")
         return False
 
-    def _on_rare(
+    def _on_part(
+        self,
+        stream: S,
+        flags: int,
+        meta: bytes,
+        body: Bytes,
+        cost: int,
+        add: Callable[[Event[S]], None],
+    ) -> int:
+        """Collect a part of a message. Every part but the last is credited on arrival.
+
+        Otherwise a message larger than the window could never arrive.
+        """
+        parts = stream.parts
+        if parts is None:
+            parts = self._assemble(stream, DATA, meta)
+        if len(body) >= _SMALL_PART:
+            if isinstance(body, memoryview) and 2 * len(body) < len(cast(bytes, body.obj)):
+                body = bytes(body)  # otherwise it would keep the whole chunk alive
+            parts.append(body)
+        elif parts and isinstance(parts[-1], bytearray):
+            parts[-1] += body
+        else:
+            parts.append(bytearray(body))
+        stream.parts_size += len(body)
+        self.unfinished += len(body)
+        if stream.parts_size > self.limits.max_message:
+            self._refuse_message(stream, stream.parts_size, add)
+            return cost
+        if self.unfinished > self.limits.most_unfinished:
+            text = f"{self.unfinished} bytes of unfinished messages on one connection; "
+            text += f"the limit is {self.limits.most_unfinished}"
+            self._refuse(stream, text, {"limit": "max_unfinished"}, add)
+            return cost
+        if flags & MORE:
+            stream.parts_cost += cost
+            self._credit_back(stream, cost)
+            return cost
+        if not flags & MESSAGE:
+            self._violate(f"stream {stream.id}: a message broke off")
+            return 0
+        whole = b"".join(parts)
+        kind, meta = stream.parts_kind, stream.parts_meta
+        self.unfinished -= stream.parts_size
+        stream.parts, stream.parts_kind = None, DATA
+        stream.state &= ~ASSEMBLING
+        return self._finish(stream, kind, flags, meta, whole, cost, add, stream.parts_cost)
+
+    def _assemble(self, stream: S, kind: int, meta: bytes) -> list[bytes | bytearray | memoryview]:
+        """Start to collect a message."""
+        stream.parts, stream.parts_size, stream.parts_cost = [], 0, 0
+        stream.parts_kind, stream.parts_meta = kind, meta
+        stream.state |= ASSEMBLING
+        return stream.parts
+
+    def _finish(
+        self,
+        stream: S,
+        kind: int,
+        flags: int,
+        meta: bytes,
+        body: Bytes,
+        cost: int,
+        add: Callable[[Event[S]], None],
+        credited: int = 0,
+    ) -> int:
+        """Pass on a whole message.
+
+        What was credited for its parts is held again, until user code takes the message: otherwise
+        a stalled reader would pile up large messages that take nothing of the window.
+        """
+        freed = 0
+        if kind == OPEN and len(body) > LARGE_REQUEST and not self._has_room(stream, len(body)):
+            most = self.limits.most_requests
+            text = f"the requests of open calls have too many bytes; the limit is {most}"
+            details = {"limit": "max_requests"}
+            self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, text, details, UNSERVED)
+            return cost
+        if flags & END:
+            stream.state |= REMOTE_END
+        if stream.state & CLOSED == CLOSED:
+            del self.streams[stream.id]
+            stream.state = CLOSED
+            freed = cost + stream.held
+            stream.held = cost = 0
+        elif kind == OPEN or not flags & MESSAGE:
+            self._credit_back(stream, cost)
+            freed, cost = cost, 0
+        else:
+            freed = -credited
+            stream.consumed -= credited
+            cost += credited
+            stream.held += cost
+        add((kind, stream, flags, meta, body, cost))
+        return freed
+
+    def _credit_back(self, stream: S, cost: int) -> None:
+        """Count as consumed what no user code will take."""
+        stream.consumed += cost
+        if stream.consumed >= self._stream_step:
+            self.grant_stream(stream)
+
+    def _refuse_message(self, stream: S, size: int, add: Callable[[Event[S]], None]) -> None:
+        """Reset a stream whose message is too large."""
+        message = f"a message of {size} bytes or more; max_message is {self.limits.max_message}"
+        self._refuse(stream, message, {"limit": "max_message"}, add)
+
+    def _refuse(
+        self, stream: S, message: str, details: dict[str, str], add: Callable[[Event[S]], None]
+    ) -> None:
+        """Reset a stream that exceeds a limit; report it to this side, if it knows the stream."""
+        if stream.parts_kind == OPEN:
+            self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, message, details, UNSERVED)
+            return
+        self.reset_stream(stream, Code.RESOURCE_EXHAUSTED, message, details)
+        reset = reset_frame(stream.id, Code.RESOURCE_EXHAUSTED, message, details)
+        add((RESET, stream, REFUSED, b"", reset[HEADER_SIZE:], 0))
+
+    def _on_control(
         self, kind: int, stream_id: int, flags: int, body: Bytes, events: list[Event[S]]
     ) -> None:
-        """Handle what is neither Open nor Data; kinds we do not know are ignored (§7)."""
+        """Handle a control frame; unknown kinds are ignored (§7)."""
         add = events.append
         if kind == RESET:
             stream = self.streams.get(stream_id)
             if stream is not None:
                 self.drop_stream(stream)
                 if events and events[-1][1] is stream and events[-1][0] == OPEN:
-                    events.pop()  # given up in the same breath: nobody need begin to serve it
-                if stream.parts_kind != OPEN:  # else nobody has heard of it yet
+                    events.pop()  # opened and cancelled in one chunk: it need not be served
+                if stream.parts_kind != OPEN:  # otherwise this side does not know it yet
                     add((RESET, stream, flags & UNSERVED, b"", body, 0))
         elif kind == CREDIT:
             self._on_credit(stream_id, body)
@@ -594,3 +603,9 @@ class WireProtocol(Receiver[S]):
         self.peer_hello = without_limits(content)
         self.state = State.OPEN
         add((HELLO, None, 0, b"", body, 0))
+
+    def _violate(self, message: str, code: Code = Code.INTERNAL) -> None:
+        if self.error is None:
+            self.error = RemoteProtocolError(message)
+            self.state = State.CLOSING
+            self.go_away(self.last_id, code, message)

@@ -74,8 +74,8 @@ class StreamState:
 
     deadline = inf  # seconds on the monotonic clock
     # Bytes of Open and Data frames, headers included.
-    used = 0  # received and not yet given back to the peer, out of the stream's window
-    ungranted = 0  # taken by user code, not yet given back
+    used = 0  # received and not yet credited to the peer, out of the stream's window
+    consumed = 0  # taken by user code, not yet credited
     # A message that is still arriving: kind, flags and meta of its first frame.
     parts: "list[bytes | bytearray | memoryview] | None" = None
     parts_size = 0
@@ -83,14 +83,14 @@ class StreamState:
     parts_kind = 0
     parts_meta = b""
     request_size = 0  # bytes of its request, if that is large
-    # Messages that wait for credit; `is_ready`: it stands in the sender's round.
+    # Messages that wait to be sent; `is_pending`: the stream is in `Sender.pending`.
     outbox: deque[Outgoing] | None = None
-    is_ready = False
+    is_pending = False
 
-    def __init__(self, stream_id: int, send_credit: int, state: int) -> None:
+    def __init__(self, stream_id: int, send_window: int, state: int) -> None:
         self.id = stream_id
         self.state = state
-        self.send_credit = send_credit
+        self.send_window = send_window
         self.held = 0  # received in whole messages, not yet taken by user code
 
 

@@ -55,4 +55,4 @@ async def test_ten_thousand_streams_are_open_at_once() -> None:
         for conn in (pair.client, pair.server):
             protocol = conn.protocol
             window = protocol.limits.connection_window
-            assert protocol.recv_credit + protocol.ungranted == window
+            assert protocol.recv_window + protocol.consumed == window

@@ -169,16 +169,16 @@ class Conversation:
                     grants[frame.stream_id] += int.from_bytes(frame.body, "big")
             held = sum(stream.held for stream in receiver.streams.values())
             window = self.limits[side].connection_window
-            left = sender.send_credit
+            left = sender.send_window
             assert left >= 0
-            assert left + sum(costs.values()) + held + receiver.ungranted + grants[0] == window
+            assert left + sum(costs.values()) + held + receiver.consumed + grants[0] == window
             for stream in receiver.streams.values():
                 other = sender.streams.get(stream.id)
-                assert stream.used == stream.held + stream.ungranted or stream.state & REMOTE_END
+                assert stream.used == stream.held + stream.consumed or stream.state & REMOTE_END
                 if other is None or stream.state & REMOTE_END or other.state & LOCAL_DONE:
                     continue
                 number = stream.id
-                left = other.send_credit
+                left = other.send_window
                 assert left >= 0
                 used = stream.used + costs[number] + grants[number]
                 assert left + used == self.limits[side].stream_window
@@ -207,14 +207,14 @@ class Conversation:
         for side in (0, 1):
             protocol = self.ends[side].protocol
             limits = self.limits[side]
-            assert not protocol.waiting
+            assert not protocol.pending
             assert protocol.partial is None
-            assert protocol.recv_credit + protocol.ungranted == limits.connection_window
-            assert protocol.ungranted <= limits.connection_window // 2
+            assert protocol.recv_window + protocol.consumed == limits.connection_window
+            assert protocol.consumed <= limits.connection_window // 2
             for number, bodies in self.sent[1 - side].items():
                 if number not in self.cut_off:
                     assert self.got[side][number] == bodies
             for number, stream in protocol.streams.items():
                 assert number not in self.cut_off
                 assert stream.state & CLOSED != CLOSED
-                assert stream.ungranted < limits.stream_window // 2 or stream.state & REMOTE_END
+                assert stream.consumed < limits.stream_window // 2 or stream.state & REMOTE_END

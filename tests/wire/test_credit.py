@@ -45,7 +45,7 @@ def test_the_connection_is_given_back_what_all_streams_took_together() -> None:
         server.receive(message(stream.id, 16 * KIB))
         server.protocol.acknowledge(stream, 16 * KIB)
     assert grants(server) == [(0, 64 * KIB + 4 * OPEN_COST)]
-    assert server.protocol.recv_credit == LIMITS.connection_window
+    assert server.protocol.recv_window == LIMITS.connection_window
 
 
 def test_what_nobody_will_take_is_given_back_on_arrival() -> None:
@@ -73,9 +73,9 @@ def test_the_end_of_a_stream_gives_back_what_it_held() -> None:
         server.protocol.send_data(stream, END, b"", b"")
         server.receive(last._replace(flags=last.flags | END))
         assert not server.protocol.streams
-        assert server.protocol.recv_credit + server.protocol.ungranted == 2 * WINDOW
+        assert server.protocol.recv_window + server.protocol.consumed == 2 * WINDOW
         server.protocol.acknowledge(stream, 60 * KIB)  # it is in no inbox of the protocol any more
-        assert server.protocol.recv_credit + server.protocol.ungranted == 2 * WINDOW
+        assert server.protocol.recv_window + server.protocol.consumed == 2 * WINDOW
 
 
 def test_a_reset_gives_back_what_the_stream_held() -> None:
@@ -92,7 +92,7 @@ def test_our_end_is_no_reason_to_keep_credit_but_the_peers_is() -> None:
     server.receive(data(1, b"", END))
     server.protocol.acknowledge(stream, 60 * KIB)
     assert [stream_id for stream_id, _ in grants(server)] == []
-    assert stream.ungranted == 0
+    assert stream.consumed == 0
 
 
 def test_a_message_larger_than_every_window_arrives() -> None:
@@ -140,11 +140,11 @@ def test_readers_that_stall_leave_the_rest_of_the_window_to_the_others() -> None
     """With a fixed step of half the window, the others would be stuck here for ever."""
     server, streams = server_with(3)
     server.receive(message(1, 50 * KIB), message(3, 30 * KIB))
-    assert server.protocol.recv_credit < WINDOW
+    assert server.protocol.recv_window < WINDOW
     for _ in range(100):
         server.receive(message(5, 10 * KIB))
         server.protocol.acknowledge(streams[2], 10 * KIB)
-        assert server.protocol.recv_credit > 20 * KIB
+        assert server.protocol.recv_window > 20 * KIB
     assert not server.protocol.starved
 
 
@@ -168,4 +168,4 @@ def test_a_credit_of_nothing_is_never_sent() -> None:
 def test_credit_is_given_back_only_for_what_was_held() -> None:
     server, (stream,) = server_with(1)
     server.protocol.acknowledge(stream, 1000)
-    assert (stream.held, stream.ungranted) == (0, OPEN_COST)
+    assert (stream.held, stream.consumed) == (0, OPEN_COST)

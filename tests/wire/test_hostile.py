@@ -72,7 +72,7 @@ def test_random_frames_never_raise_and_after_a_violation_nothing_happens(
         if broken:
             assert events == []
             assert written == 0
-        assert endpoint.protocol.recv_credit + endpoint.protocol.ungranted <= 128 * KIB
+        assert endpoint.protocol.recv_window + endpoint.protocol.consumed <= 128 * KIB
         act(endpoint)
 
 
@@ -132,7 +132,7 @@ def test_opens_that_are_cancelled_at_once_leave_nothing_behind() -> None:
         endpoint.receive(data(n, b"late" * 100))
     assert not endpoint.protocol.streams
     window = Limits().connection_window
-    assert endpoint.protocol.recv_credit + endpoint.protocol.ungranted == window
+    assert endpoint.protocol.recv_window + endpoint.protocol.consumed == window
 
 
 def test_a_frame_that_never_ends_is_kept_once() -> None:

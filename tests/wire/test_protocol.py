@@ -110,7 +110,7 @@ def test_what_follows_the_hello_in_one_chunk_uses_its_limits() -> None:
     endpoint = Endpoint(is_server=True)
     endpoint.receive(hello(stream_window=300_000), open_frame(1), open_frame(3, 0))
     for stream in endpoint.protocol.streams.values():
-        assert stream.send_credit == 300_000
+        assert stream.send_window == 300_000
 
 
 def test_a_violation_ends_the_connection_and_nothing_more_is_read() -> None:
@@ -241,7 +241,7 @@ def test_a_report_of_load_and_the_request_for_one_are_handed_on_as_they_are() ->
             (event,) = endpoint.receive(Frame(LOAD, 0, 0, b"", body))
             assert event == (LOAD, None, 0, b"", body, 0)
         woken: list[int] = []
-        endpoint.protocol.wake = partial(woken.append, 1)
+        endpoint.protocol._wake = partial(woken.append, 1)
         endpoint.protocol.send_load(Frame(LOAD, 0, 0, b"", b"report").encode())
         assert endpoint.take_frames() == [Frame(LOAD, 0, 0, b"", b"report")]
         assert woken == [1]
@@ -299,8 +299,8 @@ def test_data_over_the_credit_of_the_connection_is_a_violation() -> None:
     server = make(is_server=True, limits=limits)
     server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
     fill(server, 1, 40 * KIB)
-    while server.protocol.recv_credit:  # what the Opens cost is given back on the way
-        fill(server, 3, server.protocol.recv_credit)
+    while server.protocol.recv_window:  # what the Opens cost is given back on the way
+        fill(server, 3, server.protocol.recv_window)
     assert server.protocol.error is None
     server.receive(data(3, b""))
     assert server.violation() == "the connection's credit is exceeded by 12 bytes"
@@ -518,7 +518,7 @@ def test_what_comes_while_others_have_their_turn_comes_after_what_waits() -> Non
         events += receive(b"")
     assert [event[1].id for event in events if event[1]] == list(range(1, 601, 2))
     assert endpoint.protocol.partial is None
-    assert endpoint.protocol.recv_credit + endpoint.protocol.ungranted == 8 * 1024 * KIB
+    assert endpoint.protocol.recv_window + endpoint.protocol.consumed == 8 * 1024 * KIB
 
 
 def test_who_opens_calls_without_end_after_a_last_go_away_is_cut() -> None:

@@ -54,7 +54,7 @@ def test_a_message_larger_than_a_frame_goes_in_fragments() -> None:
         (DATA, 1, more, 4096),
         (DATA, 1, WHOLE | 8, 9000 - first - 4096),
     ]
-    assert not client.protocol.waiting
+    assert not client.protocol.pending
 
 
 def test_an_open_that_waits_is_not_overtaken_by_a_later_one() -> None:
@@ -85,7 +85,7 @@ def test_a_reset_between_fragments_is_told_to_the_peer() -> None:
     assert not is_unsent(stream)
     client.protocol.reset_stream(stream, Code.CANCELLED)
     assert [frame[:2] for frame in sent(client)] == [(RESET, 1)]
-    assert not client.protocol.waiting
+    assert not client.protocol.pending
 
 
 def test_small_messages_pass_between_the_fragments_of_a_large_one() -> None:
@@ -123,7 +123,7 @@ def test_pump_keeps_to_its_budget_and_says_who_waits_no_longer() -> None:
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
     assert client.protocol.send_pending(1) == []
-    assert client.protocol.waiting
+    assert client.protocol.pending
     assert client.protocol.send_pending(1) == [stream]
 
 
@@ -133,9 +133,9 @@ def test_nothing_is_sent_beyond_the_credit_of_the_stream() -> None:
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
     cost = sum(HEADER_SIZE + len(f.meta) + len(f.body) for f in pumped(client))
     assert SMALL.stream_window - 1036 < cost <= SMALL.stream_window
-    assert not client.protocol.waiting
+    assert not client.protocol.pending
     grant(client, 1, 40_000)
-    assert client.protocol.waiting
+    assert client.protocol.pending
     assert pumped(client) != []
     assert stream.outbox is None
 
@@ -152,7 +152,7 @@ def test_nothing_is_sent_beyond_the_credit_of_the_connection() -> None:
         client.protocol.send_data(stream, MESSAGE, b"", b"x" * 60_000)
     cost = sum(HEADER_SIZE + len(f.meta) + len(f.body) for f in pumped(client))
     assert SMALL.connection_window - 1036 < cost <= SMALL.connection_window
-    assert client.protocol.waiting
+    assert client.protocol.pending
     assert not client.protocol.send_data(streams[0], MESSAGE, b"", b"y" * 2000)
     grant(client, 0, 100_000)
     assert sum(len(f.body) for f in pumped(client)) > 50_000
@@ -160,7 +160,7 @@ def test_nothing_is_sent_beyond_the_credit_of_the_connection() -> None:
 
 def test_a_small_message_waits_for_the_credit_of_the_connection_too() -> None:
     client = client_of()
-    client.protocol.send_credit = 20
+    client.protocol.send_window = 20
     stream = StreamState(0, 0, 0)
     client.protocol.open_unary(stream, META, b"body")
     assert client.take_frames() == []
@@ -172,7 +172,7 @@ def test_a_fragment_is_not_cut_shorter_than_a_kilobyte() -> None:
     client = client_of()
     stream = client.open(0)
     client.take_bytes()
-    stream.send_credit = 1035
+    stream.send_window = 1035
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 5000)
     assert sent(client) == []
     grant(client, 1, 1)
@@ -184,7 +184,7 @@ def test_a_waiting_call_goes_on_when_the_hello_tells_of_larger_windows() -> None
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
     client.protocol.send_pending(1 << 30)
-    assert not client.protocol.waiting
+    assert not client.protocol.pending
     client.take_bytes()
     client.receive(hello())
     assert sent(client) != []
@@ -317,7 +317,7 @@ def test_credit_for_a_stream_that_waits_twice_counts_once() -> None:
     grant(client, 1, 100)
     grant(client, 1, 100)
     assert sum(size for kind, _, _, size in sent(client) if kind == DATA) == len(BIG)
-    assert not client.protocol.waiting
+    assert not client.protocol.pending
 
 
 def test_an_end_was_sent_error_names_the_stream() -> None:
@@ -332,7 +332,7 @@ def test_a_data_message_waits_for_the_credit_of_the_connection_too() -> None:
     client = client_of()
     stream = client.open(0)
     client.take_bytes()
-    client.protocol.send_credit = 12
+    client.protocol.send_window = 12
     assert not client.protocol.send_data(stream, MESSAGE, b"", b"body")
     grant(client, 0, 4)
     assert sent(client) == [(DATA, 1, MESSAGE, 4)]
@@ -346,8 +346,8 @@ def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> No
         calls.append("flush")
         client.take_bytes()
 
-    client.protocol.wake = lambda: calls.append("wake")
-    client.protocol.flush = flush
+    client.protocol._wake = lambda: calls.append("wake")
+    client.protocol._flush = flush
     stream = client.open(0)
     for _ in range(30):
         client.protocol.send_data(stream, MESSAGE, b"", b"x")
@@ -362,8 +362,8 @@ def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> No
 def test_of_several_streams_no_message_goes_at_once() -> None:
     server = make(is_server=True)
     calls: list[str] = []
-    server.protocol.flush = lambda: calls.append("flush")
-    server.protocol.wake = lambda: calls.append("wake")
+    server.protocol._flush = lambda: calls.append("flush")
+    server.protocol._wake = lambda: calls.append("wake")
     server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
     for stream in list(server.protocol.streams.values()):
         server.protocol.send_data(stream, MESSAGE, b"", b"x")
@@ -373,7 +373,7 @@ def test_of_several_streams_no_message_goes_at_once() -> None:
 def test_many_answers_of_one_turn_are_written_at_once() -> None:
     server = make(is_server=True)
     calls: list[str] = []
-    server.protocol.flush = lambda: calls.append("flush")
+    server.protocol._flush = lambda: calls.append("flush")
     server.receive(*(open_frame(n) for n in range(1, 51, 2)))
     for stream in list(server.protocol.streams.values())[:24]:
         server.protocol.send_response(stream, b"1")

@@ -157,11 +157,11 @@ def test_the_worked_example_of_credit_is_what_a_receiver_does() -> None:
         told = {each.stream_id: int.from_bytes(each.body, "big") for each in client.take_frames()}
         assert [number(cell) for cell in cells] == [
             window - stream.used,
-            stream.ungranted,
+            stream.consumed,
             stream.held,
             told.get(stream.id, 0),
-            protocol.recv_credit,
-            protocol.ungranted,
+            protocol.recv_window,
+            protocol.consumed,
             told.get(0, 0),
         ], event
 
