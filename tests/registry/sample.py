@@ -8,7 +8,7 @@ from typing import cast
 from rap.address import Address
 from rap.registry import Endpoint, Resolver, Snapshot, State
 
-PATIENCE = 10.0  # seconds; only a failing test waits so long
+PATIENCE = 30.0  # seconds; only a failing test waits so long
 
 
 def make_endpoint(
