@@ -1,7 +1,7 @@
-"""The values that user code and plug-ins see of a call.
+"""The values of a call that user code and processors see.
 
-A `Call` is the life of one RPC; a `Request` is one message from client to server, a `Response`
-one from server to client.
+A `Call` is one RPC from start to end. A `Request` is one message from client to server, a
+`Response` is one message from server to client.
 """
 
 from collections.abc import Callable
@@ -31,52 +31,58 @@ __all__ = [
 
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
-# Header of a call that is made for somebody on another machine, as a gateway does: private
-# functions are hidden from it. Its value says for whom.
+# Header of a call that is made on behalf of another machine, as a gateway does. Private functions
+# are hidden from such a call. The value names the machine.
 FORWARDED = "forwarded_for"
-# Header of a call that is in no trace: an earlier hop has decided to keep none. Its value is true.
+# Header of a call that is not traced because the trace of its caller was not sampled; always true.
 UNTRACED = ":untraced"
 # A whole header that says only that. Calls share it, so it must not be changed.
 UNTRACED_HEADER: Header = {UNTRACED: True}
 
 
 class Side(Enum):
-    """Which end of a connection this is."""
+    """An end of a connection."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class StreamType(Enum):
-    """Who may send how many messages in a call."""
+    """How many messages each side of a call may send."""
 
-    UNARY = "unary"
-    STREAM = "stream"
-    CHANNEL = "channel"
+    UNARY = "unary"  # one request, one response
+    STREAM = "stream"  # one request, any number of responses
+    CHANNEL = "channel"  # any number of messages both ways
 
 
 def method_path(group: str, name: str) -> str:
-    """Return the name of a function on the wire, ``/group/name``."""
+    """Return the method of a function, ``/group/name``."""
     return f"/{group}/{name}"
 
 
 def split_method(method: str) -> tuple[str, str]:
-    """Return group and name of ``/group/name``."""
+    """Return the group and the name in ``/group/name``."""
     group, _, name = method[1:].partition("/")
     return group, name
 
 
 class Call:
-    """The life of one RPC, on either side.
+    """One RPC, on either side.
 
     Args:
         method: ``/group/name``.
         stream_type: How many messages each side may send.
         side: Which end this is.
-        header: What the client sent when it opened the call.
-        deadline: Seconds on the monotonic clock; `NEVER` without one.
-        peer: The other end; on a client `None` until a connection was taken.
-        affinity: On a client, the key whose calls keep to one node.
+        header: The header that the client sent when it opened the call.
+        deadline: Seconds on the monotonic clock; `NEVER` without a deadline.
+        peer: The other end; on a client `None` until a connection is picked.
+        affinity: On a client, the key whose calls go to one node, or `None`.
+
+    Attributes:
+        attempt: The number of the attempt, from 1.
+        retried: On a client, the error of the attempt before this one, or `None`.
+        on_attempt: On a client, the observers of attempts; see `observe_attempts`.
+        state: A place for processors to keep values of the call.
     """
 
     __slots__ = (
@@ -111,13 +117,16 @@ class Call:
         self.peer = peer
         self.affinity = affinity
         self.attempt = 1
-        self.retried: CallError | None = None  # on a client: how the attempt before this one failed
-        # On a client: told of each attempt, when it is known where that goes.
+        self.retried: CallError | None = None
         self.on_attempt: tuple[Callable[[Call], None], ...] = ()
         self.state: dict[str, Any] = {}
 
+    def observe_attempts(self, observer: Callable[["Call"], None]) -> None:
+        """Call `observer` for each attempt on a client, once its connection is known."""
+        self.on_attempt = (*self.on_attempt, observer)
+
     def start_attempt(self, number: int, peer: Peer) -> None:
-        """Note on a client that an attempt goes to `peer`, and tell `on_attempt`.
+        """Record on a client that an attempt goes to `peer`, and notify the observers.
 
         Args:
             number: 1 for the first attempt.
@@ -130,11 +139,11 @@ class Call:
                 tell(self)
 
     def retry_after(self, error: CallError) -> None:
-        """Note on a client how an attempt failed, before the next one."""
+        """Record on a client how an attempt failed, before the next one."""
         self.retried = error
 
     def mark_untraced(self) -> None:
-        """Say in the header that the call is in no trace."""
+        """Say in the header that the call is not traced."""
         if self.header:
             self.header[UNTRACED] = True
         else:
@@ -171,7 +180,7 @@ class Call:
 
 
 class _Message:
-    """Header and body of one message, and the call it belongs to."""
+    """The header and the body of one message, and the call it belongs to."""
 
     __slots__ = ("body", "call", "header")
 
@@ -182,17 +191,17 @@ class _Message:
 
     @property
     def method(self) -> str:
-        """``/group/name`` of the function."""
+        """The method, ``/group/name``."""
         return self.call.method
 
     @property
     def group(self) -> str:
-        """Group of the function."""
+        """The group of the function."""
         return split_method(self.call.method)[0]
 
     @property
     def func_name(self) -> str:
-        """Name of the function."""
+        """The name of the function."""
         return split_method(self.call.method)[1]
 
     def __repr__(self) -> str:
@@ -215,18 +224,18 @@ class Response(_Message):
 
 
 class CallSource(Protocol):
-    """What a running handler's context holds: enough to make its `Call` when somebody asks."""
+    """The call of a running handler, whose `Call` object is made on demand."""
 
     deadline: float
 
     @property
     def header(self) -> Header:
-        """What the client sent when it opened the call; not to be changed."""
+        """The header that the client sent when it opened the call. Do not change it."""
 
     def request(self) -> Request:
         """Return the request being served."""
 
 
-# The call whose handler runs in this context. Holding the source, not a `Call`, makes a call
-# that nobody asks about cost nothing.
+# The call whose handler runs in this context. It holds the source instead of a `Call`, so that a
+# call costs nothing if its handler does not ask for it.
 current: ContextVar[CallSource | None] = ContextVar("rap_current_call", default=None)

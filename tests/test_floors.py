@@ -64,10 +64,6 @@ RECORDS = {
 FRIENDS = {
     "client/attempt.py": 3,
     "client/cluster.py": 9,
-    "processor/encryption/processor.py": 2,
-    "processor/metrics/prometheus.py": 4,
-    "processor/tracing/opentelemetry.py": 1,
-    "processor/tracing/opentracing.py": 1,
 }
 
 

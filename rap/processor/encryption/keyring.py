@@ -1,4 +1,4 @@
-"""The shared keys of encrypted calls, by the id that a client names."""
+"""The shared keys of encrypted calls, by id."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,13 +9,13 @@ _MAX_ID = 255  # characters
 
 
 class Keyring:
-    """Keys by id; both may change while calls are made.
+    """The shared keys of a processor, by id. They may change while calls are made.
 
     Args:
         keys: Key id to key; see `check_key`.
 
     Raises:
-        ValueError: A key or an id is not usable, or there is none.
+        ValueError: A key or an id is invalid, or there is none.
     """
 
     def __init__(self, keys: Mapping[str, str | bytes]) -> None:
@@ -28,14 +28,14 @@ class Keyring:
         return iter(self._keys)
 
     def get(self, key_id: str) -> bytes | None:
-        """Return the key of an id, or `None`."""
+        """Return the key with an id, or `None`."""
         return self._keys.get(key_id)
 
     def load(self, keys: Mapping[str, str | bytes]) -> None:
-        """Add keys, or replace those with the same id; all of them, or none if one is wrong.
+        """Add keys, or replace those with the same id; none if one of them is invalid.
 
         Raises:
-            ValueError: A key or an id is not usable.
+            ValueError: A key or an id is invalid.
         """
         if not isinstance(keys, Mapping):
             raise ValueError(f"keys must be a mapping of key id to key, got {type(keys).__name__}")
@@ -46,7 +46,7 @@ class Keyring:
         """Forget a key.
 
         Raises:
-            ValueError: There is none with this id, or it is the last one.
+            ValueError: No key has this id, or it is the last key.
         """
         if key_id not in self._keys:
             raise ValueError(f"no key has the id {key_id!r}")
@@ -59,7 +59,7 @@ def check_key_id(key_id: object) -> str:
     """Return a key id.
 
     Raises:
-        ValueError: It is no text of 1 to 255 characters.
+        ValueError: It is not text of 1 to 255 characters.
     """
     if not isinstance(key_id, str) or not 0 < len(key_id) <= _MAX_ID:
         raise ValueError(f"a key_id must be text of 1 to {_MAX_ID} characters, got {key_id!r}")
@@ -67,10 +67,10 @@ def check_key_id(key_id: object) -> str:
 
 
 def check_key(key_id: object, key: object) -> bytes:
-    """Return a key as bytes; text stands for its UTF-8.
+    """Return a key as bytes; text is encoded as UTF-8.
 
     Raises:
-        ValueError: It has not 16, 24 or 32 bytes; the message names the id, never the key.
+        ValueError: It does not have 16, 24 or 32 bytes; the message names the id, never the key.
     """
     if isinstance(key, str):
         key = key.encode("utf-8", "surrogatepass")

@@ -1,8 +1,8 @@
-"""The two processors that encrypt bodies: what a client sends, and what a server answers.
+"""Processors that encrypt the bodies and errors of calls: one for clients, one for servers.
 
-In front of the first message of a call stands when it was made; the server's `ReplayGuard` judges
-that and the nonce of the call. Frames themselves stay clear: who calls what and when, deadlines,
-sizes, status codes.
+The first message of a call begins with a timestamp. The server's `ReplayGuard` checks it together
+with the nonce of the call. Frames are not encrypted: method names, times, deadlines, sizes and
+status codes remain visible on the wire.
 """
 
 import asyncio
@@ -32,61 +32,62 @@ from rap.wire.codec import pack, unpack
 
 __all__ = ["ClientCryptoProcessor", "ServerCryptoProcessor"]
 
-_GROUP = "CryptoProcessor"  # of the private functions
-# What stands in front of the first body: milliseconds since the epoch, seconds it is good for.
+_GROUP = "CryptoProcessor"  # group of the private functions
+# The timestamp in front of the first body: milliseconds since the epoch, seconds of validity.
 _STAMP = struct.Struct(">qd")
-_TURN = 32  # messages, some milliseconds of work, after which a side that never waits does
+_MESSAGES_PER_TURN = 32  # some milliseconds of work; then other tasks may run
 
 
 class _Encryption(BaseProcessor):
-    """What both sides do alike. It must be the last of its list: closest to the wire."""
+    """The part that both sides share. It must be the last processor of its list."""
 
     header_name = HEADER_NAME
 
     def __init__(self) -> None:
-        self._state = f"rap.crypto.{id(self):x}"  # key in `Call.state`
+        self._state = f"rap.crypto.{id(self):x}"  # key of the `MessageSealer` in `Call.state`
         self._handled = 0
 
     def send_end(self, call: Call, body: Any) -> bytes:
-        """Return the proof that nothing comes after the messages sent so far."""
-        return self._seal(call).seal(END, {}, encode_any(body))
+        """Return the proof that no message follows those sent so far."""
+        return self._sealer(call).seal(END, {}, encode_any(body))
 
     def receive_end(self, call: Call, body: Any) -> Any:
-        """Return what was sent with the proof of the end.
+        """Return the body that was sent with the proof of the end.
 
         Raises:
-            Unauthenticated: There is none, or it is not for this place: messages are missing.
+            Unauthenticated: The proof is missing or is for another position, so messages are
+                missing.
         """
-        return decode_any(self._seal(call).open(END, {}, body))
+        return decode_any(self._sealer(call).open(END, {}, body))
 
     async def _let_others_run(self) -> None:
-        """Wait now and then: a message takes long enough for a burst of them to block the loop."""
+        """Yield to the event loop every 32 messages, so that a burst does not block it."""
         self._handled += 1
-        if self._handled % _TURN == 0:
+        if self._handled % _MESSAGES_PER_TURN == 0:
             await asyncio.sleep(0)
 
-    def _seal(self, call: Call) -> MessageSealer:
-        seal = call.state.get(self._state)
-        if not isinstance(seal, MessageSealer):
+    def _sealer(self, call: Call) -> MessageSealer:
+        sealer = call.state.get(self._state)
+        if not isinstance(sealer, MessageSealer):
             raise Internal(f"{call.method}: an encrypted call was not opened as one")
-        return seal
+        return sealer
 
 
 class ClientCryptoProcessor(_Encryption):
-    """Encrypts what a client sends, and takes nothing but what was encrypted for it.
+    """Encrypts what a client sends and accepts only what was encrypted for it.
 
     Args:
-        key_id: Tells the server which key it is.
-        key: 16, 24 or 32 bytes; text stands for its UTF-8.
-        timeout: Seconds for which a call is good: a server refuses one that is older, or newer
-            by its own clock. A server may be stricter.
-        interval: Taken for programs of release 0.5.3.8, where it was the time between two looks
-            at old nonces. Here a client keeps none: the keys of a connection make an answer
-            worthless in any other call.
+        key_id: The id by which the server finds the key.
+        key: 16, 24 or 32 bytes. Text is encoded as UTF-8.
+        timeout: Seconds that the timestamp of a call may differ from the server's clock, either
+            way. The server may allow less.
+        interval: Has no effect. Release 0.5.3.8 had it as the time between two clean-ups of old
+            nonces. A client no longer keeps any, because session keys make an answer worthless in
+            any other call.
         clock: Source of time.
 
     Raises:
-        ValueError: An argument has a bad value; the message names it.
+        ValueError: An argument is invalid; the message names it.
     """
 
     only_side = Side.CLIENT
@@ -107,53 +108,53 @@ class ClientCryptoProcessor(_Encryption):
         self.use_key(key_id, key)
 
     def use_key(self, key_id: str, key: str | bytes) -> None:
-        """Encrypt calls made from now on with another key; those under way keep theirs.
+        """Encrypt new calls with another key; calls in flight keep theirs.
 
         Raises:
-            ValueError: The key or its id is not usable.
+            ValueError: The key or its id is invalid.
         """
         Keyring({key_id: key})
         self._key_id, self._key = key_id, check_key(key_id, key)
 
     async def process_request(self, request: Request) -> Request:
-        """Seal a message; the first of an attempt begins with the time."""
+        """Seal a message; the first of an attempt begins with a timestamp."""
         await self._let_others_run()
         call = request.call
-        seal = call.state.get(self._state)
+        sealer = call.state.get(self._state)
         content = encode_any(request.body)
-        if seal is None or seal.attempt != call.attempt:
-            link = session_keys_of(call, self._key)
-            seal = MessageSealer(link, call, self._key_id, secrets.token_bytes(NONCE_SIZE))
-            call.state[self._state] = seal
-            request.header[HEADER_NAME] = seal.token
+        if sealer is None or sealer.attempt != call.attempt:
+            keys = session_keys_of(call, self._key)
+            sealer = MessageSealer(keys, call, self._key_id, secrets.token_bytes(NONCE_SIZE))
+            call.state[self._state] = sealer
+            request.header[HEADER_NAME] = sealer.token
             content = _STAMP.pack(round(self._clock.time() * 1000), self._timeout) + content
-        request.body = seal.seal(MESSAGE, request.header, content)
+        request.body = sealer.seal(MESSAGE, request.header, content)
         return request
 
     async def process_response(self, response: Response) -> Response:
         """Open a message of the server.
 
         Raises:
-            Unauthenticated: It is plain, or was not sealed for this place.
+            Unauthenticated: The message is plain, or was not sealed for this position.
         """
         await self._let_others_run()
-        seal = self._seal(response.call)
-        response.body = decode_any(seal.open(MESSAGE, response.header, response.body))
+        sealer = self._sealer(response.call)
+        response.body = decode_any(sealer.open(MESSAGE, response.header, response.body))
         return response
 
     def process_error(self, call: Call, failure: Failure) -> Failure:
         """Open the error that ended a call.
 
-        One that is not sealed was made before the server knew the key, or by somebody on the way.
-        It keeps its code and text, but is never taken for an exception of the handler.
+        An error that is not sealed was made before the server knew the key, or by an attacker. It
+        keeps its code and text, but never becomes an exception type of the handler.
         """
         code, message, details = failure
         sealed = details.get("sealed")
-        seal = call.state.get(self._state)
-        if not isinstance(sealed, bytes) or seal is None:
+        sealer = call.state.get(self._state)
+        if not isinstance(sealed, bytes) or sealer is None:
             return code, message, {k: v for k, v in details.items() if k != "type"}
         try:
-            match unpack(seal.open_error(code, sealed)):
+            match unpack(sealer.open_error(code, sealed)):
                 case [str(text), dict(content)]:
                     return code, text, content
         except ValueError:
@@ -163,20 +164,20 @@ class ClientCryptoProcessor(_Encryption):
 
 
 class ServerCryptoProcessor(_Encryption):
-    """Lets in encrypted calls only, each of them once, and encrypts what it answers.
+    """Accepts only encrypted calls, each of them once, and encrypts the answers.
 
     Args:
-        keys: Key id to key of 16, 24 or 32 bytes; text stands for its UTF-8.
-        timeout: Seconds by which a call's timestamp may differ from this machine's clock.
-        nonce_timeout: Seconds for which the nonce of a call is remembered; twice the timeout if
-            that is more.
-        nonce_store: URL or object of the nonces that all instances share; see `rap.shared_state`.
-        nonce_fallback: ``local``: while that store cannot answer, this process decides alone;
-            otherwise calls are refused.
+        keys: Key id to key of 16, 24 or 32 bytes. Text is encoded as UTF-8.
+        timeout: Seconds that the timestamp of a call may differ from this machine's clock.
+        nonce_timeout: Seconds that the nonce of a call is remembered, at least twice the timeout.
+        nonce_store: URL or object of the nonce store that all instances share; see
+            `rap.shared_state`.
+        nonce_fallback: ``local`` lets this process decide alone while the store does not answer.
+            With `None`, calls are refused meanwhile.
         clock: Source of time.
 
     Raises:
-        ValueError: An argument has a bad value; the message names it.
+        ValueError: An argument is invalid; the message names it.
     """
 
     only_side = Side.SERVER
@@ -204,79 +205,77 @@ class ServerCryptoProcessor(_Encryption):
             self.register(function, group=_GROUP)
 
     async def process_request(self, request: Request) -> Request:
-        """Open a message; the first says whether the call may run.
+        """Open a message; the first one decides whether the call may run.
 
         Raises:
-            Unauthenticated: It is plain, its key is unknown, or it was not sealed for this place;
-                or the call was made before.
-            CallError: FAILED_PRECONDITION: the call's timestamp is outside the window.
-            Unavailable: The store of nonces cannot answer.
+            Unauthenticated: The message is plain, its key is unknown, it was not sealed for this
+                position, or the call is a replay.
+            CallError: FAILED_PRECONDITION: the timestamp of the call is outside the window.
+            Unavailable: The nonce store does not answer.
         """
         await self._let_others_run()
         call = request.call
-        seal = call.state.get(self._state)
-        if seal is not None:
-            request.body = decode_any(seal.open(MESSAGE, request.header, request.body))
+        sealer = call.state.get(self._state)
+        if sealer is not None:
+            request.body = decode_any(sealer.open(MESSAGE, request.header, request.body))
             return request
-        seal = self._seal_of(call, request.header.pop(HEADER_NAME, None))
-        content = seal.open(MESSAGE, request.header, request.body)
-        call.state[self._state] = seal  # the caller has the key: errors are sealed from here on
+        sealer = self._new_sealer(call, request.header.pop(HEADER_NAME, None))
+        content = sealer.open(MESSAGE, request.header, request.body)
+        call.state[self._state] = sealer  # the caller has the key: from here on errors are sealed
         if len(content) < _STAMP.size:
             raise Unauthenticated(
                 f"{call.method}: a call without a time", details={"reason": "seal"}
             )
         made, validity = _STAMP.unpack_from(content)
-        await self.guard.admit(seal.nonce, made / 1000, validity)
+        await self.guard.admit(sealer.nonce, made / 1000, validity)
         request.body = decode_any(content[_STAMP.size :])
         return request
 
     async def process_response(self, response: Response) -> Response:
         """Seal a message."""
         await self._let_others_run()
-        seal = self._seal(response.call)
-        response.body = seal.seal(MESSAGE, response.header, encode_any(response.body))
+        sealer = self._sealer(response.call)
+        response.body = sealer.seal(MESSAGE, response.header, encode_any(response.body))
         return response
 
     def process_error(self, call: Call, failure: Failure) -> Failure:
-        """Seal text and details of the error that ends a call; its code stays clear."""
-        seal = call.state.get(self._state)
-        if seal is None:
-            return failure  # the caller has not shown a key, and no handler has run
+        """Seal the text and details of the error that ends a call; its code stays visible."""
+        sealer = call.state.get(self._state)
+        if sealer is None:
+            return failure  # the caller has not proved that it has a key, and no handler ran
         code, message, details = failure
         return (
             code,
             "the error is encrypted",
-            {"sealed": seal.seal_error(code, pack([message, details]))},
+            {"sealed": sealer.seal_error(code, pack([message, details]))},
         )
 
     async def stop_event_handle(self) -> None:
-        """Release the shared store of nonces."""
+        """Release the shared nonce store."""
         await self.guard.aclose()
 
-    # Private functions.
-
     async def get_crypto_key_id_list(self) -> list[str]:
-        """Return the ids of the keys that are taken."""
+        """Return the ids of the accepted keys. Private function."""
         return list(self._keys)
 
     async def load_aes_key_dict(self, aes_key_dict: dict[str, Any]) -> None:
-        """Take more keys, or others in place of those with the same id."""
+        """Add keys, or replace those with the same id. Private function."""
         self._keys.load(aes_key_dict)
 
     async def remove_aes(self, key: str) -> None:
-        """Take calls under a key no more; those under way go on. `key` is its id."""
+        """Refuse new calls under the key with the id `key`. Private function."""
         self._keys.remove(key)
 
     async def modify_crypto_timeout(self, timeout: float) -> None:
-        """Change the seconds by which a timestamp may differ."""
-        self.guard.timeout = check_number("timeout", timeout, least=0, above=True)
+        """Set the seconds that a timestamp may differ. Private function."""
+        self.guard.set_timeout(timeout)
 
     async def modify_crypto_nonce_timeout(self, timeout: float) -> None:
-        """Change the seconds for which nonces are remembered from now on."""
-        self.guard.nonce_timeout = check_number("nonce_timeout", timeout, least=0, above=True)
+        """Set the seconds that new nonces are remembered. Private function."""
+        self.guard.set_nonce_timeout(timeout)
 
-    def _seal_of(self, call: Call, token: object) -> MessageSealer:
-        """Return the seal of a call for what its Open says of it."""
+    def _new_sealer(self, call: Call, token: object) -> MessageSealer:
+        """Return the sealer of a call, from the header of its first message."""
         match token:
             case [str(key_id), bytes(nonce)] if len(nonce) == NONCE_SIZE:
                 pass

@@ -1,4 +1,4 @@
-"""What makes an encrypted call worth nothing a second time: when it was made, and its nonce."""
+"""Protection against replayed calls: a window for timestamps, and nonces that are used once."""
 
 import logging
 from typing import Literal
@@ -16,24 +16,26 @@ Fallback = Literal["local"] | None
 
 
 class ReplayGuard:
-    """Lets each call in once, and only near the time at which it was made.
+    """Admits each call once, and only near the time at which it was made.
 
-    A nonce is remembered for at least twice the timeout: a call of a client whose clock is ahead
-    stays fresh for that long.
+    A nonce is remembered for at least twice the timeout, because a call from a client whose clock
+    is ahead stays fresh that long.
 
     Args:
-        timeout: Seconds by which a call's timestamp may differ from this machine's clock.
-        nonce_timeout: Seconds for which a nonce is remembered.
-        store: URL or object of the nonces that all instances share, asked beside this process's.
-        fallback: ``local``: while the store cannot answer, this process decides alone.
+        timeout: Seconds that the timestamp of a call may differ from this machine's clock.
+        nonce_timeout: Seconds that a nonce is remembered.
+        store: URL or object of the nonce store that all instances share. It is asked in addition
+            to the nonces of this process.
+        fallback: ``local`` lets this process decide alone while the store does not answer.
         clock: Source of time.
 
     Attributes:
-        results: How many calls were found what: new and let in; let in by this process alone;
-            replayed; stale, for their timestamp; or refused because it cannot be known.
+        results: Number of calls by result: ``new`` was admitted, ``alone`` was admitted by this
+            process alone, ``replayed`` and ``stale`` (by its timestamp) were refused, and
+            ``unavailable`` was refused because the store did not answer.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
+        ValueError: An option is invalid; the message names it.
     """
 
     def __init__(
@@ -44,8 +46,8 @@ class ReplayGuard:
         fallback: Fallback = None,
         clock: Clock | None = None,
     ) -> None:
-        self.timeout = check_number("timeout", timeout, least=0, above=True)
-        self.nonce_timeout = check_number("nonce_timeout", nonce_timeout, least=0, above=True)
+        self.set_timeout(timeout)
+        self.set_nonce_timeout(nonce_timeout)
         if fallback not in ("local", None):
             raise ValueError(f"nonce_fallback must be 'local' or None, got {fallback!r}")
         if fallback is not None and store is None:
@@ -60,23 +62,39 @@ class ReplayGuard:
             raise ValueError(f"nonce_store must be a URL or a NonceStore, got {store!r}")
         self._shared = store
         self.results = dict.fromkeys(("new", "alone", "replayed", "stale", "unavailable"), 0)
-        self._is_alone = False  # the shared store did not answer when it was last asked
+        self._is_alone = False  # the shared store did not answer the last question
+
+    def set_timeout(self, seconds: float) -> None:
+        """Set the seconds that the timestamp of a call may differ from this machine's clock.
+
+        Raises:
+            ValueError: It is not a number above 0.
+        """
+        self._timeout = check_number("timeout", seconds, least=0, above=True)
+
+    def set_nonce_timeout(self, seconds: float) -> None:
+        """Set the seconds that new nonces are remembered.
+
+        Raises:
+            ValueError: It is not a number above 0.
+        """
+        self._nonce_timeout = check_number("nonce_timeout", seconds, least=0, above=True)
 
     async def admit(self, nonce: bytes, made: float, validity: float) -> None:
         """Return if the call may run.
 
         Args:
-            nonce: Of the call.
-            made: When, in seconds since the epoch by the client's clock.
-            validity: Seconds by which the client allows that to differ.
+            nonce: The nonce of the call.
+            made: Seconds since the epoch at which it was made, by the client's clock.
+            validity: Seconds that the client allows the timestamp to differ.
 
         Raises:
-            CallError: FAILED_PRECONDITION: it was made too long ago, or in the future.
-            Unauthenticated: It was made before.
-            Unavailable: That cannot be known.
+            CallError: FAILED_PRECONDITION: the timestamp is too old, or in the future.
+            Unauthenticated: The call is a replay.
+            Unavailable: The nonce store does not answer, or is full.
         """
         off = self._clock.time() - made
-        window = min(self.timeout, validity)
+        window = min(self._timeout, validity)
         if not -window <= off <= window:
             self.results["stale"] += 1
             when = f"{off:.1f} s ago" if off > 0 else f"{-off:.1f} s in the future"
@@ -85,7 +103,7 @@ class ReplayGuard:
                 code=Code.FAILED_PRECONDITION,
                 details={"reason": "timestamp", "off": off, "timeout": window},
             )
-        ttl = max(self.nonce_timeout, 2.0 * self.timeout)
+        ttl = max(self._nonce_timeout, 2.0 * self._timeout)
         try:
             is_new = await self._own.claim(nonce, ttl=ttl)
         except StateUnavailable as exc:
@@ -100,7 +118,7 @@ class ReplayGuard:
         return len(self._own)
 
     async def aclose(self) -> None:
-        """Release the shared store, if a URL named it: an object is its owner's to close."""
+        """Release the shared store if it was given as a URL; an object is closed by its owner."""
         if self._shared is not None and self._owns_shared:
             await self._shared.aclose()
 
@@ -108,7 +126,7 @@ class ReplayGuard:
         """Ask the shared store.
 
         Raises:
-            Unavailable: It cannot answer, and this process may not decide alone.
+            Unavailable: It does not answer, and this process may not decide alone.
         """
         if self._shared is None:
             self.results["new"] += 1

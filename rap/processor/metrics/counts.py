@@ -1,9 +1,9 @@
-"""Calls and messages of one side, counted as plain numbers, to be read when somebody asks.
+"""Counts of the calls and messages of one side, as plain numbers that collectors read.
 
-The counters of a client library for metrics lock and check themselves at each step, which is more
-than a call costs. Here a count is an attribute that grows. An interpreter with a global lock
-changes threads at calls and at jumps back, never inside of ``x.y += 1``, so event loops in several
-threads may share these.
+A counter of a metrics library takes a lock and validates each step, which costs more than a call.
+Here a count is an attribute that is incremented. An interpreter with a global lock switches threads
+only at calls and backward jumps, never inside ``x.y += 1``, so event loops in several threads can
+share these counts.
 """
 
 import time
@@ -26,22 +26,29 @@ __all__ = [
     "Series",
 ]
 
-# Bounds of the histograms, in seconds: a call over loopback takes 100 us, a default timeout is 9 s.
-SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # fmt: skip # noqa: E501
+# Upper bounds of the histogram buckets, in seconds. A call over loopback takes 100 us, and the
+# default timeout is 9 s.
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005),
+    *(0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0),
+)
 UNKNOWN_METHOD = "unknown"
-MAX_METHODS = 1000  # names that a client tells apart; a gateway takes them from others
+MAX_METHODS = 1000  # method names with their own series on a client; a gateway passes on any name
 
 _OK = int(Code.OK)
 _now = time.perf_counter
 
 
 class Exemplar(NamedTuple):
-    """One call that stands for others like it.
+    """A traced call that is an example for its histogram bucket.
 
     Args:
-        trace_id: Where it is told in full.
-        seconds: It took.
-        ended: In seconds since the epoch.
+        trace_id: The trace that contains it.
+        seconds: How long it took.
+        ended: Seconds since the epoch at which it ended.
     """
 
     trace_id: str
@@ -50,21 +57,21 @@ class Exemplar(NamedTuple):
 
 
 class Series:
-    """What is counted of one function.
+    """The counts of one function.
 
     Args:
-        method: Its name, or `UNKNOWN_METHOD`.
-        stream_type: Of its calls.
+        method: The method of the function, or `UNKNOWN_METHOD`.
+        stream_type: The stream type of its calls.
 
     Attributes:
-        started: Calls that began.
-        ended: Calls that ended, by the number of their code.
+        started: Calls that started.
+        ended: Calls that ended, indexed by status code.
         retries: Attempts beyond the first.
-        seconds: That all calls took together.
-        buckets: Calls by how long they took; the last one is for those above all bounds.
+        seconds: Total duration of all calls.
+        buckets: Calls per histogram bucket; the last bucket is for those above all bounds.
         exemplars: The last traced call of each bucket.
-        sent: Messages to the peer.
-        received: Messages of the peer.
+        sent: Messages sent to the peer.
+        received: Messages received from the peer.
     """
 
     __slots__ = (
@@ -94,13 +101,13 @@ class Series:
 
 
 class Counts:
-    """The counts of one side.
+    """The counts of all calls of one side.
 
     Args:
-        side: Which end counts.
+        side: The side that counts.
 
     Attributes:
-        by_method: The series last used of each name that may have its own.
+        by_method: The series last used by each known method.
     """
 
     def __init__(self, side: Side) -> None:
@@ -113,28 +120,39 @@ class Counts:
         return iter(list(self._all.values()))
 
     def begin(self, call: Call) -> Series | None:
-        """Return the series of a call that begins; `None` if its name may be an invention.
+        """Return the series of a call that starts; `None` if its method may not exist.
 
-        A call that gets to the scope of a server has a handler there; what a client calls is
-        known when a server has not denied it.
+        A call that reaches the scope of a server has a handler. The method of a client's call is
+        known once a server has not answered NOT_FOUND.
         """
         if self.side is Side.SERVER:
             self._known.add(call.method)
         return self.of(call) if call.method in self._known else None
 
     def late(self, call: Call, code: Code) -> Series:
-        """Return the series of a call that has ended, and began without."""
+        """Return the series of a call that has ended and had none when it started."""
         if code is not Code.NOT_FOUND:
-            self.learn(call)
+            self._learn(call)
         return self.of(call)
 
-    def learn(self, call: Call) -> None:
-        """A server has a function of the name that was called."""
-        if len(self._known) < MAX_METHODS:
-            self._known.add(call.method)
+    def count_sent(self, call: Call, number: int = 1) -> None:
+        """Count messages that were sent to the peer."""
+        series = self.by_method.get(call.method)
+        if series is None or series.stream_type is not call.stream_type:
+            series = self.begin(call) or self.of(call)
+        series.sent += number
+
+    def count_received(self, call: Call, number: int = 1) -> None:
+        """Count messages that came from the peer."""
+        series = self.by_method.get(call.method)
+        if series is None or series.stream_type is not call.stream_type:
+            if self.side is Side.CLIENT:
+                self._learn(call)  # a server answers it, so it has the method
+            series = self.begin(call) or self.of(call)
+        series.received += number
 
     def of(self, call: Call) -> Series:
-        """Return the series of a call, which may be that of unknown names."""
+        """Return the series of a call, which is the one of unknown methods if its own is."""
         method = call.method if call.method in self._known else UNKNOWN_METHOD
         series = self._all.get((method, call.stream_type))
         if series is None:
@@ -145,12 +163,17 @@ class Counts:
             self.by_method[method] = series
         return series
 
+    def _learn(self, call: Call) -> None:
+        """Remember that a server has the method of a call."""
+        if len(self._known) < MAX_METHODS:
+            self._known.add(call.method)
+
 
 class CountedCall:
-    """The scope of one call.
+    """The scope of one call, which counts and times it.
 
     Args:
-        counts: Of its side.
+        counts: The counts of the side.
         call: The call.
     """
 
@@ -189,7 +212,7 @@ class CountedCall:
 
     def _ended(self, code: Code) -> Series:
         series = self._series
-        if series is None:  # counted now, for now it is clear under which name
+        if series is None:  # only now it is known which series counts it
             series = self._counts.late(self._call, code)
             series.started += 1
         series.ended[code] += 1

@@ -1,8 +1,8 @@
-"""Metrics of calls for Prometheus: started, handled by code, seconds, retries, messages.
+"""Prometheus metrics of calls: started, handled by code, duration, retries, messages.
 
-`PrometheusProcessor` has only a scope, so messages pass it untouched. The number of series is
-bounded by that of functions: a server counts only what it has registered, a client only names
-that some server has answered to.
+`PrometheusProcessor` has only a scope, so messages bypass it. The number of series is bounded by
+the number of functions: a server counts only functions that it has registered, a client only
+methods that a server has answered.
 """
 
 import weakref
@@ -26,25 +26,25 @@ __all__ = ["PrometheusMessageProcessor", "PrometheusProcessor"]
 
 _LABELS = ("method", "shape")
 _BOUNDS = [*map(floatToGoString, SECONDS), "+Inf"]
-_SERVER, _CHANNEL = Side.SERVER, StreamType.CHANNEL  # looking a member up is slow
+_SERVER, _CHANNEL = Side.SERVER, StreamType.CHANNEL  # enum lookups are slow
 
 
 class _Collector(Collector):
-    """Tells what was counted on one side.
+    """Exports the counts of one side.
 
     Args:
-        counts: Of the side.
+        counts: The counts of the side.
     """
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
     def describe(self) -> Iterator[Metric]:
-        """Yield the metrics without a value."""
+        """Yield the metrics without values."""
         return self._families(())
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics as they are now."""
+        """Yield the metrics with their current values."""
         return self._families(self._counts)
 
     @abstractmethod
@@ -52,7 +52,7 @@ class _Collector(Collector):
 
 
 class _CallCollector(_Collector):
-    """Tells of calls."""
+    """Exports the counts of calls."""
 
     def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
         side = self._counts.side
@@ -83,7 +83,7 @@ class _CallCollector(_Collector):
 
 
 def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
-    """Return bound, number of calls up to it, and perhaps an exemplar of each bucket."""
+    """Return the bound, the number of calls up to it and the exemplar, if any, of each bucket."""
     found: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     for place, (bound, number) in enumerate(zip(_BOUNDS, accumulate(series.buckets), strict=True)):
         kept = series.exemplars.get(place)
@@ -96,7 +96,7 @@ def _buckets(series: Series) -> list[tuple[str, float] | tuple[str, float, Exemp
 
 
 class _MessageCollector(_Collector):
-    """Tells of messages."""
+    """Exports the counts of messages."""
 
     def _families(self, counts: Iterable[Series]) -> Iterator[Metric]:
         prefix = f"rap_{self._counts.side.value}_messages"
@@ -110,10 +110,10 @@ class _MessageCollector(_Collector):
 
 
 class _Shared:
-    """The counts of each side that all processors of one kind and one registry share.
+    """The counts that all processors of one class and one registry share, by side.
 
     Args:
-        collector: Makes what tells of them.
+        collector: Makes the collector of a side's counts.
     """
 
     def __init__(self, collector: Callable[[Counts], Collector]) -> None:
@@ -123,7 +123,7 @@ class _Shared:
         )
 
     def of(self, registry: CollectorRegistry, side: Side) -> Counts:
-        """Return those of a registry and a side."""
+        """Return the counts of a registry and a side."""
         sides = self._made.setdefault(registry, {})
         counts = sides.get(side)
         if counts is None:
@@ -138,7 +138,7 @@ _messages = _Shared(_MessageCollector)
 
 
 class _Counting(BaseProcessor):
-    """Has the counts of its registry, of each side that it was used on."""
+    """A processor with the counts of its registry, for each side that uses it."""
 
     _shared: _Shared
 
@@ -149,7 +149,8 @@ class _Counting(BaseProcessor):
         self._on_server: Counts | None = None
         self._on_client: Counts | None = None
 
-    def _made(self, side: Side) -> Counts:
+    def _counts_of(self, side: Side) -> Counts:
+        """Return the counts of a side that has no counts yet."""
         counts = self._shared.of(self._registry, side)
         if side is _SERVER:
             self._on_server = counts
@@ -163,28 +164,29 @@ class PrometheusProcessor(_Counting):
 
     All processors of a registry share its metrics: ``rap_server_started_total``,
     ``rap_server_handled_total`` and ``rap_server_handling_seconds``; the same with ``client``, and
-    ``rap_client_retries_total``. What is observed in a sampled trace has its id as exemplar.
+    ``rap_client_retries_total``. A duration that is observed in a sampled trace has the trace id as
+    its exemplar.
 
     Args:
-        registry: Where the metrics are; by default the one of the process.
+        registry: The registry of the metrics; by default the global one.
     """
 
     _shared = _calls
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
-        """Count a call, and time it."""
+        """Return the scope that counts and times a call."""
         counts = self._on_server if call.side is _SERVER else self._on_client
-        return CountedCall(counts or self._made(call.side), call)
+        return CountedCall(counts or self._counts_of(call.side), call)
 
 
 class PrometheusMessageProcessor(_Counting):
     """Counts messages both ways: ``rap_server_messages_sent_total`` and ``…_received_total``.
 
-    It is apart from `PrometheusProcessor` because it has to look at every message: generators
-    then send each item on its own. Only names of functions that exist become labels.
+    It is separate from `PrometheusProcessor` because it must see every message, so that generators
+    send each item in a frame of its own. Only methods that exist become labels.
 
     Args:
-        registry: Where the metrics are; by default the one of the process.
+        registry: The registry of the metrics; by default the global one.
     """
 
     _shared = _messages
@@ -193,30 +195,20 @@ class PrometheusMessageProcessor(_Counting):
         """Count a message from client to server."""
         call = request.call
         if request.body is None and call.stream_type is _CHANNEL:
-            return request  # it opens one
+            return request  # it opens the channel and carries no message
         if call.side is _SERVER:
-            self._series(call).received += 1
+            (self._on_server or self._counts_of(_SERVER)).count_received(call)
         else:
-            self._series(call).sent += 1
+            (self._on_client or self._counts_of(call.side)).count_sent(call)
         return request
 
     async def process_response(self, response: Response) -> Response:
-        """Count a message from server to client, or the items of a batch."""
+        """Count a message from server to client, or each item of a batch."""
         call, number = response.call, 1
         if response.header and response.header.get(":batch") and isinstance(response.body, list):
             number = len(response.body)
         if call.side is _SERVER:
-            self._series(call).sent += number
+            (self._on_server or self._counts_of(_SERVER)).count_sent(call, number)
         else:
-            self._series(call, is_known=True).received += number
+            (self._on_client or self._counts_of(call.side)).count_received(call, number)
         return response
-
-    def _series(self, call: Call, *, is_known: bool = False) -> Series:
-        counts = self._on_server if call.side is _SERVER else self._on_client
-        counts = counts or self._made(call.side)
-        series = counts.by_method.get(call.method)
-        if series is None or series.stream_type is not call.stream_type:
-            if is_known:
-                counts.learn(call)
-            series = counts.begin(call) or counts.of(call)
-        return series

@@ -91,7 +91,7 @@ class OpenTelemetryProcessor(HeadSamplingProcessor):
         else:
             # The context of the task is that in which somebody started the server: not this call's.
             parent = _extract(call.header, Context())
-        if not _is_traced(parent) and self._stays_out(call):
+        if not _is_traced(parent) and self._is_left_out(call):
             return _Untraced(call, parent) if parent else _no_scope
         return (_Calling if call.side is Side.CLIENT else _Serving)(self._tracer, call, parent)
 
@@ -134,7 +134,7 @@ class _Calling(_Around):
         propagate.inject(carrier, trace.set_span_in_context(span, self._parent))
         put_trace(call.header, carrier)
         if span.is_recording():
-            call.on_attempt = (*call.on_attempt, self._add_attempt)
+            call.observe_attempts(self._add_attempt)
 
     def _add_attempt(self, call: Call) -> None:
         event: dict[str, str | int] = {"rap.attempt": call.attempt}

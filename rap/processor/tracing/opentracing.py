@@ -79,7 +79,7 @@ class TracingProcessor(HeadSamplingProcessor):
             return _no_scope
         client = call.side is Side.CLIENT
         parent = (self._active() if client else None) or self._extract(call.header)
-        if parent is None and self._stays_out(call):
+        if parent is None and self._is_left_out(call):
             return _no_scope
         return _Calling(self._tracer, call, parent) if client else self._serve(call, parent)
 
@@ -186,7 +186,7 @@ class _Calling(_Around):
     def __enter__(self) -> None:
         super().__enter__()
         put_trace(self._call.header, self._injected())
-        self._call.on_attempt = (*self._call.on_attempt, self._log_attempt)
+        self._call.observe_attempts(self._log_attempt)
 
     def _log_attempt(self, call: Call) -> None:
         line = {"event": "rap.attempt", "rap.attempt": call.attempt}
