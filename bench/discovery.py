@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rap.cli.demo.fleet import Fleet, Replica
-from rap.cli.demo.traffic import C, Observed
+from rap.cli.demo.traffic import C, RecordingPicker
 from rap.cli.redis_server import RedisServer
 from rap.cli.runtime import loop_factory
 from rap.client import Client
@@ -37,7 +37,7 @@ LOOK = 0.001
 PATIENCE = 15.0
 
 
-class Logged(Observed):
+class Logged(RecordingPicker):
     """The default picker, and every choice of it: times by address."""
 
     def __init__(self) -> None:

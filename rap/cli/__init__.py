@@ -1,6 +1,7 @@
-"""The command line, ``rap``: needs the extra ``rap[cli]``.
+"""The command line, ``rap``. It needs the extra ``rap[cli]``.
 
-One file a command; `rich` and `uvloop` are imported nowhere else in rap.
+`rap.cli.app` lists the commands; `rap.cli.commands` has one module for each. No other package of
+rap imports `click`, `rich` or `uvloop`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""``python -m rap.cli`` is ``rap``."""
+"""Runs the command line: ``python -m rap.cli`` is the same as ``rap``."""
 
 from rap.cli import main
 

@@ -1,9 +1,8 @@
-"""The program ``rap``: its commands under one name, each imported when it is asked for.
+"""The program ``rap``: a group of commands, each imported when it is run.
 
-What a command imports takes a while, so ``rap --help`` imports none and prints the table below.
+Importing a command takes time, so ``rap --help`` imports none and prints the table below.
 """
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -11,16 +10,16 @@ import click
 
 from rap import __version__
 
-__all__ = ["COMMANDS", "main", "rap"]
+__all__ = ["COMMANDS", "CommandEntry", "main", "rap"]
 
 
-class Place(NamedTuple):
-    """Where a command is.
+class CommandEntry(NamedTuple):
+    """Where to import a command from, and what ``rap --help`` says of it.
 
     Args:
-        module: Which has it.
-        attribute: Its name there.
-        help: Its line in the list of commands; empty: it is not listed.
+        module: The module that defines it.
+        attribute: Its name in that module.
+        help: Its line in the list of commands; empty if it is not listed.
     """
 
     module: str
@@ -29,58 +28,57 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "bench": Place(
-        "rap.cli.commands.bench", "bench", "Call a function again and again, and measure."
+    "bench": CommandEntry(
+        "rap.cli.commands.bench", "bench", "Call a function repeatedly and measure the calls."
     ),
-    "call": Place("rap.cli.commands.call", "call", "Call a function and print what it answers."),
-    "demo": Place(
+    "call": CommandEntry("rap.cli.commands.call", "call", "Call a function and print its answer."),
+    "demo": CommandEntry(
         "rap.cli.commands.demo",
         "demo",
-        "Run a small cluster, do to it what happens to clusters, and count what its client"
-        " noticed.",
+        "Run a small cluster, disturb it, and count what its client noticed.",
     ),
-    "demo-replica": Place("rap.cli.demo.replica", "demo_replica", ""),
-    "describe": Place("rap.cli.commands.describe", "describe", "Describe a function of a server."),
-    "ls": Place("rap.cli.commands.ls", "ls", "List services, instances or functions."),
-    "ping": Place(
+    "demo-replica": CommandEntry("rap.cli.demo.replica", "demo_replica", ""),
+    "describe": CommandEntry(
+        "rap.cli.commands.describe", "describe", "Describe a function of a server."
+    ),
+    "ls": CommandEntry("rap.cli.commands.ls", "ls", "List services, instances or functions."),
+    "ping": CommandEntry(
         "rap.cli.commands.ping",
         "ping",
-        "Measure round trips to each instance of a service, or each --host.",
+        "Measure round trips to each instance of a service, or to each --host.",
     ),
-    "serve": Place(
+    "serve": CommandEntry(
         "rap.cli.commands.serve",
         "serve",
         "Serve MODULE:SERVER, a Server or a function that makes one.",
     ),
-    "stub": Place("rap.cli.commands.stub", "stub", "Write a Python module of typed stubs."),
-    "top": Place(
+    "stub": CommandEntry("rap.cli.commands.stub", "stub", "Write a Python module of typed stubs."),
+    "top": CommandEntry(
         "rap.cli.commands.top",
         "top",
-        "Show load and state of each instance of a service, or each --host.",
+        "Show load and state of each instance of a service, or of each --host.",
     ),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are run."""
+    """A group of commands that are imported when they are run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, in the order of the alphabet."""
+        """Return the names of all commands in alphabetical order."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; `None` if there is none of that name."""
-        place = COMMANDS.get(cmd_name)
-        if place is None:
+        """Return a command, or `None` if there is none of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
             return None
-        command: click.Command = getattr(import_module(place.module), place.attribute)
+        command: click.Command = getattr(import_module(entry.module), entry.attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
-        rows: Sequence[tuple[str, str]] = [
-            (name, place.help) for name, place in sorted(COMMANDS.items()) if place.help
-        ]
+        rows = [(name, entry.help) for name, entry in sorted(COMMANDS.items()) if entry.help]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -94,6 +92,6 @@ def rap() -> None:
 def main() -> None:
     """Run the command line and exit.
 
-    Every option can be given in the environment: ``RAP_SERVE_LOOP`` for ``rap serve --loop``.
+    Every option can also be set in the environment: ``RAP_SERVE_LOOP`` sets ``rap serve --loop``.
     """
     rap(prog_name="rap", auto_envvar_prefix="RAP")

@@ -1,7 +1,7 @@
-"""What the commands that talk to servers share: how they run, fail and end.
+"""What commands share: how they run, fail and end, and options that several of them have.
 
-The exit status is 0 when all went well, 1 when a call or a server failed, 2 when the command line
-is wrong, 130 after Ctrl-C. An error is one line on standard error.
+The exit status is 0 if everything succeeded, 1 if a call or a server failed, 2 if the command line
+is wrong, and 130 after Ctrl-C. An error is one line on standard error.
 """
 
 import asyncio
@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import click
 
-from rap.cli.runtime import loop_factory
+from rap.cli.runtime import LOOPS, loop_factory
+from rap.cli.table import one_line
 from rap.errors import CallError, HandlerError, RapError
 
-__all__ = ["INTERRUPTED", "Command", "Failed", "error_text", "one_line", "run"]
+__all__ = ["INTERRUPTED", "Command", "Failed", "error_text", "json_option", "loop_option", "run"]
 
-INTERRUPTED = 130  # exit status of a program ended by Ctrl-C, as shells have it
+INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
 T = TypeVar("T")
 
@@ -25,17 +26,7 @@ _NEGATIVE = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 class Failed(click.ClickException):
-    """What the command was to do failed; exit status 1."""
-
-    def format_message(self) -> str:
-        """Return the message as one line."""
-        return one_line(self.message)
-
-
-class _Misused(click.ClickException):
-    """The command line is wrong; told in one line, without the lines on usage that click adds."""
-
-    exit_code = 2
+    """The command could not do what it was asked to do; the exit status is 1."""
 
     def format_message(self) -> str:
         """Return the message as one line."""
@@ -43,7 +34,7 @@ class _Misused(click.ClickException):
 
 
 class Command(click.Command):
-    """A command whose errors are one line, and that is quiet about Ctrl-C."""
+    """A command whose errors are one line, and that prints nothing after Ctrl-C."""
 
     def make_context(
         self,
@@ -52,7 +43,7 @@ class Command(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """Read the command line."""
+        """Parse the command line."""
         try:
             return super().make_context(info_name, self._with_numbers(args), parent, **extra)
         except click.UsageError as exc:
@@ -70,14 +61,14 @@ class Command(click.Command):
             raise Failed(error_text(exc)) from exc
 
     def _with_numbers(self, args: list[str]) -> list[str]:
-        """Return arguments among which negative numbers do not look like options.
+        """Return the arguments with a space before negative numbers, which JSON allows.
 
-        JSON does not mind the space in front.
+        Without it click would take them for options.
         """
-        before = [
+        options = [
             each for each in self.params if isinstance(each, click.Option) and not each.is_flag
         ]
-        valued = {name for each in before for name in each.opts}
+        valued = {name for each in options for name in each.opts}
         return [
             f" {each}" if _NEGATIVE.fullmatch(each) and last not in valued else each
             for last, each in zip(["", *args], args, strict=False)
@@ -85,26 +76,50 @@ class Command(click.Command):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on an event loop of its own; what it fails with is all that is said."""
+    """Run a coroutine on a new event loop; only the error it fails with is printed."""
     logging.getLogger("rap").addHandler(logging.NullHandler())
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main)
 
 
 def error_text(error: RapError) -> str:
-    """Return what to tell of an error: its code, and what the server said."""
+    """Return what to print for an error: its code and its message."""
     if not isinstance(error, CallError):
         return str(error)
     kind = f"{error.details['type']}: " if isinstance(error, HandlerError) else ""
     return f"{error.code.name}: {kind}{error}"
 
 
-def one_line(text: str) -> str:
-    """Return a text as one line that does nothing to a terminal; it may be a server's."""
-    line = " ".join(text.split())
-    return "".join(each if each.isprintable() else "�" for each in line)
+class _Misused(click.ClickException):
+    """The command line is wrong; printed as one line, without the usage lines that click adds."""
+
+    exit_code = 2
+
+    def format_message(self) -> str:
+        """Return the message as one line."""
+        return one_line(self.message)
 
 
 def _misused(exc: click.UsageError, name: str | None) -> _Misused:
     text = exc.format_message().rstrip(".")
     return _Misused(f"{text}; see rap {name} --help")
+
+
+def _installed(_: click.Context, __: click.Parameter, loop: str) -> str:
+    """Return the name of an event loop; refuse one that is not installed."""
+    try:
+        loop_factory(loop)
+    except ImportError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return loop
+
+
+json_option = click.option("--json", is_flag=True, help="Print JSON instead of text.")
+loop_option = click.option(
+    "--loop",
+    type=click.Choice(LOOPS),
+    default="auto",
+    show_default=True,
+    callback=_installed,
+    help="Event loop. `auto` is uvloop if it is installed, else asyncio.",
+)

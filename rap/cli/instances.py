@@ -1,11 +1,11 @@
-"""Each instance of a service on a connection of its own, whatever a balancer would choose."""
+"""One connection to each instance of a service, without load balancing."""
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from rap.cli.command import Failed
-from rap.cli.registry import Directory
+from rap.cli.registry import RegistryReader
 from rap.cli.remote import DEFAULT_HOST, Remote, refuses
 from rap.client import Client
 from rap.client.method import Method
@@ -15,21 +15,21 @@ from rap.registry import Endpoint
 from rap.transport import Connection, UnaryStream
 from rap.wire.load_report import ServerLoad
 
-__all__ = ["Instance", "instances_of", "look", "open_instance", "round_trip"]
+__all__ = ["Instance", "load_of", "open_instance", "open_instances", "round_trip"]
 
-_LOOK = 0.005  # seconds between two looks for a connection
-# No function can have this name, so a server answers that it has none, and runs nothing.
-_NOBODY = Method("", "registry", None, timeout=None).meta
+_POLL = 0.005  # seconds between two checks for a connection
+# No function can have this name: a server answers that there is none, and runs nothing.
+_NO_FUNCTION = Method("", "registry", None, timeout=None).meta
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One server.
+    """One server, with a client for it alone.
 
     Args:
-        address: Where it is.
-        client: Of this one server.
-        endpoint: What the registry says; `None` without one.
+        address: Its address.
+        client: Calls no other server.
+        endpoint: Its entry in the registry; `None` without a registry.
     """
 
     address: str
@@ -37,8 +37,8 @@ class Instance:
     endpoint: Endpoint | None
 
 
-async def instances_of(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
-    """Return the instances that the options name, their clients on the way to be connected.
+async def open_instances(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
+    """Return the instances that the options name; their clients are connecting.
 
     Raises:
         Failed: The registry does not answer, or lists none.
@@ -46,26 +46,32 @@ async def instances_of(remote: Remote, stack: AsyncExitStack) -> list[Instance]:
     if remote.with_service().registry is None:
         hosts = remote.host or (DEFAULT_HOST,)
         return [await open_instance(remote, each, None, stack) for each in dict.fromkeys(hosts)]
-    async with Directory(remote) as directory:
-        found = await directory.instances()
+    async with RegistryReader(remote) as registry:
+        found = await registry.instances()
         if not found:
-            raise Failed(await directory.none_found())
+            raise Failed(await registry.none_found())
     return [await open_instance(remote, str(each.address), each, stack) for each in found]
 
 
 async def open_instance(
     remote: Remote, address: str, endpoint: Endpoint | None, stack: AsyncExitStack
 ) -> Instance:
-    """Return one instance; its client is closed with `stack`."""
+    """Return one instance, whose client is connecting; `stack` closes it."""
     client = remote.at(address).client()
     connecting = asyncio.create_task(_connect(client), name=f"rap connect {address}")
     stack.push_async_callback(_close, client, connecting)
-    await asyncio.sleep(0)  # from here on it has a cluster
+    await asyncio.sleep(0)  # the client has a cluster now
     return Instance(address, client, endpoint)
 
 
-async def look(instance: Instance, patience: float) -> tuple[float, ServerLoad | None]:
-    """Return the seconds that an answer took, and how loaded the server says it is.
+async def load_of(instance: Instance, patience: float) -> tuple[float, ServerLoad | None]:
+    """Return the seconds of one round trip, and the load that the server reports.
+
+    An older server sends no report.
+
+    Args:
+        instance: The server.
+        patience: Seconds to wait.
 
     Raises:
         CallError: As `round_trip`.
@@ -74,27 +80,31 @@ async def look(instance: Instance, patience: float) -> tuple[float, ServerLoad |
     end = loop.time() + patience
     node, conn = await _connected(instance, end, patience)
     seconds = await _answer(instance, conn, end, patience)
-    told = loop.create_future()
+    reported = loop.create_future()
 
     def take(conn: Connection, body: bytes) -> None:
         node.take_report(conn, body)
-        if not told.done():
-            told.set_result(node.report)
+        if not reported.done():
+            reported.set_result(node.report)
 
     conn.set_load_handler(take)
-    node.request_load_report()  # when the call above is over: it would be in the count
-    with suppress(TimeoutError):  # an older server does not know the question
+    node.request_load_report()  # after the call above, which would be in the count
+    with suppress(TimeoutError):
         async with asyncio.timeout_at(end):
-            return seconds, await told
+            return seconds, await reported
     return seconds, None
 
 
 async def round_trip(instance: Instance, patience: float) -> float:
-    """Return the seconds that an answer took.
+    """Return the seconds of one round trip.
+
+    Args:
+        instance: The server.
+        patience: Seconds to wait.
 
     Raises:
-        Unavailable: It is not connected.
-        DeadlineExceeded: No answer came in so many seconds.
+        Unavailable: The server is not connected.
+        DeadlineExceeded: No answer came within `patience`.
     """
     end = asyncio.get_running_loop().time() + patience
     _, conn = await _connected(instance, end, patience)
@@ -102,7 +112,7 @@ async def round_trip(instance: Instance, patience: float) -> float:
 
 
 async def _connected(instance: Instance, end: float, patience: float) -> tuple[Node, Connection]:
-    """Return a connection; does not wait for an instance that has refused one."""
+    """Return node and connection; fail at once if the instance has refused a connection."""
     client, loop = instance.client, asyncio.get_running_loop()
     cluster = client.cluster
     while not cluster.ready:
@@ -112,8 +122,8 @@ async def _connected(instance: Instance, end: float, patience: float) -> tuple[N
         if pool is not None and refuses(cluster):
             raise Unavailable(pool.error)
         if loop.time() >= end:
-            raise Unavailable(f"there was no connection in {patience:g} s")
-        await asyncio.sleep(_LOOK)
+            raise Unavailable(f"there was no connection within {patience:g} s")
+        await asyncio.sleep(_POLL)
     return await cluster.acquire(client.monotonic() + end - loop.time())
 
 
@@ -121,13 +131,13 @@ async def _answer(instance: Instance, conn: Connection, end: float, patience: fl
     monotonic = instance.client.monotonic
     began = monotonic()
     stream = UnaryStream(conn, began + patience)
-    conn.open_unary(stream, _NOBODY, b"")
+    conn.open_unary(stream, _NO_FUNCTION, b"")
     try:
         async with asyncio.timeout_at(end):
             await stream.future
     except TimeoutError:
         conn.reset(stream, Code.CANCELLED, "no answer came in time")
-        raise DeadlineExceeded(f"nothing came in {patience:g} s") from None
+        raise DeadlineExceeded(f"no answer came within {patience:g} s") from None
     except CallError as error:
         if not error.remote:
             raise
@@ -138,7 +148,7 @@ async def _connect(client: Client) -> None:
     try:
         await client.connect()
     except CallError:
-        return  # who asks it something is told why
+        return  # the next request fails with the reason
 
 
 async def _close(client: Client, connecting: asyncio.Task[None]) -> None:

@@ -1,6 +1,6 @@
 """Values on the command line: JSON in, JSON out.
 
-JSON has no bytes: they are printed as text in base64, and given as ``{"$base64": "…"}``.
+JSON has no bytes. They are printed as base64 text, and given as ``{"$base64": "…"}``.
 """
 
 import base64
@@ -20,22 +20,22 @@ _NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a JSON text; a text that is no JSON is a string as it is.
+    """Return the value of a JSON text; a text that is not JSON is a string.
 
     Raises:
-        BadParameter: It has bytes that are no base64.
+        BadParameter: The text has bytes that are not base64.
     """
     try:
-        return json.loads(text, object_hook=_bytes_of, parse_constant=_refuse_constant)
+        return json.loads(text, object_hook=_decode_bytes, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return text
 
 
 def parse_arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
-    """Return positional and named arguments; ``name=JSON`` is a named one.
+    """Return positional and keyword arguments; ``name=JSON`` is a keyword argument.
 
     Raises:
-        BadParameter: A name is given twice, or one without a name follows.
+        BadParameter: A name is given twice, or a positional argument follows a keyword argument.
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -55,32 +55,34 @@ def parse_arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON, in one line unless `indent` is given."""
+    """Return a value as JSON, on one line unless `indent` is given."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, separators=separators)
+    return json.dumps(_jsonable(value), ensure_ascii=False, indent=indent, separators=separators)
 
 
 def to_text(value: Any) -> str | bytes:
-    """Return strings and bytes as they are, anything else as JSON."""
+    """Return strings and bytes unchanged, and any other value as JSON."""
     return value if isinstance(value, str | bytes) else to_json(value)
 
 
-def _plain(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {each if isinstance(each, str) else to_json(each): _plain(inner)
-                for each, inner in value.items()}  # fmt: skip
+        return {
+            each if isinstance(each, str) else to_json(each): _jsonable(inner)
+            for each, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_jsonable(inner) for inner in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # as "nan": JSON has no such number
+        return str(value)  # such as "nan", a number that JSON does not have
     return value
 
 
-def _bytes_of(found: dict[str, Any]) -> Any:
+def _decode_bytes(found: dict[str, Any]) -> Any:
     if found.keys() != {_BYTES}:
         return found
     try:
@@ -90,4 +92,4 @@ def _bytes_of(found: dict[str, Any]) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")

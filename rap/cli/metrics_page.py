@@ -1,4 +1,4 @@
-"""The page of metrics and health that `rap serve` shows when it is given a port for it."""
+"""The page of metrics and health that `rap serve` serves with ``--metrics-port``."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ __all__ = [
     "MetricsPort",
     "check_metrics",
     "metrics_page",
-    "say_page",
+    "print_page",
     "worker_page",
     "workers_page",
 ]
 
 
 class MetricsPort(NamedTuple):
-    """Where the page is.
+    """Where the page is served.
 
     Args:
         host: Address to listen on.
-        port: 0 is any free one.
+        port: Port to listen on; 0 is any free port.
     """
 
     host: str
@@ -35,16 +35,16 @@ class MetricsPort(NamedTuple):
 
 
 def check_metrics() -> None:
-    """Fail now, rather than in a worker.
+    """Check that the page can be served, before a worker fails to.
 
     Raises:
         ImportError: The extra ``metrics`` is not installed.
     """
-    from rap.observe import serve_metrics  # noqa: F401  # it is there
+    from rap.observe import serve_metrics  # noqa: F401  # the import is the check
 
 
 def metrics_page(server: Server, where: MetricsPort | None) -> AbstractAsyncContextManager[Any]:
-    """Return what shows the page of a server, or nothing if nobody asks for it.
+    """Return a context manager that serves the page of a server, unless `where` is `None`.
 
     Raises:
         ImportError: The extra ``metrics`` is not installed.
@@ -57,7 +57,7 @@ def metrics_page(server: Server, where: MetricsPort | None) -> AbstractAsyncCont
 
 
 def worker_page(server: Server, descriptor: int | None) -> AbstractAsyncContextManager[Any]:
-    """Return what shows the page of a worker on a socket that it was handed, or nothing."""
+    """Return a context manager that serves the page of a worker on an inherited socket."""
     if descriptor is None:
         return nullcontext()
     from rap.observe import serve_metrics
@@ -68,7 +68,7 @@ def worker_page(server: Server, descriptor: int | None) -> AbstractAsyncContextM
 def workers_page(
     workers: Sequence["Worker"], willing: Callable[[], bool], where: MetricsPort | None
 ) -> AbstractAsyncContextManager[Any]:
-    """Return what shows one page for all workers, or nothing if nobody asks for it."""
+    """Return a context manager that serves one page for all workers, unless `where` is `None`."""
     if where is None:
         return nullcontext()
     from rap.observe.workers import WorkersMetricsServer
@@ -76,7 +76,7 @@ def workers_page(
     return WorkersMetricsServer(workers, willing, host=where.host, port=where.port)
 
 
-def say_page(page: Any) -> None:
-    """Print where the page is, if there is one."""
+def print_page(page: Any) -> None:
+    """Print the address of the page, if there is one."""
     if page is not None:
         click.echo(f"rap: metrics at http://{page.address}/metrics")

@@ -1,8 +1,8 @@
-"""Become another program that dies with the one that started it.
+"""Runs a program that is killed when the process that started it dies.
 
-It is run as a script, ``python tied.py program argument…``, between a parent and a program that
-knows nothing of its parent, and costs nothing once the program runs. Linux tells of the death of
-the parent (prctl(2), PR_SET_PDEATHSIG); elsewhere the program runs untied.
+This module is run as a script, ``python parent_death.py PID PROGRAM ARGUMENT…``: it asks Linux to
+kill it with its parent (PR_SET_PDEATHSIG of prctl(2)), and then becomes the program. On other
+systems the program outlives its parent.
 """
 
 import ctypes
@@ -11,25 +11,25 @@ import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["become", "tied_command"]
+__all__ = ["become", "dying_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 
 
-def tied_command(program: Sequence[str]) -> list[str]:
-    """Return the command line that runs a program tied to the caller."""
+def dying_with_parent(program: Sequence[str]) -> list[str]:
+    """Return a command line that runs a program until it ends or this process dies."""
     return [sys.executable, "-I", __file__, str(os.getpid()), *program]
 
 
 def become(parent: int, program: Sequence[str]) -> None:
-    """Replace this process by `program`, killed when the process `parent` is no more.
+    """Replace this process with `program`, which is killed when the process `parent` dies.
 
     Raises:
         OSError: The program cannot be run.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # it died before the call of prctl
             raise SystemExit(1)
     os.execv(program[0], list(program))
 

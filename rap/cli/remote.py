@@ -1,4 +1,4 @@
-"""Whom a command talks to: options that are the same in all of them, and the client they make."""
+"""The servers that a command calls: the options that name them, and a client for them."""
 
 import asyncio
 import functools
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 DEFAULT_HOST = "localhost:9000"
 
-_PATIENCE = 9.0  # seconds to find a server, unless --timeout says otherwise
-_LOOK = 0.02  # seconds between two looks whether all servers refuse
+_PATIENCE = 9.0  # seconds to find a server without --timeout
+_POLL = 0.02  # seconds between two checks whether all servers refuse
 _NOT_DIALLED = "not dialled yet"
-# Options of `Client` and of the command line, for errors.
+# Options of `Client` and of the command line, to translate messages.
 _NAMES = {
     "host_list": "--host",
     "ssl_ca_path": "--ca",
@@ -40,7 +40,7 @@ _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Servers that a command talks to; each field is an option."""
+    """The servers that a command calls; each field is the value of an option."""
 
     host: tuple[str, ...]
     registry: str | None
@@ -58,21 +58,23 @@ class Remote:
         """The URL of the registry, its namespace included.
 
         Raises:
-            UsageError: An option is missing, or one too many.
+            UsageError: An option is missing, or contradicts another one.
         """
         if self.registry is None:
             if self.namespace is not None:
                 raise click.UsageError(f"--namespace {self.namespace} needs --registry")
             if self.service is not None:
-                text = f"--service {self.service} needs --registry: where to find its servers"
+                text = f"--service {self.service} needs --registry, which lists its servers"
                 raise click.UsageError(text)
             return None
         if self.host:
-            raise click.UsageError(f"--host {self.host[0]} beside --registry: give one of them")
+            raise click.UsageError(f"give --host {self.host[0]} or --registry, not both")
         if self.namespace is None:
             return self.registry
         if "namespace=" in self.registry.partition("?")[2]:
-            raise click.UsageError("--namespace beside a --registry that has one: give it once")
+            raise click.UsageError(
+                "give --namespace or a --registry URL with a namespace, not both"
+            )
         mark = "&" if "?" in self.registry else "?"
         return f"{self.registry}{mark}namespace={self.namespace}"
 
@@ -82,24 +84,24 @@ class Remote:
         return _PATIENCE if self.timeout is None else self.timeout
 
     def with_service(self) -> Self:
-        """Return it if it names a registry and a service, or neither.
+        """Return this object, which must name a registry and a service, or neither.
 
         Raises:
-            UsageError: It names one of them.
+            UsageError: It names only one of them.
         """
         if self.registry_url is not None and self.service is None:
             raise click.UsageError("--registry needs --service: the name of the service")
         return self
 
     def at(self, address: str) -> Self:
-        """Return the same for one server."""
+        """Return the same options for one server."""
         return replace(self, host=(address,), registry=None, service=None, namespace=None)
 
     def client(self, **options: Any) -> Client:
-        """Return a client that is not connected.
+        """Return a client that is not connected yet.
 
         Raises:
-            UsageError: An option is bad; the message names it.
+            UsageError: An option has an invalid value; the message names it.
         """
         return checked(
             Client,
@@ -118,10 +120,10 @@ class Remote:
 
     @asynccontextmanager
     async def connected(self, **options: Any) -> AsyncIterator[Client]:
-        """Connect a client around the body.
+        """Return a context manager that connects a client and closes it.
 
         Raises:
-            Unavailable: No server answered in time, or all that are known refused.
+            Unavailable: No server answered in time, or all known servers refused.
         """
         client = self.client(**options)
         try:
@@ -132,10 +134,10 @@ class Remote:
 
 
 def checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Return what `make` makes; its complaints name options of the command line.
+    """Call `make`; in errors, replace the names of options by those of the command line.
 
     Raises:
-        UsageError: An option is bad.
+        UsageError: An option has an invalid value.
     """
     try:
         return make(*args, **kwargs)
@@ -144,11 +146,11 @@ def checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 async def _connect(client: Client) -> None:
-    """Connect; unlike a program, a person does not wait while all servers refuse."""
+    """Connect, or fail as soon as all servers refuse: a user should not wait for a retry."""
     connecting = asyncio.create_task(client.connect(), name="rap connect")
     try:
         while not connecting.done():
-            await asyncio.wait([connecting], timeout=_LOOK)
+            await asyncio.wait([connecting], timeout=_POLL)
             if not connecting.done() and refuses(client.cluster):
                 raise Unavailable(client.cluster.describe())
         await connecting
@@ -157,7 +159,7 @@ async def _connect(client: Client) -> None:
 
 
 def refuses(cluster: Cluster) -> bool:
-    """Whether all servers that are known have been asked, and none is connected."""
+    """Whether every known server has been dialled and none is connected."""
     pools = [node.pool for node in cluster.nodes.values()]
     return bool(pools) and all(
         not pool.connections and pool.error != _NOT_DIALLED and pool.denial is None
@@ -166,7 +168,7 @@ def refuses(cluster: Cluster) -> bool:
 
 
 def remote_options(func: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command, which gets their values as `remote`."""
+    """Add the options of `Remote` to a command, which gets them as `remote`."""
 
     @functools.wraps(func)
     def with_remote(**kwargs: Any) -> Any:
@@ -203,27 +205,31 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         multiple=True,
         metavar="HOST:PORT",
         callback=_addresses,
-        help="Address of a server, may be repeated; also tls://host:port or unix:///path."
-        " localhost:9000 if nothing says where servers are.",
+        help="Address of a server: host:port, tls://host:port or unix:///path. May be repeated."
+        f" [default: {DEFAULT_HOST}]",
     ),
-    click.option("--registry", metavar="URL", help="Find servers there, such as redis://host."),
-    click.option("--service", metavar="NAME", help="Service to find in the registry."),
-    click.option("--namespace", metavar="NAME", help="Namespace of the registry."),
-    click.option("--ca", type=_FILE, help="PEM file of the authorities of servers; means TLS."),
-    click.option("--pin", type=_FILE, help="PEM file of the one certificate servers must show."),
-    click.option("--cert", type=_FILE, help="PEM file of the certificate to show to servers."),
-    click.option("--key", type=_FILE, help="PEM file of its key."),
+    click.option(
+        "--registry", metavar="URL", help="Registry to find servers in, for example redis://host."
+    ),
+    click.option("--service", metavar="NAME", help="Name of the service in the registry."),
+    click.option("--namespace", metavar="NAME", help="Namespace in the registry."),
+    click.option("--ca", type=_FILE, help="PEM file of trusted authorities; turns on TLS."),
+    click.option(
+        "--pin", type=_FILE, help="PEM file of the only certificate to accept; turns on TLS."
+    ),
+    click.option("--cert", type=_FILE, help="PEM file of the client certificate."),
+    click.option("--key", type=_FILE, help="PEM file of the key of --cert."),
     click.option(
         "--token",
         envvar="RAP_TOKEN",
         metavar="TEXT",
-        help="Token that says who is calling; better in the environment, as RAP_TOKEN.",
+        help="Token of the client. Other users can read it; better set RAP_TOKEN.",
     ),
     click.option(
         "--timeout",
         type=float,
         callback=_positive,
         metavar="SECONDS",
-        help="For a server to be found, 9 by default, and for each call to take.",
+        help="Time limit to find a server, by default 9 seconds, and for each call.",
     ),
 ]

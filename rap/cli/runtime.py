@@ -1,53 +1,38 @@
-"""The event loop that programs run on, and the only module that imports uvloop.
+"""What programs set up before they run: the event loop, the allocator, logging.
 
-uvloop answers a call in about 80 % of the time of asyncio's own loop. It is chosen by a loop
-factory: a policy would change the loops of everybody in the process.
+No other module imports uvloop, which answers a call in about 80 % of the time of asyncio's own
+loop. It is chosen by a loop factory, because a policy would change every loop in the process.
 """
 
 import asyncio
 import ctypes
+import logging
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
-__all__ = ["LOOPS", "Loop", "keep_freed_memory", "loop_factory"]
+__all__ = ["LOOPS", "Loop", "configure_logging", "keep_freed_memory", "loop_factory"]
 
+Loop = Literal["auto", "asyncio", "uvloop"]
+LOOPS: tuple[str, ...] = get_args(Loop)
 
 _MIB = 1 << 20
-# Names and numbers of malloc.h; mallopt(3) says what they do.
-_OPTIONS = {
+# Names and numbers of malloc.h; mallopt(3) describes them.
+_MALLOC_OPTIONS = {
     "M_MMAP_THRESHOLD": (-3, 32 * _MIB),  # the largest value that 64-bit glibc takes
     "M_TRIM_THRESHOLD": (-1, 256 * _MIB),
     "M_TOP_PAD": (-2, 16 * _MIB),
 }
 
 
-def keep_freed_memory() -> bool:
-    """Tell the allocator to keep what is freed; at the start of a program.
-
-    Returns:
-        Whether it was done: only glibc has these settings.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or Windows
-        return False
-    done = [mallopt(number, value) for number, value in _OPTIONS.values()]
-    return all(done)
-
-
-Loop = Literal["auto", "asyncio", "uvloop"]
-LOOPS: tuple[str, ...] = get_args(Loop)
-
-
 def loop_factory(loop: str = "auto") -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop, for `asyncio.Runner`; `None` for asyncio's own.
+    """Return a factory of event loops for `asyncio.Runner`; `None` stands for asyncio's own.
 
     Args:
-        loop: ``auto`` is uvloop where it is installed, else asyncio.
+        loop: One of `LOOPS`; ``auto`` is uvloop if it is installed, else asyncio.
 
     Raises:
-        ValueError: `loop` is none of `LOOPS`.
-        ImportError: uvloop was asked for and is not installed.
+        ValueError: `loop` is not one of `LOOPS`.
+        ImportError: `loop` is ``uvloop``, which is not installed.
     """
     if loop not in LOOPS:
         raise ValueError(f"loop must be one of {', '.join(LOOPS)}, got {loop!r}")
@@ -60,3 +45,32 @@ def loop_factory(loop: str = "auto") -> Callable[[], asyncio.AbstractEventLoop] 
             return None
         raise ImportError("loop 'uvloop' needs uvloop: install rap[fast]", name="uvloop") from exc
     return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the allocator to keep freed memory; call it when a program starts.
+
+    Returns:
+        Whether it was done: only glibc has these settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    done = [mallopt(number, value) for number, value in _MALLOC_OPTIONS.values()]
+    return all(done)
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error.
+
+    Call it after the import of the user's program: logging that the program has set up stays as it
+    is. The addresses of a server are not logged, because the command prints them.
+
+    Args:
+        level: Name of the lowest level that is logged.
+    """
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level.upper(), format=form, handlers=[handler])

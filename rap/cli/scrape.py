@@ -1,4 +1,4 @@
-"""What the page of metrics of an instance tells of its calls, between two looks."""
+"""Reads call counters from the metrics page of an instance, and computes rates from them."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rap.address import Address
 from rap.observe.http import fetch
 
-__all__ = ["Counted", "Rates", "read_page", "scrape"]
+__all__ = ["CallCounters", "CallRates", "parse_page", "scrape"]
 
 _TEXT = "text/plain; version=0.0.4"  # without exemplars
 _SAMPLE = re.compile(r"(rap_server_handled_total|rap_server_handling_seconds_bucket)\{(.*)\} (\S+)")
@@ -16,14 +16,14 @@ _CODE = re.compile(r'(?:^|,)code="(\w+)"')
 _BOUND = re.compile(r'(?:^|,)le="([^"]+)"')
 
 
-class Rates(NamedTuple):
-    """Calls of a stretch of time.
+class CallRates(NamedTuple):
+    """The calls of an interval.
 
     Args:
-        calls: That ended, a second.
-        errors: Of these, that failed.
-        p50: Seconds, from the bounds of a histogram; `None`: there was no call.
-        p99: The same.
+        calls: Ended calls per second.
+        errors: Failed calls per second.
+        p50: Median duration in seconds, interpolated in a histogram; `None` without calls.
+        p99: 99th percentile, likewise.
     """
 
     calls: float
@@ -32,28 +32,28 @@ class Rates(NamedTuple):
     p99: float | None
 
 
-class Counted(NamedTuple):
-    """What a page has counted so far.
+class CallCounters(NamedTuple):
+    """The counters of a metrics page.
 
     Args:
-        calls: That ended.
-        errors: Of these, that failed.
-        buckets: Upper bound in seconds to how many calls took no longer.
+        calls: Ended calls.
+        errors: Failed calls.
+        buckets: Mapping of upper bound in seconds to the number of calls that took no longer.
     """
 
     calls: float
     errors: float
     buckets: Mapping[float, float]
 
-    def since(self, before: "Counted", seconds: float) -> Rates | None:
-        """Return what happened since; `None` if the counts began anew."""
+    def since(self, before: "CallCounters", seconds: float) -> CallRates | None:
+        """Return the rates since an earlier page; `None` if the counters were reset."""
         if self.calls < before.calls or seconds <= 0:
             return None
         spent = {
             bound: count - before.buckets.get(bound, 0.0)
             for bound, count in sorted(self.buckets.items())
         }
-        return Rates(
+        return CallRates(
             (self.calls - before.calls) / seconds,
             (self.errors - before.errors) / seconds,
             _quantile(0.5, spent),
@@ -61,32 +61,32 @@ class Counted(NamedTuple):
         )
 
 
-async def scrape(host: str, port: int, timeout: float) -> Counted:
-    """Ask a page.
+async def scrape(host: str, port: int, timeout: float) -> CallCounters:
+    """Fetch a metrics page and return its counters.
 
     Raises:
-        OSError: Nobody answers there, or not with metrics.
+        OSError: No server answers there, or its answer is not a metrics page.
     """
     where = Address("tcp", host, port)
     try:
         good, text = await fetch(where, "/metrics", _TEXT, timeout)
     except TimeoutError:
-        raise TimeoutError(f"no page of metrics answered at {where}") from None
+        raise TimeoutError(f"no metrics page answered at {where}") from None
     except (ValueError, IndexError) as exc:
-        raise OSError(f"{where} answers with what is no page: {exc}") from exc
+        raise OSError(f"{where} does not answer with a page: {exc}") from exc
     if not good:
-        raise OSError(f"{where} has no page of metrics")
+        raise OSError(f"{where} has no metrics page")
     try:
-        return read_page(text)
+        return parse_page(text)
     except ValueError as exc:
-        raise OSError(f"{where} has a page of metrics that cannot be read: {exc}") from exc
+        raise OSError(f"{where} has a metrics page that cannot be read: {exc}") from exc
 
 
-def read_page(text: str) -> Counted:
-    """Return what a page tells of calls, for all functions and workers together.
+def parse_page(text: str) -> CallCounters:
+    """Return the counters of a page, summed over all functions and workers.
 
     Raises:
-        ValueError: A count is no number.
+        ValueError: A counter is not a number.
     """
     calls = errors = 0.0
     buckets: dict[float, float] = {}
@@ -102,11 +102,11 @@ def read_page(text: str) -> Counted:
         elif (bound := _BOUND.search(labels)) is not None:
             edge = float(bound[1])
             buckets[edge] = buckets.get(edge, 0.0) + float(value)
-    return Counted(calls, errors, buckets)
+    return CallCounters(calls, errors, buckets)
 
 
 def _quantile(share: float, buckets: Mapping[float, float]) -> float | None:
-    """Return a quantile, taking calls for evenly spread between two bounds of a histogram."""
+    """Return a quantile, as if calls were spread evenly between two bounds of the histogram."""
     total = max(buckets.values(), default=0.0)
     if not total:
         return None

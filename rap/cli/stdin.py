@@ -1,6 +1,7 @@
-"""The lines of standard input as they come, on an event loop.
+"""The lines of standard input as they arrive, on an event loop.
 
-A thread reads them, as a file cannot be waited for; a daemon, as nobody can end its read.
+A thread reads them, because an event loop cannot wait for a file. It is a daemon thread, because
+its read cannot be interrupted.
 """
 
 import asyncio
@@ -12,12 +13,12 @@ from typing import Any
 
 __all__ = ["input_lines"]
 
-_AHEAD = 64  # lines that are read before they are asked for
-_CHUNK = 65536  # bytes
+_READ_AHEAD = 64  # lines
+_CHUNK = 65536  # bytes that are read at once
 
 
 async def input_lines() -> AsyncGenerator[bytes, None]:
-    """Yield each line with its end, if it has one."""
+    """Yield each line, including its line end if there is one."""
     reader = _Reader(asyncio.get_running_loop())
     threading.Thread(target=reader.run, name="rap input", daemon=True).start()
     try:
@@ -25,37 +26,41 @@ async def input_lines() -> AsyncGenerator[bytes, None]:
             reader.room.release()
             yield line
     finally:
-        reader.left = True
-        reader.room.release()
+        reader.stop()
 
 
 class _Reader:
-    """What the thread runs.
+    """Reads lines in a thread.
 
     Attributes:
-        lines: What was read; nothing stands for the end.
-        room: Counts the lines that may still be read.
-        left: Nobody asks for lines any more.
+        lines: The lines that were read; an empty one marks the end of the input.
+        room: Counts the lines that may still be read ahead.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.lines: asyncio.Queue[bytes] = asyncio.Queue()
-        self.room = threading.Semaphore(_AHEAD)
-        self.left = False
+        self.room = threading.Semaphore(_READ_AHEAD)
+        self._stopped = False
         self._loop = loop
 
     def run(self) -> None:
-        """Read until the end of the input, or nobody asks for more."""
+        """Read until the end of the input, or until `stop`."""
         with suppress(RuntimeError):  # the loop has ended
-            with suppress(OSError):  # what cannot be read is at its end
+            with suppress(OSError):  # an input that cannot be read has ended
                 self._read()
             self._put(b"")
 
+    def stop(self) -> None:
+        """Let the thread end after its current read."""
+        self._stopped = True
+        self.room.release()
+
     def _read(self) -> None:
-        if sys.stdin is None:  # closed by who started the program
+        if sys.stdin is None:  # the parent process has closed it
             return
         stdin: Any = sys.stdin.buffer
-        source = getattr(stdin, "raw", stdin)  # its buffer has a lock that Python takes at its end
+        # Not the buffer: it has a lock, which Python takes when it exits.
+        source = getattr(stdin, "raw", stdin)
         rest = b""
         while chunk := source.read(_CHUNK):
             *whole, rest = (rest + chunk).split(b"\n")
@@ -67,6 +72,6 @@ class _Reader:
 
     def _put(self, line: bytes) -> bool:
         self.room.acquire()
-        if not self.left:
+        if not self._stopped:
             self._loop.call_soon_threadsafe(self.lines.put_nowait, line)
-        return not self.left
+        return not self._stopped

@@ -1,4 +1,4 @@
-"""What to serve, named as ``module:attribute``."""
+"""The server of a program, named as ``module:attribute``."""
 
 import importlib
 import inspect
@@ -12,15 +12,15 @@ __all__ = ["load_server"]
 
 
 def load_server(target: str) -> Server:
-    """Import the server, or call the function without arguments that makes it.
+    """Import a server, or import the function that makes it and call it without arguments.
 
-    The current directory is searched first, as ``python -m`` does.
+    The current directory is searched first, as with ``python -m``.
 
     Args:
-        target: As in ``package.module:server``.
+        target: The server, such as ``package.module:server``.
 
     Raises:
-        ValueError: There is no such module or attribute, or it is no server; says which.
+        ValueError: There is no such module or attribute, or it is not a server.
     """
     name, separator, attribute = target.partition(":")
     if not (name and separator and attribute):
@@ -45,7 +45,7 @@ def load_server(target: str) -> Server:
         found = _made_by(found, target)
     if not isinstance(found, Server):
         if inspect.iscoroutine(found):
-            found.close()  # nobody awaits it, and Python need not say so as well
+            found.close()  # it is never awaited, and Python need not warn of that, too
         raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
     if is_new and found.addresses:
         raise ValueError(

@@ -1,22 +1,22 @@
-"""How long many things took: least, mean and quantiles of times that were measured."""
+"""Minimum, mean, quantiles and maximum of measured durations."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["MILLISECONDS", "Histogram", "Times"]
+__all__ = ["MILLISECONDS", "Durations", "Histogram"]
 
-MILLISECONDS = 1000.0  # in a second
+MILLISECONDS = 1000.0  # per second
 
 _SHORTEST = 1e-9  # seconds
-_STEPS = 100  # of a histogram for each factor of e, so that one is about 1 %
+_STEPS = 100  # buckets for each factor of e, so that one bucket is about 1 %
 
 
-class Times:
-    """Times in seconds, kept one by one.
+class Durations:
+    """Durations in seconds, all of which are kept.
 
     Args:
-        times: The first ones.
+        times: The first durations.
     """
 
     def __init__(self, times: Iterable[float] = ()) -> None:
@@ -27,22 +27,22 @@ class Times:
         return len(self._times)
 
     def add(self, seconds: float) -> None:
-        """Add one."""
+        """Add a duration."""
         self._times.append(seconds)
         self._sorted = False
 
     def milliseconds(self, *quantiles: float) -> dict[str, float]:
-        """Return least, mean, quantiles such as ``p99`` and largest; nothing if there are none."""
+        """Return minimum, mean, quantiles such as ``p99``, and maximum; empty without durations."""
         if not self._times:
             return {}
-        found = {"min": self._times_at(0.0), "avg": sum(self._times) / len(self._times)}
+        found = {"min": self._quantile(0.0), "avg": sum(self._times) / len(self._times)}
         for each in quantiles:
-            found[f"p{each * 100:g}"] = self._times_at(each)
-        found["max"] = self._times_at(1.0)
+            found[f"p{each * 100:g}"] = self._quantile(each)
+        found["max"] = self._quantile(1.0)
         return {name: round(seconds * MILLISECONDS, 3) for name, seconds in found.items()}
 
-    def _times_at(self, quantile: float) -> float:
-        """Return the least time that is not less than a share of all (nearest rank)."""
+    def _quantile(self, quantile: float) -> float:
+        """Return a quantile by the nearest-rank method."""
         if not self._sorted:
             self._times.sort()
             self._sorted = True
@@ -50,10 +50,10 @@ class Times:
 
 
 class Histogram:
-    """Any number of times in bounded memory; quantiles are right to about one percent.
+    """Durations in seconds in bounded memory; quantiles are accurate to about one percent.
 
     Attributes:
-        count: How many there were.
+        count: Number of durations.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Histogram:
         self._most = 0.0
 
     def add(self, seconds: float) -> None:
-        """Add one."""
+        """Add a duration."""
         self.count += 1
         self._sum += seconds
         self._least = min(self._least, seconds)
@@ -72,7 +72,7 @@ class Histogram:
         self._counts[round(math.log(max(seconds, _SHORTEST)) * _STEPS)] += 1
 
     def milliseconds(self, *quantiles: float) -> dict[str, float]:
-        """Return least, mean, quantiles such as ``p99`` and largest; nothing if there are none."""
+        """Return minimum, mean, quantiles such as ``p99``, and maximum; empty without durations."""
         if not self.count:
             return {}
         found = {"min": self._least, "avg": self._sum / self.count}

@@ -1,7 +1,8 @@
 """One worker of ``rap serve --workers``: ``python -m rap.cli.worker JSON``.
 
-`rap.cli.workers` runs it. It tells where it listens on a socket that it shares with that process.
-When that process is no more, the socket ends, and the worker drains as on SIGTERM.
+`rap.cli.workers` starts it and shares a socket with it. The worker writes the addresses that it
+listens on to that socket. When the parent dies, the socket ends, and the worker drains as on
+SIGTERM.
 """
 
 import asyncio
@@ -12,9 +13,8 @@ import socket
 import sys
 
 from rap.address import Address
-from rap.cli.commands.serve import configure_logging
 from rap.cli.metrics_page import worker_page
-from rap.cli.runtime import keep_freed_memory, loop_factory
+from rap.cli.runtime import configure_logging, keep_freed_memory, loop_factory
 from rap.cli.target import load_server
 from rap.errors import RapError
 from rap.server import Server
@@ -45,24 +45,24 @@ def main() -> None:
 async def _serve(server: Server, shares: bool, link: socket.socket, metrics: int | None) -> None:
     async with worker_page(server, metrics):
         await server.create_server()
-        await _serve_and_tell(server, shares, link)
+        await _serve_and_report(server, shares, link)
 
 
-async def _serve_and_tell(server: Server, shares: bool, link: socket.socket) -> None:
+async def _serve_and_report(server: Server, shares: bool, link: socket.socket) -> None:
     serving = asyncio.create_task(server.serve_forever(), name="rap serve")
-    await asyncio.sleep(0)  # from here on signals drain: who is told may send one
-    told = {"addresses": [str(each) for each in server.addresses], "shared": shares}
+    await asyncio.sleep(0)  # signals drain from here on; the parent may send one
+    ready = {"addresses": [str(each) for each in server.addresses], "shared": shares}
     reader, writer = await asyncio.open_connection(sock=link)
-    writer.write(json.dumps(told).encode() + b"\n")
-    orphaned = asyncio.create_task(_when_ended(reader), name="rap worker link")
+    writer.write(json.dumps(ready).encode() + b"\n")
+    watching = asyncio.create_task(_drain_at_end(reader), name="rap worker link")
     try:
         await serving
     finally:
-        orphaned.cancel()
+        watching.cancel()
         writer.close()
 
 
-async def _when_ended(link: asyncio.StreamReader) -> None:
+async def _drain_at_end(link: asyncio.StreamReader) -> None:
     await link.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

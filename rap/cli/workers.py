@@ -1,7 +1,7 @@
-"""Several processes that serve one program: started, restarted, and drained in turn.
+"""Worker processes that serve one program: started, restarted, and drained in turn.
 
-The process that keeps them serves nothing itself and does not import the program. See
-`rap.server.prefork` for how workers share the work.
+The parent process serves nothing and does not import the program. `rap.server.prefork` describes
+how workers share the load.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import click
 
 from rap.address import Address
-from rap.cli.metrics_page import MetricsPort, say_page, workers_page
+from rap.cli.metrics_page import MetricsPort, print_page, workers_page
 from rap.clock import Clock, SystemClock
 from rap.server.signals import hang_up_handler
 
@@ -25,25 +25,25 @@ __all__ = ["Restarts", "Workers", "WorkersError"]
 
 _FIRST_PAUSE = 0.1  # seconds before the first restart
 _LONGEST_PAUSE = 10.0  # seconds
-_STEADY = 30.0  # seconds after which a worker's earlier deaths are forgotten
-_TURN = 5.0  # seconds that a worker may drain before the next one begins
-_READY = 60.0  # seconds for a worker to listen
-_LOOPBACK = "127.0.0.1"  # where the pages of single workers are
+_STABLE = 30.0  # seconds of running after which earlier deaths of a worker are forgotten
+_TURN = 5.0  # seconds that a worker may drain before the next one starts to
+_READY = 60.0  # seconds that a worker may take until it listens
+_LOOPBACK = "127.0.0.1"  # address of the metrics pages of single workers
 
 
 class WorkersError(Exception):
-    """The workers cannot serve; says why."""
+    """The workers cannot serve."""
 
 
 class Restarts:
-    """How long to wait before a worker is started again.
+    """The pause before a worker is restarted.
 
-    Twice as long after each death, up to ten seconds, so that a program that cannot run does not
-    keep the machine busy; plus or minus a fifth, so that workers that died together are apart.
+    It doubles with each death, up to ten seconds, so that a program that cannot run does not keep
+    the machine busy. It varies by 20 %, so that workers that died together restart one by one.
 
     Args:
         clock: Source of time.
-        rng: Source of chance.
+        rng: Source of randomness.
     """
 
     def __init__(self, clock: Clock, rng: random.Random) -> None:
@@ -53,12 +53,12 @@ class Restarts:
         self._started = clock.monotonic()
 
     def started(self) -> None:
-        """A worker begins."""
+        """Note that a worker starts."""
         self._started = self._clock.monotonic()
 
     def died(self) -> float:
-        """Return the seconds to wait after a death."""
-        if self._clock.monotonic() - self._started >= _STEADY:
+        """Note that a worker died; return the seconds to wait before a restart."""
+        if self._clock.monotonic() - self._started >= _STABLE:
             self._deaths = 0
         pause = min(_FIRST_PAUSE * 2.0 ** min(self._deaths, 16), _LONGEST_PAUSE)
         self._deaths += 1
@@ -67,9 +67,9 @@ class Restarts:
 
 @dataclass
 class _Worker:
-    """One place for a worker, and the process that has it now.
+    """One worker and its current process.
 
-    The link ends when this process does; the worker then drains. Its page of metrics, if it has
+    The link ends with the parent process; the worker then drains. Its metrics page, if there is
     one, is on loopback.
     """
 
@@ -89,7 +89,7 @@ class _Worker:
             self.process.send_signal(number)
 
     async def ended(self) -> int | None:
-        """Wait for the end of the process, and return its status."""
+        """Wait until the process has ended; return its exit status."""
         status = None if self.process is None else await self.process.wait()
         self.metrics_address = None
         if self.link is not None:
@@ -102,14 +102,14 @@ class Workers:
     """The workers of one program.
 
     Args:
-        target: What they serve, as in ``module:server``.
-        count: How many.
+        target: The server that they run, such as ``module:server``.
+        count: Number of workers.
         loop: Their event loop, one of `rap.cli.runtime.LOOPS`.
-        log_level: Least level of what they log.
-        metrics: Where one page shows the metrics of all; `None`: nowhere.
-        say: Takes a line of what happens.
+        log_level: The lowest level that they log.
+        metrics: Where to serve one metrics page for all of them; `None` for no page.
+        say: Prints a line about an event.
         clock: Source of time.
-        rng: Source of chance.
+        rng: Source of randomness.
     """
 
     def __init__(
@@ -129,19 +129,20 @@ class Workers:
         self._say = say
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._workers = [_Worker(number, Restarts(clock, rng)) for number in range(count)]
-        self._shared: list[str] | None = None  # what all listen on
-        self._complete = False  # all have served
+        self._shared: list[str] | None = None  # addresses that all listen on
+        self._complete = False  # all have been started
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Keep the workers running until SIGTERM or SIGINT, then drain them in turn.
 
-        The next one begins when the one before has ended, or after five seconds. A second signal
-        ends all at once; SIGHUP reaches every worker, the end of the terminal drains them.
+        The next worker drains when the previous one has ended, or after five seconds. A second
+        signal ends all of them at once. SIGHUP is passed on to every worker; if the terminal was
+        closed, the workers drain.
 
         Raises:
-            WorkersError: A worker cannot be started in the first place.
+            WorkersError: A worker could not be started at first.
         """
         loop = asyncio.get_running_loop()
         handlers = {
@@ -153,7 +154,7 @@ class Workers:
             loop.add_signal_handler(number, handler)
         try:
             async with workers_page(self._workers, self._is_willing, self._metrics) as page:
-                say_page(page)
+                print_page(page)
                 await self._run()
         finally:
             for number in handlers:
@@ -162,7 +163,7 @@ class Workers:
     async def _run(self) -> None:
         keepers: list[asyncio.Task[None]] = []
         try:
-            for worker in self._workers:  # one by one: the first finds the ports of all
+            for worker in self._workers:  # one by one: the first one chooses the ports
                 if self._stop.is_set():
                     break
                 if not await self._start(worker) and not self._stop.is_set():
@@ -187,11 +188,11 @@ class Workers:
         return self._complete and not self._stop.is_set()
 
     async def _start(self, worker: _Worker) -> bool:
-        """Start a worker; return whether it listens. If not, it has ended or is about to."""
+        """Start a worker; return whether it listens. If not, it has ended or is about to end."""
         worker.restarts.started()
         worker.starts += 1
         reader, page = await self._spawn(worker)
-        if self._stop.is_set():  # since the process was asked for
+        if self._stop.is_set():  # while the process started
             worker.send(signal.SIGTERM)
         assert worker.process is not None
         try:
@@ -201,18 +202,18 @@ class Workers:
             worker.send(signal.SIGKILL)
             return False
         if not line:
-            await _within(_TURN, worker.process.wait())  # it may be about to say why
+            await _within(_TURN, worker.process.wait())  # it may still print the reason
             return False
-        told = json.loads(line)
+        ready = json.loads(line)
         worker.metrics_address = page
-        if told["shared"]:
-            self._shared = told["addresses"]
-        where = ", ".join(told["addresses"])
+        if ready["shared"]:
+            self._shared = ready["addresses"]
+        where = ", ".join(ready["addresses"])
         self._say(f"rap: worker {worker.number} (pid {worker.process.pid}) listening on {where}")
         return True
 
     async def _spawn(self, worker: _Worker) -> tuple[asyncio.StreamReader, Address | None]:
-        """Start the process of a worker; return its end of the link, and where its page will be."""
+        """Start the process of a worker; return the link, and the address of its metrics page."""
         ours, theirs = socket.socketpair()
         handed = [theirs]
         page = None
@@ -227,19 +228,19 @@ class Workers:
             "metrics": None if page is None else listener.fileno(),
         }
         reader, worker.link = await asyncio.open_connection(sock=ours)
-        with contextlib.ExitStack() as given_away:
+        with contextlib.ExitStack() as inherited:
             for each in handed:
-                given_away.enter_context(each)
+                inherited.enter_context(each)
             worker.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "rap.cli.worker", json.dumps(order)),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[each.fileno() for each in handed],
-                start_new_session=True,  # Ctrl-C in a terminal is for this process alone
+                start_new_session=True,  # Ctrl-C in a terminal signals the parent only
             )
         return reader, page
 
     async def _keep(self, worker: _Worker) -> None:
-        """Start a worker again whenever it ends."""
+        """Restart a worker whenever it ends."""
         while True:
             status = await worker.ended()
             if self._stop.is_set():
@@ -253,11 +254,11 @@ class Workers:
                 return
             try:
                 await self._start(worker)
-            except OSError as exc:  # no processes or descriptors left
+            except OSError as exc:  # the system has no processes or descriptors left
                 self._say(f"rap: worker {worker.number} cannot be started: {exc}")
 
     async def _drain(self) -> None:
-        """End the workers, one after another; all at once when there is no time."""
+        """Drain the workers one after another, or all at once after a second signal."""
         for worker in self._workers:
             worker.send(signal.SIGTERM)
             if not self._hurry.is_set():
@@ -274,7 +275,7 @@ class Workers:
 
 
 async def _first(*waits: Awaitable[object]) -> None:
-    """Wait for the first of these, and cancel the others."""
+    """Wait until one of these is done, and cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in waits]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -283,7 +284,7 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 
 async def _within(seconds: float, wait: Awaitable[object]) -> bool:
-    """Return whether something came to pass in time."""
+    """Return whether `wait` was done in time."""
     try:
         async with asyncio.timeout(seconds):
             await wait

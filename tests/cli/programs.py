@@ -1,4 +1,4 @@
-"""Run `rap` as a process of its own, as a user does."""
+"""Runs `rap` as a process, as a user does."""
 
 import os
 import signal

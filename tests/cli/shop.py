@@ -1,4 +1,4 @@
-"""A server with functions of every shape, and `rap` run against it."""
+"""A server with functions of every kind, and `rap` run against it."""
 
 import asyncio
 import dataclasses

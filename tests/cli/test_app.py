@@ -1,4 +1,4 @@
-"""The list of commands: complete, true, and printed without importing them."""
+"""The list of commands: complete, correct, and printed without importing them."""
 
 import subprocess
 import sys
@@ -46,3 +46,34 @@ def test_help_imports_no_command() -> None:
     assert found.stdout.endswith("\n[]\n")
     for name, place in COMMANDS.items():
         assert (f"\n  {name} " in found.stdout) is bool(place.help)
+
+
+@pytest.mark.parametrize(("package", "args"), [("click", []), ("rich", ["demo"])])
+def test_running_it_without_the_extra_names_the_extra(package: str, args: list[str]) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {args!r};"
+        "from rap.cli import main; main()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr == f"the command rap needs {package}: install rap[cli]\n"
+
+
+def test_it_runs_as_a_module() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "rap.cli", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert "serve" in found.stdout
+    assert "demo-replica" not in found.stdout

@@ -1,14 +1,12 @@
-"""`rap bench`: counts every call once, tells errors by code and who answered."""
+"""`rap bench`: every call is counted once, by error code and by instance."""
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from rap.cli.timings import Histogram, Times
 from rap.errors import CallError, Code
 from rap.server import Server
 from tests.cli.programs import PATIENCE, interrupt, line_with, rap
@@ -22,7 +20,7 @@ async def server() -> AsyncIterator[Server]:
         yield server
 
 
-async def test_so_many_calls_are_made_and_shared(server: Server) -> None:
+async def test_n_calls_are_made_and_balanced(server: Server) -> None:
     async with shop() as other:
         result = await invoke(
             server, "bench", "add", "1", "b=2", "-n", "40", "-c", "8", "--connections", "2",
@@ -41,7 +39,7 @@ async def test_so_many_calls_are_made_and_shared(server: Server) -> None:
     assert 0 < figures["min"] <= figures["p50"] <= figures["p99"] <= figures["max"]
 
 
-async def test_people_see_lines_and_a_table(server: Server) -> None:
+async def test_the_text_is_lines_and_a_table(server: Server) -> None:
     result = await invoke(server, "bench", "count", "3", "-n", "5", "-c", "2")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("calls      5 in ")
@@ -52,7 +50,7 @@ async def test_people_see_lines_and_a_table(server: Server) -> None:
     assert result.exit_code == 0
 
 
-async def test_errors_are_told_by_code() -> None:
+async def test_errors_are_counted_by_code() -> None:
     turn = iter(range(100))
 
     async def work() -> int:
@@ -72,7 +70,7 @@ async def test_errors_are_told_by_code() -> None:
 
 
 @pytest.mark.parametrize("answered", [0, 1])
-async def test_it_ends_after_its_time_though_calls_hang(answered: int) -> None:
+async def test_it_ends_after_its_duration_if_calls_hang(answered: int) -> None:
     turn = iter(range(100))
 
     async def wait() -> None:
@@ -95,7 +93,7 @@ async def test_it_ends_after_its_time_though_calls_hang(answered: int) -> None:
         (["shout"], "shout is a channel; bench calls functions and generators"),
     ],
 )
-async def test_what_cannot_succeed_is_not_repeated(
+async def test_a_call_that_cannot_succeed_is_not_repeated(
     server: Server, args: list[str], said: str
 ) -> None:
     result = await invoke(server, "bench", *args)
@@ -103,7 +101,7 @@ async def test_what_cannot_succeed_is_not_repeated(
     assert (result.stdout, result.exit_code) == ("", 1)
 
 
-def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_with_the_measurements_so_far(tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(
         "from rap.server import Server\n"
         "server = Server('127.0.0.1:0')\n"
@@ -121,16 +119,3 @@ def test_ctrl_c_ends_it_with_what_was_measured(tmp_path: Path) -> None:
             interrupt(process)
             assert line_with(process, "calls ").split()[1].isdigit()
             assert process.wait(PATIENCE) == 0
-
-
-def test_a_histogram_is_right_to_about_a_percent() -> None:
-    rng = random.Random(1)
-    times = [rng.expovariate(1000.0) for _ in range(5000)]
-    histogram = Histogram()
-    for each in times:
-        histogram.add(each)
-    quantiles = (0.5, 0.9, 0.99)
-    assert histogram.milliseconds(*quantiles) == pytest.approx(
-        Times(times).milliseconds(*quantiles), rel=0.011, abs=0.001
-    )
-    assert Histogram().milliseconds(0.5) == {}

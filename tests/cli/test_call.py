@@ -1,4 +1,4 @@
-"""`rap call`: arguments as JSON, answers of every shape, errors, exit statuses."""
+"""`rap call`: arguments as JSON, answers of every kind of function, errors, exit statuses."""
 
 import asyncio
 import signal
@@ -50,7 +50,7 @@ async def server() -> AsyncIterator[Server]:
         (["count", "0"], ""),
     ],
 )
-async def test_it_prints_what_the_function_answers(
+async def test_it_prints_the_answer_of_the_function(
     server: Server, args: list[str], answer: str | None
 ) -> None:
     result = await invoke(server, "call", *args)
@@ -76,7 +76,7 @@ async def test_lines_of_the_input_are_the_messages_to_a_channel(
     assert (result.stdout, result.stderr, result.exit_code) == (answer, "", 0)
 
 
-async def test_lines_are_strings_if_asked_for(server: Server) -> None:
+async def test_lines_are_strings_with_text(server: Server) -> None:
     result = await invoke(server, "call", "shout", "--text", input='1\n"b"\nstop')
     assert result.stdout == '1\n"B"\n'
 
@@ -112,7 +112,7 @@ async def test_a_call_that_fails_is_one_line_and_status_1(
     assert (result.stdout, result.stderr, result.exit_code) == ("", f"Error: {said}\n", 1)
 
 
-async def test_what_came_before_an_error_is_printed(server: Server) -> None:
+async def test_items_before_an_error_are_printed(server: Server) -> None:
     result = await invoke(server, "call", "pairs", "2")
     assert result.stdout == "[0,0]\n[1,1]\n"
     assert (result.stderr, result.exit_code) == ("Error: UNKNOWN: ValueError: enough\n", 1)
@@ -142,10 +142,13 @@ async def test_a_call_takes_no_longer_than_timeout() -> None:
         (["f", "--registry", "x://h", "--service", "s"], "--registry 'x://h': unknown scheme 'x'"),
         (["f", "--service", "s"], "--service s needs --registry"),
         (["f", "--namespace", "n"], "--namespace n needs --registry"),
-        (["f", "--host", "h:1", "--registry", "memory://"], "--host h:1 beside --registry"),
+        (
+            ["f", "--host", "h:1", "--registry", "memory://"],
+            "give --host h:1 or --registry, not both",
+        ),
         (
             ["f", "--registry", "memory://?namespace=a", "--namespace", "b", "--service", "s"],
-            "--namespace beside a --registry that has one",
+            "give --namespace or a --registry URL with a namespace, not both",
         ),
         (["f", "--ca", "/nowhere"], "Invalid value for '--ca': File '/nowhere' does not exist"),
         (["f", "--pin", __file__, "--ca", __file__], "give --pin (one pinned certificate) or --ca"),
@@ -162,7 +165,7 @@ async def test_a_wrong_command_line_is_one_line_and_status_2(args: list[str], sa
     assert (result.stderr.count("\n"), result.stdout, result.exit_code) == (1, "", 2)
 
 
-async def test_servers_that_refuse_are_told_at_once() -> None:
+async def test_servers_that_refuse_connections_fail_the_command_at_once() -> None:
     result = await asyncio.wait_for(
         invoke(None, "call", "f", "--host", "127.0.0.1:1", "--timeout", "3600"), PATIENCE
     )
@@ -182,7 +185,7 @@ async def test_a_service_is_found_in_a_registry(tmp_path: Path) -> None:
     assert "no server of service 'shoe': the registry lists none" in result.stderr
 
 
-async def test_a_token_comes_from_the_environment_and_is_never_shown(
+async def test_a_token_is_read_from_the_environment_and_never_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def verify(token: Any, _: Any) -> str | None:
@@ -200,17 +203,17 @@ async def test_a_token_comes_from_the_environment_and_is_never_shown(
     assert "gu3ss" not in result.stderr
 
 
-def test_people_at_a_terminal_see_an_answer_in_several_lines(
+def test_an_answer_on_a_terminal_is_indented(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     printer = _Printer(False, 2)
-    printer.whole({"a": [1]})
-    printer.item({"a": 1})
+    printer.print_answer({"a": [1]})
+    printer.print_item({"a": 1})
     assert capsys.readouterr().out == '{\n  "a": [\n    1\n  ]\n}\n{"a":1}\n'
 
 
 @pytest.mark.parametrize("value", [b"\x00", {"a": (1, b"x")}, {1: None}, float("nan")])
-def test_every_value_has_a_form_in_json(value: Any) -> None:
+def test_every_value_can_be_written_as_json(value: Any) -> None:
     assert parse_value(to_json(value)) is not None
 
 
@@ -234,7 +237,7 @@ def forever(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_is_quiet_about_ctrl_c_and_a_reader_that_has_left(forever: Path) -> None:
+def test_it_prints_nothing_after_ctrl_c_or_a_closed_pipe(forever: Path) -> None:
     with rap("serve", "forever:server", cwd=forever) as process:
         address = line_with(process, "rap: listening on").split()[-1]
         for end in ("leave", "interrupt"):

@@ -20,7 +20,7 @@ async def add(a: int, b: int = 1) -> int:
 """
 
 
-async def test_a_frozen_and_a_dead_instance_are_seen_by_every_command(
+async def test_every_command_notices_a_frozen_and_a_dead_instance(
     redis_single: RedisServer, namespace: str, tmp_path: Path
 ) -> None:
     url = f"{redis_single.url}?namespace={namespace}"

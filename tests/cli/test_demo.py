@@ -1,4 +1,4 @@
-"""`rap demo` from outside: it ends well, and leaves nothing behind however it ends."""
+"""`rap demo` as a process: it succeeds, and leaves nothing behind however it ends."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ def test_a_short_run_with_redis_ends_without_a_failed_call(tmp_path: Path) -> No
 
 @needs_proc
 @pytest.mark.parametrize("end", ["ctrl-c", "SIGTERM", "SIGKILL"])
-def test_ending_it_early_leaves_no_process(tmp_path: Path, end: str) -> None:
+def test_ending_it_early_leaves_no_process_behind(tmp_path: Path, end: str) -> None:
     with rap("demo", "--seconds", "60", cwd=tmp_path) as process:
         line_with(process, "calls/s")
         children = children_of(process.pid)
@@ -108,7 +108,7 @@ def test_a_bad_option_is_named(options: list[str], problem: str) -> None:
     assert problem in result.output
 
 
-def test_a_redis_that_does_not_answer_is_told() -> None:
+def test_a_redis_that_does_not_answer_fails_the_demo() -> None:
     result = CliRunner().invoke(rap_group, ["demo", "--redis", "redis+unix:///nowhere/redis.sock"])
     assert result.exit_code == 1
     assert "could not register: the registry does not answer" in result.output
@@ -122,8 +122,8 @@ async def test_a_replica_that_does_not_start_is_named(capfd: pytest.CaptureFixtu
     assert "nonsense" in capfd.readouterr().err
 
 
-def test_a_redis_server_that_is_no_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_server_that_is_not_a_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_SERVER", "/nowhere/redis-server")
     result = CliRunner().invoke(rap_group, ["demo"])
     assert result.exit_code == 2
-    assert "REDIS_SERVER='/nowhere/redis-server' is no program" in result.output
+    assert "REDIS_SERVER='/nowhere/redis-server' is not a program" in result.output

@@ -1,4 +1,4 @@
-"""The parts of the demo that are values: shares, percentiles, what is shown."""
+"""The parts of the demo: shares, percentiles, and the display."""
 
 import io
 from collections import Counter
@@ -10,17 +10,16 @@ from rich.console import Console
 
 from rap.cli.app import rap as rap_group
 from rap.cli.demo.backend import GivenRedis, choose_backend
-from rap.cli.demo.board import Row, View, percentile
+from rap.cli.demo.display import make_display, print_summary
+from rap.cli.demo.monitor import ClusterView, ReplicaView, percentile
 from rap.cli.demo.scenario import Notice, ScenarioReport
-from rap.cli.demo.summary import print_summary
-from rap.cli.demo.table import make_display
-from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
+from rap.cli.demo.traffic import PinnedCalls, QuietPeriod, RecordingPicker, Traffic
 from rap.client import Client
 from tests.loopback import calling, eventually, serving
 
 
-def stretch(**answered: int) -> Stretch:
-    return Stretch("the start", {"a": 0.25, "b": 0.75}, Counter(answered), 1.0)
+def quiet_period(**answered: int) -> QuietPeriod:
+    return QuietPeriod("the start", {"a": 0.25, "b": 0.75}, Counter(answered), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +32,10 @@ def stretch(**answered: int) -> Stretch:
         ({}, 75.0),
     ],
 )
-def test_a_stretch_is_off_by_its_worst_share(answered: dict[str, int], points: float) -> None:
-    assert stretch(**answered).deviation == pytest.approx(points)
+def test_the_deviation_of_a_quiet_period_is_that_of_its_worst_share(
+    answered: dict[str, int], points: float
+) -> None:
+    assert quiet_period(**answered).deviation == pytest.approx(points)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_percentile_is_one_of_the_values(
     assert percentile(values, fraction) == found
 
 
-async def test_a_call_that_failed_is_counted_and_told() -> None:
+async def test_a_call_that_failed_is_counted_and_its_error_kept() -> None:
     turns = iter(["answer", "fail", "fail"])
 
     async def work() -> str:
@@ -85,8 +86,8 @@ class Node:
         return self._load
 
 
-def test_the_picker_remembers_the_first_and_the_last_choice() -> None:
-    observed = Observed()
+def test_the_picker_records_its_first_and_last_picks() -> None:
+    observed = RecordingPicker()
     idle, busy = Node("idle", 1.0), Node("busy", 9.0)
     assert observed.pick((idle, busy)) is idle
     first = observed.first["idle"]
@@ -95,9 +96,9 @@ def test_the_picker_remembers_the_first_and_the_last_choice() -> None:
     assert observed.last["idle"] >= first
 
 
-def test_a_session_is_pinned_to_whoever_answered() -> None:
-    assert Pinned(Counter(a=3), Counter(a=1)).replicas == ["a"]
-    assert Pinned(Counter(a=3), Counter(b=1)).replicas == ["a", "b"]
+def test_a_session_is_pinned_to_the_replicas_that_answered() -> None:
+    assert PinnedCalls(Counter(a=3), Counter(a=1)).replicas == ["a"]
+    assert PinnedCalls(Counter(a=3), Counter(b=1)).replicas == ["a", "b"]
 
 
 def test_a_redis_of_the_user_gets_a_namespace_and_is_not_restarted() -> None:
@@ -108,11 +109,11 @@ def test_a_redis_of_the_user_gets_a_namespace_and_is_not_restarted() -> None:
     assert not backend.restarts
 
 
-VIEW = View(
+VIEW = ClusterView(
     elapsed=1.5,
     rows=(
-        Row("a", 1, "up", 0.3, 0.25, 16, 0.001, 0.002, 1200),
-        Row("b", 3, "killed", 0.0, 0.0, 0, 0.0, 0.0, 34),
+        ReplicaView("a", 1, "up", 0.3, 0.25, 16, 0.001, 0.002, 1200),
+        ReplicaView("b", 3, "killed", 0.0, 0.0, 0, 0.0, 0.0, 34),
     ),
     rate=4321.0,
     calls=1234,
@@ -147,7 +148,7 @@ def test_the_table_is_whole_in_a_terminal_of_80_columns() -> None:
         assert text in out.getvalue()
 
 
-def test_anything_else_gets_plain_lines() -> None:
+def test_other_outputs_show_plain_lines() -> None:
     assert shown(terminal=False) == (
         "  1.50 s  4321 calls/s, 2 failed | a up 30% of 25%, 16 in flight, p50 1.0 p99 2.0 ms; "
         "b killed\n"
@@ -156,15 +157,15 @@ def test_anything_else_gets_plain_lines() -> None:
 
 
 @pytest.mark.parametrize("failed", [0, 1])
-async def test_the_summary_says_what_failed_and_how_soon_things_were_noticed(failed: int) -> None:
+async def test_the_summary_has_failed_calls_and_how_fast_events_were_noticed(failed: int) -> None:
     traffic = Traffic(Client("localhost:9000"), 1)
     traffic.answered.update(a=99)
     traffic.failed = failed
     traffic.errors = ["Unavailable: [nobody] there"] * failed
     report = ScenarioReport(
         [Notice("SIGKILL of a", "the last call given to it", 0.0123)],
-        [stretch(a=30, b=70)],
-        Pinned(Counter(a=3), Counter(a=4), "the server left"),
+        [quiet_period(a=30, b=70)],
+        PinnedCalls(Counter(a=3), Counter(a=4), "the server left"),
     )
     out = io.StringIO()
     print_summary(Console(file=out, width=100), report, traffic, 2.0)

@@ -1,4 +1,4 @@
-"""`rap describe`: one function, with all that its types are made of."""
+"""`rap describe`: one function with all types that it uses."""
 
 import json
 from typing import Any
@@ -35,17 +35,17 @@ async def test_a_function_is_described_with_its_types() -> None:
         (["count"], "count(n: int) -> AsyncIterator[int]\n"),
         (["shout"], "  shape       channel\n"),
         (["hidden", "--group", "back"], "  idempotent  yes\n  private     yes\n"),
-        (["describe", "--group", "registry"], "class Description(TypedDict):\n"),
+        (["describe", "--group", "registry"], "class FunctionDescription(TypedDict):\n"),
     ],
 )
-async def test_what_is_worth_knowing_is_there(args: list[str], said: str) -> None:
+async def test_the_description_has_every_detail(args: list[str], said: str) -> None:
     async with shop() as server:
         result = await invoke(server, "describe", *args)
     assert said in result.stdout
     assert result.exit_code == 0
 
 
-async def test_programs_get_json() -> None:
+async def test_json_has_the_whole_description() -> None:
     async with shop() as server:
         found = json.loads((await invoke(server, "describe", "add", "--json")).stdout)
     assert (found["func_name"], found["returns"], found["idempotent"]) == ("add", "int", False)
@@ -66,10 +66,10 @@ async def test_an_unknown_function_is_named(args: list[str], said: str) -> None:
     assert result.exit_code == 1
 
 
-async def test_others_are_told_why_they_see_nothing(remote_peers: None) -> None:
+async def test_clients_on_other_machines_get_an_explanation(remote_peers: None) -> None:
     async with shop() as server:
         result = await invoke(server, "describe", "add")
-    assert "only clients on its own machine" in result.stderr
+    assert "only to clients on its own machine" in result.stderr
     assert result.exit_code == 1
 
 
@@ -93,7 +93,7 @@ async def test_others_are_told_why_they_see_nothing(remote_peers: None) -> None:
         "",
     ],
 )
-def test_a_type_that_a_server_made_up_is_refused(text: str) -> None:
+def test_an_invalid_type_from_a_server_is_refused(text: str) -> None:
     with pytest.raises(Failed, match="the server describes"):
         Annotations({"Item"}, ()).type(text)
 
@@ -101,7 +101,7 @@ def test_a_type_that_a_server_made_up_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["print(1)", "Item.__class__.x", "Other.X", "a b", "[1 for _ in ()]"]
 )
-def test_a_default_that_a_server_made_up_is_refused(text: str) -> None:
+def test_an_invalid_default_from_a_server_is_refused(text: str) -> None:
     with pytest.raises(Failed, match="the server describes"):
         Annotations({"Item"}, ()).default(text)
 
@@ -121,12 +121,12 @@ def a_class(**changes: Any) -> dict[str, Any]:
         {"kind": "enum", "fields": [{"name": "A", "type": "", "default": "print(1)"}]},
     ],
 )
-def test_a_class_that_a_server_made_up_is_refused(changes: dict[str, Any]) -> None:
+def test_an_invalid_class_from_a_server_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(Failed, match="the server describes"):
         declare(a_class(**changes), Annotations({"Item"}, ()))
 
 
-def test_what_must_be_given_after_what_need_not_has_to_be_named() -> None:
+def test_a_required_parameter_after_an_optional_one_is_keyword_only() -> None:
     rows: list[dict[str, Any]] = [
         {"name": "a", "kind": "positional", "type": "int", "default": None},
         {"name": "b", "kind": "", "type": "int", "default": "1"},

@@ -29,13 +29,12 @@ async def test_the_functions_of_a_server_are_listed_to_clients_on_its_machine() 
     assert [entry["shape"] for entry in entries].count("channel") == 3
 
 
-async def test_others_are_told_why_they_see_no_functions(remote_peers: None) -> None:
+async def test_clients_on_other_machines_get_an_explanation(remote_peers: None) -> None:
     async with shop() as server:
         result = await invoke(server, "ls")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: the server tells only clients on its own machine what functions it has: "
-        "run rap there\n"
+        "Error: the server lists its functions only to clients on its own machine: run rap there\n"
     )
 
 
@@ -81,7 +80,7 @@ def address_of(server: Server) -> str:
     return str(server.addresses[0])
 
 
-async def test_redis_tells_services_versions_and_loads(
+async def test_redis_has_services_versions_and_loads(
     redis_single: RedisServer,
     namespace: str,
 ) -> None:
@@ -109,7 +108,7 @@ async def test_a_fixed_list_has_instances_but_no_services() -> None:
     assert table == "ADDRESS  STATE  WEIGHT\nh1:1     up          1\nh2:2     up          5\n"
 
 
-async def test_a_registry_that_does_not_answer_is_told() -> None:
+async def test_a_registry_that_does_not_answer_fails_the_command() -> None:
     where = ("--registry", "redis://127.0.0.1:1", "--timeout", "0.2")
     result = await invoke(None, "ls", *where)
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""A redis-server of one's own."""
+"""A temporary redis-server."""
 
 import os
 import signal
@@ -33,13 +33,11 @@ def test_the_environment_chooses_the_program(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("REDIS_SERVER", sys.executable)
     assert find_redis_server() == sys.executable
     monkeypatch.setenv("REDIS_SERVER", "/nowhere")
-    with pytest.raises(ValueError, match="REDIS_SERVER='/nowhere' is no program"):
+    with pytest.raises(ValueError, match="REDIS_SERVER='/nowhere' is not a program"):
         find_redis_server()
 
 
-def test_without_a_program_there_is_no_server(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_program_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("REDIS_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("rap.cli.redis_server._PACKAGES", ("no_such_package",))
@@ -48,7 +46,7 @@ def test_without_a_program_there_is_no_server(
         RedisServer()
 
 
-async def test_a_program_that_is_no_redis_is_told(tmp_path: Path) -> None:
+async def test_a_program_that_is_not_redis_is_an_error(tmp_path: Path) -> None:
     program = tmp_path / "redis-server"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)

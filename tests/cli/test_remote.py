@@ -1,4 +1,4 @@
-"""Options that all commands share, where only a real connection shows that they are used."""
+"""Options that all commands share. Real connections show that they are used."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,7 +49,7 @@ async def test_authorities_and_a_pinned_certificate_are_used(
         assert "certificate" in result.output
 
 
-async def test_a_certificate_is_shown_to_who_wants_to_see_it(
+async def test_a_client_certificate_is_sent_to_a_server_that_requires_one(
     strict: Server, files: Certificates
 ) -> None:
     trusting = ("call", "add", "1", "--ca", files.authority.crt_path)
@@ -59,7 +59,7 @@ async def test_a_certificate_is_shown_to_who_wants_to_see_it(
     assert (result.stdout, result.exit_code) == ("", 1)
 
 
-async def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_certificate_is_named(tmp_path: Path) -> None:
     file = tmp_path / "no.pem"
     file.write_text("no certificate")  # a small file
     for option in ("--ca", "--pin"):
@@ -74,7 +74,7 @@ async def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:
         assert (await invoke(server, "call", "add", "1")).stdout == "2\n"
 
 
-async def test_a_plain_client_is_told_that_a_server_may_want_tls(server: Server) -> None:
+async def test_a_client_without_tls_learns_that_the_server_may_require_it(server: Server) -> None:
     address = str(server.addresses[0]).removeprefix("tls://")
     result = await invoke(None, "call", "add", "1", "--host", address)
     assert result.exit_code == 1
@@ -95,7 +95,7 @@ async def test_a_negative_number_is_the_value_of_the_option_before_it(option: st
 
 
 @pytest.mark.parametrize("command", [["call", "f"], ["ls"], ["ping"], ["top"], ["bench", "f"]])
-async def test_a_service_without_a_registry_is_no_service(command: list[str]) -> None:
+async def test_a_service_needs_a_registry(command: list[str]) -> None:
     result = await invoke(None, *command, "--service", "shop")
-    assert "--service shop needs --registry: where to find its servers" in result.stderr
+    assert "--service shop needs --registry, which lists its servers" in result.stderr
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""`rap serve`: runs a server, drains it on a signal, and says what is wrong with a target."""
+"""`rap serve`: runs a server, drains it on a signal, and names what is wrong with a target."""
 
 import asyncio
 import os
@@ -97,7 +97,7 @@ server = Ending("127.0.0.1:0", start_event_list=[end_when_it_serves])
 """
 
 
-def test_a_server_may_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_can_end_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ending.py").write_text(ENDING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -172,9 +172,7 @@ server = Server("127.0.0.1:0", stop_event_list=[Path("ended").touch])
 
 @pytest.mark.parametrize("hang_up", ["SIG_DFL", "SIG_IGN"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_terminal_that_is_closed_ends_what_runs_in_it(
-    tmp_path: Path, workers: str, hang_up: str
-) -> None:
+def test_a_closed_terminal_ends_the_command(tmp_path: Path, workers: str, hang_up: str) -> None:
     (tmp_path / "ended.py").write_text(ENDED)
     ours, theirs = pty.openpty()
     command = [os.ttyname(theirs), hang_up, "serve", "ended:server", "--workers", workers]
@@ -210,7 +208,7 @@ def test_ctrl_c_drains(shop: Path, loop: str) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--log-level", "debug"]])
-def test_where_it_listens_is_said_once(shop: Path, options: list[str]) -> None:
+def test_the_address_is_printed_once(shop: Path, options: list[str]) -> None:
     with rap("serve", "shop:server", *options, cwd=shop) as process:
         assert process.stdout is not None
         said: list[str] = []
@@ -258,7 +256,7 @@ def test_a_bad_target_is_named(
         load_server(target)
 
 
-def test_a_module_that_runs_its_server_is_told_of_the_guard(
+def test_a_module_that_runs_its_server_gets_a_hint_about_the_guard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unguarded.py").write_text(
@@ -271,7 +269,7 @@ def test_a_module_that_runs_its_server_is_told_of_the_guard(
         load_server("unguarded:server")
 
 
-def test_a_module_that_lacks_another_says_so_itself(
+def test_a_failing_import_of_the_program_is_shown_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lacking.py").write_text("import not_to_be_found")
@@ -281,7 +279,7 @@ def test_a_module_that_lacks_another_says_so_itself(
         load_server("lacking:server")
 
 
-def test_a_target_may_be_a_server_of_an_installed_module(
+def test_a_target_can_be_a_server_of_an_installed_module(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shop)
@@ -295,7 +293,7 @@ def test_the_command_line_ends_with_status_two_for_a_bad_target() -> None:
     assert "'nonsense' has not the form module:server" in result.output
 
 
-def test_options_come_from_the_environment() -> None:
+def test_options_are_read_from_the_environment() -> None:
     result = CliRunner().invoke(
         rap_group, ["serve", "a:b"], auto_envvar_prefix="RAP", env={"RAP_SERVE_LOOP": "trio"}
     )

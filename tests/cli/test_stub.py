@@ -1,4 +1,4 @@
-"""`rap stub`: what it writes is typed, clean, and works against the server it was written for."""
+"""`rap stub`: the module is typed, clean, and works with the server that it was written for."""
 
 import ast
 import asyncio
@@ -65,7 +65,7 @@ async def client() -> AsyncIterator[Client]:
         ["ruff", "format", "--isolated", "--check"],
     ],
 )
-def test_tools_have_nothing_to_say(command: list[str], path: Path) -> None:
+def test_the_stubs_pass_the_type_checker_and_the_linter(command: list[str], path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-m", *command, str(path)],
         cwd=path.parent if command[0] == "ruff" else ROOT,
@@ -76,7 +76,7 @@ def test_tools_have_nothing_to_say(command: list[str], path: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
-async def test_a_running_server_gives_the_same_as_its_program(path: Path) -> None:
+async def test_a_running_server_gives_the_same_stubs_as_its_program(path: Path) -> None:
     async with shop() as server:
         live = await invoke(server, "stub")
         with_private = await invoke(server, "stub", "--private", "--group", "back")
@@ -90,7 +90,7 @@ async def test_a_running_server_gives_the_same_as_its_program(path: Path) -> Non
         assert (await invoke(server, "stub")).stdout == written
 
 
-async def test_every_type_comes_and_goes(client: Client, stubs: Any) -> None:
+async def test_every_type_can_be_sent_and_returned(client: Client, stubs: Any) -> None:
     calls = client.bind(stubs.DefaultGroup, group="default")
     item = stubs.Item(name="hat", made=datetime.date(2021, 2, 3), tags=["a"], uuid=uuid.UUID(int=1))
     now = datetime.datetime(2021, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -144,16 +144,16 @@ async def test_generators_channels_and_awkward_names_work(client: Client, stubs:
         ([TARGET, "-o", "/nowhere/x.py"], "'--output': cannot write /nowhere/x.py", 2),
     ],
 )
-async def test_what_cannot_be_is_named(args: list[str], said: str, status: int) -> None:
+async def test_an_impossible_request_is_named(args: list[str], said: str, status: int) -> None:
     result = await invoke(None, "stub", *args)
     assert said in result.stderr
     assert (result.stderr.count("\n"), result.exit_code) == (1, status)
 
 
-async def test_others_are_told_why_there_are_no_stubs(remote_peers: None) -> None:
+async def test_clients_on_other_machines_get_an_explanation(remote_peers: None) -> None:
     async with shop() as server:
         result = await invoke(server, "stub")
-    assert "only clients on its own machine" in result.stderr
+    assert "only to clients on its own machine" in result.stderr
 
 
 def described(**changes: Any) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def described(**changes: Any) -> dict[str, Any]:
         {"shape": "channel", "group": "'\\"},
     ],
 )
-def test_nothing_that_a_server_says_becomes_code(changes: dict[str, Any]) -> None:
+def test_no_text_of_a_server_becomes_code(changes: dict[str, Any]) -> None:
     try:
         text = stub_module([described(**changes)])
     except Failed:
@@ -186,7 +186,7 @@ def test_nothing_that_a_server_says_becomes_code(changes: dict[str, Any]) -> Non
     assert "os" not in {alias.name for node in imports for alias in node.names}
 
 
-def test_a_default_is_its_expression_and_nothing_beside_it() -> None:
+def test_a_default_is_its_expression_and_nothing_else() -> None:
     member = {"name": "RED", "type": "", "default": "1"}
     color = {"name": "Color", "origin": "a:Color", "kind": "enum", "options": {}}
     given = {"name": "a", "kind": "", "type": "Color", "default": "Color.RED  # and so on"}

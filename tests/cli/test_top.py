@@ -1,4 +1,4 @@
-"""`rap top`: what is known of each instance, once or again and again."""
+"""`rap top`: the table of instances, once or until Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rap.cli.commands.top import Board, _shown, _table
+from rap.cli.commands.top import InstanceMonitor, _shown, _table
 from rap.cli.remote import Remote
 from rap.client import Client
 from rap.server import Server
@@ -39,7 +39,7 @@ async def rows_of(*args: str) -> dict[str, dict[str, Any]]:
     return {row["address"]: row for row in json.loads(result.stdout)}
 
 
-async def test_instances_tell_their_load_and_the_registry_their_place() -> None:
+async def test_load_is_from_instances_and_weight_and_zone_from_the_registry() -> None:
     url = "memory://top-load"
     hold = asyncio.Event()
 
@@ -64,7 +64,7 @@ async def test_instances_tell_their_load_and_the_registry_their_place() -> None:
     assert (rows[address_of(idle)]["in_flight"], rows[address_of(idle)]["clients"]) == (0, 0)
 
 
-async def test_what_nobody_tells_has_no_column() -> None:
+async def test_empty_columns_are_left_out() -> None:
     async with shop() as server:
         result = await invoke(server, "top", "--once")
     head, row = result.stdout.splitlines()
@@ -74,7 +74,7 @@ async def test_what_nobody_tells_has_no_column() -> None:
     assert row.split()[:3] == [address_of(server), "up", "0"]
 
 
-async def test_an_instance_that_is_away_or_drains_says_so() -> None:
+async def test_silent_and_draining_instances_are_shown_as_such() -> None:
     async with shop() as server, shop() as leaving:
         await leaving.set_serving(False)
         hosts = [address_of(leaving), "127.0.0.1:1"]
@@ -88,28 +88,30 @@ async def test_an_instance_that_is_away_or_drains_says_so() -> None:
 async def test_instances_come_and_go(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
 
-    async def seen(board: Board, count: int) -> None:
-        while len(await board.look()) != count:  # noqa: ASYNC110  # it tells nobody
+    async def seen(monitor: InstanceMonitor, count: int) -> None:
+        while len(await monitor.measure()) != count:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
 
     async with asyncio.timeout(PATIENCE), shop(service="shop", registry=url):
-        async with Board(remote(registry=url, service="shop")) as board:
-            await seen(board, 1)
+        async with InstanceMonitor(remote(registry=url, service="shop")) as monitor:
+            await seen(monitor, 1)
             async with shop(service="shop", registry=url):
-                await seen(board, 2)
-            await seen(board, 1)
+                await seen(monitor, 2)
+            await seen(monitor, 1)
 
 
 async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
     async with shop(service="shop", registry="memory://top-table"):
-        async with Board(remote(registry="memory://top-table", service="shop")) as board:
-            table = _table(_shown(await board.look()))
+        async with InstanceMonitor(
+            remote(registry="memory://top-table", service="shop")
+        ) as monitor:
+            table = _table(_shown(await monitor.measure()))
     titles = [str(column.header) for column in table.columns]
     assert titles[:4] == ["address", "state", "weight", "in flight"]
     assert table.row_count == 1
 
 
-async def test_a_service_without_instances_is_told(tmp_path: Path) -> None:
+async def test_a_service_without_instances_is_reported(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     async with shop(service="shop", registry=url):
         result = await invoke(None, "top", "--once", "--registry", url, "--service", "shpo")
@@ -118,7 +120,7 @@ async def test_a_service_without_instances_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_it_goes_on_until_ctrl_c(tmp_path: Path, form: tuple[str, ...]) -> None:
+def test_it_runs_until_ctrl_c(tmp_path: Path, form: tuple[str, ...]) -> None:
     (tmp_path / "plain.py").write_text(
         "from rap.server import Server\nserver = Server('127.0.0.1:0')\n"
     )
@@ -143,13 +145,13 @@ def test_it_goes_on_until_ctrl_c(tmp_path: Path, form: tuple[str, ...]) -> None:
         ),
     ],
 )
-async def test_what_cannot_be_is_named(args: list[str], said: str, status: int) -> None:
+async def test_an_impossible_request_is_named(args: list[str], said: str, status: int) -> None:
     result = await invoke(None, "top", "--once", *args)
     assert said in result.stderr
     assert (result.stderr.count("\n"), result.exit_code) == (1, status)
 
 
-def test_on_a_terminal_it_draws_in_place_without_a_trace_at_the_end(tmp_path: Path) -> None:
+def test_on_a_terminal_the_table_is_updated_in_place(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(
         "from rap.server import Server\nserver = Server('127.0.0.1:0')\n"
     )

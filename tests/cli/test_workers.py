@@ -1,4 +1,4 @@
-"""`rap serve --workers`: real processes that share the work, are restarted, and drain in turn."""
+"""`rap serve --workers`: real processes that share the load, are restarted, and drain in turn."""
 
 import asyncio
 import os
@@ -88,7 +88,7 @@ async def test_without_a_registry_workers_share_one_port(shop: Path) -> None:
         assert seen == {first, second}
 
 
-async def test_with_a_registry_each_worker_is_an_instance_of_its_own(shop: Path) -> None:
+async def test_with_a_registry_each_worker_is_a_separate_instance(shop: Path) -> None:
     with workers("shop:registered", shop) as process:
         first, address = await in_thread(lambda: listening(process))
         second, other = await in_thread(lambda: listening(process))
@@ -101,7 +101,7 @@ async def test_with_a_registry_each_worker_is_an_instance_of_its_own(shop: Path)
         assert seen == {first, second}
 
 
-async def test_a_killed_worker_is_started_again_on_the_same_port(shop: Path) -> None:
+async def test_a_killed_worker_is_restarted_on_the_same_port(shop: Path) -> None:
     with workers("shop:make", shop) as process:
         first, address = await in_thread(lambda: listening(process))
         second, _ = await in_thread(lambda: listening(process))
@@ -163,7 +163,7 @@ async def test_a_second_sigterm_ends_the_workers_at_once(shop: Path) -> None:
             assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
 
-def test_workers_drain_when_the_process_that_keeps_them_is_killed(shop: Path) -> None:
+def test_workers_drain_when_their_parent_is_killed(shop: Path) -> None:
     with workers("shop:make", shop) as process:
         pids = [listening(process)[0], listening(process)[0]]
         process.kill()
@@ -171,7 +171,7 @@ def test_workers_drain_when_the_process_that_keeps_them_is_killed(shop: Path) ->
         wait_until(lambda: not any(map(is_running, pids)), "the workers to end")
 
 
-def test_a_program_that_cannot_be_served_is_not_started_again(shop: Path) -> None:
+def test_a_program_that_cannot_be_served_is_not_restarted(shop: Path) -> None:
     with workers("shop:broken", shop) as process:
         output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 1
@@ -179,7 +179,7 @@ def test_a_program_that_cannot_be_served_is_not_started_again(shop: Path) -> Non
     assert "worker 0 did not start" in output
 
 
-def test_pauses_grow_with_every_death_and_stay_below_a_limit() -> None:
+def test_restart_pauses_grow_with_every_death_up_to_a_limit() -> None:
     restarts = Restarts(FakeClock(), random.Random(3))
     pauses = []
     for _ in range(20):
@@ -190,7 +190,7 @@ def test_pauses_grow_with_every_death_and_stay_below_a_limit() -> None:
     assert all(8.0 <= pause <= 12.0 for pause in pauses[7:])
 
 
-def test_a_worker_that_ran_steadily_starts_again_soon() -> None:
+def test_a_worker_that_ran_for_long_is_restarted_soon() -> None:
     clock = FakeClock()
     restarts = Restarts(clock, random.Random(3))
     for _ in range(5):

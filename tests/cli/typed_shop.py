@@ -1,4 +1,4 @@
-"""A server with a function for every type that rap supports, and the names that are awkward."""
+"""A server with a function for every type that rap supports, and with awkward names."""
 
 import dataclasses
 import datetime

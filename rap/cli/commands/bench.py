@@ -1,4 +1,4 @@
-"""``rap bench FUNC``: how many calls a second, how long they take, and who answers them."""
+"""``rap bench FUNC``: how many calls per second, how long they take, and which server answers."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from rap.cli.command import Command, Failed, run
-from rap.cli.commands.call import is_channel, open_call
-from rap.cli.json_values import parse_arguments, to_json
-from rap.cli.remote import Remote, remote_options
+from rap.cli.calls import NamedCall, call_options, is_channel
+from rap.cli.command import Command, Failed, json_option, run
+from rap.cli.json_values import to_json
+from rap.cli.remote import Remote
 from rap.cli.table import print_rows
 from rap.cli.timings import Histogram
 from rap.client import Client
@@ -25,204 +25,192 @@ __all__ = ["bench"]
 
 _SECONDS = 10.0
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-# A call that fails so at first would fail so each time.
+# If the first call fails with one of these, every call would.
 _HOPELESS = (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED)
-Arguments = tuple[list[Any], dict[str, Any]]
 
 
 @click.command(cls=Command)
-@click.argument("func", metavar="FUNC")
-@click.argument("arguments", nargs=-1, metavar="[JSON|NAME=JSON]...")
-@click.option("--group", metavar="NAME", help="Group of the function; default unless given.")
+@call_options
 @click.option(
     "-c",
     "--concurrency",
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
-    help="Calls in flight.",
+    help="Number of calls in flight.",
 )
 @click.option(
     "-d",
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long to call; 10 unless -n is given.",
+    help="How long to make calls. [default: 10, without -n]",
 )
-@click.option("-n", "--calls", type=click.IntRange(min=1), help="How many calls to make.")
+@click.option("-n", "--calls", type=click.IntRange(min=1), help="Number of calls to make.")
 @click.option(
     "--connections",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Connections to each instance.",
+    help="Number of connections to each instance.",
 )
-@click.option("--json", is_flag=True, help="Print a JSON object.")
-@remote_options
+@json_option
 def bench(
     remote: Remote,
-    func: str,
-    arguments: tuple[str, ...],
-    group: str | None,
+    named: NamedCall,
     concurrency: int,
     duration: float | None,
     calls: int | None,
     connections: int,
     json: bool,
 ) -> None:
-    """Call a function again and again, and measure.
+    """Call a function repeatedly and measure the calls.
 
-    Arguments are those of rap call. Calls are balanced over the instances of a service; a
-    generator's call is over with its last item. The function is called once before, which does not
-    count. The exit status is 1 if a call failed.
+    Arguments are those of rap call. Calls are balanced over the instances of a service; the call of
+    a generator ends with its last item. One call is made before the measurement and is not counted.
+    The exit status is 1 if a call failed.
     """
     if duration is None and calls is None:
         duration = _SECONDS
-    load = _Load(func, group, parse_arguments(arguments), remote.timeout, calls)
-    run(_bench(remote, load, concurrency, min(connections, concurrency), duration))
+    connections = min(connections, concurrency)
+    load = _Load(named, calls)
+    run(load.run(remote, concurrency, connections, duration))
     summary = load.summary()
     if json:
         click.echo(to_json(summary))
     else:
-        _print(summary, concurrency, min(connections, concurrency))
+        _print(summary, concurrency, connections)
     if load.failed or not load.latency.count:
         raise click.exceptions.Exit(1)
 
 
 class _Load:
-    """The calls, and what came of them.
+    """The calls, and the measurements of them.
 
     Args:
-        func: Name of the function.
-        group: Its group.
-        arguments: Of each call.
-        timeout: Seconds a call may take; `None`: what the server allows.
-        limit: How many calls to make; `None`: any number.
+        named: The call that is made repeatedly.
+        limit: Number of calls to make; `None` is no limit.
     """
 
-    def __init__(
-        self,
-        func: str,
-        group: str | None,
-        arguments: Arguments,
-        timeout: float | None,
-        limit: int | None,
-    ) -> None:
+    def __init__(self, named: NamedCall, limit: int | None) -> None:
         self.latency = Histogram()
-        self.errors: Counter[str] = Counter()
-        self.seconds = 0.0
-        self.instances: Counter[str] = Counter()
-        self._func = func
-        self._group = group
-        self._arguments = arguments
-        self._timeout = timeout
+        self._named = named
         self._turns = itertools.count() if limit is None else iter(range(limit))
+        self._errors: Counter[str] = Counter()
+        self._instances: Counter[str] = Counter()
+        self._seconds = 0.0
 
     @property
     def failed(self) -> int:
         """How many calls failed."""
-        return self.errors.total()
+        return self._errors.total()
 
-    async def caller(
-        self, client: Client, patience: float | None
-    ) -> Callable[[Client], Awaitable[object]]:
-        """Return what makes one call, by what the function turns out to be.
+    async def run(
+        self, remote: Remote, concurrency: int, connections: int, duration: float | None
+    ) -> None:
+        """Make the calls.
 
         Args:
-            client: Makes a first call.
-            patience: Seconds for its answer; what takes longer is taken for a unary function.
+            remote: The servers.
+            concurrency: Number of calls in flight.
+            connections: Number of connections to each instance.
+            duration: Seconds after which to stop; `None` is after the last call.
 
         Raises:
-            CallError: No call of it can succeed.
-            Failed: It is a channel.
+            CallError: No call of the function can succeed.
+            Failed: The function is a channel.
         """
-        opened = open_call(client, self._func, self._group, self._arguments, self._timeout)
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(remote.connected()) for _ in range(connections)
+            ]
+            once = await self._caller(clients[0], duration)
+            before = _calls(clients)
+            began = time.perf_counter()
+            workers = [
+                asyncio.create_task(
+                    self._work(clients[i % connections], once), name=f"rap bench {i}"
+                )
+                for i in range(concurrency)
+            ]
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C ends the measurement
+                await asyncio.wait(workers, timeout=duration)
+            self._seconds = time.perf_counter() - began
+            for each in workers:
+                each.cancel()
+            ended, _ = await asyncio.wait(workers)
+            self._instances = _calls(clients) - before
+            for each in ended:
+                if not each.cancelled():
+                    each.result()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the measurements."""
+        answered = self._instances.total()
+        rate = self.latency.count / self._seconds if self._seconds else 0
+        return {
+            "calls": self.latency.count + self.failed,
+            "failed": self.failed,
+            "seconds": round(self._seconds, 3),
+            "calls_per_second": round(rate, 1),
+            "latency_ms": self.latency.milliseconds(*_QUANTILES),
+            "errors": dict(self._errors.most_common()),
+            "instances": [
+                {"address": each, "calls": count, "share": round(count / max(1, answered), 4)}
+                for each, count in sorted(self._instances.items())
+            ],
+        }
+
+    async def _caller(
+        self, client: Client, patience: float | None
+    ) -> Callable[[Client], Awaitable[object]]:
+        """Make the first call; return a function that makes one call of this kind.
+
+        Args:
+            client: Makes the call.
+            patience: Seconds to wait for the answer; after that, the function counts as unary.
+        """
+        opened = self._named.open(client)
         try:
             async with aclosing(opened) as answers, asyncio.timeout(patience) as limit:
                 async for is_item, _ in answers:
                     if is_item:
                         return self._iterate
-            return self._unary
+            return self._call
         except CallError as error:
             if is_channel(error):
-                text = f"{self._func} is a channel; bench calls functions and generators"
+                text = f"{self._named.func} is a channel; bench calls functions and generators"
                 raise Failed(text) from error
             if error.code in _HOPELESS:
                 raise
-            return self._unary
+            return self._call
         except TimeoutError:
             if not limit.expired():
                 raise
-            return self._unary
+            return self._call
 
-    async def work(self, client: Client, once: Callable[[Client], Awaitable[object]]) -> None:
-        """Call, one call after another, until there is none left."""
-        clock = time.perf_counter  # the time of uvloop is that of its last turn
+    async def _work(self, client: Client, once: Callable[[Client], Awaitable[object]]) -> None:
+        """Make one call after another until none is left."""
+        clock = time.perf_counter  # uvloop's time is that of its last iteration
         for _ in self._turns:
             began = clock()
             try:
                 await once(client)
             except CallError as error:
-                self.errors[error.code.name] += 1
+                self._errors[error.code.name] += 1
             else:
                 self.latency.add(clock() - began)
 
-    def summary(self) -> dict[str, Any]:
-        """Return what was measured."""
-        answered = sum(self.instances.values())
-        return {
-            "calls": self.latency.count + self.failed,
-            "failed": self.failed,
-            "seconds": round(self.seconds, 3),
-            "calls_per_second": round(self.latency.count / self.seconds, 1) if self.seconds else 0,
-            "latency_ms": self.latency.milliseconds(*_QUANTILES),
-            "errors": dict(self.errors.most_common()),
-            "instances": [
-                {"address": each, "calls": count, "share": round(count / max(1, answered), 4)}
-                for each, count in sorted(self.instances.items())
-            ],
-        }
-
-    async def _unary(self, client: Client) -> None:
-        args, kwargs = self._arguments
-        await client.raw_call(
-            self._func, group=self._group, arg_param=args, kwarg_param=kwargs, timeout=self._timeout
-        )
+    async def _call(self, client: Client) -> None:
+        await client.raw_call(self._named.func, **self._named.options)
 
     async def _iterate(self, client: Client) -> None:
-        args, kwargs = self._arguments
-        async for _ in client.iterator_call(
-            self._func, group=self._group, arg_param=args, kwarg_param=kwargs, timeout=self._timeout
-        ):
+        async for _ in client.iterator_call(self._named.func, **self._named.options):
             pass
 
 
-async def _bench(
-    remote: Remote, load: _Load, concurrency: int, connections: int, duration: float | None
-) -> None:
-    async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(remote.connected()) for _ in range(connections)]
-        once = await load.caller(clients[0], duration)
-        before = _calls(clients)
-        began = time.perf_counter()
-        workers = [
-            asyncio.create_task(load.work(clients[i % connections], once), name=f"rap bench {i}")
-            for i in range(concurrency)
-        ]
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: tell what was measured so far
-            await asyncio.wait(workers, timeout=duration)
-        load.seconds = time.perf_counter() - began
-        for each in workers:
-            each.cancel()
-        ended, _ = await asyncio.wait(workers)
-        load.instances = _calls(clients) - before
-        for each in ended:
-            if not each.cancelled():
-                each.result()
-
-
 def _calls(clients: list[Client]) -> Counter[str]:
-    """Return how many calls were given to each instance so far."""
+    """Return how many calls each instance has been given so far."""
     found: Counter[str] = Counter()
     for client in clients:
         for address, server in client_status(client).servers.items():

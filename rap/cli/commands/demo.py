@@ -1,4 +1,4 @@
-"""``rap demo``: a cluster in your terminal."""
+"""``rap demo``: run a small cluster in your terminal."""
 
 import asyncio
 import logging
@@ -11,15 +11,15 @@ from contextlib import AsyncExitStack
 import click
 from rich.console import Console
 
+from rap.cli.command import INTERRUPTED, loop_option
 from rap.cli.demo.backend import Backend, choose_backend
-from rap.cli.demo.board import Board
+from rap.cli.demo.display import Display, make_display, print_summary
 from rap.cli.demo.fleet import Fleet
+from rap.cli.demo.monitor import ClusterMonitor
 from rap.cli.demo.replica import SLOTS, WORK
 from rap.cli.demo.scenario import SERVICE, Scenario
-from rap.cli.demo.summary import print_summary
-from rap.cli.demo.table import Display, make_display
-from rap.cli.demo.traffic import Observed, Traffic
-from rap.cli.runtime import LOOPS, loop_factory
+from rap.cli.demo.traffic import RecordingPicker, Traffic
+from rap.cli.runtime import loop_factory
 from rap.client import Client
 from rap.errors import RapError
 
@@ -27,9 +27,8 @@ __all__ = ["demo"]
 
 _CONCURRENCY = 64
 _WEIGHTS = {"a": 1, "b": 1, "c": 2}
-_LEASE_TTL = 3.0  # seconds; 10 by default, too slow for a demo
-_REFRESH = 0.25  # seconds between two looks at the table
-_INTERRUPTED = 130  # exit status of a program ended by Ctrl-C, as shells have it
+_LEASE_TTL = 3.0  # seconds; the default of 10 is too slow for a demo
+_REFRESH = 0.25  # seconds between two updates of the display
 
 
 @click.command()
@@ -38,45 +37,40 @@ _INTERRUPTED = 130  # exit status of a program ended by Ctrl-C, as shells have i
     type=click.FloatRange(4, 3600),
     default=20.0,
     show_default=True,
-    help="How long it takes, about.",
+    metavar="SECONDS",
+    help="Approximate duration of the demo.",
 )
 @click.option(
     "--redis",
     default="auto",
     show_default=True,
     metavar="auto|no|URL",
-    help="Registry: a redis-server of its own if one is found, files, or the Redis at a URL.",
+    help="Registry: `auto` is a temporary redis-server if one is found, `no` is files.",
 )
-@click.option(
-    "--loop", type=click.Choice(LOOPS), default="auto", show_default=True, help="Event loop."
-)
+@loop_option
 def demo(seconds: float, redis: str, loop: str) -> None:
-    """Run a small cluster, do to it what happens to clusters, and count what its client noticed.
+    """Run a small cluster, disturb it, and count what its client noticed.
 
-    Three replicas with weights 1, 1 and 2 answer 64 calls in flight. One is killed, one is
-    started, one is drained, the registry is restarted. The exit status is 1 if a call failed.
+    Three replicas with weights 1, 1 and 2 answer 64 calls in flight. One is killed, one is started,
+    one is drained, and the registry is restarted. The exit status is 1 if a call failed.
     """
-    try:
-        factory = loop_factory(loop)
-    except ImportError as exc:
-        raise click.BadParameter(str(exc), param_hint="'--loop'") from exc
     try:
         backend = choose_backend(redis)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="'--redis'") from exc
     console = Console()
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
             failed = runner.run(_main(console, backend, seconds, loop))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except (OSError, RapError, RuntimeError) as exc:
         raise click.ClickException(str(exc)) from exc
     sys.exit(1 if failed else 0)
 
 
 async def _main(console: Console, backend: Backend, seconds: float, loop: str) -> int:
-    """Return how many calls failed."""
+    """Run the demo; return how many calls failed."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -99,24 +93,27 @@ async def _main(console: Console, backend: Backend, seconds: float, loop: str) -
         await backend.start()
         fleet = await stack.enter_async_context(Fleet(SERVICE, backend.url, _LEASE_TTL, loop))
         await asyncio.gather(*(fleet.start(name, weight) for name, weight in _WEIGHTS.items()))
-        observed = Observed()
-        client = Client(
-            service=SERVICE, registry=backend.url, picker=observed, slow_start=slow_start
-        )
+        picker = RecordingPicker()
+        client = Client(service=SERVICE, registry=backend.url, picker=picker, slow_start=slow_start)
         await stack.enter_async_context(client)
         traffic = Traffic(client, _CONCURRENCY)
-        board = Board(client, fleet, traffic, started)
+        monitor = ClusterMonitor(client, fleet, traffic, started)
         display = stack.enter_context(make_display(console))
         scenario = Scenario(
-            fleet, backend, client, traffic, observed,
+            fleet,
+            backend,
+            client,
+            traffic,
+            picker,
             say=lambda text: display.event(time.monotonic() - started, text),
-            seconds=seconds, started=started,
-        )  # fmt: skip
+            seconds=seconds,
+            started=started,
+        )
         log = _ToDisplay(scenario.say)
         logging.getLogger("rap").addHandler(log)
         stack.callback(logging.getLogger("rap").removeHandler, log)
         async with traffic.flowing():
-            showing = asyncio.create_task(_show(board, display), name="rap demo display")
+            showing = asyncio.create_task(_show(monitor, display), name="rap demo display")
             try:
                 await scenario.run()
             finally:
@@ -127,7 +124,7 @@ async def _main(console: Console, backend: Backend, seconds: float, loop: str) -
 
 
 class _ToDisplay(logging.Handler):
-    """Shows what the client warns of among the events, so that it does not tear the table."""
+    """Shows warnings as events, because lines on standard error would break the table."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -137,7 +134,7 @@ class _ToDisplay(logging.Handler):
         self._say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-async def _show(board: Board, display: Display) -> None:
+async def _show(monitor: ClusterMonitor, display: Display) -> None:
     while True:
-        display.show(board.look())
+        display.show(monitor.measure())
         await asyncio.sleep(_REFRESH)

@@ -1,12 +1,12 @@
-"""``rap describe FUNC``: what a function takes and returns, and what its types are made of."""
+"""``rap describe FUNC``: the parameters, the result and the types of a function."""
 
 import textwrap
 from typing import Any
 
 import click
 
-from rap.cli.command import Command, run
-from rap.cli.describe_source import description
+from rap.cli.command import Command, json_option, run
+from rap.cli.descriptions import describe_one
 from rap.cli.json_values import to_json
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
@@ -14,20 +14,22 @@ from rap.cli.stubgen.declarations import declare, parameters
 
 __all__ = ["describe"]
 
-_SHAPES = {"unary": "function", "stream": "generator", "channel": "channel"}
+_KINDS = {"unary": "function", "stream": "generator", "channel": "channel"}
 
 
 @click.command(cls=Command)
 @click.argument("func", metavar="FUNC")
-@click.option("--group", metavar="NAME", default="default", help="Group of the function.")
-@click.option("--json", is_flag=True, help="Print a JSON object.")
+@click.option(
+    "--group", metavar="NAME", default="default", show_default=True, help="Group of the function."
+)
+@json_option
 @remote_options
 def describe(remote: Remote, func: str, group: str, json: bool) -> None:
     """Describe a function of a server.
 
-    A server tells that only to clients on its own machine.
+    A server describes its functions only to clients on its own machine.
     """
-    found = run(description(remote, func, group))
+    found = run(describe_one(remote, func, group))
     click.echo(to_json(found) if json else _text(found))
 
 
@@ -37,7 +39,7 @@ def _text(found: dict[str, Any]) -> str:
     given = ", ".join(parameters(found["parameters"], annotations))
     rows = {
         "group": found["group"],
-        "shape": _SHAPES[found["shape"]],
+        "shape": _KINDS[found["shape"]],
         "idempotent": "yes" if found["idempotent"] else "no",
         "private": "yes" if found["is_private"] else "no",
     }

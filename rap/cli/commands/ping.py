@@ -1,4 +1,4 @@
-"""``rap ping``: does each instance answer, and how fast."""
+"""``rap ping``: whether each instance answers, and how fast."""
 
 import asyncio
 import contextlib
@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from rap.cli.command import Command, one_line, run
-from rap.cli.instances import Instance, instances_of, round_trip
+from rap.cli.command import Command, json_option, run
+from rap.cli.instances import Instance, open_instances, round_trip
 from rap.cli.remote import Remote, remote_options
-from rap.cli.table import print_rows
-from rap.cli.timings import MILLISECONDS, Times
+from rap.cli.table import one_line, print_rows
+from rap.cli.timings import MILLISECONDS, Durations
 from rap.errors import CallError
 
 __all__ = ["ping"]
 
-_PATIENCE = 2.0  # seconds for an answer, unless --timeout says otherwise
+_PATIENCE = 2.0  # seconds to wait for an answer without --timeout
 _NUMBERS = ("sent", "lost", "min_ms", "avg_ms", "p99_ms", "max_ms")
 
 
@@ -27,7 +27,7 @@ _NUMBERS = ("sent", "lost", "min_ms", "avg_ms", "p99_ms", "max_ms")
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Round trips to each instance; 0: until Ctrl-C.",
+    help="Number of round trips to each instance. 0 is no limit: stop with Ctrl-C.",
 )
 @click.option(
     "-i",
@@ -36,16 +36,16 @@ _NUMBERS = ("sent", "lost", "min_ms", "avg_ms", "p99_ms", "max_ms")
     default=0.2,
     show_default=True,
     metavar="SECONDS",
-    help="From the end of a round to the next one.",
+    help="Time from the end of one round to the start of the next.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Only the table at the end.")
-@click.option("--json", is_flag=True, help="Only a JSON array at the end.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the table at the end.")
+@json_option
 @remote_options
 def ping(remote: Remote, count: int, interval: float, quiet: bool, json: bool) -> None:
-    """Measure round trips to each instance of a service, or each --host.
+    """Measure round trips to each instance of a service, or to each --host.
 
-    What is sent reaches the table of functions of the server, and runs none. The exit status is 1
-    if an answer did not come in --timeout, 2 seconds by default.
+    A ping goes as far as a call does before its function runs, and runs none. The exit status is 1
+    if an answer did not come within --timeout, by default 2 seconds.
     """
     results = run(_ping(remote, count, interval, silent=quiet or json))
     print_rows([each.row() for each in results], json=json, right=_NUMBERS)
@@ -53,51 +53,54 @@ def ping(remote: Remote, count: int, interval: float, quiet: bool, json: bool) -
         raise click.exceptions.Exit(1)
 
 
-class _Result:
-    """What came of the pings to one instance."""
+class _Pings:
+    """The pings to one instance, and their results."""
 
     def __init__(self, instance: Instance) -> None:
-        self.instance = instance
-        self.times = Times()
         self.lost = 0
-        self.error: str | None = None
+        self._instance = instance
+        self._times = Durations()
+        self._error: str | None = None
+
+    async def send(self, patience: float) -> str:
+        """Send one ping; return a line about its result."""
+        try:
+            seconds = await round_trip(self._instance, patience)
+        except CallError as error:
+            self.lost += 1
+            self._error = one_line(str(error))
+            return f"{self._instance.address}: no answer: {self._error}"
+        self._times.add(seconds)
+        return f"{self._instance.address}: {seconds * MILLISECONDS:.3f} ms"
 
     def row(self) -> dict[str, Any]:
-        """Return it for people or programs."""
-        figures = self.times.milliseconds(0.99)
+        """Return the results as one row of a table."""
+        figures = self._times.milliseconds(0.99)
         return {
-            "address": self.instance.address,
-            "sent": len(self.times) + self.lost,
+            "address": self._instance.address,
+            "sent": len(self._times) + self.lost,
             "lost": self.lost,
             **{name: figures.get(name.removesuffix("_ms")) for name in _NUMBERS[2:]},
-            "error": self.error,
+            "error": self._error,
         }
 
 
-async def _ping(remote: Remote, count: int, interval: float, *, silent: bool) -> list[_Result]:
+async def _ping(remote: Remote, count: int, interval: float, *, silent: bool) -> list[_Pings]:
     patience = remote.timeout or _PATIENCE
+
+    async def ping_once(pings: _Pings) -> None:
+        line = await pings.send(patience)
+        if not silent:
+            click.echo(line)
+
     async with AsyncExitStack() as stack:
-        results = [_Result(each) for each in await instances_of(remote, stack)]
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: on to the table
+        results = [_Pings(each) for each in await open_instances(remote, stack)]
+        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C: continue with the table
             number = 0
             while True:
-                await asyncio.gather(*(_once(each, patience, silent) for each in results))
+                await asyncio.gather(*map(ping_once, results))
                 number += 1
                 if number == count:
                     break
                 await asyncio.sleep(interval)
     return results
-
-
-async def _once(result: _Result, patience: float, silent: bool) -> None:
-    try:
-        seconds = await round_trip(result.instance, patience)
-    except CallError as error:
-        result.lost += 1
-        result.error = one_line(str(error))
-        said = f"no answer: {result.error}"
-    else:
-        result.times.add(seconds)
-        said = f"{seconds * MILLISECONDS:.3f} ms"
-    if not silent:
-        click.echo(f"{result.instance.address}: {said}")

@@ -1,58 +1,52 @@
-"""``rap serve module:server``: run a server until SIGTERM or Ctrl-C, then drain."""
+"""``rap serve MODULE:SERVER``: run a server until SIGTERM or Ctrl-C, then drain it."""
 
 import asyncio
 import contextlib
-import logging
 import signal
 import threading
 
 import click
 
-from rap.cli.metrics_page import MetricsPort, check_metrics, metrics_page, say_page
-from rap.cli.runtime import LOOPS, keep_freed_memory, loop_factory
+from rap.cli.command import loop_option
+from rap.cli.metrics_page import MetricsPort, check_metrics, metrics_page, print_page
+from rap.cli.runtime import configure_logging, keep_freed_memory, loop_factory
 from rap.cli.target import load_server
 from rap.cli.workers import Workers, WorkersError
 from rap.errors import RapError
 from rap.server import Server
 
-__all__ = ["configure_logging", "serve"]
+__all__ = ["serve"]
 
 _LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
 @click.argument("target", metavar="MODULE:SERVER")
-@click.option(
-    "--loop",
-    type=click.Choice(LOOPS),
-    default="auto",
-    show_default=True,
-    help="Event loop; auto is uvloop where it is installed.",
-)
+@loop_option
 @click.option(
     "--log-level",
     type=click.Choice(_LEVELS),
     default="info",
     show_default=True,
-    help="Least level of what is logged to standard error.",
+    help="Lowest level that is logged to standard error.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that serve, each on a core of its own.",
+    help="Number of processes that serve.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
-    help="Show /metrics, /healthz and /readyz on this port; 0 is any free one.",
+    help="Serve /metrics, /healthz and /readyz on this port. 0 is any free port.",
 )
 @click.option(
     "--metrics-host",
     default="127.0.0.1",
     show_default=True,
-    help="Address of that page; 0.0.0.0 for scrapers on other machines.",
+    help="Address of --metrics-port. 0.0.0.0 admits scrapers on other machines.",
 )
 def serve(
     target: str,
@@ -64,17 +58,13 @@ def serve(
 ) -> None:
     """Serve MODULE:SERVER, a Server or a function that makes one.
 
-    SIGTERM and Ctrl-C drain it: open calls finish, then it stops; a second one ends it at once.
-    SIGHUP reads its certificates again.
+    SIGTERM and Ctrl-C drain the server: open calls finish, then it stops. A second signal ends it
+    at once. SIGHUP makes it read its certificates again.
 
-    Several workers share the ports. With a registry each is an instance of its own on a port of
-    its own, the next higher ones; port 0 stays any free port. One page shows the metrics of all.
-    One that ends is started again; SIGTERM drains them in turn.
+    Several workers share the ports. With a registry, each worker is a separate instance on the next
+    higher port; port 0 stays any free port. One page shows the metrics of all workers. A worker
+    that ends is restarted. SIGTERM drains the workers in turn.
     """
-    try:
-        factory = loop_factory(loop)
-    except ImportError as exc:
-        raise click.BadParameter(str(exc), param_hint="'--loop'") from exc
     metrics = None if metrics_port is None else MetricsPort(metrics_host, metrics_port)
     if metrics is not None:
         try:
@@ -91,24 +81,10 @@ def serve(
         raise click.BadParameter(str(exc), param_hint="'MODULE:SERVER'") from exc
     configure_logging(log_level)
     try:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
             runner.run(_serve(server, metrics))
     except (OSError, RapError) as exc:
         raise click.ClickException(f"{target} cannot be served: {exc}") from exc
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error; after the import of a program, for one that sets it up is left alone.
-
-    Where a server listens is not logged there: the command prints it.
-
-    Args:
-        level: Least level of what is logged.
-    """
-    handler = logging.StreamHandler()
-    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper(), format=form, handlers=[handler])
 
 
 def _serve_many(workers: Workers) -> None:
@@ -117,32 +93,32 @@ def _serve_many(workers: Workers) -> None:
     except WorkersError as exc:
         raise click.ClickException(str(exc)) from exc
     except OSError as exc:
-        raise click.ClickException(f"the workers cannot be kept: {exc}") from exc
-    _forgive_signal()
-    _say_stopped()
+        raise click.ClickException(f"the workers cannot be kept running: {exc}") from exc
+    _ignore_next_signal()
+    _print_stopped()
 
 
 async def _serve(server: Server, metrics: MetricsPort | None) -> None:
     async with metrics_page(server, metrics) as page:
         await server.create_server()
         serving = asyncio.create_task(server.serve_forever(), name="rap serve")
-        await asyncio.sleep(0)  # from here on signals drain: who reads the next line may send one
-        say_page(page)
+        await asyncio.sleep(0)  # signals drain from here on; a reader of the next line may send one
+        print_page(page)
         click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
         await serving
-    _forgive_signal()
-    _say_stopped()
+    _ignore_next_signal()
+    _print_stopped()
 
 
-def _say_stopped() -> None:
+def _print_stopped() -> None:
     with contextlib.suppress(OSError):  # the terminal was closed
         click.echo("rap: stopped")
 
 
-def _forgive_signal() -> None:
-    """Let the process end in peace: one that has drained is not told to stop once more.
+def _ignore_next_signal() -> None:
+    """Ignore one more signal while the process exits, because the server has drained already.
 
-    If it does not end, as a thread of the program goes on, the next signal kills it.
+    The signal after that kills a process that does not exit, for example because a thread goes on.
     """
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

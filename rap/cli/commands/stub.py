@@ -1,4 +1,4 @@
-"""``rap stub``: writes a module of typed stubs for the functions of a server."""
+"""``rap stub``: write a module of typed stubs for the functions of a server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rap.cli.command import Command, Failed, run
-from rap.cli.describe_source import described, imported
+from rap.cli.descriptions import describe_all, describe_program
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.module import stub_module
 
@@ -16,21 +16,31 @@ __all__ = ["stub"]
 
 @click.command(cls=Command)
 @click.argument("target", metavar="[MODULE:SERVER]", required=False)
-@click.option("--group", metavar="NAME", multiple=True, help="Only this group; may be repeated.")
-@click.option("--private", is_flag=True, help="Private functions too.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="File to write.")
+@click.option(
+    "--group",
+    metavar="NAME",
+    multiple=True,
+    help="Include only the functions of this group. May be repeated.",
+)
+@click.option("--private", is_flag=True, help="Include private functions.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="File to write. [default: standard output]",
+)
 @remote_options
 def stub(
     remote: Remote, target: str | None, group: tuple[str, ...], private: bool, output: str | None
 ) -> None:
     """Write a Python module of typed stubs.
 
-    From MODULE:SERVER, which is imported and does not serve; else from the server at --host, which
-    tells its functions only to clients on its own machine.
+    The functions are those of MODULE:SERVER, which is imported and does not serve. Without it they
+    are those of the server at --host, which answers only clients on its own machine.
 
-    Each group is a Protocol for client.bind, each channel a function that opens it.
+    Each group becomes a Protocol for client.bind, each channel a function that opens it.
     """
-    found: Sequence[Any] = run(described(remote)) if target is None else imported(target)
+    found: Sequence[Any] = run(describe_all(remote)) if target is None else describe_program(target)
     chosen = [
         each
         for each in found

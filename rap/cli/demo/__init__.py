@@ -1,6 +1,6 @@
-"""``rap demo``: a cluster of real processes, what happens to it, and what its client notices.
+"""The demo: a cluster of real processes, what happens to it, and what its client notices.
 
-`command` reads the options, `scenario` is the story, `fleet` and `backend` are the processes in
-it, `replica` is what one of them runs, `traffic` the calls, `board` and `table` what is shown
-meanwhile, `summary` what is said at the end.
+`scenario` is the sequence of events. `fleet` and `backend` run the processes: replicas and the
+registry. `replica` is the program of one replica. `traffic` makes the calls. `monitor` measures the
+cluster and `display` shows it. The command is `rap.cli.commands.demo`.
 """

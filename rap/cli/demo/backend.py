@@ -1,7 +1,7 @@
-"""The registry of the demo: a Redis of its own, one that the user names, or files.
+"""The registry of the demo: a temporary Redis, the Redis of the user, or files.
 
-The demo restarts its own: a Redis comes back empty, as one without a disk does; the files are
-removed. One that the user named belongs to others too and is left alone.
+The demo restarts a registry that it started: a Redis comes back empty, as it does without a disk,
+and files are removed. It does not restart the Redis of the user, which others may use, too.
 """
 
 import asyncio
@@ -15,16 +15,16 @@ from rap.redis.url import REDIS_SCHEMES
 
 __all__ = ["Backend", "choose_backend"]
 
-_OUTAGE = 0.5  # seconds that a restart takes
+_OUTAGE = 0.5  # seconds that a restart lasts
 
 
 class Backend(Protocol):
-    """A registry that may be started, restarted and ended.
+    """A registry that the demo starts, restarts and ends.
 
     Attributes:
-        url: For clients and servers.
-        title: What it is, for people.
-        restarts: Whether it may be restarted.
+        url: URL of the registry for clients and servers.
+        title: Description of the registry to print.
+        restarts: Whether the demo may restart it.
     """
 
     @property
@@ -35,17 +35,17 @@ class Backend(Protocol):
     def restarts(self) -> bool: ...  # noqa: D102
 
     async def start(self) -> None:
-        """Make it answer."""
+        """Start it; return when it answers."""
 
     async def restart(self) -> None:
-        """Take it away and bring it back empty."""
+        """Stop it, and start it without data."""
 
     async def close(self) -> None:
-        """End it and remove what it left."""
+        """Stop it and remove its data."""
 
 
 class OwnRedis:
-    """A redis-server of the demo's own."""
+    """A temporary redis-server."""
 
     restarts = True
 
@@ -55,26 +55,26 @@ class OwnRedis:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """URL of the server."""
         return self._server.url
 
     async def start(self) -> None:
-        """Run it."""
+        """Start the server."""
         await self._server.start()
 
     async def restart(self) -> None:
-        """Kill it, and start it again empty."""
+        """Kill the server, and start it without data."""
         await self._server.kill()
         await asyncio.sleep(_OUTAGE)
         await self._server.start()
 
     async def close(self) -> None:
-        """End it."""
+        """Kill the server."""
         await self._server.close()
 
 
 class GivenRedis:
-    """A Redis that belongs to the user; the demo keeps to a namespace of its own."""
+    """The Redis of the user, in which the demo uses a new namespace."""
 
     restarts = False
 
@@ -84,14 +84,14 @@ class GivenRedis:
         self.title = f"Redis at {url.rpartition('@')[2]}"
 
     async def start(self) -> None:
-        """Do nothing: it runs."""
+        """Do nothing: it is running."""
 
     async def restart(self) -> None:
-        """Refuse."""
+        """Raise an error: the demo does not restart it."""
         raise RuntimeError("a Redis of the user is not restarted")
 
     async def close(self) -> None:
-        """Do nothing: what was registered goes with its leases."""
+        """Do nothing: registrations expire with their leases."""
 
 
 class Files:
@@ -105,10 +105,10 @@ class Files:
         self.title = f"files ({why})"
 
     async def start(self) -> None:
-        """Do nothing: the directory is there."""
+        """Do nothing: the directory exists."""
 
     async def restart(self) -> None:
-        """Remove everything; the renewals of the leases make it anew."""
+        """Remove all files; the next renewals of the leases create them again."""
         await asyncio.to_thread(shutil.rmtree, self._folder.name, ignore_errors=True)
         await asyncio.sleep(_OUTAGE)
 
@@ -118,13 +118,13 @@ class Files:
 
 
 def choose_backend(redis: str) -> Backend:
-    """Return the registry for ``--redis``.
+    """Return the registry that ``--redis`` selects.
 
     Args:
         redis: ``auto`` (a redis-server, if one is found), ``no`` (files), or the URL of a Redis.
 
     Raises:
-        ValueError: It is none of these, or ``$REDIS_SERVER`` is no program.
+        ValueError: `redis` is none of these, or ``$REDIS_SERVER`` is not a program.
     """
     if redis == "no":
         return Files("--redis no")

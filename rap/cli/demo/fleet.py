@@ -1,4 +1,4 @@
-"""The replicas of the demo, seen from outside: processes that are started, drained and killed."""
+"""The replicas of the demo: processes that are started, drained and killed."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ _STOP_TIMEOUT = 40.0  # seconds: a drain may take 26
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One process.
+    """The process of one replica.
 
     Attributes:
-        name: Which it answers calls with.
+        name: Its name, with which it answers calls.
         weight: Its capacity, relative to the others.
-        address: Where it listens; its id in the registry.
+        address: The address that it listens on, and its ID in the registry.
         registered: When the registry acknowledged it, in seconds on the monotonic clock.
         fate: What was done to it; empty while it serves.
     """
@@ -36,67 +36,69 @@ class Replica:
     fate: str = ""
 
     def kill(self) -> float:
-        """SIGKILL it; return when, in seconds on the monotonic clock."""
+        """Send SIGKILL; return the time in seconds on the monotonic clock."""
         self.fate = "killed"
         self.process.kill()
         return time.monotonic()
 
     def drain(self) -> float:
-        """SIGTERM it; return when, in seconds on the monotonic clock."""
+        """Send SIGTERM; return the time in seconds on the monotonic clock."""
         self.fate = "drained"
         self.process.send_signal(signal.SIGTERM)
         return time.monotonic()
 
     async def ended(self) -> int:
-        """Wait until it has ended; return its exit status.
+        """Wait until the process has ended; return its exit status.
 
         Raises:
-            TimeoutError: It did not within 40 s.
+            TimeoutError: It did not end within 40 s.
         """
         async with asyncio.timeout(_STOP_TIMEOUT):
             return await self.process.wait()
 
 
 class Fleet:
-    """All replicas; leaving ``async with`` leaves no process behind.
+    """All replicas, for ``async with``, which kills them at its end.
 
     Args:
-        service: Name under which they register.
+        service: Name of their service.
         registry: URL of the registry.
-        lease_ttl: Seconds that a registration stands without a heartbeat.
-        loop: Name of the event loop they run on.
+        lease_ttl: Seconds that a registration lasts without a heartbeat.
+        loop: Name of their event loop.
     """
 
     def __init__(self, service: str, registry: str, lease_ttl: float, loop: str) -> None:
         self.replicas: dict[str, Replica] = {}
         self._options = (
-            f"--service={service}", f"--registry={registry}", f"--lease-ttl={lease_ttl}",
+            f"--service={service}",
+            f"--registry={registry}",
+            f"--lease-ttl={lease_ttl}",
             f"--loop={loop}",
-        )  # fmt: skip
+        )
 
     @property
     def live(self) -> list[Replica]:
-        """Those that serve."""
+        """The replicas that serve."""
         return [replica for replica in self.replicas.values() if not replica.fate]
 
     def expected(self) -> dict[str, float]:
-        """Return the share of each live replica by weight: name to fraction of 1."""
+        """Return a mapping of the name of each live replica to its share by weight, from 0 to 1."""
         total = sum(replica.weight for replica in self.live)
         return {replica.name: replica.weight / total for replica in self.live}
 
     async def start(self, name: str, weight: int) -> Replica:
-        """Start a replica; returns when it is registered.
+        """Start a replica; return when it is registered.
 
         Raises:
-            RuntimeError: It ended, was not ready within 20 s, or the registry did not answer it.
+            RuntimeError: It ended, was not ready within 20 s, or could not register.
         """
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rap.cli", "demo-replica", f"--name={name}", f"--weight={weight}",
-            *self._options,
+            *(sys.executable, "-m", "rap.cli", "demo-replica"),
+            *(f"--name={name}", f"--weight={weight}", *self._options),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in the terminal is for the demo, which ends them
-        )  # fmt: skip
+            start_new_session=True,  # Ctrl-C in the terminal signals the demo only
+        )
         replica = self.replicas[name] = Replica(name, weight, process, fate="starting")
         assert process.stdout is not None
         try:
@@ -114,7 +116,7 @@ class Fleet:
         return replica
 
     async def close(self) -> None:
-        """Kill what still runs, and wait until it is gone."""
+        """Kill all processes, and wait until they have ended."""
         for replica in self.replicas.values():
             if replica.process.returncode is None:
                 with suppress(ProcessLookupError):

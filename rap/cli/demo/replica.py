@@ -1,8 +1,8 @@
-"""One replica of the demo, a process of its own: the hidden command ``rap demo-replica``.
+"""The process of one replica of the demo: the hidden command ``rap demo-replica``.
 
-Its capacity follows its weight: it works on four calls per unit of weight at a time, each for
-2 to 4 ms; the others wait. It writes one line of JSON to standard output once it is registered,
-drains on SIGTERM, and dies when its standard input ends, which is when its parent is gone.
+Its capacity follows its weight: it works on four calls per unit of weight at a time, 2 to 4 ms on
+each, and the other calls wait. It writes one line of JSON to standard output when it is registered,
+drains on SIGTERM, and exits when its standard input ends, because then its parent has died.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import cast
 
 import click
 
+from rap.cli.command import loop_option
 from rap.cli.runtime import loop_factory
 from rap.registry import Endpoint, Registry, Snapshot, registry_from_url
 from rap.server import Channel, Server
@@ -24,20 +25,20 @@ from rap.server import Channel, Server
 __all__ = ["SLOTS", "WORK", "demo_replica"]
 
 SLOTS = 4
-"""Calls per unit of weight that are worked on at a time."""
+"""Number of calls per unit of weight that a replica works on at a time."""
 WORK = (0.002, 0.004)
-"""Seconds one call takes, least and most."""
+"""Minimum and maximum seconds that a replica works on a call."""
 
 
-class Stamped:
-    """A registry that remembers when the first registration was acknowledged.
+class TimestampedRegistry:
+    """A registry that records when it acknowledged the first registration.
 
     Args:
-        inner: Does the work.
+        inner: The registry that does the work.
 
     Attributes:
-        registered: Seconds on the monotonic clock, which all processes of a machine share; 0
-            before.
+        registered: When it did, in seconds on the monotonic clock, which all processes of a
+            machine share; 0 before.
     """
 
     def __init__(self, inner: Registry) -> None:
@@ -54,11 +55,11 @@ class Stamped:
         await self._inner.deregister(service, endpoint)
 
     def watch(self, service: str) -> AsyncIterator[Snapshot]:
-        """Yield whole sets."""
+        """Yield snapshots of the service."""
         return self._inner.watch(service)
 
     async def aclose(self) -> None:
-        """Release what the registry holds."""
+        """Close the registry."""
         await self._inner.aclose()
 
 
@@ -77,7 +78,7 @@ async def serve(name: str, service: str, registry: str, weight: int, lease_ttl: 
             await channel.write([name, body])
 
     found = registry_from_url(registry)
-    stamped = Stamped(cast(Registry, found))
+    stamped = TimestampedRegistry(cast(Registry, found))
     server = Server(
         "127.0.0.1:0", service=service, registry=stamped, weight=weight, lease_ttl=lease_ttl
     )
@@ -91,7 +92,7 @@ async def serve(name: str, service: str, registry: str, weight: int, lease_ttl: 
 
 
 def die_with_parent() -> None:
-    """End this process when standard input ends."""
+    """Exit when standard input ends."""
 
     def watch() -> None:
         while os.read(0, 1024):
@@ -107,12 +108,12 @@ def die_with_parent() -> None:
 @click.option("--registry", required=True)
 @click.option("--weight", type=int, default=1)
 @click.option("--lease-ttl", type=float, default=10.0)
-@click.option("--loop", default="auto")
+@loop_option
 def demo_replica(
     name: str, service: str, registry: str, weight: int, lease_ttl: float, loop: str
 ) -> None:
     """Serve one replica of the demo until SIGTERM."""
     die_with_parent()
-    logging.basicConfig(level=logging.ERROR)  # that the registry is away is part of the story
+    logging.basicConfig(level=logging.ERROR)  # the outage of the registry is part of the scenario
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(serve(name, service, registry, weight, lease_ttl))

@@ -1,6 +1,6 @@
-"""The story of the demo: what is done to the cluster, and when its client noticed.
+"""The scenario of the demo: what is done to the cluster, and when its client notices.
 
-Between two events lies a quiet stretch, in which the shares are measured.
+The shares of the replicas are measured in quiet periods between the events.
 """
 
 import asyncio
@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 
 from rap.cli.demo.backend import Backend
 from rap.cli.demo.fleet import Fleet, Replica
-from rap.cli.demo.traffic import Observed, Pinned, Stretch, Traffic
+from rap.cli.demo.traffic import PinnedCalls, QuietPeriod, RecordingPicker, Traffic
 from rap.client import Client
 from rap.registry import registry_from_url
 
 __all__ = ["SERVICE", "Notice", "Scenario", "ScenarioReport"]
 
 SERVICE = "demo"
-_LOOK = 0.002  # seconds between two looks for what is waited for
-_PATIENCE = 20.0  # seconds after which something that should happen will not
+_POLL = 0.002  # seconds between two checks of a condition
+_PATIENCE = 20.0  # seconds to wait for a condition
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """How long something took to be noticed.
+    """How long it took until an event was noticed.
 
     Attributes:
-        event: What happened.
-        effect: What was waited for.
-        seconds: From one to the other.
+        event: The event.
+        effect: How it was noticed.
+        seconds: Time between the two.
     """
 
     event: str
@@ -39,34 +39,34 @@ class Notice:
 
 @dataclass(slots=True)
 class ScenarioReport:
-    """What the story came to.
+    """The results of a scenario.
 
     Attributes:
-        notices: In order.
-        stretches: In order.
-        pinned: What the session and its channel saw.
+        notices: How fast the events were noticed, in order.
+        quiet_periods: The shares after the events, in order.
+        pinned: The calls of the session and its channel.
     """
 
     notices: list[Notice] = field(default_factory=list)
-    stretches: list[Stretch] = field(default_factory=list)
-    pinned: Pinned = field(default_factory=Pinned)
+    quiet_periods: list[QuietPeriod] = field(default_factory=list)
+    pinned: PinnedCalls = field(default_factory=PinnedCalls)
 
 
 class Scenario:
-    """Tells the story once.
+    """One run of the scenario.
 
     Args:
         fleet: The replicas.
         backend: The registry.
         client: The client.
-        traffic: Its calls.
-        observed: Its picker.
-        say: Called with each event as it happens.
-        seconds: How long the story may take; a slow machine takes longer.
-        started: When it began, in seconds on the monotonic clock.
+        traffic: The calls of the client.
+        picker: The picker of the client.
+        say: Called with a line about each event.
+        seconds: How long it may take; a slow machine takes longer.
+        started: When the demo started, in seconds on the monotonic clock.
 
     Attributes:
-        report: What it came to.
+        report: The results.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Scenario:
         backend: Backend,
         client: Client,
         traffic: Traffic,
-        observed: Observed,
+        picker: RecordingPicker,
         *,
         say: Callable[[str], None],
         seconds: float,
@@ -86,16 +86,16 @@ class Scenario:
         self._backend = backend
         self._client = client
         self._traffic = traffic
-        self._observed = observed
+        self._picker = picker
         self.say = say
         self._unit = seconds / 20.0
         self._end = started + seconds
 
     async def run(self) -> None:
-        """Tell the story; the calls flow meanwhile.
+        """Run the scenario while the traffic is flowing.
 
         Raises:
-            RuntimeError: A replica did not start, or something was never noticed.
+            RuntimeError: A replica did not start, or an event was not noticed in time.
         """
         replicas = self._fleet.replicas
         await self._quiet("the start", 2.5)
@@ -117,9 +117,9 @@ class Scenario:
 
     async def _quiet(self, after: str, units: float) -> None:
         await asyncio.sleep(0.5 * self._unit)
-        async with self._traffic.stretch(after, self._fleet.expected()) as stretch:
+        async with self._traffic.quiet_period(after, self._fleet.expected()) as stretch:
             await asyncio.sleep(units * self._unit)
-        self.report.stretches.append(stretch)
+        self.report.quiet_periods.append(stretch)
         self.say(
             f"quiet for {stretch.seconds:.1f} s after {after}: shares within "
             f"{stretch.deviation:.1f} points of the weights"
@@ -134,10 +134,8 @@ class Scenario:
     async def _join(self, name: str, weight: int) -> None:
         replica = await self._fleet.start(name, weight)
         self.say(f"{name} has registered, weight {weight}")
-        await self._until(
-            lambda: replica.address in self._observed.first, f"a first call for {name}"
-        )
-        taken = self._observed.first[replica.address] - replica.registered
+        await self._until(lambda: replica.address in self._picker.first, f"a first call for {name}")
+        taken = self._picker.first[replica.address] - replica.registered
         self._notice(f"start of {name}", "its first call after it registered", max(0.0, taken))
         await asyncio.sleep(self._client.config.slow_start)
 
@@ -189,16 +187,16 @@ class Scenario:
         return all(node.key != replica.address for node in self._client.cluster.ready)
 
     async def _settled(self, replica: Replica, event: str, at: float) -> None:
-        """Note when the last call went to a replica that the client has left out."""
+        """Record when the client gave the last call to a replica that it no longer uses."""
         await asyncio.sleep(0.2 * self._unit)
-        last = self._observed.last.get(replica.address, at)
+        last = self._picker.last.get(replica.address, at)
         self._notice(f"{event} of {replica.name}", "the last call given to it", max(0.0, last - at))
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
-                while not condition():  # noqa: ASYNC110  # another's state; it tells nobody
-                    await asyncio.sleep(_LOOK)
+                while not condition():  # noqa: ASYNC110  # the state of other objects, which send no event
+                    await asyncio.sleep(_POLL)
                 return
         raise RuntimeError(f"waited {_PATIENCE:g} s for {what}")
 

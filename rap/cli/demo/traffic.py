@@ -1,4 +1,4 @@
-"""The calls of the demo: so many in flight all the time, and what came of each."""
+"""The calls of the demo: a constant number in flight, and their results."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from rap.balance.picker import Candidate
 from rap.client import Channel, Client
 from rap.errors import CallError
 
-__all__ = ["Observed", "Pinned", "Stretch", "Traffic"]
+__all__ = ["PinnedCalls", "QuietPeriod", "RecordingPicker", "Traffic"]
 
 _KEPT = 512  # latencies per replica, for the percentiles
 _KEPT_ERRORS = 5
@@ -22,12 +22,12 @@ _PINNED_PAUSE = 0.01  # seconds between two calls or messages of the session
 C = TypeVar("C", bound=Candidate)
 
 
-class Observed:
-    """The default picker, which also remembers when it first and last chose each node.
+class RecordingPicker:
+    """The default picker, which also records when it first and last picked each node.
 
     Attributes:
-        first: Seconds on the monotonic clock, by address.
-        last: The same.
+        first: Times of the first picks by address, in seconds on the monotonic clock.
+        last: Times of the last picks, likewise.
     """
 
     def __init__(self) -> None:
@@ -45,14 +45,14 @@ class Observed:
 
 
 @dataclass(slots=True)
-class Stretch:
-    """A time in which nothing was done to the cluster.
+class QuietPeriod:
+    """An interval in which nothing is done to the cluster.
 
     Attributes:
-        label: What it comes after.
-        seconds: How long it was.
-        answered: Calls by the name of the replica that answered.
-        expected: Share by weight of each live replica: name to fraction of 1.
+        label: The event before it.
+        seconds: Its length.
+        answered: Number of calls by the name of the replica that answered.
+        expected: Mapping of the name of each live replica to its share by weight, from 0 to 1.
     """
 
     label: str
@@ -61,24 +61,24 @@ class Stretch:
     seconds: float = 0.0
 
     def share(self, name: str) -> float:
-        """Return the fraction of the calls that a replica answered."""
+        """Return the share of the calls that a replica answered, from 0 to 1."""
         return self.answered[name] / max(1, self.answered.total())
 
     @property
     def deviation(self) -> float:
-        """Percentage points by which the worst share misses the weight."""
+        """Largest difference between a share and the share by weight, in percentage points."""
         names = {*self.expected, *self.answered}
         return max(100.0 * abs(self.share(n) - self.expected.get(n, 0.0)) for n in names)
 
 
 @dataclass(slots=True)
-class Pinned:
-    """What a session and the channel inside it saw: who answered how many.
+class PinnedCalls:
+    """The calls of a session, and the messages of a channel in it.
 
     Attributes:
-        calls: Answers by the name of the replica.
-        messages: The same, of the channel.
-        error: What ended it early; empty if nothing did.
+        calls: Number of answered calls by the name of the replica.
+        messages: Number of messages from the channel, likewise.
+        error: The error that ended the session early; empty without an error.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Pinned:
 
     @property
     def replicas(self) -> list[str]:
-        """Names of all that answered; one, if pinned."""
+        """Names of the replicas that answered; one name if the session was pinned."""
         return sorted({*self.calls, *self.messages})
 
 
@@ -95,14 +95,14 @@ class Traffic:
     """Makes idempotent calls without pause, `concurrency` at a time.
 
     Args:
-        client: Makes them.
-        concurrency: Calls in flight.
+        client: Makes the calls.
+        concurrency: Number of calls in flight.
 
     Attributes:
-        answered: Calls by the name of the replica that answered.
-        latencies: Seconds of the latest calls, by the same name.
-        failed: Calls that failed.
-        errors: The first of their errors.
+        answered: Number of calls by the name of the replica that answered.
+        latencies: Durations of the latest calls in seconds, by the name of the replica.
+        failed: Number of calls that failed.
+        errors: The first errors.
     """
 
     def __init__(self, client: Client, concurrency: int) -> None:
@@ -128,7 +128,7 @@ class Traffic:
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        """Make calls while the body runs; those in flight at its end are waited for."""
+        """Make calls while the body runs; wait for the last ones at its end."""
         self._running = True
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._concurrency):
@@ -139,18 +139,20 @@ class Traffic:
                 self._running = False
 
     @asynccontextmanager
-    async def stretch(self, label: str, expected: dict[str, float]) -> AsyncIterator[Stretch]:
+    async def quiet_period(
+        self, label: str, expected: dict[str, float]
+    ) -> AsyncIterator[QuietPeriod]:
         """Count the answers while the body runs."""
-        found = Stretch(label, expected)
+        found = QuietPeriod(label, expected)
         before, started = Counter(self.answered), time.monotonic()
         yield found
         found.seconds = time.monotonic() - started
         found.answered = self.answered - before
 
     @asynccontextmanager
-    async def pinned(self) -> AsyncIterator[Pinned]:
+    async def pinned(self) -> AsyncIterator[PinnedCalls]:
         """Hold a session with calls and a channel in it open while the body runs."""
-        found = Pinned()
+        found = PinnedCalls()
         over = asyncio.Event()
 
         async def calls() -> None:

@@ -1,7 +1,7 @@
-"""Types and defaults that a server describes, as Python for a module that is written here.
+"""Types and defaults from descriptions, as Python source.
 
-What a server says ends up in a file that is run, so nothing of it is taken as it is: a text must
-be an expression of names, subscripts and constants, and of those only what is known.
+The source is written to a file that is executed, so no text of a server is copied: it must parse as
+an expression of known names, subscripts and constants, and is generated again.
 """
 
 import ast
@@ -14,24 +14,25 @@ from rap.cli.command import Failed
 __all__ = ["Annotations", "is_name", "quoted"]
 
 _DATES = ("date", "datetime", "time", "timedelta")
-# What texts may name beside builtins and described classes, and from where stubs import it.
+_COLLECTIONS = (
+    *("AsyncGenerator", "AsyncIterable", "AsyncIterator", "Collection", "Generator", "Iterable"),
+    *("Iterator", "Mapping", "MutableMapping", "MutableSequence", "MutableSet", "Sequence", "Set"),
+)
+# What texts may name besides builtins and described classes, and where stubs import it from.
 _KNOWN = {
-    **{f"collections.abc.{name}": ("collections.abc", name) for name in (
-        "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Collection", "Generator", "Iterable",
-        "Iterator", "Mapping", "MutableMapping", "MutableSequence", "MutableSet", "Sequence", "Set",
-    )},
+    **{f"collections.abc.{name}": ("collections.abc", name) for name in _COLLECTIONS},
     **{f"typing.{name}": ("typing", name) for name in ("Any", "Literal", "NotRequired")},
     "decimal.Decimal": ("decimal", "Decimal"),
     "uuid.UUID": ("uuid", "UUID"),
     "rap.channel.Channel": ("rap.client", "Channel"),
     "msgspec.UnsetType": ("msgspec", "msgspec.UnsetType"),
-}  # fmt: skip
+}
 _BUILTINS = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
 _ITERATOR = ("collections.abc", "AsyncIterator")
 
 
 def quoted(value: object) -> str:
-    """Return a constant as formatters write it, in double quotes."""
+    """Return a constant as code formatters write it, with double quotes."""
     if isinstance(value, str):
         text = repr(value)
         if text[0] == '"' or '"' in value:
@@ -49,20 +50,20 @@ def quoted(value: object) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be the name of something in Python."""
+    """Whether a text is a valid name in Python."""
     return text.isidentifier() and not keyword.iskeyword(text)
 
 
 class Annotations:
-    """Rewrites texts of descriptions, and remembers what they need.
+    """Rewrites texts of descriptions, and collects the imports that they need.
 
     Args:
         classes: Names of the described classes.
-        shadowing: Names of fields and methods: beside one called ``list`` the builtin has to be
-            written in another way.
+        shadowing: Names of fields and methods. If one is called ``list``, the builtin is written
+            ``builtins.list``.
 
     Attributes:
-        imports: Module and name of what has to be imported.
+        imports: Module and name of each import.
     """
 
     def __init__(self, classes: Collection[str], shadowing: Collection[str]) -> None:
@@ -71,7 +72,7 @@ class Annotations:
         self._shadowing = shadowing
 
     def need(self, module: str, name: str = "") -> str:
-        """Import a name of a module, or a module and a name in it; return how it is called."""
+        """Add an import of a name or, if the name is dotted, of its module; return the name."""
         if name.startswith(f"{module}."):
             self.imports.add((module, ""))
         else:
@@ -82,7 +83,7 @@ class Annotations:
         """Return a type.
 
         Raises:
-            Failed: It is none that can be known.
+            Failed: The text is not a known type.
         """
         try:
             return ast.unparse(_Rewriter(self, text).visit(_parse(text)))
@@ -90,16 +91,16 @@ class Annotations:
             raise Failed("the server describes a type that nests too deep") from exc
 
     def item(self, text: str) -> str:
-        """Return the type of the items of an iterator, as an asynchronous iterator."""
+        """Return the type of an asynchronous iterator over the items of an iterator type."""
         tree = _parse(text)
         found = tree.slice if isinstance(tree, ast.Subscript) else None
-        if isinstance(found, ast.Tuple):  # a generator has further types
+        if isinstance(found, ast.Tuple):  # a generator has more type arguments
             found = found.elts[0] if found.elts else None
         item = "typing.Any" if found is None else ast.unparse(found)
         return f"{self.need(*_ITERATOR)}[{self.type(item)}]"
 
     def default(self, text: str) -> str:
-        """Return a default: a constant, a tuple of those, or a member of a described enum."""
+        """Return a default: a constant, a tuple of constants, or a member of a described enum."""
         tree = _parse(text)
         match tree:
             case ast.Attribute(ast.Name(owner), member):
@@ -111,15 +112,17 @@ class Annotations:
         """Return the text of a constant.
 
         Raises:
-            Failed: It is none.
+            Failed: The text is not a constant.
         """
         try:
             return quoted(ast.literal_eval(text))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
-            raise Failed(f"the server describes a constant as {text!r}, which is none") from exc
+            raise Failed(
+                f"the server describes a constant as {text!r}, which is not a constant"
+            ) from exc
 
     def dotted(self, text: str) -> str:
-        """Return the name in a module of something with its module in front."""
+        """Return the name in a stub of something that is described as ``module.name``."""
         module, _, name = text.rpartition(".")
         if module == "datetime" and name in _DATES:
             alias = "_dt" if "dt" in self._shadowing else "dt"
@@ -141,14 +144,14 @@ class Annotations:
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Goes through the text of a type."""
+    """Rewrites the syntax tree of a type."""
 
     def __init__(self, annotations: Annotations, text: str) -> None:
         self._annotations = annotations
         self._text = text
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """Rewrite one node; what no type has is refused."""
+        """Rewrite one node, or refuse it if it cannot be part of a type."""
         match node:
             case ast.Name(name):
                 return _parse(self._annotations.plain(name))
@@ -158,7 +161,7 @@ class _Rewriter(ast.NodeTransformer):
                 name = self._annotations.dotted("typing.Literal")
                 inner = values.elts if isinstance(values, ast.Tuple) else [values]
                 texts = [self._annotations.constant(ast.unparse(each)) for each in inner]
-                # As one name: what is written of it is the text as it is.
+                # As one name, so that the text is written unchanged.
                 return ast.Name(f"{name}[{', '.join(texts)}]")
             case ast.Constant(None) | ast.Constant(builtins.Ellipsis):
                 return node
@@ -166,11 +169,11 @@ class _Rewriter(ast.NodeTransformer):
                 return self.generic_visit(node)
             case ast.BinOp(op=ast.BitOr()):
                 return self.generic_visit(node)
-        raise Failed(f"the server describes a type as {self._text!r}, which is none")
+        raise Failed(f"the server describes a type as {self._text!r}, which is not a type")
 
 
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as exc:
-        raise Failed(f"the server describes {text!r}, which is no Python") from exc
+        raise Failed(f"the server describes {text!r}, which is not Python") from exc

@@ -1,4 +1,4 @@
-"""Described classes and parameters as Python source."""
+"""Classes and parameters from descriptions, as Python source."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,14 +8,14 @@ from rap.cli.stubgen.annotations import Annotations, is_name, quoted
 
 __all__ = ["WIDTH", "declare", "parameters"]
 
-WIDTH = 88  # of a line: what most formatters agree on
+WIDTH = 88  # characters per line, the default of most formatters
 
-_SOME = "..."  # a default that has no text
+_UNWRITTEN = "..."  # a default that has no literal form
 _FACTORIES = ("list", "dict", "set", "tuple", "bytearray")
 _OPTIONS = {
-    "array_like", "forbid_unknown_fields", "frozen", "kw_only", "omit_defaults", "rename", "tag",
-    "tag_field",
-}  # fmt: skip
+    *("array_like", "forbid_unknown_fields", "frozen", "kw_only", "omit_defaults", "rename"),
+    *("tag", "tag_field"),
+}
 _ENUMS = ("Enum", "Flag", "IntEnum", "IntFlag", "StrEnum")
 
 
@@ -23,14 +23,16 @@ def declare(entry: Mapping[str, Any], annotations: Annotations) -> list[str]:
     """Return the lines that declare a class.
 
     Raises:
-        Failed: It is described in a way that no class can be.
+        Failed: No class can have this description.
     """
     name, kind, fields = entry["name"], entry["kind"], entry["fields"]
     if kind == "typed_dict" and not all(is_name(each["name"]) for each in fields):
         return _functional(name, fields, annotations)
     for each in fields:
         if not is_name(each["name"]):
-            raise Failed(f"the server describes a field {each['name']!r} of {name}, no name")
+            raise Failed(
+                f"the server describes a field of {name} as {each['name']!r}, which is not a name"
+            )
     if kind == "enum":
         head = _enum_head(name, entry["options"], annotations)
         body = [f"{each['name']} = {annotations.constant(each['default'])}" for each in fields]
@@ -48,18 +50,18 @@ def declare(entry: Mapping[str, Any], annotations: Annotations) -> list[str]:
 
 
 def parameters(entries: Iterable[Mapping[str, Any]], annotations: Annotations) -> list[str]:
-    """Return parameters, and the marks between them.
+    """Return parameters, and the ``/`` and ``*`` between them.
 
-    One whose default has no text is left to its name, without a default: the server's is unknown.
+    A parameter whose default has no literal form is keyword-only and has no default.
     """
     found: list[str] = []
     marked = False
     optional = False
-    pending = False  # positional-only ones were seen
+    pending = False  # a ``/`` has to follow
     later: list[str] = []
     for each in entries:
         if not is_name(each["name"]):
-            raise Failed(f"the server describes a parameter {each['name']!r}, which is no name")
+            raise Failed(f"the server describes a parameter {each['name']!r}, which is not a name")
         text = f"{each['name']}: {annotations.type(each['type'])}"
         kind, default = each["kind"], each["default"]
         if pending and kind != "positional":
@@ -70,12 +72,12 @@ def parameters(entries: Iterable[Mapping[str, Any]], annotations: Annotations) -
             marked = True
         elif kind == "names":
             later.append(f"**{text}")
-        elif kind == "keyword" or (default == _SOME and kind == "" and optional):
-            has = default is not None and default != _SOME
+        elif kind == "keyword" or (default == _UNWRITTEN and kind == "" and optional):
+            has = default is not None and default != _UNWRITTEN
             later.append(f"{text} = {annotations.default(default)}" if has else text)
         else:
             pending = kind == "positional"
-            if default is not None and default != _SOME:
+            if default is not None and default != _UNWRITTEN:
                 optional = True
                 text = f"{text} = {annotations.default(default)}"
             found.append(text)
@@ -87,10 +89,10 @@ def parameters(entries: Iterable[Mapping[str, Any]], annotations: Annotations) -
 
 
 def _is_mixed(fields: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a field that must be given follows one that need not."""
+    """Whether a required field follows an optional one."""
     optional = False
     for each in fields:
-        needed = each["default"] in (None, _SOME)
+        needed = each["default"] in (None, _UNWRITTEN)
         if needed and optional:
             return True
         optional = optional or not needed
@@ -130,12 +132,12 @@ def _enum_head(name: str, options: Mapping[str, str], annotations: Annotations) 
 def _field(entry: Mapping[str, Any], kind: str, annotations: Annotations) -> str:
     text = f"{entry['name']}: {annotations.type(entry['type'])}"
     default = entry["default"]
-    if default is None or default == _SOME:
+    if default is None or default == _UNWRITTEN:
         return text
     if default not in _FACTORIES:
         return f"{text} = {annotations.default(default)}"
     module = {"struct": "msgspec", "model": "pydantic"}.get(kind, "dataclasses")
-    # With the module in front, for a field may be named field.
+    # With the module, because a field may be called ``field``.
     made = annotations.need(module, f"{module}.{'Field' if kind == 'model' else 'field'}")
     return f"{text} = {made}(default_factory={annotations.plain(default)})"
 

@@ -1,7 +1,8 @@
-"""Descriptions of functions as the source of a module: types, a Protocol a group, channels.
+"""Descriptions of functions as the source of a module of stubs.
 
-It has ``from __future__ import annotations``, so that types may stand in any order; enums come
-first, since the defaults of others are their members.
+The module has the types, a Protocol for each group, and a function for each channel. It starts with
+``from __future__ import annotations``, so that types can stand in any order. Enums come first,
+because defaults of other types are their members.
 """
 
 import ast
@@ -10,9 +11,10 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rap.cli.command import Failed, one_line
+from rap.cli.command import Failed
 from rap.cli.stubgen.annotations import Annotations, is_name, quoted
 from rap.cli.stubgen.declarations import WIDTH, declare, parameters
+from rap.cli.table import one_line
 
 __all__ = ["stub_module"]
 
@@ -31,15 +33,15 @@ async def _open(
     opened = cast("Callable[[], Awaitable[T]]", run)
     return await opened()
 """
-# Names that a stub has for itself.
+# Names that the module may import or define.
 _OWN = {
-    "Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable", "Channel",
-    "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum", "IntFlag",
-    "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping", "MutableSequence", "MutableSet",
-    "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set", "StrEnum", "T", "TypeVar",
-    "TypedDict", "UUID", "annotations", "builtins", "cast",
-    "dataclass", "dataclasses", "dt", "msgspec", "pydantic",
-}  # fmt: skip
+    *("Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable"),
+    *("Channel", "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum"),
+    *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
+    *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
+    *("StrEnum", "T", "TypeVar", "TypedDict", "UUID", "annotations", "builtins", "cast"),
+    *("dataclass", "dataclasses", "dt", "msgspec", "pydantic"),
+}
 
 Description = Mapping[str, Any]
 
@@ -48,12 +50,12 @@ def stub_module(descriptions: Sequence[Description]) -> str:
     """Return the source of a module for these functions.
 
     Raises:
-        Failed: They are described in a way that no Python has.
+        Failed: No Python source can have these descriptions.
     """
     types, functions = _merged(descriptions)
     for name in types:
         if not is_name(name):
-            raise Failed(f"the server describes a type {name!r}, which is no name")
+            raise Failed(f"the server describes a type {name!r}, which is not a name")
     shadowing = {each["func_name"] for each in functions}
     shadowing |= {field["name"] for each in types.values() for field in each["fields"]}
     annotations = Annotations(types, shadowing)
@@ -71,12 +73,13 @@ def stub_module(descriptions: Sequence[Description]) -> str:
             blocks.append(_protocol(group, calls, taken, annotations))
     channels = [each for each in functions if each["shape"] == "channel"]
     if channels:
-        for module, name in (
-            ("collections.abc", "Awaitable"), ("collections.abc", "Callable"), ("typing", "Any"),
-            ("typing", "TypeVar"), ("typing", "cast"), ("rap.client", "Channel"),
-            ("rap.client", "Client"),
-        ):  # fmt: skip
-            annotations.need(module, name)
+        for module, names in (
+            ("collections.abc", ("Awaitable", "Callable")),
+            ("typing", ("Any", "TypeVar", "cast")),
+            ("rap.client", ("Channel", "Client")),
+        ):
+            for name in names:
+                annotations.need(module, name)
         blocks += [_channel(each, taken) for each in channels]
         blocks.append(_OPENING.strip("\n").split("\n"))
     head = [
@@ -92,7 +95,7 @@ def stub_module(descriptions: Sequence[Description]) -> str:
 
 
 def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[Description]]:
-    """Return all types by name, and the functions, which name them so."""
+    """Return all types by name, and the functions with these names."""
     types: dict[str, Any] = {}
     names: dict[tuple[str, str], str] = {}
     taken = _OWN | {each["func_name"] for each in descriptions}
@@ -114,7 +117,7 @@ def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[D
 
 
 def _free(entry: Any, names: dict[tuple[str, str], str], taken: set[str]) -> str:
-    """Return the name of a type in the module: its own unless another one has it."""
+    """Return the name of a type in the module: its own, unless another type has it."""
     key = (entry["origin"], repr(entry["fields"]))
     if key not in names:
         names[key] = _unique(entry["name"], taken | set(names.values()))
@@ -145,7 +148,7 @@ def _with_names(text: str, new: Mapping[str, str]) -> str:
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return text  # it is refused when it is written
+        return text  # `Annotations` refuses it later
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             node.id = new.get(node.id, node.id)
@@ -154,7 +157,7 @@ def _with_names(text: str, new: Mapping[str, str]) -> str:
 
 def _documented(lines: list[str], entry: Mapping[str, Any]) -> list[str]:
     """Return the declaration of a class with a docstring."""
-    if entry["name"] in lines[0].split(" = "):  # it is no class statement
+    if entry["name"] in lines[0].split(" = "):  # it is not a class statement
         return lines
     at = next(number for number, line in enumerate(lines, 1) if line.endswith(":"))
     rest = [] if lines[at:] == [f"{_INDENT}pass"] else ["", *lines[at:]]
@@ -167,7 +170,7 @@ def _protocol(
     plain = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+", group))
     name = _unique(f"{plain}Group" if is_name(f"{plain}Group") else f"Group{plain}", taken)
     if not is_name(name):
-        raise Failed(f"the server describes a group {group!r}, of which no class can be named")
+        raise Failed(f"the server describes a group {group!r}, which cannot be the name of a class")
     taken.add(name)
     protocol = annotations.need("typing", "Protocol")
     lines = [
@@ -194,7 +197,7 @@ def _method(each: Description, annotations: Annotations) -> list[str]:
         head, returns = f"{_INDENT}async def {name}", annotations.type(each["returns"])
     doc = each["doc"] or f"Call `{name}`."
     if each["idempotent"]:
-        doc += "\n\nIdempotent: calling it twice has the effect of once."
+        doc += "\n\nIdempotent: calling it twice has the same effect as calling it once."
     return [*_signature(head, rows, returns, 1), *_doc(doc, 2), f"{_INDENT * 2}..."]
 
 
@@ -205,7 +208,7 @@ def _channel(each: Description, taken: set[str]) -> list[str]:
     taken.add(plain)
     doc = each["doc"] or f"Open the channel `{name}`."
     doc += "\n\nArgs:\n    client: Opens the channel.\n"
-    doc += "    talk: Runs here with the channel; what it returns is returned."
+    doc += "    talk: Runs here with the channel; its result is returned."
     rows = ["client: Client", "talk: Callable[[Channel], Awaitable[T]]"]
     return [
         *_signature(f"async def {plain}", rows, "T", 0),
@@ -247,7 +250,7 @@ def _doc(text: str, depth: int) -> list[str]:
 
 
 def _imports(needed: Iterable[tuple[str, str]]) -> list[str]:
-    """Return import statements: the standard library, then other packages, then rap."""
+    """Return import statements: the standard library first, then other packages."""
     modules: dict[str, set[str]] = {}
     for module, name in needed:
         modules.setdefault(module, set()).add(name)
@@ -268,6 +271,6 @@ def _imports(needed: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Return where a name stands in an import: constants, classes, functions."""
+    """Return the sort key of a name in an import: constants, then classes, then functions."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     return kind, name.lower()

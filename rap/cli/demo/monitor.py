@@ -1,4 +1,4 @@
-"""What the demo shows while it runs, as values: one row a replica, and the sums."""
+"""Measures the cluster of the demo: each replica, and the sums."""
 
 import time
 from collections import Counter, deque
@@ -9,25 +9,25 @@ from rap.cli.demo.fleet import Fleet, Replica
 from rap.cli.demo.traffic import Traffic
 from rap.client import Client
 
-__all__ = ["Board", "Row", "View", "percentile"]
+__all__ = ["ClusterMonitor", "ClusterView", "ReplicaView", "percentile"]
 
-_WINDOW = 1.0  # seconds that shares and rates look back
+_WINDOW = 1.0  # seconds over which shares and rates are measured
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One replica.
+class ReplicaView:
+    """One replica at one moment.
 
     Attributes:
-        name: Of the replica.
-        weight: Its capacity.
-        state: One word.
-        share: Fraction of the answers of the last second.
-        expected: Fraction that its weight makes of all live replicas.
+        name: Name of the replica.
+        weight: Capacity, relative to the others.
+        state: What was done to it, or the state of its node in the client.
+        share: Share of the answers of the last second, from 0 to 1.
+        expected: Its weight as a share of the weights of all live replicas.
         in_flight: Calls that wait for its answer.
-        p50: Seconds, of its latest calls.
-        p99: The same.
-        calls: Answered so far.
+        p50: Median duration of its latest calls, in seconds.
+        p99: 99th percentile, likewise.
+        calls: Calls that it has answered.
     """
 
     name: str
@@ -42,32 +42,32 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ClusterView:
     """The cluster at one moment.
 
     Attributes:
-        elapsed: Seconds since the demo began.
-        rows: One for each replica, in order of their start.
-        rate: Calls a second, over the last second.
+        elapsed: Seconds since the demo started.
+        rows: The replicas in the order of their starts.
+        rate: Answered calls per second, over the last second.
         calls: Calls that have ended.
-        failed: Those of them that failed.
+        failed: Calls that have failed.
     """
 
     elapsed: float
-    rows: tuple[Row, ...]
+    rows: tuple[ReplicaView, ...]
     rate: float
     calls: int
     failed: int
 
 
-class Board:
-    """Looks at the cluster from time to time.
+class ClusterMonitor:
+    """Measures the cluster, as its client sees it.
 
     Args:
-        client: Whose view of the cluster is shown.
+        client: The client.
         fleet: The replicas.
-        traffic: The calls.
-        started: When the demo began, in seconds on the monotonic clock.
+        traffic: The calls of the client.
+        started: When the demo started, in seconds on the monotonic clock.
     """
 
     def __init__(self, client: Client, fleet: Fleet, traffic: Traffic, started: float) -> None:
@@ -77,8 +77,8 @@ class Board:
         self._started = started
         self._past: deque[tuple[float, Counter[str]]] = deque()
 
-    def look(self) -> View:
-        """Return how things stand."""
+    def measure(self) -> ClusterView:
+        """Return the state of the cluster; shares and rates cover the time since earlier calls."""
         now, answered = time.monotonic(), Counter(self._traffic.answered)
         self._past.append((now, answered))
         while len(self._past) > 2 and now - self._past[1][0] >= _WINDOW:
@@ -86,7 +86,7 @@ class Board:
         then, before = self._past[0]
         recent = answered - before
         expected = self._fleet.expected()
-        return View(
+        return ClusterView(
             elapsed=now - self._started,
             rows=tuple(
                 self._row(replica, recent, expected) for replica in self._fleet.replicas.values()
@@ -96,10 +96,12 @@ class Board:
             failed=self._traffic.failed,
         )
 
-    def _row(self, replica: Replica, recent: Counter[str], expected: dict[str, float]) -> Row:
+    def _row(
+        self, replica: Replica, recent: Counter[str], expected: dict[str, float]
+    ) -> ReplicaView:
         node = self._client.cluster.nodes.get(replica.address)
         latencies = sorted(self._traffic.latencies.get(replica.name, ()))
-        return Row(
+        return ReplicaView(
             name=replica.name,
             weight=replica.weight,
             state=replica.fate or (node.state if node is not None else "unknown"),
@@ -113,6 +115,6 @@ class Board:
 
 
 def percentile(ordered: Iterable[float], fraction: float) -> float:
-    """Return the value below which `fraction` of the ordered values lie; 0 for none."""
+    """Return the value below which `fraction` of the ordered values lie; 0 without values."""
     values = list(ordered)
     return values[min(len(values) - 1, int(fraction * len(values)))] if values else 0.0

@@ -67,7 +67,7 @@ def page_of(process: subprocess.Popen[str]) -> Address:
     return Address.parse(found[1])
 
 
-async def test_a_served_server_shows_its_metrics_until_it_is_told_to_stop(shop: Path) -> None:
+async def test_a_server_serves_its_metrics_until_it_stops(shop: Path) -> None:
     with rap("serve", "shop:make", "--metrics-port", "0", cwd=shop) as process:
         page = await asyncio.to_thread(page_of, process)
         line = await asyncio.to_thread(line_with, process, "rap: listening on")
@@ -163,7 +163,7 @@ async def test_one_page_has_the_metrics_of_all_workers(shop: Path) -> None:
             assert promtool("check", "metrics", text=text) == ""
 
 
-async def test_a_worker_that_was_killed_is_not_missed(shop: Path) -> None:
+async def test_the_page_works_after_a_worker_was_killed(shop: Path) -> None:
     async with workers(shop) as (process, page, (first, _), _):
         os.kill(first, signal.SIGKILL)
         restarted = asyncio.create_task(asyncio.to_thread(worker_of, process))
@@ -175,7 +175,7 @@ async def test_a_worker_that_was_killed_is_not_missed(shop: Path) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_worker_that_is_stuck_is_told(shop: Path) -> None:
+async def test_a_worker_that_is_stuck_is_on_the_page(shop: Path) -> None:
     async with workers(shop) as (_, page, (_, second), address):
         os.kill(second, signal.SIGSTOP)
         try:
@@ -203,7 +203,7 @@ async def test_the_page_of_workers_is_not_ready_while_they_drain(shop: Path) -> 
         assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
 
-def test_a_port_that_is_taken_is_said_before_workers_start(shop: Path) -> None:
+def test_a_port_in_use_is_reported_before_workers_start(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         options = ("--workers", "2", "--metrics-port", port)
@@ -212,7 +212,7 @@ def test_a_port_that_is_taken_is_said_before_workers_start(shop: Path) -> None:
             assert process.wait(PATIENCE) == 1
 
 
-def test_a_port_that_is_taken_is_said(shop: Path) -> None:
+def test_a_port_in_use_is_reported(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with rap("serve", "shop:make", "--metrics-port", port, cwd=shop) as process:
@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_is_said(shop: Path) -> None:
             assert process.wait(PATIENCE) == 1
 
 
-def test_without_the_extra_it_is_named(shop: Path) -> None:
+def test_a_missing_extra_is_named(shop: Path) -> None:
     program = (
         "import sys; sys.modules['prometheus_client'] = None; from rap.cli import main; main()"
     )

@@ -1,4 +1,4 @@
-"""Standard input as lines on an event loop, also where there is none."""
+"""Standard input as lines on an event loop, and without an input."""
 
 import io
 import sys

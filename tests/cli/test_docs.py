@@ -41,7 +41,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_session_of_the_page_is_true(step: str, shell: dict[str, str]) -> None:
+def test_a_console_session_of_the_page_is_correct(step: str, shell: dict[str, str]) -> None:
     command, _, output = step.partition("\n")
     name = command.partition("rap ")[2].split()[0].upper()
     found = subprocess.run(

@@ -1,4 +1,4 @@
-"""How the demo is shown: a table that lives in a terminal, plain lines anywhere else."""
+"""The output of the demo: a live table on a terminal, plain lines elsewhere, and a summary."""
 
 import time
 from types import TracebackType
@@ -10,23 +10,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rap.cli.demo.board import Row, View
+from rap.cli.demo.monitor import ClusterView, ReplicaView
+from rap.cli.demo.scenario import ScenarioReport
+from rap.cli.demo.traffic import QuietPeriod, Traffic
 
-__all__ = ["Display", "make_display"]
+__all__ = ["Display", "make_display", "print_summary"]
 
-_LINE_INTERVAL = 2.0  # seconds between two lines of plain output
+_LINE_INTERVAL = 2.0  # seconds between two lines about the cluster
 _MILLISECONDS = 1000.0
 _STYLES = {"up": "green", "draining": "yellow", "drained": "yellow", "killed": "red"}
 
 
 class Display(Protocol):
-    """Shows events when they happen, and the state of the cluster all the time."""
+    """Shows events, and the state of the cluster."""
 
     def event(self, elapsed: float, text: str) -> None:
-        """Tell of something that happened `elapsed` seconds after the beginning."""
+        """Show an event that happened `elapsed` seconds after the start."""
 
-    def show(self, view: View) -> None:
-        """Show how things stand."""
+    def show(self, view: ClusterView) -> None:
+        """Show the state of the cluster."""
 
     def __enter__(self) -> Self: ...
 
@@ -36,18 +38,18 @@ class Display(Protocol):
 
 
 class LiveTable:
-    """A table in place, events scrolling above it."""
+    """A table that is updated in place, with events above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False)
 
     def event(self, elapsed: float, text: str) -> None:
-        """Print above the table."""
+        """Print an event above the table."""
         self._console.print(Text.assemble((f"{elapsed:6.2f} s  ", "dim"), text), soft_wrap=True)
 
-    def show(self, view: View) -> None:
-        """Draw the table anew."""
+    def show(self, view: ClusterView) -> None:
+        """Update the table."""
         self._live.update(_table(view), refresh=True)
 
     def __enter__(self) -> Self:
@@ -59,7 +61,7 @@ class LiveTable:
 
 
 class PlainLines:
-    """One line an event, and one every two seconds on how things stand."""
+    """A line for each event, and every two seconds a line about the cluster."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -71,8 +73,8 @@ class PlainLines:
             f"{elapsed:6.2f} s  {text}", markup=False, highlight=False, soft_wrap=True
         )
 
-    def show(self, view: View) -> None:
-        """Print a line if the last one is old enough."""
+    def show(self, view: ClusterView) -> None:
+        """Print a line, unless one was printed less than two seconds ago."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + _LINE_INTERVAL
@@ -87,11 +89,49 @@ class PlainLines:
 
 
 def make_display(console: Console) -> Display:
-    """Return a table for a terminal, plain lines for anything else."""
+    """Return a live table for a terminal, and plain lines for any other output."""
     return LiveTable(console) if console.is_terminal else PlainLines(console)
 
 
-def _line(row: Row) -> str:
+def print_summary(
+    console: Console, report: ScenarioReport, traffic: Traffic, elapsed: float
+) -> None:
+    """Print the calls, the shares against the weights, and how fast events were noticed.
+
+    Args:
+        console: Where to print.
+        report: The results of the scenario.
+        traffic: The calls.
+        elapsed: Duration of the demo in seconds.
+    """
+    shares = Table("quiet after", "calls", "share (by weight)", "off")
+    for stretch in report.quiet_periods:
+        shares.add_row(
+            stretch.label,
+            f"{stretch.answered.total():,}",
+            _shares(stretch),
+            f"{stretch.deviation:.1f}",
+        )
+    shares.caption = "off: percentage points by which the worst share misses its weight"
+    times = Table("event", "noticed by", "ms")
+    for notice in report.notices:
+        times.add_row(notice.event, notice.effect, f"{notice.seconds * 1000:.1f}")
+    console.print(shares)
+    console.print(times)
+    pinned = report.pinned
+    console.print(
+        f"session: {pinned.calls.total()} calls and {pinned.messages.total()} messages of a "
+        f"channel, all on {' and '.join(pinned.replicas) or 'none'}{_but(pinned.error)}"
+    )
+    console.print(
+        f"{traffic.total:,} idempotent calls in {elapsed:.1f} s, {traffic.failed} failed",
+        style="bold red" if traffic.failed else "bold green",
+    )
+    for error in traffic.errors:
+        console.print(f"  {error}", markup=False)
+
+
+def _line(row: ReplicaView) -> str:
     if row.state in ("killed", "drained"):
         return f"{row.name} {row.state}"
     return (
@@ -100,7 +140,7 @@ def _line(row: Row) -> str:
     )
 
 
-def _table(view: View) -> Group:
+def _table(view: ClusterView) -> Group:
     # It has to fit into 80 columns.
     table = Table("replica", "weight", box=SIMPLE_HEAD, padding=0)
     table.add_column("state", min_width=len("connecting"))
@@ -125,3 +165,15 @@ def _table(view: View) -> Group:
             f"{view.elapsed:5.1f} s   {view.rate:,.0f} calls/s   {view.calls:,} calls   ", failed
         ),
     )
+
+
+def _shares(stretch: QuietPeriod) -> str:
+    names = sorted({*stretch.expected, *stretch.answered})
+    return ", ".join(
+        f"{name} {stretch.share(name):.1%} ({stretch.expected.get(name, 0.0):.0%})"
+        for name in names
+    )
+
+
+def _but(error: str) -> str:
+    return f", until it ended: {error}" if error else ""

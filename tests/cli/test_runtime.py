@@ -1,12 +1,13 @@
-"""The allocator's settings: freed memory is not mapped and cleared again."""
+"""The event loop and the allocator of programs."""
 
+import asyncio
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from rap.cli.runtime import keep_freed_memory
+from rap.cli.runtime import keep_freed_memory, loop_factory
 
 PROGRAM = """
 import resource
@@ -21,6 +22,31 @@ for _ in range(5):
     blocks()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+def test_auto_is_uvloop_where_it_is_installed() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    factory = loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert isinstance(runner.get_loop(), uvloop.Loop)
+
+
+def test_asyncio_is_its_own_default_loop() -> None:
+    assert loop_factory("asyncio") is None
+
+
+def test_without_uvloop_auto_is_asyncio_and_uvloop_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert loop_factory("auto") is None
+    with pytest.raises(ImportError, match=r"rap\[fast\]"):
+        loop_factory("uvloop")
+
+
+def test_an_unknown_loop_is_refused() -> None:
+    with pytest.raises(ValueError, match="auto, asyncio, uvloop, got 'trio'"):
+        loop_factory("trio")
 
 
 def faults(*, keep: bool) -> int:
