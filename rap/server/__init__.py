@@ -1,4 +1,4 @@
-"""The serving end: `Server`, and what its handlers use."""
+"""The server side: `Server`, and the objects that handlers use."""
 
 from rap.call import Request, Response
 from rap.channel import Channel

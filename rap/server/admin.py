@@ -1,7 +1,7 @@
-"""The private group ``registry``: lists what a server serves, and loads functions into it.
+"""The private group ``registry``: lists the functions of a server, and loads functions into it.
 
-Loading imports code, so it is there only where a server allows it; and like all private functions
-only peers on this machine may call it.
+Loading imports code, so ``load`` and ``reload`` exist only if the server allows it. Like all
+private functions, only clients on the same machine may call them.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ GROUP = "registry"
 
 
 class FunctionEntry(TypedDict):
-    """What is listed of a function; ``func_type`` is ``channel`` or ``normal``."""
+    """A function in a listing; ``func_type`` is ``channel`` or ``normal``."""
 
     group: str
     func_type: str
@@ -40,16 +40,16 @@ class FunctionEntry(TypedDict):
 
 
 class Admin:
-    """Lists and changes the table of functions.
+    """Registers and implements the functions of the group ``registry``.
 
     Args:
-        router: The table.
-        allow_load: Register ``load`` and ``reload`` too.
+        router: The registered functions.
+        allow_load: Whether to register ``load`` and ``reload`` too.
     """
 
     def __init__(self, router: Router, *, allow_load: bool) -> None:
         self._router = router
-        self._lock = asyncio.Lock()  # two imports of one module would mix
+        self._lock = asyncio.Lock()  # one import at a time
         functions: list[tuple[str, Callable[..., Any]]] = [
             ("list", self.list_functions),
             ("describe", self.describe),
@@ -60,15 +60,15 @@ class Admin:
             router.register(func, name, GROUP, is_private=True)
 
     async def list_functions(self) -> list[FunctionEntry]:
-        """Return what is registered."""
+        """Return all registered functions."""
         return [_describe(handler) for handler in self._router]
 
     async def describe(self, name: str, group: str | None = None) -> FunctionDescription:
-        """Return what callers have to know of a function, types included.
+        """Return what callers need to know about a function, types included.
 
         Args:
-            name: Its name.
-            group: Its group; by default ``default``.
+            name: Name of the function.
+            group: Group of the function; by default ``default``.
         """
         method = method_path(group or DEFAULT_GROUP, name)
         handler = self._router.find(method)
@@ -88,12 +88,12 @@ class Admin:
         """Import a function and register it; return its entry.
 
         Args:
-            path: Dotted name of its module.
-            func_str: Its name in the module; dotted for a method.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default ``default``.
-            is_private: Only peers on this machine may call it.
-            doc: Its description; by default its docstring.
+            path: Dotted name of the module.
+            func_str: Name of the function in the module; dotted for a method.
+            name: Name that clients use; by default the name of the function.
+            group: Group of the function; by default ``default``.
+            is_private: Whether only clients on the same machine may call it.
+            doc: Description of the function; by default its docstring.
         """
         async with self._lock:
             func = await asyncio.to_thread(_import, path, func_str)
@@ -112,24 +112,24 @@ class Admin:
         is_private: bool | None = None,
         doc: str | None = None,
     ) -> FunctionEntry:
-        """Run the source of a module anew and put its function in the place of a registered one.
+        """Run the source of a module again, and replace a registered function with the new one.
 
-        Calls that run finish with the old function, and its old module. If the source cannot be
-        run, nothing changes.
+        Running calls finish with the old function and its old module. If the source cannot be run,
+        nothing changes.
 
         Args:
-            path: Dotted name of its module.
-            func_str: Its name in the module; dotted for a method.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default ``default``.
-            is_private: Only peers on this machine may call it; by default as before.
-            doc: Its description; by default its docstring.
+            path: Dotted name of the module.
+            func_str: Name of the function in the module; dotted for a method.
+            name: Name that clients use; by default the name of the function.
+            group: Group of the function; by default ``default``.
+            is_private: Whether only clients on the same machine may call it; by default unchanged.
+            doc: Description of the function; by default its docstring.
         """
         method = method_path(group or DEFAULT_GROUP, name or func_str.rpartition(".")[2])
         async with self._lock:
             if self._router.find(method) is None:
                 raise NotFound(f"reload: no function {method!r} on this server; load it first")
-            func = await asyncio.to_thread(_import_anew, path, func_str)
+            func = await asyncio.to_thread(_reimport, path, func_str)
             old = self._router.find(method)
             assert old is not None
             try:
@@ -173,16 +173,16 @@ def _import(path: str, func_str: str) -> Callable[..., Any]:
     """
     try:
         module = importlib.import_module(path)
-    except Exception as exc:  # a module is code
+    except Exception as exc:  # running a module can raise anything
         raise _failed(path, exc) from exc
     return _pick(module, path, func_str)
 
 
-def _import_anew(path: str, func_str: str) -> Callable[..., Any]:
-    """Return a function of a module whose source was run anew; see `_import`.
+def _reimport(path: str, func_str: str) -> Callable[..., Any]:
+    """Run the source of a module again and return a function of it; see `_import`.
 
-    A new module takes the place of the old one only when all went well. What still runs keeps the
-    old one's globals, which `importlib.reload` would change under it.
+    The new module replaces the old one only if this succeeds. Running code keeps the globals of the
+    old module, which `importlib.reload` would change.
     """
     old = sys.modules.get(path)
     try:
@@ -209,10 +209,10 @@ def _import_anew(path: str, func_str: str) -> Callable[..., Any]:
 
 
 def _execute(module: ModuleType, spec: ModuleSpec) -> None:
-    """Run the code of a module, from its source where there is one.
+    """Run the code of a module, from its source if there is one.
 
-    The cache of bytecode is passed by: it takes a source for unchanged that was edited within a
-    second and is as long as before.
+    The bytecode cache is bypassed, because it misses an edit within one second that does not change
+    the size of the source.
     """
     loader = spec.loader
     assert loader is not None
@@ -229,7 +229,7 @@ def _pick(module: ModuleType, path: str, func_str: str) -> Callable[..., Any]:
     except AttributeError as exc:
         raise NotFound(f"module {path!r} has no {func_str!r}") from exc
     if not callable(func) or inspect.isclass(func):
-        raise InvalidArgument(f"{func_str!r} of module {path!r} is no function")
+        raise InvalidArgument(f"{func_str!r} of module {path!r} is not a function")
     return func
 
 

@@ -1,4 +1,4 @@
-"""Who may call a function: a rule of the function, and one of its group."""
+"""Which clients may call a function: the rule of the function, and that of its group."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
@@ -10,19 +10,19 @@ from rap.errors import RegistrationError
 __all__ = ["Allow", "Predicate", "allow_rule", "both", "names_of"]
 
 Predicate = Callable[[Call], object]
-# What users give: a rule, or the names of those who may.
+# The option `allow`: a rule, or the names of the clients that may call.
 Allow = Predicate | Collection[str]
 
 
 def allow_rule(allow: Allow | None) -> Predicate | None:
-    """Return the rule that an option ``allow`` stands for; `None` for everybody.
+    """Return the rule of an option ``allow``; `None` if every client may call.
 
     Args:
-        allow: A function of the `Call` that returns `True` for who may make it (whatever else it
-            returns refuses it), or a collection of names; see `names_of`.
+        allow: A function that takes the `Call` and returns `True` if the client may make it, and
+            anything else if not; or a collection of client names, see `names_of`.
 
     Raises:
-        RegistrationError: It is something else.
+        RegistrationError: It is neither.
     """
     if allow is None:
         return None
@@ -45,7 +45,7 @@ def allow_rule(allow: Allow | None) -> Predicate | None:
 
 
 def both(first: Predicate | None, second: Predicate | None) -> Predicate | None:
-    """Return a rule that allows what both allow."""
+    """Return a rule that allows a call if both rules do."""
     if first is None or second is None:
         return first or second
     return lambda call: first(call) is True and second(call) is True
@@ -55,8 +55,9 @@ def names_of(identity: Any) -> frozenset[str]:
     """Return the names of an identity.
 
     Args:
-        identity: A string that `verify_token` returned; or a certificate as `ssl` gives it, whose
-            names are its common name and all subject alternative names. Anything else has none.
+        identity: The identity of a peer. A string, as `verify_token` may return, is a name itself.
+            A certificate, as a dict of the module `ssl`, has its common name and all subject
+            alternative names. Anything else has no name.
     """
     if isinstance(identity, str):
         return frozenset((identity,))

@@ -1,4 +1,4 @@
-"""The sockets of a server: listeners, connections, and how they are closed in a drain."""
+"""The listeners and connections of a server, and how a drain closes them."""
 
 import asyncio
 import logging
@@ -30,22 +30,26 @@ _STOPPED = ConnectionClosed("the server was told to stop at once")
 
 
 class ConnectionManager:
-    """Every socket of one server.
+    """The listeners and connections of one server.
 
     Args:
         config: Options of the server.
         clock: Source of time.
-        rng: Spreads the ages at which connections are asked to leave.
+        rng: Source of randomness; it spreads the maximum ages of connections.
         log: Logger of the server.
         tls: Paths of certificate, key and client authorities.
-        hello: What the Hello says beside version and limits.
+        hello: Fields of the Hello besides version and limits.
 
     Attributes:
-        hosts: Where to listen.
-        reuse_port: Whether other processes listen there too.
-        arrivals: What looks after new connections.
-        opened: How many connections there have been.
-        traffic: Where connections made from now on count their bytes; `None`: nowhere.
+        hosts: Addresses to listen on.
+        reuse_port: Whether other processes listen on them too.
+        is_draining: Whether clients are told to open no new calls here.
+        opened: Number of connections opened so far.
+        accept_limiter: Limits new connections.
+        traffic: Counts the bytes of the connections made from now on; `None` if nothing does.
+
+    Raises:
+        ValueError: A certificate file cannot be used, or an address needs one.
     """
 
     def __init__(
@@ -58,10 +62,12 @@ class ConnectionManager:
         tls: tuple[str | None, str | None, str | None],
         hello: Mapping[str, Any],
     ) -> None:
-        self.is_draining = False
-        self._options: ConnectionOptions | None = None
         self.hosts = config.addresses
         self.reuse_port = False
+        self.is_draining = False
+        self.opened = 0
+        self.accept_limiter = AcceptLimiter(config.max_handshakes, config.max_connects, clock)
+        self.traffic: Traffic | None = None
         self._config = config
         self._clock = clock
         self._rng = rng
@@ -78,26 +84,51 @@ class ConnectionManager:
             max_requests=config.max_requests,
             max_backlog=config.max_backlog,
         )
-        self._bounds = MessageLimits(config.max_header, config.max_depth, config.max_elements)
+        self._message_limits = MessageLimits(
+            config.max_header, config.max_depth, config.max_elements
+        )
         self._context = self._make_context()
         for address in self.hosts:
             if address.scheme == "tls" and self._context is None:
                 raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
+        self._options: ConnectionOptions | None = None  # of new connections
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
-        self.opened = 0
-        self._calls = 0  # on connections that have ended
-        self.traffic: Traffic | None = None
+        self._calls = 0  # opened on connections that have ended
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
-        self.accept_limiter = AcceptLimiter(config.max_handshakes, config.max_connects, clock)
         self._load_reporter: LoadReporter | None = None
-        self._tell_load = self._on_load_request  # one object for all connections
+        self._on_load = self._on_load_request  # bound once for all connections
         self._empty = asyncio.Event()
-        self._stop_now = asyncio.Event()  # set when nothing is waited for any more
+        self._stop_now = asyncio.Event()  # set by `stop_at_once`
+
+    @property
+    def addresses(self) -> list[Address]:
+        """The addresses that the server listens on, with real ports."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The open connections."""
+        return frozenset(self._connections)
+
+    @property
+    def open_calls(self) -> int:
+        """Number of open calls, of every stream type."""
+        return sum(len(conn.streams) for conn in self._connections)
+
+    @property
+    def calls_opened(self) -> int:
+        """Number of calls opened so far, derived from stream ids; counting costs nothing."""
+        return self._calls + sum([conn.opened for conn in self._connections])
+
+    @property
+    def tokens_refused(self) -> int | None:
+        """Connections rejected for a missing or invalid token; `None` if authentication is off."""
+        return None if self._admission is None else self._admission.tokens_refused
 
     def listen_on(self, hosts: Sequence[Address], *, reuse_port: bool = False) -> None:
-        """Replace the addresses to listen on; call it before `open`.
+        """Replace the addresses to listen on; call it before `listen`.
 
         Args:
             hosts: The new addresses.
@@ -111,44 +142,19 @@ class ConnectionManager:
         if self.traffic is None:
             self.traffic = Traffic()
 
-    @property
-    def addresses(self) -> list[Address]:
-        """What is listened on, with real ports."""
-        return [listener.address for listener in self._listeners]
-
-    @property
-    def connections(self) -> frozenset[Connection]:
-        """The connections that are open."""
-        return frozenset(self._connections)
-
-    @property
-    def open_calls(self) -> int:
-        """Number of open calls, of every stream type."""
-        return sum(len(conn.streams) for conn in self._connections)
-
-    @property
-    def calls_opened(self) -> int:
-        """How many calls of every shape clients have opened; counted by their ids, at no cost."""
-        return self._calls + sum([conn.opened for conn in self._connections])
-
-    @property
-    def tokens_refused(self) -> int | None:
-        """Connections rejected for a missing or invalid token; `None` if authentication is off."""
-        return None if self._admission is None else self._admission.tokens_refused
-
-    async def open(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
+    async def listen(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
         """Listen on every address.
 
         Args:
             dispatcher: Serves the streams.
-            admission: Decides which connections are read from; `None`: all.
+            admission: Decides which connections are served; `None` means all.
 
         Raises:
-            OSError: One cannot be bound; none is then listened on.
+            OSError: An address cannot be bound. Call `close_listeners` then.
         """
         self._dispatcher = dispatcher
-        self._keep_task = dispatcher.keep_task  # one object for all connections
-        self._new_stream, self._on_open = stream_hooks(dispatcher, self._bounds)
+        self._keep_task = dispatcher.keep_task  # bound once for all connections
+        self._new_stream, self._on_open = stream_hooks(dispatcher, self._message_limits)
         self._admission = admission
         for address in self.hosts:
             context = None if address.scheme == "unix" else self._context
@@ -165,8 +171,28 @@ class ConnectionManager:
                 )
             )
 
+    def new_connection(self) -> Connection:
+        """Return the protocol of a connection that was just accepted."""
+        assert self._dispatcher is not None
+        if self._options is None:
+            self._options = self._make_options()
+        make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
+        return make(
+            self._options,
+            clock=self._clock,
+            log=self._log,
+            new_stream=self._new_stream,
+            stream_handler=self._stream_handler,
+            keep_task=self._keep_task,
+            on_load=self._on_load,
+            on_made=self._on_made,
+            on_change=self._on_change,
+            on_lost=self._on_lost,
+            age_factor=self._rng.uniform(0.9, 1.1),
+        )
+
     def set_draining(self, draining: bool) -> None:
-        """Tell every client, and those to come, whether to open new calls here."""
+        """Tell connected and future clients whether to open new calls here."""
         self.is_draining = draining
         self._options = None
         if draining:
@@ -174,8 +200,8 @@ class ConnectionManager:
                 conn.go_away(message="draining")
                 conn.watchdog.on_busy()
 
-    async def linger(self, seconds: float) -> None:
-        """Go on as before for so long, unless `stop_at_once` is called."""
+    async def delay_drain(self, seconds: float) -> None:
+        """Serve on for some seconds, or until `stop_at_once` is called."""
         waits = [
             asyncio.ensure_future(self._clock.sleep(seconds)),
             asyncio.ensure_future(self._stop_now.wait()),
@@ -188,12 +214,12 @@ class ConnectionManager:
             await asyncio.gather(*waits, return_exceptions=True)
 
     def close_listeners(self) -> None:
-        """Accept nothing more."""
+        """Accept no more connections."""
         for listener in self._listeners:
             listener.close()
 
     async def close_connections(self, timeout: float) -> None:
-        """Wait for clients to leave; after `timeout` seconds end what is left."""
+        """Wait until all connections are closed; after `timeout` seconds close the rest."""
         for listener in self._listeners:
             await listener.settled()
         try:
@@ -207,13 +233,13 @@ class ConnectionManager:
             await self._admission.close()
 
     def stop_at_once(self) -> None:
-        """End every connection now, accept none, and wait for no client any more."""
+        """Close all listeners and connections without waiting for clients."""
         self._stop_now.set()
         self.close_listeners()
         self.abort()
 
     def abort(self) -> None:
-        """End every connection now."""
+        """Close all connections without waiting for clients."""
         for conn in list(self._connections):
             conn.abort(_STOPPED)
 
@@ -221,25 +247,14 @@ class ConnectionManager:
         """Read the certificate files again.
 
         Raises:
-            ValueError: One cannot be used; the message names its option.
+            ValueError: A file cannot be used; the message names its option.
         """
         if self._context is not None:
             crt, key, _ = self._tls
-            self._make_context()  # tells of a bad file before the running context is touched
+            self._make_context()  # raises for an unusable file before the running context changes
             assert crt is not None
             assert key is not None
             self._context.load_cert_chain(crt, key)
-
-    async def _end_connections(self) -> None:
-        """The second GoAway: what lies above it was never served; then end what is open."""
-        assert self._dispatcher is not None
-        left = list(self._connections)
-        for conn in left:
-            conn.go_away(final=True, message="the server is shutting down")
-            for stream in list(conn.streams.values()):
-                if isinstance(stream, ServerStream):
-                    self._dispatcher.give_up(stream)
-        await close_all(left, _STOPPED)
 
     def _make_context(self) -> ssl.SSLContext | None:
         crt, key, ca = self._tls
@@ -254,7 +269,7 @@ class ConnectionManager:
         return server_context(crt, key, ca)
 
     def _make_options(self) -> ConnectionOptions:
-        """Return what new connections get: worked out once, and when the server drains."""
+        """Return the options of new connections; they are cached until `set_draining`."""
         config = self._config
         return ConnectionOptions(
             limits=self._limits,
@@ -269,26 +284,6 @@ class ConnectionManager:
             max_age=config.max_connection_age,
         )
 
-    def new_connection(self) -> Connection:
-        """Return the protocol of a connection that was just accepted."""
-        assert self._dispatcher is not None
-        if self._options is None:
-            self._options = self._make_options()
-        make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
-        return make(
-            self._options,
-            clock=self._clock,
-            log=self._log,
-            new_stream=self._new_stream,
-            stream_handler=self._stream_handler,
-            keep_task=self._keep_task,
-            on_load=self._tell_load,
-            on_made=self._on_made,
-            on_change=self._on_change,
-            on_lost=self._on_lost,
-            age_factor=self._rng.uniform(0.9, 1.1),
-        )
-
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
@@ -296,7 +291,7 @@ class ConnectionManager:
             self._admission.admit(conn)
 
     def _stream_handler(self, conn: Connection) -> StreamHandler:
-        """Return what takes the streams of a connection: the client's Hello decides."""
+        """Return the function that takes the streams of a connection, chosen by its Hello."""
         if conn.peer_hello.get("load") is True:
             return self._reporter().subscribe(conn, self._on_open)
         return self._on_open
@@ -318,3 +313,14 @@ class ConnectionManager:
         self._calls += conn.opened
         if not self._connections:
             self._empty.set()
+
+    async def _end_connections(self) -> None:
+        """Send the final GoAway, fail all open calls, and close the connections."""
+        assert self._dispatcher is not None
+        left = list(self._connections)
+        for conn in left:
+            conn.go_away(final=True, message="the server is shutting down")
+            for stream in list(conn.streams.values()):
+                if isinstance(stream, ServerStream):
+                    self._dispatcher.give_up(stream)
+        await close_all(left, _STOPPED)

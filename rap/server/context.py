@@ -1,4 +1,4 @@
-"""The call that runs in the current task or thread: `context.request`, `context.session`."""
+"""The call of the current task or thread: `context.call`, `context.request`, `context.session`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ __all__ = ["Session", "call", "request", "session"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Session:
-    """A client's promise that all calls with this id come over one connection.
+    """A session of a client: all calls with its id come over one connection.
 
     Args:
-        id: Chosen by the client.
+        id: The id that the client chose.
         peer: The client.
     """
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     source = current.get()
     if source is None:
-        raise RuntimeError(f"context.{name} is there only while a handler runs")
+        raise RuntimeError(f"context.{name} is available only while a handler runs")
     found = source.request()
     if name == "request":
         return found

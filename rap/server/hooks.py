@@ -1,4 +1,4 @@
-"""Start and stop events: coroutine objects, async functions or plain functions, run in order."""
+"""Start and stop events of a server: functions, async functions or coroutines, run in order."""
 
 import inspect
 import logging
@@ -16,7 +16,7 @@ def check_events(option: str, events: Iterable[Event]) -> list[Event]:
     """Return the events as a list.
 
     Raises:
-        TypeError: One is neither a coroutine nor callable; the message names `option`.
+        TypeError: An event is neither a coroutine nor callable; the message names `option`.
     """
     checked = as_list(option, events)
     for event in checked:
@@ -28,14 +28,14 @@ def check_events(option: str, events: Iterable[Event]) -> list[Event]:
 
 
 async def run_event(event: Event) -> None:
-    """Run one event to its end."""
+    """Run one event and wait for it."""
     result: Any = event if inspect.iscoroutine(event) else event()  # type: ignore[operator]  # a coroutine is awaited
     if isinstance(result, Awaitable):
         await result
 
 
 async def run_stop_events(events: Iterable[Event], log: logging.Logger) -> None:
-    """Run events at the end of a server; one that fails is logged and does not keep the others."""
+    """Run stop events; if one fails, the error is logged and the others run."""
     for event in events:
         try:
             await run_event(event)
@@ -44,7 +44,7 @@ async def run_stop_events(events: Iterable[Event], log: logging.Logger) -> None:
 
 
 def discard_events(events: Iterable[Event]) -> None:
-    """Close coroutine objects that will never run, so that Python does not warn of them."""
+    """Close coroutine objects that will never run, so that Python does not warn about them."""
     for event in events:
         if inspect.iscoroutine(event):
             event.close()

@@ -1,4 +1,4 @@
-"""The messages of a call, under the name that servers import them by."""
+"""The messages of a call, under the module name that servers have always imported."""
 
 from rap.call import Call, Request, Response
 

@@ -1,4 +1,4 @@
-"""The processors of a server; each is imported when its name is first used."""
+"""The processors of a server; each is imported on first use of its name."""
 
 from typing import TYPE_CHECKING
 

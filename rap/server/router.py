@@ -1,4 +1,4 @@
-"""The server's table of functions: ``/group/name`` to `Handler`."""
+"""The registered functions of a server: a mapping of ``/group/name`` to `Handler`."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -24,17 +24,17 @@ class Handler:
 
     Args:
         method: ``/group/name``.
-        group: Its group.
-        name: Its name within the group.
-        func: What is called.
-        function: What its annotations say.
-        is_private: Only peers on this machine may call it.
-        idempotent: It may be called twice with the effect of once; for those who list it.
-        run_timeout: Seconds it may run, `NEVER` for no limit.
-        inline: A `def` that runs on the event loop, for it never blocks.
-        doc: For those who list it.
-        stream_type: Who may send how many messages.
-        allow: Returns `True` for the calls that may be made; `None`: all.
+        group: Group of the function.
+        name: Name of the function within the group.
+        func: The function.
+        function: Its signature, as the annotations declare it.
+        is_private: Whether only clients on the same machine may call it.
+        idempotent: Whether calling twice has the effect of calling once; shown in listings.
+        run_timeout: Seconds that it may run; `NEVER` for no limit.
+        inline: Whether a ``def`` runs on the event loop.
+        doc: Description, shown in listings.
+        stream_type: How many messages each side may send.
+        allow: Returns `True` for the calls that may be made; `None` allows all.
     """
 
     method: str
@@ -55,7 +55,8 @@ class Router:
     """Handlers by method.
 
     Args:
-        run_timeout: Seconds for unary handlers that set none of their own; `None`: no limit.
+        run_timeout: Seconds for unary functions without an own `run_timeout`; `None` means no
+            limit.
     """
 
     def __init__(self, run_timeout: float | None) -> None:
@@ -80,12 +81,12 @@ class Router:
         inline: bool = False,
         allow: Allow | None = None,
     ) -> Handler:
-        """Add a function.
+        """Register a function.
 
         Raises:
-            RegistrationError: Its hints are missing or cannot be sent, the name is taken, or
-                `allow` is no rule.
-            ValueError: `run_timeout` is no positive number, or a flag no bool.
+            RegistrationError: Type hints are missing, values of a type cannot be sent, the name is
+                taken, or `allow` is invalid.
+            ValueError: `run_timeout` is not a positive number, or a flag is not a bool.
         """
         handler = self.make(
             func,
@@ -103,10 +104,11 @@ class Router:
     def register_methods(
         self, owner: Any, group: str | None, *, allow: Allow | None = None, **options: Any
     ) -> None:
-        """Add the public methods of an object or a class: all of them, or none.
+        """Register the public methods of an object or a class: all of them, or none.
 
         Raises:
-            RegistrationError: See `register`; or it has none, or the class cannot be made.
+            RegistrationError: See `register`; or there are no public methods, or the class cannot
+                be instantiated without arguments.
         """
         instance = owner
         if inspect.isclass(owner):
@@ -133,10 +135,10 @@ class Router:
         self._handlers |= new
 
     def allow_group(self, group: str, allow: Allow) -> None:
-        """Let a rule hold for all functions of a group, beside those that hold already.
+        """Add a rule for all functions of a group, in addition to their rules.
 
         Raises:
-            RegistrationError: It is no rule.
+            RegistrationError: `allow` is neither a function nor a collection of names.
         """
         rule = allow_rule(allow)
         if rule is None:
@@ -212,14 +214,14 @@ class Router:
         )
 
     def find(self, method: str) -> Handler | None:
-        """Return the handler of `method`, for those who list or replace it."""
+        """Return the handler of `method`, or `None`."""
         return self._handlers.get(method)
 
     def match(self, method: str, *, is_local: bool) -> Handler:
         """Return the handler of `method`.
 
         Raises:
-            NotFound: There is none, or it is private and the peer is not on this machine.
+            NotFound: There is none, or it is private and the client is on another machine.
         """
         handler = self._handlers.get(method)
         if handler is None or (handler.is_private and not is_local):
@@ -231,9 +233,9 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
     """Return the public methods of an object.
 
     Raises:
-        RegistrationError: It has none.
+        RegistrationError: It has none, or is an object of a builtin type.
     """
-    if type(instance).__module__ == "builtins":  # its methods are nobody's service
+    if type(instance).__module__ == "builtins":  # its methods are not meant to be called remotely
         raise RegistrationError(
             f"register takes a function, a class or an object with methods, got {instance!r}"
         )

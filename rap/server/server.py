@@ -1,4 +1,4 @@
-"""The server: what users hold. It registers functions, listens, and drains."""
+"""The server: it registers functions, listens, and drains."""
 
 import asyncio
 import inspect
@@ -178,7 +178,7 @@ class Server:
         )
         self._start_events = check_events("start_event_list", config.start_event_list)
         self._stop_events = check_events("stop_event_list", config.stop_event_list)
-        # Coroutine objects of a server that never starts are nobody's oversight.
+        # Close the coroutine objects of a server that never starts; Python would warn of them.
         weakref.finalize(self, _discard, self._start_events, self._stop_events)
         self._middlewares = MiddlewareStack(self.register, config.service or "", _log)
         self._middlewares.load("middleware_list", config.middleware_list)
@@ -186,9 +186,9 @@ class Server:
         self._add_processors("processor_list", config.processor_list)
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()  # somebody wants the server to end
+        self._stop = asyncio.Event()  # set when the server is told to stop
 
-    # Set-up.
+    # Registration of functions and plug-ins.
 
     @overload
     def register(
@@ -278,7 +278,15 @@ class Server:
         return func
 
     def allow_group(self, group: str, allow: Allow) -> None:
-        """Let only some clients call a group, beside the rules of its functions; see `register`."""
+        """Let only some clients call a group, in addition to the rules of its functions.
+
+        Args:
+            group: Name of the group; it also applies to functions registered later.
+            allow: As for `register`.
+
+        Raises:
+            RegistrationError: `allow` is neither a function nor a collection of names.
+        """
         self._router.allow_group(group, allow)
 
     @property
@@ -297,37 +305,41 @@ class Server:
         return tuple(self._processors)
 
     def load_start_event(self, event_list: Iterable[Event]) -> None:
-        """Add events that run before listening.
+        """Add events to run before the server listens.
 
         Raises:
-            TypeError: One is no event.
-            RuntimeError: The server was started.
+            TypeError: An object is not an event.
+            RuntimeError: The server has been started.
         """
         self._check_new("load_start_event")
         self._start_events += check_events("load_start_event", event_list)
 
     def load_stop_event(self, event_list: Iterable[Event]) -> None:
-        """Add events that run after shutdown."""
+        """Add events to run after all connections are closed.
+
+        Raises:
+            TypeError: An object is not an event.
+        """
         self._stop_events += check_events("load_stop_event", event_list)
 
     def load_middleware(self, middleware_list: Iterable[Middleware]) -> None:
-        """Add middleware, after what is there; to be done before the server starts.
+        """Add middleware inside the middleware that is loaded already.
 
         Raises:
-            TypeError: One is no middleware.
-            ValueError: One is loaded already, here or elsewhere.
-            RuntimeError: The server was started.
+            TypeError: An object is not middleware.
+            ValueError: An object is already loaded, by this server or another.
+            RuntimeError: The server has been started.
         """
         self._check_new("load_middleware")
         self._middlewares.load("load_middleware", middleware_list)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
-        """Add processors; to be done before the server starts.
+        """Add processors after the processors that are loaded already.
 
         Raises:
-            TypeError: One is no `BaseProcessor`, or for clients only.
-            ValueError: One is loaded already.
-            RuntimeError: The server was started.
+            TypeError: An object is not a `BaseProcessor`, or is for clients only.
+            ValueError: An object is already loaded.
+            RuntimeError: The server has been started.
         """
         self._check_new("load_processor")
         self._add_processors("load_processor", processor_list)
@@ -344,16 +356,16 @@ class Server:
         for func, name, group in processor.take_private_functions():
             self.register(func, name, group, is_private=True)
 
-    # Life.
+    # The life of the server.
 
     @property
     def addresses(self) -> list[Address]:
-        """What is listened on, with real ports."""
+        """The addresses that the server listens on, with real ports."""
         return self._connections.addresses
 
     @property
     def is_serving(self) -> bool:
-        """Whether new calls are welcome: started, not draining, not taken out of rotation."""
+        """Whether the server accepts new calls: started, not draining, not out of rotation."""
         return (
             self._dispatcher is not None
             and self._closing is None
@@ -391,11 +403,11 @@ class Server:
         return "out of rotation" if self._connections.is_draining else "serving"
 
     async def create_server(self) -> Self:
-        """Run start events, listen, and register; returns when clients can call.
+        """Run the start events, listen, and register; return when clients can call.
 
         Raises:
             OSError: An address cannot be bound.
-            RuntimeError: The server was started before.
+            RuntimeError: The server has been started before.
         """
         if self._dispatcher is not None:
             raise RuntimeError("the server was started already")
@@ -426,7 +438,7 @@ class Server:
                 log=_log,
             )
             admission = self._middlewares.admission(authenticator)
-            await self._connections.open(self._dispatcher, admission)
+            await self._connections.listen(self._dispatcher, admission)
             load = LoadMeter(self._connections, self._clock)
             await self._registration.register(
                 self.addresses, load, draining=self._connections.is_draining
@@ -442,11 +454,11 @@ class Server:
     async def set_serving(self, serving: bool) -> None:
         """Take the server out of rotation without stopping it, or put it back.
 
-        Connected clients are told to open nothing new here; the registry says DRAINING. Before the
-        start, and in start events, it says how the server begins.
+        Out of rotation, connected clients are told to open no new calls here, and the registry says
+        DRAINING. Before the start, and in start events, this sets how the server begins.
 
         Raises:
-            ValueError: `serving` is no bool.
+            ValueError: `serving` is not a bool.
             RuntimeError: The server is stopping, and cannot be put back.
         """
         check_flag("serving", serving)
@@ -458,10 +470,10 @@ class Server:
         await self._registration.set_state(State.UP if serving else State.DRAINING)
 
     def reload_certificates(self) -> None:
-        """Use the certificate files as they are now for new handshakes.
+        """Read the certificate files again, and use them for new handshakes.
 
         Raises:
-            ValueError: A file cannot be used; the old certificates stay.
+            ValueError: A file cannot be used; the server keeps the old certificates.
         """
         self._connections.reload_certificates()
 
@@ -484,7 +496,7 @@ class Server:
         await self.await_closed()
 
     async def _abort_start(self) -> None:
-        """Undo what a start that failed has done; the stop events do not run."""
+        """Clean up after a failed start; the stop events do not run."""
         assert self._dispatcher is not None
         self._connections.close_listeners()
         await self._registration.deregister()
@@ -493,14 +505,14 @@ class Server:
         await self._middlewares.stop()
 
     async def _close(self) -> None:
-        """The drain; see docs on shutdown for who does what when."""
+        """Drain and stop, in the order that `docs/operations.md` describes."""
         assert self._dispatcher is not None
         delay = self.config.drain_delay
         if self._registration.is_registered:
             await self._registration.set_state(State.DRAINING)
             delay = 1.0 if delay is None else delay
         if delay:
-            await self._connections.linger(delay)
+            await self._connections.delay_drain(delay)
         self._connections.close_listeners()
         self._connections.set_draining(True)
         await self._connections.close_connections(self.config.close_timeout)
@@ -513,11 +525,12 @@ class Server:
         _log.info("stopped")
 
     async def serve_forever(self) -> None:
-        """Start if need be, serve until SIGTERM or SIGINT, then drain; a second one ends at once.
+        """Serve until SIGTERM or SIGINT, then drain and return.
 
-        Stop events still run then; a third one kills. It also drains and returns when cancelled,
-        and when `await_closed` is called. SIGHUP reloads the certificates. Outside of the main
-        thread no signal is looked at.
+        It starts the server unless it is started. A second signal closes all connections at once;
+        stop events still run. A third signal kills the process. SIGHUP reloads the certificates.
+        The server also drains when this is cancelled, or when `await_closed` is called. Signals are
+        handled only in the main thread.
         """
         if self._dispatcher is None:
             await self.create_server()
@@ -531,7 +544,7 @@ class Server:
         try:
             self.reload_certificates()
         except ValueError as exc:
-            _log.error("the certificates stay as they were: %s", exc)
+            _log.error("the certificates were not reloaded: %s", exc)
 
     async def __aenter__(self) -> Self:
         return await self.create_server()
@@ -539,7 +552,7 @@ class Server:
     async def __aexit__(self, *exc: object) -> None:
         try:
             await self.await_closed()
-        except asyncio.CancelledError:  # who cancels the drain wants no drain
+        except asyncio.CancelledError:  # cancelling the drain means to stop now
             self._connections.stop_at_once()
             await self.await_closed()
             raise

@@ -1,4 +1,4 @@
-"""What signals do to a server: drain, stop at once, read certificates again."""
+"""Signals that drain a server, stop it at once, or reload its certificates."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ __all__ = ["handle_signals", "hang_up_handler"]
 def handle_signals(
     stop: Callable[[], None], stop_at_once: Callable[[], None], hang_up: Callable[[], None]
 ) -> Iterator[None]:
-    """Handle the signals of the process in the running loop; outside of the main thread, none.
+    """Handle the signals of the process in the running loop, if this is the main thread.
 
     Args:
-        stop: For SIGTERM and SIGINT.
-        stop_at_once: For a second one of them; a third does what it does to any program.
-        hang_up: For SIGHUP, unless its terminal was closed: then `stop`.
+        stop: Called for SIGTERM and SIGINT.
+        stop_at_once: Called for the second of them. A third has the default effect.
+        hang_up: Called for SIGHUP, unless the terminal was closed; then `stop` is called.
     """
     signalled = False
 
@@ -32,7 +32,7 @@ def handle_signals(
         stop()
 
     with ExitStack() as undo:
-        if threading.current_thread() is threading.main_thread():  # others get no signals
+        if threading.current_thread() is threading.main_thread():  # other threads get no signals
             loop = asyncio.get_running_loop()
             on_hang_up = hang_up_handler(hang_up, stop)
             handlers = {signal.SIGTERM: on_stop, signal.SIGINT: on_stop, signal.SIGHUP: on_hang_up}
@@ -43,24 +43,24 @@ def handle_signals(
 
 
 def hang_up_handler(hang_up: Callable[[], None], stop: Callable[[], None]) -> Callable[[], None]:
-    """Return what to do on SIGHUP, which also says that the terminal of a program was closed.
+    """Return the handler of SIGHUP, which is also sent when the terminal of a program is closed.
 
-    Nobody is left then who could end it. One that was started without a terminal, or under
-    ``nohup``, is not concerned.
+    A program whose terminal is closed stops, because nobody could stop it from there any more. A
+    program started without a terminal, or with ``nohup``, does not.
 
     Args:
-        hang_up: For the signal that somebody sent.
-        stop: For the end of the terminal; may be called more than once.
+        hang_up: Called for a SIGHUP that was sent on purpose.
+        stop: Called when the terminal was closed; it may be called more than once.
     """
-    is_bound = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+    stops_with_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
-    def act() -> None:
-        if is_bound and not _has_terminal():
+    def on_hang_up() -> None:
+        if stops_with_terminal and not _has_terminal():
             stop()
         else:
             hang_up()
 
-    return act
+    return on_hang_up
 
 
 def _has_terminal() -> bool:

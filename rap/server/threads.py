@@ -1,7 +1,7 @@
-"""The threads in which `def` handlers run, so that they may block.
+"""The threads that run `def` handlers, so that they may block.
 
-They are daemons, as those of no executor of the standard library are: a server waits for its calls
-until `close_timeout`, and then its process must be able to end though a handler still blocks.
+They are daemon threads, unlike those of the executors of the standard library: after
+`close_timeout` the process must be able to exit, even if a handler still blocks.
 """
 
 import asyncio
@@ -21,23 +21,24 @@ _Job = tuple["Future[Any]", Callable[[], Any]]
 
 
 class _Jobs:
-    """What threads share; they do not keep the pool itself alive."""
+    """The queue that the threads share; it does not keep the pool alive."""
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[_Job | None] = SimpleQueue()
         self.lock = threading.Lock()
-        self.unfinished = 0  # waiting and running
+        self.unfinished = 0  # jobs that wait or run
 
 
 class Threads:
-    """A pool of threads that keeps the context of the call.
+    """A pool of threads that run functions in the context of the caller.
 
     Args:
-        count: Threads at the most; `None` for what executors take: the cores plus 4, at most 32.
+        count: Maximum number of threads. `None` means as many as `ThreadPoolExecutor` has: the
+            number of CPUs plus 4, at most 32.
     """
 
     def __init__(self, count: int | None) -> None:
-        self._most = count or min(32, (os.cpu_count() or 1) + 4)
+        self._max_threads = count or min(32, (os.cpu_count() or 1) + 4)
         self._started = 0
         self._jobs = _Jobs()
         weakref.finalize(self, _dismiss, self._jobs)
@@ -50,13 +51,13 @@ class Threads:
         *,
         abandoned: Callable[[], None] | None = None,
     ) -> Any:
-        """Return what `func` returns; if this is cancelled, the function runs on alone.
+        """Run a function in a thread and return its result. If cancelled, the function goes on.
 
         Args:
-            func: What to run.
-            args: Its arguments.
+            func: The function.
+            args: Its positional arguments.
             kwargs: Its keyword arguments.
-            abandoned: Run in the thread after a function that nobody waits for any more.
+            abandoned: Called in the thread after a function whose caller was cancelled.
         """
         call = functools.partial(copy_context().run, _call, func, args, kwargs or {})
         future = self._submit(call)
@@ -68,7 +69,7 @@ class Threads:
             raise
 
     def close(self) -> None:
-        """Drop what waits, and let the threads end; what runs goes on."""
+        """Cancel the jobs that wait, and let the threads end; running functions finish."""
         jobs = self._jobs
         try:
             while job := jobs.queue.get_nowait():
@@ -78,20 +79,20 @@ class Threads:
         _dismiss(jobs)
 
     def _submit(self, call: Callable[[], Any]) -> "Future[Any]":
-        """Queue a call, for a thread of its own if there may be one more."""
+        """Queue a job, and start another thread if all are busy and there may be more."""
         jobs = self._jobs
         future: Future[Any] = Future()
         with jobs.lock:
             jobs.unfinished += 1
-            is_short = self._started < min(jobs.unfinished, self._most)
+            is_short = self._started < min(jobs.unfinished, self._max_threads)
         jobs.queue.put((future, call))
         if is_short:
             name = f"rap-handler_{self._started}"
             thread = threading.Thread(target=_work, args=(jobs,), name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # there are too many on this machine, for now
-                if not self._started:  # else one that there is will come by
+            except RuntimeError:  # the machine has too many threads for now
+                if not self._started:  # otherwise an existing thread takes the job
                     future.cancel()
                     raise
             else:
@@ -100,7 +101,7 @@ class Threads:
 
 
 def _work(jobs: _Jobs) -> None:
-    """Do what comes, until there is a `None`, which is for all threads."""
+    """Run jobs until a `None` comes, which is put back for the other threads."""
     while job := jobs.queue.get():
         future, call = job
         result: Any = None
@@ -109,15 +110,15 @@ def _work(jobs: _Jobs) -> None:
         if wanted:
             try:
                 result = call()
-            except BaseException as exc:  # who waits for it is told
+            except BaseException as exc:  # raised where the result is awaited
                 error = exc
-        with jobs.lock:  # before anybody hears of it, who may have more to do
+        with jobs.lock:  # before the caller resumes and submits its next job
             jobs.unfinished -= 1
         if error is not None:
             future.set_exception(error)
         elif wanted:
             future.set_result(result)
-        del job, future, call, result, error  # nothing of a call outlives it
+        del job, future, call, result, error  # keep no reference to a finished call
     jobs.queue.put(None)
 
 
@@ -128,5 +129,5 @@ def _dismiss(jobs: _Jobs) -> None:
 def _call(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return func(*args, **kwargs)
-    except StopIteration as exc:  # which no future takes
+    except StopIteration as exc:  # a future cannot hold it
         raise RuntimeError("the function raised StopIteration") from exc

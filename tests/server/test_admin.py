@@ -175,7 +175,7 @@ async def test_a_source_that_fails_changes_nothing(client: Client, module: Path)
             await registry(client, "reload", "loaded_module", "answer")
         assert caught.value.code is Code.FAILED_PRECONDITION
     edit(module, "answer = 1")
-    with pytest.raises(InvalidArgument, match="is no function"):
+    with pytest.raises(InvalidArgument, match="is not a function"):
         await registry(client, "reload", "loaded_module", "answer")
     edit(module, "def answer(a):\n    return 2\n")
     with pytest.raises(InvalidArgument, match="no type hint"):

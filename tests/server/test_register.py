@@ -415,7 +415,9 @@ async def test_the_request_is_there_in_tasks_and_threads() -> None:
 
 
 def test_the_request_is_there_only_while_a_handler_runs() -> None:
-    with pytest.raises(RuntimeError, match=r"context.request is there only while a handler runs"):
+    with pytest.raises(
+        RuntimeError, match=r"context.request is available only while a handler runs"
+    ):
         _ = context.request
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = context.nothing

@@ -1,4 +1,4 @@
-"""Middleware: what admits connections, and what stands around unary calls on a server."""
+"""Middleware of a server: it admits connections, or wraps unary calls."""
 
 from typing import TYPE_CHECKING
 

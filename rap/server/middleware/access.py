@@ -1,4 +1,4 @@
-"""An access log: one line for each unary call."""
+"""An access log with one line per unary call."""
 
 import logging
 from typing import Any
@@ -13,22 +13,22 @@ _log = logging.getLogger("rap.server.access")
 
 
 class AccessMsgMiddleware(BaseMsgMiddleware):
-    """Logs every unary call at level INFO to ``rap.server.access``, with its end known.
+    """Logs every unary call at level INFO to ``rap.server.access`` when it has ended.
 
-    ::
+    The message has this form, in one line::
 
         method=/default/add peer=127.0.0.1:55064 status=OK duration_ms=0.213 request_bytes=3
         response_bytes=1 trace_id=4bf92f3577b34da6a3ce929d0e0e4736
 
-    all in one line. ``error`` names the exception of a handler, ``trace_id`` is there when the
-    call is in a trace. The record has the same as a dict, `record.access`, for a handler that
-    writes JSON, and the attributes of every record about a call: `method`, `peer`, `code`,
-    `seconds` and `trace_id`. Nothing in it has the form that a client chose, so no client can
-    forge a line.
+    ``error`` is added with the exception class of a handler that raised, and ``trace_id`` is left
+    out if the call is in no trace. `record.access` has the same fields as a dict, for a handler
+    that writes JSON. The record also has the attributes of every record about a call: `method`,
+    `peer`, `code`, `seconds` and `trace_id`. All values are escaped or validated, so a client
+    cannot forge a line.
     """
 
     def answered(self, answer: Answer) -> None:
-        """Write the line."""
+        """Log the call."""
         if not _log.isEnabledFor(logging.INFO):
             return
         record = log_fields(answer.call, _code(answer.error), answer.duration)

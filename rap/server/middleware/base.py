@@ -1,7 +1,7 @@
-"""The bases of middleware: override `dispatch`, and hand on with `call_next`.
+"""The base classes of middleware: override `dispatch`, and continue with `call_next`.
 
-Middleware stands in the order in which it is loaded, the first outermost. A chain is folded once,
-when the server starts, so an instance has one place in one chain.
+The middleware that is loaded first is the outermost. The chain is folded once, when the server
+starts, so each instance can be used once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from rap.transport.connection import close_all
 
 __all__ = ["Answer", "BaseConnMiddleware", "BaseMsgMiddleware", "ConnHandler", "MsgHandler"]
 
-_LEAVE_TIMEOUT = 1.0  # seconds for a client that was refused to close by itself
+_LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection itself
 
 ConnHandler = Callable[[Connection], Awaitable[None]]
 # Request, call id, function, positional arguments, keyword arguments → call id, result.
@@ -26,7 +26,7 @@ MsgHandler = Callable[..., Awaitable[tuple[int, Any]]]
 
 
 class _Middleware(PlugIn):
-    """What both kinds have in common; a subclass need not call a constructor of it."""
+    """The common part of both kinds. A subclass need not call a constructor."""
 
     service = ""  # of the server that loaded it; empty if the server has none
     loaded = False
@@ -38,17 +38,20 @@ class _Middleware(PlugIn):
 
 
 class BaseConnMiddleware(_Middleware):
-    """Admits or refuses connections; until it has admitted one, what arrives there waits unread.
+    """Middleware that admits or refuses connections.
 
-    A `dispatch` that returns or raises without `call_next` refuses the connection.
+    The server reads nothing from a connection before it is admitted. A `dispatch` that returns or
+    raises without `call_next` refuses the connection.
     """
 
     call_next: ConnHandler
-    refused = 0  # connections, by `refuse`
+    refused = 0  # connections refused with `refuse`
 
     async def dispatch(self, conn: Connection) -> None:
-        """Decide on a connection: ``await self.call_next(conn)``, which returns when it has ended,
-        or ``await self.refuse(conn, …)`` or ``await conn.close()``.
+        """Decide on a connection.
+
+        ``await self.call_next(conn)`` admits it, and returns when the connection is closed.
+        ``await self.refuse(conn, …)`` refuses it with a reason, ``await conn.close()`` without.
         """
         await self.call_next(conn)
 
@@ -57,7 +60,8 @@ class BaseConnMiddleware(_Middleware):
     ) -> None:
         """Close a connection that was not admitted, and tell the client why.
 
-        What the client sent already was not served; it may safely ask another server.
+        Calls that the client has sent already were not served, so it can send them to another
+        server.
         """
         self.refused += 1
         conn.go_away(final=True, code=code, message=message)
@@ -66,7 +70,7 @@ class BaseConnMiddleware(_Middleware):
         await close_all([conn], ConnectionClosed(message))
 
     def bind(self, handler: ConnHandler) -> ConnHandler:
-        """Take the place before `handler`, and return what is called then."""
+        """Put this middleware around `handler`, and return the function to call instead."""
         self.call_next = handler
         return self.dispatch
 
@@ -76,10 +80,10 @@ class Answer(NamedTuple):
 
     Args:
         call: The call.
-        error: What ended it; `None` for a result.
-        duration: Seconds from its request to its answer.
-        request_size: Bytes of the request's body.
-        response_size: Bytes of the answer's body; 0 for an error.
+        error: The exception that ended it; `None` for a result.
+        duration: Seconds from the request to the response.
+        request_size: Bytes of the request body.
+        response_size: Bytes of the response body; 0 for an error.
     """
 
     call: Call
@@ -90,34 +94,35 @@ class Answer(NamedTuple):
 
 
 class BaseMsgMiddleware(_Middleware):
-    """Stands around unary calls on a server; generators and channels pass it by."""
+    """Middleware that wraps unary calls on a server; generators and channels bypass it."""
 
     call_next: MsgHandler
 
     async def dispatch(
         self, request: Request, call_id: int, func: Callable[..., Any], param: list[Any]
     ) -> tuple[int, Any]:
-        """Return call id, and the result or the exception; `self.call_next` gives those.
+        """Handle a call: return the call id, and the result or the exception.
 
-        A subclass whose `dispatch` has one parameter more is given the keyword arguments as a
-        dict there, and hands them on likewise; else they are bound to `func`.
+        `self.call_next` returns the same. A `dispatch` with one more parameter receives the keyword
+        arguments there, as a dict, and passes them on to `call_next`. Without that parameter they
+        are bound to `func`.
 
         Args:
             request: The request, after the processors.
-            call_id: Tells calls of one connection apart.
-            func: What is to be called.
-            param: Its positional arguments, checked and converted.
+            call_id: Identifies the call on its connection.
+            func: The function to call.
+            param: Positional arguments, checked and converted.
         """
         return await self.call_next(request, call_id, func, param)
 
     def answered(self, answer: Answer) -> None:
-        """Look at how a call ended, after its answer was sent; also one that got no `dispatch`.
+        """Observe how a call ended, after the response was sent.
 
-        Not called unless overridden. It must neither block nor raise.
+        It is also called for calls that did not reach `dispatch`. It must neither block nor raise.
         """
 
     def bind(self, handler: MsgHandler) -> MsgHandler:
-        """Take the place before `handler`, and return what is called then."""
+        """Put this middleware around `handler`, and return the function to call instead."""
         self.call_next = handler
         takes_keywords = _accepts(self.dispatch, 5)
 
@@ -142,7 +147,7 @@ class BaseMsgMiddleware(_Middleware):
 
 
 def _accepts(func: Callable[..., Any], number: int) -> bool:
-    """Whether a function can be called with so many positional arguments."""
+    """Return whether a function can be called with `number` positional arguments."""
     try:
         inspect.signature(func).bind(*range(number))
     except TypeError:

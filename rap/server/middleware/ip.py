@@ -1,4 +1,4 @@
-"""Which addresses may connect: a list of those that may, or of those that may not."""
+"""Middleware that admits or refuses connections by their address."""
 
 import logging
 from collections.abc import Iterable
@@ -19,10 +19,9 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class _Networks:
-    """A set of networks that is asked for addresses.
+    """A set of networks that can contain addresses.
 
-    It looks up an address once for each length of prefix that occurs, so a /8 costs as little as
-    one address.
+    A lookup takes one step per prefix length in the set, so a /8 costs as little as one address.
     """
 
     def __init__(self, option: str, entries: Iterable[str]) -> None:
@@ -67,7 +66,7 @@ class _Networks:
     def _parse(self, entry: str) -> tuple[tuple[int, int], int]:
         try:
             if not isinstance(entry, str):
-                raise ValueError("it is no text")
+                raise ValueError("it is not a string")
             network = ip_network(entry)
         except ValueError as exc:
             text = f"{self._option} takes addresses and networks such as 10.0.0.0/8"
@@ -84,18 +83,18 @@ def _text(version: int, first: int, length: int) -> str:
 
 
 class IpBlockMiddleware(BaseConnMiddleware):
-    """Admits connections by their address, IPv4 or IPv6.
+    """Admits or refuses connections by their address, IPv4 or IPv6.
 
-    With an allow list only what is in it is admitted, and the block list counts for nothing; with
-    an empty one all but what is in the block list. Clients on a unix socket have no address, and
-    are admitted. Connections that are open stay when a list changes.
+    With an allow list, only the addresses in it are admitted, and the block list is ignored. With
+    an empty allow list, all addresses but those in the block list are admitted. Clients on a unix
+    socket have no address and are admitted. Changing a list does not close open connections.
 
     Private functions: `add_allow_ip`, `remove_allow_ip`, `get_allow_ip`, `add_block_ip`,
     `remove_block_ip`, `get_block_ip`.
 
     Args:
-        allow_ip_list: Addresses and networks, such as ``192.168.0.0/16``.
-        block_ip_list: The same.
+        allow_ip_list: Addresses and networks to admit, such as ``192.168.0.0/16``.
+        block_ip_list: Addresses and networks to refuse.
 
     Raises:
         ValueError: An entry is neither an address nor a network; the message names it.
@@ -115,7 +114,7 @@ class IpBlockMiddleware(BaseConnMiddleware):
             self.register(func)
 
     async def dispatch(self, conn: Connection) -> None:
-        """Admit the connection if its address may connect."""
+        """Admit the connection if the lists allow its address."""
         host = conn.peer.host
         if not host or self._admits(ip_address(host)):
             await self.call_next(conn)
@@ -125,25 +124,25 @@ class IpBlockMiddleware(BaseConnMiddleware):
         await self.refuse(conn, text, Code.PERMISSION_DENIED)
 
     def add_allow_ip(self, ip: str) -> None:
-        """Admit an address or network; from the first on, only what is in the list."""
+        """Add an entry to the allow list; the first entry disables the block list."""
         self._allowed.add(ip)
 
     def remove_allow_ip(self, ip: str) -> None:
-        """Undo `add_allow_ip`; without the last entry the block list counts again."""
+        """Remove an entry from the allow list; without entries the block list applies again."""
         self._allowed.remove(ip)
         if not self._allowed:
-            _log.warning("the allow list is empty: all but the block list may connect")
+            _log.warning("the allow list is empty: all addresses but the block list may connect")
 
     def get_allow_ip(self) -> list[str]:
         """Return the allow list."""
         return self._allowed.list()
 
     def add_block_ip(self, ip: str) -> None:
-        """Refuse an address or network."""
+        """Add an entry to the block list."""
         self._blocked.add(ip)
 
     def remove_block_ip(self, ip: str) -> None:
-        """Undo `add_block_ip`."""
+        """Remove an entry from the block list."""
         self._blocked.remove(ip)
 
     def get_block_ip(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Limits on open connections: of a server, and of one address, alone or with all instances."""
+"""Limits on open connections: per server and per address, for one instance or all together."""
 
 import logging
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ __all__ = ["ConnLimitMiddleware", "IpMaxConnMiddleware"]
 
 _log = logging.getLogger("rap.server")
 
-_ALL = "all"  # the one key of a limit that does not look at the peer
-_MAX_ADDRESSES = 65_536  # without a connection, whose statistics are kept
+_ALL = "all"  # the only key of a limit that does not depend on the peer
+_MAX_ADDRESSES = 65_536  # without an open connection whose statistics are kept
 
 
 class _CountedMiddleware(BaseConnMiddleware):
-    """Counts connections, in this process or with others.
+    """Middleware that counts connections, in this process or together with other instances.
 
     Args:
-        scope: What is counted, as a part of keys.
-        state: URL as for `state_from_url`, a counter, or `None` for this process alone.
+        scope: Part of the keys in the store that names the limit.
+        state: URL for `state_from_url`, a counter, or `None` to count in this process only.
         clock: Source of time.
     """
 
@@ -49,23 +49,23 @@ class _CountedMiddleware(BaseConnMiddleware):
             self._counter = state
 
     def start_event_handle(self) -> None:
-        """Make the counter that all instances of the service share."""
+        """Create the counter that all instances of the service share."""
         if self._shared is not None:
             scope = f"{self.service}/{self._scope}" if self.service else self._scope
             self._counter = self._shared.connections(scope)
 
     async def stop_event_handle(self) -> None:
-        """Give back what is held in the store."""
+        """Release the connections held in the store."""
         if self._shared is not None:
             await self._counter.aclose()
 
     @property
     def alone(self) -> bool:
-        """Whether the store is away, so that this instance admits up to its share."""
+        """Whether the store is unreachable, so that this instance enforces its share alone."""
         return bool(getattr(self._counter, "away", False))
 
     async def _total(self, key: str) -> int | None:
-        """Return how many are open on all instances; `None` if it cannot be known."""
+        """Return the open connections of all instances; `None` if the store is unreachable."""
         try:
             return await self._counter.total(key)
         except StateUnavailable:
@@ -73,20 +73,21 @@ class _CountedMiddleware(BaseConnMiddleware):
 
 
 class ConnLimitMiddleware(_CountedMiddleware):
-    """Refuses connections above a limit, and then all new ones for a while.
+    """Refuses connections above a limit, and then all new connections for a while.
 
     Private functions: `get_conn_limit_info`, `modify_max_conn`, `modify_release_timestamp`.
 
     Args:
-        max_conn: Connections that may be open at once.
-        block_time: Seconds for which new ones are refused once the limit was exceeded; being
-            refused does not extend them.
+        max_conn: Maximum open connections, at least 0.
+        block_time: Seconds for which new connections are refused once the limit was exceeded.
+            Refused connections do not extend it.
         state: URL of a store, to count the connections of all instances of the service; while it
-            is away, each has its share. Or a `ConnectionCounter`.
+            is unreachable, each instance enforces its share. Or a `ConnectionCounter`. `None`
+            counts in this process only.
         clock: Source of time.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
+        ValueError: An option has an invalid value; the message names it.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ConnLimitMiddleware(_CountedMiddleware):
         self.register(self.modify_release_timestamp)
 
     async def dispatch(self, conn: Connection) -> None:
-        """Admit the connection unless there are too many or were lately."""
+        """Admit the connection unless too many are open, or were within `block_time`."""
         if self._clock.monotonic() < self._released_at:
             await self._refuse(conn)
         elif not await self._counter.acquire(_ALL, self._max_conn):
@@ -124,9 +125,11 @@ class ConnLimitMiddleware(_CountedMiddleware):
                 self._counter.release(_ALL)
 
     async def get_conn_limit_info(self) -> dict[str, Any]:
-        """Return limits and counts; ``release_timestamp`` in seconds since the epoch, 0 for none.
+        """Return the limits and counts.
 
-        ``conn_count`` is of this process, ``total_conn_count`` of all, `None` if it is not known.
+        ``conn_count`` is for this process, ``total_conn_count`` for all instances, `None` if
+        unknown. ``release_timestamp`` is when the block ends, in seconds since the epoch; 0 without
+        a block.
         """
         left = self._released_at - self._clock.monotonic()
         return {
@@ -139,11 +142,11 @@ class ConnLimitMiddleware(_CountedMiddleware):
         }
 
     def modify_max_conn(self, max_conn: int) -> None:
-        """Change the limit; connections that are open stay."""
+        """Change the limit; open connections stay open."""
         self._max_conn = _check_count("max_conn", max_conn)
 
     def modify_release_timestamp(self, release_timestamp: float) -> None:
-        """Refuse new connections until then, in seconds since the epoch; 0 ends a refusal."""
+        """Refuse new connections until a time in seconds since the epoch; 0 ends the block."""
         check_number("release_timestamp", release_timestamp, least=0)
         left = release_timestamp - self._clock.time()
         self._released_at = self._clock.monotonic() + left if left > 0 else 0.0
@@ -156,25 +159,25 @@ class ConnLimitMiddleware(_CountedMiddleware):
 class _Statistics:
     open: int = 0
     refused: int = 0
-    seen: float = 0.0  # when it last asked, on the monotonic clock
+    seen: float = 0.0  # last attempt, in seconds on the monotonic clock
 
 
 class IpMaxConnMiddleware(_CountedMiddleware):
     """Refuses connections from an address that has too many open.
 
-    Of IPv6 the 64 bits of a network count as one address, for one host may own them. Clients on a
-    unix socket have no address, and no limit. Private functions: `get_info`,
+    An IPv6 network of 64 bits counts as one address, because one host may own all of it. Clients
+    on a unix socket have no address, and no limit. Private functions: `get_info`,
     `modify_max_ip_max_conn`, `modify_ip_max_timeout`.
 
     Args:
-        ip_max_conn: Connections that one address may have open at once.
-        timeout: Seconds after its last attempt until the statistics of an address that has no
-            connection open are forgotten.
+        ip_max_conn: Maximum open connections per address, at least 0.
+        timeout: Seconds after the last attempt of an address without open connections until its
+            statistics are dropped.
         state: As in `ConnLimitMiddleware`.
         clock: Source of time.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
+        ValueError: An option has an invalid value; the message names it.
     """
 
     def __init__(
@@ -188,13 +191,13 @@ class IpMaxConnMiddleware(_CountedMiddleware):
         super().__init__("ip", state, clock)
         self._ip_max_conn = _check_count("ip_max_conn", ip_max_conn)
         self._timeout = check_number("timeout", timeout, least=0, above=True)
-        self._addresses: dict[str, _Statistics] = {}  # that asked least recently first
+        self._addresses: dict[str, _Statistics] = {}  # least recent attempt first
         self.register(self.get_info)
         self.register(self.modify_max_ip_max_conn)
         self.register(self.modify_ip_max_timeout)
 
     async def dispatch(self, conn: Connection) -> None:
-        """Admit the connection unless its address has too many."""
+        """Admit the connection unless its address has too many open."""
         host = conn.peer.network
         if not host:
             await self.call_next(conn)
@@ -212,7 +215,7 @@ class IpMaxConnMiddleware(_CountedMiddleware):
             self._counter.release(host)
 
     def get_info(self) -> dict[str, Any]:
-        """Return the limit, and open and refused connections of each address, in this process."""
+        """Return the limit, and the open and refused connections per address, of this process."""
         self._forget(self._clock.monotonic(), len(self._addresses))
         return {
             "ip_max_conn": self._ip_max_conn,
@@ -224,11 +227,11 @@ class IpMaxConnMiddleware(_CountedMiddleware):
         }
 
     def modify_max_ip_max_conn(self, ip_max_conn: int) -> None:
-        """Change the limit of an address; connections that are open stay."""
+        """Change the limit per address; open connections stay open."""
         self._ip_max_conn = _check_count("ip_max_conn", ip_max_conn)
 
     def modify_ip_max_timeout(self, timeout: float) -> None:
-        """Change the seconds after which statistics are forgotten."""
+        """Change the seconds after which statistics are dropped."""
         self._timeout = check_number("timeout", timeout, least=0, above=True)
 
     def _note(self, host: str) -> _Statistics:
@@ -240,7 +243,7 @@ class IpMaxConnMiddleware(_CountedMiddleware):
         return statistics
 
     def _forget(self, now: float, number: int) -> None:
-        """Look at the oldest few; those with open connections go to the end."""
+        """Drop old statistics among the first few; addresses with open connections go last."""
         for _ in range(min(number, len(self._addresses))):
             host = next(iter(self._addresses))
             statistics = self._addresses[host]
