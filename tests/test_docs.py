@@ -139,3 +139,12 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     targets = [target for target in LINK.findall(path.read_text()) if "://" not in target]
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    page = PAGES["architecture.md"]
+    named = set(re.findall(r"`((?:[a-z_]+/)*[\w.]+\.(?:py|md|json|yml))`", page))
+    folders = [ROOT, ROOT / "rap", *(path for path in (ROOT / "rap").rglob("*") if path.is_dir())]
+    missing = {name for name in named if not any((each / name).exists() for each in folders)}
+    assert len(named) > 60
+    assert missing == set()
