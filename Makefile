@@ -31,7 +31,7 @@ help:
 	@echo "make image         build the image of the example, rap-example:integration"
 	@echo "make image-check   run hadolint and checkov on the Dockerfile"
 	@echo "make k8s-check     check the manifests in k8s/ without a cluster"
-	@echo "make lint          run ruff and mypy"
+	@echo "make lint          run ruff, mypy and pyright"
 	@echo "make format        format the code with ruff"
 	@echo "make option-texts  regenerate the option docstrings and tables from their declarations"
 	@echo "make coverage      run the tests with branch coverage"
@@ -78,6 +78,7 @@ lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m pyright --pythonpath $(PY)
 
 format: $(READY)
 	$(PY) -m ruff check --fix .

@@ -231,9 +231,11 @@ class CallSource(Protocol):
     @property
     def header(self) -> Header:
         """The header that the client sent when it opened the call. Do not change it."""
+        ...
 
     def request(self) -> Request:
         """Return the request being served."""
+        ...
 
 
 # The call whose handler runs in this context. It holds the source instead of a `Call`, so that a

@@ -26,12 +26,15 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds on a clock that never goes back; for durations and deadlines."""
+        ...
 
     def time(self) -> float:
         """Return seconds since the epoch; only for what another machine reads."""
+        ...
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, /) -> None:
         """Return after `seconds`."""
+        ...
 
 
 class SystemClock:

@@ -40,6 +40,7 @@ class Load(Protocol):
 
     def started(self, now: float) -> None:
         """Count a call that was given to the node."""
+        ...
 
     def finished(self, now: float, elapsed: float, ok: bool) -> None:
         """Count an answer.
@@ -49,6 +50,7 @@ class Load(Protocol):
             elapsed: Seconds from the request to it; to the first message of a generator.
             ok: It is a result; an error shows that the node is alive, not that it is fast.
         """
+        ...
 
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
         """Count a call that ended without an answer, or whose verdict has to be looked at.
@@ -60,9 +62,11 @@ class Load(Protocol):
             penalty: Seconds of latency that a FAILURE costs, such as the server's retry-after;
                 `None` for 5. At most 300 count.
         """
+        ...
 
     def value(self, now: float) -> float:
         """Return the cost of giving the node a call; more than 0, lower is better."""
+        ...
 
 
 class PendingRequests:

@@ -12,13 +12,16 @@ class Candidate(Protocol):
     @property
     def key(self) -> str:
         """Stable name of the node: the id of its endpoint."""
+        ...
 
     @property
     def weight(self) -> float:
         """Effective relative capacity, more than 0; slow start already applied."""
+        ...
 
     def load(self) -> float:
         """Return how loaded the node is, before division by weight; lower is better."""
+        ...
 
 
 C = TypeVar("C", bound=Candidate)
@@ -37,6 +40,7 @@ class Picker(Protocol):
             candidates: At least one; the same tuple object as long as the set has not changed.
             affinity: Key whose calls should keep to one node, or `None`.
         """
+        ...
 
 
 def needs_all(picker: Picker) -> bool:

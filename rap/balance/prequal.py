@@ -42,10 +42,12 @@ class ReportedLoad(Protocol):
     @property
     def in_flight(self) -> int:
         """Calls of all clients."""
+        ...
 
     @property
     def latency(self) -> float | None:
         """Seconds that calls took which came when about as many were in flight, if known."""
+        ...
 
 
 class ReportingCandidate(Candidate, Protocol):
@@ -61,9 +63,11 @@ class ReportingCandidate(Candidate, Protocol):
     @property
     def own_calls(self) -> int:
         """How many calls of this client are in flight now."""
+        ...
 
     def request_load_report(self) -> None:
         """Ask for a report; does nothing while that would be too often."""
+        ...
 
 
 class Prequal:

@@ -36,6 +36,7 @@ class ZonedCandidate(Candidate, Protocol):
     @property
     def zone(self) -> str:
         """Name of its failure domain; empty when unknown."""
+        ...
 
 
 def zone_shares(capacities: Mapping[str, float], own: str) -> dict[str, float]:
@@ -109,7 +110,7 @@ class ZoneAware:
     def _group(self, zone: str, group: Sequence[ZonedCandidate]) -> tuple[Any, ...]:
         """Return the group as a tuple: the same object as long as it has not changed."""
         new, old = tuple(group), self._groups.get(zone)
-        return old if old == new else new
+        return old if old is not None and old == new else new
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
         """Return one of `candidates`."""

@@ -499,5 +499,6 @@ class Client:
         if stream_type is StreamType.STREAM:
             return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
-            return await target(*args, **kwargs)
+            pending: Any = target(*args, **kwargs)
+            return await pending
         return await self.call(target, arg_param=args, kwarg_param=kwargs)

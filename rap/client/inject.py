@@ -22,6 +22,7 @@ class Registers(Protocol):
     @property
     def register(self) -> Callable[..., Any]:
         """What returns a decorator that makes remote twins."""
+        ...
 
 
 def inject(

@@ -41,15 +41,19 @@ class SessionClient(Protocol):
     @property
     def cluster(self) -> Cluster:
         """The servers that the client knows."""
+        ...
 
     def raw_call(self, name: str, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call a function by its name."""
+        ...
 
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call the server's function that has the name and hints of a local one."""
+        ...
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a function, by its declaration or name, in the session of this context."""
+        ...
 
 
 class Session:

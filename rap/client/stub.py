@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import FunctionType, MethodType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from rap.call import UNTRACED_HEADER, StreamType, current
 from rap.channel import Channel
@@ -49,6 +49,7 @@ class StubClient(SessionClient, Protocol):
         Raises:
             RuntimeError: The client is not connected, or was closed.
         """
+        ...
 
 
 def split_decorated(
@@ -302,7 +303,7 @@ def bind_interface(
     check_options(timeout, idempotent, hedge)
     if not isinstance(interface, type):
         raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
-    bound: I = type(f"{interface.__name__}Stub", (), {})()
+    bound = cast(I, type(f"{interface.__name__}Stub", (), {})())
     for name in dir(interface):
         declared = _declared_method(inspect.getattr_static(interface, name), bound)
         if declared is not None and not name.startswith("_"):

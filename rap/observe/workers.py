@@ -31,14 +31,17 @@ class Worker(Protocol):
     @property
     def number(self) -> int:
         """The number of the worker, from 0."""
+        ...
 
     @property
     def metrics_address(self) -> Address | None:
         """Where its metrics server listens; `None` while the worker does not serve."""
+        ...
 
     @property
     def starts(self) -> int:
         """How often it was started."""
+        ...
 
 
 class WorkerAnswer(NamedTuple):

@@ -29,12 +29,15 @@ class PubSubConnection(Protocol):
 
     async def next(self, seconds: float) -> bytes | None:
         """Return the next message, empty for an answer to `ping`; `None` after `seconds`."""
+        ...
 
     async def ping(self) -> None:
         """Ask for a sign of life."""
+        ...
 
     async def aclose(self) -> None:
         """Close the connection."""
+        ...
 
 
 class PubSubClient(Protocol):
@@ -42,9 +45,11 @@ class PubSubClient(Protocol):
 
     async def subscribe(self, channel: str) -> PubSubConnection:
         """Return a new connection, already subscribed."""
+        ...
 
-    async def primary_moved(self, messages: Any) -> bool:
+    async def primary_moved(self, messages: Any, /) -> bool:
         """Return whether a connection leads to a server that is no longer the primary."""
+        ...
 
 
 class Subscription:

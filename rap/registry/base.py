@@ -84,9 +84,11 @@ class Resolver(Protocol):
         Never ends by itself and never raises for an unreachable registry: the last set stands.
         Close it with `aclose`.
         """
+        ...
 
     async def aclose(self) -> None:
         """Release connections; watches must be closed before."""
+        ...
 
 
 class Registry(Resolver, Protocol):
@@ -98,9 +100,11 @@ class Registry(Resolver, Protocol):
         Raises:
             RegistryError: The registry cannot be reached, or another process holds the address.
         """
+        ...
 
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
         """Remove the registration of this incarnation; nothing happens if it is not there."""
+        ...
 
 
 def last_error_of(resolver: object) -> str:
@@ -212,6 +216,7 @@ class Reports(Protocol):
 
     def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
         """Keep the load of an instance; it travels with the next renewal of its lease."""
+        ...
 
     async def loads(self, service: str) -> Mapping[str, LoadReport]:
         """Return endpoint id to the load it last reported.
@@ -219,6 +224,7 @@ class Reports(Protocol):
         Raises:
             RegistryError: The registry cannot be reached.
         """
+        ...
 
     async def services(self) -> Sequence[str]:
         """Return the names of the services ever registered in this namespace, sorted.
@@ -226,6 +232,7 @@ class Reports(Protocol):
         Raises:
             RegistryError: The registry cannot be reached.
         """
+        ...
 
 
 def check_load(value: object) -> dict[str, float]:

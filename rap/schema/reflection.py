@@ -213,6 +213,10 @@ class _Made:
 _Fields = tuple[str, dict[str, str], list[tuple[str, Any]]]
 
 
+def _is_named_tuple(kind: Any) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
 def _fields_of(kind: Any) -> _Fields | None:
     """Return kind, options and fields with their defaults; `None` if it is no such class."""
     if typing.is_typeddict(kind):
@@ -222,7 +226,7 @@ def _fields_of(kind: Any) -> _Fields | None:
             {},
             [(name, _NONE if name in required else None) for name in kind.__annotations__],
         )
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+    if _is_named_tuple(kind):
         defaults = kind._field_defaults
         return "named_tuple", {}, [(name, defaults.get(name, _NONE)) for name in kind._fields]
     if hasattr(kind, "__struct_fields__"):
@@ -366,30 +370,37 @@ class Registered(Protocol):
     @property
     def group(self) -> str:
         """Group of the function."""
+        ...
 
     @property
     def name(self) -> str:
         """Name of the function within its group."""
+        ...
 
     @property
     def function(self) -> Function:
         """What its annotations say."""
+        ...
 
     @property
     def stream_type(self) -> StreamType:
         """Which side may send how many messages."""
+        ...
 
     @property
     def doc(self) -> str:
         """Description for people."""
+        ...
 
     @property
     def is_private(self) -> bool:
         """Whether only peers on the same machine may call it."""
+        ...
 
     @property
     def idempotent(self) -> bool:
         """Whether calling it twice has the effect of calling it once."""
+        ...
 
 
 def describe(handler: Registered) -> FunctionDescription:

@@ -45,7 +45,9 @@ def split_unions(hint: Any, converter: Converter) -> Any:
         return _beside_bytes(str(hint), converter(rest))
     if all(new is old for new, old in zip(split, members, strict=True)):
         return hint
-    return functools.reduce(operator.or_, split) if is_union else origin[split]
+    if is_union:
+        return functools.reduce(operator.or_, split)
+    return origin[split]  # pyright: ignore[reportInvalidTypeArguments]  # not a union here
 
 
 class _Union(type):

@@ -38,14 +38,17 @@ class LoadSource(Protocol):
     @property
     def connections(self) -> Collection[Connection]:
         """The open connections."""
+        ...
 
     @property
     def calls_opened(self) -> int:
         """Number of calls that clients have opened so far."""
+        ...
 
     @property
     def is_draining(self) -> bool:
         """Whether clients are told to open no new calls here."""
+        ...
 
 
 class LoadMeter:

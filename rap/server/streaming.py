@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, nullcontext
 from typing import Any
 
@@ -159,7 +159,7 @@ class _Batch:
         self._items = self._bytes = 0
 
 
-async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncIterator[Any]:
+async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncGenerator[Any, None]:
     """Yield the items of a plain iterator, which runs in a thread unless `threads` is `None`."""
     close: Callable[[], None] = getattr(source, "close", _nothing)
     ended = False

@@ -60,7 +60,7 @@ class Threads:
             abandoned: Called in the thread after a function whose caller was cancelled.
         """
         call = functools.partial(copy_context().run, _call, func, args, kwargs or {})
-        future = self._submit(call)
+        future = self._submit(call)  # pyright: ignore[reportArgumentType]  # of `Context.run`
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:

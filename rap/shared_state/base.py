@@ -40,9 +40,11 @@ class NonceStore(Protocol):
         Raises:
             StateUnavailable: It cannot be known. The nonce may have been remembered.
         """
+        ...
 
     async def aclose(self) -> None:
         """Release what is held."""
+        ...
 
 
 class ConnectionCounter(Protocol):
@@ -56,12 +58,15 @@ class ConnectionCounter(Protocol):
 
         It always answers: a store that is away leaves each instance its share of the limit.
         """
+        ...
 
     def release(self, key: str) -> None:
         """Count one less; for each `acquire` that returned true, once."""
+        ...
 
     def held(self, key: str) -> int:
         """Return how many this instance holds under `key`."""
+        ...
 
     async def total(self, key: str) -> int:
         """Return how many all instances hold.
@@ -69,9 +74,11 @@ class ConnectionCounter(Protocol):
         Raises:
             StateUnavailable: It cannot be known.
         """
+        ...
 
     async def aclose(self) -> None:
         """Give back all that is held."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +123,11 @@ class TokenBuckets(Protocol):
 
         It always answers: a store that is away leaves each instance its share of the rate.
         """
+        ...
 
     async def aclose(self) -> None:
         """Release what is held."""
+        ...
 
 
 class SharedState(Protocol):
@@ -126,12 +135,15 @@ class SharedState(Protocol):
 
     def nonces(self) -> NonceStore:
         """Return the nonces."""
+        ...
 
     def connections(self, scope: str) -> ConnectionCounter:
         """Return a counter; counters of one scope count together."""
+        ...
 
     def buckets(self, scope: str) -> TokenBuckets:
         """Return token buckets; those of one scope are the same."""
+        ...
 
 
 def check_scope(scope: object) -> str:

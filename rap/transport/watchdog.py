@@ -35,58 +35,73 @@ class Watched(Protocol):
     @property
     def options(self) -> ConnectionOptions:
         """Its limits and times."""
+        ...
 
     @property
     def clock(self) -> Clock:
         """Source of time."""
+        ...
 
     @property
     def peer(self) -> Peer:
         """The other end, for error texts."""
+        ...
 
     @property
     def protocol(self) -> WireProtocol[Any]:
         """Its protocol."""
+        ...
 
     @property
     def transport(self) -> asyncio.Transport:
         """Its transport."""
+        ...
 
     @property
     def streams(self) -> Mapping[int, Any]:
         """Open streams by id."""
+        ...
 
     @property
     def closed(self) -> bool:
         """Whether it has ended."""
+        ...
 
     @property
     def draining(self) -> bool:
         """Whether it takes no new calls."""
+        ...
 
     @property
     def paused(self) -> bool:
         """Whether the transport's write buffer is full."""
+        ...
 
     def take_activity(self) -> bool:
         """Return whether something was received since the last call."""
+        ...
 
     def ping(self) -> None:
         """Send a Ping."""
+        ...
 
     def reset(
         self, stream: Any, code: Code, message: str = "", details: Mapping[str, Any] | None = None
     ) -> None:
         """End a stream in both directions."""
+        ...
 
     def go_away(self, *, message: str = "") -> None:
         """Ask the peer to leave."""
+        ...
 
     def drain(self) -> None:
         """Open nothing new."""
+        ...
 
     def abort(self, error: RapError) -> None:
         """End the connection now."""
+        ...
 
 
 class Watchdog:

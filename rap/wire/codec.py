@@ -44,7 +44,7 @@ def pack(value: object) -> bytes:
     except (OverflowError, RecursionError) as exc:
         raise ValueError(f"cannot be sent as msgpack: {exc}") from exc
     try:
-        packed: bytes = packb(value, use_bin_type=True)
+        packed: bytes = packb(value, use_bin_type=True)  # pyright: ignore[reportAssignmentType]
     except (TypeError, OverflowError, RecursionError) as exc:
         raise ValueError(f"cannot be sent as msgpack: {exc}") from exc
     return packed

@@ -73,8 +73,9 @@ def parameters(entries: Iterable[Mapping[str, Any]], annotations: Annotations) -
         elif kind == "names":
             later.append(f"**{text}")
         elif kind == "keyword" or (default == _UNWRITTEN and kind == "" and optional):
-            has = default is not None and default != _UNWRITTEN
-            later.append(f"{text} = {annotations.default(default)}" if has else text)
+            if default is not None and default != _UNWRITTEN:
+                text = f"{text} = {annotations.default(default)}"
+            later.append(text)
         else:
             pending = kind == "positional"
             if default is not None and default != _UNWRITTEN:

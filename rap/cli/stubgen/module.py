@@ -19,7 +19,7 @@ from rap.cli.table import one_line
 __all__ = ["stub_module"]
 
 _INDENT = "    "
-_OPENING = """
+_OPENING: str = """
 async def _open(
     client: Client,
     name: str,

@@ -83,7 +83,7 @@ class TracingProcessor(HeadSamplingProcessor):
             return _no_scope
         return _Calling(self._tracer, call, parent) if client else self._serve(call, parent)
 
-    def _serve(self, call: Call, parent: SpanContext | None) -> AbstractContextManager[None]:
+    def _serve(self, call: Call, parent: Span | SpanContext | None) -> AbstractContextManager[None]:
         return _Serving(self._tracer, call, parent, keep=not self._by_thread)
 
     def _active(self) -> Span | None:
@@ -211,7 +211,7 @@ class _Serving(_Around):
     kind = tags.SPAN_KIND_RPC_SERVER
 
     def __init__(
-        self, tracer: Tracer, call: Call, parent: SpanContext | None, *, keep: bool
+        self, tracer: Tracer, call: Call, parent: Span | SpanContext | None, *, keep: bool
     ) -> None:
         super().__init__(tracer, call, parent)
         self._keep = keep

@@ -1,0 +1,158 @@
+"""What type checkers say of programs that use rap: mypy in strict mode, and pyright.
+
+Each line of `PROGRAM` that is wrong ends with a comment ``# wrong: mypy's code, pyright's rule``.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = '''
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+from rap import Channel, Client, Server, Session, SyncClient, Unavailable, context
+from rap import Cleint  # wrong: attr-defined, reportAttributeAccessIssue
+
+client = Client(timeout=3)
+Client("localhost:9000", service=None, timeout=None, max_attempts=2, zone="a")
+Client(["localhost:9000", "localhost:9001"], picker="prequal", token=lambda: "secret")
+Client(timeout="3")  # wrong: arg-type, reportArgumentType
+Client(timeuot=3)  # wrong: call-arg, reportCallIssue
+Client("localhost:9000", 3)  # wrong: call-arg|misc, reportCallIssue
+
+blocking = SyncClient(timeout=3, registry="memory://", service="calc")
+SyncClient(timeout="3")  # wrong: arg-type, reportArgumentType
+SyncClient(timeuot=3)  # wrong: call-arg, reportCallIssue
+
+server = Server(timeout=3, middleware_list=[], verify_token="secret")
+Server(["localhost:0", "unix:///run/rap.sock"], ssl_crt_path="a.pem", ssl_key_path="b.pem")
+Server(timeout="3")  # wrong: arg-type, reportArgumentType
+Server(timeuot=3)  # wrong: call-arg, reportCallIssue
+
+
+class Calling(Client):
+    """A subclass takes the same options."""
+
+
+Calling(timeout=3)
+Calling(timeout="3")  # wrong: arg-type, reportArgumentType
+
+
+@client.register
+async def add(a: int, b: int) -> int:
+    raise NotImplementedError
+
+
+@client.register(timeout=3, idempotent=True, hedge=0.1)
+async def count(limit: int) -> AsyncIterator[int]:
+    yield limit
+
+
+@client.register(timeuot=3)  # wrong: call-overload, reportCallIssue
+async def misspelt() -> None: ...
+
+
+client.register(timeout="3")  # wrong: call-overload, reportCallIssue|reportArgumentType
+
+
+@blocking.register
+async def remote(a: int) -> str:
+    raise NotImplementedError
+
+
+@blocking.register("numbers")
+async def numbers(limit: int) -> AsyncIterator[int]:
+    yield limit
+
+
+@server.register
+def double(value: int) -> int:
+    return 2 * value
+
+
+@server.register(group="math", run_timeout=3)
+async def halve(value: int) -> float:
+    return value / 2
+
+
+server.register(double, "twice", idempotent=True)
+server.register(double, run_timeout="3")  # wrong: call-overload, reportCallIssue|reportArgumentType
+server.register(double, run_timeuot=3)  # wrong: call-overload, reportCallIssue
+double("3")  # wrong: arg-type, reportArgumentType
+
+
+async def use(session: Session, channel: Channel) -> None:
+    assert_type(await add(1, 2), int)
+    await add("1", 2)  # wrong: arg-type, reportArgumentType
+    async for item in count(3):
+        assert_type(item, int)
+    assert_type(remote(1), str)
+    remote("1")  # wrong: arg-type, reportArgumentType
+    for number in numbers(3):
+        assert_type(number, int)
+    assert_type(double(1), int)
+    assert_type(await halve(1), float)
+    assert_type(context.request.func_name, str)
+    try:
+        await client.close()
+    except Unavailable as error:
+        print(error.code)
+    await server.close()
+    blocking.close()
+'''
+WRONG = {
+    number: [set(codes.split("|")) for codes in found[1].split(", ")]
+    for number, line in enumerate(PROGRAM.split("\n"), 1)
+    if (found := re.search(r"# wrong: (.*)$", line))
+}
+
+
+def run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+
+def mypy(path: Path) -> dict[int, set[str]]:
+    """Return the codes of what mypy finds, by line."""
+    output = run("mypy", "--strict", "--hide-error-context", "--no-pretty", str(path))
+    found: dict[int, set[str]] = {}
+    for line, code in re.findall(r"program\.py:(\d+): error: .*\[([a-z-]+)\]$", output, re.M):
+        found.setdefault(int(line), set()).add(code)
+    assert found, output
+    return found
+
+
+def pyright(path: Path) -> dict[int, set[str]]:
+    """Return the rules of what pyright finds, by line."""
+    if importlib.util.find_spec("pyright") is None:
+        pytest.skip("pyright is not installed")
+    output = run("pyright", "--outputjson", "--pythonpath", sys.executable, str(path))
+    try:
+        report = json.loads(output)
+    except ValueError:
+        pytest.skip(f"pyright cannot run here: {output or 'it needs Node.js'}")
+    found: dict[int, set[str]] = {}
+    for each in report["generalDiagnostics"]:
+        if each["severity"] == "error":
+            line = each["range"]["start"]["line"] + 1
+            found.setdefault(line, set()).add(each.get("rule", each["message"]))
+    return found
+
+
+@pytest.mark.parametrize(("place", "check"), [(0, mypy), (1, pyright)], ids=["mypy", "pyright"])
+def test_a_type_checker_accepts_what_is_right_and_refuses_what_is_wrong(
+    place: int, check: Callable[[Path], dict[int, set[str]]], tmp_path: Path
+) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    found = check(path)
+    assert found.keys() == WRONG.keys()
+    assert all(found[line] & codes[place] for line, codes in WRONG.items()), found
