@@ -12,9 +12,9 @@ from rap.transport.tls import is_pinned
 __all__ = ["dial"]
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
-# X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: nobody vouches for it
-_STRANGER = range(18, 22)
-_TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
+# X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: no known authority has issued it.
+_UNKNOWN_ISSUER = range(18, 22)
+_TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing depends on it
 
 
 async def dial(
@@ -25,29 +25,29 @@ async def dial(
     context: ssl.SSLContext | None = None,
     pinned: bytes | None = None,
 ) -> Connection:
-    """Return a connection whose peer has said Hello, and takes calls.
+    """Return a connection to a server that has sent its Hello and takes calls.
 
     Args:
-        address: Where to; a name is tried with every address it resolves to.
-        make: Makes the connection's driver.
-        timeout: Seconds for name, connection, TLS and Hello together.
+        address: Address of the server; every address that a host name resolves to is tried.
+        make: Makes the connection.
+        timeout: Seconds for name resolution, connection, TLS and Hello together.
         context: TLS context; `None` for plain TCP.
-        pinned: The one certificate the peer must present, in binary form.
+        pinned: The only certificate that the server may present, in DER form.
 
     Raises:
-        Unavailable: It could not be reached; the message names the address and why.
-        Unauthenticated: The peer does not accept who this side is.
+        Unavailable: The server could not be reached; the message has the address and the reason.
+        Unauthenticated: The server refused the identity of this client.
     """
     made: list[Connection] = []
     is_ready = False
 
-    def note() -> Connection:
+    def make_one() -> Connection:
         made.append(make())
         return made[-1]
 
     try:
         async with asyncio.timeout(timeout):
-            conn = await _connect(address, note, timeout, context)
+            conn = await _connect(address, make_one, timeout, context)
             if pinned is not None and not is_pinned(
                 conn.transport.get_extra_info("ssl_object"), pinned
             ):
@@ -75,7 +75,7 @@ async def dial(
         for conn in made:
             if not is_ready and conn.transport is not None:
                 conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
-                # uvloop does not tell a connection that ends before it was handed out.
+                # uvloop does not call it for a connection that ends before it was handed out.
                 asyncio.get_running_loop().call_soon(conn.connection_lost, None)
 
 
@@ -83,8 +83,8 @@ def _refusal(error: ssl.SSLCertVerificationError, is_pinned: bool) -> str:
     if is_pinned and error.verify_code != _EXPIRED:
         return "its certificate is not the pinned one"
     reason = f"its certificate is refused: {error.verify_message.rstrip('.')}"
-    if error.verify_code in _STRANGER:
-        reason += " (option ssl_ca_path: who vouches for it)"
+    if error.verify_code in _UNKNOWN_ISSUER:
+        reason += " (option ssl_ca_path: the authority that issued it)"
     return reason
 
 
@@ -100,7 +100,7 @@ async def _connect(
             ssl=context,
             server_hostname=name,
             ssl_handshake_timeout=None if context is None else timeout,
-            ssl_shutdown_timeout=None if context is None else _TLS_GOODBYE,
+            ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
     elif context is None:
         _, conn = await loop.create_connection(make, address.host, address.port)
@@ -112,6 +112,6 @@ async def _connect(
             ssl=context,
             server_hostname=address.host,
             ssl_handshake_timeout=timeout,
-            ssl_shutdown_timeout=_TLS_GOODBYE,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT,
         )
     return conn

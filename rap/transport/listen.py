@@ -1,4 +1,4 @@
-"""Listen on one address: TCP on every local address its host names, TLS, or a unix socket."""
+"""Listen on one address: TCP or TLS on every local address of its host name, or a unix socket."""
 
 import asyncio
 import errno
@@ -13,78 +13,80 @@ from rap.address import Address, Peer
 from rap.errors import ConnectionClosed, RapError
 from rap.transport.connection import Connection
 
-__all__ = ["TLS_GOODBYE", "Handshake", "Listener", "TlsServer", "listen"]
+__all__ = ["TLS_SHUTDOWN_TIMEOUT", "Handshake", "Listener", "TlsServer", "listen"]
 
 
-TLS_GOODBYE = 1.0  # seconds for a peer to answer that TLS ends; nothing depends on it
+TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing depends on it
 
-_CLOSED = ConnectionClosed("the server accepts nothing more")
-_TURN = 64  # connections that are accepted before others run
-_RETRY = 1.0  # seconds until the next try after an error, as of too many open files
+_CLOSED = ConnectionClosed("the server has stopped accepting connections")
+_ACCEPTS_PER_TURN = 64  # connections that are accepted in one turn of the event loop
+_RETRY = 1.0  # seconds until the next attempt after an error, such as too many open files
 
 
 class Handshake:
-    """A connection whose TLS handshake goes on.
+    """A connection whose TLS handshake is in progress.
 
     Args:
-        conn: What takes over when it is done.
-        sock: What was accepted.
-        peer: Who is at the other end.
+        conn: The connection that takes over when it is done.
+        sock: The accepted socket.
+        peer: The client.
     """
 
     def __init__(self, conn: Connection, sock: socket.socket, peer: Peer) -> None:
         self.conn = conn
         self.peer = peer
         self._sock = sock
-        self._cut = self._begun = False
+        self._is_aborted = self._is_running = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, context: ssl.SSLContext, timeout: float) -> asyncio.Task[None] | None:
-        """Begin; return the task that does it, or nothing if it was cut before."""
-        if self._cut:
+        """Start it; return its task, or `None` if it was aborted before."""
+        if self._is_aborted:
             self._sock.close()
         else:
             self._task = asyncio.create_task(self._run(context, timeout), name="rap TLS handshake")
         return self._task
 
     def abort(self, error: RapError) -> None:
-        """Cut it, unless it is done."""
-        self._cut = True
+        """Cancel it, unless it is done."""
+        self._is_aborted = True
         if self.conn.transport is None:
             if self._task is not None:
                 self._task.cancel()
             self.conn.log.info("TLS handshake with %s ended: %s", self.peer, error)
 
     def discard(self) -> None:
-        """Close what was accepted, if it was cut before the loop took it over."""
-        if not self._begun:
+        """Close the socket, unless the event loop has taken it over."""
+        if not self._is_running:
             self._sock.close()
 
     async def _run(self, context: ssl.SSLContext, timeout: float) -> None:
-        self._begun = True
+        self._is_running = True
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self.conn,
                 self._sock,
                 ssl=context,
                 ssl_handshake_timeout=timeout,
-                ssl_shutdown_timeout=TLS_GOODBYE,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
             )
         except OSError as exc:
             self.conn.log.debug("TLS handshake with %s failed: %s", self.peer, exc)
 
 
 class TlsServer:
-    """Accepts on one socket, as `asyncio.Server` does.
+    """A server that accepts TLS connections on one socket, like an `asyncio.Server`.
+
+    It tells of each handshake, so that handshakes can be limited.
 
     Args:
-        sock: Bound, and not blocking.
-        make: Makes the driver of each accepted connection.
+        sock: A bound, non-blocking socket.
+        make: Makes the connection for each accepted socket.
         context: TLS context.
         backlog: Connections that may wait to be accepted.
         timeout: Seconds a handshake may take.
-        on_begin: Told of each handshake before it begins; may cut it.
-        on_failed: Told of the connection of each handshake that did not lead to one.
+        on_begin: Called with each handshake before it starts; may abort it.
+        on_failed: Called with the connection of each handshake that failed.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class TlsServer:
         self._listen()
 
     def close(self) -> None:
-        """Accept nothing more, and cut handshakes; connections live on. May be called again."""
+        """Stop accepting and abort handshakes; connections stay open. Idempotent."""
         if self._sock.fileno() == -1:
             return
         if self._retry is not None:
@@ -123,7 +125,7 @@ class TlsServer:
             handshake.abort(_CLOSED)
 
     async def wait_closed(self) -> None:
-        """Return when no handshake goes on any more."""
+        """Wait until no handshake is in progress."""
         if self._under_way:
             await asyncio.wait(self._under_way)
 
@@ -132,7 +134,7 @@ class TlsServer:
         self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_TURN):
+        for _ in range(_ACCEPTS_PER_TURN):
             try:
                 sock, name = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -160,27 +162,26 @@ class TlsServer:
             self._on_failed(handshake.conn)
 
 
-_Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]  # what getaddrinfo tells
-
-
-_TURNS = 2  # of asyncio's loop from an accepted socket to `connection_made`: a task, a callback
-_TRIES = 16  # to find a port that is free on all addresses of a name
+# An entry of getaddrinfo: family, kind, protocol, canonical name, socket address.
+_Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+_TURNS = 2  # of the event loop from accept to `connection_made`: a task and a callback
+_TRIES = 16  # attempts to find a port that is free on all addresses of a name
 
 
 class _Server(Protocol):
-    """What accepts on one socket."""
+    """A server on one socket."""
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting."""
 
 
 class Listener:
-    """One address that is listened on.
+    """The servers of one address.
 
     Args:
-        servers: What accepts, one for each socket.
-        address: What was bound, with its real port.
-        file: Device and number of the file of a unix socket.
+        servers: One for each socket.
+        address: The bound address, with its actual port.
+        file: Device and inode of the file of a unix socket.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Listener:
         self._file = file
 
     def close(self) -> None:
-        """Accept nothing more, and cut TLS handshakes; connections live on."""
+        """Stop accepting and abort TLS handshakes; connections stay open."""
         for server in self._servers:
             if isinstance(server, asyncio.Server):
                 _close_soon(server)
@@ -205,7 +206,7 @@ class Listener:
         self._file = None
 
     async def settled(self) -> None:
-        """Return when all that was accepted is in, or its TLS handshake over; after `close`."""
+        """After `close`, wait until every accepted socket has its connection, or has failed."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         for server in self._servers:
@@ -214,9 +215,9 @@ class Listener:
 
 
 def _close_soon(server: asyncio.Server) -> None:
-    """Accept nothing more, and close in the next turn of the loop.
+    """Stop accepting, and close in the next turn of the event loop.
 
-    Closed in the turn in which it accepted a connection, asyncio's server drops that unclosed.
+    An asyncio server that is closed in the turn in which it accepted a connection leaks that one.
     """
     loop = server.get_loop()
     for sock in server.sockets:
@@ -225,7 +226,7 @@ def _close_soon(server: asyncio.Server) -> None:
 
 
 def _ignore(_: object) -> None:
-    """Do nothing: nobody asked to be told."""
+    """Do nothing: the default of the callbacks."""
 
 
 async def listen(
@@ -239,21 +240,21 @@ async def listen(
     on_handshake: Callable[[Handshake], object] = _ignore,
     on_failed: Callable[[Connection], object] = _ignore,
 ) -> Listener:
-    """Start to listen.
+    """Listen on an address.
 
     Args:
-        address: Where; port 0 binds a free one.
-        make: Makes the driver of each accepted connection.
+        address: The address; port 0 binds a free port.
+        make: Makes the connection for each accepted socket.
         backlog: Connections that may wait to be accepted.
         context: TLS context; `None` for plain TCP.
         handshake_timeout: Seconds a client's TLS handshake may take.
-        reuse_port: Share the port with other processes that do so too; the kernel spreads the
+        reuse_port: Share the port with other processes that set this too; the kernel distributes
             connections among them (socket(7), SO_REUSEPORT).
-        on_handshake: On TCP, told of each TLS handshake before it begins; may cut it.
-        on_failed: Told of the connection of each that did not lead to one.
+        on_handshake: On TCP, called with each TLS handshake before it starts; may abort it.
+        on_failed: Called with the connection of each handshake that failed.
 
     Raises:
-        OSError: The address cannot be bound; the message names it.
+        OSError: The address cannot be bound; the message has the address.
     """
     loop = asyncio.get_running_loop()
     servers: list[_Server] = []
@@ -268,14 +269,14 @@ async def listen(
                     backlog=backlog,
                     ssl=context,
                     ssl_handshake_timeout=None if context is None else handshake_timeout,
-                    ssl_shutdown_timeout=None if context is None else TLS_GOODBYE,
+                    ssl_shutdown_timeout=None if context is None else TLS_SHUTDOWN_TIMEOUT,
                 )
             )
             return Listener(servers, address, _file_at(path))
         sockets = await _bind(address, reuse_port)
         try:
             for sock in sockets:
-                server: _Server  # one by one: what is there is closed if the next fails
+                server: _Server  # one by one: those that exist are closed if the next one fails
                 if context is None:
                     server = await loop.create_server(make, sock=sock, backlog=backlog)
                 else:
@@ -301,7 +302,7 @@ async def listen(
 
 
 async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
-    """Bind every local address of the host name, all with one port."""
+    """Bind every local address of the host name, all on one port."""
     infos = await asyncio.get_running_loop().getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -317,10 +318,10 @@ async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
 
 
 def _bind_all(infos: list[_Info], port: int, reuse_port: bool = False) -> list[socket.socket]:
-    """Bind all of `infos` with one port.
+    """Bind all of `infos` on one port.
 
-    Addresses that this machine does not have (IPv6 of "localhost" where it is switched off) are
-    left out if another can be bound.
+    Addresses that this machine does not have, such as IPv6 of "localhost" where IPv6 is disabled,
+    are left out if another can be bound.
     """
     sockets: list[socket.socket] = []
     absent: OSError | None = None
@@ -328,7 +329,7 @@ def _bind_all(infos: list[_Info], port: int, reuse_port: bool = False) -> list[s
         for family, kind, proto, _, sockaddr in infos:
             try:
                 sock = socket.socket(family, kind, proto)
-            except OSError as exc:  # a family that is switched off
+            except OSError as exc:  # a family that is disabled
                 absent = exc
                 continue
             sockets.append(sock)
@@ -361,10 +362,10 @@ def _close(sockets: Sequence[socket.socket]) -> None:
 
 
 def _refuse_if_used(path: str) -> None:
-    """Refuse a unix socket that another server listens on; the loop would take it over in silence.
+    """Refuse a unix socket that another server listens on; the event loop would take it over.
 
     Raises:
-        OSError: Somebody listens there.
+        OSError: Another server listens there.
     """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
@@ -373,12 +374,12 @@ def _refuse_if_used(path: str) -> None:
         except (FileNotFoundError, ConnectionRefusedError):
             return
         except BlockingIOError:
-            pass  # somebody does, and has much to do
+            pass  # a server listens, and its backlog is full
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
-    """Return what tells the file at `path` from any other, `None` if there is none."""
+    """Return device and inode of the file at `path`, or `None` if there is none."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

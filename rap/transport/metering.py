@@ -1,4 +1,7 @@
-"""How many bytes go over connections, for who wants to know: others do not pay for it."""
+"""Count the bytes of connections.
+
+Only connections that are made with a `Traffic` pay for it.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,11 +13,11 @@ __all__ = ["CountedConnection", "Traffic"]
 
 
 class Traffic:
-    """Bytes of the connections that share it, inside of TLS.
+    """Bytes of the connections that share it, before encryption by TLS.
 
     Attributes:
-        received: From peers.
-        sent: To peers, as handed to the transport.
+        received: Bytes from peers.
+        sent: Bytes to peers, counted when they are handed to the transport.
     """
 
     __slots__ = ("received", "sent")
@@ -25,12 +28,12 @@ class Traffic:
 
 
 class CountedConnection(Connection):
-    """A connection that counts its bytes, a chunk at a time.
+    """A connection that counts its bytes, chunk by chunk.
 
     Args:
-        traffic: Where it counts.
-        arguments: As of `Connection`.
-        options: As of `Connection`.
+        traffic: Where the bytes are counted.
+        arguments: See `Connection`.
+        options: See `Connection`.
     """
 
     __slots__ = ("_traffic",)
@@ -40,18 +43,18 @@ class CountedConnection(Connection):
         self._traffic = traffic
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport, to write through a counter."""
+        """Take the transport, and count what is written to it."""
         counted = _CountedTransport(cast(asyncio.Transport, transport), self._traffic)
         super().connection_made(cast(asyncio.Transport, counted))
 
     def data_received(self, data: bytes) -> None:
-        """Count a chunk, and decode it."""
+        """Count a chunk and decode it."""
         self._traffic.received += len(data)
         super().data_received(data)
 
 
 class _CountedTransport:
-    """Stands before a transport; all but writing is done by that."""
+    """A transport that counts what is written, and delegates to another one."""
 
     def __init__(self, transport: asyncio.Transport, traffic: Traffic) -> None:
         self._transport = transport

@@ -1,7 +1,7 @@
-"""The ordered two-way messages of one call inside a connection.
+"""Streams: the messages of one call inside a connection, in order, in both directions.
 
-`recv` may be awaited by one task at a time, `send` by one task at a time; `reset` is synchronous
-and idempotent, so it is safe in `finally`, callbacks and `__del__`.
+One task at a time may await `recv`, and one task at a time may await `send`. `reset` is synchronous
+and idempotent, so it is safe in `finally`, in callbacks and in `__del__`.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
 
-_ANSWER = MESSAGE | END
-_KNOWN = MESSAGE | MORE | END | BATCH  # flags of a later protocol are ignored
+_WHOLE_LAST = MESSAGE | END
+_KNOWN = MESSAGE | MORE | END | BATCH  # flags of later protocol versions are ignored
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
-# Sees code, message and details of a Reset before the error is made; returns what stands for them.
+# Takes code, message and details of a Reset before the error is made; returns replacements.
 SeeError = Callable[[tuple[int, str, dict[str, Any]]], tuple[int, str, dict[str, Any]]]
 
 
@@ -31,11 +31,20 @@ class EndOfStream(RapError):
 
 
 class UnaryStream(StreamState):
-    """The client's record of a unary call: one future."""
+    """A unary call on a client: one future.
+
+    Args:
+        conn: Its connection.
+        deadline: In seconds on the monotonic clock.
+
+    Attributes:
+        future: The response, or the error of the call.
+        meta: Meta of the response.
+        see_error: Takes an error of the server before `future` does.
+    """
 
     deadline_text = "the deadline of the call passed"
-    complete = False
-    send_window = 0  # everything was sent with the Open; the peer may give credit all the same
+    send_window = 0  # everything is sent with the Open, but the peer may grant credit
     meta = b""
     see_error: SeeError | None = None
 
@@ -46,22 +55,22 @@ class UnaryStream(StreamState):
         self.future: asyncio.Future[bytes | memoryview] = conn.new_future()
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
-        """Take the answer; an END without a message is a call without an answer."""
+        """Take the response; an END without a message ends the call without one."""
         future = self.future
-        if (flags == _ANSWER or flags & _KNOWN == _ANSWER) and self.state == CLOSED:
+        if (flags == _WHOLE_LAST or flags & _KNOWN == _WHOLE_LAST) and self.state == CLOSED:
             if meta:
                 self.meta = meta
             if not future.done():
                 future.set_result(body)
         elif not future.done():
-            # An item of a generator, or an END without an answer.
+            # An item of a generator, or an END without a response.
             text = "a generator answers: iterate over it, by iterator_call or a stub with `yield`"
             future.set_exception(InvalidArgument(text))
             self.conn.reset(self, Code.CANCELLED)
 
     def on_stopped(self) -> None:
-        """The server is done without an answer."""
-        self.fail(CallError("the server ended the call without an answer"))
+        """Fail: the server has ended the call without a response."""
+        self.fail(CallError("the server ended the call without a response"))
 
     def fail(self, error: CallError) -> None:
         """End the call with `error`."""
@@ -77,15 +86,29 @@ class UnaryStream(StreamState):
 
 
 class Stream(StreamState):
-    """A stream whose messages are taken one by one."""
+    """A stream whose messages are taken one by one.
+
+    Args:
+        conn: Its connection.
+        stream_id: Its id; 0 until it is opened.
+        send_window: Bytes that may be sent on it.
+        state: See `rap.wire.stream`.
+
+    Attributes:
+        error: Why the stream failed.
+        complete: The peer had sent its last message when the connection was lost.
+        unwritten: This side cancelled the call while a message waited to be written.
+        discard: This side takes no more messages; those that still arrive are dropped.
+        see_error: Takes an error of the peer before it is raised.
+        inbox: Messages that were not taken yet: flags, meta, body, size. It is made with the
+            first, because a unary call on a server never has one.
+    """
 
     error: CallError | None = None
-    complete = False  # the peer had ended when the connection was lost
-    unwritten = False  # this side gave up while a message waited
+    complete = False
+    unwritten = False
     see_error: SeeError | None = None
-    discard = False  # user code has left; what still comes is dropped
-    # Flags, meta, body, size of messages not yet taken. Made with the first: a unary call on a
-    # server never has one.
+    discard = False
     inbox: "deque[tuple[int, bytes, bytes | memoryview, int]] | tuple[()]" = ()
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
@@ -102,12 +125,12 @@ class Stream(StreamState):
 
     @property
     def deadline_text(self) -> str:
-        """What the error says when the deadline passes."""
+        """Message of the error when the deadline passes."""
         return "the deadline of the call passed"
 
     @property
     def ended(self) -> bool:
-        """Whether the peer will send nothing more; messages may still wait to be taken."""
+        """Whether the peer has sent its last message; messages may still be in the inbox."""
         return bool(self.state & REMOTE_END)
 
     @property
@@ -116,7 +139,7 @@ class Stream(StreamState):
         return not self.state & LOCAL_DONE and self.error is None
 
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
-        """Put a message into the inbox, unless nobody will read it."""
+        """Put a message into the inbox, unless it is to be discarded."""
         inbox = self.inbox
         if isinstance(inbox, tuple):
             inbox = self._first_message()
@@ -131,14 +154,14 @@ class Stream(StreamState):
             self._wake()
 
     def _first_message(self) -> "deque[tuple[int, bytes, bytes | memoryview, int]]":
-        """Set what every further message reads on the instance, where CPython finds it faster."""
+        """Set the attributes that later messages read on the instance, where reading is faster."""
         self.error, self.discard = self.error, self.discard
         self._reader, self._ender = self._reader, self._ender
         inbox = self.inbox = deque()
         return inbox
 
     def on_flushed(self) -> None:
-        """Go on: what waited for credit has been written."""
+        """Wake the writer: its message has been written."""
         writer = self._writer
         if writer is not None:
             self._writer = None
@@ -146,12 +169,12 @@ class Stream(StreamState):
                 writer.set_result(None)
 
     def on_stopped(self) -> None:
-        """The peer neither sends nor reads any more; it is no error."""
+        """Wake the reader and the writer: the peer has stopped the stream without an error."""
         self._wake()
         self.on_flushed()
 
     def fail(self, error: CallError) -> None:
-        """End the stream with `error`; messages that came before can still be taken."""
+        """End the stream with `error`; messages that arrived before can still be taken."""
         if self.error is None:
             self.error = error
         self._wake()
@@ -172,11 +195,11 @@ class Stream(StreamState):
         self.inbox = ()
 
     def try_recv(self) -> Message | None:
-        """Return the next message if it has come."""
+        """Return the next message if it has arrived."""
         return self.take() if self.inbox else None
 
     def take(self) -> Message:
-        """Return the next message, which has come."""
+        """Return the next message, which has arrived."""
         flags, meta, body, size = self.inbox.popleft()  # type: ignore[union-attr]  # not empty
         if size:
             self.conn.acknowledge(self, size)
@@ -186,9 +209,9 @@ class Stream(StreamState):
         """Return the next message.
 
         Raises:
-            EndOfStream: The peer has sent its last one, or this side has left.
+            EndOfStream: The peer has sent its last one, or this side discards what arrives.
             CallError: The stream was reset, or its connection was lost.
-            RuntimeError: Another task is waiting for a message of this stream.
+            RuntimeError: Another task is reading from this stream.
         """
         while not self.inbox:
             if self.error is not None and not self.complete:
@@ -205,7 +228,7 @@ class Stream(StreamState):
         return self.take()
 
     async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
-        """Send one message; return when it was handed to the transport.
+        """Send one message; return when it has been handed to the transport.
 
         Raises:
             ChannelClosed: This side has ended the stream.
@@ -218,10 +241,10 @@ class Stream(StreamState):
             await self.writable()
 
     async def writable(self) -> None:
-        """Return when what was sent has left for the transport, and that takes more.
+        """Return when everything was handed to the transport, and it takes more.
 
         Raises:
-            ChannelClosed: This side gave the call up meanwhile.
+            ChannelClosed: This side cancelled the call in the meantime.
             CallError: The stream was reset, or its connection was lost.
         """
         while self.outbox is not None:
@@ -231,19 +254,19 @@ class Stream(StreamState):
         if self.error is not None:
             raise self.error
         if self.unwritten:
-            raise ChannelClosed("this side gave the call up")
+            raise ChannelClosed("this side cancelled the call")
 
     def end(self, proof: bytes = b"") -> None:
-        """Say that this side is done; does nothing if it has said so or the stream has ended.
+        """End this side of the stream; does nothing if it has ended.
 
         Args:
-            proof: What processors send with it.
+            proof: A last message of the processors, sent with END.
         """
         if not self.state & LOCAL_DONE:
-            self.conn.send_data(self, _ANSWER if proof else END, b"", proof)
+            self.conn.send_data(self, _WHOLE_LAST if proof else END, b"", proof)
 
     def leave(self, proof: bytes = b"") -> None:
-        """Send END, and drop what the peer still sends until it ends too."""
+        """Send END, and discard what the peer still sends."""
         self.discard = True
         for _, _, _, size in self.inbox:
             self.conn.acknowledge(self, size)
@@ -254,7 +277,7 @@ class Stream(StreamState):
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
         """End the stream in both directions; does nothing if it has ended.
 
-        Who reads it sees the end; who waits to write is told that nothing was written.
+        A reader sees the end of the stream. A writer that waits gets `ChannelClosed`.
         """
         self.unwritten = self.outbox is not None
         self.inbox = ()
@@ -263,7 +286,7 @@ class Stream(StreamState):
         self.on_flushed()
 
     async def wait_ended(self) -> None:
-        """Return when the peer has ended or reset the stream, or the connection is lost."""
+        """Wait until the peer has ended or reset the stream, or the connection is lost."""
         while not self.state & REMOTE_END and self.error is None:
             if self._ender is None:
                 self._ender = self.conn.new_future()

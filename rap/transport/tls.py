@@ -1,4 +1,4 @@
-"""TLS contexts for servers and clients; every bad file is an error that names its option."""
+"""TLS contexts for servers and clients. Errors name the option of the file that is wrong."""
 
 import os
 import ssl
@@ -7,13 +7,13 @@ __all__ = ["check_paths", "client_context", "is_pinned", "pinned_certificate", "
 
 
 def check_paths(**paths: object) -> None:
-    """Refuse what is no path: an empty text, as of a variable not set, must not mean no TLS.
+    """Check that paths are paths: the empty text of an unset variable must not disable TLS.
 
     Args:
-        paths: By the names of their options; `None` is no file.
+        paths: Paths by the names of their options; `None`: no file.
 
     Raises:
-        ValueError: One is neither `None` nor a path; the message names its option.
+        ValueError: A value is neither `None` nor a path; the message names its option.
     """
     for option, path in paths.items():
         if path is not None and not (isinstance(path, str | os.PathLike) and os.fspath(path)):
@@ -21,13 +21,13 @@ def check_paths(**paths: object) -> None:
 
 
 def server_context(crt_path: str, key_path: str, ca_path: str | None = None) -> ssl.SSLContext:
-    """Return a server's context, TLS 1.2 or later.
+    """Return the context of a server, for TLS 1.2 or later.
 
     Args:
-        crt_path: PEM file with the certificate, and its chain if it has one.
+        crt_path: PEM file with the certificate and its chain, if any.
         key_path: PEM file with its private key.
-        ca_path: PEM file of the authorities whose client certificates are required; `None` asks
-            for none.
+        ca_path: PEM file with the authorities for client certificates, which are then required;
+            `None`: no client certificates.
 
     Raises:
         ValueError: A file cannot be read or used; the message names the option.
@@ -48,15 +48,15 @@ def client_context(
     crt_path: str | None = None,
     key_path: str | None = None,
 ) -> ssl.SSLContext:
-    """Return a client's context, TLS 1.2 or later.
+    """Return the context of a client, for TLS 1.2 or later.
 
     Args:
-        pinned_path: PEM file of the one certificate the server must present; its host name is
-            not checked, and the caller compares the certificate byte for byte.
-        ca_path: PEM file of the authorities that the server's chain must lead to; chain and
-            host name are checked. Without both, the system's authorities.
-        crt_path: PEM file of the client's own certificate, for mutual TLS.
-        key_path: PEM file of its private key.
+        pinned_path: PEM file with the only certificate that the server may present. The host name
+            is not checked; the caller compares the certificate with `is_pinned`.
+        ca_path: PEM file with the authorities that the server's chain must lead to; chain and
+            host name are checked. Without both, the authorities of the system are used.
+        crt_path: PEM file with the client's own certificate, for mutual TLS.
+        key_path: PEM file with its private key.
 
     Raises:
         ValueError: A file cannot be read or used; the message names the option.
@@ -79,10 +79,10 @@ def client_context(
 
 
 def pinned_certificate(path: str) -> bytes:
-    """Return the one certificate of a PEM file in binary form.
+    """Return the first certificate of a PEM file in DER form.
 
     Raises:
-        ValueError: The file cannot be read or holds no certificate.
+        ValueError: The file cannot be read or has no certificate.
     """
     try:
         with open(path, encoding="ascii") as file:
@@ -94,7 +94,7 @@ def pinned_certificate(path: str) -> bytes:
 
 
 def is_pinned(ssl_object: ssl.SSLObject | None, certificate: bytes) -> bool:
-    """Whether the peer presented exactly this certificate."""
+    """Return whether the peer presented exactly this certificate."""
     return ssl_object is not None and ssl_object.getpeercert(binary_form=True) == certificate
 
 
@@ -112,7 +112,7 @@ def _load_chain(context: ssl.SSLContext, crt: str, crt_path: str, key: str, key_
         if not os.path.isfile(path):
             raise ValueError(f"{option}: no such file {path!r}")
     try:
-        context.load_cert_chain(crt_path, key_path, password="")  # never ask at the terminal
+        context.load_cert_chain(crt_path, key_path, password="")  # do not prompt for one
     except (OSError, ssl.SSLError) as exc:
         raise ValueError(
             f"{crt}={crt_path!r} and {key}={key_path!r} cannot be used together: {exc}"

@@ -74,7 +74,7 @@ async def test_our_reset_wakes_our_own_reader_and_writer(pair: Pair) -> None:
     ours.reset(Code.ABORTED, "never mind")
     with pytest.raises(EndOfStream):
         await within(reading)
-    with pytest.raises(ChannelClosed, match="this side gave the call up"):
+    with pytest.raises(ChannelClosed, match="this side cancelled the call"):
         await within(sending)
     with pytest.raises(ChannelClosed):
         await ours.send(b"x")

@@ -85,7 +85,7 @@ async def test_the_systems_authorities_do_not_know_ours(certificates: Certificat
     async with tls_server(certificates.server) as (pair, address):
         why = await refusal(pair, address)
         assert "its certificate is refused: unable to get local issuer certificate (" in why
-        assert why.endswith("(option ssl_ca_path: who vouches for it)")
+        assert why.endswith("(option ssl_ca_path: the authority that issued it)")
 
 
 async def test_the_pinned_certificate_is_accepted_whatever_name_it_has(
