@@ -148,3 +148,11 @@ def test_the_files_that_the_architecture_names_exist() -> None:
     missing = {name for name in named if not any((each / name).exists() for each in folders)}
     assert len(named) > 60
     assert missing == set()
+
+
+def test_the_classes_that_the_architecture_names_exist() -> None:
+    named = set(re.findall(r"`([A-Z]\w*[a-z]\w*)`", PAGES["architecture.md"])) - {"FakeClock"}
+    sources = "\n".join(path.read_text() for path in (ROOT / "rap").rglob("*.py"))
+    defined = set(re.findall(r"^(?:class )?([A-Z]\w+)\b", sources, re.MULTILINE))
+    assert len(named) > 30
+    assert named - defined == set()
