@@ -13,7 +13,7 @@ from rap.server import Server
 from tests.client.fed import Resolver, free_address, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, eventually, within
-from tests.server.test_process import program
+from tests.server.test_signals import program
 
 CALC: dict[str, Any] = {"registry": MemoryRegistry(), "service": "calc"}
 OTHER: dict[str, Any] = {"registry": MemoryRegistry(), "service": "other"}

@@ -1,4 +1,4 @@
-"""Every test here leaves no task and no exception behind."""
+"""Every test of a server must leave no task and no exception behind."""
 
 from tests.event_loops import nothing_goes_unnoticed
 

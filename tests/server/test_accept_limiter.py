@@ -1,4 +1,4 @@
-"""New connections: who comes too often, and who stands there in silence."""
+"""Limits on new connections: their rate, and how many have not said Hello."""
 
 import asyncio
 from typing import cast
@@ -16,7 +16,7 @@ from tests.loopback import calling, eventually, serving, within
 
 
 class Arriving:
-    """What `AcceptLimiter` needs to know of a connection."""
+    """A connection, as far as `AcceptLimiter` needs it."""
 
     def __init__(self, host: str, *, is_local: bool = False) -> None:
         self.peer = Peer(host, 1, is_local)
@@ -27,7 +27,7 @@ class Arriving:
 
 
 class Door:
-    """AcceptLimiter that tests look at."""
+    """A limiter with a fake clock, and connections to it."""
 
     def __init__(self, max_handshakes: int = 100, max_connects: int = 1) -> None:
         self.clock = FakeClock()
@@ -42,7 +42,7 @@ class Door:
         return sum(self.come(host, is_local=is_local).error is None for _ in range(count))
 
 
-def test_ten_times_as_many_may_come_at_once_and_then_so_many_a_second() -> None:
+def test_connects_are_limited_per_second_with_a_burst_of_ten_times() -> None:
     door = Door(max_connects=2)
     assert door.admitted("192.0.2.1", 30) == 20
     assert "too many connections from 192.0.2.1" in str(door.come("192.0.2.1").error)
@@ -51,18 +51,18 @@ def test_ten_times_as_many_may_come_at_once_and_then_so_many_a_second() -> None:
     assert door.admitted("192.0.2.2", 1) == 1
 
 
-def test_addresses_of_one_ipv6_network_are_one() -> None:
+def test_an_ipv6_network_counts_as_one_address() -> None:
     door = Door()
     assert sum(door.admitted(f"2001:db8::{n}", 1) for n in range(1, 12)) == 10
     assert door.admitted("2001:db8:0:1::1", 1) == 1
 
 
-def test_peers_on_this_machine_have_no_rate() -> None:
+def test_local_peers_have_no_rate_limit() -> None:
     door = Door()
     assert door.admitted("127.0.0.1", 1000, is_local=True) == 1000
 
 
-def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_addresses_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rap.server.admission._MAX_NETWORKS", 2)
     door = Door()
     assert door.admitted("192.0.2.1", 10) == 10
@@ -72,7 +72,7 @@ def test_only_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) 
     assert door.admitted("192.0.2.2", 10) == 10
 
 
-def test_the_oldest_of_those_that_say_nothing_is_cut_for_one_more() -> None:
+def test_the_oldest_connection_without_a_hello_is_closed_for_a_new_one() -> None:
     door = Door(max_handshakes=2)
     first, second, third = (door.come("127.0.0.1", is_local=True) for _ in range(3))
     assert "sent no Hello while many others came" in str(first.error)
@@ -100,7 +100,7 @@ def test_a_tls_connection_counts_once_and_before_its_handshake() -> None:
     assert [each.error or each.conn.error for each in shaking[:10]] == [None] * 10
 
 
-def test_the_place_of_a_connection_is_that_of_its_handshake() -> None:
+def test_a_connection_is_as_old_as_its_handshake() -> None:
     door = Door(max_handshakes=2)
     first, second = Shaking("192.0.2.1"), Shaking("192.0.2.2")
     for each in (first, second):
@@ -117,7 +117,7 @@ async def fine() -> int:
     return 1
 
 
-async def test_who_has_said_hello_is_not_cut_for_those_who_say_nothing() -> None:
+async def test_a_connection_that_has_said_hello_is_not_closed_for_silent_ones() -> None:
     async with serving(fine, max_handshakes=2) as server, calling(server) as client:
         await client.raw_call("fine")
         port = server.addresses[0].port
@@ -127,7 +127,7 @@ async def test_who_has_said_hello_is_not_cut_for_those_who_say_nothing() -> None
             assert await client.raw_call("fine") == 1
 
 
-async def test_hundreds_of_connections_may_come_at_once() -> None:
+async def test_hundreds_of_connections_can_be_opened_at_once() -> None:
     async with serving(fine) as server:
         port = server.addresses[0].port
         async with asyncio.TaskGroup() as group:

@@ -59,7 +59,7 @@ async def registry(client: Client, method: str, /, *args: Any, **kwargs: Any) ->
     return await client.raw_call(method, *args, group="registry", kwarg_param=kwargs)
 
 
-async def test_list_tells_what_is_registered(client: Client) -> None:
+async def test_list_returns_the_registered_functions(client: Client) -> None:
     entries = {entry["func_name"]: entry for entry in await registry(client, "list")}
     assert entries["add"] == {
         "group": "default",
@@ -78,7 +78,7 @@ async def test_list_tells_what_is_registered(client: Client) -> None:
     assert entries["list"]["is_private"]
 
 
-async def test_describe_tells_of_one_function(client: Client) -> None:
+async def test_describe_returns_one_function(client: Client) -> None:
     found = await registry(client, "describe", "add")
     assert found["parameters"] == [
         {"name": "a", "kind": "", "type": "int", "default": None},
@@ -117,7 +117,7 @@ async def test_load_makes_a_function_callable(client: Client, module: Path) -> N
     assert await client.raw_call("one", group="g") == 1
 
 
-async def test_a_function_is_loaded_once(client: Client, module: Path) -> None:
+async def test_loading_a_function_twice_is_refused(client: Client, module: Path) -> None:
     await registry(client, "load", "loaded_module", "answer", is_private=True, doc="One.")
     entries = {entry["func_name"]: entry for entry in await registry(client, "list")}
     assert (entries["answer"]["is_private"], entries["answer"]["doc"]) == (True, "One.")
@@ -125,7 +125,7 @@ async def test_a_function_is_loaded_once(client: Client, module: Path) -> None:
         await registry(client, "load", "loaded_module", "answer")
 
 
-async def test_reload_runs_the_source_anew(client: Client, module: Path) -> None:
+async def test_reload_runs_the_changed_source(client: Client, module: Path) -> None:
     await registry(client, "load", "loaded_module", "answer")
     assert await client.raw_call("answer") == 1
     edit(module, "def answer() -> int:\n    return 2\n")  # as long, within a second
@@ -134,7 +134,7 @@ async def test_reload_runs_the_source_anew(client: Client, module: Path) -> None
     assert await client.raw_call("answer") == 2
 
 
-async def test_reload_keeps_what_it_is_not_told(client: Client, server: Server) -> None:
+async def test_reload_keeps_options_that_are_not_given(client: Client, server: Server) -> None:
     server.register(add, "plus", is_private=True, inline=True, run_timeout=3.0)
     await registry(client, "reload", __name__, "add", name="plus")
     handler = server._router.find("/default/plus")
@@ -166,7 +166,7 @@ async def answer() -> int:
     assert await within(running) == 1
 
 
-async def test_a_source_that_fails_changes_nothing(client: Client, module: Path) -> None:
+async def test_a_module_that_cannot_be_run_changes_nothing(client: Client, module: Path) -> None:
     await registry(client, "load", "loaded_module", "answer")
     before = sys.modules["loaded_module"]
     for source, reason in [("1 / 0", "ZeroDivisionError"), ("def", "SyntaxError")]:
@@ -187,7 +187,7 @@ async def test_a_source_that_fails_changes_nothing(client: Client, module: Path)
     assert sys.modules["loaded_module"].__file__ == before.__file__
 
 
-async def test_what_cannot_be_loaded_is_named(client: Client, module: Path) -> None:
+async def test_an_error_of_load_names_the_function_and_module(client: Client, module: Path) -> None:
     with pytest.raises(CallError, match="cannot import 'no_such_module'"):
         await registry(client, "load", "no_such_module", "f")
     with pytest.raises(NotFound, match="has no 'f'"):

@@ -60,14 +60,16 @@ async def is_told(client: Client, reason: str) -> None:
 
 @pytest.mark.parametrize("token", ["secret", b"secret"])
 @pytest.mark.parametrize("verifier", ["secret", b"secret"])
-async def test_the_right_token_is_admitted(token: str | bytes, verifier: str | bytes) -> None:
+async def test_a_client_with_the_valid_token_is_admitted(
+    token: str | bytes, verifier: str | bytes
+) -> None:
     async with serving(who, verify_token=verifier) as server:
         async with client_of(server, token=token) as client:
             assert await client.raw_call("who") is None
 
 
 @pytest.mark.parametrize("token", ["wrong", None, "secre", "secrets", "\ud800"])
-async def test_any_other_is_refused_at_connect_and_in_calls(token: str | None) -> None:
+async def test_any_other_token_is_refused_at_connect_and_in_calls(token: str | None) -> None:
     async with serving(who, numbers, verify_token="secret") as server:
         if token == "\ud800":
             token = "\N{SNOWMAN}"
@@ -101,7 +103,7 @@ async def test_a_token_may_come_from_a_function_for_each_connection() -> None:
 
 
 @pytest.mark.parametrize("token", [lambda: 1 // 0, lambda: None, lambda: ""])
-async def test_a_function_that_gives_no_token_is_an_error(token: Any) -> None:
+async def test_a_token_function_that_returns_no_token_is_an_error(token: Any) -> None:
     async with serving(who, verify_token="secret") as server:
         client = client_of(server, token=token)
         with pytest.raises(Unauthenticated, match="gave no token") as caught:
@@ -110,7 +112,7 @@ async def test_a_function_that_gives_no_token_is_an_error(token: Any) -> None:
         await client.await_close()
 
 
-async def test_the_verifier_tells_who_the_peer_is() -> None:
+async def test_the_verifier_sets_the_identity_of_the_peer() -> None:
     seen: list[Peer] = []
 
     def verify(token: str, peer: Peer) -> str | None:
@@ -218,7 +220,7 @@ async def test_a_call_sent_with_a_wrong_token_is_not_served() -> None:
         await writer.wait_closed()
 
 
-async def test_the_hello_may_come_in_pieces() -> None:
+async def test_the_hello_may_arrive_in_pieces() -> None:
     async def note() -> int:
         return 7
 
@@ -243,7 +245,7 @@ async def test_the_hello_may_come_in_pieces() -> None:
         pytest.param(hello_frame({"rap": 1, "token": ["secret"]}), id="no string"),
     ],
 )
-async def test_what_is_no_hello_with_a_token_is_refused(sent: bytes) -> None:
+async def test_anything_but_a_hello_with_a_token_is_refused(sent: bytes) -> None:
     async with serving(who, verify_token="secret") as server:
         reader, writer = await connected(server)
         writer.write(sent)
@@ -276,7 +278,7 @@ async def test_a_client_that_leaves_before_the_verdict_is_forgotten() -> None:
         await eventually(lambda: not server.connection_manager.connections)
 
 
-async def test_a_client_that_says_nothing_is_cut() -> None:
+async def test_a_client_that_sends_nothing_is_closed() -> None:
     async with serving(who, verify_token="secret", handshake_timeout=0.05) as server:
         reader, writer = await connected(server)
         assert await within(reader.read()) == b""
@@ -284,7 +286,7 @@ async def test_a_client_that_says_nothing_is_cut() -> None:
         await writer.wait_closed()
 
 
-async def test_a_verifier_that_fails_admits_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_verifier_that_raises_admits_no_client(caplog: pytest.LogCaptureFixture) -> None:
     def verify(token: str) -> bool:
         raise LookupError("the database is down")
 
@@ -293,7 +295,7 @@ async def test_a_verifier_that_fails_admits_nobody(caplog: pytest.LogCaptureFixt
     assert "the database is down" in caplog.text
 
 
-async def test_a_verifier_that_takes_too_long_admits_nobody() -> None:
+async def test_a_verifier_that_takes_too_long_admits_no_client() -> None:
     async def verify(token: str) -> bool:
         await asyncio.Event().wait()
         return True
@@ -302,7 +304,7 @@ async def test_a_verifier_that_takes_too_long_admits_nobody() -> None:
         await is_told(client_of(server, token="any"), "not verified in")
 
 
-async def test_an_address_that_fails_too_often_is_refused_unheard() -> None:
+async def test_an_address_with_too_many_failures_is_refused_without_verification() -> None:
     async with serving(who, verify_token="secret", max_token_failures=2) as server:
         for _ in range(2):
             client = client_of(server, token="wrong")
@@ -339,7 +341,7 @@ async def test_the_token_is_not_kept() -> None:
             assert "token" not in conn.protocol.peer_hello
 
 
-async def test_a_new_token_is_taken_when_the_server_wants_another() -> None:
+async def test_a_client_gets_a_new_token_after_a_refusal() -> None:
     tokens = ["old"]
 
     async with serving(who, verify_token=lambda token: token == "new") as server:
@@ -393,7 +395,7 @@ def test_a_bad_verifier_is_refused_at_construction() -> None:
         Server(LOOPBACK, max_token_failures=0)
 
 
-def test_a_verifier_may_want_the_peer_or_not() -> None:
+def test_a_verifier_may_take_the_peer_or_not() -> None:
     peer = Peer("192.0.2.1", 1)
     assert verify_with(lambda token: token)("a", peer) == "a"
     assert verify_with(lambda token, peer: peer)("a", peer) is peer

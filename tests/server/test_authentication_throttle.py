@@ -27,7 +27,7 @@ def test_an_address_is_blocked_until_its_minute_is_over() -> None:
     assert throttle.failures == 2
 
 
-def test_a_new_minute_counts_anew() -> None:
+def test_failures_are_counted_per_minute() -> None:
     throttle, clock = make_throttle()
     throttle.record_failure(ALICE)
     clock.advance(60.0)
@@ -84,7 +84,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_guesses_that_come_at_once_are_not_all_heard() -> None:
+async def test_concurrent_attempts_of_an_address_are_limited() -> None:
     throttle, _ = make_throttle(2)
     attempts = Attempts(throttle)
     async with asyncio.TaskGroup() as group:
@@ -105,7 +105,7 @@ async def test_guesses_that_come_at_once_are_not_all_heard() -> None:
     assert not throttle._waiting
 
 
-async def test_who_waits_behind_good_ones_is_heard() -> None:
+async def test_an_attempt_that_waits_behind_successful_ones_is_made() -> None:
     throttle, _ = make_throttle(1)
     attempts, other = Attempts(throttle), Attempts(throttle, BOB)
     async with asyncio.TaskGroup() as group:
@@ -121,7 +121,7 @@ async def test_who_waits_behind_good_ones_is_heard() -> None:
     assert not any(attempts.waits)
 
 
-async def test_who_gives_up_waiting_leaves_its_place_to_the_next() -> None:
+async def test_a_cancelled_waiter_passes_its_slot_to_the_next() -> None:
     throttle, _ = make_throttle(1)
     attempts = Attempts(throttle)
     tasks = [asyncio.create_task(attempts.make()) for _ in range(13)]

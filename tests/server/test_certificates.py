@@ -42,7 +42,7 @@ async def accepted(server: Server, certificate: str) -> bool:
 
 
 @pytest.mark.parametrize("how", ["method", "signal"])
-async def test_new_handshakes_use_the_files_as_they_are_now(tmp_path: Path, how: str) -> None:
+async def test_new_handshakes_use_the_reloaded_files(tmp_path: Path, how: str) -> None:
     write_certificate(tmp_path)
     old = copy_of_certificate(tmp_path, "old.crt")
     server = Server("127.0.0.1:0", close_timeout=1, **options(tmp_path))

@@ -1,4 +1,4 @@
-"""A client that asks and does not take the answers has no more of its calls begun."""
+"""While a client does not read responses, the server starts no more of its calls."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ async def is_quiet(server: Server, count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_calls_wait_until_answers_were_taken_and_none_is_lost() -> None:
+async def test_calls_wait_until_responses_are_read_and_none_is_lost() -> None:
     begun.clear()
     async with serving(big, fine, max_backlog=MIB) as server:
         async with speaking(server.addresses[0].port, HELLO) as raw:
@@ -54,7 +54,7 @@ async def test_calls_wait_until_answers_were_taken_and_none_is_lost() -> None:
         assert begun == list(range(20))
 
 
-async def test_a_call_that_was_given_up_while_it_waited_is_not_begun() -> None:
+async def test_a_call_cancelled_while_it_waits_is_not_started() -> None:
     begun.clear()
     async with serving(big, max_backlog=MIB) as server:
         async with speaking(server.addresses[0].port, HELLO) as raw:
@@ -70,7 +70,7 @@ async def test_a_call_that_was_given_up_while_it_waited_is_not_begun() -> None:
         await eventually(lambda: not server.connection_manager.connections)
 
 
-async def test_calls_that_wait_end_with_their_connection() -> None:
+async def test_waiting_calls_end_with_their_connection() -> None:
     begun.clear()
     async with serving(big, max_backlog=MIB) as server:
         async with speaking(server.addresses[0].port, HELLO) as raw:

@@ -1,4 +1,4 @@
-"""How a server leaves: two phases of GoAway, sessions that may finish, and a limit to it all."""
+"""How a server drains: two GoAways, sessions that may finish, and `close_timeout`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -89,7 +89,7 @@ async def test_a_drain_ends_as_soon_as_the_last_client_has_left(gate: Gate) -> N
         await within(closing)
 
 
-async def test_a_session_may_finish_on_the_server_that_leaves(gate: Gate) -> None:
+async def test_a_session_may_finish_on_a_draining_server(gate: Gate) -> None:
     async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:
         async with client.session as session:
             port = await client.raw_call("port")
@@ -102,7 +102,7 @@ async def test_a_session_may_finish_on_the_server_that_leaves(gate: Gate) -> Non
             await client.raw_call("port", timeout=0.02)
 
 
-async def test_what_is_open_at_close_timeout_is_reset(gate: Gate) -> None:
+async def test_calls_open_at_close_timeout_are_reset(gate: Gate) -> None:
     async with serving(*functions(gate), close_timeout=0.05) as server, calling(server) as client:
         iterator = client.iterator_call("items")
         calls = [asyncio.create_task(client.raw_call("enter")) for _ in range(3)]
@@ -120,7 +120,7 @@ async def test_what_is_open_at_close_timeout_is_reset(gate: Gate) -> None:
         assert (stats.in_flight, stats.open_streams) == (0, 0)
 
 
-async def test_a_session_that_stays_too_long_fails_clearly(gate: Gate) -> None:
+async def test_a_session_open_at_close_timeout_fails_with_the_reason(gate: Gate) -> None:
     async with serving(*functions(gate), close_timeout=0.05) as server, calling(server) as client:
         async with client.session as session:
             await client.raw_call("port")
@@ -173,7 +173,7 @@ async def test_set_serving_takes_a_server_out_and_puts_it_back(gate: Gate) -> No
         assert await client.raw_call("enter") == 1
 
 
-async def test_a_new_client_of_a_server_out_of_rotation_is_told_so(gate: Gate) -> None:
+async def test_a_new_client_learns_that_the_server_is_out_of_rotation(gate: Gate) -> None:
     async with serving(*functions(gate)) as server:
         await server.set_serving(False)
         client = Client(server.addresses, connect_timeout=60)
@@ -193,7 +193,7 @@ async def states(registry: MemoryRegistry) -> list[State]:
     return [endpoint.state for endpoint in snapshot.values()]
 
 
-async def test_the_registry_hears_of_every_state(gate: Gate) -> None:
+async def test_every_state_is_published_in_the_registry(gate: Gate) -> None:
     registry = MemoryRegistry()
     options = {"service": "calc", "registry": registry, "drain_delay": 0}
     async with serving(*functions(gate), **options) as server:
@@ -223,7 +223,7 @@ async def test_a_drain_is_published_before_the_listeners_close(gate: Gate) -> No
     assert await states(registry) == []
 
 
-async def test_a_server_may_begin_out_of_rotation(gate: Gate) -> None:
+async def test_a_server_may_start_out_of_rotation(gate: Gate) -> None:
     registry = MemoryRegistry()
     server = Server("127.0.0.1:0", service="calc", registry=registry, drain_delay=0)
     server.load_start_event([server.set_serving(False)])
@@ -234,7 +234,7 @@ async def test_a_server_may_begin_out_of_rotation(gate: Gate) -> None:
         assert await states(registry) == [State.UP]
 
 
-async def test_a_server_that_stops_is_not_put_back(gate: Gate) -> None:
+async def test_a_stopping_server_cannot_be_put_back_into_rotation(gate: Gate) -> None:
     registry, clock = MemoryRegistry(), FakeClock()
     server = Server("127.0.0.1:0", service="calc", registry=registry, clock=clock)
     await server.create_server()
@@ -249,12 +249,12 @@ async def test_a_server_that_stops_is_not_put_back(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("value", ["no", 1, None])
-async def test_serving_is_a_bool(value: Any) -> None:
+async def test_set_serving_takes_only_a_bool(value: Any) -> None:
     with pytest.raises(ValueError, match="serving must be True or False, got"):
         await Server().set_serving(value)
 
 
-async def test_calls_that_come_during_the_drain_are_served(gate: Gate) -> None:
+async def test_calls_that_arrive_during_the_drain_are_served(gate: Gate) -> None:
     """GoAway and a call may cross: what arrives before the last GoAway is served."""
     async with serving(*functions(gate), close_timeout=60) as server, calling(server) as client:
         conn = client.cluster.ready[0].pool.conn
@@ -293,7 +293,7 @@ def address_of(server: Server) -> tuple[str, int]:
     return server.addresses[0].host, server.addresses[0].port
 
 
-async def test_a_server_tells_how_often_it_may_be_pinged_and_clients_heed_it(gate: Gate) -> None:
+async def test_a_client_pings_no_more_often_than_the_server_allows(gate: Gate) -> None:
     async with serving(*functions(gate), max_pings=3) as server, calling(server) as client:
         conn = client.cluster.ready[0].pool.conn
         assert conn is not None

@@ -1,4 +1,4 @@
-"""TLS handshakes count from the moment a connection comes, and can be cut."""
+"""TLS handshakes count as connections without a Hello, and can be closed."""
 
 import asyncio
 import errno
@@ -59,7 +59,7 @@ async def crowd(server: Server, count: int) -> AsyncIterator[list[Raw]]:
         yield found
 
 
-async def test_the_oldest_handshake_is_cut_for_one_more(files: dict[str, str]) -> None:
+async def test_the_oldest_handshake_is_closed_for_a_new_one(files: dict[str, str]) -> None:
     async with serving(fine, max_handshakes=2, **files) as server:
         async with client_of(server, files) as before, crowd(server, 3) as peers:
             assert await peers[0].closed() == b""
@@ -71,7 +71,7 @@ async def test_the_oldest_handshake_is_cut_for_one_more(files: dict[str, str]) -
             assert await before.raw_call("fine") == 1
 
 
-async def test_who_has_shaken_hands_and_says_no_hello_keeps_its_place(
+async def test_a_connection_without_a_hello_still_counts_after_its_handshake(
     files: dict[str, str],
 ) -> None:
     context = ssl.create_default_context(cafile=files["ssl_crt_path"])
@@ -89,7 +89,7 @@ async def test_who_has_shaken_hands_and_says_no_hello_keeps_its_place(
 
 
 @pytest.mark.parametrize(("said", "timeout"), [(b"no TLS at all, and long enough", 5), (b"", 0.05)])
-async def test_a_handshake_that_fails_counts_no_more(
+async def test_a_failed_handshake_is_no_longer_counted(
     files: dict[str, str], said: bytes, timeout: float
 ) -> None:
     async with serving(fine, handshake_timeout=timeout, **files) as server:
@@ -98,14 +98,16 @@ async def test_a_handshake_that_fails_counts_no_more(
             await eventually(lambda: not silent(server))
 
 
-async def test_a_client_that_leaves_in_its_handshake_counts_no_more(files: dict[str, str]) -> None:
+async def test_a_client_that_disconnects_in_its_handshake_is_no_longer_counted(
+    files: dict[str, str],
+) -> None:
     async with serving(fine, **files) as server:
         async with crowd(server, 1):
             assert silent(server) == 1
         await eventually(lambda: not silent(server))
 
 
-async def test_handshakes_do_not_keep_a_server_from_its_end(files: dict[str, str]) -> None:
+async def test_handshakes_do_not_delay_the_stop_of_a_server(files: dict[str, str]) -> None:
     async with serving(fine, close_timeout=60, **files) as server, crowd(server, 2) as peers:
         await within(server.await_closed())
         for peer in peers:
@@ -113,7 +115,7 @@ async def test_handshakes_do_not_keep_a_server_from_its_end(files: dict[str, str
         assert silent(server) == 0
 
 
-async def test_many_clients_come_at_once(files: dict[str, str]) -> None:
+async def test_many_clients_connect_at_once(files: dict[str, str]) -> None:
     async with serving(fine, **files) as server:
         clients = [client_of(server, files) for _ in range(30)]
         await within(asyncio.gather(*(client.connect() for client in clients)))
@@ -157,7 +159,7 @@ class Exhausted:
         return getattr(self._sock, name)
 
 
-async def test_an_error_of_accept_is_told_and_tried_again(
+async def test_an_error_of_accept_is_logged_and_retried(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rap.transport.listen._RETRY", 0.01)
@@ -172,7 +174,7 @@ async def test_an_error_of_accept_is_told_and_tried_again(
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_a_handshake_that_is_cut_before_it_begins_leaves_no_socket_open(
+async def test_a_handshake_closed_before_it_begins_leaves_no_socket_open(
     files: dict[str, str], at_once: bool
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -197,7 +199,7 @@ async def test_a_handshake_that_is_cut_before_it_begins_leaves_no_socket_open(
         assert failed == ([] if at_once else [handshake.conn])
 
 
-async def test_a_server_may_close_while_it_waits_to_accept_again(files: dict[str, str]) -> None:
+async def test_a_server_can_stop_while_it_waits_to_accept_again(files: dict[str, str]) -> None:
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     exhausted = Exhausted(sock)
@@ -208,7 +210,7 @@ async def test_a_server_may_close_while_it_waits_to_accept_again(files: dict[str
 
 
 @pytest.mark.parametrize("delay", [60, 0], ids=["listening", "closed"])
-async def test_a_drain_may_be_cut_short_whether_or_not_it_listens_still(
+async def test_a_drain_can_be_cut_short_before_and_after_the_listeners_close(
     files: dict[str, str], delay: float
 ) -> None:
     async def wait() -> None:

@@ -1,4 +1,4 @@
-"""A server may take less than the protocol allows: of headers, levels and values."""
+"""A server may accept smaller headers and bodies than the protocol allows."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def levels(count: int) -> list[Any]:
     return value
 
 
-async def test_a_body_may_have_as_many_levels_as_the_server_says() -> None:
+async def test_a_body_may_nest_as_deep_as_max_depth() -> None:
     # The arguments are a level, too.
     async with serving(echo, max_depth=4) as server, calling(server) as client:
         assert await client.raw_call("echo", levels(3)) == levels(3)
@@ -34,7 +34,7 @@ async def test_a_body_may_have_as_many_levels_as_the_server_says() -> None:
             await client.raw_call("echo", levels(4))
 
 
-async def test_a_body_may_have_as_many_values_as_the_server_says() -> None:
+async def test_a_body_may_have_as_many_values_as_max_elements() -> None:
     async with serving(echo, max_elements=11) as server, calling(server) as client:
         assert await client.raw_call("echo", [0] * 10) == [0] * 10
         with pytest.raises(InvalidArgument, match="too many elements: 12 or more, the limit is 11"):
@@ -42,7 +42,7 @@ async def test_a_body_may_have_as_many_values_as_the_server_says() -> None:
         assert await client.raw_call("echo", 1) == 1
 
 
-async def test_a_header_may_be_as_large_as_the_server_says() -> None:
+async def test_a_header_may_be_as_large_as_max_header() -> None:
     async with serving(echo, max_header=1024) as server, calling(server) as client:
         assert await client.raw_call("echo", 1, header={"note": "x" * 900}) == 1
         with pytest.raises(ResourceExhausted, match="max_header is 1024") as caught:

@@ -1,4 +1,4 @@
-"""Options of a server: addresses that work, and values that are refused by their name."""
+"""Options of a server: addresses, and invalid values whose error names the option."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ async def fine() -> int:
 # Addresses.
 
 
-async def test_port_0_binds_a_free_port_that_addresses_tells() -> None:
+async def test_port_0_binds_a_free_port_that_addresses_returns() -> None:
     async with serving(fine, host=["127.0.0.1:0", "127.0.0.1:0"]) as server:
         one, two = server.addresses
         assert one.port != two.port
@@ -116,7 +116,7 @@ def test_an_unknown_option_is_refused_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("processor", [3, object])
-def test_what_is_no_processor_is_refused(processor: Any) -> None:
+def test_an_object_that_is_not_a_processor_is_refused(processor: Any) -> None:
     with pytest.raises(TypeError, match="processor_list takes BaseProcessor objects"):
         Server(processor_list=[processor])
 

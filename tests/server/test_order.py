@@ -1,4 +1,4 @@
-"""In which order a server comes and goes: what its registry, its clients and its events see."""
+"""The order of start and stop, as registry, clients and events see it."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ class Noting(MemoryRegistry):
         await super().deregister(service, endpoint)
 
 
-async def test_a_server_is_up_once_it_listens_and_leaves_step_by_step() -> None:
+async def test_a_server_registers_once_it_listens_and_drains_before_it_deregisters() -> None:
     log: list[str] = []
     clock, registry = FakeClock(), Noting(log)
     entered = asyncio.Event()
@@ -104,7 +104,7 @@ async def test_without_a_registry_a_drain_begins_at_once() -> None:
         await eventually(lambda: not client.cluster.ready)
 
 
-async def test_connections_grow_old_in_half_an_hour_but_not_all_at_once() -> None:
+async def test_maximum_ages_of_connections_are_spread_around_half_an_hour() -> None:
     async with serving(rng=random.Random(1)) as server:
         assert server.config.max_connection_age == 1800
         clients = [Client(server.addresses) for _ in range(40)]

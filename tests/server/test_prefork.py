@@ -1,4 +1,4 @@
-"""What makes a server one of several processes."""
+"""A server as one of several worker processes."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ async def test_a_port_is_not_shared_unless_asked_for() -> None:
             await Server(server.addresses).create_server()
 
 
-async def test_workers_with_a_registry_listen_on_ports_of_their_own(tmp_path: Path) -> None:
+async def test_workers_with_a_registry_listen_on_separate_ports(tmp_path: Path) -> None:
     registry = f"file://{tmp_path}"
     one, other = (Server("127.0.0.1:0", service="s", registry=registry) for _ in range(2))
     assert not become_worker(one, 0)
@@ -56,7 +56,7 @@ async def test_ports_of_workers_and_the_advertised_one_count_up(tmp_path: Path) 
             await server.create_server()
 
 
-async def test_a_worker_advertises_a_port_of_its_own(tmp_path: Path) -> None:
+async def test_each_worker_advertises_its_own_port(tmp_path: Path) -> None:
     registry = f"file://{tmp_path}"
     server = Server("127.0.0.1:0", service="s", registry=registry, advertise="10.0.0.1:8000")
     become_worker(server, 3)
@@ -65,12 +65,12 @@ async def test_a_worker_advertises_a_port_of_its_own(tmp_path: Path) -> None:
         assert endpoint.address == Address("tcp", "10.0.0.1", 8003)
 
 
-def test_a_unix_socket_cannot_be_had_by_several_processes() -> None:
+def test_workers_cannot_share_a_unix_socket() -> None:
     with pytest.raises(ValueError, match="a unix socket is for one process"):
         become_worker(Server("unix:///tmp/a.sock"), 0)
 
 
-def test_a_port_beyond_the_last_is_refused(tmp_path: Path) -> None:
+def test_a_worker_port_above_65535_is_refused(tmp_path: Path) -> None:
     server = Server("127.0.0.1:65535", service="s", registry=f"file://{tmp_path}")
     with pytest.raises(ValueError, match="there is no port 65536 for a worker"):
         become_worker(server, 1)

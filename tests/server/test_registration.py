@@ -1,4 +1,4 @@
-"""What a server says of itself in a registry."""
+"""What a server publishes in its registry."""
 
 import errno
 import random
@@ -103,7 +103,7 @@ async def test_a_wildcard_is_never_published(wildcard: str) -> None:
         ("\udcff:6379", "0.0.0.0:5000", None),
     ],
 )
-async def test_for_a_wildcard_the_local_address_of_the_route_to_the_registry_is_published(
+async def test_for_a_wildcard_the_address_of_the_route_to_the_registry_is_published(
     registry: str, wildcard: str, host: str | None
 ) -> None:
     book = Book()
@@ -115,7 +115,7 @@ async def test_for_a_wildcard_the_local_address_of_the_route_to_the_registry_is_
     await registration.deregister()
 
 
-async def test_a_name_that_means_this_machine_is_no_route_to_others(
+async def test_a_registry_name_that_resolves_to_loopback_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def of_debian(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
@@ -140,7 +140,7 @@ async def test_a_wildcard_without_a_route_out_gives_the_warning_too(
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
-async def test_without_a_route_it_is_the_loopback_address(
+async def test_without_a_route_the_loopback_address_is_published(
     wildcard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(sock: socket.socket, target: object) -> None:
@@ -160,7 +160,7 @@ async def test_without_a_route_it_is_the_loopback_address(
         ("192.0.2.1:5000", None, False),
     ],
 )
-async def test_a_loopback_address_in_a_registry_elsewhere_gives_one_warning(
+async def test_a_loopback_address_in_a_remote_registry_gives_one_warning(
     bound: str, advertise: str | None, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     registration = await registered(Book(), [bound], advertise=advertise)
@@ -169,7 +169,7 @@ async def test_a_loopback_address_in_a_registry_elsewhere_gives_one_warning(
     await registration.deregister()
 
 
-async def test_a_loopback_address_in_a_registry_here_is_fine(
+async def test_a_loopback_address_in_a_local_registry_gives_no_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     registration = await registered(MemoryRegistry(), ["127.0.0.1:5000"])
@@ -197,7 +197,7 @@ async def test_a_second_process_with_the_same_address_is_named(
     await registration.deregister()
 
 
-async def test_a_registry_that_is_down_does_not_keep_a_server_from_starting(
+async def test_a_server_starts_while_its_registry_is_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     book: Any = Book(RegistryError("no answer"))
@@ -213,11 +213,11 @@ async def test_without_a_registry_nothing_is_published() -> None:
     await registration.deregister()
 
 
-def test_a_registry_that_only_lists_is_refused() -> None:
+def test_a_registry_that_cannot_register_is_refused() -> None:
     with pytest.raises(ValueError, match="only lists servers; none can register there"):
         Server(LOOPBACK, service="calc", registry="static://127.0.0.1:1")
 
 
-def test_a_weight_of_nothing_is_refused_and_says_what_to_do_instead() -> None:
+def test_a_weight_of_0_is_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"weight must be .* 1 to 1000, got 0; .*set_serving"):
         Server(LOOPBACK, weight=0)

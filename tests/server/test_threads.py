@@ -1,4 +1,4 @@
-"""The threads of `def` handlers: as many as are needed, no more than allowed, kept by nobody."""
+"""The threads of `def` handlers: as many as are needed, and they end with their pool."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ def name() -> str:
     return threading.current_thread().name
 
 
-async def test_as_many_threads_as_functions_that_run_at_a_time() -> None:
+async def test_there_are_as_many_threads_as_running_functions() -> None:
     pool = Threads(4)
     assert {await pool.run(name) for _ in range(20)} == {"rap-handler_0"}
     barrier = threading.Barrier(4, timeout=10)
@@ -29,7 +29,7 @@ async def test_as_many_threads_as_functions_that_run_at_a_time() -> None:
     pool.close()
 
 
-async def test_what_waits_when_the_pool_closes_is_cancelled_and_what_runs_goes_on() -> None:
+async def test_closing_cancels_waiting_jobs_and_lets_running_ones_finish() -> None:
     pool, go_on, began = Threads(1), threading.Event(), threading.Event()
 
     def run() -> str:
@@ -48,7 +48,7 @@ async def test_what_waits_when_the_pool_closes_is_cancelled_and_what_runs_goes_o
     assert await within(running) == "done"
 
 
-async def test_a_function_that_nobody_waits_for_is_not_begun() -> None:
+async def test_a_cancelled_job_is_not_started() -> None:
     pool, go_on = Threads(1), threading.Event()
     begun: list[int] = []
     blocking = asyncio.ensure_future(pool.run(go_on.wait, (10,)))
@@ -76,7 +76,7 @@ async def test_threads_end_with_their_pool(how: str) -> None:
     await eventually(lambda: not any(thread.is_alive() for thread in threads))
 
 
-async def test_nothing_of_a_call_outlives_it() -> None:
+async def test_a_thread_keeps_no_reference_to_a_finished_call() -> None:
     class Argument:
         """Something that is noticed to be gone."""
 
@@ -89,7 +89,7 @@ async def test_nothing_of_a_call_outlives_it() -> None:
     pool.close()
 
 
-async def test_an_error_of_any_kind_is_told() -> None:
+async def test_every_kind_of_error_is_raised_to_the_caller() -> None:
     class Quit(BaseException):
         """No `Exception`."""
 
@@ -103,7 +103,7 @@ async def test_an_error_of_any_kind_is_told() -> None:
     pool.close()
 
 
-async def test_where_no_thread_can_be_started_calls_fail_until_there_can(
+async def test_calls_fail_while_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""What tests of middleware share with others: certificates, and a Redis server."""
+"""Fixtures of the middleware tests: certificates, and a Redis server."""
 
 from tests.shared_state.conftest import namespace, redis_single
 from tests.transport.conftest import certificates

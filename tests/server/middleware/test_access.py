@@ -1,4 +1,4 @@
-"""The access log: one line a call."""
+"""The access log: one line per call."""
 
 import logging
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def lines(records: list[Any]) -> list[dict[str, Any]]:
     return [record.access for record in records]
 
 
-async def test_a_call_gets_a_line_with_all_that_is_known(access: list[Any]) -> None:
+async def test_a_call_is_logged_with_all_fields(access: list[Any]) -> None:
     async with serving(add, middleware_list=[AccessMsgMiddleware()]) as server:
         async with calling(server) as client:
             await client.raw_call("add", 1, 2, header={"traceparent": f"00-{TRACE}-{'a' * 16}-01"})
@@ -104,7 +104,7 @@ async def test_only_a_well_formed_trace_id_is_logged(
     assert lines(access)[0].get("trace_id") == trace_id
 
 
-async def test_nothing_is_made_for_a_log_that_nobody_reads(
+async def test_a_disabled_access_log_costs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "rap.server.access")

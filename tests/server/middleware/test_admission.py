@@ -56,7 +56,7 @@ def ends(
     return {"host": LOOPBACK, **files}, {"ssl_crt_path": own.crt_path}
 
 
-async def test_nothing_is_read_or_said_before_a_connection_is_admitted(
+async def test_nothing_is_read_or_sent_before_a_connection_is_admitted(
     ends: tuple[Options, Options],
 ) -> None:
     gate = Gate()
@@ -212,7 +212,7 @@ async def test_only_middleware_is_loaded(bad: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [BaseConnMiddleware, BaseMsgMiddleware])
-async def test_an_instance_has_one_place_in_one_chain(kind: Any) -> None:
+async def test_an_instance_can_be_loaded_only_once(kind: Any) -> None:
     one = kind()
     with pytest.raises(ValueError, match="is loaded already"):
         Server(LOOPBACK).load_middleware([one, one])
@@ -220,7 +220,7 @@ async def test_an_instance_has_one_place_in_one_chain(kind: Any) -> None:
         Server(LOOPBACK).load_middleware([one])
 
 
-async def test_it_cannot_be_loaded_when_the_server_runs() -> None:
+async def test_middleware_cannot_be_loaded_into_a_running_server() -> None:
     async with serving(add) as server:
         with pytest.raises(RuntimeError, match="before the server starts"):
             server.load_middleware([BaseConnMiddleware()])
@@ -253,7 +253,7 @@ async def test_start_and_stop_events_run_plain_or_async() -> None:
     assert log[2:] == ["stop b", "stop a"]
 
 
-async def test_what_was_started_is_stopped_when_the_server_cannot_start() -> None:
+async def test_started_middleware_is_stopped_when_the_start_fails() -> None:
     class Broken(Living):
         def start_event_handle(self) -> None:
             raise LookupError("no")

@@ -1,4 +1,4 @@
-"""Who may connect by address: lists of networks, kept as networks."""
+"""Middleware that admits connections by address."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -45,7 +45,7 @@ async def admits(middleware: IpBlockMiddleware, host: str) -> bool:
         ("::/0", "::1", "8.8.8.8"),
     ],
 )
-async def test_an_entry_means_its_network(entry: str, inside: str, outside: str) -> None:
+async def test_an_entry_matches_its_network(entry: str, inside: str, outside: str) -> None:
     allowing = IpBlockMiddleware(allow_ip_list=[entry])
     assert await admits(allowing, inside)
     assert not await admits(allowing, outside)
@@ -71,7 +71,7 @@ def test_a_malformed_entry_is_refused(option: str, entry: Any) -> None:
         IpBlockMiddleware(**{option: ["10.0.0.1", entry]})
 
 
-def test_one_text_is_no_list() -> None:
+def test_a_string_is_not_a_list_of_entries() -> None:
     with pytest.raises(ValueError, match=r"allow_ip_list must be a list .*, got '10\.0\.0\.1'"):
         IpBlockMiddleware("10.0.0.1")
 
@@ -98,7 +98,7 @@ async def test_the_lists_can_be_changed_by_private_functions() -> None:
             assert await ask("get_allow_ip") == []
 
 
-async def test_an_emptied_allow_list_is_told_and_gives_way_to_the_block_list(
+async def test_emptying_the_allow_list_logs_a_warning_and_enables_the_block_list(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     middleware = IpBlockMiddleware(["10.0.0.0/8"], block_ip_list=["11.0.0.1"])
@@ -108,12 +108,12 @@ async def test_an_emptied_allow_list_is_told_and_gives_way_to_the_block_list(
     assert not await admits(middleware, "11.0.0.1")
 
 
-async def test_a_client_of_a_blocked_address_is_told() -> None:
+async def test_a_client_of_a_blocked_address_gets_the_reason() -> None:
     chain = [IpBlockMiddleware(block_ip_list=["127.0.0.0/8"])]
     async with serving(add, middleware_list=chain) as server:
         assert await is_refused(server, "the address 127.0.0.1 may not connect")
 
 
-def test_large_networks_are_kept_as_networks() -> None:
+def test_a_large_network_is_one_entry() -> None:
     networks = [f"{n}.0.0.0/8" for n in range(256)] + ["::/0"]
     assert IpBlockMiddleware(block_ip_list=networks).get_block_ip() == networks

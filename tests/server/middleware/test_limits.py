@@ -90,7 +90,7 @@ async def test_connections_of_one_address_are_limited() -> None:
         assert not await is_refused(server)
 
 
-async def test_addresses_of_one_ipv6_network_are_one_to_the_limit() -> None:
+async def test_an_ipv6_network_has_one_limit() -> None:
     limit = IpMaxConnMiddleware(ip_max_conn=2)
     async with serving(add, host="[::1]:0", middleware_list=[limit]) as server:
         async with calling(server) as client:
@@ -105,7 +105,7 @@ async def test_a_unix_socket_has_no_limit_by_address(tmp_path: Path) -> None:
             assert await client.call(add, 1, 2) == 3
 
 
-async def test_statistics_of_an_address_are_forgotten_after_their_time(clock: FakeClock) -> None:
+async def test_statistics_of_an_address_are_dropped_after_the_timeout(clock: FakeClock) -> None:
     limit = IpMaxConnMiddleware(ip_max_conn=1, timeout=60, clock=clock)
     async with serving(add, middleware_list=[limit]) as server:
         async with calling(server) as client:
@@ -128,7 +128,7 @@ async def test_the_limit_of_an_address_can_be_changed() -> None:
         assert (info["ip_max_conn"], info["timeout"]) == (2, 7)
 
 
-async def test_a_counter_of_ones_own_can_be_shared_by_two_servers() -> None:
+async def test_two_servers_can_share_a_custom_counter() -> None:
     counter = MemoryConnections()
     one, two = (ConnLimitMiddleware(1, block_time=0, state=counter) for _ in range(2))
     async with serving(add, middleware_list=[one]) as server, calling(server):

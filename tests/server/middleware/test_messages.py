@@ -1,4 +1,4 @@
-"""Message middleware: what stands around unary calls."""
+"""Message middleware, which wraps unary calls."""
 
 import asyncio
 import threading
@@ -108,7 +108,7 @@ async def test_a_call_can_be_refused_without_the_function() -> None:
     assert outer.log[1][1] is inner.answer
 
 
-async def test_another_answer_than_two_values_is_an_error_of_the_server() -> None:
+async def test_middleware_must_return_two_values() -> None:
     async with serving(add, middleware_list=[Refusing(3)]) as server, calling(server) as client:
         with pytest.raises(Internal, match=r"must return \(call_id, result\), got 3"):
             await client.call(add, 1, 2)
@@ -135,7 +135,7 @@ class Legacy(BaseMsgMiddleware):
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_one_more_positional_argument_gets_the_keyword_arguments(before: bool) -> None:
+async def test_a_fifth_parameter_of_dispatch_gets_the_keyword_arguments(before: bool) -> None:
     legacy, noting = Legacy(), Noting()
     chain = [legacy, noting] if before else [noting, legacy]
     async with serving(divide, middleware_list=chain) as server, calling(server) as client:
@@ -175,7 +175,7 @@ async def test_a_plain_function_runs_in_a_thread_and_an_inline_one_on_the_loop()
             assert await client.raw_call("inline", 1) == threading.current_thread().name
 
 
-async def test_generators_and_channels_pass_it_by() -> None:
+async def test_generators_and_channels_bypass_message_middleware() -> None:
     noting = Noting()
     async with serving(count, echo, middleware_list=[noting]) as server:
         async with calling(server) as client:
@@ -190,7 +190,7 @@ async def test_generators_and_channels_pass_it_by() -> None:
     assert noting.log == []
 
 
-async def test_it_sees_the_request_after_the_processors_and_so_does_the_handler() -> None:
+async def test_middleware_and_handler_see_the_request_after_the_processors() -> None:
     class Incrementing(BaseProcessor):
         async def process_request(self, request: Request) -> Request:
             request.body = [it + 1 for it in request.body]
@@ -214,7 +214,7 @@ class Judging(BaseMsgMiddleware):
         self.answers.append(answer)
 
 
-async def test_it_can_look_at_how_each_call_ended() -> None:
+async def test_answered_is_called_with_the_end_of_each_call() -> None:
     judging = Judging()
     async with serving(add, divide, middleware_list=[judging]) as server:
         async with calling(server) as client:
@@ -231,7 +231,7 @@ async def test_it_can_look_at_how_each_call_ended() -> None:
     assert getattr(refused.error, "code", None) is Code.INVALID_ARGUMENT
 
 
-async def test_a_call_that_its_caller_gave_up_ends_as_cancelled() -> None:
+async def test_a_cancelled_call_is_answered_as_cancelled() -> None:
     judging = Judging()
     async with serving(forever, middleware_list=[judging]) as server, calling(server) as client:
         call = asyncio.ensure_future(client.raw_call("forever"))
@@ -241,7 +241,7 @@ async def test_a_call_that_its_caller_gave_up_ends_as_cancelled() -> None:
     assert getattr(judging.answers[0].error, "code", None) is Code.CANCELLED
 
 
-async def test_a_call_past_its_deadline_says_so() -> None:
+async def test_a_call_past_its_deadline_is_answered_with_the_error() -> None:
     judging = Judging()
     async with serving(forever, middleware_list=[judging]) as server, calling(server) as client:
         with pytest.raises(TimeoutError):
@@ -253,7 +253,9 @@ async def test_a_call_past_its_deadline_says_so() -> None:
     )
 
 
-async def test_looking_at_answers_cannot_harm_the_call(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_in_answered_does_not_affect_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Failing(BaseMsgMiddleware):
         def answered(self, answer: Answer) -> None:
             raise LookupError("oh")

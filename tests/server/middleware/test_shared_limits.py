@@ -45,7 +45,7 @@ async def test_servers_count_each_address_together(url: str) -> None:
         assert await is_refused(other, "more than 2 connections from 127.0.0.1")
 
 
-async def test_services_of_other_names_are_counted_apart(url: str) -> None:
+async def test_services_are_counted_separately(url: str) -> None:
     limits = [ConnLimitMiddleware(max_conn=1, state=url) for _ in range(2)]
     async with (
         serving(add, middleware_list=limits[:1], service="a", registry="memory://") as one,
@@ -59,7 +59,7 @@ async def test_services_of_other_names_are_counted_apart(url: str) -> None:
         assert await client.call(add, 1, 2) == 3
 
 
-async def test_a_server_that_stops_gives_its_connections_back(url: str) -> None:
+async def test_a_stopping_server_releases_its_connections(url: str) -> None:
     counter = state_from_url(url).connections("conn")
     async with serving(add, middleware_list=[ConnLimitMiddleware(state=url)]) as server:
         client = Client(server.addresses)
@@ -70,7 +70,7 @@ async def test_a_server_that_stops_gives_its_connections_back(url: str) -> None:
     await counter.aclose()
 
 
-async def test_a_store_that_is_down_at_the_start_leaves_each_server_its_share() -> None:
+async def test_each_server_enforces_its_share_while_the_store_is_down() -> None:
     limit = ConnLimitMiddleware(max_conn=1, block_time=0, state="redis://127.0.0.1:1")
     async with serving(add, middleware_list=[limit]) as server, calling(server) as client:
         assert await is_refused(server)

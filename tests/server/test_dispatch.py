@@ -1,4 +1,4 @@
-"""A handler runs in a task of its own, as asyncio's own tools expect."""
+"""Each handler runs in its own task, as the tools of asyncio expect."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from tests.loopback import calling, serving
 _who: ContextVar[str] = ContextVar("who", default="nobody")
 
 
-async def test_each_call_has_a_task_of_its_own() -> None:
+async def test_each_call_has_its_own_task() -> None:
     tasks: list[asyncio.Task[object] | None] = []
 
     async def note() -> bool:
@@ -25,7 +25,7 @@ async def test_each_call_has_a_task_of_its_own() -> None:
     assert None not in tasks
 
 
-async def test_a_timeout_inside_a_handler_ends_what_it_is_around() -> None:
+async def test_a_timeout_inside_a_handler_ends_its_block() -> None:
     async def hurry() -> str:
         try:
             async with asyncio.timeout(0):
@@ -38,7 +38,7 @@ async def test_a_timeout_inside_a_handler_ends_what_it_is_around() -> None:
         assert await client.call(hurry) == "gave up"
 
 
-async def test_a_handler_may_run_tasks_of_a_group() -> None:
+async def test_a_handler_may_use_a_task_group() -> None:
     async def double(n: int) -> int:
         await asyncio.sleep(0)
         return 2 * n
@@ -52,7 +52,7 @@ async def test_a_handler_may_run_tasks_of_a_group() -> None:
         assert await client.call(doubled) == [0, 2, 4]
 
 
-async def test_context_variables_of_calls_do_not_mix() -> None:
+async def test_each_call_has_its_own_context_variables() -> None:
     async def sign(name: str) -> str:
         before = _who.get()
         _who.set(name)

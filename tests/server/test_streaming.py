@@ -1,4 +1,4 @@
-"""What a client sends at once with the opening of a channel is there when the function reads."""
+"""Messages that a client sends together with the opening of a channel reach the function."""
 
 from typing import Any
 

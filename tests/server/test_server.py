@@ -1,4 +1,4 @@
-"""The life of a server: events, start, stop, and options that are wrong."""
+"""The life of a server: events, start and stop."""
 
 import asyncio
 import functools
@@ -59,7 +59,7 @@ async def test_events_run_in_order_before_listening_and_after_closing() -> None:
         ("load_middleware", BaseMsgMiddleware()),
     ],
 )
-async def test_what_would_have_no_effect_any_more_is_refused(method: str, value: Any) -> None:
+async def test_loading_plug_ins_after_the_start_is_refused(method: str, value: Any) -> None:
     async with serving(fine) as server:
         with pytest.raises(RuntimeError, match=f"{method} must come before the server starts"):
             getattr(server, method)([value])
@@ -85,7 +85,7 @@ async def test_a_failing_start_event_aborts_the_start() -> None:
         await server.create_server()
 
 
-async def test_a_cancelled_start_leaves_nothing() -> None:
+async def test_a_cancelled_start_leaves_nothing_open() -> None:
     async def hang() -> None:
         await asyncio.Event().wait()
 
@@ -114,7 +114,7 @@ async def test_a_failing_stop_event_is_logged_and_the_others_run(
 
 
 @pytest.mark.parametrize("event", [3, "f", None])
-def test_what_is_no_event_is_refused(event: Any) -> None:
+def test_an_invalid_event_is_refused(event: Any) -> None:
     with pytest.raises(TypeError, match="start_event_list takes coroutines"):
         Server(start_event_list=[event])
     with pytest.raises(TypeError, match="stop_event_list takes coroutines"):
@@ -138,7 +138,7 @@ async def test_coroutines_of_a_server_that_never_starts_are_closed() -> None:
 # Start and stop.
 
 
-def test_a_server_is_made_without_a_loop() -> None:
+def test_a_server_can_be_constructed_without_a_loop() -> None:
     server = Server(LOOPBACK)
 
     async def run() -> int:
@@ -161,7 +161,7 @@ async def test_create_server_returns_the_server_and_a_second_is_refused() -> Non
         await server.create_server()
 
 
-async def test_await_closed_may_be_called_by_many_and_again() -> None:
+async def test_await_closed_may_be_called_again_and_concurrently() -> None:
     async with serving(fine) as server, calling(server):
         await within(asyncio.gather(*(server.await_closed() for _ in range(3))))
         await server.await_closed()
@@ -180,7 +180,7 @@ async def test_cancelling_await_closed_does_not_stop_the_drain() -> None:
     await server.await_closed()
 
 
-async def test_cancelling_async_with_while_it_drains_ends_it_at_once() -> None:
+async def test_cancelling_async_with_during_the_drain_stops_at_once() -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def hang() -> None:
@@ -207,7 +207,7 @@ async def test_cancelling_async_with_while_it_drains_ends_it_at_once() -> None:
             await within(call)
 
 
-async def test_closing_ends_connected_clients() -> None:
+async def test_closing_disconnects_clients() -> None:
     async with serving(fine) as server, calling(server) as client:
         conn = client.cluster.ready[0].pool.conn
         assert conn is not None
@@ -235,7 +235,7 @@ async def test_cancelling_serve_forever_closes_the_server() -> None:
     assert stopped.is_set()
 
 
-async def test_a_handler_that_ignores_cancellation_does_not_keep_the_server_for_ever(
+async def test_a_handler_that_ignores_cancellation_does_not_block_the_stop(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("rap.server.dispatch._CANCEL_GRACE", 0.05)
@@ -279,7 +279,7 @@ async def test_an_idle_connection_is_asked_to_leave() -> None:
         assert await client.raw_call("fine") == 1
 
 
-async def test_an_old_connection_is_left_but_its_calls_live_on() -> None:
+async def test_an_old_connection_is_drained_and_its_calls_finish() -> None:
     gate = asyncio.Event()
 
     async def items() -> AsyncIterator[int]:
@@ -300,7 +300,7 @@ async def test_an_old_connection_is_left_but_its_calls_live_on() -> None:
         await within(old.ended)
 
 
-async def test_no_limit_of_age_and_idleness_is_an_option() -> None:
+async def test_connections_may_have_no_limit_of_age_and_idleness() -> None:
     async with serving(fine, keep_alive=None, max_connection_age=None, run_timeout=None) as server:
         async with calling(server) as client:
             assert await client.raw_call("fine") == 1
@@ -326,7 +326,7 @@ async def test_more_calls_than_max_streams_are_refused_unserved() -> None:
             assert await within(client.raw_call("fine")) == 1
 
 
-async def test_a_program_may_be_cancelled_at_any_of_its_steps() -> None:
+async def test_a_program_can_be_cancelled_at_every_step() -> None:
     """Cancel after the first turn of the loop, after the second, and so on to the end."""
     registry = MemoryRegistry()
     finished = False

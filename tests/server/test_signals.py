@@ -1,4 +1,4 @@
-"""A server as a process: signals, exit codes, and what its clients see."""
+"""Signals to a server process: exit codes, and what its clients see."""
 
 import asyncio
 import signal
@@ -97,7 +97,7 @@ async def test_an_idle_server_exits_at_once() -> None:
             assert await ended(process) == (0, "stopped\n", "")
 
 
-async def test_a_second_signal_ends_the_drain() -> None:
+async def test_a_second_signal_stops_the_drain_at_once() -> None:
     with program(close_timeout=600) as (process, address):
         async with Client(address) as client:
             call = asyncio.create_task(client.raw_call("slow", 600, timeout=600))
@@ -112,7 +112,7 @@ async def test_a_second_signal_ends_the_drain() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_the_wait_before_the_drain(number: signal.Signals) -> None:
+async def test_a_second_signal_stops_the_delay_before_the_drain(number: signal.Signals) -> None:
     with program(600, "600") as (process, address):
         async with Client(address) as client:
             call = asyncio.create_task(client.raw_call("slow", 600, timeout=600))
@@ -127,7 +127,7 @@ async def test_a_second_signal_ends_the_wait_before_the_drain(number: signal.Sig
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_a_function_that_blocks_does_not_keep_the_process(signals: int) -> None:
+async def test_a_blocking_function_does_not_keep_the_process_alive(signals: int) -> None:
     with program(0.1 if signals == 1 else 600) as (process, address):
         async with Client(address) as client:
             call = asyncio.create_task(client.raw_call("block", 600, timeout=600))

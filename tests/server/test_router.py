@@ -1,4 +1,4 @@
-"""What a server makes callable, and what it refuses to."""
+"""Registration of functions, and objects that cannot be registered."""
 
 import asyncio
 import functools
@@ -159,7 +159,7 @@ def test_registering_an_object_runs_no_property(what: Any) -> None:
     assert [h.method for h in own(server)] == ["/Costly/first"]
 
 
-async def test_names_and_groups_are_apart() -> None:
+async def test_functions_are_found_by_name_and_group() -> None:
     async def fixed() -> int:
         return 7
 
@@ -203,7 +203,7 @@ async def test_a_plain_function_runs_in_a_thread_or_inline() -> None:
         assert await client.raw_call("inline") == threading.current_thread().name
 
 
-async def test_plain_functions_run_side_by_side() -> None:
+async def test_plain_functions_run_concurrently() -> None:
     barrier = threading.Barrier(3, timeout=10)
 
     def meet() -> int:
@@ -236,7 +236,7 @@ async def test_a_class_or_an_object_registers_its_public_methods(what: Any) -> N
         assert [i async for i in calculator.up_to(3)] == [0, 1, 2]
 
 
-async def test_an_object_may_have_a_group_of_its_own() -> None:
+async def test_an_object_may_be_registered_under_another_group() -> None:
     calculator = Calculator()
     async with serving() as server, calling(server) as client:
         server.register(calculator, group="calc")
@@ -268,7 +268,7 @@ async def test_an_object_may_have_a_group_of_its_own() -> None:
         (lambda s: s.register(HalfTyped), r"second\(\): return value has no type hint"),
     ],
 )
-def test_what_cannot_be_registered_is_refused(register: Any, complaint: str) -> None:
+def test_registering_an_unsupported_object_is_refused(register: Any, complaint: str) -> None:
     server = Server()
     server.register(add)
     with pytest.raises(RegistrationError, match=complaint):
@@ -331,7 +331,7 @@ async def test_arguments_are_bound_as_in_python() -> None:
             assert caught.value.remote
 
 
-async def test_values_of_many_types_arrive_as_what_they_were() -> None:
+async def test_values_of_many_types_survive_the_round_trip() -> None:
     async def same(
         point: Point, colour: Colour, at: datetime, key: UUID, price: Decimal, options: Options
     ) -> tuple[Point, Colour, datetime, UUID, Decimal, Options]:
@@ -367,7 +367,9 @@ async def test_private_functions_are_found_over_loopback_and_unix(tmp_path: Any)
                 assert await client.raw_call("add", 1, 2) == 3
 
 
-async def test_private_functions_do_not_exist_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_private_functions_do_not_exist_for_remote_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with serving(where) as server:
         server.register(add, is_private=True)
         monkeypatch.setattr(Peer, "from_sockname", lambda *_: Peer("192.0.2.9", 4000))
@@ -385,7 +387,7 @@ async def test_private_functions_do_not_exist_for_others(monkeypatch: pytest.Mon
 # The request as handlers see it.
 
 
-async def test_the_request_is_there_in_tasks_and_threads() -> None:
+async def test_the_request_is_available_in_tasks_and_threads() -> None:
     def in_thread(n: int) -> list[Any]:
         request = context.request
         return [request.group, request.func_name, request.body, request.header.get("tag")]
@@ -414,7 +416,7 @@ async def test_the_request_is_there_in_tasks_and_threads() -> None:
         assert found == [[[3], "/default/generator"]]
 
 
-def test_the_request_is_there_only_while_a_handler_runs() -> None:
+def test_the_request_is_available_only_while_a_handler_runs() -> None:
     with pytest.raises(
         RuntimeError, match=r"context.request is available only while a handler runs"
     ):
@@ -433,7 +435,7 @@ async def test_calls_do_not_see_each_others_requests() -> None:
         assert await asyncio.gather(*calls) == [*range(50)]
 
 
-async def test_a_header_changed_by_a_handler_is_changed_for_its_call_only() -> None:
+async def test_a_handler_changes_the_header_of_its_own_call_only() -> None:
     async def change() -> int:
         context.request.header["n"] = context.request.header.get("n", 0) + 1
         return int(context.request.header["n"])

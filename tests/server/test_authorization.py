@@ -46,7 +46,7 @@ def called(server: Server, name: str) -> Client:
     return Client(server.addresses, token=name)
 
 
-async def test_only_the_named_may_call(server: Server) -> None:
+async def test_only_the_named_clients_may_call(server: Server) -> None:
     server.register(one, allow={"alice", "bob"})
     async with called(server, "bob") as bob:
         assert await bob.raw_call("one") == 1
@@ -55,7 +55,7 @@ async def test_only_the_named_may_call(server: Server) -> None:
             await carol.raw_call("one")
 
 
-async def test_a_rule_holds_for_all_shapes(server: Server) -> None:
+async def test_a_rule_applies_to_all_stream_types(server: Server) -> None:
     server.register(items, allow={"alice"})
     server.register(talk, allow={"alice"})
     async with called(server, "carol") as carol:
@@ -73,7 +73,7 @@ async def test_a_rule_holds_for_all_shapes(server: Server) -> None:
         assert [i async for i in alice.iterator_call("items")] == [1]
 
 
-async def test_a_function_sees_the_call(server: Server) -> None:
+async def test_a_rule_function_receives_the_call(server: Server) -> None:
     seen: list[Call] = []
 
     def rule(call: Call) -> bool:
@@ -98,7 +98,7 @@ async def test_only_true_allows(server: Server, answer: object) -> None:
             await alice.raw_call("one")
 
 
-async def test_a_rule_that_raises_lets_nobody_in(server: Server) -> None:
+async def test_a_rule_that_raises_refuses_the_call(server: Server) -> None:
     def rule(call: Call) -> bool:
         raise LookupError("no rule today")
 
@@ -114,7 +114,7 @@ async def test_a_rule_that_raises_lets_nobody_in(server: Server) -> None:
     assert ran == []
 
 
-async def test_a_rule_of_an_object_holds_for_its_methods(server: Server) -> None:
+async def test_a_rule_of_an_object_applies_to_its_methods(server: Server) -> None:
     server.register(Group(), allow={"alice"})
     async with called(server, "bob") as bob:
         for name in ("first", "second"):
@@ -122,7 +122,7 @@ async def test_a_rule_of_an_object_holds_for_its_methods(server: Server) -> None
                 await bob.raw_call(name, group="Group")
 
 
-async def test_a_rule_of_a_group_holds_for_what_is_there_and_what_comes(server: Server) -> None:
+async def test_a_rule_of_a_group_applies_to_present_and_future_functions(server: Server) -> None:
     server.register(one, "before", "g")
     server.allow_group("g", {"alice", "bob"})
     server.register(one, "after", "g", allow={"alice"})
@@ -149,7 +149,7 @@ async def test_a_reloaded_function_keeps_its_rule() -> None:
 
 
 @pytest.mark.parametrize("allow", ["alice", b"alice", 3, {""}, {3}, iter(["alice"])])
-def test_what_is_no_rule_is_refused(allow: Any) -> None:
+def test_an_invalid_rule_is_refused(allow: Any) -> None:
     server = Server(LOOPBACK)
     with pytest.raises(RegistrationError, match="allow"):
         server.register(one, allow=allow)
