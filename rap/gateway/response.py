@@ -4,6 +4,7 @@ The statuses are those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's 
 that has closed the request.
 """
 
+import asyncio
 import base64
 import datetime
 import json
@@ -95,6 +96,9 @@ async def _events(first: Any, items: ResponseStream) -> AsyncIterator[str]:
             yield f"data: {to_json(first)}\n\n"
             async for item in items:
                 yield f"data: {to_json(item)}\n\n"
+                # anyio does not cancel a task whose future is done. Without this, items that arrive
+                # in each iteration of the loop would keep the generator running for a lost client.
+                await asyncio.sleep(0)
         yield "event: end\ndata: null\n\n"
     except CallError as error:
         yield f"event: error\ndata: {to_json(error_object(error))}\n\n"
