@@ -83,7 +83,8 @@ class Relay:
         await loop.create_connection(lambda: server, "127.0.0.1", self._port)
         self.onward.append(server.transport)
         client.other, server.other = server, client
-        client.data_received(b"")
+        for half in (client, server):  # what came before they knew each other
+            half.data_received(b"")
 
     def _accept(self) -> "_Half":
         half = _Half(self, is_client=True)
