@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rap.address import Peer
 from rap.clock import NEVER, SystemClock
-from rap.errors import CallError
+from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
     "FORWARDED",
@@ -125,13 +125,19 @@ class Call:
         """Call `observer` for each attempt on a client, once its connection is known."""
         self.on_attempt = (*self.on_attempt, observer)
 
-    def start_attempt(self, number: int, peer: Peer) -> None:
+    def start_attempt(self, number: int, peer: Peer, now: float) -> None:
         """Record on a client that an attempt goes to `peer`, and notify the observers.
 
         Args:
             number: 1 for the first attempt.
             peer: The server.
+            now: Seconds on the monotonic clock.
+
+        Raises:
+            DeadlineExceeded: It is too late for an attempt.
         """
+        if self.deadline <= now:
+            raise DeadlineExceeded(f"{self.method}: the deadline passed before it was sent")
         self.attempt = number
         self.peer = peer
         if self.on_attempt:

@@ -2,7 +2,7 @@
 
 Most calls are one attempt. `rap.client.call` makes further ones after a failure, and
 `rap.client.hedging` a second one at the same time. The fast path of stubs (`rap.client.stub`) is
-`AttemptFactory.start_unary` and `AttemptFactory.finish`, unrolled.
+`AttemptFactory.start_unary` and `AttemptFactory.succeed`, unrolled.
 """
 
 import functools
@@ -14,7 +14,7 @@ from rap.client.cluster import Cluster
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.session import Session
-from rap.errors import CallError, Code, DeadlineExceeded, Internal
+from rap.errors import CallError, Code, Internal
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.transport import Connection, Stream, UnaryStream
@@ -69,6 +69,7 @@ class AttemptFactory:
         self.cluster = cluster
         self.pipeline = pipeline
         self.monotonic = monotonic
+        self._waiters = cluster.waiters
 
     def pick(self, call: Call, session: Session | None, exclude: frozenset[str]) -> Pick | None:
         """Return a node and a connection that take the call now; `None` if it has to wait.
@@ -99,10 +100,12 @@ class AttemptFactory:
         """
         return self.cluster.acquire(call.deadline, call.affinity, exclude)
 
-    async def start_unary(
-        self, method: Method, call: Call, pick: Pick, body: bytes, number: int = 1
+    def start_unary(
+        self, method: Method, call: Call, pick: Pick, body: bytes, number: int
     ) -> Attempt[UnaryStream]:
         """Send one attempt of a unary call; the future of its stream has the outcome.
+
+        Only without processors that transform messages; see `transform_and_start`.
 
         Args:
             method: What is called.
@@ -112,26 +115,26 @@ class AttemptFactory:
             number: 1 for the first attempt of the call.
 
         Raises:
-            CallError: Nothing was sent: the deadline has passed, a processor refuses the request,
-                or the header cannot be encoded.
+            CallError: Nothing was sent: the deadline has passed, or the header cannot be encoded.
         """
         node, conn = pick
-        now = self._start(call, conn, number)
+        call.start_attempt(number, conn.peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
-        pipeline = self.pipeline
-        if pipeline.transforms:
-            header, body = await encode_request(pipeline, call, header, body)
-            now = self.monotonic()
-        meta = method.open_meta(call.deadline, now, header)
-        stream = UnaryStream(conn, call.deadline)
-        if pipeline.sees_errors:
-            stream.see_error = functools.partial(pipeline.error, call)
-        node.stats.started(now)
-        try:
-            conn.open_unary(stream, meta, body)
-        except CallError as error:
-            stream.fail(error)
-        return Attempt(call, node, stream, now)
+        return self._send_unary(method, call, node, conn, header, body)
+
+    async def transform_and_start(
+        self, method: Method, call: Call, pick: Pick, body: bytes, number: int
+    ) -> Attempt[UnaryStream]:
+        """Do the same after the processors have seen the request.
+
+        Raises:
+            CallError: As for `start_unary`, or a processor refuses the request.
+        """
+        node, conn = pick
+        call.start_attempt(number, conn.peer, self.monotonic())
+        header = call.header if number == 1 else {**call.header, ":attempt": number}
+        header, body = await encode_request(self.pipeline, call, header, body)
+        return self._send_unary(method, call, node, conn, header, body)
 
     async def start_stream(
         self, method: Method, call: Call, pick: Pick, body: bytes | None, number: int
@@ -146,10 +149,10 @@ class AttemptFactory:
             number: 1 for the first attempt of the call.
 
         Raises:
-            CallError: As for `start_unary`.
+            CallError: As for `transform_and_start`.
         """
         node, conn = pick
-        now = self._start(call, conn, number)
+        call.start_attempt(number, conn.peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
         content, flags = body or b"", 0 if body is None else _REQUEST
         pipeline = self.pipeline
@@ -157,7 +160,7 @@ class AttemptFactory:
             header, content = await encode_request(pipeline, call, header, body)
             if content:
                 flags |= MESSAGE
-            now = self.monotonic()
+        now = self.monotonic()
         meta = method.open_meta(call.deadline, now, header)
         stream = Stream(conn)
         stream.deadline = call.deadline
@@ -169,31 +172,46 @@ class AttemptFactory:
             stream.fail(error)
         return Attempt(call, node, stream, now)
 
-    def finish(self, attempt: Attempt[Any], error: BaseException | None) -> None:
-        """Account for an attempt that has ended with an error, or `None`."""
-        attempt.node.record_result(attempt.started, error)
-        cluster = self.cluster
-        if cluster.waiters:
-            cluster.release()
+    def succeed(self, attempt: Attempt[UnaryStream]) -> None:
+        """Account for an attempt that was answered with a result."""
+        now, node = self.monotonic(), attempt.node  # `Node.record_result` unrolled
+        node.stats.finished(now, now - attempt.started, True)
+        node.breaker.succeeded(now)
+        if self._waiters:
+            self.cluster.release()
 
-    def finish_overtaken(self, attempt: Attempt[Any]) -> None:
+    def fail(self, attempt: Attempt[UnaryStream], error: BaseException) -> None:
+        """Account for an attempt that failed, or was cancelled."""
+        attempt.node.record_result(attempt.started, error)
+        if self._waiters:
+            self.cluster.release()
+
+    def overtake(self, attempt: Attempt[UnaryStream]) -> None:
         """Account for an attempt that is still open when another one has been answered."""
         attempt.node.record_overtaken(attempt.started)
-        cluster = self.cluster
-        if cluster.waiters:
-            cluster.release()
+        if self._waiters:
+            self.cluster.release()
 
-    def _start(self, call: Call, conn: Connection, number: int) -> float:
-        """Tell the call where its next attempt goes; return the time.
-
-        Raises:
-            DeadlineExceeded: It is too late for an attempt.
-        """
+    def _send_unary(
+        self,
+        method: Method,
+        call: Call,
+        node: Node,
+        conn: Connection,
+        header: Header,
+        body: bytes,
+    ) -> Attempt[UnaryStream]:
         now = self.monotonic()
-        if call.deadline <= now:
-            raise DeadlineExceeded(f"{call.method}: the deadline passed before it was sent")
-        call.start_attempt(number, conn.peer)
-        return now
+        meta = method.open_meta(call.deadline, now, header)
+        stream = UnaryStream(conn, call.deadline)
+        if self.pipeline.sees_errors:
+            stream.see_error = functools.partial(self.pipeline.error, call)
+        node.stats.started(now)
+        try:
+            conn.open_unary(stream, meta, body)
+        except CallError as error:
+            stream.fail(error)
+        return Attempt(call, node, stream, now)
 
 
 async def encode_request(

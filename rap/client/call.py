@@ -16,7 +16,7 @@ from rap.client.config import ClientConfig
 from rap.client.hedging import HedgedCall
 from rap.client.method import Method
 from rap.client.node import Node
-from rap.client.retry import RetryBudget, RetryPolicy, RetryState, serves_retry
+from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.clock import NEVER, Clock
 from rap.errors import CallError, Code, InvalidArgument
@@ -158,23 +158,26 @@ class Invoker:
             state: The attempts that have failed already; `None`: none.
         """
         attempts, pipeline = self.attempts, self.pipeline
-        state = state or RetryState()
         while True:
-            exclude = state.exclude
+            number, exclude = (1, NONE) if state is None else (state.count, state.exclude)
             pick = attempts.pick(call, session, exclude)
             pick = pick or await attempts.wait_for_pick(call, exclude)
-            attempt = await attempts.start_unary(method, call, pick, body, state.count)
+            if pipeline.transforms:
+                attempt = await attempts.transform_and_start(method, call, pick, body, number)
+            else:
+                attempt = attempts.start_unary(method, call, pick, body, number)
             try:
                 raw = await attempt.stream.future
             except CallError as error:
-                attempts.finish(attempt, error)
+                attempts.fail(attempt, error)
+                state = state or RetryState()
                 await self.prepare_retry(method, call, session, attempt, state, error)
                 continue
             except BaseException as error:
-                attempts.finish(attempt, error)
+                attempts.fail(attempt, error)
                 attempt.reset("the caller was cancelled")
                 raise
-            attempts.finish(attempt, None)
+            attempts.succeed(attempt)
             if pipeline.transforms:
                 return await decode_response(pipeline, call, attempt.stream.meta, raw)
             return raw

@@ -1,10 +1,18 @@
-"""All servers of a service as the client sees them: snapshots in, a node for each call out."""
+"""The servers of a service as a client sees them: from snapshots of the registry to picks.
+
+The way from one to the other reads in this order:
+
+1. The registry lists endpoints in a snapshot. Subsetting chooses those to connect to.
+2. Each chosen endpoint is a `Node` with a pool of connections.
+3. The nodes that calls may go to now are the ready set, worked out by `ready_nodes`.
+4. `Cluster.pick` lets the picker choose one of them. Calls that find none wait in a `PickQueue`.
+"""
 
 import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import islice
 from typing import Any, NamedTuple
@@ -30,80 +38,37 @@ from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
 from rap.transport import Connection
 
-__all__ = [
-    "Cluster",
-    "Ready",
-    "Waiting",
-    "closed",
-    "denial_of",
-    "ready_nodes",
-    "waited",
-    "why_none",
+__all__ = ["Cluster", "PickQueue", "Ready", "ready_nodes"]
+
+_log = logging.getLogger("rap.client")
+
+_CLOSED = BreakerState.CLOSED  # looking a member up by its class is slow
+_UNNAMED = "static"  # the name under which a fixed list of addresses is watched
+_LAST_CHOICE = 30.0  # seconds that nodes without a connection stay after a mass loss
+_RAMP_STEP = 1.0  # seconds between two looks at the weights during slow start
+_FULL_STEP = 0.05  # seconds between two looks for room while calls wait for it
+_WATCH_AGAIN = 1.0  # seconds after which a watch that failed is started again
+_SETTLED = 1.0  # seconds after which clients that start together with this one are connected too
+_REPORTED = 1.0  # seconds within which servers say how many clients they have
+_RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
+_MAX_NAMED = 10  # nodes in an error text
+
+# Starts to open a connection to an endpoint. The first callback is told of its Hello, GoAway and
+# end, the second takes load reports.
+Dial = Callable[
+    [Endpoint, Callable[[Connection], None], Callable[[Connection, bytes], None]],
+    Awaitable[Connection],
 ]
 
 
-_MOST_TOLD = 10  # of very many nodes nobody reads more
-
-
-def why_none(
-    service: str, nodes: Collection[Node], known: bool, max_in_flight: int, last_error: str
-) -> str:
-    """Return one sentence on what is wrong with each node; of many, with the first ones.
-
-    Args:
-        service: Its name; empty for a list of addresses.
-        nodes: All that there are.
-        known: The registry has answered.
-        max_in_flight: Unary calls that one may have.
-        last_error: Why the registry has no answer now; empty if it has one.
-    """
-    of = f" of service {service!r}" if service else ""
-    if not nodes:
-        why = "the registry lists none" if known else "the registry has not answered"
-        return f"no server{of}: {why}" + (f": {last_error}" if last_error else "")
-    parts = []
-    for node in islice(nodes, _MOST_TOLD):
-        full = node.stats.in_flight >= max_in_flight
-        why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
-        parts.append(f"{node.key} ({why})")
-    if len(nodes) > _MOST_TOLD:
-        parts.append(f"and {len(nodes) - _MOST_TOLD} more")
-    return f"no usable server{of}: " + "; ".join(parts)
-
-
-def closed(loop: asyncio.AbstractEventLoop) -> Unavailable:
-    """Return the error of a call that finds the client closed, by its user or with its loop."""
-    text = "the client was closed"
-    if loop.is_closed():
-        text += " with the event loop that it was connected in: keep it to one asyncio.run()"
-    return Unavailable(text, unserved=True)
-
-
-def waited(seconds: float, *, is_call: bool) -> str:
-    """Return how long somebody waited for a server, and which timeout ended that.
-
-    Args:
-        seconds: How long.
-        is_call: The deadline of a call had come.
-    """
-    which = "the timeout of the call" if is_call else "option connect_timeout"
-    return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
-
-
-def denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
-    """Return why no server takes this client, if that is what all of them say."""
-    denials = [node.pool.denial for node in nodes]
-    return denials[0] if all(denials) and denials else None
-
-
 class Ready(NamedTuple):
-    """Where calls may go.
+    """The ready set.
 
     Args:
         nodes: Those that may be picked.
-        changing: That soon changes by itself: the weight of one still grows, or an ejected one
-            waits for its probe.
-        panic: So few are healthy that health is ignored.
+        changing: Whether it will soon change by itself: the weight of a node still grows, or an
+            ejected one waits for its probe.
+        panic: Whether so few nodes are healthy that health is ignored.
     """
 
     nodes: tuple[Node, ...]
@@ -117,7 +82,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     Args:
         nodes: All nodes.
         now: Seconds on the monotonic clock.
-        slow_start: Seconds over which a newcomer's weight grows.
+        slow_start: Seconds over which the weight of a new node grows.
     """
     connected = [node for node in nodes if node.pool.conn is not None]
     serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
@@ -128,26 +93,25 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
         healthy = serving
     newcomers = [node for node in healthy if node.since is None]
     if newcomers:
-        prior = median_ewma(node.stats for node in healthy)
+        prior = median_ewma([node.stats for node in healthy])
         for node in newcomers:
-            node.since = now
-            node.stats.prior = prior
+            node.join(now, prior)
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     for node, weight in zip(healthy, effective_weights(ages, slow_start), strict=True):
-        node.weight = weight
+        node.set_weight(weight)
     changing = ejected > 0 or any(age < slow_start for _, age in ages)
     return Ready(tuple(healthy), changing, panic)
 
 
-class Waiting:
+class PickQueue:
     """The queue of calls that no server can take now.
 
     Args:
-        limit: Calls at the most.
+        limit: How many calls may wait.
         clock: Source of time.
 
     Attributes:
-        queue: A future for each call; false in a condition when nobody waits.
+        queue: A future for each call; empty, and so false, while no call waits.
     """
 
     def __init__(self, limit: int, clock: Clock) -> None:
@@ -157,13 +121,13 @@ class Waiting:
         self._loop = asyncio.get_running_loop()
 
     async def wait(self, until: float) -> None:
-        """Return when it is this call's turn to try again.
+        """Return when it is this call's turn to pick again.
 
         Args:
             until: Seconds on the monotonic clock.
 
         Raises:
-            ResourceExhausted: Too many wait already.
+            ResourceExhausted: Too many calls wait already.
             TimeoutError: Its turn did not come in time.
         """
         if len(self.queue) >= self._limit:
@@ -179,11 +143,11 @@ class Waiting:
             if turn in self.queue:
                 self.queue.remove(turn)
             elif turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.wake()  # nobody takes this turn: the next in line does
+                self.wake()  # this call does not use its turn: pass it on
             raise
 
     def wake(self) -> None:
-        """Let the first in line go on."""
+        """Let the first call in the queue go on."""
         while self.queue:
             turn = self.queue.popleft()
             if not turn.done():
@@ -191,31 +155,18 @@ class Waiting:
                 return
 
     def wake_all(self) -> None:
-        """Let all go on; who finds no place waits again."""
+        """Let all calls go on; those that find no server wait again."""
         for turn in self.queue:
             if not turn.done():
                 turn.set_result(None)
         self.queue.clear()
 
     def fail(self, error: CallError) -> None:
-        """End the wait of all with an error."""
+        """Fail all calls."""
         for turn in self.queue:
             if not turn.done():
                 turn.set_exception(error)
         self.queue.clear()
-
-
-_log = logging.getLogger("rap.client")
-
-_CLOSED = BreakerState.CLOSED  # looking a member up by its class is slow
-_UNNAMED = "static"  # what a fixed list of addresses is watched as
-_LAST_CHOICE = 30.0  # seconds that nodes without a connection stay after a mass loss
-_RAMP_STEP = 1.0  # seconds between two looks at the weights during slow start
-_FULL_STEP = 0.05  # seconds between two looks for room while calls wait for it
-_WATCH_AGAIN = 1.0  # seconds after which a watch that failed is begun anew
-
-# Dials one connection to an endpoint, told whom to tell of its Hello, GoAway and end.
-Dial = Callable[[Endpoint, Callable[[Connection], None]], Any]
 
 
 class Cluster:
@@ -223,19 +174,19 @@ class Cluster:
 
     Args:
         service: Name of the service; empty for a list of addresses.
-        resolver: Where to watch it.
+        resolver: Where to watch the service.
         picker: Chooses the node of a call.
         dial: Opens a connection to an endpoint.
         config: Options of the client.
         clock: Source of time.
-        rng: Source of chance.
+        rng: Source of randomness.
 
     Attributes:
-        ready: The nodes a call may go to now; replaced as a whole, never changed.
+        ready: The nodes that a call may go to now; replaced as a whole, never changed.
         nodes: All nodes by id.
-        counters: What has happened to their connections.
+        counters: What has happened to the connections.
         waiters: Calls that wait for a node.
-        loop: The event loop it lives in.
+        loop: The event loop that it runs on.
     """
 
     def __init__(
@@ -252,57 +203,36 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.counters = Counters()
         self.service = service
+        self.loop = asyncio.get_running_loop()
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
         size = config.subset
         subset = None if size is None or needs_all(picker) else Subset(size, rng)
-        self._subsetting = Subsetting(subset, self.nodes, clock, self._apply)
-        self._most_in_flight = config.max_in_flight
+        self._subsetting = Subsetting(subset)
+        self._max_in_flight = config.max_in_flight
         self._dial = dial
         self._config = config
         self._clock = clock
         self._rng = rng
-        self._snapshot: Snapshot = {}
-        self._waiting = Waiting(config.max_waiting, clock)
-        self.waiters = self._waiting.queue
-        self._watch: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._listed: Snapshot = {}
+        self._wanted: Snapshot = {}  # what subsetting has chosen
+        self._known = False  # a first snapshot has come
+        self._queue = PickQueue(config.max_waiting, clock)
+        self.waiters = self._queue.queue
+        self._watching: asyncio.Task[None] | None = None
+        self._comparing: asyncio.Task[None] | None = None
+        self._not_compared = False  # there is a connection whose server was not asked yet
+        self._retiring: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self.loop = asyncio.get_running_loop()
-        self._known = False  # a first snapshot has come
         self._closed = False
+
+    # For calls.
 
     def start(self) -> None:
         """Watch the service and connect to its servers, in the background."""
-        self._watch = asyncio.create_task(self._follow(), name=f"rap watch {self.service}")
-
-    async def close(self) -> None:
-        """Stop watching, close every connection; calls that wait fail. May be called again."""
-        self._closed = True
-        self.ready = ()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._waiting.fail(closed(self.loop))
-        ours = (self._watch, self._subsetting.stop(), *self._closing)
-        tasks = [task for task in ours if task is not None]
-        for task in tasks:
-            task.cancel()
-        try:
-            if tasks:
-                await asyncio.wait(tasks)
-            await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
-        except asyncio.CancelledError:  # who cannot wait wants it closed all the same
-            self._abort()
-            raise
-        self.nodes.clear()
-
-    def _abort(self) -> None:
-        self._closed = True
-        for node in self.nodes.values():
-            node.pool.abort()
+        self._watching = asyncio.create_task(self._watch(), name=f"rap watch {self.service}")
 
     def pick(
         self, affinity: str | None = None, exclude: frozenset[str] = frozenset()
@@ -322,19 +252,25 @@ class Cluster:
         if node.breaker.state is not _CLOSED:
             node.breaker.allow(self._clock.monotonic())
             self._refresh_soon(0.0)
-        if node.stats.in_flight >= self._most_in_flight:
+        if node.stats.in_flight >= self._max_in_flight:
             node = min(ready, key=lambda each: each.stats.in_flight)
-            if node.stats.in_flight >= self._most_in_flight:
+            if node.stats.in_flight >= self._max_in_flight:
                 return None
         return node
 
     async def acquire(
         self, deadline: float, affinity: str | None = None, exclude: frozenset[str] = frozenset()
     ) -> tuple[Node, Connection]:
-        """Return a node and a connection of it; waits for one until `deadline`.
+        """Return a node and a connection of it; wait for them until `deadline`.
+
+        Args:
+            deadline: Seconds on the monotonic clock; `NEVER`: wait `connect_timeout`.
+            affinity: See `pick`.
+            exclude: See `pick`.
 
         Raises:
-            Unavailable: None came in time; says what is wrong with each.
+            Unavailable: There was none in time; says what is wrong with each.
+            Unauthenticated: Every server rejects this client.
             ResourceExhausted: Too many calls wait already.
         """
         began, is_call = self._clock.monotonic(), deadline != NEVER
@@ -345,8 +281,8 @@ class Cluster:
                 try:
                     await self._wait(limit)
                 except TimeoutError:
-                    text = f"{self.describe()}; {waited(limit - began, is_call=is_call)}"
-                    raise Unavailable(text, unserved=True) from None
+                    waited = _waited(limit - began, is_call=is_call)
+                    raise Unavailable(f"{self.describe()}; {waited}", unserved=True) from None
                 continue
             conn = node.pool.conn
             if conn is None or not conn.usable or not has_room(conn):
@@ -355,11 +291,20 @@ class Cluster:
             if conn is not None:
                 return node, conn
             self._refresh()
-        raise closed(self.loop)
+        raise _closed_error(self.loop)
 
-    def attempts_by_node(self) -> list[tuple[str, int]]:
-        """Return how many attempts each node was given so far, by its id."""
-        return [(key, node.pool.calls) for key, node in self.nodes.items()]
+    async def _wait(self, limit: float) -> None:
+        """Return when it is this call's turn to pick again; see `PickQueue.wait`."""
+        if denial := _denial_of(self.nodes.values()):
+            raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
+        self._look_for_room()
+        await self._queue.wait(limit)
+
+    def release(self) -> None:
+        """Let the next waiting call go on: one has ended."""
+        if any(node.pool.full for node in self.nodes.values()):
+            self._refresh()  # lets all go on if there is room now
+        self._queue.wake()
 
     def has_room(self, exclude: frozenset[str]) -> bool:
         """Whether a node takes one more call now, or will when the dial under way succeeds."""
@@ -370,31 +315,56 @@ class Cluster:
                 return True
         return False
 
-    def release(self) -> None:
-        """Let the next waiting call go on: one has ended."""
-        if any(node.pool.full for node in self.nodes.values()):
-            self._refresh()  # lets all go on if there is room now
-        self._waiting.wake()
+    def attempts_by_node(self) -> list[tuple[str, int]]:
+        """Return how many attempts each node was given so far, by its id."""
+        return [(key, node.pool.calls) for key, node in self.nodes.items()]
 
     def describe(self) -> str:
-        """Return one sentence on what is wrong with each node."""
-        most, last_error = self._config.max_in_flight, last_error_of(self._resolver)
-        return why_none(self.service, self.nodes.values(), self._known, most, last_error)
+        """Return one sentence on what is wrong with each node; with the first ones of many."""
+        of = f" of service {self.service!r}" if self.service else ""
+        nodes = self.nodes.values()
+        if not nodes:
+            why = "the registry lists none" if self._known else "the registry has not answered"
+            last_error = last_error_of(self._resolver)
+            return f"no server{of}: {why}" + (f": {last_error}" if last_error else "")
+        parts = []
+        for node in islice(nodes, _MAX_NAMED):
+            full = node.stats.in_flight >= self._max_in_flight
+            why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
+            parts.append(f"{node.key} ({why})")
+        if len(nodes) > _MAX_NAMED:
+            parts.append(f"and {len(nodes) - _MAX_NAMED} more")
+        return f"no usable server{of}: " + "; ".join(parts)
 
-    async def _wait(self, limit: float) -> None:
-        if denial := denial_of(self.nodes.values()):
-            raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
-        self._look_for_room()
-        await self._waiting.wait(limit)
+    async def close(self) -> None:
+        """Stop watching and close every connection; calls that wait fail. May be called again."""
+        self._closed = True
+        self.ready = ()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._queue.fail(_closed_error(self.loop))
+        ours = (self._watching, self._comparing, *self._retiring)
+        tasks = [task for task in ours if task is not None]
+        for task in tasks:
+            task.cancel()
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+            await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
+        except asyncio.CancelledError:  # the caller cannot wait, but wants it closed
+            self._abort()
+            raise
+        self.nodes.clear()
 
-    def _look_for_room(self) -> None:
-        """While calls wait at full connections, look now and then whether a stream has ended."""
-        if any(node.pool.full for node in self.nodes.values()):
-            self._refresh_soon(_FULL_STEP)
+    def _abort(self) -> None:
+        self._closed = True
+        for node in self.nodes.values():
+            node.pool.abort()
 
-    # Snapshots.
+    # From snapshots to nodes.
 
-    async def _follow(self) -> None:
+    async def _watch(self) -> None:
         try:
             while True:
                 try:
@@ -417,33 +387,49 @@ class Cluster:
                     _log.exception("a snapshot of %r could not be used", self.service)
 
     def _apply(self, listed: Snapshot) -> None:
+        """Take a snapshot of the registry."""
         self._known = True
-        snapshot = self._subsetting.of(listed)
-        change = diff(self._snapshot, snapshot)
+        self._listed = listed
+        if self._set_nodes():
+            self._refresh()
+
+    def _set_nodes(self) -> bool:
+        """Have a node for each server that subsetting chooses of those that are listed.
+
+        Returns:
+            Whether that may change the ready set. New nodes alone do not: they have no connection.
+        """
+        listed = self._listed
+        wanted = self._subsetting.choose(listed, self.nodes)
+        change = diff(self._wanted, wanted)
         lost = sum(endpoint.id not in listed for endpoint in change.removed)
-        mass_loss = lost * 2 > len(self._snapshot)
-        self._snapshot = dict(snapshot)
+        mass_loss = lost * 2 > len(self._wanted)
+        self._wanted = dict(wanted)
+        changed = bool(change.updated or change.removed)
         for endpoint in change.added:
             known = self.nodes.get(endpoint.id)
             if known is None:
                 self._add(endpoint)
             else:
                 self._update(known, endpoint)
+                changed = True
         for endpoint in change.updated:
             self._update(self.nodes[endpoint.id], endpoint)
         for endpoint in change.removed:
             node = self.nodes.get(endpoint.id)
-            if endpoint.id not in listed:
-                self._lose(node, mass_loss)
-            elif node is not None:
-                self._remove(node)  # another took its place in the subset
-        self._choose_whom_to_dial()
-        self._refresh()
+            if node is not None:
+                if endpoint.id in listed:
+                    self._remove(node)  # another one took its place in the subset
+                else:
+                    self._lose(node, mass_loss)
+        self._choose_dials()
+        return changed
 
     def _add(self, endpoint: Endpoint) -> None:
         pool = Pool(
             endpoint.id,
-            lambda pool: self._open(node, pool),
+            lambda: self._dial(node.endpoint, pool.on_connection, node.take_report),
+            lambda conn: self._admit(node, conn),
             max_connections=self._config.max_connections,
             clock=self._clock,
             rng=self._rng,
@@ -460,39 +446,25 @@ class Cluster:
         )
         self.nodes[endpoint.id] = node
 
+    def _may_eject(self) -> bool:
+        out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())
+        return out < ejection_limit(len(self.nodes))
+
     def _update(self, node: Node, endpoint: Endpoint) -> None:
-        restarted = endpoint.incarnation != node.incarnation and bool(endpoint.incarnation)
-        node.endpoint = endpoint
-        node.leaving = False
-        node.weight = float(endpoint.weight)
-        if restarted:
-            node.reset(endpoint.incarnation)
+        if node.update(endpoint):
             node.pool.drain()
         if endpoint.state is State.UP:
             node.pool.reset_backoff()
 
-    def _lose(self, node: Node | None, mass_loss: bool) -> None:
+    def _lose(self, node: Node, mass_loss: bool) -> None:
         """Act on a node that left the registry; a connection that works keeps it in place."""
-        if node is None:
-            return
-        node.leaving = True
-        node.keep_until = 0.0
-        node.pool.wanted = False
+        node.leave()
+        node.pool.set_wanted(False)
         if node.state == "draining":
             self._remove(node)
         elif mass_loss and not node.alive:
-            node.keep_until = self._clock.monotonic() + _LAST_CHOICE
+            node.keep(self._clock.monotonic() + _LAST_CHOICE)
             node.pool.set_wanted(True)
-
-    def _choose_whom_to_dial(self) -> None:
-        """Keep connections to those that are UP; to suspects only if fewer than half are UP."""
-        states = [endpoint.state for endpoint in self._snapshot.values()]
-        few = states.count(State.UP) * 2 < len(states)
-        for key, endpoint in self._snapshot.items():
-            wanted = endpoint.state is State.UP or (few and endpoint.state is State.SUSPECT)
-            pool = self.nodes[key].pool
-            if pool.wanted != wanted:  # of a thousand few change
-                pool.set_wanted(wanted)
 
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:
@@ -500,8 +472,8 @@ class Cluster:
             node.pool.set_wanted(False)
             node.pool.drain()
             task = asyncio.create_task(self._retire(node), name=f"rap retire {node.key}")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     async def _retire(self, node: Node) -> None:
         """Wait for the calls on a removed node to finish."""
@@ -512,21 +484,33 @@ class Cluster:
         finally:
             await node.pool.close()
 
-    async def _open(self, node: Node, pool: Pool) -> Connection:
-        conn: Connection = await self._dial(node.endpoint, pool.on_connection)
+    def _choose_dials(self) -> None:
+        """Keep connections to nodes that are UP; to suspects only if fewer than half are UP."""
+        states = [endpoint.state for endpoint in self._wanted.values()]
+        few = states.count(State.UP) * 2 < len(states)
+        for key, endpoint in self._wanted.items():
+            wanted = endpoint.state is State.UP or (few and endpoint.state is State.SUSPECT)
+            pool = self.nodes[key].pool
+            if pool.wanted != wanted:  # of a thousand few change
+                pool.set_wanted(wanted)
+
+    # From nodes to the ready set.
+
+    def _admit(self, node: Node, conn: Connection) -> bool:
+        """Take a new connection; return whether the older ones lead to another process.
+
+        Raises:
+            ConnectionClosed: It is of no use.
+        """
         error = self._refusal(node, conn)
         if error is not None:
             conn.abort(error)
             raise error
-        self._subsetting.connected(node, conn)
-        incarnation = conn.peer_hello.get("incarnation")
-        if isinstance(incarnation, str) and incarnation != node.incarnation:
-            if node.incarnation:
-                node.reset(incarnation)
-                if self.service:  # a fixed address may stand for several servers
-                    pool.drain()
-            node.incarnation = incarnation
-        return conn
+        self._subsetting.on_connected()
+        if self._subsetting.active:
+            self._compare_clients_soon()
+        restarted = node.on_hello(conn.peer_hello.get("incarnation"))
+        return restarted and bool(self.service)  # a fixed address may stand for several servers
 
     def _refusal(self, node: Node, conn: Connection) -> ConnectionClosed | None:
         """Return why a connection is of no use; `None` for a good one."""
@@ -537,12 +521,8 @@ class Cluster:
             return ConnectionClosed(str(conn.error))  # by middleware, with a reason
         return ServerDraining(f"{node.key} is draining") if conn.draining else None
 
-    def _may_eject(self) -> bool:
-        out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())
-        return out < ejection_limit(len(self.nodes))
-
     def _refresh(self) -> None:
-        """Work out which nodes a call may go to, and with which weights."""
+        """Work out the ready set."""
         if self._closed:
             return
         now = self._clock.monotonic()
@@ -552,22 +532,32 @@ class Cluster:
                     self._remove(node)
                 else:
                     self._refresh_soon(node.keep_until - now)
-            elif node.pool.full:
+            elif node.pool.conn is None and node.pool.connections:
                 node.pool.refresh()
-        ready, changing, panic = ready_nodes(self.nodes.values(), now, self._config.slow_start)
-        self.ready = self.ready if ready == self.ready else ready  # pickers know it by identity
+        slow_start, subsetting = self._config.slow_start, self._subsetting
+        nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
+        if subsetting.active and subsetting.replace_lost(self.nodes, len(nodes), now):
+            self._set_nodes()
+            nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
+        if nodes != self.ready:  # pickers know it by identity
+            self.ready = nodes
         if self._zones is not None:
             self._zones.plan(self.ready, panic)
         if changing:
             self._refresh_soon(_RAMP_STEP)
-        if self.ready or denial_of(self.nodes.values()):
-            self._waiting.wake_all()
-        elif self.waiters:
-            self._look_for_room()
-        self._subsetting.replace_lost(len(self.ready))
+        if self.waiters:
+            if nodes or _denial_of(self.nodes.values()):
+                self._queue.wake_all()
+            else:
+                self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """While calls wait at full connections, look now and then whether a stream has ended."""
+        if any(node.pool.full for node in self.nodes.values()):
+            self._refresh_soon(_FULL_STEP)
 
     def _refresh_soon(self, delay: float) -> None:
-        when = self.loop.time() + delay  # uvloop's handles do not tell it
+        when = self.loop.time() + delay  # the timer handles of uvloop do not have it
         if self._timer is not None:
             if self._timer_at <= when:
                 return
@@ -578,3 +568,45 @@ class Cluster:
     def _on_timer(self) -> None:
         self._timer = None
         self._refresh()
+
+    # A subset: servers may have too many clients.
+
+    def _compare_clients_soon(self) -> None:
+        self._not_compared = True
+        if self._comparing is None or self._comparing.done():
+            self._comparing = asyncio.create_task(self._compare_clients(), name="rap subset")
+
+    async def _compare_clients(self) -> None:
+        """Ask the servers how many clients they have, and leave some of those with too many."""
+        while self._not_compared:
+            await self._clock.sleep(_SETTLED)
+            self._not_compared = False
+            since = self._clock.monotonic() - _RECENT
+            for node in self.nodes.values():
+                node.request_load_report()
+            await self._clock.sleep(_REPORTED)
+            try:
+                if self._subsetting.judge(self.nodes, since) and self._set_nodes():
+                    self._refresh()
+            except Exception:
+                _log.exception("a subset of servers could not be chosen")
+
+
+def _denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
+    """Return why no server takes this client, if all of them reject it."""
+    denials = [node.pool.denial for node in nodes]
+    return denials[0] if all(denials) and denials else None
+
+
+def _waited(seconds: float, *, is_call: bool) -> str:
+    """Return how long a call waited for a server, and which timeout ended that."""
+    which = "the timeout of the call" if is_call else "option connect_timeout"
+    return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
+
+
+def _closed_error(loop: asyncio.AbstractEventLoop) -> Unavailable:
+    """Return the error of a call that finds the client closed, by its user or with its loop."""
+    text = "the client was closed"
+    if loop.is_closed():
+        text += " with the event loop that it was connected in: keep it to one asyncio.run()"
+    return Unavailable(text, unserved=True)

@@ -1,20 +1,26 @@
 """The options of a client: one frozen value, checked once, passed whole."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from rap.balance import Picker
 from rap.client.target import Hosts
-from rap.client.token import TokenSource, check_token
 from rap.clock import Clock
+from rap.errors import Unauthenticated
 from rap.options import Option, check_options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
 from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
 
-__all__ = ["ClientConfig"]
+__all__ = ["ClientConfig", "Token", "TokenSource", "token_of"]
+
+Token = str | bytes
+# What users give: a token, or a function that returns one, plain or ``async``.
+TokenSource = Token | Callable[[], Any]
+
+_MAX_TOKEN = 8192  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,4 +276,41 @@ class ClientConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        check_token(self.token)
+        _check_token(self.token)
+
+
+async def token_of(source: TokenSource) -> Token:
+    """Return the token for one connection.
+
+    Raises:
+        Unauthenticated: The function that makes it failed, or returned something else.
+    """
+    if isinstance(source, str | bytes):
+        return source
+    try:
+        token = source()
+        if isinstance(token, Awaitable):
+            token = await token
+        return _check_value(token)
+    except Exception as exc:  # the user's function
+        raise Unauthenticated(f"token() gave no token: {exc!r}", unserved=True) from exc
+
+
+def _check_token(source: object) -> None:
+    """Check the option ``token``.
+
+    Raises:
+        ValueError: It is not a token, or it is empty or too long.
+    """
+    if source is not None and not callable(source):
+        _check_value(source)
+
+
+def _check_value(token: object) -> Token:
+    if not isinstance(token, str | bytes):
+        kind = type(token).__name__  # its value may be a secret
+        raise ValueError(f"token must be a string, bytes or a function, got {kind}")
+    size = len(token.encode() if isinstance(token, str) else token)
+    if not 1 <= size <= _MAX_TOKEN:
+        raise ValueError(f"token must have 1 to {_MAX_TOKEN} bytes, got {size}")
+    return token

@@ -2,12 +2,13 @@
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from rap.client.config import ClientConfig
-from rap.client.token import token_of
+from rap.address import Address
+from rap.client.config import ClientConfig, token_of
 from rap.clock import Clock
 from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
@@ -16,9 +17,12 @@ from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, client_context, pinned_certificate
 from rap.wire.limits import Limits
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "OnChange", "OnLoad"]
 
 _log = logging.getLogger("rap.client")
+
+OnChange = Callable[[Connection], None]
+OnLoad = Callable[[Connection, bytes], None]
 
 
 class Dialer:
@@ -97,23 +101,48 @@ class Dialer:
         if self.traffic is None:
             self.traffic = Traffic()
 
-    async def dial(self, endpoint: Endpoint, on_change: Callable[[Connection], None]) -> Connection:
+    def dial(
+        self,
+        endpoint: Endpoint,
+        on_change: OnChange,
+        on_load: OnLoad | None = None,
+    ) -> Coroutine[Any, Any, Connection]:
         """Return a connection to an endpoint whose server has said Hello.
+
+        Args:
+            endpoint: The server.
+            on_change: Called when a Hello or a GoAway has come, and when the connection has ended.
+            on_load: Takes load reports.
 
         Raises:
             Unavailable: It could not be reached.
             Unauthenticated: It refused this client, or there is no token.
         """
-        address = endpoint.address
+        if self._config.token is None:
+            return self._dial(endpoint.address, self._options, on_change, on_load)
+        return self._dial_with_token(endpoint.address, on_change, on_load)
+
+    async def _dial_with_token(
+        self, address: Address, on_change: OnChange, on_load: OnLoad | None
+    ) -> Connection:
+        assert self._config.token is not None
+        hello = {**self._options.hello, "token": await token_of(self._config.token)}
+        options = replace(self._options, hello=hello)
+        return await self._dial(address, options, on_change, on_load)
+
+    def _dial(
+        self,
+        address: Address,
+        options: ConnectionOptions,
+        on_change: OnChange,
+        on_load: OnLoad | None,
+    ) -> Coroutine[Any, Any, Connection]:
         context = None
         if address.scheme == "tls" or (self._always_tls and address.scheme == "tcp"):
             if self._context is None:
                 self._context = client_context()
             context = self._context
-        options, traffic = self._options, self.traffic
-        if self._config.token is not None:
-            hello = {**options.hello, "token": await token_of(self._config.token)}
-            options = replace(options, hello=hello)
+        traffic = self.traffic
 
         def make() -> Connection:
             conn = Connection if traffic is None else partial(CountedConnection, traffic)
@@ -121,12 +150,13 @@ class Dialer:
                 options,
                 clock=self._clock,
                 log=_log,
+                on_load=on_load,
                 on_change=on_change,
                 on_lost=on_change,
                 exception_types=self._types,
             )
 
-        return await dial(
+        return dial(
             address,
             make,
             timeout=self._config.connect_timeout,

@@ -102,8 +102,12 @@ class HedgedCall:
             await self._send(call.copy(), second)
 
     async def _send(self, call: Call, pick: Pick) -> Attempt[UnaryStream]:
-        number = self.state.count
-        attempt = await self._attempts.start_unary(self._method, call, pick, self._body, number)
+        attempts, number = self._attempts, self.state.count
+        if attempts.pipeline.transforms:
+            start = attempts.transform_and_start
+            attempt = await start(self._method, call, pick, self._body, number)
+        else:
+            attempt = attempts.start_unary(self._method, call, pick, self._body, number)
         self._open.append(attempt)
         attempt.stream.future.add_done_callback(self._wake)
         return attempt
@@ -179,12 +183,16 @@ class HedgedCall:
         future = attempt.stream.future
         future.remove_done_callback(self._wake)  # or the two keep each other alive
         if future.done():
-            self._attempts.finish(attempt, _error_of(attempt))
+            error = _error_of(attempt)
+            if error is None:
+                self._attempts.succeed(attempt)
+            else:
+                self._attempts.fail(attempt, error)
             return
         if self._answered:
-            self._attempts.finish_overtaken(attempt)
+            self._attempts.overtake(attempt)
         else:
-            self._attempts.finish(attempt, asyncio.CancelledError())
+            self._attempts.fail(attempt, asyncio.CancelledError())
         attempt.reset("its answer is not needed any more")
 
 

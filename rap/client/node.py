@@ -175,6 +175,49 @@ class Node:
         """Let the next call probe an ejected node: the one it was picked for is not made."""
         self.breaker.record(Verdict.IGNORED, now)
 
+    def update(self, endpoint: Endpoint) -> bool:
+        """Take what the registry says now; return whether another process is at the address."""
+        self.endpoint = endpoint
+        self.leaving = False
+        self.weight = float(endpoint.weight)
+        if not endpoint.incarnation or endpoint.incarnation == self.incarnation:
+            return False
+        self.reset(endpoint.incarnation)
+        return True
+
+    def leave(self) -> None:
+        """Note that the registry no longer has it."""
+        self.leaving = True
+        self.keep_until = 0.0
+
+    def keep(self, until: float) -> None:
+        """Stay without a connection until a time, in seconds on the monotonic clock."""
+        self.keep_until = until
+
+    def join(self, now: float, latency: float) -> None:
+        """Note that it is usable for the first time.
+
+        Args:
+            now: Seconds on the monotonic clock.
+            latency: What to assume until its own is measured, in seconds.
+        """
+        self.since = now
+        self.stats.assume(latency)
+
+    def set_weight(self, weight: float) -> None:
+        """Set the effective capacity."""
+        self.weight = weight
+
+    def on_hello(self, incarnation: object) -> bool:
+        """Take what a new connection says; return whether another process is there than before."""
+        if not isinstance(incarnation, str) or incarnation == self.incarnation:
+            return False
+        if not self.incarnation:
+            self.incarnation = incarnation
+            return False
+        self.reset(incarnation)
+        return True
+
     def reset(self, incarnation: str) -> None:
         """Another process answers at the address: forget what was measured of the old one."""
         self.incarnation = incarnation

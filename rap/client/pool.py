@@ -65,6 +65,8 @@ class Pool:
     Args:
         name: Of the server, for logs and errors.
         open_one: Dials one connection; raises a `RapError` when that fails.
+        admit: Takes a connection that was dialled, and returns whether older ones lead to another
+            process; raises a `RapError` if the connection is of no use.
         max_connections: At the most at once.
         clock: Source of time.
         rng: Source of jitter.
@@ -83,7 +85,8 @@ class Pool:
     def __init__(
         self,
         name: str,
-        open_one: Callable[["Pool"], Awaitable[Connection]],
+        open_one: Callable[[], Awaitable[Connection]],
+        admit: Callable[[Connection], bool],
         *,
         max_connections: int,
         clock: Clock,
@@ -101,6 +104,7 @@ class Pool:
         self.connections: set[Connection] = set()
         self._name = name
         self._open_one = open_one
+        self._admit = admit
         self._max_connections = max_connections
         self._clock = clock
         self._rng = rng
@@ -149,12 +153,13 @@ class Pool:
 
     def on_connection(self, conn: Connection) -> None:
         """React to a Hello, a GoAway or the end of a connection."""
+        if conn not in self.connections:
+            return  # `_dial` sees to one that is being opened
         if conn.closed:
-            if conn in self.connections:
-                self.connections.discard(conn)
-                self._note_end(self._opened_at.pop(conn))
-                self._calls += conn.opened
-                self.error = str(conn.error)
+            self.connections.discard(conn)
+            self._note_end(self._opened_at.pop(conn))
+            self._calls += conn.opened
+            self.error = str(conn.error)
         self.refresh()
         self._on_change()
 
@@ -187,7 +192,9 @@ class Pool:
             await self._pause()
         while self.wanted:
             try:
-                conn = await self._open_one(self)
+                conn = await self._open_one()
+                if self._admit(conn):
+                    self.drain()
             except (RapError, OSError, ValueError) as exc:  # the last: a name no resolver takes
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None

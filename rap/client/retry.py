@@ -35,6 +35,7 @@ from rap.errors import CallError, Code
 from rap.options import check_flag
 
 __all__ = [
+    "NONE",
     "HedgePolicy",
     "RetryBudget",
     "RetryPolicy",
@@ -75,6 +76,10 @@ _SHORTEST, _LONGEST = 1e-6, 1e6  # seconds
 Attempts = Callable[[], Iterable[tuple[str, int]]]
 
 
+NONE: frozenset[str] = frozenset()
+"""No nodes to avoid."""
+
+
 class RetryState:
     """The attempts of one call.
 
@@ -87,7 +92,7 @@ class RetryState:
 
     def __init__(self) -> None:
         self.count = 1
-        self.exclude: frozenset[str] = frozenset()
+        self.exclude = NONE
 
     def next_attempt(self, exclude: frozenset[str]) -> None:
         """Count one more attempt.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rap.client import Channel, Client
-from rap.client.cluster import Waiting
+from rap.client.cluster import PickQueue
 from rap.clock import SystemClock
 from rap.errors import ResourceExhausted, Unavailable
 from rap.server import Channel as ServerChannel
@@ -209,7 +209,7 @@ async def test_room_that_a_channel_leaves_is_found(server: Server, gate: Gate) -
 
 
 async def test_waiting_is_in_order() -> None:
-    waiting = Waiting(10, SystemClock())
+    waiting = PickQueue(10, SystemClock())
     order: list[int] = []
 
     async def wait(n: int) -> None:
@@ -227,7 +227,7 @@ async def test_waiting_is_in_order() -> None:
 
 
 async def test_all_waiting_may_fail_or_go_on_together() -> None:
-    waiting = Waiting(10, SystemClock())
+    waiting = PickQueue(10, SystemClock())
     tasks = [asyncio.create_task(waiting.wait(float("inf"))) for _ in range(3)]
     await asyncio.sleep(0)
     waiting.fail(Unavailable("closed"))
@@ -243,7 +243,7 @@ async def test_all_waiting_may_fail_or_go_on_together() -> None:
 
 async def test_who_waits_too_long_leaves_the_queue() -> None:
     clock = SystemClock()
-    waiting = Waiting(10, clock)
+    waiting = PickQueue(10, clock)
     with pytest.raises(TimeoutError):
         await waiting.wait(clock.monotonic() - 1.0)
     assert not waiting.queue

@@ -16,7 +16,7 @@ class Dials:
     def __init__(self) -> None:
         self.count = 0
 
-    async def __call__(self, pool: Pool) -> Connection:
+    async def __call__(self) -> Connection:
         self.count += 1
         raise Unavailable("nobody there")
 
@@ -25,6 +25,7 @@ def dialling(dials: Dials, clock: FakeClock, seed: int = 1) -> Pool:
     pool = Pool(
         "server",
         dials,
+        lambda conn: False,
         max_connections=1,
         clock=clock,
         rng=random.Random(seed),

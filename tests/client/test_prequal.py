@@ -75,7 +75,7 @@ async def test_a_client_with_another_picker_does_not_ask() -> None:
         (each,) = client.cluster.ready
         assert each.conn is not None
         assert "load" not in each.conn.options.hello
-        assert each.conn.on_load is None
+        assert each.report is None
 
 
 async def test_a_node_is_not_asked_more_often_than_the_server_takes_pings() -> None:

@@ -71,7 +71,7 @@ async def test_a_new_process_that_only_its_hello_tells_of_starts_anew() -> None:
                 return len(client.cluster.ready) == 2
 
             await eventually(back)
-            assert client.cluster._snapshot == known  # the registry has not heard of it
+            assert client.cluster._listed == known  # the registry has not heard of it
             assert of(client, after) is node
             assert node.incarnation == after.incarnation
             assert not node.stats.measured

@@ -133,7 +133,7 @@ async def test_servers_from_when_there_were_few_are_asked_too() -> None:
         cluster = (await stack.enter_async_context(client)).cluster
         await eventually(lambda: len(cluster.ready) == 3)
         first = ready(cluster)
-        assert cluster._subsetting._task is None  # all of them are known
+        assert cluster._comparing is None  # all of them are known
         async with asyncio.timeout(PATIENCE):
             while first == ready(cluster):
                 await start(stack, registry, 1)
@@ -156,8 +156,7 @@ async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_
         client = Client(service="shop", registry=registry, subset=3, clock=clock, rng=Always(1))
         cluster = (await stack.enter_async_context(client)).cluster
         await eventually(lambda: len(cluster.ready) == 3)
-        first, part = ready(cluster), cluster._subsetting
-        task = part._task
+        first, task = ready(cluster), cluster._comparing
         assert task is not None
         for _ in range(2):
             await eventually(lambda: clock.sleeping)
@@ -165,8 +164,9 @@ async def test_servers_with_about_as_many_clients_are_kept_and_an_error_is_only_
             await eventually(lambda: all(node.report is not None for node in cluster.ready))
         await within(task)
         assert ready(cluster) == first
-        part._new, part._judge = True, None  # type: ignore[assignment,method-assign]
-        task = asyncio.create_task(part._look())
+        cluster._subsetting.judge = None  # type: ignore[method-assign,assignment]
+        cluster._not_compared = True
+        task = asyncio.create_task(cluster._compare_clients())
         for _ in range(2):
             await eventually(lambda: clock.sleeping)
             clock.advance(1.0)
@@ -198,12 +198,12 @@ class Door:
         self.cut: set[str] = set()
         self.error: type[ConnectionClosed | Unavailable] = Unavailable
         self._dial = client.dialer.dial
-        client.dialer.dial = self.dial  # type: ignore[method-assign]
+        client.dialer.dial = self.dial  # type: ignore[method-assign,assignment]
 
-    async def dial(self, endpoint: Endpoint, on_change: Any) -> Any:
+    async def dial(self, endpoint: Endpoint, *callbacks: Any) -> Any:
         if endpoint.id in self.cut:
             raise self.error(f"no route to {endpoint.id}")
-        return await self._dial(endpoint, on_change)
+        return await self._dial(endpoint, *callbacks)
 
     def close(self, cluster: Cluster) -> set[str]:
         """Cut the way to all servers that the client has."""
@@ -282,7 +282,7 @@ async def test_servers_that_turn_a_client_away_are_not_lost() -> None:
         await start(stack, registry, 3)
         client = Client(service="shop", registry=registry, subset=2, clock=clock)
 
-        async def dial(endpoint: Endpoint, _: Any) -> Any:
+        async def dial(endpoint: Endpoint, *_: Any) -> Any:
             raise Unauthenticated(f"{endpoint.id} does not know you", remote=True, unserved=True)
 
         client.dialer.dial = dial  # type: ignore[method-assign,assignment]

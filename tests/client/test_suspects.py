@@ -50,7 +50,7 @@ def named(address: str) -> dict[str, Endpoint]:
 async def applied(client: Client, resolver: Resolver, snapshot: Snapshot) -> None:
     """Feed a snapshot, and return when it has been acted upon."""
     resolver.given.put_nowait(snapshot)
-    await eventually(lambda: client.cluster._snapshot == snapshot)
+    await eventually(lambda: client.cluster._listed == snapshot)
 
 
 @pytest.mark.parametrize(("ups", "dialled"), [(1, False), (0, True)])
