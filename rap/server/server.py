@@ -188,7 +188,54 @@ class Server:
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # set when the server is told to stop
 
-    # Registration of functions and plug-ins.
+    def __repr__(self) -> str:
+        if not hasattr(self, "_stop"):
+            return f"<{type(self).__name__} not constructed>"
+        service = self.config.service
+        where = brief(self.addresses or self._connections.hosts)
+        what = f"service={service!r} {where}" if service else where
+        functions = _count(sum(not each.is_private for each in self.handlers), "function")
+        connections = _count(len(self._connections.connections), "connection")
+        return f"<{type(self).__name__} {what} {self._state}, {functions}, {connections}>"
+
+    @property
+    def handlers(self) -> list[Handler]:
+        """The registered functions."""
+        return list(self._router)
+
+    @property
+    def middlewares(self) -> tuple[Middleware, ...]:
+        """The loaded middleware, the outermost first."""
+        return tuple(self._middlewares)
+
+    @property
+    def processors(self) -> tuple[BaseProcessor, ...]:
+        """The loaded processors, in the order in which outbound messages pass them."""
+        return tuple(self._processors)
+
+    @property
+    def addresses(self) -> list[Address]:
+        """The addresses that the server listens on, with real ports."""
+        return self._connections.addresses
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the server accepts new calls: started, not draining, not out of rotation."""
+        return (
+            self._dispatcher is not None
+            and self._closing is None
+            and not self._connections.is_draining
+        )
+
+    @property
+    def connection_manager(self) -> ConnectionManager:
+        """The listeners and connections of the server."""
+        return self._connections
+
+    @property
+    def registration(self) -> Registration:
+        """The entry of the server in its registry."""
+        return self._registration
 
     @overload
     def register(
@@ -289,21 +336,6 @@ class Server:
         """
         self._router.allow_group(group, allow)
 
-    @property
-    def handlers(self) -> list[Handler]:
-        """The registered functions."""
-        return list(self._router)
-
-    @property
-    def middlewares(self) -> tuple[Middleware, ...]:
-        """The loaded middleware, the outermost first."""
-        return tuple(self._middlewares)
-
-    @property
-    def processors(self) -> tuple[BaseProcessor, ...]:
-        """The loaded processors, in the order in which outbound messages pass them."""
-        return tuple(self._processors)
-
     def load_start_event(self, event_list: Iterable[Event]) -> None:
         """Add events to run before the server listens.
 
@@ -343,64 +375,6 @@ class Server:
         """
         self._check_new("load_processor")
         self._add_processors("load_processor", processor_list)
-
-    def _check_new(self, method: str) -> None:
-        if self._dispatcher is not None:
-            raise RuntimeError(f"{method} must come before the server starts")
-
-    def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
-        for added in add_processors(option, self._processors, processors, Side.SERVER):
-            self._register_private(added)
-
-    def _register_private(self, processor: BaseProcessor) -> None:
-        for func, name, group in processor.take_private_functions():
-            self.register(func, name, group, is_private=True)
-
-    # The life of the server.
-
-    @property
-    def addresses(self) -> list[Address]:
-        """The addresses that the server listens on, with real ports."""
-        return self._connections.addresses
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether the server accepts new calls: started, not draining, not out of rotation."""
-        return (
-            self._dispatcher is not None
-            and self._closing is None
-            and not self._connections.is_draining
-        )
-
-    @property
-    def connection_manager(self) -> ConnectionManager:
-        """The listeners and connections of the server."""
-        return self._connections
-
-    @property
-    def registration(self) -> Registration:
-        """The entry of the server in its registry."""
-        return self._registration
-
-    def __repr__(self) -> str:
-        if not hasattr(self, "_stop"):
-            return f"<{type(self).__name__} not constructed>"
-        service = self.config.service
-        where = brief(self.addresses or self._connections.hosts)
-        what = f"service={service!r} {where}" if service else where
-        functions = _count(sum(not each.is_private for each in self.handlers), "function")
-        connections = _count(len(self._connections.connections), "connection")
-        return f"<{type(self).__name__} {what} {self._state}, {functions}, {connections}>"
-
-    @property
-    def _state(self) -> str:
-        if self._dispatcher is None:
-            return "not started"
-        if self._closing is not None:
-            return "stopped" if self._closing.done() else "draining"
-        if not self.addresses:
-            return "starting"
-        return "out of rotation" if self._connections.is_draining else "serving"
 
     async def create_server(self) -> Self:
         """Run the start events, listen, and register; return when clients can call.
@@ -451,6 +425,22 @@ class Server:
         _log.info("listening on %s", ", ".join(map(str, self.addresses)))
         return self
 
+    async def serve_forever(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and return.
+
+        It starts the server unless it is started. A second signal closes all connections at once;
+        stop events still run. A third signal kills the process. SIGHUP reloads the certificates.
+        The server also drains when this is cancelled, or when `await_closed` is called. Signals are
+        handled only in the main thread.
+        """
+        if self._dispatcher is None:
+            await self.create_server()
+        with handle_signals(self._stop.set, self._connections.stop_at_once, self._on_hangup):
+            try:
+                await self._stop.wait()
+            finally:
+                await self.__aexit__()
+
     async def set_serving(self, serving: bool) -> None:
         """Take the server out of rotation without stopping it, or put it back.
 
@@ -495,6 +485,39 @@ class Server:
         """Drain and stop, as `await_closed` does."""
         await self.await_closed()
 
+    async def __aenter__(self) -> Self:
+        return await self.create_server()
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self.await_closed()
+        except asyncio.CancelledError:  # cancelling the drain means to stop now
+            self._connections.stop_at_once()
+            await self.await_closed()
+            raise
+
+    @property
+    def _state(self) -> str:
+        if self._dispatcher is None:
+            return "not started"
+        if self._closing is not None:
+            return "stopped" if self._closing.done() else "draining"
+        if not self.addresses:
+            return "starting"
+        return "out of rotation" if self._connections.is_draining else "serving"
+
+    def _check_new(self, method: str) -> None:
+        if self._dispatcher is not None:
+            raise RuntimeError(f"{method} must come before the server starts")
+
+    def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
+        for added in add_processors(option, self._processors, processors, Side.SERVER):
+            self._register_private(added)
+
+    def _register_private(self, processor: BaseProcessor) -> None:
+        for func, name, group in processor.take_private_functions():
+            self.register(func, name, group, is_private=True)
+
     async def _abort_start(self) -> None:
         """Clean up after a failed start; the stop events do not run."""
         assert self._dispatcher is not None
@@ -503,6 +526,12 @@ class Server:
         await self._connections.close_connections(0.0)
         await self._dispatcher.close()
         await self._middlewares.stop()
+
+    def _on_hangup(self) -> None:
+        try:
+            self.reload_certificates()
+        except ValueError as exc:
+            _log.error("the certificates were not reloaded: %s", exc)
 
     async def _close(self) -> None:
         """Drain and stop, in the order that `docs/operations.md` describes."""
@@ -523,39 +552,6 @@ class Server:
         await run_stop_events([*stops, *reversed(self._stop_events)], _log)
         self._stop_events.clear()
         _log.info("stopped")
-
-    async def serve_forever(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain and return.
-
-        It starts the server unless it is started. A second signal closes all connections at once;
-        stop events still run. A third signal kills the process. SIGHUP reloads the certificates.
-        The server also drains when this is cancelled, or when `await_closed` is called. Signals are
-        handled only in the main thread.
-        """
-        if self._dispatcher is None:
-            await self.create_server()
-        with handle_signals(self._stop.set, self._connections.stop_at_once, self._on_hangup):
-            try:
-                await self._stop.wait()
-            finally:
-                await self.__aexit__()
-
-    def _on_hangup(self) -> None:
-        try:
-            self.reload_certificates()
-        except ValueError as exc:
-            _log.error("the certificates were not reloaded: %s", exc)
-
-    async def __aenter__(self) -> Self:
-        return await self.create_server()
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            await self.await_closed()
-        except asyncio.CancelledError:  # cancelling the drain means to stop now
-            self._connections.stop_at_once()
-            await self.await_closed()
-            raise
 
 
 def _count(number: int, noun: str) -> str:
