@@ -300,7 +300,11 @@ class _Friends:
             return False
         for node in ast.walk(annotation):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if self._says_ours(ast.parse(node.value, mode="eval").body):
+                try:
+                    quoted = ast.parse(node.value, mode="eval").body
+                except SyntaxError:
+                    continue  # a text of `Annotated`
+                if self._says_ours(quoted):
                     return True
             elif isinstance(node, ast.Name) and (node.id in self._classes or node.id == "Self"):
                 return True
