@@ -1,4 +1,4 @@
-"""Waiting until told, or until a time has passed on a given clock."""
+"""A notification for one waiting task, with a timeout on a given clock."""
 
 import asyncio
 
@@ -8,44 +8,47 @@ __all__ = ["Notify"]
 
 
 class Notify:
-    """What one task sleeps on and others shorten.
+    """Wakes the one task that waits for it, as tokio's ``Notify`` does.
 
-    `set` may be called any number of times, also before the wait: the next wait returns at once.
-    Only one task may wait. Made inside the event loop that waits.
+    `notify` may be called any number of times. If no task waits, the next `wait` returns at once.
+    Create it in the event loop of the task that waits.
+
+    Args:
+        clock: Time source of the timeout.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._told = asyncio.Event()
+        self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def set(self) -> None:
-        """End the present or the next wait."""
-        self._told.set()
+    def notify(self) -> None:
+        """End the current or the next wait."""
+        self._event.set()
 
-    def set_threadsafe(self) -> None:
-        """Do the same from any thread; nothing happens once the loop is closed."""
+    def notify_threadsafe(self) -> None:
+        """Do the same from any thread; without effect once the event loop is closed."""
         try:
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:
-            pass  # the waiting loop is closed, so nobody waits
+            pass  # the event loop is closed, so no task waits
 
     async def wait(self, seconds: float | None) -> bool:
-        """Return whether it was told before `seconds` had passed; `None` waits for ever."""
+        """Return whether a notification came within `seconds`; `None` waits without a timeout."""
         if seconds is None:
-            await self._told.wait()
-        elif not self._told.is_set():
-            await self._wait_both(seconds)
-        told = self._told.is_set()
-        self._told.clear()
-        return told
+            await self._event.wait()
+        elif not self._event.is_set():
+            await self._wait_either(seconds)
+        is_notified = self._event.is_set()
+        self._event.clear()
+        return is_notified
 
-    async def _wait_both(self, seconds: float) -> None:
-        told = asyncio.create_task(self._told.wait())
+    async def _wait_either(self, seconds: float) -> None:
+        notified = asyncio.create_task(self._event.wait())
         timer = asyncio.create_task(self._clock.sleep(seconds))
         try:
-            await asyncio.wait((told, timer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((notified, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            told.cancel()
+            notified.cancel()
             timer.cancel()
-            await asyncio.gather(told, timer, return_exceptions=True)
+            await asyncio.gather(notified, timer, return_exceptions=True)

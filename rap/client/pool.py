@@ -149,7 +149,7 @@ class Pool:
         """Cut the pause before the next dial short: there is news of the server."""
         self.failures = self._brief = 0
         if self.dialling:
-            self._hurry.set()
+            self._hurry.notify()
 
     def on_connection(self, conn: Connection) -> None:
         """React to a Hello, a GoAway or the end of a connection."""

@@ -1,1 +1,1 @@
-"""The one way to Redis: clients, servers, URLs and subscriptions."""
+"""Redis: client, servers, URLs and subscriptions."""

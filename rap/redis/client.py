@@ -1,10 +1,11 @@
-"""The way to Redis, and the only module that imports its client library.
+"""The client of Redis, and the only module that imports redis-py.
 
-A link is one server, a primary found by Sentinel, or a Cluster. What it adds to redis-py is time:
-every command has its own short limit, so a server that is frozen costs no more than one that is
-down; and after failures in a row of one server all are thrown away and looked up anew. That
-goes for Sentinel and Cluster too, whose clients in redis-py hold on to dead servers, or close some
-of their connections never: here each server has a plain client.
+A `RedisClient` connects to one server, to a primary found by Sentinel, or to a Cluster. It adds
+time limits to redis-py. Each command has a short limit, so a frozen server costs no more than one
+that is down. After two failures in a row of one server, all servers are looked up again.
+
+The Sentinel and Cluster clients of redis-py keep using dead servers, or never close some of their
+connections. Therefore each server has a plain client here.
 """
 
 import asyncio
@@ -30,20 +31,20 @@ from rap.redis.url import RedisTarget
 __all__ = ["PubSub", "RedisClient", "Script"]
 
 _DEFAULT_TIMEOUT = 1.0  # seconds for one command
-_CONNECT_FACTOR = 3  # a new client may take so many times the limit of a command
-_FAILURES_TO_RENEW = 2  # in a row
-_PRIMARY_CHECK_INTERVAL = 5.0  # seconds between questions to Sentinel
+_CONNECT_FACTOR = 3  # times the limit of a command that finding the servers may take
+_FAILURES_TO_RECONNECT = 2  # in a row
+_PRIMARY_CHECK_INTERVAL = 5.0  # seconds between queries to Sentinel
 _CLOSE_TIMEOUT = 0.5  # seconds
 
-# What redis-py lets through when servers vanish; not all of it is its own.
-_TROUBLE = (RedisError, OSError, EOFError)
+# The exceptions that redis-py raises when servers vanish; some of them are not its own.
+_ERRORS = (RedisError, OSError, EOFError)
 
 # A key or an argument of a command.
 Value = str | bytes | int | float
 
 
 class Script:
-    """A Lua script: sent by its digest, and in full to a server that does not know it yet."""
+    """A Lua script, sent by its digest, and in full to a server that does not know it yet."""
 
     __slots__ = ("digest", "source")
 
@@ -59,16 +60,16 @@ class Script:
 
 
 class RedisClient:
-    """Commands and scripts on one Redis, each with a limit of time.
+    """A client of one Redis, with a time limit for each command and script.
 
-    It connects on first use, and anew after failures; a command that fails is the caller's to
-    repeat. To be used in one event loop; any number of tasks may use it at once.
+    It connects on first use, and reconnects after failures. It does not repeat a failed command.
+    Use it in one event loop; any number of tasks may use it at once.
 
     Args:
-        url: As in `rap.redis.url`.
-        timeout: Seconds for one command, connecting included.
-        clock: Time source of `age`.
-        rng: Chance in the choice of nodes and in pauses.
+        url: The URL of Redis, as in `rap.redis.url`.
+        timeout: Seconds for one command, including the time to connect.
+        clock: Time source of `age` and of the queries to Sentinel.
+        rng: Random numbers for the choice of a node to subscribe to.
     """
 
     def __init__(
@@ -96,19 +97,19 @@ class RedisClient:
 
     @property
     def degraded(self) -> bool:
-        """Whether the last command got no answer."""
+        """Whether the last command failed."""
         return self._failing
 
     @property
     def age(self) -> float:
-        """Seconds since the last answer, or since the link was made."""
+        """Seconds since the last answer, or since this object was created."""
         return self._clock.monotonic() - self._answered
 
     async def call(self, *command: Value) -> Any:
-        """Run one command, whose second word is its key, and return its reply, text as bytes.
+        """Run a command whose second word is its key, and return its reply, with texts as bytes.
 
         Raises:
-            RegistryError: No answer in time, no connection, or an error reply.
+            RegistryError: There was no answer in time, no connection, or an error reply.
         """
         return await self._limited(str(command[1]), lambda client: client.execute_command(*command))
 
@@ -128,35 +129,36 @@ class RedisClient:
         return await self._limited(keys[0], evaluate)
 
     async def subscribe(self, channel: str) -> "PubSub":
-        """Return a connection of its own that is subscribed to a channel.
+        """Return a new connection that is subscribed to a channel.
 
-        A message published on a Cluster reaches every node, so any node will do.
+        In a Cluster, it is a connection to any node, because a message reaches every node.
 
         Raises:
             RegistryError: As `call`.
         """
         async with self._translated(_CONNECT_FACTOR * self._timeout):
             client = await self._server_for_listening()
-            listener = PubSub(client, self._timeout, self._primary)
+            pubsub = PubSub(client, self._timeout, self._primary)
             try:
-                await listener.subscribe(channel)
+                await pubsub.subscribe(channel)
             except BaseException:
-                await listener.aclose()
+                await pubsub.aclose()
                 raise
-        return listener
+        return pubsub
 
-    async def primary_moved(self, listener: "PubSub") -> bool:
-        """Return whether Sentinel names another primary than the one that is listened to.
+    async def primary_moved(self, pubsub: "PubSub") -> bool:
+        """Return whether Sentinel names another primary than the one of a subscription.
 
-        It asks at most every 5 s; without Sentinel, or when no sentinel answers, it has not moved.
+        It queries Sentinel at most every 5 s. It returns false without Sentinel, or if no sentinel
+        answers.
         """
         await self.check_primary()
-        return listener.primary != self._primary
+        return pubsub.primary != self._primary
 
     async def check_primary(self) -> None:
-        """Ask Sentinel, if it was not asked for 5 s, and leave a primary that it has replaced.
+        """Query Sentinel if the last query is 5 s old, and leave a primary that was replaced.
 
-        Commands do so beside their own work; this is for those whose loss is noticed late.
+        Commands do this in the background. Call it before a command whose loss is noticed late.
         """
         if self._primary_is_due():
             await self._look_for_primary()
@@ -172,7 +174,7 @@ class RedisClient:
     async def _limited(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
         used: Servers | None = None
         if self._primary_is_due() and (self._looking is None or self._looking.done()):
-            # One that was replaced may go on answering, and what it is told is lost.
+            # A primary that was replaced may still answer, and what it is told is lost.
             self._looking = asyncio.create_task(self._look_for_primary(), name="rap redis primary")
         try:
             async with self._translated(self._timeout):
@@ -185,7 +187,7 @@ class RedisClient:
                     reply = await used.run(key, work)
         except RegistryError:
             self._failing = True
-            if used is not None and used.note_failure(key) >= _FAILURES_TO_RENEW:
+            if used is not None and used.note_failure(key) >= _FAILURES_TO_RECONNECT:
                 await self._drop(used)
             raise
         self._failing = False
@@ -194,19 +196,19 @@ class RedisClient:
 
     @asynccontextmanager
     async def _translated(self, limit: float) -> AsyncIterator[None]:
-        """Limit the time inside, and turn what can go wrong there into a RegistryError."""
+        """Limit the time of the body, and translate its errors into a `RegistryError`."""
         try:
             async with asyncio.timeout(limit):
                 yield
         except TimeoutError as exc:
             raise RegistryError(f"Redis at {self.target}: no answer in {limit:g} s") from exc
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             raise RegistryError(
                 f"Redis at {self.target}: {str(exc) or type(exc).__name__}"
             ) from exc
 
     async def _connect(self) -> "Servers":
-        """Find the servers; all who need them wait for the same, each as long as it may."""
+        """Find the servers. All callers wait for the same task, each with its own time limit."""
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._find(), name="rap redis connect")
             self._connecting.add_done_callback(_take_exception)
@@ -233,24 +235,24 @@ class RedisClient:
 
     def _options(self, retries: int) -> dict[str, Any]:
         return {
-            # With a limit of its own redis-py writes under `asyncio.wait_for`, which on Python
-            # 3.11 may swallow a cancellation; every use here has a limit around it anyway.
+            # With a timeout, redis-py writes under `asyncio.wait_for`, which may swallow a
+            # cancellation on Python 3.11. Each use here has a time limit anyway.
             "socket_timeout": None,
             "socket_connect_timeout": self._timeout,
             "retry": Retry(NoBackoff(), retries),
-            "protocol": 2,  # messages and pongs arrive alike whatever the server's age
+            "protocol": 2,  # messages and pongs have the same form for each release of the server
             **self.target.tls,
         }
 
     async def _server_for_listening(self) -> Any:
-        # No retries: redis-py would resubscribe silently, and what came between would be lost.
+        # Without retries: redis-py would resubscribe silently, and messages would be lost.
         if self.target.kind == "sentinel":
             return self._server(await self._find_primary(), retries=0)
         servers = self._servers or await self._connect()
         return self._server(self._rng.choice(servers.hosts), retries=0)
 
     async def _find_primary(self) -> Host:
-        """Ask all sentinels at once and believe the most: after a split some lag behind."""
+        """Ask all sentinels at once and believe the majority: after a split some lag behind."""
         self._primary_asked = self._clock.monotonic()
         answers = await self._ask(
             self.target.hosts, "SENTINEL", "get-master-addr-by-name", self.target.primary
@@ -264,28 +266,28 @@ class RedisClient:
         return self._primary
 
     def _primary_is_due(self) -> bool:
-        """Whether it is time to ask Sentinel again."""
+        """Whether it is time for the next query to Sentinel."""
         past = self._clock.monotonic() - self._primary_asked
         return self._primary is not None and past >= _PRIMARY_CHECK_INTERVAL
 
     async def _look_for_primary(self) -> None:
-        """Leave a primary that Sentinel has replaced; if no sentinel answers, all stays."""
+        """Leave a primary that Sentinel has replaced; do nothing if no sentinel answers."""
         with suppress(RegistryError):
             async with self._translated(self._timeout):
                 await self._find_primary()
 
     async def _find_owners(self) -> Sequence[tuple[int, Host]]:
-        """Return first slot and owner of each range of slots, as most of the nodes see it."""
+        """Return the first slot and the owner of each range of slots, by majority of the nodes."""
         answers = await self._ask(tuple(self._nodes), "CLUSTER", "SLOTS")
         seen = Counter(tuple(sorted(_owners(asked[0], reply))) for asked, reply in answers)
         if not seen:
-            raise RegistryError(f"no node of {self.target} tells who has which slots")
+            raise RegistryError(f"no node of {self.target} knows the owners of the slots")
         ranges = seen.most_common(1)[0][0]
         self._nodes |= dict.fromkeys(host for _, host in ranges)
         return ranges
 
     async def _ask(self, hosts: Sequence[Host], *command: str) -> list[tuple[Host, Any]]:
-        """Ask servers for where the others are; return the answers that are in in time."""
+        """Send a command to several servers; return the answers that come in time."""
         options = self._options(0)
         if self.target.kind != "sentinel":
             options |= self.target.credentials
@@ -302,7 +304,7 @@ class RedisClient:
         return [it for it in answers if isinstance(it, tuple) and it[1]]
 
     async def _drop(self, servers: "Servers | None") -> None:
-        """Forget servers, so that the next command looks for them anew."""
+        """Drop the servers, so that the next command looks them up again."""
         if servers is not None:
             if self._servers is servers:
                 self._servers = None
@@ -310,10 +312,10 @@ class RedisClient:
 
 
 class PubSub:
-    """A connection that is subscribed to one channel; made by `RedisClient.subscribe`.
+    """A connection that is subscribed to one channel; see `RedisClient.subscribe`.
 
     Attributes:
-        primary: Where it leads, if Sentinel said so.
+        primary: The server it is connected to, if Sentinel named it.
     """
 
     def __init__(self, client: Any, timeout: float, primary: Host | None) -> None:
@@ -323,7 +325,7 @@ class PubSub:
         self._pubsub = client.pubsub()
 
     async def subscribe(self, channel: str) -> None:
-        """Subscribe, and return when the server has said so."""
+        """Subscribe, and return when the server has confirmed it."""
         await self._pubsub.subscribe(channel)
         while (message := await self._pubsub.get_message(timeout=self._timeout)) is not None:
             if message["type"] == "subscribe":
@@ -331,21 +333,21 @@ class PubSub:
         raise TimeoutError
 
     async def next(self, seconds: float) -> bytes | None:
-        """Return the next message, empty for the answer to a `ping`; `None` after `seconds`.
+        """Return the next message, an empty one for a pong, or `None` after `seconds`.
 
         Raises:
             RegistryError: The connection is lost.
         """
         try:
             message = await self._pubsub.get_message(timeout=seconds)
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
         if message is None:
             return None
         return message["data"] if message["type"] == "message" else b""
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life.
+        """Send a ping.
 
         Raises:
             RegistryError: The connection is lost.
@@ -353,7 +355,7 @@ class PubSub:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._pubsub.ping()
-        except _TROUBLE as exc:
+        except _ERRORS as exc:
             raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
 
     async def aclose(self) -> None:
@@ -363,19 +365,19 @@ class PubSub:
 
 
 def _owners(asked: str, reply: Any) -> Iterator[tuple[int, Host]]:
-    """Yield first slot and owner of each range; a node may leave out its own name."""
+    """Yield the first slot and the owner of each range; a node may leave out its own host."""
     for first, _, (host, port, *_), *_ in reply:
         yield first, (host.decode() if host else asked, port)
 
 
 async def _close(closable: Any) -> None:
-    """Close something of redis-py; a server that no longer answers is none of our business."""
-    with suppress(*_TROUBLE):
+    """Close an object of redis-py, even if its server no longer answers."""
+    with suppress(*_ERRORS):
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await closable.aclose()
 
 
 def _take_exception(task: "asyncio.Task[Any]") -> None:
-    """Read the outcome of a task whose waiters may all have given up."""
+    """Retrieve the exception of a task whose waiters may all have timed out."""
     if not task.cancelled():
         task.exception()

@@ -1,9 +1,9 @@
-"""A subscription that notices when it has gone deaf.
+"""A subscription that reconnects, and reports when messages may have been missed.
 
-redis-py resubscribes after a lost connection but says nothing of what it missed, and never
-notices a server that is frozen, or in a Cluster dead. So silence is met with a ping, a ping
-without an answer with a new connection, and each new connection is told to the listener, who then
-reads everything: messages are no more than hints.
+redis-py resubscribes after a lost connection but does not report it, and it never notices a frozen
+server, or a dead node of a Cluster. Therefore the subscription sends a ping after a second of
+silence, and reconnects if there is no pong. After each new connection the subscriber must read
+everything: a message only says that a read is worthwhile.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ __all__ = ["PubSubClient", "PubSubConnection", "Subscription"]
 
 logger = logging.getLogger("rap.registry")
 
-_SILENCE = 1.0  # seconds without a message until the server is asked, and until it must answer
+_SILENCE = 1.0  # seconds without a message until a ping is sent, and until the pong is due
 _PAUSE = 0.3  # seconds before the next connection, +-50 %
 
 
 class PubSubConnection(Protocol):
-    """One subscribed connection, as `rap.redis.client.PubSub` is."""
+    """A subscribed connection, such as `rap.redis.client.PubSub`."""
 
     async def next(self, seconds: float) -> bytes | None:
-        """Return the next message, empty for an answer to `ping`; `None` after `seconds`."""
+        """Return the next message, an empty one for a pong, or `None` after `seconds`."""
         ...
 
     async def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a ping."""
         ...
 
     async def aclose(self) -> None:
@@ -41,41 +41,41 @@ class PubSubConnection(Protocol):
 
 
 class PubSubClient(Protocol):
-    """What makes them, as `rap.redis.client.RedisClient` does."""
+    """A client that can subscribe, such as `rap.redis.client.RedisClient`."""
 
     async def subscribe(self, channel: str) -> PubSubConnection:
-        """Return a new connection, already subscribed."""
+        """Return a new connection that is subscribed to a channel."""
         ...
 
     async def primary_moved(self, messages: Any, /) -> bool:
-        """Return whether a connection leads to a server that is no longer the primary."""
+        """Return whether the server of a connection is no longer the primary."""
         ...
 
 
 class Subscription:
-    """Listens to one channel from `async with` to its end.
+    """A subscription to one channel, active inside ``async with``.
 
     Args:
-        link: Where to listen.
-        channel: What to listen to.
-        on_hint: Called with each message, and with `None` whenever messages may be missed: when
-            the subscription begins, breaks, and has begun again. Must not block.
+        redis: The client of Redis.
+        channel: The channel.
+        on_message: Called with each message, and with `None` whenever messages may have been
+            missed: when the subscription starts, breaks, and starts again. It must not block.
         clock: Time source of the pauses between connections.
-        rng: Chance that spreads them.
+        rng: Random numbers for the jitter of these pauses.
     """
 
     def __init__(
         self,
         redis: PubSubClient,
         channel: str,
-        on_hint: Callable[[bytes | None], None],
+        on_message: Callable[[bytes | None], None],
         *,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._redis = redis
         self._channel = channel
-        self._on_hint = on_hint
+        self._on_message = on_message
         self._clock = clock
         self._rng = rng
         self._broken = False
@@ -99,24 +99,24 @@ class Subscription:
                 logger.debug("subscription to %s: %s", self._channel, exc)
                 if not self._broken:
                     self._broken = True
-                    self._on_hint(None)
+                    self._on_message(None)
             await self._clock.sleep(_PAUSE * self._rng.uniform(0.5, 1.5))
 
     async def _listen(self) -> None:
-        """Pass messages on until the connection is of no use any more."""
+        """Pass on messages until the connection is no longer usable."""
         messages = await self._redis.subscribe(self._channel)
         try:
             self._broken = False
-            self._on_hint(None)
-            asked = False
+            self._on_message(None)
+            is_pinged = False
             while not await self._redis.primary_moved(messages):
                 message = await messages.next(_SILENCE)
                 if message:
-                    self._on_hint(message)
+                    self._on_message(message)
                 elif message is None:
-                    if asked:
+                    if is_pinged:
                         raise RegistryError("no answer to a ping")
                     await messages.ping()
-                asked = message is None
+                is_pinged = message is None
         finally:
             await messages.aclose()

@@ -1,4 +1,4 @@
-"""The servers of one Redis that have keys, each with a client of its own."""
+"""The servers of one Redis that own keys, each with a separate client."""
 
 import asyncio
 from bisect import bisect
@@ -8,22 +8,22 @@ from typing import Any
 
 __all__ = ["Host", "Servers"]
 
-_MOST_AT_ONCE = 64  # commands of a server, each on a connection; more wait within their limit
+_MAX_CONCURRENT = 64  # commands per server, each on one connection; others wait
 
 Host = tuple[str, int]
 
 
 class Servers:
-    """A client for each server that has keys, open until nobody uses them any more.
+    """The clients of all servers that own keys, open until the last command ends.
 
-    Closing at once would not do: a command in flight that fails is tried once more by redis-py,
-    on a new connection that nobody would close.
+    They cannot be closed earlier. redis-py repeats a command that fails in flight on a new
+    connection, which would then stay open.
 
     Args:
-        ranges: First slot and host of each range of slots; one range without a Cluster.
-        connect: Makes the client of a host.
-        close: Closes one.
-        slot_of: Tells the slot of a key.
+        ranges: First slot and host of each range of slots; a single range without a Cluster.
+        connect: Returns the client of a host.
+        close: Closes a client.
+        slot_of: Returns the slot of a key.
     """
 
     def __init__(
@@ -38,23 +38,23 @@ class Servers:
         self._close = close
         self._slot_of = slot_of
         self._clients = {host: connect(host) for host in self._owners}
-        # Of each server: one that is frozen must not keep commands for the others waiting.
-        self._rooms = {host: asyncio.Semaphore(_MOST_AT_ONCE) for host in self._clients}
+        # One for each server: a frozen server must not delay commands of the others.
+        self._limits = {host: asyncio.Semaphore(_MAX_CONCURRENT) for host in self._clients}
         self._failures: Counter[Host | None] = Counter()  # in a row, of the same server
         self._users = 0
         self._closing = False
 
     @property
     def hosts(self) -> list[Host | None]:
-        """The servers, each once."""
+        """The servers, without duplicates."""
         return list(self._clients)
 
     async def run(self, key: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run `work` with the client of the server that has a key."""
+        """Run `work` with the client of the server that owns a key."""
         owner = self._owner(key)
         self._users += 1
         try:
-            async with self._rooms[owner]:
+            async with self._limits[owner]:
                 reply = await work(self._clients[owner])
             self._failures.pop(owner, None)
             return reply
@@ -64,13 +64,13 @@ class Servers:
                 await self.close()
 
     def note_failure(self, key: str) -> int:
-        """Return how many commands in a row the server of a key has not answered, with this one."""
+        """Count a failure of the server that owns a key; return how many it has in a row."""
         owner = self._owner(key)
         self._failures[owner] += 1
         return self._failures[owner]
 
     async def close(self) -> None:
-        """Close the clients, now or when the last user leaves."""
+        """Close the clients, now or when the last command ends."""
         self._closing = True
         if not self._users:
             await asyncio.gather(*map(self._close, self._clients.values()))

@@ -1,4 +1,4 @@
-"""Which Redis a URL means: one server, a primary found by Sentinel, or a Cluster.
+"""URLs of Redis: one server, a primary found by Sentinel, or a Cluster.
 
 ::
 
@@ -8,7 +8,7 @@
     redis+cluster://[user:password@]host[:port],host[:port]
 
 ``rediss+sentinel`` and ``rediss+cluster`` use TLS too; ``ssl_ca_path``, ``ssl_crt_path`` and
-``ssl_key_path`` name its files. User and password are those of the Redis servers, not of Sentinel.
+``ssl_key_path`` name the files. User and password are for the Redis servers, not for Sentinel.
 """
 
 from dataclasses import dataclass, field
@@ -37,16 +37,16 @@ _TLS_OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """Which Redis a URL means.
+    """The Redis that a URL names.
 
     Args:
         kind: ``single``, ``unix``, ``sentinel`` or ``cluster``.
-        hosts: Host and port of the server, the sentinels or some nodes of the cluster.
-        db: Number of the database.
-        primary: The name that Sentinel knows the primary by.
-        path: Of the unix socket.
-        credentials: `username` and `password`, where given.
-        tls: Options of redis-py; empty without TLS.
+        hosts: Host and port of the server, of the sentinels or of some nodes of the Cluster.
+        db: The number of the database.
+        primary: The name of the primary in Sentinel.
+        path: The path of the unix socket.
+        credentials: ``username`` and ``password``, if given.
+        tls: TLS options of redis-py; empty without TLS.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class RedisTarget:
         """Return the target of a URL.
 
         Raises:
-            ValueError: The URL is malformed or has unknown options; the message never has the
+            ValueError: The URL is malformed or has unknown options; the message never contains the
                 password.
         """
         scheme, separator, rest = url.partition("://")
@@ -87,7 +87,7 @@ class RedisTarget:
         return target
 
     def __str__(self) -> str:
-        """Return its URL, without user, password and files."""
+        """Return the URL without user, password and files."""
         scheme = "rediss" if self.tls else "redis"
         if self.kind != "single":
             scheme += f"+{self.kind}"

@@ -1,7 +1,7 @@
-"""Discovery: where servers register and clients watch.
+"""Discovery: servers register, and clients watch.
 
-What a client of fixed addresses needs is imported at once, the rest when it is first used.
-`RedisRegistry` is in `rap.registry.redis`, since importing it needs the extra ``rap[redis]``.
+A client of fixed addresses needs few modules; the others are imported on first use.
+`RedisRegistry` is in `rap.registry.redis`, because it needs the extra ``rap[redis]``.
 """
 
 from typing import TYPE_CHECKING

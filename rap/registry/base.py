@@ -1,4 +1,7 @@
-"""What discovery is made of: endpoints, snapshots, and the two protocols around them."""
+"""The values of discovery, and the protocols of resolvers and registries.
+
+A registry maps a service to endpoints. Watchers see it as snapshots, each of them whole.
+"""
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -31,30 +34,30 @@ __all__ = [
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may forget what is silent for a day
+_MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may drop an endpoint silent for a day
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class State(StrEnum):
-    """Whether an instance may get new calls."""
+    """Whether an endpoint may get new calls."""
 
     UP = "up"
     DRAINING = "draining"
-    SUSPECT = "suspect"  # its lease ran out, its record is still there
+    SUSPECT = "suspect"  # its lease has expired, but its record still exists
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One instance of a service, as the registry knows it.
+    """One instance of a service in a registry.
 
     Args:
-        id: The advertised address as text; key of a `Snapshot`.
-        address: Where to dial it.
+        id: The advertised address as text; the key in a `Snapshot`.
+        address: The address to dial.
         weight: Relative capacity, 1 to 1000.
         state: Whether it may get new calls.
-        incarnation: Random per process start; empty when unknown (a static list).
-        zone: Name of the failure domain; empty when unknown.
-        metadata: String to string.
+        incarnation: A random text for each start of a process; empty if unknown (a static list).
+        zone: The name of its failure domain; empty if unknown.
+        metadata: Any texts by name.
     """
 
     id: str
@@ -66,12 +69,41 @@ class Endpoint:
     metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY, hash=False)
 
 
-# Endpoint id to endpoint. Treat as immutable.
+# Endpoint id to endpoint. Do not change it.
 Snapshot = Mapping[str, Endpoint]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The difference between two snapshots; false if they are equal.
+
+    Args:
+        added: Endpoints that only the new snapshot has.
+        updated: Endpoints in both snapshots that differ, as in the new one.
+        removed: Endpoints that only the old snapshot has.
+    """
+
+    added: tuple[Endpoint, ...] = ()
+    updated: tuple[Endpoint, ...] = ()
+    removed: tuple[Endpoint, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.updated or self.removed)
+
+
+def diff(old: Snapshot, new: Snapshot) -> Change:
+    """Return the difference between two snapshots, each part in the order of its snapshot."""
+    return Change(
+        added=tuple(endpoint for key, endpoint in new.items() if key not in old),
+        updated=tuple(
+            endpoint for key, endpoint in new.items() if key in old and old[key] != endpoint
+        ),
+        removed=tuple(endpoint for key, endpoint in old.items() if key not in new),
+    )
+
+
 class Resolver(Protocol):
-    """Where clients watch a service.
+    """A source of endpoints that clients watch.
 
     A resolver may have an attribute ``last_error``: the reason why it has no answer now, or an
     empty text while it has one. Errors of calls that find no server quote it, so it must not
@@ -79,36 +111,94 @@ class Resolver(Protocol):
     """
 
     def watch(self, service: str) -> AsyncIterator[Snapshot]:
-        """Yield whole sets: the first as soon as it is known, then one per change.
+        """Yield a snapshot as soon as one is known, then one after each change.
 
-        Never ends by itself and never raises for an unreachable registry: the last set stands.
-        Close it with `aclose`.
+        The iterator never ends by itself. It never raises if the registry is unreachable, and the
+        last snapshot remains valid. Close it with `aclose`.
         """
         ...
 
     async def aclose(self) -> None:
-        """Release connections; watches must be closed before."""
+        """Release connections. Close all watches first."""
         ...
 
 
 class Registry(Resolver, Protocol):
-    """Where servers register, and clients watch."""
+    """A resolver in which servers can register."""
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
-        """Write or renew a registration that stands for `ttl` seconds.
+        """Write or renew a registration that is valid for `ttl` seconds.
 
         Raises:
-            RegistryError: The registry cannot be reached, or another process holds the address.
+            RegistryError: The registry is unreachable, or another process holds the address.
         """
         ...
 
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
-        """Remove the registration of this incarnation; nothing happens if it is not there."""
+        """Remove the registration of this incarnation, if it exists."""
         ...
 
 
+# Numbers of one instance by name, such as in_flight, rps, util, conns.
+LoadReport = Mapping[str, float]
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A registry that also keeps load reports and lists services, for `rap top`."""
+
+    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
+        """Store the load of an instance; it is sent with the next renewal of its lease."""
+        ...
+
+    async def loads(self, service: str) -> Mapping[str, LoadReport]:
+        """Return the last reported load by endpoint id.
+
+        Raises:
+            RegistryError: The registry is unreachable.
+        """
+        ...
+
+    async def services(self) -> Sequence[str]:
+        """Return the names of all services ever registered in this namespace, sorted.
+
+        Raises:
+            RegistryError: The registry is unreachable.
+        """
+        ...
+
+
+class LeaseLost(RegistryError):
+    """The registry has lost the registration. The next `register` writes it in full.
+
+    Many instances lose theirs at the same moment if the registry was emptied or failed over with
+    lost writes. Wait a random part of a renewal interval before you register again.
+    """
+
+    def __init__(self, endpoint_id: str) -> None:
+        super().__init__(f"the registry has lost the registration of {endpoint_id}")
+        self.endpoint_id = endpoint_id
+
+
+class AddressTaken(RegistryError):
+    """Another process has a valid lease for the same address.
+
+    Args:
+        endpoint_id: The address.
+        retry_after: Seconds until the lease of the other process expires, unless it is renewed.
+    """
+
+    def __init__(self, endpoint_id: str, retry_after: float) -> None:
+        super().__init__(
+            f"another process is registered as {endpoint_id}; its lease is valid for another "
+            f"{retry_after:.1f} s: give each server a different address (option advertise)"
+        )
+        self.endpoint_id = endpoint_id
+        self.retry_after = retry_after
+
+
 def last_error_of(resolver: object) -> str:
-    """Return why a resolver has no answer now, as far as it says so."""
+    """Return the ``last_error`` of a resolver; empty if it has no such attribute."""
     return str(getattr(resolver, "last_error", ""))
 
 
@@ -127,7 +217,7 @@ def check_weight(value: object, *, option: str = "weight") -> int:
     """Return a weight.
 
     Raises:
-        ValueError: It is no integer from 1 to 1000.
+        ValueError: It is not an integer from 1 to 1000.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
         hint = "; to take a server out use set_serving(False)" if value == 0 else ""
@@ -139,7 +229,7 @@ def check_ttl(value: object, *, option: str = "ttl") -> float:
     """Return the time to live of a registration, in seconds.
 
     Raises:
-        ValueError: It is no number from 0.1 to 86,400.
+        ValueError: It is not a number from 0.1 to 86,400.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{option} must be a number of seconds, got {value!r}")
@@ -148,98 +238,11 @@ def check_ttl(value: object, *, option: str = "ttl") -> float:
     return float(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The step from one snapshot to the next; false when there is none.
-
-    Args:
-        added: Endpoints that only the new snapshot has.
-        updated: Endpoints of both whose weight, state or anything else differs, as they are now.
-        removed: Endpoints that only the old snapshot had.
-    """
-
-    added: tuple[Endpoint, ...] = ()
-    updated: tuple[Endpoint, ...] = ()
-    removed: tuple[Endpoint, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.updated or self.removed)
-
-
-def diff(old: Snapshot, new: Snapshot) -> Change:
-    """Return what turns `old` into `new`, each part in the order of its snapshot."""
-    return Change(
-        added=tuple(endpoint for key, endpoint in new.items() if key not in old),
-        updated=tuple(
-            endpoint for key, endpoint in new.items() if key in old and old[key] != endpoint
-        ),
-        removed=tuple(endpoint for key, endpoint in old.items() if key not in new),
-    )
-
-
-class LeaseLost(RegistryError):
-    """The registry no longer knows the registration; the next `register` writes it in full.
-
-    It comes from a registry that many instances lost at once (emptied, failed over with lost
-    writes), so whoever sees it waits a random part of a renewal interval first.
-    """
-
-    def __init__(self, endpoint_id: str) -> None:
-        super().__init__(f"the registry has lost the registration of {endpoint_id}")
-        self.endpoint_id = endpoint_id
-
-
-class AddressTaken(RegistryError):
-    """Another living process is registered under the same address.
-
-    Args:
-        endpoint_id: The address.
-        retry_after: Seconds until the lease of the other runs out, if it does not renew it.
-    """
-
-    def __init__(self, endpoint_id: str, retry_after: float) -> None:
-        super().__init__(
-            f"another process is registered as {endpoint_id}; its lease stands for another "
-            f"{retry_after:.1f} s: give each server an address of its own (option advertise)"
-        )
-        self.endpoint_id = endpoint_id
-        self.retry_after = retry_after
-
-
-# Small figures of one instance, such as in_flight, rps, util, conns.
-LoadReport = Mapping[str, float]
-
-
-@runtime_checkable
-class Reports(Protocol):
-    """A registry that can also be asked what runs in it; for `rap top` and the console."""
-
-    def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
-        """Keep the load of an instance; it travels with the next renewal of its lease."""
-        ...
-
-    async def loads(self, service: str) -> Mapping[str, LoadReport]:
-        """Return endpoint id to the load it last reported.
-
-        Raises:
-            RegistryError: The registry cannot be reached.
-        """
-        ...
-
-    async def services(self) -> Sequence[str]:
-        """Return the names of the services ever registered in this namespace, sorted.
-
-        Raises:
-            RegistryError: The registry cannot be reached.
-        """
-        ...
-
-
 def check_load(value: object) -> dict[str, float]:
     """Return a load report.
 
     Raises:
-        ValueError: It is no mapping of text to numbers.
+        ValueError: It is not a mapping of text to numbers.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"load must be a mapping of names to numbers, got {value!r}")

@@ -1,7 +1,8 @@
-"""The last known set of each service in a file, so that a client starts while discovery is down.
+"""The last snapshot of each service in a file, so that clients can start while discovery is down.
 
-An outage of discovery must not empty a cluster, and that holds for a client that starts in the
-middle of one, too: it begins with the set it last saw, and the connections tell what still lives.
+An outage of discovery must not leave a client without servers, even if the client starts during
+the outage. It starts with the snapshot of an earlier run and finds out by connecting which of the
+servers are still alive.
 """
 
 import asyncio
@@ -22,20 +23,19 @@ __all__ = ["CachedResolver", "SnapshotCache"]
 
 logger = logging.getLogger("rap.registry")
 
-_PATIENCE = 1.0  # seconds for the registry to give its first answer
+_PATIENCE = 1.0  # seconds that the registry has for its first answer
 
 
 class SnapshotCache:
-    """A directory with one file per service, replaced by atomic rename.
+    """A directory with one file per service, which is replaced by an atomic rename.
 
-    Only sets with somebody in them are kept. Trouble with the files is logged once and never
-    reaches the caller: a cache that fails is as good as none.
+    Empty snapshots are not stored. An error with the files is logged once and never raised.
 
     Args:
-        directory: Absolute path; made when first written. Many processes may share it.
+        directory: Absolute path; created by the first write. Many processes may share it.
         namespace: Part of the file names.
-        patience: Seconds that a first answer may take before the kept set stands in for it.
-        clock: Measures the patience.
+        patience: Seconds that the first answer may take before the stored snapshot is used.
+        clock: Time source of `patience`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class SnapshotCache:
     async def over(
         self, service: str, snapshots: AsyncGenerator[Snapshot, None]
     ) -> AsyncGenerator[Snapshot, None]:
-        """Yield `snapshots` and keep each; begin with the kept one if the first is late or empty.
+        """Yield and store `snapshots`; start with the stored one if the first is late or empty.
 
-        An empty first answer is what a registry gives that has just lost everything.
+        A registry that has just lost its data gives an empty first answer.
         """
         kept: Snapshot = {}
         async with aclosing(snapshots):
@@ -81,7 +81,7 @@ class SnapshotCache:
                 yield snapshot
 
     def load(self, service: str) -> Snapshot:
-        """Return the kept set; empty if there is none. Blocking, for a thread."""
+        """Return the stored snapshot, or an empty one. It blocks; call it in a thread."""
         path = self._path(service)
         try:
             kept = json.loads(path.read_bytes())
@@ -95,7 +95,7 @@ class SnapshotCache:
             return {}
 
     def save(self, service: str, snapshot: Snapshot) -> None:
-        """Keep a set, unless it is empty. Blocking, for a thread."""
+        """Store a snapshot unless it is empty. It blocks; call it in a thread."""
         if not snapshot:
             return
         path = self._path(service)
@@ -109,7 +109,7 @@ class SnapshotCache:
             self._warn("write", path, exc)
 
     async def _in_time(self, first: "asyncio.Task[Snapshot]") -> bool:
-        """Return whether the first answer came within the patience, and has somebody in it."""
+        """Return whether the first answer came in time and is not empty."""
         timer = asyncio.create_task(self._clock.sleep(self._patience))
         try:
             await asyncio.wait((first, timer), return_when=asyncio.FIRST_COMPLETED)
@@ -119,17 +119,17 @@ class SnapshotCache:
         return first.done() and bool(first.result())
 
     def _path(self, service: str) -> Path:
-        # "@" is in no name, so two pairs of names never share a file
+        # No name contains "@", so two pairs of names never share a file.
         return self._directory / f"{check_name('service', service)}@{self._namespace}.json"
 
     def _warn(self, verb: str, path: Path, exc: Exception) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("cannot %s the cache %s, going on without: %s", verb, path, exc)
+            logger.warning("cannot %s the cache %s, continuing without it: %s", verb, path, exc)
 
 
 class CachedResolver:
-    """A resolver whose sets are kept in a cache, and that starts from it while it is down."""
+    """A resolver that stores its snapshots in a cache and starts from it during an outage."""
 
     def __init__(self, resolver: Resolver, cache: SnapshotCache) -> None:
         self._resolver = resolver
@@ -137,12 +137,12 @@ class CachedResolver:
 
     @property
     def last_error(self) -> str:
-        """Why the resolver has no answer now."""
+        """The reason why the resolver has no answer now; empty if it has one."""
         return last_error_of(self._resolver)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the kept set if the first answer is late, then what the resolver yields."""
-        # The protocol promises `aclose`, which only generators have in their type.
+        """Yield the stored snapshot if the first answer is late, then those of the resolver."""
+        # A watch has `aclose`, but of the types only the one of a generator says so.
         snapshots = cast("AsyncGenerator[Snapshot, None]", self._resolver.watch(service))
         return self._cache.over(service, snapshots)
 

@@ -1,7 +1,7 @@
-"""Discovery by DNS: every address of one name is an instance, as of a Kubernetes headless service.
+"""A resolver for DNS: each address of a name is an instance, as in a Kubernetes headless service.
 
-DNS tells neither weights nor states, and its answers are cached on the way: an instance that
-leaves shows itself by its GoAway long before its record is gone.
+DNS has no weights and no states, and its answers are cached on the way. An instance that stops
+announces it with a GoAway long before its record disappears.
 """
 
 import asyncio
@@ -18,29 +18,29 @@ __all__ = ["DnsResolver"]
 
 logger = logging.getLogger("rap.registry")
 
-_INTERVAL = 5.0  # seconds between questions; cluster DNS caches for 5 to 30 s anyway
-_SPREAD = 0.2  # of the interval, either way
-_TIMEOUT = 5.0  # seconds for one answer
+_INTERVAL = 5.0  # seconds between queries; the DNS of a cluster caches for 5 to 30 s anyway
+_JITTER = 0.2  # share of the interval, either way
+_TIMEOUT = 5.0  # seconds for one query
 
 # Host name to its IP addresses as text.
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class DnsResolver:
-    """Asks for all A and AAAA records of a name, again and again.
+    """A resolver that queries all A and AAAA records of a name periodically.
 
-    While the name cannot be resolved the last known set stands.
+    While the name cannot be resolved, the last snapshot remains valid.
 
     Args:
         host: The name.
-        port: Port of every instance, 1 to 65535.
-        interval: Seconds between questions.
+        port: The port of every instance, 1 to 65535.
+        interval: Seconds between queries.
         clock: Time source.
-        rng: Chance that spreads the questions of many clients.
-        lookup: Resolves a name; the system's resolver by default.
+        rng: Random numbers for the jitter of the queries.
+        lookup: Resolves a name; by default the resolver of the operating system.
 
     Attributes:
-        last_error: Why the name could not be resolved when it was last tried; empty if it could.
+        last_error: The reason why the last query failed; empty if it succeeded.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DnsResolver:
         self.last_error = f"{host} has not been resolved yet"
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the set of addresses now and after each change; the same for every service."""
+        """Yield a snapshot now and after each change; it is the same for every service."""
         check_name("service", service)
         return self._watch()
 
@@ -82,7 +82,9 @@ class DnsResolver:
                     hosts = await self._lookup(self._host)
             except (OSError, UnicodeError) as exc:
                 if not failing:
-                    logger.warning("cannot resolve %s, its last set stands: %s", self._host, exc)
+                    logger.warning(
+                        "cannot resolve %s, keeping the last known set: %s", self._host, exc
+                    )
                 failing = True
                 self.last_error = f"cannot resolve {self._host}: {str(exc) or type(exc).__name__}"
             else:
@@ -91,8 +93,8 @@ class DnsResolver:
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
-            spread = self._rng.uniform(1.0 - _SPREAD, 1.0 + _SPREAD)
-            await self._clock.sleep(self._interval * spread)
+            jitter = self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+            await self._clock.sleep(self._interval * jitter)
 
     def _endpoint(self, host: str) -> Endpoint:
         address = Address("tcp", host, self._port)

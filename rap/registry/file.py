@@ -1,7 +1,8 @@
-"""A registry of files in one directory, for many processes on one machine and no server.
+"""A registry in a directory, for processes on one machine, without a server.
 
-Each service has a folder of its own below ``<directory>/<namespace>/``. Watchers look at the
-modification time of that folder often, since it costs microseconds, and at the leases seldom.
+Each service has its own folder, ``<directory>/<namespace>/<service>/``, with one file per
+instance. The modification time of a file is the end of its lease. Watchers often check the
+modification time of the folder, which costs microseconds, and seldom the leases.
 """
 
 import asyncio
@@ -25,19 +26,125 @@ __all__ = ["FileRegistry", "LeaseFiles"]
 
 logger = logging.getLogger("rap.registry")
 
-_LOCK_TIMEOUT = 1.0  # seconds; the holder may be a stopped process
+_LOCK_TIMEOUT = 1.0  # seconds; the process that holds it may be stopped
 _LOCK_RETRY = 0.005  # seconds
-_ATTEMPTS = 3  # at a write, while somebody removes the folder
+_ATTEMPTS = 3  # to write, if the folder is removed meanwhile
+_POLL_INTERVAL = 0.03  # seconds between checks of the folder's modification time
+_READ_INTERVAL = 0.5  # seconds between reads of all leases, unless the folder changed
 _NANOSECONDS = 1_000_000_000
 _SETTLED = 50_000_000  # ns; a folder changed so recently may change again in the same clock tick
 
 
-class LeaseFiles:
-    """One folder.
+class FileRegistry:
+    """A registry in a directory of this machine. Registering needs POSIX file locks.
+
+    If the directory is removed, the last snapshot remains valid, and the next renewal of each
+    lease creates the directory again. A file that is not a record is ignored, with one warning.
 
     Args:
-        folder: Its path; made by the first `write`.
-        now: Gives seconds since the epoch.
+        directory: Absolute path; created by the first registration.
+        namespace: Separates environments.
+        clock: Time source: `time` for leases, `monotonic` and `sleep` for polling.
+
+    Attributes:
+        last_error: The reason why the directory cannot be read; empty if it can.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+    ) -> None:
+        root = Path(directory)
+        if not root.is_absolute():
+            raise ValueError(f"directory must be an absolute path, got {str(directory)!r}")
+        self._root = root / check_name("namespace", namespace)
+        self._clock = clock or SystemClock()
+        self._files: dict[str, LeaseFiles] = {}
+        self.last_error = ""
+
+    async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
+        """Write or renew a registration that is valid for `ttl` seconds.
+
+        Raises:
+            AddressTaken: Another incarnation holds the address.
+            RegistryError: The directory cannot be written.
+        """
+        try:
+            await asyncio.to_thread(self._files_of(service).write, endpoint, ttl)
+        except OSError as exc:
+            raise RegistryError(f"cannot register in {self._root}: {exc}") from exc
+
+    async def deregister(self, service: str, endpoint: Endpoint) -> None:
+        """Remove the registration of this incarnation, if it exists.
+
+        Raises:
+            RegistryError: The directory cannot be written.
+        """
+        try:
+            await asyncio.to_thread(self._files_of(service).remove, endpoint)
+        except OSError as exc:
+            raise RegistryError(f"cannot deregister in {self._root}: {exc}") from exc
+
+    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
+        """Yield a snapshot now and after each change."""
+        return self._watch(self._files_of(service))
+
+    async def services(self) -> list[str]:
+        """Return the names of all services ever registered in this namespace, sorted.
+
+        Raises:
+            RegistryError: The directory cannot be read.
+        """
+        try:
+            found = await asyncio.to_thread(lambda: list(self._root.glob("*/.known")))
+        except OSError as exc:
+            raise RegistryError(f"cannot read {self._root}: {exc}") from exc
+        return sorted(path.parent.name for path in found)
+
+    async def aclose(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _files_of(self, service: str) -> "LeaseFiles":
+        files = self._files.get(check_name("service", service))
+        if files is None:
+            files = self._files[service] = LeaseFiles(self._root / service, self._clock.time)
+        return files
+
+    async def _watch(self, files: "LeaseFiles") -> AsyncGenerator[Snapshot, None]:
+        last: Snapshot | None = None
+        seen: tuple[int, int] | None = None
+        due = self._clock.monotonic()
+        while True:
+            signature = files.signature()
+            if signature is None or signature != seen or self._clock.monotonic() >= due:
+                seen, due = signature, self._clock.monotonic() + _READ_INTERVAL
+                try:
+                    snapshot = await asyncio.to_thread(files.snapshot)
+                except OSError as exc:
+                    if not self.last_error:
+                        logger.warning(
+                            "cannot read %s, keeping the last known set: %s", self._root, exc
+                        )
+                    snapshot, self.last_error = None, f"cannot read {self._root}: {exc}"
+                else:
+                    self.last_error = ""
+                if snapshot is None and last is None:
+                    snapshot = {}
+                if snapshot is not None and snapshot != last:
+                    last = snapshot
+                    yield snapshot
+            await self._clock.sleep(_POLL_INTERVAL)
+
+
+class LeaseFiles:
+    """The folder of one service. The methods block; call them in a thread.
+
+    Args:
+        folder: Its path; created by the first `write`.
+        now: Returns seconds since the epoch.
     """
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
@@ -46,12 +153,12 @@ class LeaseFiles:
         self._warned: set[Path] = set()
 
     def write(self, endpoint: Endpoint, ttl: float) -> None:
-        """Write or renew a registration, and remove those that have died.
+        """Write or renew a registration, and remove those of dead instances.
 
         Raises:
             AddressTaken: Another incarnation holds the address.
             OSError: The folder cannot be written.
-            RegistryError: Another process keeps the lock.
+            RegistryError: Another process holds the lock too long.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +171,11 @@ class LeaseFiles:
                     raise
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Remove the registration of this incarnation, if it is there.
+        """Remove the registration of this incarnation, if it exists.
 
         Raises:
             OSError: The folder cannot be written.
-            RegistryError: Another process keeps the lock.
+            RegistryError: Another process holds the lock too long.
         """
         path = self._path(endpoint.id)
         with suppress(FileNotFoundError), self._locked():
@@ -77,7 +184,7 @@ class LeaseFiles:
                 path.unlink()
 
     def snapshot(self) -> Snapshot | None:
-        """Return who is registered; `None` while the folder has never had anybody.
+        """Return the snapshot; `None` if no instance has ever registered.
 
         Raises:
             OSError: The folder cannot be read.
@@ -89,10 +196,10 @@ class LeaseFiles:
         return {endpoint.id: as_seen(endpoint, expires - now) for endpoint, expires in found}
 
     def signature(self) -> tuple[int, int] | None:
-        """Return what differs once a registration came, changed or went.
+        """Return a value that changes whenever a registration is added, changed or removed.
 
-        It costs one `stat`. `None`, which equals no other look, means look inside: the folder is
-        not there, or was changed too lately for its modification time to tell.
+        It costs one `stat`. `None` means that you must read the folder: it does not exist, or it
+        was changed too recently for its modification time to show the next change.
         """
         try:
             status = self._folder.stat()
@@ -118,21 +225,21 @@ class LeaseFiles:
         if held is not None and held[0] == endpoint and held[1] > now:
             os.utime(path, ns=(expires, expires))
         else:
-            new = self._folder / ".new"  # one name is enough under the lock
+            new = self._folder / ".new"  # under the lock, one name is enough
             new.write_text(json.dumps({"id": endpoint.id, **to_record(endpoint)}))
             os.utime(new, ns=(expires, expires))
             new.replace(path)
-        self._sweep(now)
+        self._evict(now)
         (self._folder / ".known").touch()
 
-    def _sweep(self, now: float) -> None:
+    def _evict(self, now: float) -> None:
         leases = {str(path): path.stat().st_mtime for path in self._folder.glob("*.json")}
         expired = {name: now - expires for name, expires in leases.items() if expires <= now}
         for name in to_evict(expired, len(leases)):
             Path(name).unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[Endpoint, float] | None:
-        """Return endpoint and expiry; `None` for a file that is gone or is no record."""
+        """Return endpoint and end of lease; `None` for a file that is gone or is not a record."""
         try:
             expires = path.stat().st_mtime
             record = json.loads(path.read_bytes())
@@ -145,13 +252,18 @@ class LeaseFiles:
         except (ValueError, RecursionError) as exc:
             if path not in self._warned:
                 self._warned.add(path)
-                logger.warning("%s is ignored, it is no registration: %s", path, exc)
+                logger.warning("%s is ignored, it is not a registration: %s", path, exc)
             return None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock; FileNotFoundError if the folder is removed or made anew."""
-        import fcntl  # not on every system; reading needs no lock
+        """Hold the lock of the folder.
+
+        Raises:
+            FileNotFoundError: The folder was removed or replaced.
+            RegistryError: Another process holds the lock too long.
+        """
+        import fcntl  # not available on every system; reading needs no lock
 
         path = self._folder / ".lock"
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -172,109 +284,3 @@ class LeaseFiles:
             yield
         finally:
             os.close(handle)
-
-
-_LOOK_INTERVAL = 0.03  # seconds between looks at the folder's modification time
-_READ_INTERVAL = 0.5  # seconds between looks at all leases, unless the folder changed
-
-
-class FileRegistry:
-    """A registry in a directory of this machine; registering needs POSIX file locks.
-
-    When the directory is removed the last known set stands, and the next renewal of each lease
-    makes it anew. A file that cannot be read as a record is ignored, with one warning.
-
-    Args:
-        directory: Absolute path; made by the first registration.
-        namespace: Keeps environments apart.
-        clock: Time source; `time` for leases, `monotonic` and `sleep` between looks.
-
-    Attributes:
-        last_error: Why it cannot be read now; empty while it can.
-    """
-
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-    ) -> None:
-        root = Path(directory)
-        if not root.is_absolute():
-            raise ValueError(f"directory must be an absolute path, got {str(directory)!r}")
-        self._root = root / check_name("namespace", namespace)
-        self._clock = clock or SystemClock()
-        self._files: dict[str, LeaseFiles] = {}
-        self.last_error = ""
-
-    async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
-        """Write or renew a registration that stands for `ttl` seconds.
-
-        Raises:
-            AddressTaken: Another incarnation holds the address.
-            RegistryError: The directory cannot be written.
-        """
-        try:
-            await asyncio.to_thread(self._of(service).write, endpoint, ttl)
-        except OSError as exc:
-            raise RegistryError(f"cannot register in {self._root}: {exc}") from exc
-
-    async def deregister(self, service: str, endpoint: Endpoint) -> None:
-        """Remove the registration of this incarnation; nothing happens if it is not there.
-
-        Raises:
-            RegistryError: The directory cannot be written.
-        """
-        try:
-            await asyncio.to_thread(self._of(service).remove, endpoint)
-        except OSError as exc:
-            raise RegistryError(f"cannot deregister in {self._root}: {exc}") from exc
-
-    def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the set of endpoints now and after each change."""
-        return self._watch(self._of(service))
-
-    async def services(self) -> list[str]:
-        """Return the names of the services ever registered in this namespace, sorted.
-
-        Raises:
-            RegistryError: The directory cannot be read.
-        """
-        try:
-            found = await asyncio.to_thread(lambda: list(self._root.glob("*/.known")))
-        except OSError as exc:
-            raise RegistryError(f"cannot read {self._root}: {exc}") from exc
-        return sorted(path.parent.name for path in found)
-
-    async def aclose(self) -> None:
-        """Do nothing: no file is kept open."""
-
-    def _of(self, service: str) -> LeaseFiles:
-        files = self._files.get(check_name("service", service))
-        if files is None:
-            files = self._files[service] = LeaseFiles(self._root / service, self._clock.time)
-        return files
-
-    async def _watch(self, files: LeaseFiles) -> AsyncGenerator[Snapshot, None]:
-        last: Snapshot | None = None
-        seen: tuple[int, int] | None = None
-        due = self._clock.monotonic()
-        while True:
-            signature = files.signature()
-            if signature is None or signature != seen or self._clock.monotonic() >= due:
-                seen, due = signature, self._clock.monotonic() + _READ_INTERVAL
-                try:
-                    snapshot = await asyncio.to_thread(files.snapshot)
-                except OSError as exc:
-                    if not self.last_error:
-                        logger.warning("cannot read %s, its last set stands: %s", self._root, exc)
-                    snapshot, self.last_error = None, f"cannot read {self._root}: {exc}"
-                else:
-                    self.last_error = ""
-                if snapshot is None and last is None:
-                    snapshot = {}
-                if snapshot is not None and snapshot != last:
-                    last = snapshot
-                    yield snapshot
-            await self._clock.sleep(_LOOK_INTERVAL)

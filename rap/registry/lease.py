@@ -1,7 +1,7 @@
-"""What keeps the registration of one server alive until it is closed.
+"""The lease of one server: its registration, renewed until it is closed.
 
-The renewals come from one task of their own, at a third of the time to live: two may fail before
-watchers see the lease run out. Their spread of 10 % keeps instances that started together apart.
+One task renews the lease every third of its time to live, so two renewals may fail before watchers
+see it expire. A jitter of 10 % keeps instances that started together from renewing together.
 """
 
 import asyncio
@@ -31,28 +31,28 @@ __all__ = ["Lease"]
 logger = logging.getLogger("rap.registry")
 
 _RENEWALS_PER_TTL = 3
-_SPREAD = 0.1  # of the interval, either way
-_FIRST_BACKOFF = 0.25  # seconds; doubled per failure up to a part of the interval
-_MOST_BACKOFF = 0.5  # of the interval: a registry that is back, and empty, has all within 5 s
+_JITTER = 0.1  # share of the interval, either way
+_FIRST_BACKOFF = 0.25  # seconds; doubled per failure, up to `_MAX_BACKOFF`
+_MAX_BACKOFF = 0.5  # share of the interval: a registry that returns empty is full again within 5 s
 _MAX_DOUBLINGS = 8
 
 
 class Lease:
     """The registration of one endpoint of a service.
 
-    A registry that fails never stops a server: it is told once per outage, and the lease goes on
-    trying. After a loss that every instance sees at the same moment (an emptied registry) it
-    registers again at a random point of one interval, so that there is no storm.
+    A failing registry never stops a server. The failure is logged once per outage, and the lease
+    keeps trying. If the registry was emptied, all instances lose their leases at the same moment,
+    so each registers again at a random point within one interval.
 
     Args:
-        registry: Where to register.
-        service: Name of the service.
-        endpoint: What to register; its incarnation must be this process's own.
-        ttl: Seconds that a registration stands without renewal, 0.1 to 86,400.
+        registry: The registry.
+        service: The name of the service.
+        endpoint: The endpoint to register, with the incarnation of this process.
+        ttl: Seconds that a registration is valid without renewal, 0.1 to 86,400.
         clock: Time source of the renewals.
-        rng: Chance that spreads them.
-        load: Gives the load to report with each renewal, where the registry takes reports; the
-            lag is added, so that a blocked loop can be told from a dead server and from a live one.
+        rng: Random numbers for the jitter.
+        load: Returns the load to report with each renewal, if the registry takes reports. The lag
+            is added to it, which tells a blocked event loop from a dead server.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class Lease:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._load = load
-        self._failures = 0
-        self._failed_ever = 0
+        self._failures = 0  # in a row
+        self._total_failures = 0
         self._renewed = -inf
         self._error: RegistryError | None = None
         self._pause = 0.0
         self._lag = 0.0
         self._registered = False
         self._turn = asyncio.Lock()
-        self._wakeup: Notify | None = None
+        self._notify: Notify | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def endpoint(self) -> Endpoint:
-        """What is, or shall be, registered."""
+        """The endpoint that is registered, or will be."""
         return self._endpoint
 
     @property
@@ -97,39 +97,39 @@ class Lease:
 
     @property
     def error(self) -> RegistryError | None:
-        """Why the last attempt failed; `None` when it succeeded."""
+        """The error of the last attempt; `None` if it succeeded."""
         return self._error
 
     @property
     def lag(self) -> float:
-        """Seconds by which the last renewal came late: how long something blocked the loop."""
+        """Seconds by which the last renewal was late because the event loop was blocked."""
         return self._lag
 
     @property
     def failures(self) -> int:
-        """Attempts to register or renew that have failed since the start."""
-        return self._failed_ever
+        """Number of failed attempts to register or renew since the start."""
+        return self._total_failures
 
     @property
     def left(self) -> float:
-        """Seconds until the lease runs out unless it is renewed; 0 if it has, or never began."""
+        """Seconds until the lease expires unless it is renewed; 0 without a valid lease."""
         return max(0.0, self._renewed + self._ttl - self._clock.monotonic())
 
     async def start(self) -> None:
-        """Register, and renew from now on; returns after the first attempt, failed or not."""
+        """Register, and renew from now on. Returns after the first attempt, even if it failed."""
         if self._task is not None:
-            raise RuntimeError(f"the lease of {self._endpoint.id} was started before")
-        self._wakeup = Notify(self._clock)
+            raise RuntimeError(f"the lease of {self._endpoint.id} was already started")
+        self._notify = Notify(self._clock)
         name = f"rap lease {self._service} {self._endpoint.id}"
         async with self._turn:
-            self._task = asyncio.create_task(self._renew(self._wakeup), name=name)
+            self._task = asyncio.create_task(self._renew(self._notify), name=name)
             self._pause = await self._attempt()
 
     async def update(self, endpoint: Endpoint) -> None:
-        """Publish a new state or weight; returns after the first attempt, failed or not.
+        """Publish a new state or weight. Returns after the first attempt, even if it failed.
 
         Raises:
-            ValueError: `endpoint` has another id or incarnation; that needs a lease of its own.
+            ValueError: `endpoint` has another id or incarnation, which needs a separate lease.
         """
         for field in ("id", "incarnation"):
             old, new = getattr(self._endpoint, field), getattr(endpoint, field)
@@ -137,15 +137,15 @@ class Lease:
                 raise ValueError(f"{field} of a leased endpoint cannot change: {old!r} to {new!r}")
         self._endpoint = endpoint
         async with self._turn:
-            wakeup = self._wakeup
-            if wakeup is None:
-                return  # not started, or closed meanwhile
+            notify = self._notify
+            if notify is None:
+                return  # not started, or closed since
             self._pause = await self._attempt()
-            wakeup.set()
+            notify.notify()
 
     async def close(self) -> None:
-        """Stop renewing and deregister; safe to call twice, and before `start`."""
-        task, self._task, self._wakeup = self._task, None, None
+        """Stop renewing and deregister. It may be called twice, and before `start`."""
+        task, self._task, self._notify = self._task, None, None
         if task is None:
             return
         task.cancel()
@@ -157,7 +157,7 @@ class Lease:
                 await self._registry.deregister(self._service, self._endpoint)
         except RegistryError as exc:
             logger.warning(
-                "%s could not be deregistered and goes when its lease runs out: %s",
+                "%s could not be deregistered; it remains until its lease expires: %s",
                 self._endpoint.id,
                 exc,
             )
@@ -171,13 +171,13 @@ class Lease:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _renew(self, wakeup: Notify) -> None:
+    async def _renew(self, notify: Notify) -> None:
         async with self._turn:
-            pass  # the first attempt is made by start
+            pass  # `start` makes the first attempt
         while True:
             due = self._clock.monotonic() + self._pause
-            if await wakeup.wait(self._pause):
-                continue  # an update has made the attempt, and its own pause
+            if await notify.wait(self._pause):
+                continue  # `update` made an attempt and set the pause
             self._lag = max(0.0, self._clock.monotonic() - due)
             async with self._turn:
                 self._pause = await self._attempt()
@@ -196,14 +196,14 @@ class Lease:
             return self._rng.uniform(0.0, self._interval)
         except AddressTaken as exc:
             self._failed(exc, logging.ERROR)
-            return exc.retry_after + self._rng.uniform(0.0, _SPREAD) * self._interval
+            return exc.retry_after + self._rng.uniform(0.0, _JITTER) * self._interval
         except RegistryError as exc:
             self._failed(exc, logging.WARNING)
             doublings = min(self._failures - 1, _MAX_DOUBLINGS)
-            most = min(_MOST_BACKOFF * self._interval, _FIRST_BACKOFF * 2.0**doublings)
+            most = min(_MAX_BACKOFF * self._interval, _FIRST_BACKOFF * 2.0**doublings)
             return most * self._rng.uniform(0.5, 1.0)
         self._succeeded(asked)
-        return self._interval * self._rng.uniform(1.0 - _SPREAD, 1.0 + _SPREAD)
+        return self._interval * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
 
     def _failed(self, error: RegistryError, level: int) -> None:
         if self._error is None or type(self._error) is not type(error):
@@ -212,9 +212,9 @@ class Lease:
             )
         self._error = error
         self._failures += 1
-        self._failed_ever += 1
+        self._total_failures += 1
         if isinstance(error, LeaseLost | AddressTaken):
-            self._renewed = -inf  # the registry has no lease of this server
+            self._renewed = -inf  # the registry has no lease for this server
 
     def _succeeded(self, asked: float) -> None:
         if self._error is not None or not self._registered:

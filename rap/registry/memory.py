@@ -1,4 +1,4 @@
-"""Discovery inside one process."""
+"""A registry inside one process."""
 
 import threading
 from collections.abc import AsyncGenerator, Mapping
@@ -27,7 +27,7 @@ class _Service:
 
 
 class _Space:
-    """What registries of one name share; loops in several threads may use it at once."""
+    """The services that registries with one name share, for event loops in several threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -37,7 +37,7 @@ class _Space:
         return self.services.setdefault(key, _Service())
 
 
-# A name leads to the same space as long as somebody holds a registry of that name.
+# A name has one space as long as a registry with that name exists.
 _spaces: WeakValueDictionary[str, _Space] = WeakValueDictionary()
 _spaces_lock = threading.Lock()
 
@@ -50,13 +50,13 @@ def _shared_space(name: str) -> _Space:
 class MemoryRegistry:
     """A registry for the servers and clients of one process.
 
-    Leases, refusals and the removal of silent instances are those of the other registries, so
-    it stands for them in tests and in programs that are their own cluster.
+    Leases, refusals and the removal of silent instances follow the same rules as in the other
+    registries, so you can use it in tests and in programs that contain a whole cluster.
 
     Args:
-        name: Registries of one name in this process share what is registered; `None`: this
-            object alone has it.
-        namespace: Keeps environments apart.
+        name: Registries with the same name in this process share their registrations. With
+            `None`, the registrations belong to this object alone.
+        namespace: Separates environments.
         clock: Time source of leases; only `monotonic` and `sleep` are used.
     """
 
@@ -68,7 +68,7 @@ class MemoryRegistry:
         self._space = _Space() if name is None else _shared_space(name)
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
-        """Write or renew a registration that stands for `ttl` seconds.
+        """Write or renew a registration that is valid for `ttl` seconds.
 
         Raises:
             AddressTaken: Another incarnation holds the address.
@@ -83,25 +83,25 @@ class MemoryRegistry:
                 raise AddressTaken(endpoint.id, held.expires - now)
             changed = held.endpoint != endpoint or held.expires <= now
             held.endpoint, held.expires = endpoint, now + ttl
-            changed |= _sweep(found.members, now)
+            changed |= _evict(found.members, now)
             if changed:
-                _tell(found)
+                _notify_watchers(found)
 
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
-        """Remove the registration of this incarnation; nothing happens if it is not there."""
+        """Remove the registration of this incarnation, if it exists."""
         with self._space.lock:
             found = self._space.service(self._key(service))
             held = found.members.get(endpoint.id)
             if held is not None and held.endpoint.incarnation == endpoint.incarnation:
                 del found.members[endpoint.id]
-                _tell(found)
+                _notify_watchers(found)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the set of endpoints now and after each change."""
+        """Yield a snapshot now and after each change."""
         return self._watch(self._key(service))
 
     def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
-        """Keep the load of an instance; nothing happens if it is not registered."""
+        """Store the load of an instance, if it is registered."""
         report = check_load(load)
         with self._space.lock:
             held = self._space.service(self._key(service)).members.get(endpoint_id)
@@ -109,13 +109,13 @@ class MemoryRegistry:
                 held.load = report
 
     async def loads(self, service: str) -> Mapping[str, LoadReport]:
-        """Return endpoint id to the load it last reported."""
+        """Return the last reported load by endpoint id."""
         with self._space.lock:
             members = self._space.service(self._key(service)).members
             return {key: member.load for key, member in members.items() if member.load}
 
     async def services(self) -> list[str]:
-        """Return the names of the services that have instances, sorted."""
+        """Return the names of all services that have instances, sorted."""
         with self._space.lock:
             found = self._space.services.items()
             return sorted(
@@ -123,15 +123,15 @@ class MemoryRegistry:
             )
 
     async def aclose(self) -> None:
-        """Do nothing: what is registered stays with the other registries of this name."""
+        """Do nothing: other registries with this name keep the registrations."""
 
     def _key(self, service: str) -> tuple[str, str]:
         return self._namespace, check_name("service", service)
 
     async def _watch(self, key: tuple[str, str]) -> AsyncGenerator[Snapshot, None]:
-        wakeup = Notify(self._clock)
+        notify = Notify(self._clock)
         with self._space.lock:
-            self._space.service(key).watchers.add(wakeup)
+            self._space.service(key).watchers.add(notify)
         last: Snapshot | None = None
         try:
             while True:
@@ -139,13 +139,13 @@ class MemoryRegistry:
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
-                await wakeup.wait(pause)
+                await notify.wait(pause)
         finally:
             with self._space.lock:
-                self._space.service(key).watchers.discard(wakeup)
+                self._space.service(key).watchers.discard(notify)
 
     def _read(self, key: tuple[str, str]) -> tuple[Snapshot, float | None]:
-        """Return the set as it is, and the seconds until the next lease runs out."""
+        """Return the current snapshot, and the seconds until the next lease expires."""
         now = self._clock.monotonic()
         with self._space.lock:
             members = self._space.service(key).members
@@ -154,8 +154,8 @@ class MemoryRegistry:
         return snapshot, min((seconds for seconds in left.values() if seconds > 0), default=None)
 
 
-def _sweep(members: dict[str, _Member], now: float) -> bool:
-    """Remove instances that are gone; return whether there were any."""
+def _evict(members: dict[str, _Member], now: float) -> bool:
+    """Remove instances that are dead; return whether there were any."""
     expired = {key: now - it.expires for key, it in members.items() if it.expires <= now}
     gone = to_evict(expired, len(members))
     for key in gone:
@@ -163,6 +163,6 @@ def _sweep(members: dict[str, _Member], now: float) -> bool:
     return bool(gone)
 
 
-def _tell(service: _Service) -> None:
-    for wakeup in service.watchers:
-        wakeup.set_threadsafe()
+def _notify_watchers(service: _Service) -> None:
+    for watcher in service.watchers:
+        watcher.notify_threadsafe()

@@ -1,8 +1,9 @@
-"""An endpoint as a plain mapping, the form in which registries and caches keep it.
+"""An endpoint as a plain mapping, the form in which registries and caches store it.
 
-The mapping is ``{addr, weight, zone, version, methods_hash, incarnation, state, meta}``, all
-strings but the weight. Version of the program and hash of its methods are entries of
-`Endpoint.metadata`; here they have fields of their own, for tools that read the registry.
+The mapping is ``{addr, weight, zone, version, methods_hash, incarnation, state, meta}``. All
+values are strings except the weight and ``meta``. The version of the program and the hash of its
+methods are entries of `Endpoint.metadata`; here they are separate fields, for tools that read the
+registry.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ _OWN_FIELDS = ("version", "methods_hash")
 
 
 def to_record(endpoint: Endpoint) -> dict[str, object]:
-    """Return the mapping; equal endpoints give equal ones, in equal order."""
+    """Return the mapping of an endpoint; equal endpoints have equal mappings, in the same order."""
     meta = dict(sorted(endpoint.metadata.items()))
     own = {name: meta.pop(name, "") for name in _OWN_FIELDS}
     return {
@@ -31,10 +32,10 @@ def to_record(endpoint: Endpoint) -> dict[str, object]:
 
 
 def from_record(endpoint_id: str, record: object) -> Endpoint:
-    """Return the endpoint that a mapping describes; unknown fields are ignored.
+    """Return the endpoint of a mapping; unknown fields are ignored.
 
     Raises:
-        ValueError: A field is missing or of the wrong kind; the message names it.
+        ValueError: A field is missing or has the wrong type; the message names it.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"record of {endpoint_id} must be a mapping, got {record!r}")

@@ -3,16 +3,16 @@
 ::
 
     rap:{ns/svc}:inst   hash      instance id -> msgpack record
-    rap:{ns/svc}:lease  sorted    instance id -> when its lease runs out, ms
+    rap:{ns/svc}:lease  sorted    instance id -> end of its lease, ms
     rap:{ns/svc}:load   hash      instance id -> msgpack load report
     rap:{ns/svc}:ver    hash      e: epoch, v: version, h: chain hash
     rap:{ns/svc}:log    stream    the last changes, id epoch-version
-    rap:{ns/svc}:ch     channel   "e v h" after each change: a hint
+    rap:{ns/svc}:ch     channel   "e v h" after each change
     rap:services        set       ns/svc ever registered
 
-All writing is done by four scripts, so an instance is never half registered; `scripts/` has their
-contracts. Redis 6.2 or later, single, under Sentinel or as a Cluster; it must not evict keys
-(``maxmemory-policy noeviction``).
+Scripts do all writes, so an instance is never half registered; the files in `scripts/` describe
+them. Redis must be 6.2 or later: a single server, a primary under Sentinel, or a Cluster. It must
+not evict keys (``maxmemory-policy noeviction``).
 """
 
 import random
@@ -42,11 +42,11 @@ from rap.wire.codec import pack, unpack
 __all__ = ["RedisRegistry"]
 
 _POLL_INTERVAL = 2.0  # seconds, +-20 %
-_KEEP = 86_400  # seconds after the last heartbeat until Redis may forget a service
+_KEEP = 86_400  # seconds after the last heartbeat until the keys of a service expire
 _LOG_LENGTH = 1024  # changes
 _SERVICES = "rap:services"
 
-_LOST, _TAKEN = -1, -2  # what scripts answer
+_LOST = -1  # status that a script returns if the registration does not exist
 
 
 _REGISTER = Script.load("rap.registry", "prelude", "register")
@@ -56,19 +56,19 @@ _SNAPSHOT = Script.load("rap.registry", "snapshot")
 
 
 class RedisRegistry:
-    """Registry and resolver on one Redis; to be used in one event loop.
+    """A registry in Redis, for use in one event loop.
 
     Args:
-        url: As in `rap.redis.url`.
-        namespace: Keeps environments apart.
-        cache: Keeps the last known sets, so that a client starts while Redis is down.
-        poll_interval: Seconds between looks at a watched service, if no message came before.
-        timeout: Seconds that Redis has to answer.
-        clock: Time source of everything but leases, which are on the clock of Redis.
-        rng: Chance that spreads polls.
+        url: The URL of Redis, as in `rap.redis.url`.
+        namespace: Separates environments.
+        cache: Stores snapshots, so that a client can start while Redis is down.
+        poll_interval: Seconds between reads of a watched service without a message.
+        timeout: Seconds that Redis has to answer a command.
+        clock: Time source of everything except leases, which use the clock of Redis.
+        rng: Random numbers for the jitter of polls.
 
     Attributes:
-        last_error: Why what is watched could not be read when it was last tried; empty if it could.
+        last_error: The reason why the last read of a watched service failed; empty if it did not.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RedisRegistry:
         self._rng = rng or random.Random()
         self._redis = RedisClient(url, timeout=timeout, clock=self._clock, rng=self._rng)
         self._cache = cache
-        # (service, endpoint id) to the incarnation and record that Redis has from here
+        # (service, endpoint id) to the incarnation and record that this object wrote to Redis
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
@@ -98,7 +98,7 @@ class RedisRegistry:
 
     @property
     def location(self) -> Address:
-        """Where Redis, the first sentinel or the first node of the Cluster is."""
+        """The address of Redis, of the first sentinel or of the first node of the Cluster."""
         target = self._redis.target
         if not target.hosts:
             return Address("unix", path=target.path)
@@ -106,18 +106,18 @@ class RedisRegistry:
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis did not answer the last command; known endpoints stand meanwhile."""
+        """Whether Redis did not answer the last command; known endpoints remain valid."""
         return self._redis.degraded
 
     @property
     def age(self) -> float:
-        """Seconds since Redis last answered, or since the registry was made."""
+        """Seconds since the last answer of Redis, or since this object was created."""
         return self._redis.age
 
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
-        """Register in full the first time and after a change, else renew the lease.
+        """Register in full the first time and after a change, otherwise renew the lease.
 
-        Renewing also removes instances that have died.
+        A renewal also removes dead instances.
 
         Raises:
             LeaseLost: Redis has lost the registration; the next call registers in full.
@@ -145,7 +145,7 @@ class RedisRegistry:
         raise AddressTaken(endpoint.id, int(answer[1]) / 1000)
 
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
-        """Remove the registration of this incarnation; nothing happens if it is not there.
+        """Remove the registration of this incarnation, if it exists.
 
         Raises:
             RegistryError: Redis does not answer.
@@ -156,7 +156,7 @@ class RedisRegistry:
         await self._change(_DEREGISTER, service, endpoint.id, endpoint.incarnation)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the set of endpoints now and after each change."""
+        """Yield a snapshot now and after each change."""
         snapshots = follow(
             self._redis,
             self._keys(service),
@@ -164,19 +164,19 @@ class RedisRegistry:
             poll_interval=self._poll_interval,
             clock=self._clock,
             rng=self._rng,
-            tell=self._tell,
+            on_read=self._on_read,
         )
         return snapshots if self._cache is None else self._cache.over(service, snapshots)
 
     def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
-        """Keep the load of an instance; it travels with the next renewal of its lease."""
+        """Store the load of an instance; it is sent with the next renewal of its lease."""
         self._reports[check_name("service", service), endpoint_id] = pack(check_load(load))
 
     async def loads(self, service: str) -> Mapping[str, LoadReport]:
-        """Return endpoint id to the load it last reported.
+        """Return the last reported load by endpoint id.
 
         Raises:
-            RegistryError: Redis does not answer, or holds something else.
+            RegistryError: Redis does not answer, or its data are invalid.
         """
         reply = await self._redis.call("HGETALL", self._keys(service).load)
         try:
@@ -185,7 +185,7 @@ class RedisRegistry:
             raise RegistryError(f"no load report of {service}: {exc}") from exc
 
     async def services(self) -> list[str]:
-        """Return the names of the services ever registered in this namespace, sorted.
+        """Return the names of all services ever registered in this namespace, sorted.
 
         Raises:
             RegistryError: Redis does not answer.
@@ -198,16 +198,16 @@ class RedisRegistry:
         """Close the connections to Redis."""
         await self._redis.aclose()
 
-    def _tell(self, last_error: str) -> None:
+    def _on_read(self, last_error: str) -> None:
         self.last_error = last_error
 
     def _keys(self, service: str) -> Keys:
         return Keys.of(self._namespace, check_name("service", service))
 
     async def _list(self, service: str) -> None:
-        """Add a service to the list of all, which may be on another node of a Cluster.
+        """Add a service to the set of all services, which may be on another node of a Cluster.
 
-        If that one is down, the registration is made all the same and a later renewal adds it.
+        If that node is down, the registration still succeeds and a later renewal adds the service.
         """
         if service in self._unlisted:
             with suppress(RegistryError):

@@ -1,4 +1,4 @@
-"""How a client follows one service in Redis: hints shorten the wait, versions keep it right."""
+"""A watch of one service in Redis: messages shorten the wait, versions guarantee correctness."""
 
 import logging
 import random
@@ -17,14 +17,14 @@ __all__ = ["Keys", "follow"]
 
 logger = logging.getLogger("rap.registry")
 
-_SPREAD = 0.2  # of the poll interval, either way
-_SOONER = 0.5  # of the poll interval, after a poll without an answer
-_FIRST_HINT = 1.0  # seconds that the subscription may take before the first read goes ahead
-_GAP = 0.01  # seconds between two reads, however many hints arrive
+_JITTER = 0.2  # share of the poll interval, either way
+_RETRY = 0.5  # share of the poll interval, after a poll without an answer
+_SUBSCRIBE_TIMEOUT = 1.0  # seconds that the first read waits for the subscription
+_MIN_PAUSE = 0.01  # seconds between two reads, however many messages arrive
 
 
 class Keys(NamedTuple):
-    """The names that one service has in Redis; the braces keep them in one slot of a Cluster."""
+    """The keys of one service in Redis; the braces keep them in one slot of a Cluster."""
 
     inst: str
     lease: str
@@ -35,7 +35,7 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, namespace: str, service: str) -> "Keys":
-        """Return the names for a service of a namespace."""
+        """Return the keys of a service in a namespace."""
         parts = ("inst", "lease", "load", "ver", "log", "ch")
         return cls(*(f"rap:{{{namespace}/{service}}}:{part}" for part in parts))
 
@@ -48,70 +48,70 @@ async def follow(
     poll_interval: float,
     clock: Clock,
     rng: random.Random,
-    tell: Callable[[str], None],
+    on_read: Callable[[str], None],
 ) -> AsyncGenerator[Snapshot, None]:
-    """Yield the endpoints of a service, first and after each change.
+    """Yield a snapshot of a service now and after each change.
 
-    It subscribes first and reads then, so that no change falls between. While Redis does not
-    answer, the last set stands and the reading goes on.
+    It subscribes before it reads, so that no change is missed. While Redis does not answer, the
+    last snapshot remains valid and reading continues.
 
     Args:
-        link: The way to Redis.
-        keys: Where the service is.
+        redis: The client of Redis.
+        keys: The keys of the service.
         script: `scripts/snapshot.lua`.
-        poll_interval: Seconds between looks at the version.
+        poll_interval: Seconds between reads of the version.
         clock: Time source.
-        rng: Chance that spreads the looks of many clients.
-        tell: Told why a read failed; nothing when one did not.
+        rng: Random numbers for the jitter of the reads.
+        on_read: Called after each read with the reason why it failed, or an empty text.
     """
     reader = _Reader(redis, keys, script)
-    wakeup = Notify(clock)
+    notify = Notify(clock)
 
-    def on_hint(message: bytes | None) -> None:
+    def on_message(message: bytes | None) -> None:
         reader.stale |= message is None
-        wakeup.set()
+        notify.notify()
 
     last: Snapshot | None = None
     failing = False
-    async with Subscription(redis, keys.channel, on_hint, clock=clock, rng=rng):
-        await wakeup.wait(_FIRST_HINT)
+    async with Subscription(redis, keys.channel, on_message, clock=clock, rng=rng):
+        await notify.wait(_SUBSCRIBE_TIMEOUT)
         while True:
             pause = poll_interval
             try:
                 snapshot = await reader.read()
             except RegistryError as exc:
                 if not failing:
-                    what = "no set has come yet" if last is None else "the last known set stands"
+                    what = "no set is known yet" if last is None else "keeping the last known set"
                     logger.warning("%s: %s", what, exc)
-                failing, snapshot, pause = True, None, poll_interval * _SOONER
-                tell(str(exc))
+                failing, snapshot, pause = True, None, poll_interval * _RETRY
+                on_read(str(exc))
             else:
-                tell("")
+                on_read("")
                 if failing:
                     logger.info("Redis answers again")
                 failing = False
             if snapshot is not None and snapshot != last:
                 last = snapshot
                 yield snapshot
-            await clock.sleep(_GAP)
-            await wakeup.wait(pause * rng.uniform(1.0 - _SPREAD, 1.0 + _SPREAD))
+            await clock.sleep(_MIN_PAUSE)
+            await notify.wait(pause * rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
 
 
 class _Reader:
-    """Brings a view up to date with as little reading as its version allows."""
+    """Brings a watch cache up to date with as few reads as possible."""
 
     def __init__(self, redis: RedisClient, keys: Keys, script: Script) -> None:
-        self.stale = True  # changes may have been missed: the log is not enough
+        self.stale = True  # messages may have been missed, so the log is not enough
         self._redis = redis
         self._keys = keys
         self._script = script
-        self._view = WatchCache()
+        self._cache = WatchCache()
 
     async def read(self) -> Snapshot | None:
-        """Return the endpoints as they are.
+        """Return the current snapshot.
 
         Raises:
-            RegistryError: Redis does not answer, or not as it should; the next read is a full one.
+            RegistryError: Redis does not answer or its data are invalid. The next read is full.
         """
         stale, self.stale = self.stale, False
         try:
@@ -123,24 +123,24 @@ class _Reader:
         except RegistryError:
             self.stale = True
             raise
-        return self._view.snapshot
+        return self._cache.snapshot
 
     async def _catch_up(self) -> bool:
-        """Return whether the view is up to date now, by the log if need be."""
-        told = _version(await self._redis.call("HMGET", self._keys.ver, "e", "v", "h"))
-        mine, next_action = self._view.version, self._view.next_action(told)
-        if next_action is SyncAction.NOTHING:
+        """Bring the cache up to date by the log; return whether that was possible."""
+        current = _version(await self._redis.call("HMGET", self._keys.ver, "e", "v", "h"))
+        mine, action = self._cache.version, self._cache.next_action(current)
+        if action is SyncAction.NOTHING:
             return True
-        if next_action is SyncAction.READ_ALL or mine is None or told is None:
+        if action is SyncAction.READ_ALL or mine is None or current is None:
             return False
         start = f"{mine.epoch}-{mine.number + 1}"
         reply = await self._redis.call("XRANGE", self._keys.log, start, "+")
-        return self._view.follow(told, [_entry(*it) for it in reply])
+        return self._cache.follow(current, [_entry(*it) for it in reply])
 
     async def _read_all(self) -> None:
         keys = [self._keys.inst, self._keys.lease, self._keys.ver]
         *version, now, records, leases = await self._redis.run(self._script, keys, [])
-        self._view.replace(
+        self._cache.replace(
             _version(version),
             {key.decode(): value for key, value in _pairs(records)},
             {key.decode(): float(value) for key, value in _pairs(leases)},

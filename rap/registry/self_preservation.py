@@ -1,9 +1,9 @@
-"""Which instances whose lease ran out may be removed, and what the others look like.
+"""Self-preservation: which instances with an expired lease are evicted, as in Netflix Eureka.
 
-When few leases run out, their owners have died. When many run out at once, it is rather the
-registry or the network that stood still, and removing them would empty the cluster: then none
-is removed until it has been silent for long (self-preservation, as in Netflix Eureka).
-`scripts/heartbeat.lua` applies the same rule on the clock of Redis, with the numbers below.
+If few leases expire, their owners have died. If many expire at once, the registry or the network
+was probably down, and evicting the instances would empty the cluster. Then an instance is evicted
+only after a long silence. `scripts/heartbeat.lua` applies the same rule on the clock of Redis, with
+the constants below.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from rap.registry.base import Endpoint, State
 
 __all__ = ["DEAD_AFTER", "EVICT_PERCENT", "SMALL_SERVICE", "as_seen", "to_evict"]
 
-EVICT_PERCENT = 15  # of all registered instances may be removed at once (at least one)
-SMALL_SERVICE = 4  # below this many instances the share says nothing: all may go
-DEAD_AFTER = 600.0  # seconds of silence past the lease after which an instance goes in any case
+EVICT_PERCENT = 15  # percentage of all instances that may be evicted at once, at least one
+SMALL_SERVICE = 4  # with fewer instances a percentage has no meaning, so all may be evicted
+DEAD_AFTER = 600.0  # seconds after the end of its lease when an instance is evicted in any case
 
 
 def to_evict(expired: Mapping[str, float], total: int) -> list[str]:
-    """Return the ids that may be removed now.
+    """Return the ids of the instances to evict now.
 
     Args:
-        expired: Id to seconds since its lease ran out, of those whose lease did.
-        total: How many are registered, expired ones included.
+        expired: Id to seconds since its lease expired, for instances with an expired lease.
+        total: Number of registered instances, including expired ones.
     """
     if total < SMALL_SERVICE or len(expired) <= max(1, total * EVICT_PERCENT // 100):
         return list(expired)
@@ -31,9 +31,9 @@ def to_evict(expired: Mapping[str, float], total: int) -> list[str]:
 
 
 def as_seen(endpoint: Endpoint, remaining: float) -> Endpoint:
-    """Return the endpoint as watchers see it with `remaining` seconds on its lease.
+    """Return the endpoint as watchers see it with `remaining` seconds left on its lease.
 
-    One that said it is leaving stays DRAINING; its lease has nothing to add to that.
+    An expired lease turns UP into SUSPECT. A DRAINING endpoint stays DRAINING.
     """
     if remaining <= 0 and endpoint.state is State.UP:
         return replace(endpoint, state=State.SUSPECT)

@@ -1,4 +1,4 @@
-"""Discovery without a registry: a fixed list."""
+"""A resolver of a fixed list of endpoints."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
@@ -9,13 +9,13 @@ __all__ = ["StaticResolver"]
 
 
 class StaticResolver:
-    """Endpoints that never change, the same for every service."""
+    """A resolver whose endpoints never change and are the same for every service."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self._snapshot: Snapshot = {endpoint.id: endpoint for endpoint in endpoints}
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
-        """Yield the one snapshot, then wait until closed."""
+        """Yield the only snapshot, then wait until the iterator is closed."""
         check_name("service", service)
         return self._watch()
 

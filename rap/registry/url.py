@@ -1,4 +1,4 @@
-"""A registry from its URL.
+"""Registries by URL.
 
 ============================================  =====================================================
 ``memory://`` ``memory://name``               this process, shared by name
@@ -9,9 +9,10 @@
 ``redis+sentinel://`` ``redis+cluster://``    a primary found by Sentinel; a Redis Cluster
 ============================================  =====================================================
 
-``?namespace=prod`` on any of them keeps environments apart. ``cache=/directory`` on Redis and DNS
-keeps the last known sets in files. Other packages add schemes by the entry point group
-``rap.registry``: the name is the scheme, the object a callable that takes the whole URL.
+Each of them takes ``?namespace=prod``, which separates environments. Redis and DNS also take
+``cache=/directory``, which stores the last snapshots in files. Packages can add schemes with the
+entry point group ``rap.registry``: the name is the scheme, the object a callable that takes the
+whole URL.
 """
 
 import random
@@ -36,7 +37,7 @@ ENTRY_POINT_GROUP = "rap.registry"
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A URL taken apart, its own options already checked."""
+    """The parts of a URL, after the common options are checked."""
 
     scheme: str
     body: str
@@ -50,18 +51,18 @@ class _Parts:
 def registry_from_url(
     url: str, *, clock: Clock | None = None, rng: random.Random | None = None
 ) -> Registry | Resolver:
-    """Return the registry, or for a fixed list and DNS the resolver, that a URL names.
+    """Return the registry of a URL; for a fixed list and DNS, the resolver.
 
-    Nothing is connected yet.
+    It does not connect yet.
 
     Args:
-        url: As in the table above.
+        url: A URL as in the table above.
         clock: Time source.
-        rng: Chance that spreads polls.
+        rng: Random numbers for the jitter of polls.
 
     Raises:
-        ValueError: The URL is none of these; the message has the URL, without its password, and
-            what is wrong with it.
+        ValueError: The URL is invalid; the message has the URL without its password, and the
+            reason.
         ImportError: The URL needs an extra that is not installed; the message names it.
     """
     if not isinstance(url, str):
@@ -150,7 +151,7 @@ def _dns(parts: _Parts) -> Resolver:
 def _redis(parts: _Parts) -> Registry:
     query = f"?{urlencode(parts.options)}" if parts.options else ""
     url = f"{parts.scheme}://{parts.body}{query}"
-    RedisTarget.parse(url)  # what is wrong with the URL is said even if the extra is missing
+    RedisTarget.parse(url)  # reports an invalid URL even if the extra is missing
     try:
         from rap.registry.redis import RedisRegistry
     except ModuleNotFoundError as exc:

@@ -1,9 +1,9 @@
-"""What a watcher knows of one service, and how it keeps up; without any I/O.
+"""The watch cache of one service, as in etcd and Kubernetes, without I/O.
 
-A service stands at an epoch, a version and a chain hash; each change adds one to the version and
-hashes itself onto the chain. After a failover that lost writes, two histories can reach the same
-epoch and version with different content: only the hash tells them apart. So a watcher follows the
-log of changes as long as every link of the chain fits, and reads everything otherwise.
+A service is at an epoch, a version and a chain hash. Each change increments the version and hashes
+itself onto the chain. After a failover that lost writes, two histories can have the same epoch and
+version with different content, and only the hash differs. A watcher therefore follows the log of
+changes while each hash matches, and otherwise reads everything.
 """
 
 import logging
@@ -21,11 +21,11 @@ __all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
 
 logger = logging.getLogger("rap.registry")
 
-_MOST_CHANGES = 512  # a watcher that is further behind reads everything at once
+_MAX_CHANGES = 512  # a watcher that is further behind reads everything
 
 
 class Version(NamedTuple):
-    """Where a service stands."""
+    """The version of a service."""
 
     epoch: int
     number: int
@@ -33,7 +33,7 @@ class Version(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One change of the log. `operation` is put, del or exp; `record` is empty but for put."""
+    """One change in the log: ``put`` with a record, or ``del`` or ``exp`` without."""
 
     epoch: int
     number: int
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class SyncAction(Enum):
-    """What a watcher has to do."""
+    """The next step to bring a watch cache up to date."""
 
     NOTHING = "nothing"
     READ_LOG = "read log"
@@ -52,7 +52,7 @@ class SyncAction(Enum):
 
 
 class WatchCache:
-    """Endpoints of one service at one version."""
+    """The endpoints of one service at one version."""
 
     def __init__(self) -> None:
         self._version: Version | None = None
@@ -62,29 +62,29 @@ class WatchCache:
 
     @property
     def version(self) -> Version | None:
-        """Where the view stands; `None` while the service has no version, or nothing was read."""
+        """The version of the cache; `None` if the service has none, or nothing was read yet."""
         return self._version
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The endpoints; `None` as long as nothing was read. Never changed afterwards."""
+        """The endpoints; `None` until the first read. A snapshot is never changed later."""
         return self._members if self._known else None
 
-    def next_action(self, told: Version | None) -> SyncAction:
-        """Return how to get to where the service stands now."""
+    def next_action(self, current: Version | None) -> SyncAction:
+        """Return how to get to the current version of the service."""
         mine = self._version
-        if mine is None or told is None or told.epoch != mine.epoch:
+        if mine is None or current is None or current.epoch != mine.epoch:
             return SyncAction.READ_ALL
-        if told == mine:
+        if current == mine:
             return SyncAction.NOTHING
-        if 0 < told.number - mine.number <= _MOST_CHANGES:
+        if 0 < current.number - mine.number <= _MAX_CHANGES:
             return SyncAction.READ_LOG
         return SyncAction.READ_ALL
 
-    def follow(self, told: Version, entries: Iterable[Entry]) -> bool:
-        """Apply changes from the log; return whether they led to `told` or beyond.
+    def follow(self, current: Version, entries: Iterable[Entry]) -> bool:
+        """Apply changes from the log; return whether they lead to `current` or beyond.
 
-        If not, because one is missing or does not fit the chain, nothing is changed.
+        If a change is missing or does not fit the chain, the cache stays as it was.
         """
         if self._version is None:
             return False
@@ -97,7 +97,7 @@ class WatchCache:
             members.pop(entry.endpoint_id, None)
             if entry.operation == "put":
                 self._put(members, entry.endpoint_id, entry.record)
-        if at.number < told.number or (at.number == told.number and at.hash != told.hash):
+        if at.number < current.number or (at.number == current.number and at.hash != current.hash):
             return False
         self._version, self._members = at, members
         return True
@@ -109,16 +109,16 @@ class WatchCache:
         expiries: Mapping[str, float],
         now: float,
     ) -> None:
-        """Take over everything that was read at once.
+        """Replace the content with what was read in one step.
 
-        Without a version Redis knows nothing of the service: it is new, or Redis has been
-        emptied. What is known stands then, until the instances have registered again.
+        Without a version the service is new, or Redis has been emptied. Then the cache keeps its
+        endpoints until the instances have registered again.
 
         Args:
-            version: Where the service stands.
+            version: The version of the service.
             records: Id to msgpack record.
-            expiries: Id to the time its lease runs out, on the same clock as `now`.
-            now: The time at which all this was read.
+            expiries: Id to the end of its lease, on the same clock as `now`.
+            now: The time of the read.
         """
         self._version = version
         self._known = True

@@ -1,4 +1,4 @@
-"""What all instances of a service share: nonces, counts of connections, token buckets."""
+"""State that all instances of a service share: nonces, connection counts, token buckets."""
 
 from rap.shared_state.base import (
     Bucket,

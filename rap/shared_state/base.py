@@ -1,8 +1,8 @@
-"""The contracts of shared state: three questions whose answer depends on all instances.
+"""The protocols of shared state, which answer questions for all instances of a service.
 
-Was this nonce seen before? May one more connection be open? May one more request pass? Each has a
-protocol here, one class in memory (`rap.shared_state.memory`) and one in Redis
-(`rap.shared_state.redis`).
+`NonceStore`: was this nonce used before? `ConnectionCounter`: may one more connection be open?
+`TokenBuckets`: may one more request pass? Each has an implementation in memory
+(`rap.shared_state.memory`) and one in Redis (`rap.shared_state.redis`).
 """
 
 from dataclasses import dataclass
@@ -26,70 +26,72 @@ _MAX_SCOPE = 200  # characters
 
 
 class StateUnavailable(RapError):
-    """The shared state cannot answer; who must not guess refuses."""
+    """The shared state does not answer."""
 
 
 class NonceStore(Protocol):
-    """Remembers numbers that may be used once."""
+    """A store of nonces, each of which may be used once."""
 
     async def claim(self, nonce: str | bytes, *, ttl: float) -> bool:
         """Return whether the nonce is new, and remember it for `ttl` seconds.
 
-        An answer that was lost on its way is asked for again and is the same: no false replay.
+        If an answer is lost, the same claim is repeated and gets the same answer, so that a lost
+        answer is never taken for a replay.
 
         Raises:
-            StateUnavailable: It cannot be known. The nonce may have been remembered.
+            StateUnavailable: The store does not answer. It may have remembered the nonce.
         """
         ...
 
     async def aclose(self) -> None:
-        """Release what is held."""
+        """Release connections."""
         ...
 
 
 class ConnectionCounter(Protocol):
-    """Counts what is open under a key, over all instances, and keeps it below a limit.
+    """Counts the connections under a key over all instances, and enforces a limit.
 
-    A count is never negative, and what an instance held is freed when it dies.
+    A count is never negative. If an instance dies, its connections are subtracted.
     """
 
     async def acquire(self, key: str, limit: int) -> bool:
-        """Count one more under `key` if no more than `limit` are open then; return whether.
+        """Count one more connection under `key` if that keeps `limit`; return whether it does.
 
-        It always answers: a store that is away leaves each instance its share of the limit.
+        It always answers. While the store is unavailable, each instance uses its share of the
+        limit.
         """
         ...
 
     def release(self, key: str) -> None:
-        """Count one less; for each `acquire` that returned true, once."""
+        """Count one connection less. Call it once for each `acquire` that returned true."""
         ...
 
     def held(self, key: str) -> int:
-        """Return how many this instance holds under `key`."""
+        """Return the count of this instance under `key`."""
         ...
 
     async def total(self, key: str) -> int:
-        """Return how many all instances hold.
+        """Return the count of all instances under `key`.
 
         Raises:
-            StateUnavailable: It cannot be known.
+            StateUnavailable: The store does not answer.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give back all that is held."""
+        """Release all counts of this instance."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """How a token bucket fills and what happens when it is empty.
+    """The parameters of a token bucket.
 
     Args:
-        capacity: Tokens it can hold.
-        rate: Tokens that it gains a second.
-        initial: Tokens that a new one has.
-        block_time: Seconds for which all is refused once it was found empty.
+        capacity: Maximum number of tokens.
+        rate: Tokens added per second.
+        initial: Tokens of a new bucket.
+        block_time: Seconds that all requests are refused after one found the bucket empty.
     """
 
     capacity: float
@@ -108,7 +110,7 @@ class Bucket:
             raise ValueError(f"{text}, got {self.initial!r}")
 
     def share(self, instances: int) -> "Bucket":
-        """Return what one of so many instances may use by itself."""
+        """Return the share of this bucket for one of so many instances."""
         capacity = max(1.0, self.capacity / instances)
         is_full = self.initial >= self.capacity
         initial = capacity if is_full else min(capacity, self.initial / instances)
@@ -116,41 +118,41 @@ class Bucket:
 
 
 class TokenBuckets(Protocol):
-    """Buckets by name, filled by time and emptied by requests."""
+    """Token buckets by key."""
 
     async def take(self, key: str, bucket: Bucket) -> float:
-        """Take one token; return 0, or the seconds after which to try again if there is none.
+        """Take one token and return 0; if there is none, return the seconds until the next try.
 
-        It always answers: a store that is away leaves each instance its share of the rate.
+        It always answers. While the store is unavailable, each instance uses its share of the rate.
         """
         ...
 
     async def aclose(self) -> None:
-        """Release what is held."""
+        """Release connections."""
         ...
 
 
 class SharedState(Protocol):
-    """Makes the three of them on one store."""
+    """Makes nonce stores, connection counters and token buckets on one store."""
 
     def nonces(self) -> NonceStore:
-        """Return the nonces."""
+        """Return the nonce store."""
         ...
 
     def connections(self, scope: str) -> ConnectionCounter:
-        """Return a counter; counters of one scope count together."""
+        """Return a counter. All counters of one scope count together."""
         ...
 
     def buckets(self, scope: str) -> TokenBuckets:
-        """Return token buckets; those of one scope are the same."""
+        """Return token buckets. All objects of one scope have the same buckets."""
         ...
 
 
 def check_scope(scope: object) -> str:
-    """Return `scope`, which becomes a part of keys.
+    """Return `scope`, which becomes part of keys.
 
     Raises:
-        ValueError: It is empty, too long, or has characters with a meaning in keys.
+        ValueError: It is empty, too long, or has characters that are special in keys.
     """
     if (
         not isinstance(scope, str)
@@ -163,10 +165,10 @@ def check_scope(scope: object) -> str:
 
 
 def check_number(option: str, value: object, *, least: float, above: bool = False) -> float:
-    """Return `value`, a finite number of at least `least`, or `above` it.
+    """Return `value`, a finite number of at least `least`, or more than that with `above`.
 
     Raises:
-        ValueError: It is not; the message names the option.
+        ValueError: It is not such a number; the message names the option.
     """
     if (
         isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Shared state of one process: what needs no store, and what stands in when that is away."""
+"""Shared state in memory, for one process, and as fallback while another store is unavailable."""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,15 +10,15 @@ __all__ = ["MemoryBuckets", "MemoryConnections", "MemoryNonces", "MemoryState"]
 
 _MAX_NONCES = 1_000_000  # about 120 bytes each
 _MAX_BUCKETS = 100_000
-_SWEEP = 8  # old entries looked at for each new one
+_EXPIRE_BATCH = 8  # old entries that are checked for each new one
 
 
 class MemoryNonces:
-    """Nonces of this process.
+    """A nonce store in memory.
 
     Args:
-        max_nonces: Remembered at once. When so many have not expired it answers no more:
-            forgetting one too early would let it be used twice.
+        max_nonces: Maximum number of nonces. If that many have not expired, it refuses new ones,
+            because forgetting a nonce too early would allow a replay.
         clock: Source of time.
     """
 
@@ -34,7 +34,7 @@ class MemoryNonces:
         """Return whether the nonce is new, and remember it for `ttl` seconds.
 
         Raises:
-            StateUnavailable: As many as there may be are remembered.
+            StateUnavailable: It holds `max_nonces` nonces.
         """
         check_number("ttl", ttl, least=0, above=True)
         now = self._clock.monotonic()
@@ -45,16 +45,16 @@ class MemoryNonces:
             del self._expiries[nonce]
         self._forget_expired(now)
         if len(self._expiries) >= self._max:
-            raise StateUnavailable(f"{self._max} nonces are remembered, and no more may be")
+            raise StateUnavailable(f"{self._max} nonces are remembered, which is the maximum")
         self._expiries[nonce] = now + ttl
         return True
 
     async def aclose(self) -> None:
-        """Do nothing: forgetting now could let a nonce be used twice."""
+        """Do nothing: forgetting the nonces would allow replays."""
 
     def _forget_expired(self, now: float) -> None:
-        """Look at the oldest few, until the first that lives."""
-        for _ in range(min(_SWEEP, len(self._expiries))):
+        """Drop the oldest few nonces, up to the first that has not expired."""
+        for _ in range(min(_EXPIRE_BATCH, len(self._expiries))):
             oldest = next(iter(self._expiries))
             if self._expiries[oldest] > now:
                 return
@@ -62,13 +62,13 @@ class MemoryNonces:
 
 
 class MemoryConnections:
-    """Counts of this process."""
+    """A connection counter in memory."""
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
 
     async def acquire(self, key: str, limit: int) -> bool:
-        """Count one more under `key` if no more than `limit` are open then; return whether."""
+        """Count one more connection under `key` if that keeps `limit`; return whether it does."""
         held = self._held.get(key, 0)
         if held >= limit:
             return False
@@ -76,7 +76,7 @@ class MemoryConnections:
         return True
 
     def release(self, key: str) -> None:
-        """Count one less; for each `acquire` that returned true, once."""
+        """Count one connection less. Call it once for each `acquire` that returned true."""
         held = self._held.get(key, 0)
         assert held > 0, f"more released than acquired under {key!r}"
         if held == 1:
@@ -85,15 +85,15 @@ class MemoryConnections:
             self._held[key] = held - 1
 
     def held(self, key: str) -> int:
-        """Return how many are held under `key`."""
+        """Return the count under `key`."""
         return self._held.get(key, 0)
 
     async def total(self, key: str) -> int:
-        """Return the same: there is no other instance."""
+        """Return the count under `key`: there are no other instances."""
         return self.held(key)
 
     async def aclose(self) -> None:
-        """Give back all that is held."""
+        """Release all counts."""
         self._held.clear()
 
 
@@ -102,28 +102,28 @@ class _Level:
     tokens: float
     updated: float  # seconds on the monotonic clock, like all times here
     blocked_until: float
-    idle_from: float  # from then on it is like a new one
+    idle_from: float  # from then on it equals a new bucket
 
 
 class MemoryBuckets:
-    """Token buckets of this process.
+    """Token buckets in memory.
 
     Args:
-        max_buckets: Kept at once; past this number the one used least recently is forgotten,
-            which makes it a new one. One that is full again is forgotten before.
+        max_buckets: Maximum number of buckets. Beyond it, the least recently used bucket is
+            dropped, so that its next use starts a new one. Full buckets are dropped earlier.
         clock: Source of time.
     """
 
     def __init__(self, *, max_buckets: int = _MAX_BUCKETS, clock: Clock | None = None) -> None:
         self._max = int(check_number("max_buckets", max_buckets, least=1))
         self._clock: Clock = clock or SystemClock()
-        self._levels: dict[str, _Level] = {}  # the one used least recently first
+        self._levels: dict[str, _Level] = {}  # least recently used first
 
     def __len__(self) -> int:
         return len(self._levels)
 
     async def take(self, key: str, bucket: Bucket) -> float:
-        """Take one token; return 0, or the seconds after which to try again if there is none."""
+        """Take one token and return 0; if there is none, return the seconds until the next try."""
         now = self._clock.monotonic()
         level = self._levels.pop(key, None)
         if level is None:
@@ -146,11 +146,11 @@ class MemoryBuckets:
         return wait
 
     async def aclose(self) -> None:
-        """Forget all."""
+        """Drop all buckets."""
         self._levels.clear()
 
     def _make_room(self, now: float) -> None:
-        for _ in range(min(_SWEEP, len(self._levels))):
+        for _ in range(min(_EXPIRE_BATCH, len(self._levels))):
             oldest = next(iter(self._levels))
             if self._levels[oldest].idle_from > now and len(self._levels) < self._max:
                 return
@@ -158,7 +158,7 @@ class MemoryBuckets:
 
 
 class MemoryState:
-    """Makes nonces, counters and buckets of this process; those of one scope are the same.
+    """Shared state in memory. All objects of one scope share their values.
 
     Args:
         clock: Source of time.
@@ -171,7 +171,7 @@ class MemoryState:
         self._buckets: dict[str, MemoryBuckets] = {}
 
     def nonces(self) -> MemoryNonces:
-        """Return the nonces."""
+        """Return the nonce store."""
         return self._nonces
 
     def connections(self, scope: str) -> MemoryConnections:

@@ -1,14 +1,14 @@
-"""Shared state in Redis: one Lua script an operation, all times on the clock of Redis.
+"""Shared state in Redis: one Lua script per operation, with the clock of Redis.
 
 ::
 
     rap:nonce:<namespace>:<nonce>             string   id of the attempt that claimed it
-    rap:lim:{<namespace>/<scope>}:n           hash     how many connections each instance holds
+    rap:lim:{<namespace>/<scope>}:n           hash     number of connections of each instance
     rap:lim:{<namespace>/<scope>}:x           zset     instance to the end of its lease
-    rap:bucket:<namespace>:<scope>:<key>      hash     tokens and when they were counted
+    rap:bucket:<namespace>:<scope>:<key>      hash     tokens, and the time of their count
 
-Every script has its declared keys in one slot. Redis 6.2 or later, single, under Sentinel or as a
-Cluster; it must not evict keys (``maxmemory-policy noeviction``).
+All keys of a script are in one slot. Redis must be 6.2 or later: a single server, a primary under
+Sentinel, or a Cluster. It must not evict keys (``maxmemory-policy noeviction``).
 """
 
 import secrets
@@ -26,22 +26,22 @@ __all__ = ["RedisBuckets", "RedisNonces", "RedisState"]
 _CLAIM = Script.load("rap.shared_state", "claim")
 _TAKE = Script.load("rap.shared_state", "take")
 
-_CLAIM_TRIES = 3  # each with the time limit of a command: a refusal takes 4 s at the most
+_CLAIM_TRIES = 3  # each with the time limit of a command, so a refusal takes at most 4 s
 _MAX_NONCE = 256  # characters
-_MAX_KEY = 200  # characters of a bucket's key; a longer one stands as its hash
+_MAX_KEY = 200  # characters of the key of a bucket; a longer key is hashed
 _BUCKET_TIMEOUT = 0.5  # seconds: a request waits for it
-_RETRY_INTERVAL = 1.0  # seconds between looks whether Redis is back
+_RETRY_INTERVAL = 1.0  # seconds between checks whether Redis is available again
 _KEEP_FULL = 1.0  # seconds that a full bucket is kept
-_KEEP_PARTIAL = 86_400.0  # the same where a new one would have less in it
+_KEEP_PARTIAL = 86_400.0  # the same if a new bucket would have fewer tokens
 
 
 class RedisState:
-    """Makes nonces, counters and buckets in one Redis; each has connections of its own.
+    """Shared state in one Redis. Each object that it makes has its own connections.
 
     Args:
-        url: As in `rap.redis.url`.
-        namespace: Keeps environments apart.
-        clock: Time source of what does not depend on Redis.
+        url: The URL of Redis, as in `rap.redis.url`.
+        namespace: Separates environments.
+        clock: Time source while Redis is unavailable.
     """
 
     def __init__(self, url: str, *, namespace: str = "default", clock: Clock | None = None) -> None:
@@ -50,15 +50,15 @@ class RedisState:
         self._clock: Clock = clock or SystemClock()
 
     def nonces(self) -> "RedisNonces":
-        """Return the nonces of the namespace."""
+        """Return the nonce store of the namespace."""
         return RedisNonces(RedisClient(self._url), self._namespace)
 
     def connections(self, scope: str) -> RedisConnections:
-        """Return a counter; counters of one scope count together."""
+        """Return a counter. All counters of one scope count together."""
         return RedisConnections(RedisClient(self._url), f"{self._namespace}/{check_scope(scope)}")
 
     def buckets(self, scope: str) -> "RedisBuckets":
-        """Return token buckets; those of one scope are the same."""
+        """Return token buckets. All objects of one scope have the same buckets."""
         return RedisBuckets(
             RedisClient(self._url, timeout=_BUCKET_TIMEOUT),
             f"{self._namespace}:{check_scope(scope)}",
@@ -68,13 +68,13 @@ class RedisState:
 
 
 class RedisNonces:
-    """Nonces that all instances of a namespace share.
+    """A nonce store in Redis, shared by all instances of a namespace.
 
-    Redis may lose what it acknowledged when its primary fails, so whoever relies on this also
-    limits the age of what bears the nonce.
+    If its primary fails, Redis may lose nonces that it has acknowledged. Limit the age of messages
+    as well.
 
     Args:
-        link: The way to Redis; closed with this.
+        redis: The client of Redis; `aclose` closes it.
         namespace: Part of the keys.
     """
 
@@ -86,7 +86,7 @@ class RedisNonces:
         """Return whether the nonce is new, and remember it for `ttl` seconds.
 
         Raises:
-            StateUnavailable: Redis did not answer, three times.
+            StateUnavailable: Redis did not answer three times.
             ValueError: The nonce is empty or longer than 256 characters.
         """
         check_number("ttl", ttl, least=0, above=True)
@@ -109,14 +109,14 @@ class RedisNonces:
 
 
 class RedisBuckets:
-    """Token buckets that all instances share.
+    """Token buckets in Redis, shared by all instances.
 
-    While Redis is away each instance has buckets of its own, for its share of the rate.
+    While Redis is unavailable, each instance uses buckets in memory with its share of the rate.
 
     Args:
-        link: The way to Redis; closed with this.
+        redis: The client of Redis; `aclose` closes it.
         prefix: Part of the keys.
-        members: Knows how many instances there are; closed with this.
+        members: Counts the instances; `aclose` closes it.
         clock: Source of time.
     """
 
@@ -132,17 +132,17 @@ class RedisBuckets:
 
     @property
     def away(self) -> bool:
-        """Whether Redis did not answer when it was last asked."""
+        """Whether Redis did not answer the last command."""
         return self._away_until is not None
 
     async def take(self, key: str, bucket: Bucket) -> float:
-        """Take one token; return 0, or the seconds after which to try again if there is none."""
+        """Take one token and return 0; if there is none, return the seconds until the next try."""
         self._members.start()
         now = self._clock.monotonic()
         if self._away_until is not None:
             if now < self._away_until:
                 return await self._take_share(key, bucket)
-            self._away_until = now + _RETRY_INTERVAL  # this request looks; others do not wait
+            self._away_until = now + _RETRY_INTERVAL  # only this request tries Redis
         try:
             wait = await self._take_shared(key, bucket)
         except RegistryError:

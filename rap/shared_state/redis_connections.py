@@ -1,8 +1,8 @@
-"""Counts of connections in Redis: one lease and one set of absolute counts for each instance.
+"""Connection counts in Redis: one lease and one set of absolute counts for each instance.
 
-Nothing is ever incremented there. An instance says what it holds, in messages numbered in order and
-one at a time, so neither a lost answer nor a message that comes late or twice can make a count
-wrong for longer than until the next message. What an instance held goes with its lease.
+Redis never increments a count. An instance sends its absolute counts in numbered messages, one at a
+time. A lost answer, or a message that arrives late or twice, can therefore make a count wrong only
+until the next message. The counts of an instance are removed when its lease expires.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ __all__ = ["RedisConnections"]
 _log = logging.getLogger("rap.server")
 
 _TTL = 10.0  # seconds
-_RENEWALS = 3  # in the time of a lease
-_RETRY_INTERVAL = 1.0  # seconds between looks whether Redis is back
+_RENEWALS = 3  # per time to live of a lease
+_RETRY_INTERVAL = 1.0  # seconds between checks whether Redis is available again
 _BATCH = 500  # keys in one message
 
 _CONNECTIONS = Script.load("rap.shared_state", "connections")
@@ -32,27 +32,27 @@ _TOTAL = Script.load("rap.shared_state", "total")
 
 
 @dataclass(slots=True)
-class _Wish:
-    """Those who wait to be admitted under one key."""
+class _Request:
+    """The callers that wait to be admitted under one key."""
 
     limit: int = 0
     waiters: list[asyncio.Future[bool]] = field(default_factory=list)
 
 
 class RedisConnections:
-    """A counter that all instances of a scope share; to be used in one event loop.
+    """A connection counter in Redis, shared by all instances of a scope.
 
-    Its task begins with the first `acquire` and ends with `aclose`. While Redis is away, each
-    instance admits up to its share, ``limit / instances`` and at least 1, without asking.
+    Use it in one event loop. Its task starts with the first `acquire` and ends with `aclose`. While
+    Redis is unavailable, each instance admits its share: ``limit / instances``, at least 1.
 
     Args:
-        link: The way to Redis; closed with this.
+        redis: The client of Redis; `aclose` closes it.
         scope: Part of the keys.
-        ttl: Seconds after its last sign of life until what a dead instance held is free.
+        ttl: Seconds after its last message until the connections of a dead instance are free.
 
     Attributes:
-        away: Redis did not answer when it was last asked.
-        instances: With a lease, when Redis last answered.
+        away: Whether Redis did not answer the last command.
+        instances: Number of instances with a lease, by the last answer of Redis.
     """
 
     def __init__(self, redis: RedisClient, scope: str, *, ttl: float = _TTL) -> None:
@@ -63,8 +63,8 @@ class RedisConnections:
         self._instance = secrets.token_hex(8)
         self._sequence = 0
         self._held: dict[str, int] = {}
-        self._unsent: dict[str, None] = {}  # keys whose count in Redis may be another
-        self._wishes: dict[str, _Wish] = {}
+        self._unsent: dict[str, None] = {}  # keys whose count in Redis may differ
+        self._requests: dict[str, _Request] = {}
         self._has_lease = False
         self.away = False
         self._closed = False
@@ -73,21 +73,21 @@ class RedisConnections:
         self.instances = 1
 
     def start(self) -> None:
-        """Begin to hold a lease, if that has not begun."""
+        """Start the task that holds the lease, unless it is running."""
         if self._closed:
             raise RuntimeError(f"the counter of {self._scope} is closed")
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"rap limit {self._scope}")
 
     async def acquire(self, key: str, limit: int) -> bool:
-        """Count one more under `key` if no more than `limit` are open then; return whether."""
+        """Count one more connection under `key` if that keeps `limit`; return whether it does."""
         self.start()
         if self.away:
             return self._acquire_share(key, limit)
-        wish = self._wishes.setdefault(key, _Wish(limit))
-        wish.limit = limit
+        request = self._requests.setdefault(key, _Request(limit))
+        request.limit = limit
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        wish.waiters.append(waiter)
+        request.waiters.append(waiter)
         self._wake.set()
         try:
             return await waiter
@@ -97,7 +97,7 @@ class RedisConnections:
             raise
 
     def release(self, key: str) -> None:
-        """Count one less; for each `acquire` that returned true, once."""
+        """Count one connection less. Call it once for each `acquire` that returned true."""
         held = self._held.get(key, 0)
         assert held > 0, f"more released than acquired under {key!r}"
         if held == 1:
@@ -108,11 +108,11 @@ class RedisConnections:
         self._wake.set()
 
     def held(self, key: str) -> int:
-        """Return how many this instance holds under `key`."""
+        """Return the count of this instance under `key`."""
         return self._held.get(key, 0)
 
     async def total(self, key: str) -> int:
-        """Return how many all instances hold.
+        """Return the count of all instances under `key`.
 
         Raises:
             StateUnavailable: Redis does not answer.
@@ -123,21 +123,21 @@ class RedisConnections:
             raise StateUnavailable(f"the limit {self._scope} cannot be asked: {exc}") from exc
 
     async def aclose(self) -> None:
-        """Give back all that is held, and close the connections to Redis."""
+        """Release all counts of this instance, and close the connections to Redis."""
         if self._closed:
             return
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            for key, wish in self._wishes.items():
-                self._grant(key, wish, 0)
+            for key, request in self._requests.items():
+                self._grant(key, request, 0)
             with suppress(RegistryError):
                 await self._send((), ttl=0.0)
         await self._redis.aclose()
 
     async def _run(self) -> None:
-        """Send what there is to say, and renew the lease, one message at a time."""
+        """Send changes and renew the lease, one message at a time."""
         pause = self._ttl / _RENEWALS
         while True:
             if self.away:
@@ -150,34 +150,36 @@ class RedisConnections:
             await self._exchange()
 
     async def _exchange(self) -> None:
-        """Send one message, and act on its answer."""
-        keys = [*islice(self._wishes, _BATCH)]
-        keys += islice((key for key in self._unsent if key not in self._wishes), _BATCH - len(keys))
-        wishes = {key: self._wishes.pop(key, _Wish()) for key in keys}
+        """Send one message and process its answer."""
+        keys = [*islice(self._requests, _BATCH)]
+        keys += islice(
+            (key for key in self._unsent if key not in self._requests), _BATCH - len(keys)
+        )
+        requests = {key: self._requests.pop(key, _Request()) for key in keys}
         entries: list[Value] = []
-        for key, wish in wishes.items():
+        for key, request in requests.items():
             self._unsent.pop(key, None)
-            entries += (key, self._held.get(key, 0), len(wish.waiters), wish.limit)
+            entries += (key, self._held.get(key, 0), len(request.waiters), request.limit)
         try:
             status, *granted = await self._send(entries, ttl=self._ttl)
         except RegistryError as exc:
-            self._on_silence(wishes, exc)
+            self._on_silence(requests, exc)
             return
         except asyncio.CancelledError:
-            for key, wish in wishes.items():
-                self._grant(key, wish, 0)
+            for key, request in requests.items():
+                self._grant(key, request, 0)
             raise
         if self.away:
             self.away = False
             _log.warning("the limit %s counts all instances again", self._scope)
         if status < 0:
-            self._on_lost(wishes)
+            self._on_lost(requests)
         else:
             self._has_lease = True
             self.instances = status
-            for (key, wish), number in zip(wishes.items(), granted, strict=True):
-                self._grant(key, wish, number)
-        if self._unsent or self._wishes:
+            for (key, request), number in zip(requests.items(), granted, strict=True):
+                self._grant(key, request, number)
+        if self._unsent or self._requests:
             self._wake.set()
 
     async def _send(self, entries: Sequence[Value], *, ttl: float) -> list[int]:
@@ -186,9 +188,9 @@ class RedisConnections:
         reply: Any = await self._redis.run(_CONNECTIONS, self._keys, [*head, *entries])
         return [int(number) for number in reply]
 
-    def _grant(self, key: str, wish: _Wish, number: int) -> None:
-        """Admit so many of those who wait; refuse the others."""
-        for waiter in wish.waiters:
+    def _grant(self, key: str, request: _Request, number: int) -> None:
+        """Admit `number` of the waiting callers and refuse the others."""
+        for waiter in request.waiters:
             if waiter.cancelled():
                 continue
             if number:
@@ -197,23 +199,23 @@ class RedisConnections:
                 waiter.set_result(True)
             else:
                 waiter.set_result(False)
-        if number:  # somebody no longer waits
+        if number:  # a caller no longer waits
             self._unsent[key] = None
 
-    def _on_lost(self, wishes: dict[str, _Wish]) -> None:
-        """Redis knows nothing of this instance: send all again, and ask again."""
+    def _on_lost(self, requests: dict[str, _Request]) -> None:
+        """Send all counts and requests again, because Redis has lost this instance."""
         self._has_lease = False
         self._unsent |= dict.fromkeys(self._held)
-        for key, wish in wishes.items():
+        for key, request in requests.items():
             self._unsent[key] = None
-            if wish.waiters:
-                newer = self._wishes.get(key, wish)
-                if newer is not wish:
-                    newer.waiters[:0] = wish.waiters
-                self._wishes[key] = newer
+            if request.waiters:
+                newer = self._requests.get(key, request)
+                if newer is not request:
+                    newer.waiters[:0] = request.waiters
+                self._requests[key] = newer
 
-    def _on_silence(self, wishes: dict[str, _Wish], error: RegistryError) -> None:
-        """Redis does not answer: nobody knows what it did with the message."""
+    def _on_silence(self, requests: dict[str, _Request], error: RegistryError) -> None:
+        """Admit the share of this instance, because Redis does not answer."""
         if not self.away:
             self.away = True
             _log.warning(
@@ -222,12 +224,12 @@ class RedisConnections:
                 self.instances,
                 error,
             )
-        for key, wish in (*wishes.items(), *self._wishes.items()):
+        for key, request in (*requests.items(), *self._requests.items()):
             self._unsent[key] = None
-            for waiter in wish.waiters:
+            for waiter in request.waiters:
                 if not waiter.cancelled():
-                    waiter.set_result(self._acquire_share(key, wish.limit))
-        self._wishes.clear()
+                    waiter.set_result(self._acquire_share(key, request.limit))
+        self._requests.clear()
 
     def _acquire_share(self, key: str, limit: int) -> bool:
         held = self._held.get(key, 0)

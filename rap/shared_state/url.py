@@ -1,6 +1,6 @@
-"""Shared state from its URL: ``memory://`` or any Redis URL of `rap.redis.url`.
+"""Shared state by URL: ``memory://``, or any Redis URL of `rap.redis.url`.
 
-``?namespace=prod`` keeps environments apart; it is ``default`` if not given.
+``?namespace=prod`` separates environments; the default is ``default``.
 """
 
 import re
@@ -17,17 +17,17 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state") -> SharedState:
-    """Return the shared state that a URL names; nothing is connected yet.
+    """Return the shared state of a URL; it does not connect yet.
 
-    Each call makes another state: what two of ``memory://`` know, they do not share.
+    Each call returns a new object. Two objects of ``memory://`` do not share their values.
 
     Args:
-        url: As above.
+        url: A URL as above.
         clock: Source of time.
-        option: How errors call it.
+        option: The name of the option in errors.
 
     Raises:
-        ValueError: The URL is none of these; the message does not have its password.
+        ValueError: The URL is invalid; the message does not contain its password.
         ImportError: The URL needs an extra that is not installed; the message names it.
     """
     if not isinstance(url, str):
@@ -47,7 +47,7 @@ def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state
         known = ", ".join(f"{name}://" for name in ("memory", *REDIS_SCHEMES))
         raise ValueError(f"{option}: unknown scheme {scheme!r}; known are {known}")
     target = f"{base}?{urlencode(options)}" if options else base
-    RedisTarget.parse(target)  # what is wrong with the URL is said even if the extra is missing
+    RedisTarget.parse(target)  # reports an invalid URL even if the extra is missing
     try:
         from rap.shared_state.redis import RedisState
     except ModuleNotFoundError as exc:

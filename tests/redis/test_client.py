@@ -110,7 +110,7 @@ async def test_a_frozen_server_costs_no_more_than_the_limit(
 async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
     redis_cluster: RedisCluster, connect: Connect
 ) -> None:
-    redis = connect(redis_cluster.url, timeout=0.5)
+    redis = connect(redis_cluster.url, timeout=2.0)  # a busy machine needs it for what must answer
     names = [f"key-{number}" for number in range(100)]
     frozen = redis_cluster.owner(names[0])
     other = next(name for name in names if redis_cluster.owner(name) is not frozen)
@@ -121,7 +121,7 @@ async def test_a_frozen_node_of_a_cluster_is_left_although_others_answer(
         many = asyncio.gather(
             *(redis.call("GET", names[0]) for _ in range(200)), return_exceptions=True
         )
-        async with asyncio.timeout(20):  # nobody waits behind what is stuck there
+        async with asyncio.timeout(60):  # nobody waits behind what is stuck there
             assert await redis.call("GET", other) is None
             await many
             while not await answers(redis, names[0]):
@@ -233,7 +233,7 @@ async def test_listening_to_a_server_that_is_not_there_is_a_registry_error(
     ("url", "reason"),
     [
         ("redis+sentinel://127.0.0.1:1/main", "no sentinel of .* names a primary"),
-        ("redis+cluster://127.0.0.1:1", "no node of .* tells who has which slots"),
+        ("redis+cluster://127.0.0.1:1", "no node of .* knows the owners of the slots"),
     ],
 )
 async def test_a_group_of_which_nobody_answers_is_a_registry_error(

@@ -190,7 +190,7 @@ async def test_an_update_that_waits_while_the_lease_closes_publishes_nothing(
 
 async def test_starting_twice_is_refused(registry: ScriptedRegistry, clock: FakeClock) -> None:
     async with make_lease(registry, clock) as lease:
-        with pytest.raises(RuntimeError, match="started before"):
+        with pytest.raises(RuntimeError, match="already started"):
             await lease.start()
 
 

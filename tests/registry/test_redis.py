@@ -196,7 +196,7 @@ async def test_nonsense_in_the_version_is_an_outage_and_no_crash(
         await until_true(lambda: "answers again" in caplog.text)
         await registry.register("calc", make_endpoint(2), ttl=LONG)
         await following
-    assert caplog.text.count("the last known set stands: cannot understand") == 1
+    assert caplog.text.count("keeping the last known set: cannot understand") == 1
 
 
 async def test_an_outage_from_the_start_speaks_of_no_known_set(
@@ -206,7 +206,7 @@ async def test_an_outage_from_the_start_speaks_of_no_known_set(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.aclose)
         first = asyncio.ensure_future(anext(client.watch("calc")))
-        await until_true(lambda: "no set has come yet: Redis at redis://127.0.0.1:1" in caplog.text)
+        await until_true(lambda: "no set is known yet: Redis at redis://127.0.0.1:1" in caplog.text)
         first.cancel()
         await asyncio.wait([first])
 

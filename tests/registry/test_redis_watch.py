@@ -103,7 +103,7 @@ async def followed(redis: ScriptedRedis, clock: FakeClock) -> AsyncIterator[list
             poll_interval=POLL,
             clock=clock,
             rng=random.Random(1),
-            tell=lambda error: None,
+            on_read=lambda error: None,
         )
         async with aclosing(snapshots):
             async for snapshot in snapshots:

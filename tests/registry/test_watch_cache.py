@@ -33,27 +33,27 @@ def told_by(entry: Entry) -> Version:
     return Version(entry.epoch, entry.number, entry.hash)
 
 
-def view_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[WatchCache, Version]:
+def cache_of(*endpoints: Endpoint, left: float = 10.0) -> tuple[WatchCache, Version]:
     version = Version(EPOCH, 7, "abcdefabcdef")
-    view = WatchCache()
-    view.replace(
+    cache = WatchCache()
+    cache.replace(
         version,
         {it.id: record_of(it) for it in endpoints},
         {it.id: 100.0 + left for it in endpoints},
         100.0,
     )
-    return view, version
+    return cache, version
 
 
 def test_a_new_view_knows_nothing_and_reads_all() -> None:
-    view = WatchCache()
-    assert view.snapshot is None
-    assert view.next_action(Version(EPOCH, 1, "x")) is SyncAction.READ_ALL
-    assert view.next_action(None) is SyncAction.READ_ALL
+    cache = WatchCache()
+    assert cache.snapshot is None
+    assert cache.next_action(Version(EPOCH, 1, "x")) is SyncAction.READ_ALL
+    assert cache.next_action(None) is SyncAction.READ_ALL
 
 
 @pytest.mark.parametrize(
-    ("told", "next_action"),
+    ("current", "next_action"),
     [
         (Version(EPOCH, 7, "abcdefabcdef"), SyncAction.NOTHING),
         (Version(EPOCH, 8, "x"), SyncAction.READ_LOG),
@@ -65,13 +65,13 @@ def test_a_new_view_knows_nothing_and_reads_all() -> None:
         (None, SyncAction.READ_ALL),
     ],
 )
-def test_the_version_tells_what_to_read(told: Version | None, next_action: SyncAction) -> None:
-    view, _ = view_of(make_endpoint())
-    assert view.next_action(told) is next_action
+def test_the_version_tells_what_to_read(current: Version | None, next_action: SyncAction) -> None:
+    cache, _ = cache_of(make_endpoint())
+    assert cache.next_action(current) is next_action
 
 
 def test_the_log_brings_a_view_up_to_date() -> None:
-    view, at = view_of(make_endpoint(1), make_endpoint(2), make_endpoint(3))
+    cache, at = cache_of(make_endpoint(1), make_endpoint(2), make_endpoint(3))
     draining = make_endpoint(1, state=State.DRAINING)
     log = entries_after(
         at,
@@ -82,40 +82,40 @@ def test_the_log_brings_a_view_up_to_date() -> None:
             ("exp", make_endpoint(3)),
         ],
     )
-    before = view.snapshot
-    assert view.follow(told_by(log[-1]), log)
-    assert view.snapshot == {it.id: it for it in (draining, make_endpoint(4))}
-    assert view.version == told_by(log[-1])
+    before = cache.snapshot
+    assert cache.follow(told_by(log[-1]), log)
+    assert cache.snapshot == {it.id: it for it in (draining, make_endpoint(4))}
+    assert cache.version == told_by(log[-1])
     assert before is not None
     assert ports(before) == {1, 2, 3}
 
 
 def test_a_log_that_went_on_meanwhile_is_followed_to_its_end() -> None:
-    view, at = view_of()
+    cache, at = cache_of()
     log = entries_after(at, [("put", make_endpoint(1)), ("put", make_endpoint(2))])
-    assert view.follow(told_by(log[0]), log)
-    assert view.version == told_by(log[1])
+    assert cache.follow(told_by(log[0]), log)
+    assert cache.version == told_by(log[1])
 
 
 def test_a_gap_is_not_followed() -> None:
-    view, at = view_of()
+    cache, at = cache_of()
     log = entries_after(at, [("put", make_endpoint(port)) for port in range(1, 4)])
-    assert not view.follow(told_by(log[-1]), [log[0], log[2]])
-    assert not view.follow(told_by(log[-1]), log[1:])
-    assert not view.follow(told_by(log[-1]), log[:2])
-    assert view.snapshot == {}
-    assert view.version == at
+    assert not cache.follow(told_by(log[-1]), [log[0], log[2]])
+    assert not cache.follow(told_by(log[-1]), log[1:])
+    assert not cache.follow(told_by(log[-1]), log[:2])
+    assert cache.snapshot == {}
+    assert cache.version == at
 
 
 def test_a_wrong_link_is_not_followed() -> None:
-    view, at = view_of()
+    cache, at = cache_of()
     log = entries_after(at, [("put", make_endpoint(1)), ("put", make_endpoint(2))])
     forged = log[1]._replace(record=record_of(make_endpoint(3)))
-    assert not view.follow(told_by(log[1]), [log[0], forged])
+    assert not cache.follow(told_by(log[1]), [log[0], forged])
     other_past = entries_after(at._replace(hash="000000000000"), [("put", make_endpoint(1))])
-    assert not view.follow(told_by(other_past[0]), other_past)
-    assert not view.follow(log_end_with_another_hash(log), log)
-    assert view.snapshot == {}
+    assert not cache.follow(told_by(other_past[0]), other_past)
+    assert not cache.follow(log_end_with_another_hash(log), log)
+    assert cache.snapshot == {}
 
 
 def log_end_with_another_hash(log: list[Entry]) -> Version:
@@ -127,41 +127,41 @@ def test_a_view_without_a_version_follows_no_log() -> None:
 
 
 def test_leases_that_ran_out_make_suspects() -> None:
-    view, _ = view_of(make_endpoint(), left=-0.001)
-    assert view.snapshot is not None
-    assert [it.state for it in view.snapshot.values()] == [State.SUSPECT]
+    cache, _ = cache_of(make_endpoint(), left=-0.001)
+    assert cache.snapshot is not None
+    assert [it.state for it in cache.snapshot.values()] == [State.SUSPECT]
 
 
 def test_an_instance_without_a_lease_is_suspect() -> None:
-    view = WatchCache()
-    view.replace(Version(EPOCH, 1, "x"), {"10.0.0.1:9000": record_of(make_endpoint())}, {}, 100.0)
-    assert view.snapshot is not None
-    assert [it.state for it in view.snapshot.values()] == [State.SUSPECT]
+    cache = WatchCache()
+    cache.replace(Version(EPOCH, 1, "x"), {"10.0.0.1:9000": record_of(make_endpoint())}, {}, 100.0)
+    assert cache.snapshot is not None
+    assert [it.state for it in cache.snapshot.values()] == [State.SUSPECT]
 
 
 def test_what_is_known_stands_when_redis_has_lost_the_service() -> None:
-    view, _ = view_of(make_endpoint())
-    view.replace(None, {}, {}, 100.0)
-    assert view.snapshot is not None
-    assert ports(view.snapshot) == {9000}
-    assert view.next_action(Version(EPOCH, 7, "abcdefabcdef")) is SyncAction.READ_ALL
+    cache, _ = cache_of(make_endpoint())
+    cache.replace(None, {}, {}, 100.0)
+    assert cache.snapshot is not None
+    assert ports(cache.snapshot) == {9000}
+    assert cache.next_action(Version(EPOCH, 7, "abcdefabcdef")) is SyncAction.READ_ALL
 
 
 def test_a_service_that_nobody_registered_is_empty() -> None:
-    view = WatchCache()
-    view.replace(None, {}, {}, 100.0)
-    assert view.snapshot == {}
+    cache = WatchCache()
+    cache.replace(None, {}, {}, 100.0)
+    assert cache.snapshot == {}
 
 
 def test_a_record_that_cannot_be_read_is_left_out_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    view, at = view_of(make_endpoint(1))
+    cache, at = cache_of(make_endpoint(1))
     caplog.set_level(logging.WARNING, "rap.registry")
     for _ in range(2):
-        view.replace(
+        cache.replace(
             at, {"x": b"\xc1", "10.0.0.1:1": record_of(make_endpoint(1))}, {"x": 101.0}, 100.0
         )
-    assert view.snapshot is not None
-    assert ports(view.snapshot) == {1}
+    assert cache.snapshot is not None
+    assert ports(cache.snapshot) == {1}
     assert len(caplog.records) == 1
