@@ -1,4 +1,4 @@
-"""A connection whose peer is a bare socket, so that a test can say and withhold any byte."""
+"""A connection whose peer is a bare socket, so that a test can send or withhold any byte."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.wire.endpoints import hello
 
 
 class CountingConnection(Connection):
-    """A connection that knows how many bytes it has read."""
+    """A connection that counts the bytes that it has read."""
 
     received = 0
 
@@ -40,37 +40,43 @@ class Facing:
         """Take a stream that the peer opened."""
         self.inbound.append(Inbound(stream, flags, meta, bytes(body)))
 
-    async def say(self, *frames: Frame) -> None:
+    async def send(self, *frames: Frame) -> None:
         """Send frames, and return when the connection has read them."""
-        await self.write(b"".join(frame.encode() for frame in frames))
+        await self.send_bytes(b"".join(frame.encode() for frame in frames))
 
-    async def say_soon(self, *frames: Frame) -> None:
-        """Send frames; wait at most until the connection reads some of them."""
+    async def send_soon(self, *frames: Frame) -> None:
+        """Send frames; return when the socket has taken them."""
         data = b"".join(frame.encode() for frame in frames)
         self._sent += len(data)
         await within(self._loop.sock_sendall(self.sock, data))
 
-    async def write(self, data: bytes) -> None:
+    async def send_bytes(self, data: bytes) -> None:
         """Send bytes, and return when the connection has read them."""
         self._sent += len(data)
         await within(self._loop.sock_sendall(self.sock, data))
-        await self.read()
+        await self.wait_read()
 
-    async def read(self) -> None:
-        """Return when the connection has taken all that was sent, or has ended."""
+    async def wait_read(self) -> None:
+        """Wait until the connection has read everything that was sent, or has ended."""
         await eventually(self._has_read)
 
     def _has_read(self) -> bool:
         conn = self.conn
         return conn.closed or (conn.received >= self._sent and not conn.reading_paused)
 
-    async def turns(self) -> None:
-        """Let the loop do what it has to do now."""
+    async def ended(self, why: str) -> None:
+        """Check that the connection has ended, and why."""
+        await within(asyncio.shield(self.conn.ended))
+        assert why in str(self.conn.error)
+        assert self.conn.closed
+
+    async def run_loop(self) -> None:
+        """Run the event loop for a few turns."""
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def hear(self) -> Frame:
-        """Return the next frame that the connection says."""
+    async def receive(self) -> Frame:
+        """Return the next frame that the connection sends."""
         while not (frames := parse_frames(self._buffer)):
             data = await within(self._loop.sock_recv(self.sock, 1 << 16))
             if not data:
@@ -79,14 +85,14 @@ class Facing:
         self._buffer = self._buffer[len(frames[0].encode()) :]
         return frames[0]
 
-    async def hear_a(self, kind: int) -> Frame:
-        """Return the next frame of a kind; drop others before it."""
-        while (frame := await self.hear()).kind != kind:
+    async def receive_kind(self, kind: int) -> Frame:
+        """Return the next frame of a kind; skip the frames before it."""
+        while (frame := await self.receive()).kind != kind:
             pass
         return frame
 
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, and the timer of the connection fire."""
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and let the timer of the connection fire."""
         self.clock.advance(seconds)
         self.conn.watchdog.tick()
 
@@ -96,10 +102,10 @@ async def facing(
     options: ConnectionOptions = DEFAULTS,
     *,
     is_server: bool = True,
-    shaken: bool = True,
+    handshake: bool = True,
     small_buffers: bool = False,
 ) -> AsyncIterator[Facing]:
-    """Make a connection and the bare socket that it talks to; `shaken`: after both Hellos."""
+    """Make a connection and the bare socket that it talks to; `handshake`: after both Hellos."""
     loop = asyncio.get_running_loop()
     clock = FakeClock()
     near, far = socket.socketpair()
@@ -118,9 +124,9 @@ async def facing(
     side = Facing(conn, near, clock)
     try:
         await loop.connect_accepted_socket(lambda: conn, far)
-        if shaken:
-            assert (await side.hear()).kind == HELLO
-            await side.say(hello())
+        if handshake:
+            assert (await side.receive()).kind == HELLO
+            await side.send(hello())
             await within(conn.wait_handshake())
         yield side
     finally:

@@ -96,7 +96,7 @@ async def test_an_error_of_the_server_reaches_the_caller(pair: Pair) -> None:
     assert not pair.client.streams
 
 
-async def test_who_cancels_fails_the_stream_of_the_peer(either: Pair) -> None:
+async def test_a_cancel_fails_the_stream_of_the_peer(either: Pair) -> None:
     ours, theirs = await either.both()
     await ours.send(b"last words")
     ours.reset(Code.CANCELLED, "enough")
@@ -109,7 +109,7 @@ async def test_who_cancels_fails_the_stream_of_the_peer(either: Pair) -> None:
     assert not either.far.streams
 
 
-async def test_a_reset_of_ok_is_an_end_and_no_error(pair: Pair) -> None:
+async def test_a_reset_with_code_ok_ends_without_an_error(pair: Pair) -> None:
     ours, theirs = await pair.both()
     await theirs.send(b"result", flags=WHOLE)
     pair.server.reset(theirs, Code.OK)
@@ -206,7 +206,9 @@ async def test_a_ping_measures_the_round_trip(pair: Pair) -> None:
     assert 0 <= pair.client.round_trip < 5  # type: ignore[operator]
 
 
-async def test_a_lost_connection_fails_what_was_open_but_not_what_had_come(either: Pair) -> None:
+async def test_a_lost_connection_fails_open_calls_but_keeps_messages_that_had_arrived(
+    either: Pair,
+) -> None:
     ours, theirs = await either.both()
     call = either.call()
     await theirs.send(b"before")
@@ -268,14 +270,14 @@ async def test_a_draining_server_takes_nothing_new_and_ends_when_the_last_call_h
     await within(pair.server.ended)
 
 
-async def test_what_crosses_the_first_go_away_is_served(pair: Pair) -> None:
+async def test_a_call_that_crosses_the_first_go_away_is_served(pair: Pair) -> None:
     pair.echo()
     pair.server.go_away(message="bye")
     assert await within(pair.call(b"in flight").future) == b"in flight"
     await within(pair.client.ended)
 
 
-async def test_a_session_keeps_a_draining_connection_until_it_is_released(pair: Pair) -> None:
+async def test_a_pin_keeps_a_draining_connection_open(pair: Pair) -> None:
     pair.echo()
     pair.client.pin()
     pair.server.go_away(message="bye")
@@ -287,7 +289,7 @@ async def test_a_session_keeps_a_draining_connection_until_it_is_released(pair: 
     await within(pair.client.ended)
 
 
-async def test_what_was_sent_last_in_a_session_arrives(pair: Pair) -> None:
+async def test_the_last_message_of_a_session_arrives(pair: Pair) -> None:
     ours, theirs = await pair.both()
     pair.client.pin()
     pair.client.drain()
@@ -340,7 +342,7 @@ async def test_a_second_answer_to_a_unary_call_is_an_error(pair: Pair) -> None:
     await eventually(lambda: isinstance(theirs.error, Cancelled))
 
 
-async def test_a_violation_is_told_to_the_peer_and_ends_the_connection(pair: Pair) -> None:
+async def test_a_violation_is_reported_to_the_peer_and_ends_the_connection(pair: Pair) -> None:
     ours, _ = await pair.both()
     pair.client.protocol.ping(b"bad")
     pair.client.ping()

@@ -44,7 +44,7 @@ def new_pair() -> Pair:
     return Pair(DEFAULTS, DEFAULTS, None)
 
 
-async def test_an_address_where_nobody_listens_is_named() -> None:
+async def test_a_refused_connection_names_the_address() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening
         address = Address("tcp", "127.0.0.1", taken.getsockname()[1])
@@ -54,12 +54,12 @@ async def test_an_address_where_nobody_listens_is_named() -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_a_unix_socket_that_is_not_there_is_named() -> None:
+async def test_a_missing_unix_socket_is_named() -> None:
     with pytest.raises(Unavailable, match="cannot reach unix:///nowhere/at/all: "):
         await dial(Address("unix", path="/nowhere/at/all"), new_pair().make_client, timeout=10)
 
 
-async def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
+async def test_a_silent_server_fails_the_dial_in_time() -> None:
     pair = new_pair()
     async with silent() as (address, came):
         with pytest.raises(Unavailable, match=f"cannot reach {address}: no answer in 0.05 s"):

@@ -41,7 +41,7 @@ async def say_anything(side: Facing, rng: Random) -> None:
             raw = bytearray(any_frame(rng).encode())
             if rng.random() < 0.05:
                 raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-            await side.write(bytes(raw))
+            await side.send_bytes(bytes(raw))
     except ConnectionError:
         assert side.conn.closed
 
@@ -59,14 +59,14 @@ async def read_all(stream: Stream) -> None:
 async def test_a_server_takes_anything(seed: int, unnoticed: Unnoticed) -> None:
     rng = Random(seed)
     async with facing() as side:
-        await side.say(open_frame(1, 0, b""), open_frame(3), open_frame(5, 3, b"part"))
+        await side.send(open_frame(1, 0, b""), open_frame(3), open_frame(5, 3, b"part"))
         await say_anything(side, rng)
         for inbound in side.inbound:
             await read_all(inbound.stream)
             if inbound.stream.can_send:
                 side.conn.protocol.send_response(inbound.stream, b"\1")
-        side.pass_time(rng.choice([0.0, 1.0, 10.0]))
-        await side.turns()
+        side.advance(rng.choice([0.0, 1.0, 10.0]))
+        await side.run_loop()
     await unnoticed.check()
 
 
@@ -84,8 +84,8 @@ async def test_a_client_takes_anything(seed: int, unnoticed: Unnoticed) -> None:
         await say_anything(side, rng)
         for stream in streams:
             await read_all(stream)
-        side.pass_time(5.0)
-        await side.turns()
+        side.advance(5.0)
+        await side.run_loop()
         for call in calls:
             if not side.conn.closed or call.future.done():
                 call.future.exception()
@@ -95,10 +95,10 @@ async def test_a_client_takes_anything(seed: int, unnoticed: Unnoticed) -> None:
     await unnoticed.check()
 
 
-async def test_a_good_peer_is_served_beside_a_bad_one(unnoticed: Unnoticed) -> None:
+async def test_a_good_peer_is_served_while_a_bad_one_attacks(unnoticed: Unnoticed) -> None:
     async with facing() as good, facing() as bad:
-        await bad.say(data(99))
+        await bad.send(data(99))
         await within(bad.conn.ended)
-        await good.say(open_frame(1))
+        await good.send(open_frame(1))
         assert len(good.inbound) == 1
     await unnoticed.check()

@@ -33,7 +33,7 @@ async def test_port_0_binds_a_free_one_and_tells_which() -> None:
     await pair.end()
 
 
-async def test_a_closed_listener_takes_nobody_but_its_connections_live() -> None:
+async def test_a_closed_listener_accepts_nothing_and_keeps_its_connections() -> None:
     pair = new_pair()
     listener = await listen(LOOPBACK, pair.make_server, backlog=5)
     await dial(listener.address, pair.make_client, timeout=10)
@@ -166,7 +166,7 @@ async def test_several_processes_may_share_a_port_if_they_say_so() -> None:
     second.close()
 
 
-def test_a_family_that_is_switched_off_is_left_out() -> None:
+def test_a_disabled_address_family_is_left_out() -> None:
     off = (socket.AddressFamily(0), socket.SOCK_STREAM, 0, "", ("nowhere", 0))
     on = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
     (sock,) = _bind_all([off, on], 0)
@@ -190,7 +190,7 @@ async def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_not_taken_ove
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_listener_that_closes_still_takes_whom_it_has_accepted(turns: int) -> None:
+async def test_a_listener_that_closes_keeps_accepted_sockets(turns: int) -> None:
     made: list[Connection] = []
 
     def make() -> Connection:

@@ -11,12 +11,12 @@ def test_a_bad_time_is_named(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["timeout", "handshake_timeout"])
-def test_some_times_cannot_be_left_open(name: str) -> None:
+def test_some_timeouts_cannot_be_none(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a number of seconds, got None"):
         ConnectionOptions(**{name: None})  # type: ignore[arg-type]
 
 
-def test_idle_time_and_age_can_be_without_limit() -> None:
+def test_idle_timeout_and_max_age_can_be_none() -> None:
     options = ConnectionOptions(idle_timeout=None, max_age=None)
     assert (options.idle_timeout, options.max_age) == (None, None)
 

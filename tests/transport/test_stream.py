@@ -117,7 +117,7 @@ async def test_sending_after_our_end_is_refused_and_a_second_end_is_none(pair: P
     assert theirs.can_send
 
 
-async def test_an_end_behind_a_message_that_waits_is_sent_once(pair: Pair) -> None:
+async def test_an_end_behind_a_waiting_message_is_sent_once(pair: Pair) -> None:
     ours, theirs = await pair.both()
     sending = await stuck(ours)
     ours.end()
@@ -133,7 +133,9 @@ async def test_an_end_behind_a_message_that_waits_is_sent_once(pair: Pair) -> No
     assert pair.near.error is None
 
 
-async def test_who_leaves_drops_what_still_comes_and_gives_its_credit_back(pair: Pair) -> None:
+async def test_a_stream_that_was_left_discards_what_arrives_and_returns_its_credit(
+    pair: Pair,
+) -> None:
     ours, theirs = await pair.both()
     await theirs.send(b"unread")
     await eventually(lambda: ours.inbox)

@@ -63,13 +63,13 @@ async def test_a_chain_to_the_authority_and_the_right_name_are_accepted(
         assert version in ("TLSv1.2", "TLSv1.3")
 
 
-async def test_another_authority_is_refused(certificates: Certificates) -> None:
+async def test_a_certificate_of_another_authority_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.server) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.other_authority.crt_path)
         assert "unable to get local issuer certificate" in why
 
 
-async def test_another_name_is_refused(certificates: Certificates) -> None:
+async def test_a_certificate_for_another_host_name_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.elsewhere) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.authority.crt_path)
         assert why.endswith("certificate is not valid for '127.0.0.1'")
@@ -81,7 +81,9 @@ async def test_an_expired_certificate_is_refused(certificates: Certificates) -> 
         assert why.endswith("its certificate is refused: certificate has expired")
 
 
-async def test_the_systems_authorities_do_not_know_ours(certificates: Certificates) -> None:
+async def test_the_authorities_of_the_system_do_not_include_ours(
+    certificates: Certificates,
+) -> None:
     async with tls_server(certificates.server) as (pair, address):
         why = await refusal(pair, address)
         assert "its certificate is refused: unable to get local issuer certificate (" in why
@@ -105,7 +107,7 @@ async def test_a_certificate_that_is_not_the_pinned_one_is_refused(
         assert why.endswith("its certificate is not the pinned one")
 
 
-async def test_what_the_pinned_certificate_signed_is_refused_too(
+async def test_a_certificate_signed_by_the_pinned_one_is_refused(
     certificates: Certificates, unnoticed: Unnoticed
 ) -> None:
     """The chain is good, so only the comparison stands in the way; the Hello may have come."""
@@ -123,7 +125,9 @@ async def test_a_pinned_certificate_expires_too(certificates: Certificates) -> N
         assert "certificate has expired" in await refusal(pair, address, pinned=own.crt_path)
 
 
-async def test_a_mutual_server_knows_who_its_client_is(certificates: Certificates) -> None:
+async def test_a_mutual_tls_server_knows_the_identity_of_its_client(
+    certificates: Certificates,
+) -> None:
     authority, mine = certificates.authority.crt_path, certificates.client
     async with tls_server(certificates.server, authority) as (pair, address):
         await connect(
@@ -142,7 +146,7 @@ async def test_a_server_that_asks_for_no_certificate_knows_no_identity(
         assert pair.server.peer.identity is None
 
 
-async def test_a_mutual_server_refuses_strangers_and_the_nameless(
+async def test_a_mutual_tls_server_refuses_unknown_and_missing_certificates(
     certificates: Certificates,
 ) -> None:
     authority, other = certificates.authority.crt_path, certificates.stranger
@@ -153,7 +157,7 @@ async def test_a_mutual_server_refuses_strangers_and_the_nameless(
         assert pair.server is None or not pair.server.handshake.done()
 
 
-async def test_a_plain_client_and_a_tls_server_do_not_understand_each_other(
+async def test_a_plain_client_cannot_connect_to_a_tls_server(
     certificates: Certificates,
 ) -> None:
     async with tls_server(certificates.server) as (pair, address):
@@ -161,7 +165,7 @@ async def test_a_plain_client_and_a_tls_server_do_not_understand_each_other(
             await dial(address, pair.make_client, timeout=10)
 
 
-async def test_a_tls_client_says_that_a_plain_server_speaks_no_tls(
+async def test_a_tls_client_reports_that_a_server_does_not_speak_tls(
     certificates: Certificates,
 ) -> None:
     pair = Pair(DEFAULTS, DEFAULTS, None)
@@ -186,7 +190,7 @@ async def test_a_client_older_than_tls_1_2_is_refused(certificates: Certificates
     assert client_context().minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-async def test_certificates_can_be_changed_while_connections_live(
+async def test_certificates_can_be_changed_while_connections_are_open(
     certificates: Certificates,
 ) -> None:
     old, new = certificates.server, certificates.second_server
@@ -216,7 +220,7 @@ async def test_certificates_can_be_changed_while_connections_live(
         await end(first_server)
 
 
-def test_a_file_that_is_not_there_is_named(certificates: Certificates) -> None:
+def test_a_missing_file_is_named(certificates: Certificates) -> None:
     good, gone = certificates.server, str(certificates.directory / "gone")
     with pytest.raises(ValueError, match=f"ssl_crt_path: no such file '{gone}'"):
         server_context(gone, good.key_path)
@@ -236,9 +240,7 @@ def test_a_file_that_is_not_there_is_named(certificates: Certificates) -> None:
         pinned_certificate(gone)
 
 
-def test_a_file_that_holds_something_else_is_named(
-    certificates: Certificates, tmp_path: Path
-) -> None:
+def test_a_file_without_a_certificate_is_named(certificates: Certificates, tmp_path: Path) -> None:
     good = certificates.server
     bad = tmp_path / "bad.pem"
     for content in (b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"):
@@ -256,7 +258,7 @@ def test_a_key_of_another_certificate_is_refused(certificates: Certificates) -> 
         server_context(certificates.server.crt_path, certificates.client.key_path)
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_a_password(
+def test_an_encrypted_key_is_refused_without_a_password_prompt(
     certificates: Certificates,
 ) -> None:
     with pytest.raises(ValueError, match=r"encrypted.key' cannot be used together"):
@@ -272,7 +274,7 @@ def test_the_key_may_be_in_the_file_of_the_certificate(
     client_context(crt_path=str(both))
 
 
-def test_of_several_certificates_in_a_file_the_first_is_pinned(
+def test_the_first_certificate_of_a_file_is_pinned(
     certificates: Certificates, tmp_path: Path
 ) -> None:
     chain = tmp_path / "chain.pem"

@@ -23,6 +23,6 @@ def test_a_random_conversation_keeps_every_rule(seed: int) -> None:
     talk.finish()
 
 
-def test_whatever_hypothesis_lets_them_do_every_rule_is_kept() -> None:
+def test_every_rule_is_kept_in_conversations_that_hypothesis_finds() -> None:
     chosen = settings(max_examples=20, stateful_step_count=60, deadline=None)
     run_state_machine_as_test(Talking, settings=chosen)

@@ -113,7 +113,7 @@ def test_a_reset_that_is_too_large_is_cut() -> None:
     assert (code, kept["type"], len(kept)) == (2, "E" * 256, 16)
 
 
-def test_text_that_is_no_unicode_does_not_keep_a_reset_from_leaving() -> None:
+def test_text_that_is_not_unicode_does_not_prevent_a_reset() -> None:
     body = only(reset_frame(1, 2, "file \udcff", {"name\ud800": "\ud800"})).body
     assert read_reset(body) == (2, "file ?", {"name?": "?"})
 

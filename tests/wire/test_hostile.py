@@ -106,7 +106,7 @@ def test_the_same_bytes_mean_the_same_however_they_are_cut(
     assert str(whole.protocol.error) == str(cut.protocol.error)
 
 
-def test_one_byte_at_a_time_is_as_good_as_all_at_once() -> None:
+def test_single_bytes_give_the_same_events_as_one_chunk() -> None:
     endpoint = Endpoint(is_server=True)
     for frame in (hello(), open_frame(1, 5, b"x" * 100), open_frame(3)):
         for byte in frame.encode():
@@ -145,7 +145,7 @@ def test_a_frame_that_never_ends_is_kept_once() -> None:
     assert len(partial or b"") == 12 + 100_000
 
 
-def test_what_comes_after_a_violation_is_not_kept() -> None:
+def test_bytes_after_a_violation_are_not_kept() -> None:
     endpoint = make(is_server=True)
     endpoint.receive(Frame(PING, 0, 0, b"", b"short"))
     endpoint.feed(b"\0" * 5)

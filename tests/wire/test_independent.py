@@ -129,7 +129,7 @@ async def test_errors(
         assert await peer.call("/default/add", 1, 2) == 3
 
 
-async def test_malformed_meta_and_body_fail_the_call_alone() -> None:
+async def test_malformed_meta_and_body_fail_only_their_call() -> None:
     async with talking() as (peer, _):
         for meta, body in ((b"\xc1", b"\x90"), (msgpack.packb(["/default/add", 0]), b"\xc1")):
             call = peer.new_call()
@@ -204,7 +204,7 @@ async def test_a_generator_stalls_without_credit_and_goes_on_with_it(size: int) 
         assert await call.rest() == [bytes(size)] * number
 
 
-async def test_a_stalled_stream_does_not_stop_others() -> None:
+async def test_a_stalled_stream_does_not_block_others() -> None:
     async with talking(limits={"connection_window": 128 * KIB}) as (peer, _):
         call = await peer.open("/default/blocks", [100, 5 * KIB])
         await until_stalled(peer, call)
@@ -302,7 +302,7 @@ async def test_a_drain_ends_with_the_last_call_that_is_served() -> None:
         await closing
 
 
-async def test_what_is_unknown_is_ignored() -> None:
+async def test_unknown_entries_are_ignored() -> None:
     async with talking(hello={"hue": "green"}) as (peer, _):
         await peer.send(77, 255, 9, b"meta", b"body")
         await peer.greeted()
@@ -324,7 +324,7 @@ async def test_a_frame_over_max_frame_ends_the_connection_before_its_body() -> N
         assert [(last, code) for last, code, _ in peer.goaways] == [(0, 8)]
 
 
-async def test_a_message_over_max_message_resets_its_call_alone() -> None:
+async def test_a_message_over_max_message_resets_only_its_call() -> None:
     async with talking(max_message=64 * KIB) as (peer, _):
         with pytest.raises(Failed) as caught:
             await peer.call("/default/echo", bytes(65 * KIB))

@@ -40,7 +40,7 @@ def test_messages_together_have_room_for_one(name: str, value: Any) -> None:
         Limits(max_message=2**20, **{name: value})
 
 
-def test_the_hello_tells_everything_but_how_we_cut_messages() -> None:
+def test_the_hello_has_every_limit_but_the_fragment_size() -> None:
     assert set(Limits().to_hello()) == set(BOUNDS)
 
 

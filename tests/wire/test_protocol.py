@@ -92,7 +92,7 @@ def test_a_connection_that_begins_otherwise_is_refused(frame: Frame, reason: str
     assert endpoint.events == []
 
 
-def test_a_hello_is_small_for_it_is_kept() -> None:
+def test_a_hello_has_a_limit_because_it_is_kept() -> None:
     endpoint = Endpoint(is_server=True)
     endpoint.feed(hello(note="x" * 2**16).encode()[:20])
     assert "the limit is 65536" in endpoint.violation()
@@ -106,7 +106,7 @@ def test_a_second_hello_is_a_violation() -> None:
     assert endpoint.violation() == "a second Hello"
 
 
-def test_what_follows_the_hello_in_one_chunk_uses_its_limits() -> None:
+def test_frames_after_the_hello_in_one_chunk_use_its_limits() -> None:
     endpoint = Endpoint(is_server=True)
     endpoint.receive(hello(stream_window=300_000), open_frame(1), open_frame(3, 0))
     for stream in endpoint.protocol.streams.values():
@@ -126,7 +126,7 @@ def test_a_violation_ends_the_connection_and_nothing_more_is_read() -> None:
     assert endpoint.take_frames() == []
 
 
-def test_a_frame_over_max_frame_is_refused_before_its_body_is_there() -> None:
+def test_a_frame_over_max_frame_is_refused_before_its_body_arrives() -> None:
     endpoint = make(is_server=True, limits=SMALL)
     header = Frame(OPEN, WHOLE, 1, b"", b"x" * (16 * KIB + 1)).encode()[:12]
     assert endpoint.feed(header) == []
@@ -195,7 +195,7 @@ def test_opens_over_max_streams_are_reset_unserved_and_the_connection_lives() ->
     assert endpoint.protocol.error is None
 
 
-def test_after_a_last_go_away_newer_opens_are_neither_served_nor_answered() -> None:
+def test_opens_after_a_final_go_away_are_neither_served_nor_answered() -> None:
     endpoint = make(is_server=True)
     endpoint.receive(open_frame(1))
     endpoint.protocol.go_away(1, Code.OK, "bye")
@@ -205,7 +205,7 @@ def test_after_a_last_go_away_newer_opens_are_neither_served_nor_answered() -> N
     assert endpoint.protocol.error is None
 
 
-def test_a_draining_side_goes_on_serving() -> None:
+def test_a_draining_side_keeps_serving() -> None:
     endpoint = make(is_server=True)
     endpoint.protocol.go_away(MAX_STREAM_ID)
     assert [event[0] for event in endpoint.receive(open_frame(1))] == [OPEN]
@@ -235,7 +235,7 @@ def test_a_ping_of_another_length_is_a_violation() -> None:
         assert endpoint.violation() == "a Ping has 8 bytes, got 7"
 
 
-def test_a_report_of_load_and_the_request_for_one_are_handed_on_as_they_are() -> None:
+def test_load_reports_and_requests_are_passed_on_unchanged() -> None:
     for endpoint in both_sides():
         for body in (b"", b"anything"):
             (event,) = endpoint.receive(Frame(LOAD, 0, 0, b"", body))
@@ -271,7 +271,7 @@ def test_credit_past_the_largest_window_is_a_violation(stream_id: int) -> None:
         assert endpoint.violation().startswith(f"credit of stream {stream_id} grew to 21")
 
 
-def test_credit_for_a_stream_that_is_gone_is_ignored() -> None:
+def test_credit_for_a_stream_that_has_ended_is_ignored() -> None:
     for endpoint in both_sides():
         assert endpoint.receive(Frame(CREDIT, 0, 77, b"", b"\0\0\0\1")) == []
         assert endpoint.protocol.error is None
@@ -408,7 +408,7 @@ def test_a_part_does_not_keep_a_much_larger_chunk_alive() -> None:
     assert [type(part) for part in parts] == [bytes]
 
 
-def test_an_open_over_max_message_is_reset_unserved_and_nobody_hears_of_it() -> None:
+def test_an_open_over_max_message_is_reset_unserved_and_not_reported() -> None:
     limits = Limits(max_message=10 * KIB, max_frame=16 * KIB)
     for frames in (
         [open_frame(1, WHOLE, b"x" * 11 * KIB)],
@@ -421,14 +421,14 @@ def test_an_open_over_max_message_is_reset_unserved_and_nobody_hears_of_it() -> 
         assert not server.protocol.streams
 
 
-def test_a_reset_before_the_open_is_whole_is_told_to_nobody() -> None:
+def test_a_reset_before_the_open_is_complete_is_not_reported() -> None:
     server = make(is_server=True)
     reset = Frame(RESET, 0, 1, b"", pack([1, "", {}]))
     assert server.receive(open_frame(1, MESSAGE | MORE), reset, data(1, b"late")) == []
     assert not server.protocol.streams
 
 
-def test_a_reset_drops_what_had_come_of_a_message() -> None:
+def test_a_reset_drops_a_partial_message() -> None:
     for endpoint in both_sides():
         body = pack([1, "", {}])
         events = endpoint.receive(data(1, b"x", MESSAGE | MORE), Frame(RESET, 255, 1, b"", body))
@@ -451,7 +451,7 @@ def test_a_body_does_not_keep_a_much_larger_chunk_alive() -> None:
     assert [type(event[4]) for event in events] == [bytes, memoryview]
 
 
-def test_of_two_violations_in_one_chunk_the_first_is_told() -> None:
+def test_the_first_of_two_violations_in_a_chunk_is_reported() -> None:
     limits = Limits(stream_window=64 * KIB, connection_window=64 * KIB)
     server = make(is_server=True, limits=limits)
     server.receive(open_frame(1, 0, b""), open_frame(3, 0, b""))
@@ -486,7 +486,7 @@ def test_so_are_channels_and_calls_that_are_refused() -> None:
     assert len(endpoint.take_frames()) == 100
 
 
-def test_a_call_that_is_given_up_in_the_same_breath_is_not_heard_of() -> None:
+def test_a_call_opened_and_cancelled_in_one_chunk_is_not_reported() -> None:
     endpoint = make(is_server=True)
     cancels = [Frame(RESET, 0, n, b"", pack([1, "", {}])) for n in (1, 3, 5)]
     events = endpoint.receive(open_frame(1), cancels[0], open_frame(3), open_frame(5), *cancels[1:])
@@ -494,7 +494,7 @@ def test_a_call_that_is_given_up_in_the_same_breath_is_not_heard_of() -> None:
     assert not endpoint.protocol.streams
 
 
-def test_frames_that_cost_no_credit_are_spread_over_turns() -> None:
+def test_control_frames_are_spread_over_turns() -> None:
     endpoint = make(is_server=True)
     endpoint.take_frames()
     ping = Frame(PING, 0, 0, b"", b"12345678").encode()
@@ -507,7 +507,7 @@ def test_frames_that_cost_no_credit_are_spread_over_turns() -> None:
     assert len(endpoint.take_frames()) == 29
 
 
-def test_what_comes_while_others_have_their_turn_comes_after_what_waits() -> None:
+def test_bytes_that_arrive_between_turns_follow_those_that_wait() -> None:
     endpoint = make(is_server=True)
     frames = [open_frame(n).encode() for n in range(1, 601, 2)]
     receive = endpoint.protocol.receive_data
@@ -521,7 +521,7 @@ def test_what_comes_while_others_have_their_turn_comes_after_what_waits() -> Non
     assert endpoint.protocol.recv_window + endpoint.protocol.consumed == 8 * 1024 * KIB
 
 
-def test_who_opens_calls_without_end_after_a_last_go_away_is_cut() -> None:
+def test_a_client_that_keeps_opening_calls_after_a_final_go_away_is_cut() -> None:
     endpoint = make(is_server=True)
     endpoint.protocol.go_away(0)
     for n in range(1, 2001, 2):

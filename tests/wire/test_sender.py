@@ -69,7 +69,7 @@ def test_an_open_that_waits_is_not_overtaken_by_a_later_one() -> None:
     assert [(frame.kind, frame.stream_id) for frame in client.take_frames()] == [(OPEN, 7)]
 
 
-def test_an_open_that_was_given_up_before_it_left_holds_nobody_up() -> None:
+def test_a_cancelled_open_that_was_never_sent_does_not_block_others() -> None:
     client = client_of()
     stream = client.open(WHOLE, BIG)
     assert is_unsent(stream)
@@ -78,7 +78,7 @@ def test_an_open_that_was_given_up_before_it_left_holds_nobody_up() -> None:
     assert sent(client) == [(OPEN, 3, WHOLE, 5)]
 
 
-def test_a_reset_between_fragments_is_told_to_the_peer() -> None:
+def test_a_reset_between_fragments_is_sent_to_the_peer() -> None:
     client = client_of()
     stream = client.open(WHOLE, BIG)
     assert [frame[0] for frame in sent(client, 1)] == [OPEN]
@@ -118,7 +118,7 @@ def test_messages_of_one_stream_keep_their_order() -> None:
     assert stream.outbox is None
 
 
-def test_pump_keeps_to_its_budget_and_says_who_waits_no_longer() -> None:
+def test_send_pending_keeps_to_its_budget_and_returns_finished_streams() -> None:
     client = client_of()
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 8000)
@@ -158,7 +158,7 @@ def test_nothing_is_sent_beyond_the_credit_of_the_connection() -> None:
     assert sum(len(f.body) for f in pumped(client)) > 50_000
 
 
-def test_a_small_message_waits_for_the_credit_of_the_connection_too() -> None:
+def test_a_small_message_also_waits_for_the_window_of_the_connection() -> None:
     client = client_of()
     client.protocol.send_window = 20
     stream = StreamState(0, 0, 0)
@@ -179,7 +179,7 @@ def test_a_fragment_is_not_cut_shorter_than_a_kilobyte() -> None:
     assert sent(client) == [(DATA, 1, MESSAGE | MORE, 1024)]
 
 
-def test_a_waiting_call_goes_on_when_the_hello_tells_of_larger_windows() -> None:
+def test_a_waiting_call_continues_when_the_hello_has_larger_windows() -> None:
     client = Endpoint(is_server=False)
     stream = client.open(0)
     client.protocol.send_data(stream, MESSAGE, b"", b"x" * 100_000)
@@ -208,7 +208,7 @@ def test_a_server_answers_within_the_frames_of_its_client() -> None:
     assert max(len(frame.body) for frame in pumped(server)) <= 16 * KIB
 
 
-def test_an_answer_in_the_common_case_is_one_frame_and_ends_the_stream() -> None:
+def test_a_response_on_the_fast_path_is_one_frame_and_ends_the_stream() -> None:
     server = make(is_server=True)
     server.receive(open_frame(1))
     stream = server.protocol.streams[1]
@@ -218,7 +218,7 @@ def test_an_answer_in_the_common_case_is_one_frame_and_ends_the_stream() -> None
     assert not server.protocol.streams
 
 
-def test_the_number_of_calls_is_the_peers_to_limit() -> None:
+def test_the_peer_limits_the_number_of_calls() -> None:
     client = client_of()
     for _ in range(SMALL.max_streams):
         client.open()
@@ -264,7 +264,7 @@ def test_the_longest_header_arrives_and_a_longer_one_is_refused(told: Limits) ->
     assert (len(event[3]), len(event[4])) == (most, 5000)
 
 
-def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
+def test_a_paused_sender_queues_messages_and_sends_other_frames() -> None:
     client = client_of()
     first = client.open(0)
     client.take_bytes()
@@ -280,7 +280,7 @@ def test_a_held_sender_queues_all_messages_and_lets_the_rest_pass() -> None:
     assert client.protocol.send_data(first, MESSAGE, b"", b"y")
 
 
-def test_a_held_server_queues_its_answers() -> None:
+def test_a_paused_server_queues_its_responses() -> None:
     server = make(is_server=True)
     server.receive(open_frame(1))
     server.protocol.pause()
@@ -300,7 +300,7 @@ def test_only_large_frames_are_marked_as_not_to_be_joined() -> None:
     assert client.protocol.bulk
 
 
-def test_a_reset_is_cut_to_the_frames_of_the_peer() -> None:
+def test_a_reset_is_cut_to_the_max_frame_of_the_peer() -> None:
     server = make(is_server=True, told=Limits(max_frame=16 * KIB))
     server.receive(open_frame(1))
     server.protocol.reset_stream(
@@ -328,7 +328,7 @@ def test_an_end_was_sent_error_names_the_stream() -> None:
     assert CREDIT not in [frame.kind for frame in client.take_frames()]
 
 
-def test_a_data_message_waits_for_the_credit_of_the_connection_too() -> None:
+def test_data_also_waits_for_the_window_of_the_connection() -> None:
     client = client_of()
     stream = client.open(0)
     client.take_bytes()
@@ -338,7 +338,7 @@ def test_a_data_message_waits_for_the_credit_of_the_connection_too() -> None:
     assert sent(client) == [(DATA, 1, MESSAGE, 4)]
 
 
-def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> None:
+def test_queued_frames_wake_the_transport_and_a_full_turn_is_flushed_at_once() -> None:
     client = make(is_server=False)
     calls: list[str] = []
 
@@ -359,7 +359,7 @@ def test_what_was_queued_is_announced_and_a_full_turn_is_written_at_once() -> No
     assert calls == ["wake", "flush"]
 
 
-def test_of_several_streams_no_message_goes_at_once() -> None:
+def test_a_message_is_not_flushed_at_once_with_several_streams() -> None:
     server = make(is_server=True)
     calls: list[str] = []
     server.protocol._flush = lambda: calls.append("flush")
@@ -380,7 +380,7 @@ def test_many_answers_of_one_turn_are_written_at_once() -> None:
     assert calls == ["flush"]
 
 
-def test_of_many_large_messages_of_one_turn_only_the_first_go_at_once() -> None:
+def test_only_the_first_large_messages_of_a_turn_are_sent_at_once() -> None:
     """Else all answers of a turn would be with the transport before it can say that it is full."""
     client = make(is_server=False)
     size = BULK // 3 - HEADER_SIZE

@@ -58,7 +58,7 @@ def test_our_reset_closes_and_a_second_one_is_silent(side: tuple[Endpoint, Strea
     assert stream.state == CLOSED
 
 
-def test_sending_after_our_end_is_our_bug(side: tuple[Endpoint, StreamState]) -> None:
+def test_sending_after_our_end_is_a_local_error(side: tuple[Endpoint, StreamState]) -> None:
     endpoint, stream = side
     endpoint.protocol.send_data(stream, END, b"", b"")
     with pytest.raises(LocalProtocolError, match="stream 1: END was sent already"):

@@ -8,7 +8,7 @@ class Reader:
         self.inbox = [*inbox]
 
 
-def test_the_one_whose_oldest_message_has_waited_longest_is_first() -> None:
+def test_the_stream_unread_the_longest_is_first() -> None:
     stalls = Stalls()
     first, second, third = Reader("a"), Reader("b"), Reader("c")
     stalls.observe([second], 1.0)
@@ -17,7 +17,7 @@ def test_the_one_whose_oldest_message_has_waited_longest_is_first() -> None:
     assert stalls.longest_first() == [second, first, third]
 
 
-def test_a_reader_that_took_something_waits_from_now_on() -> None:
+def test_a_reader_that_took_a_message_starts_over() -> None:
     stalls = Stalls()
     first, second = Reader(object(), object()), Reader(object())
     stalls.observe([first], 1.0)
@@ -27,7 +27,7 @@ def test_a_reader_that_took_something_waits_from_now_on() -> None:
     assert stalls.longest_first() == [second, first]
 
 
-def test_more_messages_do_not_make_a_reader_wait_less() -> None:
+def test_more_messages_do_not_start_a_reader_over() -> None:
     stalls = Stalls()
     first, second = Reader(object()), Reader(object())
     stalls.observe([first], 1.0)

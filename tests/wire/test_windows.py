@@ -28,7 +28,7 @@ def grants(endpoint: Endpoint) -> list[tuple[int, int]]:
     return [(frame.stream_id, int.from_bytes(frame.body, "big")) for frame in frames]
 
 
-def test_a_message_is_held_until_it_is_taken_and_given_back_from_half_a_window_on() -> None:
+def test_a_message_is_held_until_it_is_acknowledged_and_credited_from_half_a_window_on() -> None:
     server, (stream,) = server_with(1)
     server.receive(message(1, 20 * KIB), message(1, 20 * KIB))
     assert (stream.held, grants(server)) == (40 * KIB, [])
@@ -39,7 +39,7 @@ def test_a_message_is_held_until_it_is_taken_and_given_back_from_half_a_window_o
     assert stream.used == 0
 
 
-def test_the_connection_is_given_back_what_all_streams_took_together() -> None:
+def test_the_connection_is_credited_for_all_streams_together() -> None:
     server, streams = server_with(4)
     for stream in streams:
         server.receive(message(stream.id, 16 * KIB))
@@ -48,7 +48,7 @@ def test_the_connection_is_given_back_what_all_streams_took_together() -> None:
     assert server.protocol.recv_window == LIMITS.connection_window
 
 
-def test_what_nobody_will_take_is_given_back_on_arrival() -> None:
+def test_bytes_that_will_not_be_read_are_credited_on_arrival() -> None:
     server, streams = server_with(2)
     server.protocol.reset_stream(streams[0], Code.CANCELLED)
     for _ in range(2):
@@ -58,7 +58,7 @@ def test_what_nobody_will_take_is_given_back_on_arrival() -> None:
     assert grants(server)[0][0] == 0
 
 
-def test_data_without_a_message_is_given_back_to_its_stream() -> None:
+def test_data_without_a_message_is_credited_to_its_stream() -> None:
     server, (stream,) = server_with(1)
     for _ in range(20):
         server.receive(Frame(DATA, 0, 1, b"", b"x" * (10 * KIB)))
@@ -66,7 +66,7 @@ def test_data_without_a_message_is_given_back_to_its_stream() -> None:
     assert stream.used < WINDOW
 
 
-def test_the_end_of_a_stream_gives_back_what_it_held() -> None:
+def test_the_end_of_a_stream_credits_what_it_held() -> None:
     for last in (message(1, 1000), data(1, b"", END), data(1, b"x", WHOLE)):
         server, (stream,) = server_with(1)
         server.receive(message(1, 60 * KIB))
@@ -78,7 +78,7 @@ def test_the_end_of_a_stream_gives_back_what_it_held() -> None:
         assert server.protocol.recv_window + server.protocol.consumed == 2 * WINDOW
 
 
-def test_a_reset_gives_back_what_the_stream_held() -> None:
+def test_a_reset_credits_what_the_stream_held() -> None:
     server, streams = server_with(2)
     for stream in streams:
         server.receive(message(stream.id, 60 * KIB))
@@ -86,7 +86,7 @@ def test_a_reset_gives_back_what_the_stream_held() -> None:
     assert grants(server) == [(0, 60 * KIB + 2 * OPEN_COST)]
 
 
-def test_our_end_is_no_reason_to_keep_credit_but_the_peers_is() -> None:
+def test_a_stream_is_credited_after_our_end_but_not_after_the_peers() -> None:
     server, (stream,) = server_with(1)
     server.receive(message(1, 60 * KIB))
     server.receive(data(1, b"", END))
@@ -111,7 +111,7 @@ def test_a_message_larger_than_every_window_arrives() -> None:
     assert rounds > 5
 
 
-def test_large_messages_that_nobody_takes_stop_at_the_window_and_one_message() -> None:
+def test_unread_large_messages_stop_at_the_window_and_one_message() -> None:
     client = make(is_server=False, told=LIMITS)
     server = make(is_server=True, limits=LIMITS)
     stream = client.open(0)
@@ -130,13 +130,13 @@ def test_large_messages_that_nobody_takes_stop_at_the_window_and_one_message() -
     assert grants(server)
 
 
-def test_a_large_message_counts_whole_when_it_is_taken() -> None:
+def test_a_large_message_is_acknowledged_as_a_whole() -> None:
     server, (stream,) = server_with(1)
     server.receive(data(1, b"x" * 1000, MESSAGE | MORE), data(1, b"x" * 1000, MESSAGE))
     assert server.events[-1][5] == stream.held == 2024
 
 
-def test_readers_that_stall_leave_the_rest_of_the_window_to_the_others() -> None:
+def test_stalled_readers_leave_the_rest_of_the_window_to_others() -> None:
     """With a fixed step of half the window, the others would be stuck here for ever."""
     server, streams = server_with(3)
     server.receive(message(1, 50 * KIB), message(3, 30 * KIB))
@@ -148,7 +148,7 @@ def test_readers_that_stall_leave_the_rest_of_the_window_to_the_others() -> None
     assert not server.protocol.starved
 
 
-def test_a_connection_is_starved_when_readers_that_stall_hold_nearly_all_of_it() -> None:
+def test_a_connection_is_starved_when_unread_streams_hold_nearly_all_of_its_window() -> None:
     limits = Limits(stream_window=WINDOW, connection_window=WINDOW)
     server = make(is_server=True, limits=limits)
     server.receive(open_frame(1, 0, b""), message(1, 40 * KIB))
@@ -165,7 +165,7 @@ def test_a_credit_of_nothing_is_never_sent() -> None:
     assert grants(server) == []
 
 
-def test_credit_is_given_back_only_for_what_was_held() -> None:
+def test_only_held_bytes_are_credited() -> None:
     server, (stream,) = server_with(1)
     server.protocol.acknowledge(stream, 1000)
     assert (stream.held, stream.consumed) == (0, OPEN_COST)

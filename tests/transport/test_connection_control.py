@@ -39,17 +39,17 @@ def call(side: Facing) -> UnaryStream:
 async def test_a_reset_that_cannot_be_read_fails_its_call_only() -> None:
     async with facing(is_server=False) as side:
         first, second = call(side), call(side)
-        await side.say(Frame(RESET, 0, first.id, b"", b"\xc1"), data(second.id, b"\1", WHOLE))
+        await side.send(Frame(RESET, 0, first.id, b"", b"\xc1"), data(second.id, b"\1", WHOLE))
         with pytest.raises(CallError, match="a malformed Reset: ") as caught:
             await within(first.future)
         assert caught.value.code is Code.UNKNOWN
         assert await within(second.future) == b"\1"
 
 
-async def test_a_code_that_is_not_known_is_unknown() -> None:
+async def test_an_unknown_code_becomes_unknown() -> None:
     async with facing(is_server=False) as side:
         stream = call(side)
-        await side.say(Frame(RESET, 0, stream.id, b"", pack([99, "new", {}])))
+        await side.send(Frame(RESET, 0, stream.id, b"", pack([99, "new", {}])))
         with pytest.raises(CallError, match="new") as caught:
             await within(stream.future)
         assert caught.value.code is Code.UNKNOWN
@@ -59,13 +59,13 @@ async def test_the_name_of_an_exception_is_only_a_name() -> None:
     async with facing(is_server=False) as side:
         for name in ("eval", "SystemExit", "__import__", "KeyboardInterrupt", 7, None):
             stream = call(side)
-            await side.say(Frame(RESET, 0, stream.id, b"", pack([2, "1/0", {"type": name}])))
+            await side.send(Frame(RESET, 0, stream.id, b"", pack([2, "1/0", {"type": name}])))
             with pytest.raises(CallError, match="1/0") as caught:
                 await within(stream.future)
             assert type(caught.value) is HandlerError
 
 
-async def test_what_sees_errors_first_sees_those_of_the_peer_not_our_own() -> None:
+async def test_see_error_gets_errors_of_the_peer_and_not_our_own() -> None:
     options = ConnectionOptions(limits=Limits(max_message=KIB))
     async with facing(options, is_server=False) as side:
         seen: list[object] = []
@@ -79,8 +79,8 @@ async def test_what_sees_errors_first_sees_those_of_the_peer_not_our_own() -> No
             stream.see_error = see
             side.conn.open(stream, 0, META, b"")
         theirs, ours = streams
-        await side.say(Frame(RESET, 0, theirs.id, b"", pack([2, "sealed", {}])))
-        await side.say(data(ours.id, b"x" * 2 * KIB, WHOLE))
+        await side.send(Frame(RESET, 0, theirs.id, b"", pack([2, "sealed", {}])))
+        await side.send(data(ours.id, b"x" * 2 * KIB, WHOLE))
         for stream, text, remote in ((theirs, "really", True), (ours, "max_message", False)):
             with pytest.raises(ResourceExhausted, match=text) as caught:
                 await within(stream.recv())
@@ -88,41 +88,41 @@ async def test_what_sees_errors_first_sees_those_of_the_peer_not_our_own() -> No
         assert seen == [(2, "sealed", {})]
 
 
-async def test_a_go_away_that_cannot_be_read_is_still_one() -> None:
+async def test_an_unreadable_go_away_still_counts() -> None:
     async with facing(is_server=False) as side:
         stream = call(side)
-        await side.say(Frame(GOAWAY, 0, 0, b"", b"\xc1"))
+        await side.send(Frame(GOAWAY, 0, 0, b"", b"\xc1"))
         with pytest.raises(Unavailable) as caught:
             await within(stream.future)
         assert caught.value.unserved
         assert not side.conn.usable
 
 
-async def test_a_denial_is_told_as_what_it_is() -> None:
+async def test_a_denial_becomes_unauthenticated() -> None:
     async with facing(is_server=False) as side:
         denial = go_away_frame(0, Code.UNAUTHENTICATED, "who are you")
-        await side.say(*parse_frames(denial))
+        await side.send(*parse_frames(denial))
         with pytest.raises(Unauthenticated, match="who are you") as caught:
             await within(side.conn.wait_handshake())
         assert caught.value.unserved
 
 
-async def test_a_client_that_says_go_away_is_served_until_it_has_gone() -> None:
+async def test_a_client_that_sends_go_away_is_served_until_it_closes() -> None:
     async with facing() as side:
-        await side.say(*parse_frames(go_away_frame(0, Code.OK, "bye")))
-        await side.say(Frame(1, WHOLE, 1, META, b"\x90"))
+        await side.send(*parse_frames(go_away_frame(0, Code.OK, "bye")))
+        await side.send(Frame(1, WHOLE, 1, META, b"\x90"))
         assert len(side.inbound) == 1
         assert not side.conn.closed
 
 
-async def test_nothing_is_said_after_the_end() -> None:
+async def test_nothing_is_sent_after_the_end() -> None:
     async with facing() as side:
         side.conn.transport.abort()
-        await side.turns()
+        await side.run_loop()
         side.conn.go_away(message="too late")
         side.conn.ping()
         side.conn.drain()
-        await side.turns()
+        await side.run_loop()
         assert side.conn.closed
         await within(side.conn.close())
 
@@ -130,44 +130,56 @@ async def test_nothing_is_said_after_the_end() -> None:
 async def test_a_second_go_away_counts_from_the_last_call_that_came() -> None:
     async with facing() as side:
         side.conn.go_away(message="draining")
-        assert (await side.hear_a(GOAWAY)).stream_id == MAX_STREAM_ID
-        await side.say(Frame(1, WHOLE, 7, META, b"\x90"))
+        assert (await side.receive_kind(GOAWAY)).stream_id == MAX_STREAM_ID
+        await side.send(Frame(1, WHOLE, 7, META, b"\x90"))
         side.conn.go_away(final=True, message="over")
-        assert (await side.hear_a(GOAWAY)).stream_id == 7
-        await side.say(Frame(1, WHOLE, 9, META, b"\x90"), Frame(PING, 0, 0, b"", b"12345678"))
-        assert (await side.hear()).kind == PING
+        assert (await side.receive_kind(GOAWAY)).stream_id == 7
+        await side.send(Frame(1, WHOLE, 9, META, b"\x90"), Frame(PING, 0, 0, b"", b"12345678"))
+        assert (await side.receive()).kind == PING
         assert len(side.inbound) == 1
 
 
-async def test_credit_for_a_call_that_has_sent_everything_is_of_no_use() -> None:
+async def test_credit_for_a_call_that_has_sent_everything_is_ignored() -> None:
     async with facing(is_server=False) as side:
         stream = call(side)
-        await side.say(*parse_frames(credit_frame(stream.id, 1000)), data(stream.id, b"\1", WHOLE))
+        await side.send(*parse_frames(credit_frame(stream.id, 1000)), data(stream.id, b"\1", WHOLE))
         assert await within(stream.future) == b"\1"
 
 
-async def test_load_frames_are_ignored_where_nobody_asked_for_them() -> None:
+async def test_load_frames_are_ignored_without_a_handler() -> None:
     for is_server in (False, True):
         async with facing(is_server=is_server) as side:
-            await side.say(*[Frame(LOAD, 0, 0, b"", pack({"in_flight": 1}))] * 200)
+            await side.send(*[Frame(LOAD, 0, 0, b"", pack({"in_flight": 1}))] * 200)
             assert not side.conn.closed
 
 
-async def test_who_asks_for_load_reports_without_end_is_cut() -> None:
+async def test_a_client_that_keeps_requesting_load_reports_is_cut() -> None:
     async with facing(is_server=True, options=ConnectionOptions(max_pings=1)) as side:
         asked: list[bytes] = []
         side.conn.set_load_handler(lambda _, body: asked.append(body))
-        await side.say(*[Frame(LOAD, 0, 0)] * 10)
+        await side.send(*[Frame(LOAD, 0, 0)] * 10)
         assert asked == [b""] * 10
         assert not side.conn.closed
-        await side.say(Frame(LOAD, 0, 0))
+        await side.send(Frame(LOAD, 0, 0))
         assert len(asked) == 10
         assert "too many requests for load reports" in str(side.conn.error)
 
 
-async def test_a_client_takes_as_many_reports_as_come() -> None:
+async def test_a_client_takes_any_number_of_reports() -> None:
     async with facing(is_server=False, options=ConnectionOptions(max_pings=1)) as side:
         told: list[bytes] = []
         side.conn.set_load_handler(lambda _, body: told.append(body))
-        await side.say(*[Frame(LOAD, 0, 0, b"", b"x")] * 50)
+        await side.send(*[Frame(LOAD, 0, 0, b"", b"x")] * 50)
         assert told == [b"x"] * 50
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+async def test_a_peer_that_sends_too_many_pings_is_cut(is_server: bool) -> None:
+    async with facing(ConnectionOptions(max_pings=2), is_server=is_server) as side:
+        ping = Frame(PING, 0, 0, b"", b"12345678")
+        for _ in range(10):
+            await side.send(*[ping] * 20)
+            side.clock.advance(10.0)
+        assert not side.conn.closed
+        await side.send(*[ping] * 21)
+        await side.ended("too many pings")

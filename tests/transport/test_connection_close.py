@@ -11,7 +11,7 @@ from tests.wire.endpoints import open_frame
 ERROR = ConnectionClosed("time is up")
 
 
-async def test_all_are_closed_and_what_they_sent_last_arrives() -> None:
+async def test_all_connections_are_closed_and_their_last_messages_arrive() -> None:
     async with connected("socketpair") as one, connected("socketpair") as two:
         ours, theirs = await one.both()
         one.client.protocol.send_data(ours, MESSAGE, b"", b"last")
@@ -21,28 +21,28 @@ async def test_all_are_closed_and_what_they_sent_last_arrives() -> None:
         assert (await within(theirs.recv()))[2] == b"last"
 
 
-async def test_nothing_to_close_is_no_wait() -> None:
+async def test_closing_no_connections_returns_at_once() -> None:
     await close_all([], ERROR)
 
 
-async def test_who_takes_nothing_is_cut() -> None:
+async def test_a_peer_that_does_not_read_is_cut() -> None:
     async with facing(small_buffers=True) as side:
-        await side.say(open_frame(1, 0, b""))
+        await side.send(open_frame(1, 0, b""))
         for _ in range(8):
             side.conn.protocol.send_data(side.inbound[0].stream, MESSAGE, b"", b"x" * 30_000)
-        await side.turns()
+        await side.run_loop()
         await within(close_all([side.conn], ERROR))
         assert side.conn.closed
 
 
-async def test_to_cancel_it_is_to_cut_all() -> None:
+async def test_cancelling_cuts_all_connections() -> None:
     async with facing(small_buffers=True) as side:
-        await side.say(open_frame(1, 0, b""))
+        await side.send(open_frame(1, 0, b""))
         for _ in range(8):
             side.conn.protocol.send_data(side.inbound[0].stream, MESSAGE, b"", b"x" * 30_000)
-        await side.turns()
+        await side.run_loop()
         closing = asyncio.create_task(close_all([side.conn], ERROR))
-        await side.turns()
+        await side.run_loop()
         closing.cancel()
         await asyncio.wait([closing])
         await within(asyncio.shield(side.conn.ended))

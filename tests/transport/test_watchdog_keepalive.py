@@ -17,13 +17,13 @@ def test_silence_is_answered_by_a_ping_sooner_with_calls_open() -> None:
         )
 
 
-def test_what_was_heard_counts_from_the_check_that_tells_of_it() -> None:
+def test_activity_counts_from_the_check_that_reports_it() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     assert alive.check(5.0, active=True, busy=True) == (PingAction.WAIT, 6.0)
     assert alive.check(6.0, active=False, busy=True) == (PingAction.PING, 8.5)
 
 
-def test_a_ping_is_waited_for_then_repeated_then_given_up() -> None:
+def test_a_ping_without_an_answer_is_repeated_then_the_peer_is_given_up() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     moves = [alive.check(now, active=False, busy=True)[0] for now in (1.0, 3.4, 3.5, 5.9, 6.0)]
     assert moves == [
@@ -44,7 +44,7 @@ def test_a_dead_peer_with_calls_open_is_given_up_within_seven_seconds() -> None:
     assert now <= 0.9 + 7.0
 
 
-def test_no_ping_is_sooner_after_another_than_the_peer_takes() -> None:
+def test_pings_keep_the_interval_that_the_peer_asks_for() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     alive.set_min_interval(4000)
     checks = [alive.check(now, active=False, busy=True) for now in (1.0, 4.0, 6.5, 8.0, 12.0)]
@@ -67,7 +67,7 @@ def test_a_peer_cannot_forbid_pings(told: object, least: float) -> None:
     assert alive.min_interval == least
 
 
-def test_any_sign_of_life_begins_anew() -> None:
+def test_activity_starts_the_silence_over() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     alive.check(1.0, active=False, busy=True)
     alive.check(3.5, active=False, busy=True)
@@ -76,7 +76,7 @@ def test_any_sign_of_life_begins_anew() -> None:
     assert alive.pinged_at is None
 
 
-def test_an_answer_tells_the_round_trip_and_an_unasked_one_nothing() -> None:
+def test_an_answer_sets_the_round_trip_and_an_unrequested_one_does_not() -> None:
     alive = Keepalive(OPTIONS, 0.0)
     alive.on_pong(0.5)
     assert alive.round_trip is None

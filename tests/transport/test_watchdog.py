@@ -1,0 +1,355 @@
+"""What time does to a connection: nothing here waits for a clock of the machine."""
+
+import asyncio
+import dataclasses
+import itertools
+
+import pytest
+
+from rap.errors import Code, DeadlineExceeded, ResourceExhausted, Unavailable
+from rap.transport import ConnectionOptions, Stream, UnaryStream
+from rap.wire.frames import (
+    ACK,
+    DATA,
+    GOAWAY,
+    HEADER,
+    MAX_STREAM_ID,
+    MESSAGE,
+    OPEN,
+    PING,
+    RESET,
+    Frame,
+    read_reset,
+)
+from rap.wire.limits import Limits
+from tests.loopback import within
+from tests.transport.facing import facing
+from tests.transport.pairs import KIB, META
+from tests.wire.endpoints import data, hello, open_frame
+
+TIMES = ConnectionOptions(timeout=9.0, handshake_timeout=5.0)
+
+
+@pytest.mark.parametrize("sent", [b"", hello().encode()[:-1]])
+async def test_a_peer_without_a_hello_is_cut(sent: bytes) -> None:
+    async with facing(TIMES, handshake=False) as side:
+        await side.send_bytes(sent)
+        side.advance(4.9)
+        await side.run_loop()
+        assert not side.conn.closed
+        side.advance(0.2)
+        await side.ended("sent no Hello in 5.0 s")
+
+
+async def test_an_unfinished_frame_ends_an_idle_connection() -> None:
+    async with facing(TIMES) as side:
+        await side.send_bytes(HEADER.pack(100, OPEN, 5, 1, 0))
+        side.advance(8.9)
+        await side.run_loop()
+        assert not side.conn.closed
+        side.advance(0.2)
+        await side.ended("did not finish a frame in 9.0 s")
+
+
+async def test_a_frame_that_trickles_in_gets_no_more_time() -> None:
+    async with facing(TIMES) as side:
+        await side.send_bytes(HEADER.pack(100, OPEN, 5, 1, 0))
+        for _ in range(9):
+            await side.send_bytes(b"x")
+            side.advance(1.0)
+        await side.ended("did not finish a frame in 9.0 s")
+
+
+async def test_slow_frames_that_arrive_do_not_count_as_a_stall() -> None:
+    async with facing(TIMES) as side:
+        raw = b"".join(open_frame(n).encode() for n in range(1, 21, 2))
+        size = len(open_frame(1).encode())
+        await side.send_bytes(raw[:5])
+        for start in range(5, len(raw), size):
+            side.advance(5.0)
+            await side.send_bytes(raw[start : start + size])
+        assert not side.conn.closed
+        assert len(side.inbound) == 10
+
+
+async def test_deadlines_end_their_streams_and_no_others() -> None:
+    async with facing(is_server=False) as side:
+        now = side.clock.monotonic()
+        soon, late = UnaryStream(side.conn, now + 1.0), UnaryStream(side.conn, now + 2.0)
+        for call in (soon, late):
+            side.conn.open_unary(call, META, b"")
+        side.advance(1.0)
+        with pytest.raises(DeadlineExceeded, match="the deadline of the call passed"):
+            await soon.future
+        assert not late.future.done()
+        await side.receive()
+        await side.receive()
+        reset = await side.receive()
+        assert (reset.kind, reset.stream_id) == (RESET, soon.id)
+        assert read_reset(reset.body)[0] == Code.DEADLINE_EXCEEDED
+        late.fail(Unavailable("over"))
+        assert late.future.exception() is not None
+
+
+async def test_a_silent_peer_with_calls_open_is_pinged_twice_then_cut() -> None:
+    async with facing(is_server=False) as side:
+        stream = Stream(side.conn)
+        side.conn.open(stream, 0, META, b"")
+        assert (await side.receive()).kind == OPEN
+        side.advance(0.5)  # what was heard before, the Hello, counts from here on
+        side.advance(1.0)
+        assert (await side.receive()).kind == PING
+        side.advance(2.5)
+        assert (await side.receive()).kind == PING
+        side.advance(2.5)
+        await side.ended("answered no ping for 5.0 s")
+        with pytest.raises(
+            Unavailable, match=r"answered no ping for 5\.0 s: it is gone, or something blocks its"
+        ):
+            await stream.recv()
+
+
+async def test_a_silent_peer_is_cut_soon_when_it_is_asked_to_leave() -> None:
+    async with facing() as side:
+        side.advance(0.0)
+        side.conn.go_away(message="draining")
+        assert (await side.receive()).kind == GOAWAY
+        side.advance(1.0)
+        assert (await side.receive()).kind == PING
+        side.advance(2.5)
+        side.advance(2.5)
+        await side.ended("answered no ping for 5.0 s")
+
+
+async def test_any_byte_of_the_peer_counts_as_activity() -> None:
+    async with facing(is_server=False) as side:
+        side.conn.open(Stream(side.conn), 0, META, b"")
+        side.advance(0.0)
+        for _ in range(5):
+            side.advance(2.5)
+            await side.send(Frame(99, 0, 0))
+        assert not side.conn.closed
+
+
+async def test_the_answer_to_a_ping_sets_the_round_trip() -> None:
+    async with facing() as side:
+        side.advance(0.0)
+        side.advance(30.0)
+        ping = await side.receive()
+        side.clock.advance(0.25)
+        await side.send(Frame(PING, ACK, 0, b"", ping.body))
+        assert side.conn.round_trip == 0.25
+
+
+async def test_an_idle_connection_is_pinged_at_the_idle_interval() -> None:
+    async with facing() as side:
+        side.advance(0.0)
+        side.advance(29.0)
+        await side.run_loop()
+        side.advance(1.0)
+        assert (await side.receive()).kind == PING
+
+
+async def test_an_idle_connection_is_asked_to_leave() -> None:
+    async with facing(ConnectionOptions(idle_timeout=20.0)) as side:
+        side.advance(10.0)
+        await side.send(open_frame(1))
+        side.advance(10.0)
+        side.conn.protocol.send_response(side.inbound[0].stream, b"\1")
+        side.advance(1.0)
+        side.advance(18.0)
+        assert not side.conn.draining
+        side.advance(1.0)
+        assert side.conn.draining
+        assert (await side.receive_kind(GOAWAY)).stream_id == MAX_STREAM_ID
+        assert not side.conn.closed
+
+
+async def test_an_old_connection_is_asked_to_leave_and_its_calls_continue() -> None:
+    async with facing(ConnectionOptions(max_age=100.0)) as side:
+        await side.send(open_frame(1, 0, b""))
+        side.advance(0.0)
+        side.advance(100.0)
+        assert (await side.receive_kind(GOAWAY)).stream_id == MAX_STREAM_ID
+        await side.send(data(1, b"still"), open_frame(3))
+        assert [await side.inbound[0].stream.recv(), len(side.inbound)] == [
+            (MESSAGE, b"", b"still"),
+            2,
+        ]
+
+
+async def test_a_client_leaves_before_its_stream_ids_run_out() -> None:
+    async with facing(is_server=False) as side:
+        side.conn.protocol.next_id = MAX_STREAM_ID - 2**20
+        side.conn.open(Stream(side.conn), 0, META, b"")
+        side.advance(1.0)
+        assert not side.conn.usable
+        assert not side.conn.closed
+
+
+def flood(stream: Stream, count: int) -> None:
+    """Let a handler send messages without waiting for anything."""
+    for _ in range(count):
+        stream.conn.protocol.send_data(stream, MESSAGE, b"", b"x" * 30_000)
+
+
+async def test_a_peer_that_does_not_read_is_cut_and_the_buffer_stays_bounded() -> None:
+    options = ConnectionOptions(timeout=9.0, write_buffer=64 * KIB)
+    async with facing(options, small_buffers=True) as side:
+        await side.send(*(open_frame(n, 0, b"") for n in range(1, 41, 2)))
+        for inbound in side.inbound:
+            flood(inbound.stream, 30)
+            await asyncio.sleep(0)
+        assert side.conn.paused
+        assert side.conn.transport.get_write_buffer_size() < 3 * 2**20
+        side.advance(8.9)
+        await side.run_loop()
+        assert not side.conn.closed
+        side.advance(0.2)
+        await side.ended("read nothing for 9.0 s")
+
+
+async def test_a_slow_peer_that_reads_something_stays_connected() -> None:
+    options = ConnectionOptions(timeout=9.0, write_buffer=64 * KIB)
+    async with facing(options, small_buffers=True) as side:
+        await side.send(open_frame(1, 0, b""))
+        flood(side.inbound[0].stream, 30)
+        await side.run_loop()
+        assert side.conn.paused
+        for _ in range(10):
+            side.advance(5.0)
+            assert (await side.receive()).kind in (DATA, PING)
+            await side.send(Frame(PING, ACK, 0, b"", b"12345678"))
+        assert not side.conn.closed
+
+
+async def test_a_message_that_waited_for_the_transport_arrives() -> None:
+    options = ConnectionOptions(write_buffer=16 * KIB)
+    async with facing(options, small_buffers=True) as side:
+        await side.send(open_frame(1, 0, b""))
+        stream = side.inbound[0].stream
+
+        async def write() -> None:
+            for n in range(30):
+                await stream.send(n.to_bytes(2, "big") * 10_000)
+
+        writing = asyncio.create_task(write())
+        await side.run_loop()
+        assert side.conn.paused
+        assert not writing.done()
+        sizes = [len((await side.receive()).body) for _ in range(30)]
+        await within(writing)
+        assert sizes == [20_000] * 30
+        assert not side.conn.paused
+
+
+async def test_a_peer_that_sends_requests_and_never_reads_is_cut_before_memory_runs_out() -> None:
+    options = ConnectionOptions(limits=Limits(max_streams=1))
+    async with facing(options, small_buffers=True) as side:
+
+        async def ask_for_ever() -> None:
+            ids = itertools.count(1, 2)
+            while True:
+                await side.send(*(open_frame(next(ids)) for _ in range(2000)))
+
+        with pytest.raises(ConnectionError):
+            await within(ask_for_ever())
+        await side.ended("does not read what it asks for")
+
+
+async def test_closing_takes_bounded_time_if_the_peer_does_not_read() -> None:
+    async with facing(ConnectionOptions(timeout=9.0), small_buffers=True) as side:
+        await side.send(open_frame(1, 0, b""))
+        flood(side.inbound[0].stream, 8)
+        await side.run_loop()
+        closing = asyncio.create_task(side.conn.close())
+        await side.run_loop()
+        side.advance(8.9)
+        await side.run_loop()
+        assert not closing.done()
+        side.advance(0.2)
+        await within(closing)
+
+
+def stalled_server() -> ConnectionOptions:
+    window = 64 * KIB
+    return ConnectionOptions(limits=Limits(stream_window=window, connection_window=2 * window))
+
+
+async def test_if_unread_streams_hold_the_whole_window_the_one_unread_the_longest_is_reset() -> (
+    None
+):
+    async with facing(stalled_server()) as side:
+        await side.send(*(open_frame(n, 0, b"") for n in (1, 3, 5)))
+        first, second, third = (inbound.stream for inbound in side.inbound)
+        await side.send(*[data(first.id, b"x" * 10 * KIB)] * 4)
+        side.advance(1.0)
+        await side.send(*[data(second.id, b"x" * 10 * KIB)] * 6)
+        side.advance(1.0)
+        assert not side.conn.protocol.starved
+        await side.send(*[data(third.id, b"x" * 4 * KIB)] * 5)
+        assert side.conn.protocol.starved
+        side.advance(1.0)
+        side.advance(9.9)
+        assert first.error is None
+        side.advance(0.2)
+        with pytest.raises(
+            ResourceExhausted, match="41008 bytes of this call were not read for 10 s"
+        ):
+            await first.recv()
+        code, _, details = read_reset((await side.receive_kind(RESET)).body)
+        assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "connection_window"})
+        assert (second.error, third.error) == (None, None)
+        assert not side.conn.protocol.starved
+        side.advance(20.0)
+        assert second.error is None
+
+
+async def test_stall_timeout_is_an_option() -> None:
+    options = dataclasses.replace(stalled_server(), stall_timeout=3.0)
+    async with facing(options) as side:
+        await side.send(open_frame(1, 0, b""), open_frame(3, 0, b""))
+        for number in (1, 3):
+            await side.send(*[data(number, b"x" * 10 * KIB)] * 6)
+        side.advance(1.0)
+        side.advance(2.9)
+        assert side.inbound[0].stream.error is None
+        side.advance(0.1)
+        assert "for 3 s" in str(side.inbound[0].stream.error)
+
+
+async def test_a_reader_that_continues_in_time_is_not_reset() -> None:
+    async with facing(stalled_server()) as side:
+        await side.send(open_frame(1, 0, b""), open_frame(3, 0, b""))
+        first, second = (inbound.stream for inbound in side.inbound)
+        for stream in (first, second):
+            await side.send(*[data(stream.id, b"x" * 10 * KIB)] * 6)
+        assert side.conn.protocol.starved
+        side.advance(1.0)
+        for _ in range(4):
+            await first.recv()
+        side.advance(30.0)
+        assert (first.error, second.error) == (None, None)
+
+
+async def test_as_many_stalled_streams_are_reset_as_necessary() -> None:
+    async with facing(stalled_server()) as side:
+        await side.send(*(open_frame(n, 0, b"") for n in range(1, 42, 2)))
+        for inbound in side.inbound:
+            await side.send(data(inbound.stream.id, b"x" * 6000))
+        side.advance(0.0)
+        side.advance(10.0)
+        await side.run_loop()
+        reset = [inbound.stream.error is not None for inbound in side.inbound]
+        assert 1 < sum(reset) < 10
+        assert reset == sorted(reset, reverse=True)
+        assert not side.conn.protocol.starved
+
+
+async def test_the_timer_does_not_fire_after_the_end() -> None:
+    async with facing() as side:
+        side.conn.transport.abort()
+        await side.ended("lost")
+        side.advance(100.0)
+        side.conn.watchdog.schedule(side.clock.monotonic())
+        assert side.conn.closed
