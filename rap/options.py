@@ -10,11 +10,12 @@ type checkers and editors (`takes_options_of`), of the docstrings, and of the ta
 """
 
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from math import inf
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 __all__ = [
     "DeclaredOption",
@@ -83,23 +84,35 @@ class Option:
         return "" if self.least is None else f"at least {_number(self.least)}"
 
 
-class DeclaredOption(NamedTuple):
+class DeclaredOption:
     """One field of a dataclass that has an `Option`.
 
     Args:
         name: Name of the field.
         default: Value of the field if users give none.
+        kind: Type of the field, without its `Option`.
+        option: The declaration.
+
+    Attributes:
         kind: Type of the value that is checked: `bool`, `int`, `float` or `str`; `None` for another
             type, which is checked where it is used.
-        optional: The value may be `None`.
-        option: The declaration.
+        optional: Whether the value may be `None`.
     """
 
-    name: str
-    default: Any
-    kind: type | None
-    optional: bool
-    option: Option
+    __slots__ = ("default", "kind", "name", "option", "optional")
+
+    def __init__(self, name: str, default: Any, kind: Any, option: Option) -> None:
+        kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        checked = [each for each in kinds if each is not types.NoneType]
+        self.name = name
+        self.default = default
+        self.option = option
+        self.optional = len(checked) < len(kinds)
+        self.kind: type | None = None
+        if len(checked) == 1 and checked[0] in (bool, int, float, str):
+            self.kind = checked[0]
+        if self.kind is str and self.optional:
+            self.kind = None
 
     def check(self, value: object) -> None:
         """Check a value.
@@ -149,22 +162,9 @@ class DeclaredOption(NamedTuple):
         return low, inf if most is None else most
 
 
-@functools.cache
-def declared_options(config: type) -> tuple[DeclaredOption, ...]:
+def declared_options(config: type) -> list[DeclaredOption]:
     """Return the options that a dataclass declares, in their order."""
-    declared = []
-    for each in fields(config):
-        metadata = getattr(each.type, "__metadata__", ())
-        if metadata:
-            kind = each.type.__origin__  # type: ignore[union-attr]  # it is an Annotated
-            kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-            optional = types.NoneType in kinds
-            plain = [one for one in kinds if one is not types.NoneType]
-            checked = plain[0] if len(plain) == 1 and plain[0] in (bool, int, float, str) else None
-            if checked is str and optional:
-                checked = None
-            declared.append(DeclaredOption(each.name, each.default, checked, optional, metadata[0]))
-    return tuple(declared)
+    return [_declared(config, each.name) for each in fields(config) if each.init]
 
 
 def check_options(config: object) -> None:
@@ -174,10 +174,10 @@ def check_options(config: object) -> None:
         ValueError: A value is not allowed; the message names the option.
     """
     kind: Any = type(config)
-    for declared in declared_options(kind):
-        value = getattr(config, declared.name)
-        if value is not declared.default:
-            declared.check(value)
+    for name, default in _defaults(kind):
+        value = getattr(config, name)
+        if value is not default:
+            _declared(kind, name).check(value)
 
 
 def takes_options_of(
@@ -191,7 +191,9 @@ def takes_options_of(
     """
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        init.__wrapped__ = config.__init__  # type: ignore[attr-defined]  # for `inspect`
+        made: Any = config.__init__
+        made.__annotations__ = {}  # they have the descriptions: `help()` would be hard to read
+        init.__wrapped__ = made  # type: ignore[attr-defined]  # for `inspect`
         return init
 
     return decorate
@@ -210,7 +212,7 @@ def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
         ValueError: An option has a bad value; the message names it.
     """
     kind: Any = config
-    names = _names(kind)
+    names = {name for name, _ in _defaults(kind)}
     for name in options.keys() - names:
         from difflib import get_close_matches
 
@@ -243,8 +245,19 @@ def as_list(option: str, values: Iterable[T]) -> list[T]:
 
 
 @functools.cache
-def _names(config: type) -> frozenset[str]:
-    return frozenset(each.name for each in fields(config) if each.init)
+def _defaults(config: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((each.name, each.default) for each in fields(config) if each.init)
+
+
+@functools.cache
+def _declared(config: Any, name: str) -> DeclaredOption:
+    """Return one option. A module of options has its annotations as strings: import is faster."""
+    found = config.__dataclass_fields__[name]
+    annotation = found.type
+    if isinstance(annotation, str):
+        annotation = eval(annotation, vars(sys.modules[config.__module__]))
+    (option,) = annotation.__metadata__
+    return DeclaredOption(name, found.default, annotation.__origin__, option)
 
 
 def _number(value: float | str) -> str:

@@ -1,5 +1,7 @@
 """The options of a client: one frozen value, checked once, passed whole."""
 
+from __future__ import annotations  # evaluated when an option is used: see `rap.options`
+
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
@@ -23,7 +25,7 @@ TokenSource = Token | Callable[[], Any]
 _MAX_TOKEN = 8192  # bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClientConfig:
     """The options of `Client` and `SyncClient`.
 

@@ -1,5 +1,7 @@
 """The options of a server: one frozen value, checked once, passed whole."""
 
+from __future__ import annotations  # evaluated when an option is used: see `rap.options`
+
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -20,7 +22,7 @@ from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
 __all__ = ["ServerConfig"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServerConfig:
     """The options of `Server`.
 
