@@ -192,7 +192,7 @@ def takes_options_of(
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         made: Any = config.__init__
-        made.__annotations__ = {}  # they have the descriptions: `help()` would be hard to read
+        made.__annotations__.clear()  # descriptions and all: `help()` would be hard to read
         init.__wrapped__ = made  # type: ignore[attr-defined]  # for `inspect`
         return init
 

@@ -13,7 +13,9 @@ import click
 from rap.address import Address
 from rap.client import Client
 from rap.client.cluster import Cluster
+from rap.client.config import ClientConfig
 from rap.errors import Unavailable
+from rap.options import declared_options
 
 __all__ = ["DEFAULT_HOST", "Remote", "checked", "refuses", "remote_options"]
 
@@ -198,6 +200,12 @@ def _positive(_: click.Context, __: click.Parameter, seconds: float | None) -> f
     return seconds
 
 
+# The descriptions of the options of `Client`, in terms of the command line.
+_TEXTS = {
+    each.name: re.sub(r"`(\w+)`", lambda it: _NAMES.get(it[1], it[1]), each.option.text)
+    for each in declared_options(ClientConfig)
+    if each.name in _NAMES
+}
 _FILE = click.Path(exists=True, dir_okay=False)
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
@@ -211,14 +219,12 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--registry", metavar="URL", help="Registry to find servers in, for example redis://host."
     ),
-    click.option("--service", metavar="NAME", help="Name of the service in the registry."),
+    click.option("--service", metavar="NAME", help=_TEXTS["service"]),
     click.option("--namespace", metavar="NAME", help="Namespace in the registry."),
-    click.option("--ca", type=_FILE, help="PEM file of trusted authorities; turns on TLS."),
-    click.option(
-        "--pin", type=_FILE, help="PEM file of the only certificate to accept; turns on TLS."
-    ),
-    click.option("--cert", type=_FILE, help="PEM file of the client certificate."),
-    click.option("--key", type=_FILE, help="PEM file of the key of --cert."),
+    click.option("--ca", type=_FILE, help=_TEXTS["ssl_ca_path"]),
+    click.option("--pin", type=_FILE, help=_TEXTS["ssl_crt_path"]),
+    click.option("--cert", type=_FILE, help=_TEXTS["ssl_client_crt_path"]),
+    click.option("--key", type=_FILE, help=_TEXTS["ssl_client_key_path"]),
     click.option(
         "--token",
         envvar="RAP_TOKEN",

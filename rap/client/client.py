@@ -45,11 +45,10 @@ class Client:
             `service`. Give either `registry` or `host_list`. Default None.
         picker: Load-balancing policy that picks the server of a call: a name, or a `Picker` object.
             Default 'p2c'.
-        ssl_crt_path: PEM file of the only certificate that the client accepts from a server. The
-            client compares the whole certificate and ignores its name and its authority. It turns
-            on TLS. Default None.
-        ssl_ca_path: PEM file of the authorities that may have signed the certificate of a server.
-            The client checks the chain and the host name. It turns on TLS. Default None.
+        ssl_crt_path: PEM file of the only server certificate to accept, whatever its name and its
+            authority. Turns on TLS. Default None.
+        ssl_ca_path: PEM file of trusted authorities. The server certificate must lead to one of
+            them and have the host name. Turns on TLS. Default None.
         ssl_client_crt_path: PEM file of the certificate that the client presents to servers (mutual
             TLS). Default None.
         ssl_client_key_path: PEM file of the private key of `ssl_client_crt_path`. Default None.

@@ -64,16 +64,15 @@ class ClientConfig:
     ssl_crt_path: Annotated[
         str | None,
         Option(
-            "PEM file of the only certificate that the client accepts from a server. The client "
-            "compares the whole certificate and ignores its name and its authority. It turns on "
-            "TLS."
+            "PEM file of the only server certificate to accept, whatever its name and its "
+            "authority. Turns on TLS."
         ),
     ] = None
     ssl_ca_path: Annotated[
         str | None,
         Option(
-            "PEM file of the authorities that may have signed the certificate of a server. The "
-            "client checks the chain and the host name. It turns on TLS."
+            "PEM file of trusted authorities. The server certificate must lead to one of them and "
+            "have the host name. Turns on TLS."
         ),
     ] = None
     ssl_client_crt_path: Annotated[
