@@ -1,4 +1,4 @@
-"""Headers and rare frames as msgpack, and the check that makes a foreign body safe to decode.
+"""Headers and control frames as msgpack, and the check that makes a foreign body safe to decode.
 
 A few bytes can ask a decoder for a lot: nesting that exhausts its stack, or a million empty maps
 that become 69 MiB of objects. `check_body` answers from the bytes alone, before the first object

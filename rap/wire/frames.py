@@ -1,7 +1,7 @@
-"""Frames as bytes: the fixed header, the kinds and flags, and the rare frames (PROTOCOL.md §2, §3).
+"""Frames as bytes: the header, kinds and flags, and the control frames (PROTOCOL.md §2, §3).
 
-Open and Data, the frames of the hot path, are written and parsed in place by `protocol.py`; a
-`Frame` is the readable form for tests and tools.
+Open and Data, the frames of the hot path, are written by `sender.py` and parsed by `protocol.py`
+in place. A `Frame` is the readable form for tests and tools.
 """
 
 import struct
@@ -48,7 +48,7 @@ __all__ = [
 HEADER = struct.Struct(">IBBIH")
 HEADER_SIZE = HEADER.size
 MAX_META = 2**16 - 1
-MAX_HELLO = 2**16  # bytes: what it says is kept as long as the connection
+MAX_HELLO = 2**16  # bytes; its content is kept as long as the connection
 MAX_STREAM_ID = 2**31 - 1
 
 DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD = range(8)
@@ -61,20 +61,21 @@ END = 4  # the sender is done
 BATCH = 8  # the body is an array of messages
 # Flag of Reset: no handler began.
 UNSERVED = 1
-# Flag of a Reset that never travels: an event by which this side refused what the peer sent.
+# Flag of a Reset that is never sent: an event by which this side refused what the peer sent.
 REFUSED = 2
 # Flag of Ping: this is the answer.
 ACK = 1
 
 _COUNT = struct.Struct(">I")
-# What is left of the texts of a Reset or GoAway that is too large: bytes of UTF-8, entries.
-_LONG = 4096
-_BRIEF = 256
-_FEW = 16
+# A Reset or GoAway that is too large keeps so much: bytes of the message, bytes of a text of the
+# details, entries of the details.
+_MAX_TEXT = 4096
+_MAX_DETAIL = 256
+_MAX_DETAILS = 16
 
 
 class Frame(NamedTuple):
-    """One frame, whole."""
+    """One complete frame."""
 
     kind: int
     flags: int
@@ -90,7 +91,7 @@ class Frame(NamedTuple):
 
 
 def parse_frames(data: bytes) -> list[Frame]:
-    """Return the whole frames at the start of `data`, without any check; for tests and tools."""
+    """Return the complete frames at the start of `data`, unchecked; for tests and tools."""
     frames: list[Frame] = []
     pos = 0
     while len(data) - pos >= HEADER_SIZE:
@@ -113,7 +114,7 @@ def read_hello(body: bytes) -> dict[str, Any]:
     """Return the content of a Hello.
 
     Raises:
-        ValueError: It is no map with string keys.
+        ValueError: It is not a map with string keys.
     """
     content = unpack(body)
     if not isinstance(content, dict):
@@ -131,15 +132,15 @@ def reset_frame(
 ) -> bytes:
     """Return a Reset, which ends a stream in both directions.
 
-    It never fails, and has at most `limit` bytes of body: a long text is cut, details that cannot
-    be sent or are large are left out.
+    It never fails, and its body has at most `limit` bytes: a long message is cut, and details that
+    are large or cannot be sent are left out.
     """
     try:
         body = pack([code, message, dict(details)])
     except ValueError:
         body = b""
     if not 0 < len(body) <= limit:
-        body = pack([code, _short(message, _LONG), _small_details(details)])
+        body = pack([code, _short(message, _MAX_TEXT), _small_details(details)])
     return Frame(RESET, flags, stream_id, b"", body).encode()
 
 
@@ -147,7 +148,7 @@ def read_reset(body: bytes) -> tuple[int, str, dict[str, Any]]:
     """Return code, message and details of a Reset.
 
     Raises:
-        ValueError: It is no array of these.
+        ValueError: It is not an array of these.
     """
     match unpack(body):
         case [int(code), str(message), dict(details), *_]:
@@ -167,14 +168,14 @@ def ping_frame(token: bytes, *, ack: bool = False) -> bytes:
 
 def go_away_frame(last_stream_id: int, code: int, message: str) -> bytes:
     """Return a GoAway; `MAX_STREAM_ID` announces a drain."""
-    return Frame(GOAWAY, 0, last_stream_id, b"", pack([code, _short(message, _LONG)])).encode()
+    return Frame(GOAWAY, 0, last_stream_id, b"", pack([code, _short(message, _MAX_TEXT)])).encode()
 
 
 def read_go_away(body: bytes) -> tuple[int, str]:
     """Return code and message of a GoAway.
 
     Raises:
-        ValueError: It is no array of these.
+        ValueError: It is not an array of these.
     """
     match unpack(body):
         case [int(code), str(message), *_]:
@@ -183,15 +184,15 @@ def read_go_away(body: bytes) -> tuple[int, str]:
 
 
 def _short(text: str, most: int) -> str:
-    """Return `text` in at most `most` bytes of UTF-8, without what UTF-8 cannot carry."""
+    """Return `text` cut to `most` bytes of UTF-8, without surrogates."""
     return text[:most].encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
 
 
 def _small_details(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the short texts and the numbers of `details`."""
+    """Return the numbers of `details`, and the start of its texts."""
     kept = {
-        _short(key, _BRIEF): _short(value, _BRIEF) if isinstance(value, str) else value
+        _short(key, _MAX_DETAIL): _short(value, _MAX_DETAIL) if isinstance(value, str) else value
         for key, value in details.items()
         if isinstance(key, str) and isinstance(value, str | bool | float | None)
     }
-    return dict(list(kept.items())[:_FEW])
+    return dict(list(kept.items())[:_MAX_DETAILS])

@@ -1,4 +1,4 @@
-"""What one side accepts, and tells the peer in its Hello (PROTOCOL.md §5)."""
+"""The limits of one side, which it sends to the peer in its Hello (PROTOCOL.md §5)."""
 
 import functools
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ __all__ = ["BOUNDS", "DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room", "witho
 
 _KIB = 1024
 _MIB = 1024 * 1024
-_REQUESTS = 16  # of the largest size whose calls may be open at once
-_MESSAGES = 8  # of the largest size that may be under way at once
+_REQUESTS = 16  # default of `max_requests`, in messages of the largest size
+_MESSAGES = 8  # default of `max_unfinished`, in messages of the largest size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,21 +20,22 @@ class Limits:
     """Limits of one side of a connection.
 
     Args:
-        max_frame: Bytes of meta and body in one frame; a longer one ends the connection before
-            its body is read. 16 KiB to 64 MiB.
-        max_message: Bytes of one message, in however many frames; a longer one resets its call.
+        max_frame: Bytes of meta and body in one frame. A longer one ends the connection before its
+            body is read. 16 KiB to 64 MiB.
+        max_message: Bytes of one message, in any number of frames. A longer one resets its call.
             1 KiB to 2 GiB.
-        max_streams: Calls that the peer may have open at once. 1 to 2^20.
-        stream_window: Bytes the peer may send on one stream before user code takes some.
+        max_streams: Number of calls that the peer may have open. 1 to 2^20.
+        stream_window: Bytes that the peer may send on one stream before user code takes a message.
             64 KiB to 1 GiB.
-        connection_window: The same for all streams together; at least `stream_window`.
-        max_unfinished: Bytes of messages of which only parts have come, of all streams together;
-            one more part resets its call. At least `max_message`; `None`: eight times that.
-        max_backlog: Bytes of messages that wait to be sent on a connection; beyond it a server
-            begins no further call of that client. 1 MiB to 2^40.
-        max_requests: Bytes of requests of more than 16 KiB whose calls are open; one more resets
-            its call. At least `max_message`; `None`: sixteen times that.
-        fragment: Bytes of a frame's body when this side splits a large message. 1 KiB to 16 MiB.
+        connection_window: Bytes that the peer may send on all streams together; at least
+            `stream_window`.
+        max_unfinished: Total bytes of partially received messages. A call that would exceed it is
+            reset. At least `max_message`; `None`: eight times that.
+        max_requests: Total bytes of the requests above 16 KiB of open calls. A call that would
+            exceed it is reset. At least `max_message`; `None`: sixteen times that.
+        max_backlog: Bytes of messages that wait to be sent. Above it a server begins no call of the
+            client. 1 MiB to 2^40.
+        fragment: Bytes of the frames into which this side splits a large message. 1 KiB to 16 MiB.
     """
 
     max_frame: int = _MIB
@@ -67,18 +68,18 @@ class Limits:
 
     @property
     def most_unfinished(self) -> int:
-        """What `max_unfinished` is in bytes."""
+        """`max_unfinished` in bytes, with its default applied."""
         most = self.max_unfinished
         return _MESSAGES * self.max_message if most is None else most
 
     @property
     def most_requests(self) -> int:
-        """What `max_requests` is in bytes."""
+        """`max_requests` in bytes, with its default applied."""
         most = self.max_requests
         return _REQUESTS * self.max_message if most is None else most
 
     def to_hello(self) -> dict[str, int]:
-        """Return what the Hello says of them."""
+        """Return the limits that the Hello has."""
         return {name: getattr(self, name) for name in _TOLD}
 
 
@@ -97,7 +98,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """What the peer accepts; these values hold until its Hello has come."""
+    """The limits of the peer; the defaults hold until its Hello has arrived."""
 
     max_frame: int = 16 * _KIB
     max_message: int = 16 * _MIB
@@ -107,7 +108,7 @@ class PeerLimits:
 
     @classmethod
     def from_hello(cls, content: Mapping[str, Any]) -> "PeerLimits":
-        """Return the limits that a Hello tells; what it leaves out keeps its default.
+        """Return the limits of a Hello; a limit that it leaves out keeps its default.
 
         Raises:
             ValueError: A value is out of bounds; the message names it.
@@ -124,12 +125,12 @@ class PeerLimits:
 
 @functools.lru_cache(maxsize=64)
 def _shared(limits: PeerLimits) -> PeerLimits:
-    """Return one object for all peers that say the same, as most do."""
+    """Return one object for all peers with the same limits, as most have."""
     return limits
 
 
 def without_limits(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a Hello says beside its limits and its version."""
+    """Return the content of a Hello without limits and version."""
     return {name: value for name, value in content.items() if name not in _KNOWN}
 
 
@@ -138,12 +139,12 @@ _BEFORE_HELLO = PeerLimits()
 
 
 def no_room(calls: int, most: int, used_up: bool) -> ResourceExhausted:
-    """Return the error of a call for which a connection has no stream.
+    """Return the error of a call that a connection has no stream for.
 
     Args:
-        calls: Open on it.
-        most: The peer allows.
-        used_up: There is no id left.
+        calls: Number of open calls.
+        most: Number of open calls that the peer allows.
+        used_up: No stream id is left.
     """
     if used_up:
         return ResourceExhausted("the connection has used up its stream ids", unserved=True)

@@ -1,4 +1,4 @@
-"""A server's report of its load, as it travels (PROTOCOL.md §3.8)."""
+"""The load report of a server, and its frame (PROTOCOL.md §3.8)."""
 
 from math import isfinite
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from rap.wire.frames import LOAD, Frame
 __all__ = ["ASK_FOR_LOAD", "ServerLoad", "load_frame", "read_load"]
 
 ASK_FOR_LOAD = Frame(LOAD, 0, 0).encode()
-"""What a client sends to have a report now."""
+"""The frame by which a client requests a report."""
 
 
 class ServerLoad(NamedTuple):
-    """How loaded a server is, for all its clients together.
+    """The load of a server, for all its clients together.
 
     Args:
-        in_flight: Calls that are open.
-        latency: Seconds that calls took which came when about as many were open; `None`: unknown.
-        util: Share of one processor that it uses; more than 1 with several threads.
-        draining: New calls are not welcome.
-        clients: Connections that are open.
+        in_flight: Open calls.
+        latency: Seconds that calls take with about as many open calls; `None`: unknown.
+        util: CPU use of its process, 1.0 is one core; more than 1 with several threads.
+        draining: The server asks for no new calls.
+        clients: Open connections.
     """
 
     in_flight: int
@@ -31,15 +31,15 @@ class ServerLoad(NamedTuple):
 
 
 def load_frame(load: ServerLoad) -> bytes:
-    """Return the frame of a report."""
+    """Return a report as the bytes of its frame."""
     return Frame(LOAD, 0, 0, b"", pack(load._asdict())).encode()
 
 
 def read_load(body: bytes) -> ServerLoad:
-    """Return what a report says; entries that are not known are ignored.
+    """Return the report in the body of a frame; unknown entries are ignored.
 
     Raises:
-        ValueError: It is no such map.
+        ValueError: It is not a map, or has an invalid value.
     """
     content = unpack(body)
     if not isinstance(content, dict):

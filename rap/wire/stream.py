@@ -1,16 +1,16 @@
 """The states of a stream and of a connection (PROTOCOL.md §4).
 
-The state of a stream is two bits, so that the common moves cost one operation. Three more say that
-a message is half received (ASSEMBLING), that one waits to be sent (QUEUED), and that END is among
-what waits (ENDING); so one comparison shows a stream with which nothing is out of the ordinary.
+The state of a stream is two bits, so a common transition costs one operation. Three more bits say
+that a message has arrived in part (ASSEMBLING), that a message waits to be sent (QUEUED), and that
+END waits with it (ENDING). So one comparison identifies a stream without any of these.
 
 =================== ================ ================= ==============
 state               we send END      peer sends END    Reset, either
 =================== ================ ================= ==============
 OPEN                LOCAL_END        REMOTE_END        CLOSED
-LOCAL_END           our bug          CLOSED            CLOSED
+LOCAL_END           local error      CLOSED            CLOSED
 REMOTE_END          CLOSED           violation         CLOSED
-CLOSED              our bug          late, ignored     ignored
+CLOSED              local error      late, ignored     ignored
 =================== ================ ================= ==============
 """
 
@@ -39,21 +39,21 @@ REMOTE_END = 2
 ASSEMBLING = 4
 QUEUED = 8
 ENDING = 16
-LOCAL_DONE = LOCAL_END | ENDING  # we may send nothing more
+LOCAL_DONE = LOCAL_END | ENDING  # this side may send nothing more
 CLOSED = LOCAL_END | REMOTE_END
 
 
 class State(Enum):
     """Life of a connection."""
 
-    OPENING = "opening"  # the peer's Hello has not come
+    OPENING = "opening"  # the peer's Hello has not arrived
     OPEN = "open"
-    CLOSING = "closing"  # a violation or a last GoAway was queued; nothing more is read
+    CLOSING = "closing"  # the peer violated the protocol; nothing more is read
     CLOSED = "closed"
 
 
 class Outgoing:
-    """A message, or what is left of it, that waits for credit or for the transport."""
+    """A message, or the rest of one, that waits for a send window or for the transport."""
 
     __slots__ = ("body", "flags", "kind", "meta")
 
@@ -65,24 +65,24 @@ class Outgoing:
 
 
 class StreamState:
-    """One stream as the protocol sees it; the transport's streams derive from it.
+    """A stream as the protocol sees it; the streams of the transport extend it.
 
-    One object per stream, in one dict, holds what all layers know of the stream: a second
-    lookup per frame is measurable. Defaults of what a short call never reads stand on the class;
-    what it reads is set on the instance, where CPython finds it faster.
+    One object per stream, in one dict, has the state of all layers, because a second lookup per
+    frame is measurable. Attributes that a short call never reads have their defaults on the class.
+    The others are set on the instance, where CPython finds them faster.
     """
 
     deadline = inf  # seconds on the monotonic clock
     # Bytes of Open and Data frames, headers included.
     used = 0  # received and not yet credited to the peer, out of the stream's window
     consumed = 0  # taken by user code, not yet credited
-    # A message that is still arriving: kind, flags and meta of its first frame.
+    # A message that has arrived in part: its parts, and kind and meta of its first frame.
     parts: "list[bytes | bytearray | memoryview] | None" = None
     parts_size = 0
-    parts_cost = 0  # frames with headers, without the last
+    parts_cost = 0  # bytes of its frames, headers included, without the last frame
     parts_kind = 0
     parts_meta = b""
-    request_size = 0  # bytes of its request, if that is large
+    request_size = 0  # bytes of its request, if it is large
     # Messages that wait to be sent; `is_pending`: the stream is in `Sender.pending`.
     outbox: deque[Outgoing] | None = None
     is_pending = False
@@ -91,9 +91,9 @@ class StreamState:
         self.id = stream_id
         self.state = state
         self.send_window = send_window
-        self.held = 0  # received in whole messages, not yet taken by user code
+        self.held = 0  # bytes received in whole messages, not yet taken by user code
 
 
 def is_unsent(stream: StreamState) -> bool:
-    """Whether nothing of a stream has been sent, not even its Open."""
+    """Return whether nothing of a stream has been sent, not even its Open."""
     return stream.outbox is not None and stream.outbox[0].kind == OPEN
