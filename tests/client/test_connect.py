@@ -391,6 +391,9 @@ async def test_closing_a_client_does_not_wait_for_calls_on_a_server_that_left() 
 async def test_localhost_is_tried_by_ipv4_and_by_ipv6(
     bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop does not resolve names by socket.getaddrinfo")
+
     def both(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
         assert host == "localhost"
         kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")

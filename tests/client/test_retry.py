@@ -362,7 +362,7 @@ async def test_what_a_handler_calls_for_a_retry_is_not_retried() -> None:
 
 
 async def test_an_idempotent_call_comes_again_when_a_limit_lets_it() -> None:
-    limit = LimitProcessor("memory://", [(lambda _: "all", Rule(second=0.05, max_token=1))])
+    limit = LimitProcessor("memory://", [(lambda _: "all", Rule(second=0.3, max_token=1))])
     async with (
         serving(attempt, processor_list=[limit]) as server,
         calling(server, rng=AtOnce(1)) as client,

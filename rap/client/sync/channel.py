@@ -1,4 +1,4 @@
-"""A channel for callers without an event loop: every method waits."""
+"""Channels and response streams for code without an event loop: every method blocks."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,23 @@ __all__ = ["SyncChannel", "SyncIterator"]
 
 
 class SyncIterator:
-    """A plain iterator; nothing is sent before the first item is asked for.
+    """An iterator over the items of a remote generator.
 
-    Breaking out and dropping it ends the remote generator, as `close` and ``with`` do at once.
-    One thread may iterate at a time.
+    The call is sent when the first item is requested. `close`, or the end of a ``with`` block, ends
+    the remote generator at once; dropping the iterator ends it, too. One thread at a time may
+    iterate.
 
     Args:
-        client: Kept alive, for one that is dropped is closed.
-        thread: Where the call lives.
-        remote: What to iterate.
+        client: Kept alive, because a client that is dropped closes itself.
+        thread: Runs the call.
+        remote: The response stream.
     """
 
     def __init__(self, client: object, thread: LoopThread, remote: ResponseStream) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote
-        self._ready: deque[Any] = deque()  # one change of thread for all that have arrived
+        self._ready: deque[Any] = deque()  # one switch of threads for all items that have arrived
 
     def __iter__(self) -> Self:
         return self
@@ -46,7 +47,7 @@ class SyncIterator:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """End the remote generator; does nothing if it has ended."""
+        """End the remote generator. If it has ended already, this does nothing."""
         self._ready.clear()
         self._thread.run(self._remote.aclose())
 
@@ -57,7 +58,7 @@ class SyncIterator:
         self.close()
 
     async def _take(self) -> list[Any]:
-        """Return the next item and those that have arrived with it; nothing at the end."""
+        """Return the next item and those that have arrived with it; an empty list at the end."""
         try:
             first = await anext(self._remote)
         except StopAsyncIteration:
@@ -65,20 +66,20 @@ class SyncIterator:
         return [first, *self._remote.take_ready()]
 
 
-# Opens a channel, runs the function with it, and ends the call as the function ends.
+# Opens a channel, runs a function with it, and ends the call when the function returns.
 OpenChannel = Callable[[Callable[[Channel], Awaitable[None]]], Coroutine[Any, Any, Any]]
 
 
 class SyncChannel:
-    """A duplex call, for ``with``; calls made inside go over the same connection.
+    """A duplex call, for ``with``. Calls made in the block use the same connection.
 
-    One thread may read while another writes. Leaving the block normally says that this side is
-    done, by an exception resets the call.
+    One thread may read while another one writes. At the end of the block this side of the channel
+    is closed; an exception that leaves the block resets the call.
 
     Args:
-        client: Kept alive, for one that is dropped is closed.
-        thread: Where it lives.
-        open_channel: Makes the call.
+        client: Kept alive, because a client that is dropped closes itself.
+        thread: Runs the call.
+        open_channel: Opens the call.
     """
 
     __rap_channel__ = True
@@ -95,10 +96,10 @@ class SyncChannel:
 
     @property
     def channel(self) -> Channel:
-        """The channel as the event loop sees it.
+        """The asynchronous channel.
 
         Raises:
-            RuntimeError: The channel was not entered.
+            RuntimeError: The channel is not open.
         """
         if self._channel is None:
             raise RuntimeError("the channel is not open; use it as `with client.channel(...) as c`")
@@ -106,48 +107,48 @@ class SyncChannel:
 
     @property
     def call(self) -> Call:
-        """The call this channel belongs to: method, header, peer."""
+        """The call of this channel: method, header, peer."""
         return self.channel.call
 
     @property
     def is_close(self) -> bool:
-        """Whether nothing more can be read: either side has closed, and all messages are taken."""
+        """Whether nothing is left to read: either side has closed, and every message was read."""
         return self.channel.is_close
 
     @property
     def draining(self) -> bool:
-        """Whether the server asked to finish soon: it is about to stop."""
+        """Whether the server is about to stop and asked to finish soon."""
         return self.channel.draining
 
     def read(self) -> Any:
         """Return the next message, a `Response`.
 
         Raises:
-            ChannelClosed: The peer has closed the channel, or this side has.
+            ChannelClosed: Either side has closed the channel.
             CallError: The peer's function raised, or the connection was lost.
         """
         return self._thread.run(self.channel.read())
 
     def read_body(self) -> Any:
-        """Return the body of the next message; raises as `read`."""
+        """Return the body of the next message; it raises the errors of `read`."""
         return self._thread.run(self.channel.read_body())
 
     def write(self, body: Any) -> None:
-        """Send one message; waits while the peer does not read.
+        """Send one message; block while the peer does not read.
 
         Raises:
-            ChannelClosed: The peer has closed the channel, or this side has.
+            ChannelClosed: Either side has closed the channel.
             CallError: The peer's function raised, the connection was lost, or `body` cannot be
                 sent.
         """
         self._thread.run(self.channel.write(body))
 
     def close(self) -> None:
-        """Say that this side is done; what the peer still sends is not read."""
+        """Close this side; messages that the peer still sends are discarded."""
         self._thread.run(self.channel.close())
 
     def set_finish(self, msg: str = "") -> None:
-        """Close this side at once; reads raise `ChannelClosed(msg)` from then on."""
+        """Close this side at once; later reads raise `ChannelClosed(msg)`."""
 
         async def finish() -> None:
             self.channel.set_finish(msg)
@@ -155,19 +156,19 @@ class SyncChannel:
         self._thread.run(finish())
 
     def wait_close(self) -> None:
-        """Return when the peer has closed the channel, or it was lost."""
+        """Block until the peer has closed the channel, or the connection was lost."""
         self._thread.run(self.channel.wait_close())
 
     def loop(self, flag: bool = True) -> bool:
-        """Return whether to go on: `flag`, and the channel is open."""
+        """Return whether to continue: `flag` is true and the channel is open."""
         return bool(flag) and not self.is_close
 
     def iter_body(self) -> Iterator[Any]:
-        """Yield bodies until the peer closes; a `CallError` of the peer is raised."""
+        """Yield message bodies until the peer closes; raise a `CallError` of the peer."""
         return self._until_closed(self.read_body)
 
     def iter_response(self) -> Iterator[Any]:
-        """Yield messages, header included, until the peer closes."""
+        """Yield messages with their headers until the peer closes."""
         return self._until_closed(self.read)
 
     def __iter__(self) -> Iterator[Any]:
@@ -175,7 +176,7 @@ class SyncChannel:
 
     def __enter__(self) -> Self:
         if self._task is not None:
-            raise RuntimeError("a channel is entered once; make a new one")
+            raise RuntimeError("a channel can be entered only once; make a new one")
         self._thread.run(self._enter())
         self._token = ambient_session.set(self._session)
         return self
@@ -183,12 +184,12 @@ class SyncChannel:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            with contextlib.suppress(ValueError):  # left by another thread than entered it
+            with contextlib.suppress(ValueError):  # another thread entered the block
                 ambient_session.reset(token)
         self._thread.run(self._leave(error))
 
     async def _enter(self) -> None:
-        """Open the channel in a task that keeps it open until `_leave`."""
+        """Open the channel in a task, which keeps it open until `_leave`."""
         loop = asyncio.get_running_loop()
         self._left = loop.create_future()
         opened: asyncio.Future[Channel] = loop.create_future()
@@ -199,7 +200,7 @@ class SyncChannel:
             task.cancel()
             raise
         if not opened.done():
-            await task  # raises why it could not be opened
+            await task  # raises the reason
         self._channel = opened.result()
 
     def _keep(self, opened: "asyncio.Future[Channel]") -> Callable[[Channel], Awaitable[None]]:
@@ -224,7 +225,7 @@ class SyncChannel:
             self._task.cancel()
         await asyncio.wait([self._task])
         if not self._task.cancelled():
-            self._task.exception()  # the ``with`` raises it
+            self._task.exception()  # the ``with`` block raises the error
 
     @staticmethod
     def _until_closed(read: Callable[[], Any]) -> Iterator[Any]:

@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class _Declare(Protocol):
-    """What `SyncClient.register` returns: it takes ``def`` and ``async def`` alike."""
+    """The decorator that `SyncClient.register` returns; it takes ``def`` and ``async def``."""
 
     @overload
     def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]: ...
@@ -70,14 +70,14 @@ class _Declare(Protocol):
 
 
 class SyncClient:
-    """Calls functions of servers, and waits for them.
+    """A client whose calls block until they are answered.
 
     Args:
-        host_list: One address or a list of addresses; nothing: ``localhost:9000``.
-        options: Those of `Client`.
+        host_list: One address or a list of addresses; by default ``localhost:9000``.
+        options: The options of `Client`.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
+        ValueError: An option has an invalid value; the message names it.
         TypeError: An option does not exist.
     """
 
@@ -90,13 +90,13 @@ class SyncClient:
         self._methods = MethodCache(self.config.timeout)
         self._lock = threading.Lock()
         self._closed = False
-        self._forked = False  # it was connected in the process that this one was forked from
+        self._forked = False  # it was connected in the parent process
         self._finalizer: weakref.finalize[Any, SyncClient] | None = None
         _watch_forks(self)
 
     @property
     def config(self) -> ClientConfig:
-        """Its options."""
+        """The options of the client."""
         return self._client.config
 
     # Set-up.
@@ -179,18 +179,18 @@ class SyncClient:
         idempotent: bool = False,
         hedge: bool | float | None = None,
     ) -> I:
-        """Return an object whose methods are the remote twins of those of a class or `Protocol`.
+        """Return an object whose methods are stubs of the methods of a class or `Protocol`.
 
         Args:
-            interface: Declares the methods, each with `self` and type hints.
-            group: Their group on the server; by default the name of the class.
-            timeout: Seconds a call may take.
-            idempotent: As in `register`, for all methods.
-            hedge: As in `register`, for unary methods.
+            interface: Declares the methods, with `self` and type hints.
+            group: Group of the server's functions; by default the name of the class.
+            timeout: Seconds that a call may take.
+            idempotent: See `Client.register`; for all methods.
+            hedge: See `Client.register`; for unary methods.
 
         Raises:
-            RegistrationError: Hints are missing or cannot be sent.
-            TypeError: It declares no public method.
+            RegistrationError: Type hints are missing or cannot be sent.
+            TypeError: `interface` declares no public method.
         """
         options = (group, timeout, idempotent, hedge)
         bound = bind_interface(self._client, self._methods, interface, *options)
@@ -206,13 +206,13 @@ class SyncClient:
     recovery = staticmethod(recovery)
     get_raw_func = staticmethod(get_raw_func)
 
-    # Life.
+    # Connecting and closing.
 
     def connect(self) -> None:
-        """Return when one server has answered; may be called again after a failure.
+        """Block until one server has answered. It may be called again after a failure.
 
         Raises:
-            Unavailable: None did within `connect_timeout`; the client goes on trying.
+            Unavailable: No server answered within `connect_timeout`; the client continues to try.
             RuntimeError: The client was closed.
         """
         with self._lock:
@@ -220,10 +220,10 @@ class SyncClient:
         thread.run(self._client.connect())
 
     def close(self) -> None:
-        """Close every connection and end the thread; calls that are open fail.
+        """Close every connection and end the thread; open calls fail.
 
-        May be called again. A client that is dropped, or left open when the program ends, is
-        closed likewise.
+        It may be called again. A client that is dropped, or is open when the program ends, closes
+        itself.
         """
         with self._lock:
             self._closed = True
@@ -247,7 +247,7 @@ class SyncClient:
 
     @property
     def session(self) -> "SyncSession":
-        """A new session, for ``with``."""
+        """A new session, to be entered by ``with``."""
         return SyncSession(self, Session(self.live[0]))
 
     def raw_call(
@@ -256,10 +256,10 @@ class SyncClient:
         """Call a function by its name.
 
         Args:
-            name: Of the function.
-            args: Its arguments.
-            session: In which to make the call; by default the one the thread is in.
-            options: Those of `Client.raw_call`, and keyword arguments of the function.
+            name: Name of the function.
+            args: Arguments of the function.
+            session: Session of the call; by default the current session of the thread.
+            options: Options of `Client.raw_call`, and keyword arguments of the function.
 
         Raises:
             CallError: The call failed.
@@ -274,15 +274,15 @@ class SyncClient:
         session: "SyncSession | None" = None,
         **options: Any,
     ) -> Any:
-        """Call the server's function that has the name and hints of a local one.
+        """Call the server's function that a local function declares.
 
         Args:
-            func: Declares the function; never run.
-            args: See `raw_call`, as for the other arguments.
+            func: Declares the function by its name and type hints. It is not run.
+            args: See `raw_call`, also for the other arguments.
 
         Raises:
             CallError: The call failed.
-            TypeError: It is a generator or channel function.
+            TypeError: `func` is a generator or channel function.
         """
         client, thread = self.live
         return thread.run(client.call(func, *args, session=_plain(session), **options))
@@ -294,14 +294,14 @@ class SyncClient:
         session: "SyncSession | None" = None,
         **options: Any,
     ) -> SyncIterator:
-        """Return a plain iterator over what the server's generator yields.
+        """Return an iterator over the items of a server's generator.
 
         Args:
             func: Declares the generator, or is its name.
-            args: See `raw_call`, as for the other arguments.
+            args: See `raw_call`, also for the other arguments.
 
         Raises:
-            TypeError: It is no generator function.
+            TypeError: `func` is not a generator function.
         """
         client, thread = self.live
         remote = client.iterator_call(func, *args, session=_plain(session), **options)
@@ -317,14 +317,14 @@ class SyncClient:
         timeout: float | None = None,
         affinity: str | None = None,
     ) -> SyncChannel:
-        """Return a channel to a server's function, for ``with``.
+        """Return a channel to a server's function, to be entered by ``with``.
 
         Args:
-            name: Of the function.
-            group: Of the function.
-            session: In which to make the call; by default the one the thread is in.
-            header: Sent with the call.
-            timeout: Seconds for the whole call.
+            name: Name of the function.
+            group: Group of the function.
+            session: Session of the call; by default the current session of the thread.
+            header: Header of the call.
+            timeout: Seconds that the whole call may take.
             affinity: See `Client.raw_call`.
         """
         method = self._methods.for_name(name, group, StreamType.CHANNEL)
@@ -336,10 +336,10 @@ class SyncClient:
     def execute(
         self, session: "SyncSession", target: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
-        """Call what `SyncSession.execute` was given, by its shape.
+        """Call the target of `SyncSession.execute` according to its stream type.
 
         Raises:
-            TypeError: It is nothing that can be called.
+            TypeError: `target` cannot be called.
         """
         if isinstance(target, str):
             return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
@@ -351,11 +351,11 @@ class SyncClient:
         call = self.iterator_call if stream_type is StreamType.STREAM else self.call
         return call(target, session=session, arg_param=args, kwarg_param=kwargs)
 
-    # The thread behind.
+    # The thread of the client.
 
     @property
     def live(self) -> tuple[Client, LoopThread]:
-        """The client of this process, and where it lives.
+        """The asynchronous client of this process, and its thread.
 
         Raises:
             RuntimeError: The client is not connected, or was closed.
@@ -369,7 +369,7 @@ class SyncClient:
         return self._client, thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return what a coroutine returns that runs in the client's thread."""
+        """Run a coroutine in the thread of the client and return its result."""
         try:
             _, thread = self.live
         except BaseException:
@@ -378,7 +378,7 @@ class SyncClient:
         return thread.run(coroutine)
 
     def after_fork(self) -> None:
-        """Leave what belongs to the parent process alone; called in a forked child."""
+        """Give up the connections of the parent process; called in a forked child."""
         self._lock = threading.Lock()
         if self._thread is not None:
             self._thread.abandon()
@@ -411,13 +411,14 @@ class SyncClient:
 
 
 class SyncSession:
-    """Use it as ``with client.session as s``; all calls of the thread inside use one connection.
+    """A session, used as ``with client.session as s``.
 
-    A thread started inside does not inherit it; give it ``session=s``.
+    All calls that the thread makes in the block use one connection. A thread that is started in the
+    block does not inherit the session; pass ``session=s`` there.
 
     Args:
-        client: Whose calls it holds together.
-        session: The session as the event loop sees it.
+        client: The client that makes the calls.
+        session: The asynchronous session.
     """
 
     def __init__(self, client: "SyncClient", session: Session) -> None:
@@ -427,22 +428,22 @@ class SyncSession:
 
     @property
     def id(self) -> str:
-        """Sent with every call as the header ``session_id``."""
+        """The header ``session_id`` of every call."""
         return self.session.id
 
     @property
     def in_session(self) -> bool:
-        """Whether it was entered and not yet left."""
+        """Whether the block was entered and not left."""
         return self.session.in_session
 
     @property
     def conn(self) -> Connection | None:
-        """The connection of the session; `None` before it is entered."""
+        """The connection of the session; `None` before the block is entered."""
         return self.session.conn
 
     @property
     def draining(self) -> bool:
-        """Whether the server asked to finish soon: it is about to stop."""
+        """Whether the server is about to stop and asked to finish soon."""
         return self.session.draining
 
     def execute(
@@ -454,13 +455,12 @@ class SyncSession:
         """Make one call in this session.
 
         Args:
-            obj: A function, or the name of one. For a generator the iterator over its items is
-                returned.
-            arg_list: Its arguments.
-            kwarg_dict: Its keyword arguments.
+            obj: A function, or the name of one. The result for a generator is an iterator.
+            arg_list: Arguments of the function.
+            kwarg_dict: Keyword arguments of the function.
 
         Raises:
-            TypeError: `obj` is neither.
+            TypeError: `obj` is neither a function nor a name.
         """
         return self._client.execute(self, obj, list(arg_list or ()), dict(kwarg_dict or {}))
 
@@ -475,17 +475,17 @@ class SyncSession:
     def __exit__(self, *exc: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            with contextlib.suppress(ValueError):  # left by another thread than entered it
+            with contextlib.suppress(ValueError):  # another thread entered the block
                 ambient_session.reset(token)
         self._client.run(self.session.__aexit__(None, None, None))
 
 
 class _SyncStub:
-    """One declared function; it makes a new asynchronous stub when the client is a new one.
+    """A stub of one function. It makes a new asynchronous stub after a fork.
 
     Args:
-        method: How to call it.
-        declared: The function.
+        method: The method to call.
+        declared: The function that declares it.
     """
 
     def __init__(self, method: Method, declared: Callable[..., Any]) -> None:
@@ -495,7 +495,7 @@ class _SyncStub:
         self._stub: Callable[..., Any]
 
     def stub(self, client: "SyncClient") -> Callable[..., Any]:
-        """Return the plain function; it keeps name, docstring and signature."""
+        """Return the stub, with the name, docstring and signature of the declared function."""
 
         def iterate(*args: Any, **kwargs: Any) -> SyncIterator:
             live, thread = client.live
@@ -525,7 +525,7 @@ class _SyncStub:
         """Return a channel that is opened when it is entered.
 
         Raises:
-            TypeError: There is an option that channels do not have.
+            TypeError: An option is not one of channels.
         """
         unknown = [name for name in options if name not in _CHANNEL_OPTIONS]
         if unknown:
@@ -550,13 +550,13 @@ def _plain(session: SyncSession | None) -> Session | None:
 
 
 def _end(pid: int, thread: LoopThread, client: Client) -> None:
-    """Close what a client leaves behind; in a forked child it belongs to the parent."""
+    """Close the client and the thread, unless they belong to the parent process."""
     if os.getpid() == pid:
         thread.close(client.await_close())
 
 
 def _unwrapped(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Put the session that the event loop knows in place of the one that the caller holds."""
+    """Replace a `SyncSession` with its asynchronous session."""
     session = kwargs.get("session")
     if isinstance(session, SyncSession):
         kwargs["session"] = session.session

@@ -1,8 +1,8 @@
-"""An event loop in a thread of its own, for callers that have none.
+"""An event loop in a background thread, for callers without an event loop.
 
-A forked child has the memory of such a loop, but not its thread. The descriptors it inherits are
-the parent's: as long as the child holds them the parent cannot hang up. So `abandon` puts the null
-device in their place, which the objects that still know the numbers cannot harm.
+A forked child inherits the memory of such a loop, but not its thread. It also inherits the sockets:
+as long as the child holds them, the parent cannot close a connection. So `abandon` replaces them
+with the null device; objects that still use their numbers then do no harm.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
-_JOIN = 5.0  # seconds that closing waits for the thread; what it still does then, it does alone
+_JOIN = 5.0  # seconds that `close` waits for the thread; after that it ends by itself
 
 
 class LoopThread:
-    """Runs coroutines for other threads until it is closed.
+    """A thread that runs coroutines for other threads until it is closed.
 
-    Context variables of the caller are seen by what it runs: sessions and deadlines reach it.
+    The coroutines see the context variables of the caller, so sessions and deadlines apply to them.
 
     Args:
-        name: Of the thread.
+        name: Name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,9 +38,9 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
-        self._why: str | None = None  # nothing can be run any more
+        self._why: str | None = None  # why it runs nothing any more
         started = threading.Event()
-        # A daemon: a program that forgets to close must end all the same.
+        # A daemon thread, so that a program that does not close the client can exit.
         self._thread = threading.Thread(target=self._main, args=(started,), name=name, daemon=True)
         self._thread.start()
         started.wait()
@@ -52,15 +52,15 @@ class LoopThread:
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller is the thread of the loop."""
+        """Whether the caller is this thread."""
         return threading.current_thread() is self._thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return what the coroutine returns; an interrupt of the wait cancels it.
+        """Run a coroutine and return its result; an exception such as Ctrl-C cancels it.
 
         Raises:
-            RuntimeError: The caller is the loop's own thread and would wait for itself.
-            Unavailable: The loop was closed before the coroutine had ended, or is in another
+            RuntimeError: The caller is this thread, which would wait for itself.
+            Unavailable: The loop was closed before the coroutine ended, or belongs to another
                 process.
         """
         if self.is_here:
@@ -72,13 +72,13 @@ class LoopThread:
             return future.result()
         except CancelledError:
             raise Unavailable(self._why or "the call was cancelled") from None
-        except BaseException:  # KeyboardInterrupt, or what a signal handler raises
+        except BaseException:  # KeyboardInterrupt, or an exception of a signal handler
             if future is not None:
                 future.cancel()
             raise
 
     def close(self, last: Coroutine[Any, Any, object]) -> None:
-        """Run `last`, cancel what is left, and end the thread; may be called again."""
+        """Run `last`, cancel all tasks, and end the thread. It may be called again."""
         with self._lock:
             closed = self._why is not None or not self._thread.is_alive()
             self._why = self._why or "the client was closed"
@@ -86,11 +86,11 @@ class LoopThread:
             last.close()
             return
         asyncio.run_coroutine_threadsafe(self._end(last), self._loop)
-        if not self.is_here:  # the garbage collector may come by in any thread
+        if not self.is_here:  # the garbage collector may run in any thread
             self._thread.join(_JOIN)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's descriptors; the loop is of no use here."""
+        """Release the descriptors of the parent process; called in a forked child."""
         self._why = "it belongs to the process that this one was forked from"
         null = os.open(os.devnull, os.O_RDWR)
         try:
