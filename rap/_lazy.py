@@ -1,4 +1,4 @@
-"""Names that are imported on first use: they need an extra, or few programs need them at all."""
+"""Names that are imported on first use, because they need an extra or few programs use them."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,12 +8,12 @@ __all__ = ["Lazy", "loader"]
 
 
 class Lazy(NamedTuple):
-    """Where a name comes from.
+    """The source of a name that is imported on first use.
 
     Args:
-        module: Has it.
-        name: What it is called there.
-        extra: The extra of rap that brings what the module imports; empty if none does.
+        module: The module that defines it.
+        name: Its name there.
+        extra: The extra of rap that the module needs; empty if it needs none.
     """
 
     module: str
@@ -22,9 +22,9 @@ class Lazy(NamedTuple):
 
 
 def loader(module: str, table: Mapping[str, Lazy]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module that has the names of `table` beside its own.
+    """Return a `__getattr__` for a module that also offers the names in `table`.
 
-    What it returns raises `ImportError`, naming the extra, if that is not installed.
+    That function raises `ImportError`, with the name of the extra, if it is not installed.
     """
 
     def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Where a server listens, and who is at the other end of a connection.
+"""The address of a server, and the peer of a connection.
 
 An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls://host:port`` or
 ``unix:///path``.
@@ -17,7 +17,7 @@ _FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One address of a server.
+    """The address of a server.
 
     Args:
         scheme: ``tcp``, ``tls`` or ``unix``.
@@ -33,10 +33,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: "str | Address", *, option: str = "address") -> "Address":
-        """Return the address that `text` names.
+        """Return the address in `text`.
 
         Raises:
-            ValueError: It is none of the known forms; the message names `option` and the text.
+            ValueError: It has none of the known forms; the message names `option` and the text.
         """
         if isinstance(text, Address):
             return text
@@ -56,12 +56,12 @@ class Address:
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it means every local interface, and so cannot be dialled from elsewhere."""
+        """Whether it means every local interface; other machines cannot dial it."""
         return self.scheme != "unix" and self.host in ("0.0.0.0", "::", "")
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only processes of this machine can reach it."""
+        """Whether only processes on this machine can reach it."""
         if self.scheme == "unix" or self.host == "localhost":
             return True
         try:
@@ -96,16 +96,16 @@ def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a connection.
+    """The other end of a connection.
 
     Args:
         host: IP address as text; empty on a unix socket.
         port: Its port; 0 on a unix socket.
-        is_local: It is on this machine: a loopback address or a unix socket.
-        identity: Subject of a verified TLS client certificate, as `ssl` gives it, or `None`.
-        binding: The random numbers in both Hellos: the same on both sides, and another for each
-            connection. Empty if either has none, and before the Hello.
-        state: Scratch space of the connection, for middleware and processors.
+        is_local: Whether it is on this machine: a loopback address or a unix socket.
+        identity: The subject of a verified TLS client certificate as `ssl` returns it, or `None`.
+        binding: The random numbers in both Hellos. They are equal on both sides and differ for each
+            connection. Empty before the Hello, or if a Hello has none.
+        state: A place for middleware and processors to keep values of the connection.
     """
 
     host: str = ""
@@ -117,14 +117,14 @@ class Peer:
 
     @property
     def network(self) -> str:
-        """What counts as one address: of IPv6 the 64 bits that one host may own."""
+        """The network that limits count as one client: the IPv4 address, or the /64 of IPv6."""
         if ":" not in self.host:
             return self.host
         return str(ipaddress.ip_network((self.host, 64), strict=False))
 
     @classmethod
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
-        """Return the peer for what `socket.getpeername` gave."""
+        """Return the peer for a result of `socket.getpeername`."""
         if isinstance(name, tuple) and len(name) >= 2:
             host, is_loopback = _plain_host(str(name[0]))
             return cls(host, int(name[1]), is_loopback, identity)
@@ -138,7 +138,7 @@ class Peer:
 
 @functools.lru_cache(maxsize=1024)
 def _plain_host(text: str) -> tuple[str, bool]:
-    """Return an IP address without zone and as IPv4 if it stands for one; is it loopback?"""
+    """Return an IP address without its zone, IPv4 if it is mapped, and whether it is loopback."""
     ip = ipaddress.ip_address(text.split("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     if mapped is not None:

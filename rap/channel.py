@@ -1,7 +1,7 @@
-"""What user code holds in a duplex call: messages both ways until each side is done.
+"""A channel: a duplex call in which both sides send messages.
 
-One task may read and one may write at a time. Flow control works both ways: a reader that stalls
-stops the writer at the other end.
+One task may read and one may write at a time. Flow control works both ways: if a reader stalls, the
+writer at the other end waits.
 """
 
 from collections.abc import AsyncIterator
@@ -22,12 +22,12 @@ _DONE = CLOSED | LOCAL_DONE
 
 
 class Channel:
-    """A duplex call, seen from either side.
+    """A duplex call, on either side.
 
     Args:
         stream: The stream of the call.
         call: The call.
-        pipeline: Processors of this side.
+        pipeline: The processors of this side.
     """
 
     __rap_channel__ = True
@@ -39,7 +39,7 @@ class Channel:
         self._is_client = call.side is Side.CLIENT
         self._encode = encode_any if self._is_client else encode_written
         self._finish: str | None = None
-        self._proved = False  # the processors have accepted the peer's end
+        self._proved = False  # the processors have accepted the end of the peer
 
     def __repr__(self) -> str:
         stream = self._stream
@@ -58,12 +58,12 @@ class Channel:
 
     @property
     def call(self) -> Call:
-        """The call this channel belongs to: method, header, peer."""
+        """The call of this channel, with method, header and peer."""
         return self._call
 
     @property
     def is_close(self) -> bool:
-        """Whether nothing more can be read: either side has closed, and all messages are taken."""
+        """Whether no message is left to read, because either side has closed the channel."""
         stream = self._stream
         if self._finish is not None:
             return True
@@ -73,7 +73,7 @@ class Channel:
 
     @property
     def draining(self) -> bool:
-        """Whether the server asked to finish soon: it is about to stop."""
+        """Whether the server is about to stop and asks to finish soon."""
         return self._stream.conn.draining
 
     async def read(self) -> Any:
@@ -103,7 +103,7 @@ class Channel:
         return decode_any(body)
 
     async def write(self, body: Any) -> None:
-        """Send one message; waits while the peer does not read.
+        """Send one message; wait while the peer does not read.
 
         Raises:
             ChannelClosed: The peer has closed the channel, or this side has.
@@ -115,7 +115,7 @@ class Channel:
             raise stream.error or ChannelClosed(
                 self._finish or f"{self._call.method}: the channel is closed"
             )
-        if not self._pipeline.transforms:  # `Stream.send` unrolled
+        if not self._pipeline.transforms:  # `Stream.send`, inlined
             conn = stream.conn
             if not conn.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
                 await stream.writable()
@@ -129,21 +129,21 @@ class Channel:
         await stream.send(self._encode(message.body), meta)
 
     async def close(self) -> None:
-        """Say that this side is done; what the peer still sends is dropped."""
+        """Close this side; later messages of the peer are dropped."""
         self.set_finish(f"{self._call.method}: this side closed the channel")
 
     def set_finish(self, msg: str = "") -> None:
-        """Close this side at once; reads, also one under way, raise `ChannelClosed(msg)`."""
+        """Close this side now; reads, including one in progress, raise `ChannelClosed(msg)`."""
         if self._finish is None:
             self._finish = msg or f"{self._call.method}: this side closed the channel"
             self._stream.leave(self._pipeline.send_end(self._call))
 
     async def wait_close(self) -> None:
-        """Return when the peer has closed the channel, or it was lost."""
+        """Return when the peer has closed the channel, or the connection was lost."""
         await self._stream.wait_ended()
 
     async def loop(self, flag: bool = True) -> bool:
-        """Return whether to go on: `flag`, and the channel is open."""
+        """Return whether to continue: `flag` is true and the channel is open."""
         return bool(flag) and not self.is_close
 
     async def iter_body(self) -> AsyncIterator[Any]:
@@ -161,7 +161,7 @@ class Channel:
             yield decode_any(body)
 
     async def iter_response(self) -> AsyncIterator[Any]:
-        """Yield messages, header included, until the peer closes."""
+        """Yield messages with their headers until the peer closes."""
         while (message := await self._next()) is not None:
             yield message
 
@@ -169,7 +169,7 @@ class Channel:
         return self.iter_body()
 
     async def _next(self) -> Request | Response | None:
-        """Return the next message, `None` when there will be none."""
+        """Return the next message, or `None` at the end."""
         if self._finish is not None:
             return None
         try:
@@ -183,7 +183,7 @@ class Channel:
         return await self._inbound(received)
 
     def _on_end(self, last: Message | None) -> None:
-        """Let the processors check what came with the end of the peer; they raise to refuse it."""
+        """Let the processors check the end of the peer's messages; they raise to refuse it."""
         if not self._proved and self._finish is None:
             self._pipeline.receive_end(self._call, b"" if last is None else last[2])
             self._proved = True

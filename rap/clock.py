@@ -1,4 +1,7 @@
-"""Time as an argument: what waits, expires or decays takes a `Clock`."""
+"""Time, deadlines and randomness, which are injected.
+
+Anything that waits, expires or samples takes a `Clock` or a `random.Random`.
+"""
 
 import asyncio
 import os
@@ -21,15 +24,19 @@ __all__ = [
 ]
 
 
+NEVER = inf  # a deadline that never passes
+MAX_TIMEOUT_MS = 2**32 - 1
+
+
 class Clock(Protocol):
-    """Source of time and of waiting."""
+    """A source of time."""
 
     def monotonic(self) -> float:
-        """Return seconds on a clock that never goes back; for durations and deadlines."""
+        """Return seconds on a clock that never goes back, for durations and deadlines."""
         ...
 
     def time(self) -> float:
-        """Return seconds since the epoch; only for what another machine reads."""
+        """Return seconds since the epoch, for times that another machine reads."""
         ...
 
     async def sleep(self, seconds: float, /) -> None:
@@ -38,7 +45,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clocks of this machine; `monotonic` is the clock of asyncio and uvloop on Linux."""
+    """The clock of this machine; `monotonic` is the clock of asyncio and uvloop on Linux."""
 
     monotonic = staticmethod(_time.monotonic)
     time = staticmethod(_time.time)
@@ -46,10 +53,10 @@ class SystemClock:
 
 
 def clock_of(clock: Clock | None) -> Clock:
-    """Return the clock of an option: that of this machine for `None`.
+    """Return the clock of an option; `None` means the clock of this machine.
 
     Raises:
-        ValueError: It is no clock.
+        ValueError: It is not a clock.
     """
     if clock is None:
         return SystemClock()
@@ -60,15 +67,11 @@ def clock_of(clock: Clock | None) -> Clock:
     return clock
 
 
-NEVER = inf
-MAX_TIMEOUT_MS = 2**32 - 1
-
-
 def check_timeout(name: str, value: float | None) -> float | None:
-    """Return `value`, seconds or `None` for no limit.
+    """Return `value`: a positive number of seconds, or `None` for no limit.
 
     Raises:
-        ValueError: It is not a positive number; the message names the option.
+        ValueError: It is neither; the message names the option.
     """
     if value is None:
         return None
@@ -85,28 +88,28 @@ def deadline_after(seconds: float | None, clock: Clock) -> float:
 
 
 def remaining_ms(deadline: float, now: float) -> int:
-    """Return milliseconds left, as sent on the wire: 0 stands for no deadline, 1 is the least."""
+    """Return the milliseconds left, as on the wire: 0 without a deadline, else at least 1."""
     if deadline == NEVER:
         return 0
     return max(1, min(int((deadline - now) * 1000.0), MAX_TIMEOUT_MS))
 
 
-# To seed a generator takes 8 us, a tenth of what making a client takes.
+# Seeding a generator takes 8 us, a tenth of the time to create a client.
 _shared = random.Random()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_shared.seed)  # a child must not draw the same lots
+    os.register_at_fork(after_in_child=_shared.seed)  # a child must not draw the same numbers
 
 
 def shared_random() -> random.Random:
-    """Return the generator that everybody may use, from any thread."""
+    """Return the shared generator; any thread may use it."""
     return _shared
 
 
 def random_of(rng: random.Random | None) -> random.Random:
-    """Return the generator of an option: the shared one for `None`.
+    """Return the generator of an option; `None` means the shared one.
 
     Raises:
-        ValueError: It is no generator.
+        ValueError: It is not a `random.Random`.
     """
     if rng is None:
         return _shared

@@ -1,13 +1,13 @@
-"""The one tree of errors, their codes, and how an error crosses the wire.
+"""All errors of rap, their status codes, and their form on the wire.
 
 ::
 
     RapError
-    ├── CallError               what a caller catches; .code .message .details .remote
+    ├── CallError               a call failed; .code .message .details .remote
     │   ├── InvalidArgument · NotFound · PermissionDenied · Unauthenticated
     │   ├── ResourceExhausted · Unavailable · Internal
     │   ├── DeadlineExceeded    also a TimeoutError
-    │   ├── Cancelled           the server gave the call up
+    │   ├── Cancelled           the server cancelled the call
     │   └── HandlerError        the user's function raised; .details["type"] names the exception
     ├── ProtocolError           LocalProtocolError (our bug) · RemoteProtocolError (theirs)
     ├── ConnectionClosed · ChannelClosed · RegistryError
@@ -73,16 +73,16 @@ class Code(IntEnum):
 
 
 class Verdict(Enum):
-    """What the end of a call says about the node that served it."""
+    """The effect of the end of a call on the health of its node."""
 
     SUCCESS = "success"
-    ANSWERED = "answered"  # an error, but the node is alive: never lowers its average latency
+    ANSWERED = "answered"  # an error, but the node is alive; never lowers its average latency
     FAILURE = "failure"
-    IGNORED = "ignored"  # says nothing: the caller cancelled, or hit its own limit
+    IGNORED = "ignored"  # no effect: the caller cancelled, or reached its own limit
 
 
 class RapError(Exception):
-    """Base of every error of rap."""
+    """The base class of all errors of rap."""
 
 
 class CallError(RapError):
@@ -90,10 +90,10 @@ class CallError(RapError):
 
     Args:
         message: One sentence for people.
-        code: Status code; each subclass has its own default.
-        details: String keys to msgpack values, for programs.
-        remote: The server said so (else this side inferred it).
-        unserved: The handler provably never began, so trying elsewhere is safe.
+        code: The status code; each subclass has its own default.
+        details: Values for programs: text keys to msgpack values.
+        remote: Whether the peer sent the error; otherwise this side detected it.
+        unserved: Whether the handler certainly never started, so that a retry is safe.
     """
 
     code: Code = Code.UNKNOWN
@@ -129,69 +129,69 @@ class InvalidArgument(CallError):
 
 
 class NotFound(CallError):
-    """The server has no such function, or hides it from this peer."""
+    """The server does not have the function, or hides it from this peer."""
 
     code = Code.NOT_FOUND
 
 
 class PermissionDenied(CallError):
-    """This peer may not make the call."""
+    """The peer is not allowed to make the call."""
 
     code = Code.PERMISSION_DENIED
 
 
 class Unauthenticated(CallError):
-    """This peer did not prove who it is."""
+    """The peer did not authenticate."""
 
     code = Code.UNAUTHENTICATED
 
 
 class ResourceExhausted(CallError):
-    """A limit was reached; `details` may name it and say when to retry."""
+    """A limit was reached; `details` may have ``retry_after``, in seconds."""
 
     code = Code.RESOURCE_EXHAUSTED
 
 
 class Unavailable(CallError):
-    """No server could be reached, or the connection was lost before the answer."""
+    """No server is reachable, or the connection was lost before the answer."""
 
     code = Code.UNAVAILABLE
 
 
 class DeadlineExceeded(CallError, TimeoutError):
-    """The time given to the call ran out."""
+    """The deadline of the call passed."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class Cancelled(CallError):
-    """The server gave the call up."""
+    """The server cancelled the call."""
 
     code = Code.CANCELLED
 
 
 class Internal(CallError):
-    """An invariant of rap or of the server was broken."""
+    """An invariant of rap or of the server was violated."""
 
     code = Code.INTERNAL
 
 
 class HandlerError(CallError):
-    """The user's function raised; `details["type"]` names the exception."""
+    """The handler raised an exception; `details["type"]` is the name of its class."""
 
     code = Code.UNKNOWN
 
 
 class ProtocolError(RapError):
-    """The rules of the wire protocol were broken."""
+    """The wire protocol was violated."""
 
 
 class LocalProtocolError(ProtocolError):
-    """By this side: a bug of rap or of code that uses its internals."""
+    """This side violated the protocol: a bug of rap or of code that uses its internals."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """By the peer."""
+    """The peer violated the protocol."""
 
 
 class ConnectionClosed(RapError):
@@ -199,11 +199,11 @@ class ConnectionClosed(RapError):
 
 
 class ChannelClosed(RapError):
-    """The peer, or this side, has closed the channel."""
+    """The peer or this side has closed the channel."""
 
 
 class RegistryError(RapError):
-    """The registry of services cannot be used."""
+    """The registry is unreachable or refuses the request."""
 
 
 class RegistrationError(RapError):
@@ -225,7 +225,7 @@ _BY_CODE: dict[Code, type[CallError]] = {
     )
 }
 
-# Builtin exceptions that take one message and mean the same on every machine.
+# Builtin exceptions that take one message and mean the same on each machine.
 _PORTABLE: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
@@ -257,64 +257,64 @@ _PORTABLE: tuple[type[Exception], ...] = (
 )
 
 
-def _twin(kind: type[Exception]) -> type[HandlerError]:
+def _handler_error(kind: type[Exception]) -> type[HandlerError]:
     """Return a class that is both a `HandlerError` and `kind`."""
     doc = f"A handler raised `{kind.__name__}`."
     return type(kind.__name__, (HandlerError, kind), {"__doc__": doc, "__module__": __name__})
 
 
-def _checked_twin(kind: object) -> type[HandlerError]:
-    """Return the twin of a type that a user gave; errors are made of it where nothing may fail."""
+def _checked_handler_error(kind: object) -> type[HandlerError]:
+    """Return the class for an exception type of a user, after a check that it can be created."""
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         raise TypeError(f"load_exception takes exception classes, got {kind!r}")
     if issubclass(kind, StopIteration | StopAsyncIteration):
         raise TypeError(f"load_exception: {kind!r} would end the caller's iteration, not fail it")
     try:
-        twin = _twin(kind)
-        twin("a message", details={}, remote=True)
+        made = _handler_error(kind)
+        made("a message", details={}, remote=True)
     except Exception as exc:
         raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
-    return twin
+    return made
 
 
-_BUILTIN_TWINS = {kind.__name__: _twin(kind) for kind in _PORTABLE}
+_BUILTIN_TYPES = {kind.__name__: _handler_error(kind) for kind in _PORTABLE}
 
 
 class ExceptionTypes:
-    """Which exception types an error from a server may become on this client.
+    """The exception types that an error of a server may become on this client.
 
-    A name that a server sends is only ever looked up here; it is never imported or called.
+    A name that a server sends is looked up here; it is never imported or called.
     """
 
     def __init__(self) -> None:
-        self._twins = dict(_BUILTIN_TWINS)
+        self._types = dict(_BUILTIN_TYPES)
 
     def load(self, kinds: Iterable[type[Exception]]) -> None:
-        """Let errors of these types arrive as these types.
+        """Add exception types.
 
         Raises:
-            TypeError: An entry is no exception class, or one that no error of a call can be.
+            TypeError: An entry is not an exception class, or cannot be the error of a call.
         """
         if not isinstance(kinds, Iterable):
             raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
-        twins = [_checked_twin(kind) for kind in kinds]
-        self._twins |= {twin.__name__: twin for twin in twins}
+        classes = [_checked_handler_error(kind) for kind in kinds]
+        self._types |= {each.__name__: each for each in classes}
 
     def include(self, other: "ExceptionTypes") -> None:
         """Let errors arrive as all the types that were loaded into `other`."""
-        self._twins |= other._twins
+        self._types |= other._types
 
     def get(self, name: object) -> type[HandlerError]:
-        """Return the class for an exception name; plain `HandlerError` for an unknown one."""
-        return self._twins.get(name, HandlerError) if isinstance(name, str) else HandlerError
+        """Return the class for the name of an exception; `HandlerError` for an unknown name."""
+        return self._types.get(name, HandlerError) if isinstance(name, str) else HandlerError
 
 
 def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str, dict[str, Any]]:
-    """Return code, message and details by which an exception crosses the wire.
+    """Return the code, message and details that represent an exception on the wire.
 
     Args:
-        exc: What ended the call.
-        debug: Add the traceback; it shows source code to the caller.
+        exc: The exception that ended the call.
+        debug: Whether to add the traceback, which shows source code to the caller.
     """
     details: dict[str, Any] = {}
     if isinstance(exc, CallError):
@@ -362,7 +362,7 @@ _FAILURES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL})
 
 
 def verdict_of(error: BaseException | None) -> Verdict:
-    """Return what a call that ended so says about its node."""
+    """Return the effect of the end of a call on the health of its node."""
     if error is None:
         return Verdict.SUCCESS
     if not isinstance(error, CallError):

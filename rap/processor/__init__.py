@@ -1,4 +1,4 @@
-"""Plug-ins that see every call and every message, on either side."""
+"""Processors: they see each call and each message, on either side."""
 
 from rap.processor.base import BaseProcessor, Pipeline
 

@@ -1,8 +1,8 @@
-"""A processor sees every call and every message of one side; a pipeline is a list of them.
+"""Processors, which see each call and each message of one side, and the pipeline that they form.
 
-Outbound messages pass the processors in the listed order, inbound ones in reverse, so the same
-list on both ends mirrors itself. The pipeline is built once; a hook that a processor does not
-override is dropped then and costs nothing.
+Outbound messages pass the processors in list order, inbound messages in reverse order, so both ends
+use the same list. The pipeline is built once. A hook that a processor does not override is left out
+and costs nothing.
 """
 
 import asyncio
@@ -18,45 +18,45 @@ from rap.schema.function import decode_any, encode_any
 __all__ = ["BaseProcessor", "Failure", "Pipeline", "PlugIn", "Private", "add_processors", "outcome"]
 
 
-# A function, and its name and group.
+# A private function with its name and group.
 Private = tuple[Callable[..., Any], str | None, str]
 
 
 class PlugIn:
-    """Something that a server loads; a subclass need not call a constructor of it."""
+    """Base of processors and middleware. A subclass need not call its constructor."""
 
     def start_event_handle(self) -> Any:
-        """Run before a server listens; may be `async`."""
+        """Run before the server listens; may be ``async``."""
 
     def stop_event_handle(self) -> Any:
-        """Run when a server has stopped, if it was started; may be `async`."""
+        """Run after a started server has stopped; may be ``async``."""
 
     def register(
         self, func: Callable[..., Any], name: str | None = None, group: str | None = None
     ) -> None:
-        """Make a function callable for clients on the machine of the server that loads this.
+        """Register a private function, which only clients on the server's machine can call.
 
-        Call it in the constructor or in `start_event_handle`.
+        Call this in the constructor or in `start_event_handle`.
 
         Args:
             func: The function.
-            name: Its name on the wire; by default its own.
-            group: Its group; by default the name of this object's class.
+            name: Its name on the wire; by default the name of the function.
+            group: Its group; by default the name of this class.
         """
         functions: list[Private] = self.__dict__.setdefault("_private_functions", [])
         functions.append((func, name, group or type(self).__name__))
 
     def take_private_functions(self) -> list[Private]:
-        """Return what was registered since this was last asked."""
+        """Return and clear the functions registered since the last call."""
         functions: list[Private] = self.__dict__.pop("_private_functions", [])
         return functions
 
 
 def outcome(error: BaseException | None) -> Code:
-    """Return the code of what ended the scope of a call; ask inside of the scope.
+    """Return the status code of a call from the exception that ends its scope.
 
-    A handler whose call was ended from outside sees a cancellation. Its stream knows why: the
-    deadline passed, the caller gave up, or the connection was lost.
+    Call it inside the scope. A handler whose call ends from outside is cancelled. Its stream has
+    the reason: the deadline passed, the caller cancelled, or the connection was lost.
     """
     if error is None or isinstance(error, GeneratorExit):
         return Code.OK
@@ -67,78 +67,77 @@ def outcome(error: BaseException | None) -> Code:
     return Code.CANCELLED if isinstance(error, asyncio.CancelledError) else Code.UNKNOWN
 
 
-# Code, message and details of an error, as they cross the wire.
+# Code, message and details of an error, as on the wire.
 Failure = tuple[int, str, dict[str, Any]]
 
 
 class BaseProcessor(PlugIn):
-    """Base of processors; override what is needed. One instance may serve one list only.
+    """Base of processors. Override the hooks you need; use an instance in one list only.
 
     Attributes:
-        only_side: The side that it can be loaded on; `None`: both.
-        header_name: Header of the messages it changes, by which the other end knows them.
+        only_side: The side that can load it; `None` for both sides.
+        header_name: The header by which the other end recognises the messages that it changes.
     """
 
     only_side: ClassVar[Side | None] = None
     header_name: ClassVar[str] = ""
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
-        """Return what is entered around a whole call, of any shape; it does no I/O.
+        """Return a context manager around a whole call of any stream type; it does no I/O.
 
-        On a client it may be left in another task than it was entered in, so it must not hold
-        the token of a `ContextVar`.
+        On a client, another task may exit it, so it must not hold the token of a `ContextVar`.
         """
         return nullcontext()
 
     def wants_next(self) -> object:
-        """On a client: whether the call that is about to be made needs the scope, by its truth.
+        """On a client, return a true value if the next call needs the scope.
 
-        It is asked where that has no header of its own, and no other processor has any hook. A call
-        that does not is marked, so that it is traced nowhere.
+        It is asked if the call has no header and no other processor has a hook. A call that does
+        not need the scope is marked as not traced.
         """
         return True
 
     def ignores(self, header: Header) -> bool:
-        """On a server: whether the scope can be left out of calls with this header.
+        """On a server, return whether calls with this header do not need the scope.
 
-        It is asked once for all calls with equal headers, where no other processor has any hook;
-        it may add to the header what handlers should see there.
+        It is asked once for all calls with equal headers, if no other processor has a hook. It may
+        add entries to the header for handlers.
         """
         return False
 
     async def process_request(self, request: Request) -> Request:
-        """Return what stands for this message from client to server.
+        """Return the message from client to server that replaces this one.
 
-        The first message of a channel is its opening, and has no body.
+        The first message of a channel opens it and has no body.
         """
         return request
 
     async def process_response(self, response: Response) -> Response:
-        """Return what stands for this message from server to client."""
+        """Return the message from server to client that replaces this one."""
         return response
 
     def process_error(self, call: Call, failure: Failure) -> Failure:
-        """Return what stands for the error by which the server ends a call; must not raise.
+        """Return the error that replaces the one by which the server ends a call; must not raise.
 
-        On a client it comes before the error is made, and may be anything that a peer can send.
+        On a client it runs before the exception is created, on anything that a peer can send.
         """
         return failure
 
     def send_end(self, call: Call, body: Any) -> Any:
-        """Return what goes with the end of this side's messages in a generator or channel.
+        """Return the body that is sent with the end of this side's messages in a stream or channel.
 
         Args:
             call: The call.
-            body: What the processors before have given; `None` from the first.
+            body: The result of the processors before; `None` for the first.
         """
         return body
 
     def receive_end(self, call: Call, body: Any) -> Any:
-        """Return what the processors before this one sent with the end; raise to refuse it.
+        """Return the body that the processors before this one sent with the end, or raise.
 
         Args:
             call: The call.
-            body: What came with the end; `None` if nothing did.
+            body: The body that came with the end; `None` without one.
         """
         return body
 
@@ -149,8 +148,9 @@ def add_processors(
     """Add processors to the list of one side; return the new ones.
 
     Raises:
-        TypeError: One is no processor, or made for the other side; the message names `option`.
-        ValueError: One is loaded already.
+        TypeError: An entry is not a processor, or is for the other side; the message names
+            `option`.
+        ValueError: An entry is already loaded.
     """
     added: list[BaseProcessor] = []
     for each in as_list(option, processors):
@@ -158,7 +158,7 @@ def add_processors(
             raise TypeError(f"{option} takes BaseProcessor objects, got {each!r}")
         if each.only_side not in (None, side):
             here, there = side.name.lower(), each.only_side.name.lower()
-            text = f"{option}: {type(each).__name__} is for a {there}; import the one of a {here}"
+            text = f"{option}: {type(each).__name__} is for a {there}; import the one for a {here}"
             raise TypeError(f"{text} from rap.{here}.processor")
         if any(each is other for other in (*loaded, *added)):
             raise ValueError(f"{each!r} is loaded already")
@@ -176,9 +176,9 @@ M = TypeVar("M", Request, Response)
 
 
 def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitable[M]]:
-    """Return the one coroutine function that passes a message through all hooks."""
+    """Return one coroutine function that passes a message through all hooks."""
     if len(hooks) == 1:
-        return hooks[0]  # no coroutine around the one there is
+        return hooks[0]  # saves a coroutine
 
     async def passed(message: M) -> M:
         for hook in hooks:
@@ -205,24 +205,24 @@ def _overrides(processor: BaseProcessor, hook: str) -> bool:
 
 
 class Pipeline:
-    """The processors of one side, folded once.
+    """The processors of one side, with their hooks combined.
 
     Args:
-        processors: In the order in which outbound messages pass them.
+        processors: The processors, in the order for outbound messages.
         side: Which end this is.
 
     Attributes:
-        empty: No processor has any hook; the call path then skips the pipeline.
+        empty: Whether no processor has a hook; calls then skip the pipeline.
         scope: Returns the scopes of all processors around a call, the first outermost.
-        has_scope: There is one.
-        wants_next: Says whether a call without header of its own needs the scope.
-        ignores: Says that calls with a header need no scope.
+        has_scope: Whether a processor has a scope.
+        wants_next: Returns whether a call without a header needs the scope.
+        ignores: Returns whether calls with a header do not need the scope.
         request: Passes a message from client to server through the hooks of this side.
-        response: The same for one from server to client.
-        transforms: Some processor wants to see messages, or ends.
-        proves_ends: Some processor sends something with the end of a side.
-        sees_errors: Some processor wants to see errors.
-        reads: The names of headers by which its processors know what they can read.
+        response: Passes a message from server to client through the hooks of this side.
+        transforms: Whether a processor sees messages or ends.
+        proves_ends: Whether a processor sends a body with the end of a side.
+        sees_errors: Whether a processor sees errors.
+        reads: The header names of its processors.
     """
 
     def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
@@ -257,7 +257,7 @@ class Pipeline:
             self.wants_next, self.ignores = only.wants_next, only.ignores
 
     def _enter_all(self, call: Call) -> AbstractContextManager[Any]:
-        """Return the scopes of several processors around a call, the first outermost."""
+        """Return one context manager for the scopes of several processors, the first outermost."""
         stack = ExitStack()
         try:
             for scope in self._scopes:
@@ -268,13 +268,13 @@ class Pipeline:
         return stack
 
     def error(self, call: Call, failure: Failure) -> Failure:
-        """Pass the error that ends a call, on its way out or in, through the hooks of this side."""
+        """Pass the error that ends a call through the hooks of this side."""
         for hook in self._errors:
             failure = hook(call, failure)
         return failure
 
     def send_end(self, call: Call) -> bytes:
-        """Return the body that goes with the end of this side; empty for none."""
+        """Return the body that is sent with the end of this side; empty without one."""
         if not self.proves_ends:
             return b""
         body: Any = None
@@ -283,7 +283,7 @@ class Pipeline:
         return encode_any(body)
 
     def receive_end(self, call: Call, body: bytes | memoryview) -> None:
-        """Check what came with the end of the peer's side, which may be nothing.
+        """Check the body that came with the end of the peer's side; it may be empty.
 
         Raises:
             CallError: A processor refuses it.

@@ -1,11 +1,11 @@
-"""Compressed bodies: zlib, for messages large enough to gain from it.
+"""Compression of bodies with zlib, for messages that are large enough to gain from it.
 
-Both sides load it, before whatever encrypts: what is encrypted cannot be compressed any more. A
-secret and text of an attacker do not belong into one body then: its size, which everybody on the
-way sees, tells how much they have in common (CRIME, 2012).
+Both sides load the processor before any encryption, because encrypted data cannot be compressed. Do
+not put a secret and the text of an attacker into one body: its size, which is visible on the wire,
+shows how much they have in common (CRIME, 2012).
 
-A compressed body can be a thousandth of what it stands for, so its header says how large that is;
-a body is refused that would be larger than allowed, or than its header says, before it is there.
+A compressed body can expand a thousandfold, so its header has the expanded size. A body that would
+be larger than allowed, or than its header says, is refused before it is expanded.
 """
 
 import asyncio
@@ -19,24 +19,24 @@ from rap.schema.function import decode_any, encode_any
 
 __all__ = ["HEADER_NAME", "CompressProcessor"]
 
-HEADER_NAME = ":deflate"  # bytes that the body has when it is inflated
+HEADER_NAME = ":deflate"  # bytes of the body after inflation
 
-_SLICE = 16 * 1024  # bytes taken at once while what they stand for is only counted
-_PIECE = 64 * 1024  # bytes made of them at once
-_COUNTED = 1024 * 1024  # bytes from which on they are counted before they are kept
-_THREADED = 128 * 1024  # bytes that take so long that another thread should work on them
+_SLICE = 16 * 1024  # compressed bytes per step while the size is counted
+_PIECE = 64 * 1024  # inflated bytes per step
+_COUNTED = 1024 * 1024  # inflated bytes from which the size is counted before they are kept
+_THREADED = 128 * 1024  # bytes from which a thread does the work
 _LIMITS = (1, 2**31)
 
 M = TypeVar("M", Request, Response)
 
 
 class CompressProcessor(BaseProcessor):
-    """Compresses what this side sends, and inflates what it receives.
+    """Compresses the messages that this side sends, and inflates those that it receives.
 
     Args:
-        min_size: Bytes of a body below which it is sent as it is.
-        level: 1, fastest, to 9, smallest; what zlib calls the level of compression.
-        max_message: Bytes that a received body may have when it is inflated.
+        min_size: Smallest body to compress, in bytes.
+        level: The compression level of zlib, 1 (fastest) to 9 (smallest).
+        max_message: Largest received body after inflation, in bytes.
 
     Raises:
         ValueError: An argument is out of bounds; the message names it.
@@ -78,11 +78,11 @@ class CompressProcessor(BaseProcessor):
         return message
 
     async def _inflate(self, message: M) -> M:
-        """Replace a compressed body.
+        """Inflate the body of a message, if it is compressed.
 
         Raises:
-            ResourceExhausted: It would be larger than `max_message`.
-            InvalidArgument: It is not what its header says.
+            ResourceExhausted: The body would be larger than `max_message`.
+            InvalidArgument: The body does not match its header.
         """
         size = message.header.pop(HEADER_NAME, None)
         if size is None:
@@ -108,10 +108,10 @@ class CompressProcessor(BaseProcessor):
 
 
 def _inflate(data: bytes, size: int) -> bytes:
-    """Return what `data` stands for.
+    """Return `data` inflated.
 
     Raises:
-        ValueError: That has not `size` bytes; no more than 1 MiB is kept to find out.
+        ValueError: The result does not have `size` bytes; at most 1 MiB is kept to find out.
         zlib.error: It is not compressed data.
     """
     if size > _COUNTED:
@@ -124,7 +124,7 @@ def _inflate(data: bytes, size: int) -> bytes:
 
 
 def _count(data: bytes, size: int) -> None:
-    """Inflate without keeping anything; raise `ValueError` if it has more than `size` bytes."""
+    """Inflate without keeping the result; raise `ValueError` above `size` bytes."""
     inflating = zlib.decompressobj()
     seen = 0
     for start in range(0, len(data), _SLICE):

@@ -1,4 +1,4 @@
-"""Limits on how often requests may come: token buckets, of this process or of all instances."""
+"""Rate limits: token buckets of this process, or shared by all instances."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,31 +16,31 @@ __all__ = ["LimitProcessor", "Match", "Rule"]
 _SCOPE = "limit"
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
-# Returns what is limited, such as the address of the peer; `None` where the rule does not apply.
+# Returns the key to limit, such as the address of the peer; `None` if the rule does not apply.
 Match = Callable[[Request], str | Awaitable[str | None] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How many requests may come: a bucket that gains `gen_token` tokens in each period.
+    """A rate limit: a token bucket that gains `gen_token` tokens per period.
 
-    Each request takes a token; without one it is refused. `Rule(minute=1, gen_token=60,
-    max_token=10)` lets one pass each second, and ten at once after a pause.
+    Each request takes a token and is refused if there is none. `Rule(minute=1, gen_token=60,
+    max_token=10)` admits one request per second, and a burst of ten after a pause.
 
     Args:
-        second: Seconds of the period; these and the next four are added up.
+        second: Seconds of the period. The period is the sum of all five units.
         minute: Minutes of the period.
         hour: Hours of the period.
         day: Days of the period.
         week: Weeks of the period.
-        max_token: Tokens a bucket can hold: how many requests may come at once.
-        gen_token: Tokens a bucket gains in a period.
-        init_token: Tokens of a new bucket; `None` for a full one.
-        group: Rules of one group share the buckets of a key; by default each has its own.
-        block_time: Seconds for which all is refused after a request that found no token.
+        max_token: Maximum number of tokens, which is the size of a burst.
+        gen_token: Tokens added per period.
+        init_token: Tokens of a new bucket; `None` for a full bucket.
+        group: Rules of one group share their buckets; by default each rule has its own.
+        block_time: Seconds that all requests are refused after one that found no token.
 
     Raises:
-        ValueError: A number is out of bounds, or there is no period; the message names it.
+        ValueError: A number is out of bounds, or the period is 0; the message names it.
     """
 
     second: float = 0
@@ -79,22 +79,21 @@ class Rule:
 
 
 class LimitProcessor(BaseProcessor):
-    """Refuses requests above the limits of its rules, with `ResourceExhausted`.
+    """Refuses requests above the limits of its rules with `ResourceExhausted`; for servers.
 
-    All rules that match a request must let it pass; the first that does not decides, and its
-    ``details`` have ``retry_after``, in seconds. A unary or generator call is one request; in a
-    channel the opening and each message are. For servers; calls refused so harm no node on
-    the client's side.
+    Each rule that matches a request must admit it. The first that refuses it sets ``retry_after``
+    in ``details``, in seconds. A unary or stream call is one request. In a channel, the opening and
+    each message are one request each. A refusal does not count against the node on the client.
 
     Args:
         backend: URL of `rap.shared_state.state_from_url`, such as ``memory://`` or
-            ``redis://host:6379/0``, or a `TokenBuckets`. While Redis is away, each instance has
-            its share of every limit.
-        rule_list: Pairs of a function and a rule. The function, plain or async, returns what is
-            limited, as text, or `None` where the rule does not apply.
+            ``redis://host:6379/0``, or a `TokenBuckets`. While Redis is unavailable, each instance
+            uses its share of each limit.
+        rule_list: Pairs of a function and a rule. The function, plain or ``async``, returns the key
+            to limit, as text, or `None` if the rule does not apply.
 
     Raises:
-        TypeError: `backend` or an entry of `rule_list` is something else.
+        TypeError: `backend` or an entry of `rule_list` has the wrong type.
         ValueError: The URL is malformed, or there is no rule.
     """
 
@@ -122,11 +121,11 @@ class LimitProcessor(BaseProcessor):
 
     @property
     def alone(self) -> bool:
-        """Whether the store is away, so that this instance lets its share of requests pass."""
+        """Whether the store is unavailable, so that this instance uses its share of the limits."""
         return bool(getattr(self._buckets, "away", False))
 
     async def process_request(self, request: Request) -> Request:
-        """Let a request pass, or refuse it.
+        """Admit or refuse a request.
 
         Raises:
             ResourceExhausted: It is above a limit.
@@ -147,6 +146,6 @@ class LimitProcessor(BaseProcessor):
         return request
 
     async def stop_event_handle(self) -> None:
-        """Leave the store."""
+        """Release the store."""
         if self._owned:
             await self._buckets.aclose()

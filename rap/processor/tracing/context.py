@@ -1,6 +1,6 @@
-"""Which trace a call belongs to, as headers say it: W3C Trace Context, or Jaeger's own form.
+"""Trace context in headers: W3C Trace Context, or the format of Jaeger.
 
-A header is what a peer chose: what is not well formed is no trace.
+A peer chooses its headers, so a malformed one is ignored.
 """
 
 import re
@@ -22,7 +22,7 @@ __all__ = [
 TRACEPARENT = "traceparent"  # https://www.w3.org/TR/trace-context/
 UBER_TRACE_ID = "uber-trace-id"  # Jaeger: trace id, span id, parent's id, flags; hex digits
 _TRACE_HEADERS = (TRACEPARENT, "tracestate", UBER_TRACE_ID)
-# Key in the state of a call: trace id of its span, if that is kept. Set by what traces.
+# Key in `Call.state`: the trace id of its span if that is sampled. Tracing processors set it.
 TRACE_ID = "rap.trace_id"
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -36,7 +36,7 @@ class TraceParent(NamedTuple):
     Args:
         trace_id: 128 bits.
         span_id: 64 bits.
-        sampled: Whether the caller keeps the trace.
+        sampled: Whether the caller sampled the trace.
     """
 
     trace_id: int
@@ -45,7 +45,7 @@ class TraceParent(NamedTuple):
 
     @classmethod
     def of(cls, header: dict[str, Any]) -> "TraceParent | None":
-        """Return what a header says, W3C first; `None` if it says nothing, or nothing valid."""
+        """Return the span in a header, W3C first; `None` without a valid one."""
         for name, form in ((TRACEPARENT, _TRACEPARENT), (UBER_TRACE_ID, _UBER_TRACE_ID)):
             value = header.get(name)
             found = form.fullmatch(value) if isinstance(value, str) else None
@@ -57,24 +57,24 @@ class TraceParent(NamedTuple):
 
     @property
     def uber_trace_id(self) -> str:
-        """It in Jaeger's form."""
+        """The span in the format of Jaeger."""
         return f"{self.trace_id:032x}:{self.span_id:016x}:0:{int(self.sampled)}"
 
     @property
     def traceparent(self) -> str:
-        """It in the form of W3C."""
+        """The span in the format of W3C."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
 
 
 def put_trace(header: Header, carrier: Mapping[str, str]) -> None:
-    """Write a span into the header of a call, in place of any that somebody passed on by hand."""
+    """Write a span into the header of a call, in place of one that user code put there."""
     for name in _TRACE_HEADERS:
         header.pop(name, None)
     header.update(carrier)
 
 
 def trace_id(call: Call) -> str:
-    """Return the trace that a call is in, kept or not, as 32 hex digits; empty if there is none."""
+    """Return the trace id of a call, sampled or not, as 32 hex digits; empty without a trace."""
     if call.state.get(TRACE_ID):
         return str(call.state[TRACE_ID])
     parent = TraceParent.of(call.header)
@@ -82,7 +82,7 @@ def trace_id(call: Call) -> str:
 
 
 def sampled_trace_id(call: Call) -> str:
-    """Return the trace in which a call can be found, as 32 hex digits; empty if there is none."""
+    """Return the trace id of a call as 32 hex digits; empty if its trace is not sampled."""
     if TRACE_ID in call.state:
         return str(call.state[TRACE_ID])
     parent = TraceParent.of(call.header)
