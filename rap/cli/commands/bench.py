@@ -30,7 +30,6 @@ _HOPELESS = (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code
 
 
 @click.command(cls=Command)
-@call_options
 @click.option(
     "-c",
     "--concurrency",
@@ -55,6 +54,7 @@ _HOPELESS = (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code
     help="Number of connections to each instance.",
 )
 @json_option
+@call_options
 def bench(
     remote: Remote,
     named: NamedCall,

@@ -20,7 +20,6 @@ __all__ = ["call"]
 
 
 @click.command(cls=Command)
-@call_options
 @click.option(
     "--text", is_flag=True, help="Print strings and bytes as they are, and send lines as strings."
 )
@@ -33,6 +32,7 @@ __all__ = ["call"]
     metavar="SECONDS",
     help="After the end of the input, close a channel that has been silent for this long.",
 )
+@call_options
 def call(remote: Remote, named: NamedCall, text: bool, json: bool, linger: float) -> None:
     """Call a function and print its answer.
 

@@ -45,7 +45,8 @@ _REFRESH = 0.25  # seconds between two updates of the display
     default="auto",
     show_default=True,
     metavar="auto|no|URL",
-    help="Registry: `auto` is a temporary redis-server if one is found, `no` is files.",
+    help="Registry: a temporary redis-server if one is found (`auto`), files (`no`), or the Redis"
+    " at a URL.",
 )
 @loop_option
 def demo(seconds: float, redis: str, loop: str) -> None:
