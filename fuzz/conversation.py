@@ -79,7 +79,7 @@ class Talking(RuleBasedStateMachine):
     def every_rule_is_kept(self) -> None:
         """Check both sides against the model."""
         if hasattr(self, "talk"):
-            self.talk.nobody_breaks_a_rule()
+            self.talk.check_rules()
             self.talk.credit_is_neither_made_nor_lost()
             self.talk.messages_arrive_once_and_in_order()
 

@@ -1,1 +1,1 @@
-"""The wire protocol, without any I/O; PROTOCOL.md beside this file is its specification."""
+"""The wire protocol, without I/O. PROTOCOL.md in this folder is its specification."""

@@ -1,8 +1,8 @@
-"""Headers and control frames as msgpack, and the check that makes a foreign body safe to decode.
+"""Headers and control frames as msgpack, and the check that makes a body safe to decode.
 
-A few bytes can ask a decoder for a lot: nesting that exhausts its stack, or a million empty maps
-that become 69 MiB of objects. `check_body` answers from the bytes alone, before the first object
-exists, and nearly always without looking at single values.
+A few bytes can demand a lot of a decoder: nesting that exhausts its stack, or a million empty maps
+that become 69 MiB of objects. `check_body` decides on the bytes alone, before an object is made,
+and nearly always without visiting single values.
 """
 
 from collections.abc import Callable, Iterator

@@ -119,7 +119,7 @@ async def test_a_reset_with_code_ok_ends_without_an_error(pair: Pair) -> None:
     await within(ours.wait_ended())
     await eventually(lambda: not pair.client.streams)  # the Reset may come after the END
     with pytest.raises(ChannelClosed):
-        await ours.send(b"nobody reads it")
+        await ours.send(b"no one reads it")
 
 
 async def test_a_writer_waits_for_its_reader_and_both_go_on(either: Pair) -> None:

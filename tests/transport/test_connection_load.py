@@ -1,4 +1,4 @@
-"""Much at once on one connection: large messages beside small ones, and very many streams."""
+"""A loaded connection: small calls during a large message, and very many streams."""
 
 import asyncio
 

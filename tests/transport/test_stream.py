@@ -1,4 +1,4 @@
-"""Reading, writing and leaving a stream: who waits for what, and what wakes them."""
+"""Readers and writers of a stream: what they wait for, and what wakes them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""TLS: who is accepted, and that every refusal says why."""
+"""TLS: which peers are accepted, and that every refusal has a reason."""
 
 import asyncio
 import ssl

@@ -2,7 +2,7 @@ from rap.transport.watchdog import Stalls
 
 
 class Reader:
-    """A stream with messages that nobody has taken."""
+    """A stream with unread messages."""
 
     def __init__(self, *inbox: object) -> None:
         self.inbox = [*inbox]

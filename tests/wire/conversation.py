@@ -151,7 +151,7 @@ class Conversation:
         begun = bytes(self.ends[side].protocol.partial or b"")
         return parse_frames(begun + self.pipes[side] + b"".join(self.ends[1 - side].protocol.out))
 
-    def nobody_breaks_a_rule(self) -> None:
+    def check_rules(self) -> None:
         assert [end.protocol.error for end in self.ends] == [None, None]
 
     def credit_is_neither_made_nor_lost(self) -> None:
@@ -202,7 +202,7 @@ class Conversation:
                 while self.untaken[side]:
                     stream, held = self.untaken[side].pop()
                     self.ends[side].protocol.acknowledge(stream, held)
-        self.nobody_breaks_a_rule()
+        self.check_rules()
         self.credit_is_neither_made_nor_lost()
         for side in (0, 1):
             protocol = self.ends[side].protocol

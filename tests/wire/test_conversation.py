@@ -17,7 +17,7 @@ def test_a_random_conversation_keeps_every_rule(seed: int) -> None:
     talk = Conversation(Random(seed))
     for _ in range(ROUNDS):
         talk.step()
-        talk.nobody_breaks_a_rule()
+        talk.check_rules()
         talk.credit_is_neither_made_nor_lost()
         talk.messages_arrive_once_and_in_order()
     talk.finish()

@@ -278,7 +278,7 @@ def test_credit_for_a_stream_that_has_ended_is_ignored() -> None:
 
 
 def fill(endpoint: Endpoint, stream_id: int, size: int) -> None:
-    """Send `size` bytes of Data, headers included, that nobody takes."""
+    """Send `size` bytes of Data, headers included, that are not read."""
     while size:
         cost = min(size, 16 * KIB)
         endpoint.receive(data(stream_id, b"x" * (cost - 12)))

@@ -1,4 +1,4 @@
-"""The specification beside the code says what the code does."""
+"""The specification agrees with the code."""
 
 import re
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def example() -> list[tuple[str, bytes]]:
-    """Return who says which bytes, in turn."""
+    """Return the sides and the bytes that they send, in turn."""
     (block,) = re.findall(r"```\n(client.*?)```", SPEC, re.DOTALL)
     found: list[tuple[str, bytes]] = []
     for line in block.splitlines():
