@@ -1,15 +1,16 @@
 """Options of a connection, given once, when it is made."""
 
+from __future__ import annotations  # evaluated when an option is used: see `rap.options`
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from rap.clock import check_timeout
+from rap.options import Option, check_options
 from rap.wire.limits import DEFAULT_LIMITS, Limits
 
 __all__ = ["ConnectionOptions", "KeepaliveOptions"]
-
-_MIN_BUFFER = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,44 +43,80 @@ class KeepaliveOptions:
 class ConnectionOptions:
     """Limits and times of the connections of one side.
 
-    Args:
-        limits: What this side accepts.
-        keepalive: When to ping.
-        hello: What our Hello says besides version and limits.
-        timeout: Seconds for the peer to finish a frame, or to read some of what was written.
-        stall_timeout: Seconds that unread streams may hold the whole connection window. After
-            that, the stream unread the longest is reset.
-        handshake_timeout: Seconds for the peer's Hello to arrive.
-        idle_timeout: Seconds without a call after which a server asks the client to leave;
-            `None`: never.
-        max_age: Seconds after which a server asks the client to leave; open calls go on. `None`:
-            never.
-        write_buffer: Bytes in the transport's buffer above which large messages wait. Small calls
-            wait behind it, so it bounds their latency.
-        max_cancels: Calls per second that the peer may cancel, with a burst of ten times that.
-        max_pings: Pings per second that the peer may send, with a burst of ten times that.
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
     """
 
-    limits: Limits = DEFAULT_LIMITS
-    keepalive: KeepaliveOptions = field(default_factory=KeepaliveOptions)
-    hello: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 9.0
-    stall_timeout: float = 10.0
-    handshake_timeout: float = 5.0
-    idle_timeout: float | None = None
-    max_age: float | None = None
-    write_buffer: int = 256 * 1024
-    max_cancels: int = 100
-    max_pings: int = 10
+    limits: Annotated[Limits, Option("What this side accepts.")] = DEFAULT_LIMITS
+    keepalive: Annotated[KeepaliveOptions, Option("When the connection pings its peer.")] = field(
+        default_factory=KeepaliveOptions
+    )
+    hello: Annotated[
+        Mapping[str, Any], Option("What the Hello of this side says besides version and limits.")
+    ] = field(default_factory=dict)
+    timeout: Annotated[
+        float,
+        Option(
+            "Seconds for the peer to finish a frame, or to read some of what was written.",
+            "seconds",
+            above=0,
+        ),
+    ] = 9.0
+    stall_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that unread streams may hold the whole connection window. After that, the "
+            "stream that has been unread the longest is reset.",
+            "seconds",
+            above=0,
+        ),
+    ] = 10.0
+    handshake_timeout: Annotated[
+        float, Option("Seconds for the peer's Hello to arrive.", "seconds", above=0)
+    ] = 5.0
+    idle_timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds without a call after which a server asks the client to leave. `None` means "
+            "never.",
+            "seconds",
+            above=0,
+        ),
+    ] = None
+    max_age: Annotated[
+        float | None,
+        Option(
+            "Seconds after which a server asks the client to leave. Open calls go on. `None` means "
+            "never.",
+            "seconds",
+            above=0,
+        ),
+    ] = None
+    write_buffer: Annotated[
+        int,
+        Option(
+            "Bytes in the transport's buffer above which large messages wait. Small calls wait "
+            "behind it, so it bounds their latency.",
+            "bytes",
+            least=4096,
+        ),
+    ] = 256 * 1024
+    max_cancels: Annotated[
+        int,
+        Option(
+            "Calls per second that the peer may cancel, with a burst of ten times that.",
+            "per second",
+            least=1,
+        ),
+    ] = 100
+    max_pings: Annotated[
+        int,
+        Option(
+            "Pings per second that the peer may send, with a burst of ten times that.",
+            "per second",
+            least=1,
+        ),
+    ] = 10
 
     def __post_init__(self) -> None:
-        """Check the times and the bounds."""
-        for name in ("timeout", "stall_timeout", "handshake_timeout", "idle_timeout", "max_age"):
-            limit = check_timeout(name, getattr(self, name))
-            if limit is None and name not in ("idle_timeout", "max_age"):
-                raise ValueError(f"{name} must be a number of seconds, got None")
-        least = {"write_buffer": _MIN_BUFFER, "max_cancels": 1, "max_pings": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer from {low} on, got {value!r}")
+        check_options(self)

@@ -23,12 +23,12 @@ def test_idle_timeout_and_max_age_can_be_none() -> None:
 
 @pytest.mark.parametrize("value", [0, 4095, True, "8192", None])
 def test_a_bad_size_of_the_write_buffer_is_named(value: object) -> None:
-    with pytest.raises(ValueError, match="write_buffer must be an integer from 4096 on, got"):
+    with pytest.raises(ValueError, match="write_buffer must be an integer of at least 4096, got"):
         ConnectionOptions(write_buffer=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["max_cancels", "max_pings"])
 @pytest.mark.parametrize("value", [0, True, 1.5, None])
 def test_a_bad_rate_is_named(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be an integer from 1 on, got"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1, got"):
         ConnectionOptions(**{name: value})  # type: ignore[arg-type]
