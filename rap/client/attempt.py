@@ -50,7 +50,7 @@ class Attempt(Generic[S]):
         self.started = started
 
     def reset(self, why: str) -> None:
-        """Cancel the attempt on the wire; does nothing if it has ended."""
+        """Cancel the attempt on the wire; nothing happens if it has ended."""
         self.conn.reset(self.stream, Code.CANCELLED, why)
 
 
@@ -101,11 +101,15 @@ class AttemptFactory:
         return self.cluster.acquire(call.deadline, call.affinity, exclude)
 
     def start_unary(
-        self, method: Method, call: Call, pick: Pick, body: bytes, number: int
+        self,
+        method: Method,
+        call: Call,
+        pick: Pick,
+        body: bytes,
+        number: int,
+        header: Header | None = None,
     ) -> Attempt[UnaryStream]:
         """Send one attempt of a unary call; the future of its stream has the outcome.
-
-        Only without processors that transform messages; see `transform_and_start`.
 
         Args:
             method: What is called.
@@ -113,14 +117,26 @@ class AttemptFactory:
             pick: Where the attempt goes.
             body: The encoded arguments.
             number: 1 for the first attempt of the call.
+            header: From `transform_and_start`, if processors transform messages.
 
         Raises:
             CallError: Nothing was sent: the deadline has passed, or the header cannot be encoded.
         """
         node, conn = pick
-        call.start_attempt(number, conn.peer, self.monotonic())
-        header = call.header if number == 1 else {**call.header, ":attempt": number}
-        return self._send_unary(method, call, node, conn, header, body)
+        now = self.monotonic()
+        if header is None:
+            call.start_attempt(number, conn.peer, now)
+            header = call.header if number == 1 else {**call.header, ":attempt": number}
+        meta = method.open_meta(call.deadline, now, header)
+        stream = UnaryStream(conn, call.deadline)
+        if self.pipeline.sees_errors:
+            stream.on_error(functools.partial(self.pipeline.error, call))
+        node.stats.started(now)
+        try:
+            conn.open_unary(stream, meta, body)
+        except CallError as error:
+            stream.fail(error)
+        return Attempt(call, node, stream, now)
 
     async def transform_and_start(
         self, method: Method, call: Call, pick: Pick, body: bytes, number: int
@@ -130,11 +146,10 @@ class AttemptFactory:
         Raises:
             CallError: As for `start_unary`, or a processor refuses the request.
         """
-        node, conn = pick
-        call.start_attempt(number, conn.peer, self.monotonic())
+        call.start_attempt(number, pick[1].peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
         header, body = await encode_request(self.pipeline, call, header, body)
-        return self._send_unary(method, call, node, conn, header, body)
+        return self.start_unary(method, call, pick, body, number, header)
 
     async def start_stream(
         self, method: Method, call: Call, pick: Pick, body: bytes | None, number: int
@@ -163,9 +178,9 @@ class AttemptFactory:
         now = self.monotonic()
         meta = method.open_meta(call.deadline, now, header)
         stream = Stream(conn)
-        stream.deadline = call.deadline
+        stream.set_deadline(call.deadline)
         if pipeline.sees_errors:
-            stream.see_error = functools.partial(pipeline.error, call)
+            stream.on_error(functools.partial(pipeline.error, call))
         try:
             conn.open(stream, flags, meta, content)
         except CallError as error:
@@ -191,27 +206,6 @@ class AttemptFactory:
         attempt.node.record_overtaken(attempt.started)
         if self._waiters:
             self.cluster.release()
-
-    def _send_unary(
-        self,
-        method: Method,
-        call: Call,
-        node: Node,
-        conn: Connection,
-        header: Header,
-        body: bytes,
-    ) -> Attempt[UnaryStream]:
-        now = self.monotonic()
-        meta = method.open_meta(call.deadline, now, header)
-        stream = UnaryStream(conn, call.deadline)
-        if self.pipeline.sees_errors:
-            stream.see_error = functools.partial(self.pipeline.error, call)
-        node.stats.started(now)
-        try:
-            conn.open_unary(stream, meta, body)
-        except CallError as error:
-            stream.fail(error)
-        return Attempt(call, node, stream, now)
 
 
 async def encode_request(

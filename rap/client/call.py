@@ -127,7 +127,7 @@ class Invoker:
             limit = self.monotonic() + timeout
             if limit < deadline:
                 deadline = limit
-        call = Call(method.path, stream_type, _CLIENT, own, deadline, affinity=affinity)
+        call = Call(method.path, stream_type, _CLIENT, own, deadline, None, affinity)
         return call, session
 
     def untraced(self, call: Call) -> bool:

@@ -1,4 +1,4 @@
-"""The client: what users hold. It finds servers, keeps connections, and makes calls."""
+"""The client: it finds servers, keeps connections to them, and makes calls."""
 
 import inspect
 import logging
@@ -131,21 +131,21 @@ class Client:
             crt_path=config.ssl_client_crt_path,
             key_path=config.ssl_client_key_path,
         )
-        self.connected: Invoker | None = None  # what makes the calls, while connected
+        self.connected: Invoker | None = None  # makes the calls; `None` while it is not connected
         self._processors: list[BaseProcessor] = []
         add_processors("processor_list", self._processors, config.processor_list, Side.CLIENT)
         self.monotonic = self._clock.monotonic
-        self.identity = object()  # what its sessions know it by
+        self.identity = object()  # tells its sessions from those of other clients
         self._cluster: Cluster | None = None
         self._closed = False
         self._methods = MethodCache(self.config.timeout)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
-        """Add processors; before `connect`.
+        """Add processors. Call it before `connect`.
 
         Raises:
-            TypeError: One is no `BaseProcessor`, or for servers only.
-            ValueError: One is loaded already.
+            TypeError: A processor is not a `BaseProcessor`, or is for servers only.
+            ValueError: A processor is loaded already.
             RuntimeError: The client is connected.
         """
         if self.connected is not None:
@@ -156,7 +156,7 @@ class Client:
         """Let errors of servers arrive as these exception types.
 
         Raises:
-            TypeError: An entry is no exception class.
+            TypeError: An entry is not an exception class.
         """
         self._types.load(exceptions)
 
@@ -233,18 +233,18 @@ class Client:
         idempotent: bool = False,
         hedge: bool | float | None = None,
     ) -> I:
-        """Return an object whose methods are the remote twins of those of a class or `Protocol`.
+        """Return an object whose methods are stubs of those of a class or `Protocol`.
 
         Args:
             interface: Declares the methods, each with `self` and type hints.
-            group: Their group on the server; by default the name of the class.
-            timeout: Seconds a call may take.
+            group: Group of the methods on the server. By default the name of the class.
+            timeout: Deadline of a call in seconds, more than 0; see `register`.
             idempotent: As in `register`, for all methods.
             hedge: As in `register`, for unary methods.
 
         Raises:
-            RegistrationError: Hints are missing or cannot be sent.
-            TypeError: It declares no public method.
+            RegistrationError: Type hints are missing, or values of a type cannot be sent.
+            TypeError: The interface declares no public method.
         """
         return bind_interface(self, self._methods, interface, group, timeout, idempotent, hedge)
 
@@ -270,7 +270,7 @@ class Client:
     recovery = staticmethod(recovery)
     get_raw_func = staticmethod(get_raw_func)
 
-    # Life.
+    # Connections.
 
     @property
     def invoker(self) -> Invoker:
@@ -288,14 +288,16 @@ class Client:
 
     @property
     def cluster(self) -> Cluster:
-        """The servers the client knows."""
+        """The servers that the client knows."""
         return self.invoker.cluster
 
     async def connect(self) -> None:
-        """Return when one server has answered; may be called again after a failure.
+        """Connect to the servers; return when the first one has answered.
+
+        You may call it again after a failure.
 
         Raises:
-            Unavailable: None did within `connect_timeout`; the client goes on trying.
+            Unavailable: No server answered within `connect_timeout`. The client goes on trying.
             RuntimeError: The client was closed.
         """
         if self._closed:
@@ -368,7 +370,7 @@ class Client:
 
     @property
     def session(self) -> Session:
-        """A new session, for ``async with``."""
+        """A new session, to enter by ``async with``."""
         return Session(self)
 
     async def raw_call(
@@ -387,16 +389,16 @@ class Client:
         """Call a function by its name.
 
         Args:
-            name: Of the function.
-            args: Its arguments.
-            group: Of the function.
-            session: In which to make the call; by default the one the caller is in.
-            header: Sent with the call.
-            timeout: Seconds; by default the client's.
+            name: Name of the function.
+            args: Positional arguments of the function.
+            group: Group of the function. By default ``default``.
+            session: Session of the call. By default the one that the caller is in, if any.
+            header: Sent with the call: a mapping of names to msgpack values.
+            timeout: Deadline in seconds, more than 0. By default the client's `timeout`.
             affinity: Key whose calls keep to one server, with ``picker="rendezvous"``.
-            arg_param: The arguments as a list, instead of `args`.
-            kwarg_param: Keyword arguments, also such as are named like an option here.
-            kwargs: Its keyword arguments.
+            arg_param: Positional arguments as a list, instead of `args`.
+            kwarg_param: More keyword arguments; their names may be those of the options here.
+            kwargs: Keyword arguments of the function.
 
         Raises:
             CallError: The call failed.
@@ -424,8 +426,8 @@ class Client:
         """Call the server's function that has the name and hints of a local one.
 
         Args:
-            func: Declares the function; never run.
-            args: See `raw_call`, as for the other arguments.
+            func: Declares the function; it is never run.
+            args: As in `raw_call`, and so are the other arguments.
 
         Raises:
             CallError: The call failed.
@@ -455,14 +457,14 @@ class Client:
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> ResponseStream:
-        """Return an iterator over what the server's generator yields.
+        """Return an async iterator over the items that a server's generator yields.
 
         Args:
-            func: Declares the generator, or is its name.
-            args: See `raw_call`, as for the other arguments.
+            func: A function that declares the generator, or its name.
+            args: As in `raw_call`, and so are the other arguments.
 
         Raises:
-            TypeError: It is no generator function.
+            TypeError: The function is not a generator.
         """
         if isinstance(func, str):
             method = self._methods.for_name(func, group, StreamType.STREAM)
@@ -480,10 +482,10 @@ class Client:
         )  # fmt: skip
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call what `Session.execute` was given, by its shape, in the session of this context.
+        """Make the call that `Session.execute` was given, in the session of this context.
 
         Raises:
-            TypeError: It is nothing that can be called.
+            TypeError: `target` is neither a function, nor a name, nor a pending call.
         """
         if isinstance(target, str):
             return await self.raw_call(target, arg_param=args, kwarg_param=kwargs)

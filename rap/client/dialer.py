@@ -1,4 +1,4 @@
-"""How a client opens connections: TLS, limits, and what it says in its Hello."""
+"""The dialer: opens the connections of a client, with TLS, limits and the Hello."""
 
 import logging
 import ssl
@@ -31,15 +31,15 @@ class Dialer:
     Args:
         config: Options of the client.
         clock: Source of time.
-        types: What remote errors may become.
-        reports: Ask servers to report their load.
-        pinned_path: PEM file of the one certificate servers must present.
-        ca_path: PEM file of the authorities of servers.
+        types: Exception types that remote errors may become.
+        reports: Whether servers are asked to report their load.
+        pinned_path: PEM file of the only certificate that servers may present.
+        ca_path: PEM file of the authorities of the certificates of servers.
         crt_path: PEM file of the client's own certificate.
         key_path: PEM file of its key.
 
     Attributes:
-        traffic: Where connections made from now on count their bytes; `None`: nowhere.
+        traffic: Where new connections count their bytes; `None`: nowhere.
 
     Raises:
         ValueError: A file cannot be used; the message names the option.
@@ -115,8 +115,8 @@ class Dialer:
             on_load: Takes load reports.
 
         Raises:
-            Unavailable: It could not be reached.
-            Unauthenticated: It refused this client, or there is no token.
+            Unavailable: The server could not be reached.
+            Unauthenticated: The server rejected this client, or there is no token.
         """
         if self._config.token is None:
             return self._dial(endpoint.address, self._options, on_change, on_load)

@@ -1,7 +1,7 @@
-"""Put the remote twin of a function in its place in its module, and take it out again.
+"""Replace a function of a module by its stub, and restore it.
 
-Code that calls the function through its module then calls a server without being changed. Who took
-it by ``from module import function`` before keeps the local one.
+Code that calls the function through its module then calls a server, without being changed. Code
+that imported it before by ``from module import function`` keeps the local one.
 """
 
 import sys
@@ -13,7 +13,7 @@ __all__ = ["get_raw_func", "inject", "recovery"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_LOCAL = "__rap_local__"  # attribute of a twin that was injected: the function it stands for
+_LOCAL = "__rap_local__"  # attribute of an injected stub: the function that it replaces
 
 
 class Registers(Protocol):
@@ -21,7 +21,7 @@ class Registers(Protocol):
 
     @property
     def register(self) -> Callable[..., Any]:
-        """What returns a decorator that makes remote twins."""
+        """Returns a decorator that makes stubs."""
         ...
 
 
@@ -35,34 +35,37 @@ def inject(
     idempotent: bool = False,
     hedge: bool | float | None = None,
 ) -> F:
-    """Replace a function by its remote twin in the module that defines it; return the twin.
+    """Replace a function by its stub in the module that defines it; return the stub.
 
     Args:
         client: Makes the calls.
-        func: A function of a module; for `Client` an ``async def``, for `SyncClient` any.
-        name: Its name on the server; by default its own.
-        group: Its group on the server.
-        timeout: Seconds a call may take; see `Client.register`.
+        func: A function of a module: for `Client` an ``async def``, for `SyncClient` any.
+        name: Name of the function on the server. By default the name of `func`.
+        group: Group of the function on the server. By default ``default``.
+        timeout: Deadline of a call in seconds; see `Client.register`.
         idempotent: See `Client.register`.
         hedge: See `Client.register`.
 
     Raises:
-        ValueError: It is no function of a module, or is injected already.
-        TypeError: The client takes no such function.
-        RegistrationError: Its hints are missing or cannot be sent.
+        ValueError: It is not a function of a module, or it is injected already.
+        TypeError: The client does not take such a function.
+        RegistrationError: Type hints are missing, or values of a type cannot be sent.
     """
     module = _home(func)
     if hasattr(getattr(module, func.__name__), _LOCAL):
         raise ValueError(f"{func.__module__}.{func.__name__} is injected already")
     options = {"timeout": timeout, "idempotent": idempotent, "hedge": hedge}
-    twin: F = client.register(name, group, **options)(func)
-    setattr(twin, _LOCAL, func)
-    setattr(module, func.__name__, twin)
-    return twin
+    stub: F = client.register(name, group, **options)(func)
+    setattr(stub, _LOCAL, func)
+    setattr(module, func.__name__, stub)
+    return stub
 
 
 def recovery(func: F) -> F:
-    """Put a function back in the place of its twin, either of which is given; return it.
+    """Restore a function that was injected; return it.
+
+    Args:
+        func: The function or its stub.
 
     Raises:
         ValueError: It is not injected.
@@ -76,20 +79,20 @@ def recovery(func: F) -> F:
 
 
 def get_raw_func(func: F) -> F:
-    """Return the local function behind a twin; any other function as it is."""
+    """Return the local function that a stub replaces; any other function as it is."""
     local: F = getattr(func, _LOCAL, func)
     return local
 
 
 def _home(func: Callable[..., Any]) -> ModuleType:
-    """Return the module that has the function, or its twin, under its name.
+    """Return the module that has the function, or its stub, under its name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such module.
     """
     module = sys.modules.get(getattr(func, "__module__", None) or "")
     name = getattr(func, "__name__", None)
     held = getattr(module, name, None) if module is not None and name is not None else None
     if module is None or held is None or get_raw_func(held) is not get_raw_func(func):
-        raise ValueError(f"{func!r} is no function of a module under its own name")
+        raise ValueError(f"{func!r} is not a function of a module under its own name")
     return module

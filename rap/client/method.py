@@ -1,4 +1,4 @@
-"""What is known of a call before it is made, worked out once per stub or method name."""
+"""Methods: what is known of a call before it is made, worked out once per stub or name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,23 +13,31 @@ from rap.wire.codec import pack
 __all__ = ["DEFAULT_GROUP", "Method", "MethodCache", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
-_JUST_BEGUN = 0.005  # seconds
+_JUST_BEGUN = 0.005  # seconds of a timeout that may have passed
 _OFTEN_THE_SAME = {"session_id", UNTRACED}
 _MAX_KEPT = 4096  # methods of functions and names that are called without a stub
 
 
 class Method:
-    """How to call one remote function.
+    """A function of a server, and how to call it.
 
     Args:
-        name: Its name on the server.
-        group: Its group on the server.
-        function: What its declaration says; `None` for a bare name.
-        timeout: Seconds a call may take; `None` for no limit.
-        idempotent: Calling twice has the effect of once, so a lost call may be made again.
-        check: Check arguments against the declaration before sending.
-        hedge: When a unary call is sent a second time; `None`: never.
-        stream_type: What a bare name is taken for; a declaration says it itself.
+        name: Name of the function on the server.
+        group: Group of the function on the server; `None`: `DEFAULT_GROUP`.
+        function: The declaration; `None` if only the name is known.
+        timeout: Deadline of a call in seconds; `None`: no deadline.
+        idempotent: Whether calling twice has the effect of calling once, so that a call whose
+            connection was lost may be retried.
+        check: Whether arguments are checked against the declaration before they are sent.
+        hedge: When a unary call is hedged; `None`: never.
+        stream_type: Type of the call, if only the name is known.
+
+    Attributes:
+        path: Name on the wire, ``/group/name``.
+        encode: Encodes positional and keyword arguments.
+        decode: Decodes the result.
+        meta: Meta of the Open of a call with the default timeout and no header.
+        untraced_meta: The same with a header that says that the call is in no trace.
     """
 
     def __init__(
@@ -58,7 +66,6 @@ class Method:
         if function is not None:
             self.encode = function.encode_args if check else function.encode_args_unchecked
             self.decode = function.decode_result
-        # The Open of a call with default timeout and no header, packed once.
         limit = NEVER if timeout is None else float(timeout)
         self._timeout_ms = remaining_ms(limit, 0.0)
         try:
@@ -73,11 +80,16 @@ class Method:
     def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
         """Return the meta of an Open.
 
+        Args:
+            deadline: Of the call, in seconds on the monotonic clock.
+            now: Seconds on the same clock.
+            header: Header of the call.
+
         Raises:
             InvalidArgument: The header cannot be sent as msgpack.
         """
-        # A whole timeout is sent as such even if some of its first milliseconds have passed, so
-        # that calls differ in no byte: the server knows the meta again and need not read it.
+        # The whole timeout is sent even if a few milliseconds of it have passed. So the metas of
+        # many calls are equal byte by byte, and the server need not read them again.
         if self.timeout is None:
             fresh = deadline == NEVER
         else:
@@ -100,10 +112,10 @@ class Method:
 
 
 class MethodCache:
-    """Makes the methods of one client, and keeps those of functions and names.
+    """The methods of one client; it keeps those of functions and names called without a stub.
 
     Args:
-        timeout: Seconds for unary calls that name no other limit; `None`: no limit.
+        timeout: Deadline in seconds of unary calls that set none; `None`: no deadline.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -122,10 +134,10 @@ class MethodCache:
         *,
         stream_type: StreamType = StreamType.UNARY,
     ) -> Method:
-        """Return a new method; see `Method`, and `hedge` in `Client.register`.
+        """Return a new method; see `Method` and, for `hedge`, `Client.register`.
 
         Raises:
-            RegistrationError: `hedge` is for a function that is not unary.
+            RegistrationError: `hedge` is set and the function is not unary.
         """
         if function is not None:
             stream_type = function.stream_type
@@ -150,7 +162,7 @@ class MethodCache:
         """Return the method for a bare name.
 
         Raises:
-            TypeError: It is no name.
+            TypeError: It is not a name.
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a function must be a string, got {name!r}")
@@ -162,10 +174,10 @@ class MethodCache:
         return method
 
     def for_function(self, func: Callable[..., Any], group: str | None) -> Method:
-        """Return the method for a declared function, or the one of a stub.
+        """Return the method of a declared function or of a stub.
 
         Raises:
-            RegistrationError: Its hints are missing or cannot be sent.
+            RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
         declared: Method | None = getattr(func, "__rap_method__", None)
         if declared is not None and group is None:
@@ -193,7 +205,7 @@ def merge_arguments(
     """Return the arguments of a call, given one by one or as list and dict.
 
     Raises:
-        TypeError: They are given in both ways, or not as a list and a dict.
+        TypeError: They are given both ways, or not as a list and a dict.
     """
     if arg_param is not None:
         if args:

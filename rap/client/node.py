@@ -1,4 +1,4 @@
-"""The client's live view of one server: its connections, its load, its health."""
+"""A node: one server with its connections, its load and its health, as a client sees it."""
 
 import random
 from collections.abc import Callable
@@ -21,24 +21,27 @@ _ASK_PAUSE = 0.2  # seconds between two requests for a report, at least
 class Node:
     """One server; a `Candidate` for pickers.
 
+    Times are in seconds on the monotonic clock.
+
     Args:
-        endpoint: What the registry says of it.
-        pool: Its connections.
+        endpoint: What the registry says about the server.
+        pool: Connections to it.
         clock: Source of time.
         rng: Source of jitter.
-        may_eject: Whether one more node may be taken out for failing.
-        on_change: Called when its health changed.
+        may_eject: Returns whether one more node may be ejected for failing.
+        on_change: Called when the health of the node has changed.
 
     Attributes:
-        weight: Effective capacity: slow start applied.
-        stats: Its load, told of every call.
-        leaving: The registry no longer has it.
-        since: When it was first usable, in seconds on the monotonic clock; `None` before.
-        keep_until: Until then it stays although the registry has lost it and it is not connected.
-        report: What it last told of its load, if the picker wants to know; `None` before.
-        reported_at: When that came, in seconds on the monotonic clock.
+        weight: Effective capacity, slow start applied.
+        stats: Load, from the calls of this client.
+        breaker: Health, from the calls of this client.
+        leaving: Whether the registry no longer lists it.
+        since: When it was first usable; `None` before.
+        keep_until: Until when it stays without a connection although the registry does not list it.
+        report: Its last load report, if the picker or subsetting asked for one; `None` before.
+        reported_at: When that report came.
         own_in_flight: How many of the calls that the report counts are this client's.
-        avoid_until: A call failed, for which pickers that go by reports leave it alone until then.
+        avoid_until: Until when pickers that go by reports avoid it, because a call has failed.
     """
 
     def __init__(
@@ -80,12 +83,12 @@ class Node:
 
     @property
     def zone(self) -> str:
-        """Name of its failure domain; empty when unknown."""
+        """Name of its zone; empty if it is not known."""
         return self.endpoint.zone
 
     @property
     def alive(self) -> bool:
-        """Whether a connection to it takes new calls."""
+        """Whether one of its connections takes new calls."""
         return any(conn.usable for conn in self.pool.connections)
 
     @property
@@ -95,7 +98,7 @@ class Node:
 
     @property
     def state(self) -> str:
-        """One word for people: up, connecting, draining, suspect, ejected."""
+        """Its state in one word: up, connecting, draining, suspect or ejected."""
         if self.endpoint.state is State.DRAINING or any(
             conn.draining and not conn.closed for conn in self.pool.connections
         ):
@@ -108,21 +111,21 @@ class Node:
 
     @property
     def own_calls(self) -> int:
-        """How many calls of this client are in flight."""
+        """How many calls of this client it serves now, streams included."""
         return self.stats.in_flight + self.stats.open_streams
 
     def request_load_report(self) -> None:
-        """Ask the server for a report of its load, unless that would be too often."""
+        """Ask the server for a load report, unless that would be too often."""
         conn, now = self.pool.conn, self._now()
         if conn is None or not conn.usable:
             return
-        # It counts as a ping, and some of those that the server takes are left for pings.
+        # The server counts it as a ping, and real pings need some of the allowed rate.
         if now - self._asked_at >= max(_ASK_PAUSE, 2 * conn.min_ping_interval):
             self._asked_at = now
             conn.request_load_report()
 
     def take_report(self, conn: Connection, body: bytes) -> None:
-        """Keep what the server tells of its load; what cannot be read is ignored."""
+        """Keep a load report of the server; one that cannot be read is ignored."""
         try:
             self.report = read_load(body)
         except ValueError:
@@ -131,11 +134,11 @@ class Node:
         self.own_in_flight = self.own_calls
 
     def record_result(self, started: float, error: BaseException | None) -> None:
-        """Account for a call that ended with an error, or `None`.
+        """Account for an attempt that has ended.
 
         Args:
-            started: When it began, in seconds on the monotonic clock.
-            error: What ended it.
+            started: When it started, in seconds on the monotonic clock.
+            error: Why it failed; `None` if it succeeded.
         """
         now = self._now()
         if error is None:
@@ -144,7 +147,7 @@ class Node:
             return
         verdict = verdict_of(error)
         if isinstance(error, ResourceExhausted) and not error.remote:
-            verdict = Verdict.IGNORED  # a limit of this side; the node has not heard of the call
+            verdict = Verdict.IGNORED  # a limit of this side; the server has not seen the call
         told = pushback(error) if isinstance(error, CallError) else None
         seconds = None if told is None or told < 0.0 else told
         self.stats.failed(now, now - started, verdict, seconds)
@@ -164,7 +167,7 @@ class Node:
         It counts as latency, and says nothing about the health of the node.
 
         Args:
-            started: When it began, in seconds on the monotonic clock.
+            started: When it started, in seconds on the monotonic clock.
         """
         now = self._now()
         waited = now - started
@@ -219,7 +222,7 @@ class Node:
         return True
 
     def reset(self, incarnation: str) -> None:
-        """Another process answers at the address: forget what was measured of the old one."""
+        """Forget what was measured: another process is at the address now."""
         self.incarnation = incarnation
         self.stats.reset()
         self.breaker = Breaker(self._rng, may_open=self._may_eject)

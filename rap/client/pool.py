@@ -1,7 +1,8 @@
-"""The connections to one server: dialled in the background, again after a loss, with backoff.
+"""A pool of connections to one server, dialled in the background and again after a loss.
 
-The backoff is gRPC's: 1 s, times 1.6 for each failure, +-20 %, at most 15 s. A connection that ends
-within a second of its opening is one, but for the first.
+The backoff between dials is that of gRPC: 1 s, times 1.6 for each failure, at most 15 s, with a
+jitter of 20 %. A connection that ends within a second counts as a failure too, if the one before
+did the same.
 """
 
 import asyncio
@@ -27,16 +28,16 @@ _BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failu
 
 
 class ServerDraining(ConnectionClosed):
-    """The server answered, but asks for no calls now; a pool soon asks again."""
+    """The server answered, but is draining. The pool soon dials it again."""
 
 
 class Counters:
-    """What has happened so far to connections of all servers of a service, also of those gone.
+    """Counts of a cluster since its start; nodes that have left are included.
 
     Attributes:
         opened: Connections opened.
         failed: Connections that could not be opened.
-        ejections: Times that a server was taken out for failing.
+        ejections: Times that a server was ejected for failing.
     """
 
     __slots__ = ("ejections", "failed", "opened")
@@ -55,31 +56,32 @@ class Counters:
         self.failed += 1
 
     def count_ejection(self) -> None:
-        """Count a server that was taken out for failing."""
+        """Count a server that was ejected for failing."""
         self.ejections += 1
 
 
 class Pool:
-    """Connections to one server.
+    """A pool of connections to one server.
 
     Args:
-        name: Of the server, for logs and errors.
+        name: Name of the server, for logs and errors.
         open_one: Dials one connection; raises a `RapError` when that fails.
         admit: Takes a connection that was dialled, and returns whether older ones lead to another
             process; raises a `RapError` if the connection is of no use.
-        max_connections: At the most at once.
+        max_connections: How many may be open at once.
         clock: Source of time.
         rng: Source of jitter.
         on_change: Called when the set of usable connections may have changed.
-        counters: What happens is counted there, with other pools; by default apart.
+        counters: Where dials are counted, with those of other pools.
 
     Attributes:
         conn: The connection that new calls take; `None` while there is none.
         error: Why the last dial failed, or the last connection ended.
-        denial: The last dial failed because the server does not accept who this client is.
-        failures: Dials that failed in a row.
-        draining: The last dial found a server that asks for no calls.
-        wanted: Keep one connection open.
+        denial: Why the server rejected this client at the last dial; `None` if it did not.
+        failures: Number of dials that failed in a row.
+        draining: Whether the last dial found a server that drains.
+        wanted: Whether one connection is to be kept open.
+        connections: All open connections.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
-        self._hurry = Notify(clock)
+        self._news = Notify(clock)
 
     @property
     def dialling(self) -> bool:
@@ -121,7 +123,7 @@ class Pool:
         return self._dialling is not None and not self._dialling.done()
 
     def set_wanted(self, wanted: bool) -> None:
-        """Keep a connection open from now on, or no longer."""
+        """Set whether one connection is to be kept open."""
         self.wanted = wanted
         self.refresh()
 
@@ -131,30 +133,30 @@ class Pool:
         roomy = [conn for conn in usable if has_room(conn)]
         self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
         if self.conn is None and usable and len(self.connections) >= self._max_connections:
-            self.conn = usable[0]  # the peer's limit will say so
+            self.conn = usable[0]  # a call there fails by the limit of the server
         if self.conn is None and self.wanted and not self.dialling:
             self._dialling = asyncio.create_task(self._dial(), name=f"rap dial {self._name}")
 
     @property
     def full(self) -> bool:
-        """Whether it is connected, but every connection has all the calls that it may have."""
+        """Whether it is connected, but every connection has reached its limit of calls."""
         return self.conn is None and any(conn.usable for conn in self.connections)
 
     @property
     def calls(self) -> int:
-        """How many attempts of calls were given to its connections."""
+        """How many attempts of calls its connections were given so far."""
         return self._calls + sum(conn.opened for conn in self.connections)
 
     def reset_backoff(self) -> None:
-        """Cut the pause before the next dial short: there is news of the server."""
+        """Dial at once if a pause runs, with the shortest pause after that: the server is up."""
         self.failures = self._brief = 0
         if self.dialling:
-            self._hurry.notify()
+            self._news.notify()
 
     def on_connection(self, conn: Connection) -> None:
         """React to a Hello, a GoAway or the end of a connection."""
         if conn not in self.connections:
-            return  # `_dial` sees to one that is being opened
+            return  # it is being opened, and `_dial` sees to it
         if conn.closed:
             self.connections.discard(conn)
             self._note_end(self._opened_at.pop(conn))
@@ -164,7 +166,7 @@ class Pool:
         self._on_change()
 
     def drain(self) -> None:
-        """Give no new calls to the present connections; each closes when its last call ends."""
+        """Give no new calls to the open connections; each closes when its last call has ended."""
         for conn in list(self.connections):
             conn.drain()
         self.refresh()
@@ -187,7 +189,7 @@ class Pool:
 
     async def _dial(self) -> None:
         """Try until there is a connection, or none is wanted."""
-        if self._brief > 1:  # else a server that hangs up at once would be dialled without end
+        if self._brief > 1:  # or a server that hangs up at once would be dialled without a pause
             self.failures = self._brief - 1
             await self._pause()
         while self.wanted:
@@ -195,7 +197,7 @@ class Pool:
                 conn = await self._open_one()
                 if self._admit(conn):
                     self.drain()
-            except (RapError, OSError, ValueError) as exc:  # the last: a name no resolver takes
+            except (RapError, OSError, ValueError) as exc:  # ValueError: a bad host name
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self.failures += 1
@@ -224,13 +226,13 @@ class Pool:
             await self._pause()
 
     def _note_end(self, opened_at: float) -> None:
-        """Note how long a connection was open."""
+        """Count a connection that was open for a short time only."""
         brief = self._clock.monotonic() - opened_at < _BRIEF
         self._brief = self._brief + 1 if brief else 0
 
     async def _pause(self) -> None:
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self.failures - 1, 20), _MAX_PAUSE)
-        await self._hurry.wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
+        await self._news.wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
 
 
 def has_room(conn: Connection) -> bool:

@@ -78,11 +78,11 @@ class ResponseStream:
             return await self._next()
 
     async def aclose(self) -> None:
-        """End the remote generator; does nothing if it has ended."""
+        """End the remote generator; nothing happens if it has ended."""
         self._finish()
 
     def take_ready(self) -> list[Any]:
-        """Return the items that have arrived and need no wait."""
+        """Return the items that have arrived already."""
         items = list(self._items)
         self._items.clear()
         return items
@@ -91,7 +91,7 @@ class ResponseStream:
         """Make the call in another session.
 
         Raises:
-            RuntimeError: It has begun.
+            RuntimeError: The call has begun.
             CallError: It is the session of another client.
         """
         if self._scope is not None or self._done:

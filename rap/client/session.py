@@ -123,16 +123,16 @@ class Session:
         arg_list: list[Any] | tuple[Any, ...] | None = None,
         kwarg_dict: dict[str, Any] | None = None,
     ) -> Any:
-        """Make one call in this session.
+        """Make one call in this session, and return its result.
 
         Args:
-            obj: A pending call of a stub, a function, or the name of one. For a generator the
-                iterator over its items is returned.
-            arg_list: Arguments for a function or name.
-            kwarg_dict: Its keyword arguments.
+            obj: A pending call of a stub, a function, or the name of a function. For a generator,
+                the iterator over its items is returned.
+            arg_list: Positional arguments for a function or name.
+            kwarg_dict: Keyword arguments for it.
 
         Raises:
-            TypeError: `obj` is none of these, or the arguments are no list and dict.
+            TypeError: `obj` is none of these, or the arguments are not a list and a dict.
             CallError: It is a pending call of another client.
         """
         token = ambient_session.set(self)
@@ -232,5 +232,5 @@ class PinnedSession(Session):
         self.outer = ambient_session.get()
 
     def unpin(self) -> None:
-        """Let the connection go."""
+        """Release the connection."""
         self._leave()

@@ -41,8 +41,8 @@ class NodeStatus(NamedTuple):
     """One server as a client sees it.
 
     Args:
-        calls: Attempts of calls that were given to it so far.
-        latency: Recent peak, in seconds; `None` before the first answer.
+        calls: Attempts of calls that it was given so far.
+        latency: Recent peak latency in seconds; `None` before the first answer.
     """
 
     calls: int
@@ -54,22 +54,22 @@ class ClientStatus:
     """A client at one moment.
 
     Args:
-        service: What it calls; empty for a list of addresses.
-        ready: How many servers take calls now; 0 also while it is not connected.
-        nodes: How many servers are in each of `NODE_STATES`.
-        connections: How many are open.
-        calls: How many are open, of every shape.
-        waiting: Calls that wait for a server.
-        degraded: Its registry does not answer; `None` if the registry does not tell.
-        age: Seconds since the registry last answered; `None` if it does not tell.
+        service: Name of the service that it calls; empty for a list of addresses.
+        ready: Number of servers that take calls now; 0 while it is not connected.
+        nodes: Number of servers in each of `NODE_STATES`.
+        connections: Number of open connections.
+        calls: Number of open calls of every type.
+        waiting: Number of calls that wait for a server.
+        degraded: Whether the registry does not answer; `None` if the registry does not say.
+        age: Seconds since the registry last answered; `None` if the registry does not say.
         servers: Each server that it knows, by its id.
         opened: Connections opened so far.
-        failed: Connections that could not be opened so far.
-        ejections: Times that a server was taken out for failing so far.
-        hedges: Second copies of late calls so far.
-        refused: Retries and second copies so far that the retry budget did not allow.
-        received: Bytes, where they are counted; see `count_traffic`.
-        sent: The same.
+        failed: Connections so far that could not be opened.
+        ejections: Times so far that a server was ejected for failing.
+        hedges: Hedged requests so far.
+        refused: Retries and hedges so far that the retry budget did not allow.
+        received: Bytes received; 0 unless they are counted, see `count_traffic`.
+        sent: Bytes sent, likewise.
     """
 
     service: str

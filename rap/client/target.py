@@ -14,12 +14,12 @@ DEFAULT_ADDRESS = "localhost:9000"
 
 
 class Target(NamedTuple):
-    """What a client watches.
+    """The service that a client calls.
 
     Args:
         service: Name of the service; empty for a list of addresses.
         resolver: Where to watch it.
-        owned: The client made the resolver, and closes it.
+        owned: Whether the client made the resolver, and closes it.
     """
 
     service: str
@@ -30,10 +30,10 @@ class Target(NamedTuple):
 def parse_target(
     host_list: Hosts, service: str | None, registry: str | Registry | Resolver | None
 ) -> Target:
-    """Return what the options of a client name.
+    """Return the target that the options of a client name.
 
     Raises:
-        ValueError: An option is bad, missing, or one too many; the message names it.
+        ValueError: An option is bad, is missing, or excludes another one; the message names it.
     """
     if registry is None:
         if service is not None:

@@ -54,6 +54,10 @@ class UnaryStream(StreamState):
         self.held = 0
         self.future: asyncio.Future[bytes | memoryview] = conn.new_future()
 
+    def on_error(self, see_error: SeeError) -> None:
+        """Let `see_error` take an error of the server before `future` does."""
+        self.see_error = see_error
+
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Take the response; an END without a message ends the call without one."""
         future = self.future
@@ -122,6 +126,14 @@ class Stream(StreamState):
         self.state = state
         self.send_window = send_window
         self.held = 0
+
+    def set_deadline(self, deadline: float) -> None:
+        """Set when the call ends at the latest, in seconds on the monotonic clock."""
+        self.deadline = deadline
+
+    def on_error(self, see_error: SeeError) -> None:
+        """Let `see_error` take an error of the peer before it is raised."""
+        self.see_error = see_error
 
     @property
     def deadline_text(self) -> str:

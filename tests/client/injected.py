@@ -1,4 +1,4 @@
-"""Functions that tests replace by their remote twins."""
+"""Functions that tests replace by their stubs."""
 
 from collections.abc import AsyncIterator
 

@@ -106,14 +106,14 @@ async def test_the_clients_timeout_is_the_default(server: Server, watch: Watch) 
     async with calling(server, timeout=0.05) as client:
         with pytest.raises(DeadlineExceeded):
             await within(client.raw_call("hang"))
-        stub = client.register("hang")(hang_twin)
+        stub = client.register("hang")(hang_declared)
         with pytest.raises(DeadlineExceeded):
             await within(stub())
-        slower = client.register("fine", timeout=5)(hang_twin)
+        slower = client.register("fine", timeout=5)(hang_declared)
         await slower()
 
 
-async def hang_twin() -> Any:
+async def hang_declared() -> Any:
     raise AssertionError("it runs on the server")
 
 
@@ -240,7 +240,7 @@ async def test_a_deadline_crosses_three_servers(how: str) -> None:
 
 
 async def test_a_deadline_that_has_passed_sends_nothing(client: Client) -> None:
-    stub = client.register("fine")(hang_twin)
+    stub = client.register("fine")(hang_declared)
     told: list[str] = []
 
     async def outer() -> None:
@@ -260,10 +260,10 @@ async def test_a_deadline_that_has_passed_sends_nothing(client: Client) -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, "1", True, float("nan")])
 async def test_a_bad_timeout_is_refused(client: Client, timeout: Any) -> None:
-    stub: Any = client.register("fine")(hang_twin)
+    stub: Any = client.register("fine")(hang_declared)
     for call in (
         lambda: client.raw_call("fine", timeout=timeout),
-        lambda: client.call(hang_twin, timeout=timeout),
+        lambda: client.call(hang_declared, timeout=timeout),
         lambda: stub(timeout=timeout),
     ):
         with pytest.raises(ValueError, match="timeout must be"):

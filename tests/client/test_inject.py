@@ -41,8 +41,8 @@ def originals() -> Iterator[None]:
 async def test_an_injected_function_is_called_remotely_until_it_recovers(client: Client) -> None:
     local = injected.double
     assert await injected.use(1) == 2
-    twin = client.inject(injected.double)
-    assert injected.double is twin
+    stub = client.inject(injected.double)
+    assert injected.double is stub
     assert await injected.use(1) == 100
     assert client.get_raw_func(injected.double) is local
     assert await client.get_raw_func(injected.double)(1) == 2
@@ -82,7 +82,7 @@ async def test_a_function_inside_another_is_refused(client: Client) -> None:
     async def inner(n: int) -> int:
         return n
 
-    with pytest.raises(ValueError, match="no function of a module"):
+    with pytest.raises(ValueError, match="not a function of a module"):
         client.inject(inner)
 
 

@@ -95,7 +95,7 @@ async def test_whatever_way_a_call_ends_the_next_one_goes_on(
     server: Server, gate: Gate, how: str
 ) -> None:
     async with calling(server, max_in_flight=1) as client:
-        stub = client.register("enter", timeout=0.05 if how == "fail" else None)(twin)
+        stub = client.register("enter", timeout=0.05 if how == "fail" else None)(declared)
         first = asyncio.ensure_future(stub())
         await eventually(lambda: gate.inside == 1)
         second = asyncio.create_task(client.raw_call("enter"))
@@ -110,7 +110,7 @@ async def test_whatever_way_a_call_ends_the_next_one_goes_on(
         assert first.cancelled() or first.exception() is None or how == "fail"
 
 
-async def twin() -> int:
+async def declared() -> int:
     raise AssertionError("it runs on the server")
 
 

@@ -65,7 +65,7 @@ class AtOnce(random.Random):
         return a
 
 
-async def twin(path: str) -> int:
+async def declared(path: str) -> int:
     raise AssertionError("it runs on the server")
 
 
@@ -104,7 +104,7 @@ async def call_and_kill(
     async with serving(hang) as other, Client([address, *other.addresses]) as client:
         await eventually(lambda: len(client.cluster.ready) == 2)
         client.cluster.ready = (client.cluster.nodes[address],)  # the call goes there
-        stub = client.register("hang", idempotent=idempotent)(twin)
+        stub = client.register("hang", idempotent=idempotent)(declared)
         calls = [asyncio.ensure_future(stub(str(log))) for _ in range(times)]
         await eventually(lambda: log.exists() and log.read_text() == "x" * times)
         client.cluster.ready = tuple(client.cluster.nodes.values())

@@ -77,5 +77,5 @@ async def encrypted_client(
 
 
 def remote(client: Client, name: str, func: Any) -> Any:
-    """Return the twin of a channel function, whose channel is made for it."""
+    """Return the stub of a channel function, which makes its channel."""
     return client.register(name)(func)
