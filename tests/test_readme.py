@@ -7,13 +7,14 @@ fenced as ``python fragment`` is only compiled.
 """
 
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATIENCE = 30.0
+FIRST_PORT, LAST_PORT = 10_000, 32_000  # Linux assigns ports from 32,768 on
 # A shell may start its background jobs deaf to Ctrl-C; a user's terminal does not.
 RUNNER = (
     "import runpy, signal, sys; sys.path.insert(0, sys.argv[2]);"
@@ -72,8 +74,14 @@ def examples_of(blocks: list[Block]) -> list[Example]:
 
 
 def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a free port below the range from which the kernel assigns ports.
+
+    Between this call and the start of the server, no connection of another program can get it.
+    """
+    while True:
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        with suppress(OSError), socket.create_server(("localhost", port)):
+            return port
 
 
 class Program:
