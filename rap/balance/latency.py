@@ -1,8 +1,8 @@
-"""Latency that belongs to a number of calls in flight.
+"""Latency as a function of the number of calls in flight.
 
-A latency alone says little of the next call: an idle server answers fast because it is idle. Taken
-without regard to the calls in flight, it makes a balancer worse than taking turns (Prequal, arXiv
-2312.10172), so each sample keeps how many calls were in flight when its call came.
+A latency alone says little about the next call, because an idle server answers fast. A balancer
+that ignores the calls in flight is worse than round robin (Prequal, arXiv 2312.10172). Therefore
+each sample has the number of calls in flight at its start.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ MAX_AGE = 10.0
 
 
 class LatencyAt:
-    """The last latencies of a server, each with the calls in flight at its beginning.
+    """The last latencies of a server, each with the number of calls in flight at its start.
 
     Times are seconds on the monotonic clock.
     """
@@ -30,16 +30,16 @@ class LatencyAt:
 
         Args:
             now: When the call ended.
-            in_flight: How many others were in flight when it came.
-            elapsed: Seconds that it took.
+            in_flight: Number of other calls in flight when it started.
+            elapsed: Its duration in seconds.
         """
         self._samples.append((now, log(in_flight + 1), elapsed))
 
     def at(self, in_flight: int, now: float) -> float | None:
-        """Return the median of the samples that had about as many in flight; `None` without any.
+        """Return the median latency at about `in_flight` calls; `None` without samples.
 
-        About as many is a matter of proportion: 2 are as far from 1 as 200 from 100. What is older
-        than 10 s does not count.
+        Distance is a ratio: 2 is as far from 1 as 200 from 100. Samples older than 10 s do not
+        count.
         """
         near = log(in_flight + 1)
         fresh = [
@@ -49,7 +49,7 @@ class LatencyAt:
         ]
         if not fresh:
             return None
-        fresh.sort(key=_distance)  # of equals the newest come first
+        fresh.sort(key=_distance)  # of equal distances, the newest come first
         nearest = sorted(elapsed for _, elapsed in fresh[:NEAREST])
         return nearest[len(nearest) // 2]
 

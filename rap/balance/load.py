@@ -1,7 +1,7 @@
-"""How loaded a node is: calls in flight, alone or weighed with recent peak latency.
+"""The load of a node: calls in flight, alone or multiplied by recent peak latency.
 
-A load is told of the start and the end of every call, so these methods are the hot path of a
-client: plain attributes, times as arguments, one method for the good end and one for the others.
+A load counts the start and the end of each call, so its methods are on the hot path of a client:
+plain attributes, times as arguments, one method for success and one for all other ends.
 """
 
 from collections.abc import Iterable
@@ -13,33 +13,33 @@ from rap.errors import Verdict
 __all__ = ["Load", "PeakEwma", "PendingRequests", "median_ewma"]
 
 EPSILON = 1e-4
-"""Seconds added to every latency: differences below it are noise of the two event loops, and
-with it calls in flight count on a node that answers in no time."""
+"""Seconds added to each latency. Smaller differences are noise of the two event loops, and calls in
+flight must count even on a node that answers instantly."""
 FAILURE_PENALTY = 5.0
 MAX_PENALTY = 300.0
 STALE_AFTER = 3.0
 GRAIN = 1e-3
-"""Seconds between two steps down of an average: with a decay of seconds, looking at one answer in
-a millisecond says as much as looking at all, and `exp` is most of the cost of an answer."""
+"""Seconds between two reductions of an average. With a decay of seconds, one sample per millisecond
+is as good as all of them, and `exp` is most of the cost of an answer."""
 
 
 class Load(Protocol):
-    """Measure of one node. Times are seconds on the monotonic clock.
+    """The load of one node. Times are seconds on the monotonic clock.
 
-    Every `started` is followed by exactly one `finished` or `failed`.
+    Each `started` is followed by exactly one `finished` or `failed`.
     """
 
     in_flight: int
-    """Calls that wait for their answer."""
+    """Number of calls that wait for an answer."""
     open_streams: int
-    """Generators and channels that are past their first message; the owner counts them.
+    """Number of streams and channels after their first message; the owner counts them.
 
-    They are load, but one that is silent for an hour is no sign of a node that hangs. So for
-    load such a call is finished with its first message, and from then on counted here.
+    They are load, but a stream that is silent for an hour does not mean that its node hangs.
+    Therefore such a call is finished with its first message, and counted here from then on.
     """
 
     def started(self, now: float) -> None:
-        """Count a call that was given to the node."""
+        """Count a call that starts on the node."""
         ...
 
     def finished(self, now: float, elapsed: float, ok: bool) -> None:
@@ -47,32 +47,32 @@ class Load(Protocol):
 
         Args:
             now: When it came.
-            elapsed: Seconds from the request to it; to the first message of a generator.
-            ok: It is a result; an error shows that the node is alive, not that it is fast.
+            elapsed: Seconds from the request to the answer, or to the first message of a stream.
+            ok: Whether it is a result. An error shows that the node is alive, not that it is fast.
         """
         ...
 
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
-        """Count a call that ended without an answer, or whose verdict has to be looked at.
+        """Count a call that ended in any other way.
 
         Args:
             now: When it ended.
             elapsed: Seconds from the request to the end.
-            verdict: What the end says about the node.
-            penalty: Seconds of latency that a FAILURE costs, such as the server's retry-after;
-                `None` for 5. At most 300 count.
+            verdict: The effect of the end on the health of the node.
+            penalty: Latency in seconds that a FAILURE costs, such as the server's retry-after, at
+                most 300; `None` for 5.
         """
         ...
 
     def value(self, now: float) -> float:
-        """Return the cost of giving the node a call; more than 0, lower is better."""
+        """Return the cost of one more call on the node, above 0; lower is better."""
         ...
 
 
 class PendingRequests:
     """Load as the number of calls on the node.
 
-    Latency does not count, so a node that fails fast attracts calls: use it with a `Breaker`.
+    It ignores latency, so a node that fails fast attracts calls. Use it with a `Breaker`.
     """
 
     __slots__ = ("in_flight", "open_streams")
@@ -82,7 +82,7 @@ class PendingRequests:
         self.open_streams = 0
 
     def started(self, now: float) -> None:
-        """Count a call that was given to the node."""
+        """Count a call that starts on the node."""
         self.in_flight += 1
 
     def finished(self, now: float, elapsed: float, ok: bool) -> None:
@@ -94,29 +94,31 @@ class PendingRequests:
         self.in_flight -= 1
 
     def value(self, now: float) -> float:
-        """Return the number of calls on the node if it got one more."""
+        """Return the number of calls on the node with one more."""
         return self.in_flight + self.open_streams + 1.0
 
 
 class PeakEwma:
     """Load as recent peak latency times calls on the node.
 
-    A slow answer raises the average at once, faster ones lower it gradually, so a node in
-    trouble is left before many calls have met it (Finagle's and tower's peak EWMA). Three
-    rules keep it honest. Only results lower the average: a node that fails fast must not look
-    fast (linkerd2-proxy). Silence counts: while calls wait, the time since the node's last
-    answer stands in for a latency that is lower, so a node that froze costs more with every
-    moment. And an idle node that got no call for 3 s costs next to nothing, so that one call
-    finds out whether its old average still holds (go-zero, kratos).
+    A slow answer raises the average at once, and faster answers lower it gradually, so few calls
+    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are three more rules:
+
+    - Only results lower the average, because a node that fails fast must not look fast
+      (linkerd2-proxy).
+    - While calls wait, the latency is at least the time since the last answer of the node, so the
+      cost of a frozen node grows.
+    - An idle node without a call for 3 s costs close to nothing, so that one call measures it again
+      (go-zero, kratos).
 
     Args:
         decay: Seconds after which an old peak weighs 1/e.
 
     Attributes:
-        ewma: Average in seconds; of use when `measured`.
-        measured: Whether a call has told a latency yet.
-        prior: Latency assumed until then, in seconds. Set to the median of the other nodes
-            (`median_ewma`) it keeps a newcomer from being flooded or shunned.
+        ewma: The average in seconds; valid if `measured`.
+        measured: Whether there is a sample.
+        prior: The latency in seconds until the first sample. The median of the other nodes
+            (`median_ewma`) gives a new node neither too many nor too few calls.
     """
 
     __slots__ = (
@@ -144,7 +146,7 @@ class PeakEwma:
         self._updated = 0.0
         self._due = 0.0  # when the next answer may lower the average
         self._progress = 0.0  # last answer, or start of the first call since the node was idle
-        self._picked = inf  # never: slow start decides when a newcomer gets its first call
+        self._picked = inf  # never; slow start decides when a new node gets its first call
 
     def reset(self) -> None:
         """Forget the latency: another process answers now."""
@@ -164,7 +166,7 @@ class PeakEwma:
         self.open_streams -= 1
 
     def started(self, now: float) -> None:
-        """Count a call that was given to the node."""
+        """Count a call that starts on the node."""
         if not self.in_flight:
             self._progress = now
         self.in_flight += 1
@@ -186,7 +188,7 @@ class PeakEwma:
             self.measured = True
 
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
-        """Count any end; a FAILURE costs its penalty, or its own duration if that is longer."""
+        """Count any end; a FAILURE costs its penalty, or its duration if that is longer."""
         if verdict is Verdict.SUCCESS or verdict is Verdict.ANSWERED:
             self.finished(now, elapsed, verdict is Verdict.SUCCESS)
             return
@@ -198,7 +200,7 @@ class PeakEwma:
             self.measured = True
 
     def value(self, now: float) -> float:
-        """Return latency times calls on the node, were it given one more."""
+        """Return latency times calls on the node, with one more call."""
         latency = self.ewma if self.measured else self.prior
         waiting = self.in_flight
         if waiting:
@@ -210,12 +212,12 @@ class PeakEwma:
         return (latency + EPSILON) * (waiting + self.open_streams + 1)
 
     def stale(self, now: float) -> bool:
-        """Whether the node is idle and its last call began more than 3 s ago."""
+        """Whether the node is idle and its last call started more than 3 s ago."""
         return not self.in_flight and now - self._picked > STALE_AFTER
 
 
 def median_ewma(loads: Iterable[PeakEwma]) -> float:
-    """Return the median average of the loads that are measured, in seconds; 0 without any."""
+    """Return the median of the measured averages in seconds; 0 without any."""
     from statistics import median  # slow to import, and rarely needed
 
     known = [load.ewma for load in loads if load.measured]

@@ -1,4 +1,4 @@
-"""Ejection: a node that keeps failing gets no calls for a while, then one to try it.
+"""Outlier detection: a node that keeps failing is ejected for a while, then gets one probe call.
 
 ::
 
@@ -9,9 +9,10 @@
            │                                                  ▼              │
            └───────────────────────────────────────────── HALF_OPEN ─────────┘
 
-The pause doubles each time, with jitter so that clients do not probe in step (Finagle's failure
-accrual). Ejection has limits, for a client cannot tell whether the nodes are ill or itself: only
-some may be out at a time, and with too few left health is ignored (gRPC A50; Envoy's panic).
+The pause doubles each time, with jitter so that clients do not probe together (Finagle's failure
+accrual). Ejection is limited, because a client cannot tell whether the nodes or the client itself
+has a problem: only some nodes may be ejected at a time, and with too few nodes left, health is
+ignored (gRPC A50; the panic threshold of Envoy).
 """
 
 from collections import deque
@@ -31,11 +32,11 @@ PANIC_BELOW = 0.5
 
 
 class BreakerState(Enum):
-    """What a breaker lets through."""
+    """The state of a breaker."""
 
-    CLOSED = "closed"  # every call
-    OPEN = "open"  # none, until the pause is over
-    HALF_OPEN = "half_open"  # one call is under way as a probe
+    CLOSED = "closed"  # admits all calls
+    OPEN = "open"  # admits no call until the pause is over
+    HALF_OPEN = "half_open"  # one call is in flight as a probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +44,12 @@ class BreakerPolicy:
     """When a breaker opens, and for how long.
 
     Args:
-        failures: So many in a row open it.
-        success_rate: A share of answered calls below this opens it, once there were `min_calls`.
-        min_calls: See `success_rate`.
-        window: Seconds over which the rate is taken.
-        pause: Seconds of the first pause; half of it is sure, half is drawn.
-        max_pause: Seconds to which the pauses grow by doubling.
+        failures: Number of failures in a row that opens it.
+        success_rate: It opens if the share of answered calls is below this, after `min_calls`.
+        min_calls: Minimum number of calls in the window for `success_rate`.
+        window: Seconds over which `success_rate` is measured.
+        pause: Seconds of the first pause; the jitter takes up to half of it.
+        max_pause: Maximum seconds of a pause.
     """
 
     failures: int = 5
@@ -73,19 +74,19 @@ def _always() -> bool:
 
 
 class Breaker:
-    """Failure accrual of one node. Times are seconds on the monotonic clock.
+    """The circuit breaker of one node. Times are seconds on the monotonic clock.
 
-    Ask `available` of every node to make the candidates, then `allow` of the picked one: asking
-    changes nothing, and only a call that is really made uses up the probe.
+    Use `available` to select candidates, which changes nothing, then `allow` for the picked node.
+    Only a call that is really made uses up the probe.
 
     Args:
-        rng: Jitter of the pauses; only `random` is used.
+        rng: Random numbers for the jitter of pauses; only `random` is used.
         policy: When it opens, and for how long; `None` for the defaults.
-        may_open: Asked before it opens. Where enough others are ejected (`ejection_limit`) it
-            says no; the breaker then stays closed and asks again at the next failure.
+        may_open: Called before it opens. It returns false if enough other nodes are ejected; see
+            `ejection_limit`. The breaker then stays closed and asks again at the next failure.
 
     Attributes:
-        state: Read it, do not set it.
+        state: The state; read-only.
     """
 
     def __init__(
@@ -110,13 +111,13 @@ class Breaker:
         self._turn_at = -inf  # end of the present bucket
 
     def available(self, now: float) -> bool:
-        """Whether the node may be given a call; asking changes nothing."""
-        # Also a half-open one in the end: a probe that was lost, or is a channel that lasts for
-        # hours, must not keep the node out.
+        """Whether the node can take a call; this changes nothing."""
+        # A half-open breaker becomes available again too: a probe that was lost, or is a channel
+        # that lasts for hours, must not keep the node out.
         return self.state is BreakerState.CLOSED or now >= self._until
 
     def allow(self, now: float) -> bool:
-        """Take the permission for one call; after a pause there is just one, the probe."""
+        """Admit one call; after a pause, only the probe is admitted."""
         if self.state is BreakerState.CLOSED:
             return True
         if now < self._until:
@@ -133,13 +134,13 @@ class Breaker:
         self._in_row = 0
 
     def record(self, verdict: Verdict, now: float) -> None:
-        """Count the end of a call, and change state where that says so."""
+        """Count the end of a call, and change the state if necessary."""
         if verdict is Verdict.FAILURE:
             self._fail(now)
         elif verdict is not Verdict.IGNORED:
             self.succeeded(now)
         elif self.state is BreakerState.HALF_OPEN:
-            self._until = now  # the probe told nothing: the next call is one
+            self._until = now  # the probe had no result: the next call is one
 
     def _fail(self, now: float) -> None:
         if self.state is BreakerState.HALF_OPEN:
@@ -149,10 +150,10 @@ class Breaker:
                 self._turn(now)
             self._failed += 1
             self._in_row += 1
-            if self._is_ill() and self._may_open():
+            if self._is_unhealthy() and self._may_open():
                 self._open(now)
 
-    def _is_ill(self) -> bool:
+    def _is_unhealthy(self) -> bool:
         policy = self._policy
         if self._in_row >= policy.failures:
             return True
@@ -170,9 +171,9 @@ class Breaker:
         self._turn_at = -inf  # sends `succeeded` to `_turn`: its fast path looks at no state
 
     def _turn(self, now: float) -> None:
-        """Begin a bucket of the window; in other states than CLOSED, act on the answer."""
+        """Start a bucket of the window; if the breaker is not closed, process the answer."""
         if self.state is BreakerState.OPEN:
-            return  # an answer to a call from before
+            return  # the answer of an earlier call
         if self.state is BreakerState.HALF_OPEN:
             self.state = BreakerState.CLOSED
             self._forget_at = now + self._policy.window
@@ -191,12 +192,12 @@ class Breaker:
 
 
 def ejection_limit(total: int) -> int:
-    """Return how many of `total` nodes may be ejected at a time: a tenth, but at least one."""
+    """Return how many of `total` nodes may be ejected at a time: a tenth, at least one."""
     return min(total, max(1, int(total * MAX_EJECTED)))
 
 
 def is_panic(available: int, total: int) -> bool:
-    """Whether so few nodes are available that all must be used, healthy or not."""
+    """Whether so few nodes are available that all nodes must be used."""
     return available < total * PANIC_BELOW
 
 

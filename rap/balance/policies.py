@@ -1,4 +1,4 @@
-"""From the name of a balancing policy to its picker; packages may add names by entry point."""
+"""Pickers by the name of their policy. Packages can add names with entry points."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from rap.balance.zone import ZoneAware
 __all__ = ["ENTRY_POINTS", "picker_from_name"]
 
 ENTRY_POINTS = "rap.balance"
-"""Group of entry points: each names a callable that takes a `random.Random`, gives a `Picker`."""
+"""The group of entry points: callables that take a `random.Random` and return a picker."""
 
 _BUILTIN: dict[str, Callable[[Random], Picker]] = {
     "p2c": PowerOfTwoChoices,
@@ -31,17 +31,17 @@ def picker_from_name(
     zone: str = "",
     now: Callable[[], float] = time.monotonic,
 ) -> Picker:
-    """Return the picker of that name, or the picker itself.
+    """Return the picker with a name, or the given picker.
 
     Args:
-        picker: A built-in name, one of an entry point in the group ``rap.balance``, or an object
-            with a `pick` method.
-        rng: Source of chance of a picker made here.
-        zone: Where the client is, if it prefers that zone: then a `ZoneAware` of such pickers.
-        now: Tells the time of a picker made here, in seconds on the monotonic clock.
+        picker: A built-in name, the name of an entry point in the group ``rap.balance``, or an
+            object with a `pick` method.
+        rng: Random numbers for a new picker.
+        zone: The zone of the client, if it prefers its zone. The result is then a `ZoneAware`.
+        now: Returns seconds on the monotonic clock, for a new picker.
 
     Raises:
-        ValueError: The name is not known, or what it stands for is no picker.
+        ValueError: The name is unknown, or its object is not a picker.
     """
     if zone:
         return ZoneAware(lambda: picker_from_name(picker, rng, "", now), zone, rng)

@@ -1,18 +1,18 @@
-"""Prequal: pick by what servers say of their load, not by what this client saw of it.
+"""Prequal: pick by the load that servers report, not by what this client measures.
 
-A client sees its own calls only; a server knows those of all clients. Prequal (Wydrowski and
-others, arXiv 2312.10172) has clients ask a few servers at a time for the calls in flight and for
-the latency that belongs to so many, and splits them into hot and cold: hot are those with the most
-calls in flight. Of the cold ones the fastest is picked; if all are hot, the one with the fewest
-calls. (So it is of cold ones, too, while the latency of one is not known.)
+A client sees only its own calls; a server knows the calls of all clients. In Prequal (Wydrowski and
+others, arXiv 2312.10172) clients probe a few servers at a time for the number of calls in flight
+and the latency at that number. Servers with the most calls in flight are hot, the others cold. The
+fastest cold server is picked. If all servers are hot, the one with the fewest calls is picked; the
+same applies to cold servers while the latency of one is unknown.
 
-What differs here: most reports come unasked, beside answers, and a call asks at most one server,
-whose report is old. Of a pool of up to 16 candidates only those with fresh reports are choices, or
-else the three with the newest ones. That keeps many clients from rushing to one server on the same
-old news.
+There are two differences. Most reports come with answers, and a call probes at most one server,
+whose report is old. Of a pool of up to 16 candidates, only those with fresh reports are choices, or
+else the three with the newest reports. This keeps many clients from picking one server on the same
+outdated information.
 
-A latency is nothing without the calls in flight that it belongs to: it is taken to grow with those
-that this client has sent since.
+A latency is valid only for its number of calls in flight. It is assumed to grow with the calls that
+this client has sent since.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,56 +28,56 @@ __all__ = ["Prequal", "ReportedLoad", "ReportingCandidate"]
 POOL = 16
 CHOICES = 3
 HOT = 0.84
-"""Quantile of the calls in flight from which on a candidate is hot."""
+"""The quantile of calls in flight from which a candidate is hot."""
 MAX_AGE = 1.0
 FRESH = 0.1
-"""Seconds after which a report is asked for anew: as often as they come beside answers."""
+"""Seconds after which a report is requested again; reports with answers are as frequent."""
 
 C = TypeVar("C", bound=Candidate)
 
 
 class ReportedLoad(Protocol):
-    """What a server says of its load."""
+    """The load that a server reports."""
 
     @property
     def in_flight(self) -> int:
-        """Calls of all clients."""
+        """Number of calls in flight of all clients."""
         ...
 
     @property
     def latency(self) -> float | None:
-        """Seconds that calls took which came when about as many were in flight, if known."""
+        """Latency in seconds at about that number of calls in flight, if known."""
         ...
 
 
 class ReportingCandidate(Candidate, Protocol):
-    """A candidate that has the latest report of its server; times on the monotonic clock."""
+    """A candidate with the latest report of its server. Times are on the monotonic clock."""
 
     report: ReportedLoad | None
     reported_at: float
     own_in_flight: int
-    """How many of the calls that the report counts are this client's."""
+    """Number of calls in the report that are from this client."""
     avoid_until: float
-    """Not to be picked until then: it failed a call, and must not look fast for that."""
+    """It is not picked until then: a failed call must not make it look fast."""
 
     @property
     def own_calls(self) -> int:
-        """How many calls of this client are in flight now."""
+        """Number of calls of this client in flight now."""
         ...
 
     def request_load_report(self) -> None:
-        """Ask for a report; does nothing while that would be too often."""
+        """Request a report, unless the last request is too recent."""
         ...
 
 
 class Prequal:
-    """Picks, of the candidates with the newest reports, the fastest that is not hot.
+    """Picks the fastest candidate that is not hot, among those with the newest reports.
 
-    Candidates that do not report are picked from by `PowerOfTwoChoices`, while there are no others.
+    If no candidate has a report, it uses `PowerOfTwoChoices`.
 
     Args:
-        rng: Source of chance; only `random` is used.
-        now: Tells the time, in seconds on the monotonic clock of the candidates.
+        rng: Random numbers; only `random` is used.
+        now: Returns seconds on the monotonic clock of the candidates.
     """
 
     wants_reports = True
@@ -91,7 +91,7 @@ class Prequal:
         self._shuffled: list[Any] = []
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
-        """Return one of `candidates`; `affinity` has no influence."""
+        """Return one of `candidates`; `affinity` is ignored."""
         pool: Sequence[Any] = candidates
         if len(candidates) > POOL:
             if candidates is not self._shuffled_from or type(candidates) is not tuple:
@@ -128,9 +128,9 @@ class Prequal:
         return chosen
 
     def _shuffle(self, candidates: Sequence[C]) -> None:
-        """Put very many in an order of their own: neighbours may have much in common.
+        """Shuffle the candidates, because neighbours may have much in common.
 
-        The first ones stand at the end once more, so that a pool may begin anywhere.
+        The first ones are repeated at the end, so that a pool can start anywhere.
         """
         shuffled = list(candidates)
         self._rng.shuffle(shuffled)
@@ -142,11 +142,11 @@ _newest = itemgetter(0)
 
 
 def _latency(report: Any, calls: int) -> float:
-    """Return the seconds to expect of a call.
+    """Return the expected latency of a call in seconds.
 
     Args:
-        report: What the server said.
-        calls: How many are in flight by now, as far as this client knows.
+        report: The report of the server.
+        calls: Number of calls in flight now, as far as this client knows.
     """
     grown: float = max(calls + 1, 0) / (report.in_flight + 1)
     return float(report.latency) * grown

@@ -1,8 +1,8 @@
 """Rendezvous hashing: calls with the same affinity key keep to one node.
 
-Each node draws a number from a hash of its own key and the call's, and the highest wins. When a
-node leaves only its keys move, and every client agrees without talking to another (Thaler and
-Ravishankar 1998). The draw ``-weight / ln(h)`` makes shares proportional to weights, and a change
+Each node gets a number from a hash of its key and the affinity key, and the highest number wins. If
+a node leaves, only its keys move. All clients agree without communication (Thaler and Ravishankar
+1998). The draw ``-weight / ln(h)`` makes shares proportional to weights, and a change
 of weight moves no more keys than it must (Schindelhauer and Schomaker 2005).
 """
 
@@ -21,10 +21,10 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Rendezvous:
-    """Picks the node an affinity key belongs to; without a key, at random by weight.
+    """Picks the node of an affinity key; without a key, a random node by weight.
 
     Args:
-        rng: Source of chance for calls without a key.
+        rng: Random numbers for calls without a key.
     """
 
     needs_all = True
@@ -33,7 +33,7 @@ class Rendezvous:
         self._keyless = WeightedRandom(rng)
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
-        """Return the candidate that `affinity` belongs to, in whatever order they come."""
+        """Return the candidate of `affinity`; the order of the candidates does not matter."""
         if affinity is None:
             return self._keyless.pick(candidates)
         key = affinity.encode("utf-8", "surrogatepass")
@@ -41,7 +41,7 @@ class Rendezvous:
 
 
 def draw(node: str, key: bytes) -> float:
-    """Return a number in the open interval (0, 1), the same on every machine."""
+    """Return a number in the open interval (0, 1); it is the same on each machine."""
     digest = blake2b(node.encode("utf-8", "surrogatepass") + b"\0" + key, digest_size=8).digest()
     # 52 bits and a half: more would round up to 1, whose logarithm is 0.
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)

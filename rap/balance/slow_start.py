@@ -1,7 +1,7 @@
-"""Slow start: a new node gets its share of the calls little by little.
+"""Slow start: the weight of a new node grows gradually.
 
-Caches are cold and code is not yet compiled in a process that just started; a full share at once
-would be answered slowly, or not at all. The ramp is Envoy's.
+A process that has just started has cold caches. With its full share of calls at once, it would
+answer slowly or not at all. The ramp is that of Envoy.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ LEAST = 0.1
 
 
 def slow_start(weight: float, age: float, window: float = WINDOW) -> float:
-    """Return the weight of a node of this age: it grows from a tenth to `weight` in `window`.
+    """Return the weight of a node by its age; it grows from a tenth to `weight` in `window`.
 
     Args:
-        weight: Capacity of the warm node.
+        weight: The full weight.
         age: Seconds since the node was first usable.
-        window: Seconds the ramp takes; 0 for none.
+        window: Duration of the ramp in seconds; 0 for none.
     """
     if age >= window:
         return weight
@@ -26,13 +26,13 @@ def slow_start(weight: float, age: float, window: float = WINDOW) -> float:
 
 
 def effective_weights(nodes: Sequence[tuple[float, float]], window: float = WINDOW) -> list[float]:
-    """Return the weights of a whole set, slow start applied unless every node is new.
+    """Return the weights of all nodes, with slow start unless all nodes are new.
 
-    When all are new, as when a client has just started, nobody is warm to take the rest.
+    If all nodes are new, as after the start of a client, no other node can take their share.
 
     Args:
-        nodes: Weight and age, in seconds, of each.
-        window: Seconds the ramp takes; 0 for none.
+        nodes: Weight and age in seconds of each node.
+        window: Duration of the ramp in seconds; 0 for none.
     """
     if all(age < window for _, age in nodes):
         return [weight for weight, _ in nodes]

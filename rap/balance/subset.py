@@ -1,16 +1,15 @@
-"""Subsets: with very many nodes, each client connects to some of them.
+"""Subsetting: with very many nodes, each client connects to a subset of them.
 
-Connections cost both ends, and a client that spreads its calls over a thousand nodes learns next
-to nothing of each. Rendezvous hashing gives every client a subset of its own: it ranks all nodes
-by a hash of the node and of the client, and takes the first ones (gRPC A68). No client need know of
-another, and few connections move: when a node leaves, each of its clients takes the next of its
-ranking; when one comes, those clients move to it that rank it among their first.
+Connections cost both ends, and a client that spreads its calls over a thousand nodes measures
+little about each. With rendezvous hashing, a client ranks all nodes by a hash of the node and of
+the client, and takes the first ones (gRPC A68). Clients need not know each other, and few
+connections move. If a node leaves, each of its clients takes the next node of its ranking. If a
+node is added, only clients that rank it among the first connect to it.
 
-By chance some nodes then have many more clients than others. So a client that is told how many
-clients its nodes have passes over some of those that have too many: rendezvous hashing with bounded
-load. What is above the average goes in all, not from each client the same nodes: each passes a node
-over with the chance that makes its clients as many as the others have. It passes over nodes that
-cannot be reached, too.
+Some nodes then have many more clients than others by chance. A client that knows the number of
+clients of its nodes skips some of those with too many: rendezvous hashing with bounded load. It
+skips a node with the probability that brings the node down to the average, so that not all clients
+leave at once. It also skips nodes that are unreachable.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,18 +20,18 @@ from rap.balance.rendezvous import draw
 
 __all__ = ["Subset"]
 
-MORE = 1.1  # of the average, and one more: from there on a node has too many clients
-FEW = 3  # nodes of which the average says nothing
+MORE = 1.1  # times the average, plus one: above it, a node has too many clients
+FEW = 3  # with fewer nodes the average has no meaning
 
 
 class Subset:
     """The nodes that one client connects to.
 
-    Weights play no part: the picker sees to them, and would count them twice.
+    It ignores weights, because the picker already uses them.
 
     Args:
-        size: So many nodes; of a set that has no more, all.
-        rng: Draws who this client is, once, and which nodes it passes over.
+        size: The number of nodes.
+        rng: Random numbers for the identity of this client, and for the choice of skipped nodes.
     """
 
     def __init__(self, size: int, rng: Random) -> None:
@@ -40,10 +39,10 @@ class Subset:
         self._rng = rng
         self._client: bytes | None = None
         self._ranks: dict[str, float] = {}
-        self._passed: dict[str, None] = {}  # over; longest ago first
+        self._passed: dict[str, None] = {}  # skipped nodes, oldest first
 
     def choose(self, keys: Collection[str]) -> Collection[str]:
-        """Return the nodes to connect to, of all that there are."""
+        """Return the nodes to connect to, from the keys of all nodes."""
         if len(keys) <= self._size:
             return keys
         if self._client is None:
@@ -57,17 +56,16 @@ class Subset:
         return set(nlargest(self._size, left, key=ranks.__getitem__))
 
     def pass_over(self, keys: Iterable[str]) -> None:
-        """Choose others from now on; where too few are left, who was passed over first returns."""
+        """Skip nodes from now on; if too few are left, those skipped first return."""
         for key in keys:
             self._passed.pop(key, None)
             self._passed[key] = None
 
     def judge(self, clients: Mapping[str, int]) -> bool:
-        """Pass over nodes that have too many clients; return whether there is one.
+        """Skip nodes that have too many clients; return whether it skipped one.
 
         Args:
-            clients: How many each node has that this client is connected to, all told at about
-                the same time.
+            clients: Number of clients of each connected node, reported at about the same time.
         """
         if len(clients) < FEW:
             return False

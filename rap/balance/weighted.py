@@ -1,4 +1,4 @@
-"""Pickers that look at weights or turns only, never at load."""
+"""Pickers that use weights or turns, but not load."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,17 +12,17 @@ C = TypeVar("C", bound=Candidate)
 
 
 class RoundRobin:
-    """Picks one after the other, whatever their weights.
+    """Picks the candidates in turn, without regard to weights.
 
     Args:
-        rng: Draws where to begin, lest clients that start together walk in step.
+        rng: Random numbers for the first turn, so that clients do not pick in step.
     """
 
     def __init__(self, rng: Random) -> None:
         self._turn = rng.randrange(1 << 30)
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
-        """Return one of `candidates`; `affinity` has no influence."""
+        """Return one of `candidates`; `affinity` is ignored."""
         self._turn += 1
         return candidates[self._turn % len(candidates)]
 
@@ -30,11 +30,12 @@ class RoundRobin:
 class SmoothWeighted:
     """Picks in exact proportion to weights, spread evenly (nginx's smooth weighted round robin).
 
-    Every node earns its weight at each pick, the richest is picked and pays what all earned.
-    With weights 5, 1, 1 that gives a a b a c a a, not five calls to one node in a row.
+    At each pick the balance of each node grows by its weight. The node with the highest balance is
+    picked, and the sum of all weights is subtracted from its balance. Weights of 5, 1 and 1 give
+    a a b a c a a instead of five calls to one node in a row.
 
     Args:
-        rng: Draws where in its cycle each node begins, lest clients walk in step.
+        rng: Random numbers for the first balances, so that clients do not pick in step.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -43,23 +44,23 @@ class SmoothWeighted:
         self._candidates: Sequence[Candidate] | None = None
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
-        """Return one of `candidates`; `affinity` has no influence."""
+        """Return one of `candidates`; `affinity` is ignored."""
         if candidates is not self._candidates:
-            self._adopt(candidates)
+            self._carry_over(candidates)
         balances = self._balances
         total = 0.0
-        richest, best = candidates[0], float("-inf")
+        picked, best = candidates[0], float("-inf")
         for candidate in candidates:
             weight = candidate.weight
             total += weight
             balances[candidate.key] = balance = balances[candidate.key] + weight
             if balance > best:
-                richest, best = candidate, balance
-        balances[richest.key] -= total
-        return richest
+                picked, best = candidate, balance
+        balances[picked.key] -= total
+        return picked
 
-    def _adopt(self, candidates: Sequence[C]) -> None:
-        """Carry over the balances of those that stay, so a change of the set upsets no shares."""
+    def _carry_over(self, candidates: Sequence[C]) -> None:
+        """Keep the balances of nodes that stay, so that a change of the set keeps all shares."""
         if type(candidates) is tuple:  # a list may change under the same identity
             self._candidates = candidates
         old = self._balances
@@ -73,18 +74,18 @@ class WeightedRandom:
     """Picks at random in proportion to weights.
 
     Args:
-        rng: Source of chance; only `random` is used.
+        rng: Random numbers; only `random` is used.
     """
 
     def __init__(self, rng: Random) -> None:
         self._random = rng.random
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
-        """Return one of `candidates`; `affinity` has no influence."""
+        """Return one of `candidates`; `affinity` is ignored."""
         weights = [candidate.weight for candidate in candidates]
         left = self._random() * sum(weights)
         for candidate, weight in zip(candidates, weights, strict=True):
             left -= weight
             if left < 0.0:
                 return candidate
-        return candidates[-1]  # rounding ate the last sliver
+        return candidates[-1]  # only after a rounding error

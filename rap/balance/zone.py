@@ -1,18 +1,18 @@
-"""Zones: calls stay in the client's own zone as far as all nodes remain equally loaded.
+"""Zone-aware routing: calls stay in the zone of the client while all nodes stay equally loaded.
 
-This is Envoy's zone aware routing. There every proxy is told how the callers are spread over the
-zones; a client here knows only the servers, and takes callers to be spread *evenly* over the zones
-that have servers. With Z named zones, of which zone z has the share c_z of the whole capacity
+This is the zone-aware routing of Envoy. An Envoy proxy knows how the callers are spread over the
+zones. A client here knows only the servers, and assumes that callers are spread *evenly* over the
+zones that have servers. With Z named zones, of which zone z has the share c_z of the whole capacity
 (weights, slow start applied), the callers of each zone make 1/Z of the calls. So
 
-- own zone: ``min(1, c_own * Z)`` of the calls, all of them where it has at least its even share;
-- the others: what is left, in proportion to what their own callers leave free, ``c_z - 1/Z`` where
-  that is more than 0.
+- its own zone gets ``min(1, c_own * Z)`` of the calls: all of them if it has its even share;
+- the other zones get the rest, in proportion to their free capacity, ``c_z - 1/Z``, where that is
+  above 0.
 
-If the callers are spread so, every zone gets exactly its share c_z, and no call crosses a border
-that need not. Nodes without a zone have no callers of their own: they are free for all.
+If callers are spread evenly, each zone gets exactly its share c_z, and no call leaves its zone
+without need. Nodes without a zone have no callers in their zone, so all their capacity is free.
 
-With fewer than 6 nodes, in panic, or without a node in the own zone, zones do not count.
+Zones are ignored with fewer than 6 nodes, in panic, or without a node in the client's zone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +25,22 @@ from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
 __all__ = ["ZoneAware", "ZonedCandidate", "zone_shares"]
 
 MIN_NODES = 6
-"""Envoy's default: with fewer, a zone is a node or two, and each that comes or goes moves much."""
+"""The default of Envoy. With fewer nodes, each added or removed node moves too many calls."""
 
 C = TypeVar("C", bound=Candidate)
 
 
 class ZonedCandidate(Candidate, Protocol):
-    """A candidate that says where it is."""
+    """A candidate with a zone."""
 
     @property
     def zone(self) -> str:
-        """Name of its failure domain; empty when unknown."""
+        """The name of its failure domain; empty if unknown."""
         ...
 
 
 def zone_shares(capacities: Mapping[str, float], own: str) -> dict[str, float]:
-    """Return which share of the calls of zone `own` each zone gets; zones without any are left out.
+    """Return the share of calls from zone `own` for each zone; zones without a share are left out.
 
     Args:
         capacities: Sum of the weights of each zone's nodes, more than 0; the empty name stands for
@@ -60,16 +60,16 @@ def zone_shares(capacities: Mapping[str, float], own: str) -> dict[str, float]:
 
 
 class ZoneAware:
-    """Draws the zone of a call, and lets a picker of that zone choose.
+    """Draws the zone of a call, then uses the picker of that zone.
 
-    Calls with an affinity key, and candidates that `plan` was not told of (a retry leaves some
-    out), go to a picker of all.
+    Calls with an affinity key, and candidates other than those of `plan`, such as those of a retry,
+    use one picker for all zones.
 
     Args:
-        make: Makes a picker: one for each zone, for what one has learned of its candidates is of
-            no use with others.
-        zone: Where this client is.
-        rng: Source of chance; only `random` is used.
+        make: Creates a picker. Each zone has its own, because a picker keeps state about its
+            candidates.
+        zone: The zone of this client.
+        rng: Random numbers; only `random` is used.
     """
 
     def __init__(self, make: Callable[[], Picker], zone: str, rng: Random) -> None:
@@ -85,11 +85,11 @@ class ZoneAware:
         self._routes: list[tuple[float, tuple[Any, ...], Picker]] = []
 
     def plan(self, candidates: Sequence[ZonedCandidate], panic: bool) -> None:
-        """Work out the shares of the zones; to be called when nodes or weights have changed.
+        """Compute the shares of the zones. Call it when nodes or weights have changed.
 
         Args:
-            candidates: What `pick` will be called with: the same object.
-            panic: So few nodes are healthy that all of them are candidates.
+            candidates: The candidates that `pick` will get: the same object.
+            panic: Whether all nodes are candidates because too few are healthy.
         """
         self._planned = None
         groups: dict[str, list[ZonedCandidate]] = {}
@@ -108,7 +108,7 @@ class ZoneAware:
         self._planned = candidates
 
     def _group(self, zone: str, group: Sequence[ZonedCandidate]) -> tuple[Any, ...]:
-        """Return the group as a tuple: the same object as long as it has not changed."""
+        """Return the group as a tuple: the same object until the group changes."""
         new, old = tuple(group), self._groups.get(zone)
         return old if old is not None and old == new else new
 

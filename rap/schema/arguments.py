@@ -1,7 +1,7 @@
-"""How the arguments of a call travel: bound to the parameters, as one body, checked on both sides.
+"""The codec of arguments: bound to the parameters, encoded as one body, checked on both sides.
 
-On the wire they are an array, or ``{"args": [...], "kwargs": {...}}`` where keyword arguments are
-left that no position can stand for. Which bytes stand for a value is the serializer's business.
+On the wire, arguments are an array, or ``{"args": [...], "kwargs": {...}}`` if some keyword
+arguments cannot be sent by position. The serializer encodes the values.
 """
 
 import inspect
@@ -20,19 +20,19 @@ Guard = Callable[[Body], None]
 Args = Sequence[Any]
 Kwargs = Mapping[str, Any]
 
-# Bodies from this size on are not decoded by their sender if the types alone prove that they fit.
+# A sender does not decode larger bodies as a check if the types alone prove that they are valid.
 _LARGE = 4096
 
 
 class Kind(NamedTuple):
-    """How values of one annotated type travel.
+    """The codec of one annotated type.
 
     Args:
         hint: The type.
-        decode: Body → value, or an exception if the body is not of this type.
-        guard: What must look at a body first; `None` where no body can make it costly.
-        fitting: Python types whose values can be decoded as this type whatever they hold; `None`
-            stands for all.
+        decode: Body → value; it raises an exception if the body is not of this type.
+        guard: The check that a body needs first; `None` if no body is costly to decode.
+        fitting: Python types whose values can always be decoded as this type; `None` means all
+            types.
     """
 
     hint: Any
@@ -42,14 +42,14 @@ class Kind(NamedTuple):
 
 
 class Serializer(NamedTuple):
-    """What arguments need of a serializer.
+    """The functions of a serializer that arguments need.
 
     Args:
         encode: Value → body.
-        tuple_decoder: Types → decoder of an array with a value for each.
-        split: Body → positional and keyword arguments, each still encoded, as objects
-            that can be encoded and decoded. `ValueError` or
-            `RecursionError` if it is neither an array nor a map of ``args`` and ``kwargs``.
+        tuple_decoder: Types → decoder of an array with one value for each type.
+        split: Body → positional and keyword arguments, each still encoded. It raises `ValueError`
+            or `RecursionError` if the body is neither an array nor a map of ``args`` and
+            ``kwargs``.
     """
 
     encode: Callable[[Any], bytes]
@@ -58,17 +58,18 @@ class Serializer(NamedTuple):
 
 
 class ArgumentCodec:
-    """The parameters of one function, and how arguments for them travel.
+    """The codec of the arguments of one function.
 
-    The short way reads positional arguments in one go. Whatever it refuses takes the long way,
-    value by value: that handles the rest, and can name the parameter at fault. The functions that
-    `encoders` and `decoders` return hold what they need in closures: they run in every call.
+    The fast path decodes all positional arguments at once. If it fails, the slow path decodes value
+    by value; it supports all calls and can name the invalid parameter. The functions that
+    `encoders` and `decoders` return are closures, because they run in each call.
 
     Args:
-        name: How errors call the function.
+        name: The name of the function in errors.
         parameters: Parameter name to parameter.
-        kinds: Parameter name to the kind of its type; of one value for ``*args``, ``**kwargs``.
-        serializer: How values become bytes.
+        kinds: Parameter name to the codec of its type; for ``*args`` and ``**kwargs`` that of one
+            value.
+        serializer: Encodes and decodes values.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ArgumentCodec:
         by_place = [p for p in parameters.values() if p.kind <= Parameter.POSITIONAL_OR_KEYWORD]
         others = {p.kind: p for p in parameters.values() if p not in by_place}
         self._by_place = [kinds[p.name] for p in by_place]
-        # A positional-only parameter cannot be named: there a row of names breaks off.
+        # `None` for a positional-only parameter, which cannot be given by name.
         self._names = [None if p.kind is p.POSITIONAL_ONLY else p.name for p in by_place]
         required = [p for p in by_place if p.default is p.empty]
         self._nameless = [p.name for p in required if p.kind is p.POSITIONAL_ONLY]
@@ -101,7 +102,7 @@ class ArgumentCodec:
         self.has_keywords = len(others) > (self._rest is not None)
 
     def encoders(self) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
-        """Return the checking and the trusting function from arguments to a body."""
+        """Return the functions that encode arguments, with and without a check of types."""
         guard, short, long = self._guard, self._short, self._encode
         encode, place, accepts = self._serializer.encode, self._place, self._accepts
 
@@ -116,7 +117,7 @@ class ArgumentCodec:
                     guard(body)
                 if len(body) < _LARGE or not self._fits(args):
                     short(body)
-            except Exception:  # whatever it is, the long way says it
+            except Exception:  # the slow path raises the right error
                 return long(args, {})
             return body
 
@@ -135,7 +136,7 @@ class ArgumentCodec:
     def decoders(
         self,
     ) -> tuple[Callable[[Body], Args], Callable[[Body], tuple[Args, Kwargs | None]]]:
-        """Return the functions from a body to positional arguments, and to all arguments."""
+        """Return the functions that decode positional arguments, and all arguments."""
         name, guard, short, long = self._name, self._guard, self._short, self._decode
 
         def decode_args(body: Body) -> Args:
@@ -160,14 +161,14 @@ class ArgumentCodec:
         return decode_args, decode_call
 
     def _short_decoder(self) -> Callable[[Body], Args]:
-        """Return a decoder of arrays of positional arguments; it may refuse valid ones."""
+        """Return a decoder for arrays of positional arguments; it may refuse valid arrays."""
         make = self._serializer.tuple_decoder
         hints = tuple(kind.hint for kind in self._by_place)
         if self._least == len(hints) and self._rest is None and not self._needs_names:
             return make(hints)
         if self._rest is not None and not hints and not self._needs_names:
             return make((self._kinds[self._rest.name].hint, ...))
-        # The first byte of a short array has its length.
+        # The first byte of a short array contains its length.
         lengths = () if self._needs_names else range(self._least, min(len(hints), 15) + 1)
         by_header = {0x90 | n: make(hints[:n]) for n in lengths}
         return lambda body: by_header[body[0]](body)
@@ -210,7 +211,7 @@ class ArgumentCodec:
             ) from exc
 
     def _encode(self, args: Args, kwargs: Kwargs, check: bool = True) -> bytes:
-        """Encode, and check like the server; name what is wrong."""
+        """Encode and check like the server; the error names the invalid argument."""
         bound = self._bind(args, kwargs)
         try:
             body = self._serializer.encode({"args": args, "kwargs": kwargs} if kwargs else args)
@@ -275,7 +276,7 @@ def strictest(guards: Sequence[Guard | None]) -> Guard | None:
 
 
 def reason(exc: Exception) -> str:
-    """Return what an error says, to stand behind a colon."""
+    """Return the text of an error, to follow a colon."""
     text = str(exc)
     if isinstance(exc, RecursionError):
         return "nested too deep, or in itself"

@@ -1,9 +1,8 @@
-"""What the annotations of a user function say: the stream type of its calls, and how values travel.
+"""A user function as callers and servers see it: its stream type and the codecs of its values.
 
-Everything is worked out once per function. What is left for each call is to encode or decode with
-msgspec, compiled for the annotated types, straight to and from the bytes of a body. Both sides
-make the same check by the same means: a client decodes what it has just encoded, which takes no
-longer than looking at the type of each argument.
+Everything is prepared once per function. A call only encodes or decodes a body with msgspec, which
+is compiled for the annotated types. Both sides make the same check: a client decodes what it has
+encoded, which takes no longer than a look at the type of each argument.
 
 A body of arguments, a result or an item nests at most `MAX_DEPTH` levels and holds at most
 `MAX_ELEMENTS` values.
@@ -49,35 +48,35 @@ __all__ = ["Function", "decode_any", "encode_any", "encode_raw_args", "encode_wr
 
 
 class Function:
-    """One user function as its callers and its server see it.
+    """A user function as its callers and its server see it.
 
-    It does not keep the function itself. The callables among its attributes are made once, and
-    safe to use from any thread.
+    It does not keep the function itself. Its callable attributes are safe to use from any thread.
 
     Args:
         func: A function, a bound method, a `functools.partial`, a static method, or an object
             with `__call__`.
-        name: How errors call it; its own name by default.
+        name: The name in errors; by default the name of the function.
 
     Attributes:
         name: See above.
         stream_type: `STREAM` for generator functions and functions that return an iterator,
             `CHANNEL` for a function whose only parameter is a Channel, `UNARY` for the others.
-        is_async: It is an ``async def``, or what it returns is an asynchronous iterator.
-        has_keywords: It has keyword-only parameters or ``**kwargs``, so `decode_call` is needed.
+        is_async: Whether it is an ``async def`` or returns an asynchronous iterator.
+        has_keywords: Whether it has keyword-only parameters or ``**kwargs``, which need
+            `decode_call`.
         signature: Without bound parameters, annotations resolved.
         doc: Its docstring, or an empty string.
         type_hints: Parameter name, and ``return``, to resolved type.
-        encode_args: Positional and keyword arguments → body. `InvalidArgument` names what is
-            missing, too much, of the wrong type or impossible to send.
-        encode_args_unchecked: The same without looking at types.
+        encode_args: Positional and keyword arguments → body. It raises `InvalidArgument` for
+            arguments that are missing, unexpected, of the wrong type, or impossible to send.
+        encode_args_unchecked: The same without a check of types.
         decode_args: Body → positional arguments, with the defaults of those that were left out
-            before a given one. `InvalidArgument` for any other body.
+            before a given one. It raises `InvalidArgument` for any other body.
         decode_call: Body → positional arguments, and keyword arguments or `None`.
-        encode_result, decode_result: The returned value of a unary call; `Internal` if it is not
-            what the annotation says.
-        encode_item, decode_item, decode_items: One item of a generator, and a body that is an
-            array of items; `Internal` likewise. Or a message of a channel, of any type;
+        encode_result, decode_result: The result of a unary call. They raise `Internal` if it does
+            not match the annotation.
+        encode_item, decode_item, decode_items: One item of a stream, and a body with an array of
+            items; they raise `Internal` as above. For a channel, a message of any type; they raise
             `InvalidArgument` if it cannot be sent or read.
 
     Raises:
@@ -138,7 +137,7 @@ class Function:
 
     @classmethod
     def of(cls, func: Callable[..., Any], *, name: str | None = None) -> "Function":
-        """Return the `Function` of `func`; the same one as long as a plain function lives."""
+        """Return the `Function` of `func`; it is cached as long as a plain function exists."""
         if not isinstance(func, FunctionType):
             return cls(func, name=name)
         known = _known.setdefault(func, {})
@@ -148,7 +147,7 @@ class Function:
         return found
 
     def describe(self) -> dict[str, str]:
-        """Return name, shape, signature and docstring, for people who list functions."""
+        """Return name, stream type, signature and docstring, for lists of functions."""
         return {
             "func_name": self.name,
             "shape": self.stream_type.value,
@@ -170,11 +169,8 @@ class Function:
 _known: WeakKeyDictionary[Callable[..., Any], dict[str | None, Function]] = WeakKeyDictionary()
 
 
-# --- values as bytes
-
-
 def _to_plain(value: Any) -> Any:
-    """Return what msgspec can encode for a value that it does not know."""
+    """Return a value that msgspec can encode, for one that it does not know."""
     if _is_model(type(value)):
         return value.model_dump()
     raise TypeError(f"an object of type `{type(value).__qualname__}` cannot be sent")
@@ -186,12 +182,12 @@ def _from_plain(kind: Any, value: Any) -> Any:
 
 
 def _is_model(kind: type) -> bool:
-    """Whether it is a pydantic model, told by its methods so that pydantic need not be there."""
+    """Whether it is a pydantic model; checks its methods, so that pydantic is not imported."""
     return callable(getattr(kind, "model_validate", None)) and hasattr(kind, "model_dump")
 
 
 class _KeywordCall(msgspec.Struct, forbid_unknown_fields=True):
-    """Arguments of which some only have a name."""
+    """The wire form of arguments if some of them are keyword arguments."""
 
     args: list[msgspec.Raw]
     kwargs: dict[str, msgspec.Raw]
@@ -216,17 +212,17 @@ _SERIALIZER = Serializer(_encode, _tuple_decoder, _split)
 def _value_codec(
     kind: Kind, where: str, error: type[CallError]
 ) -> tuple[Callable[[Any], bytes], Callable[[Body], Any]]:
-    """Return the functions that turn one value into a body and back."""
+    """Return the functions that encode and decode one value."""
     typed, guard, fitting = kind.decode, kind.guard, kind.fitting
 
     def encode(value: Any) -> bytes:
         try:
             body = _encode(value)
-            if guard is not None and len(body) > MAX_DEPTH:  # else it can break no limit
+            if guard is not None and len(body) > MAX_DEPTH:  # a shorter body cannot exceed a limit
                 guard(body)
             if fitting is not None and type(value) not in fitting:
                 typed(body)
-        except Exception as exc:  # a user's type may raise anything when it is dumped or made
+        except Exception as exc:  # a user's type may raise any exception
             raise error(f"{where}: {reason(exc)}") from exc
         return body
 
@@ -235,17 +231,17 @@ def _value_codec(
             if guard is not None and len(body) > MAX_DEPTH:
                 guard(body)
             return typed(body)
-        except Exception as exc:  # likewise
+        except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc
 
     return encode, decode
 
 
 def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[Body], list[Any]]:
-    """Return the function that reads a body with the flag BATCH.
+    """Return the function that decodes a body with the flag BATCH.
 
-    Its array is one more level. A sender adds items to a batch only while it is short (64 KiB),
-    so beside the elements of its last item it has room for no more than an item may have.
+    Its array adds one level. A sender adds items to a batch only while it is shorter than 64 KiB,
+    so the batch has at most twice the elements of an item.
     """
     typed = Decoder(list.__class_getitem__(kind.hint), dec_hook=_from_plain).decode
     is_open = kind.guard is check_body
@@ -255,21 +251,18 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
             if is_open or len(body) > MAX_ELEMENTS:
                 check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS)
             items: list[Any] = typed(body)
-        except Exception as exc:  # likewise
+        except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc
         return items
 
     return decode_items
 
 
-# --- types
-
-
 def _kind(hint: Any, where: str) -> Kind:
-    """Return how values of a type travel; msgspec judges whether they can.
+    """Return the codec of a type; msgspec decides whether it can be sent.
 
     Raises:
-        RegistrationError: They cannot; the message begins with `where`.
+        RegistrationError: It cannot be sent; the message starts with `where`.
     """
     try:
         return _kind_of(hint, where)
@@ -284,8 +277,8 @@ def _kind(hint: Any, where: str) -> Kind:
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:
-    """Return what makes of a value that msgpack gave one of a type."""
-    Decoder(hint, dec_hook=_from_plain)  # refuses what no value can be
+    """Return the function that converts a msgpack value to a type."""
+    Decoder(hint, dec_hook=_from_plain)  # raises for a type that cannot be decoded
     return functools.partial(
         msgspec.convert, type=hint, builtin_types=(bytes,), dec_hook=_from_plain
     )
@@ -314,20 +307,20 @@ _CONTAINERS = (
 
 
 def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
-    """Return what must look at a body before it is decoded as this type.
+    """Return the check that a body needs before it is decoded as this type.
 
-    A type that nests without end, because it is anything or holds itself, needs its depth checked.
+    The depth must be checked for a type without a maximum depth: any value, or a recursive type.
 
     Args:
         node: The type.
-        pending: By id, whether a type met before is one that holds this one.
+        pending: Id of each visited type to whether it contains this one.
     """
     if isinstance(node, nodes.CustomType):
         if _is_model(node.cls):
             return check_body
         raise TypeError(f"`{node.cls.__qualname__}` has no form in msgpack")
     if isinstance(node, nodes.RawType | nodes.ExtType):
-        raise TypeError("it means nothing outside msgpack")
+        raise TypeError("it has no meaning outside msgpack")
     if isinstance(node, nodes.AnyType) or pending.get(id(node)):
         return check_body
     if id(node) in pending:
@@ -339,7 +332,7 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
 
 
 def _inner(node: Any) -> Iterator[nodes.Type]:
-    """Yield the types that a type is made of."""
+    """Yield the types that a type contains."""
     for name in ("item_type", "key_type", "value_type"):
         if hasattr(node, name):
             yield getattr(node, name)
@@ -362,7 +355,7 @@ _SIMPLE: tuple[tuple[nodes.Type, tuple[type, ...]], ...] = (
 
 
 def _fitting(node: nodes.Type) -> frozenset[type] | None:
-    """Return the types whose values need no look; see `Kind`."""
+    """Return the Python types whose values need no check; see `Kind`."""
     if isinstance(node, nodes.AnyType):
         return None
     members = node.types if isinstance(node, nodes.UnionType) else (node,)
@@ -371,17 +364,15 @@ def _fitting(node: nodes.Type) -> frozenset[type] | None:
     )
 
 
-# --- calls without a signature
-
 _ANYTHING = _kind(Any, "value")
 encode_any, decode_any = _value_codec(_ANYTHING, "value", InvalidArgument)
-# The same for a server: that what it writes cannot be sent is no fault of the caller.
+# The same for a server: a message that cannot be sent is not the fault of the caller.
 encode_written, _ = _value_codec(_ANYTHING, "value", Internal)
 _encode_raw, _ = _value_codec(_ANYTHING, "arguments", InvalidArgument)
 
 
 def encode_raw_args(args: Args, kwargs: Kwargs | None = None) -> bytes:
-    """Return the body for arguments of a function of which nothing but the name is known.
+    """Return the body for arguments of a function without a declaration.
 
     Raises:
         InvalidArgument: One of them cannot be sent.

@@ -1,4 +1,4 @@
-"""One function as data: what its callers have to know of it, types included."""
+"""Reflection: functions and their types as data, for tools and generated stubs."""
 
 import builtins
 import dataclasses
@@ -30,17 +30,27 @@ _PLAIN = {
     set: "set[typing.Any]",
     frozenset: "frozenset[typing.Any]",
 }
-_MARKS = (typing.Annotated, typing.Required, typing.NotRequired, typing.Final, typing.ClassVar)
+_QUALIFIERS = (typing.Annotated, typing.Required, typing.NotRequired, typing.Final, typing.ClassVar)
 _UNION = (typing.Union, types.UnionType)
 _ENUMS = (enum.StrEnum, enum.IntFlag, enum.IntEnum, enum.Flag, enum.Enum)
 _CONSTANTS = (bool, int, str, bytes, types.NoneType)
-_SOME = "..."  # a default that has no text
+_OPAQUE = "..."  # a default without a literal
+
+
+_KINDS = {
+    Parameter.POSITIONAL_ONLY: "positional",
+    Parameter.POSITIONAL_OR_KEYWORD: "",
+    Parameter.VAR_POSITIONAL: "rest",
+    Parameter.KEYWORD_ONLY: "keyword",
+    Parameter.VAR_KEYWORD: "names",
+}
 
 
 class FieldEntry(TypedDict):
-    """A field of a class; of an enum a member, whose default is its value.
+    """A field of a class, or a member of an enum, whose default is its value.
 
-    ``default`` is a Python expression, ``...`` for a default that has no text, `None` for none.
+    ``default`` is a Python expression, ``...`` for a default without a literal, or `None` without a
+    default.
     """
 
     name: str
@@ -49,10 +59,11 @@ class FieldEntry(TypedDict):
 
 
 class TypeEntry(TypedDict):
-    """A class that travels as data.
+    """A class whose instances are sent as data.
 
-    ``kind`` is dataclass, typed_dict, named_tuple, enum, struct or model; ``origin`` tells classes
-    of one name apart; ``options`` are keyword arguments of the class or its decorator, as text.
+    ``kind`` is dataclass, typed_dict, named_tuple, enum, struct or model. ``origin`` distinguishes
+    classes with the same name. ``options`` are keyword arguments of the class or its decorator, as
+    text.
     """
 
     name: str
@@ -62,16 +73,108 @@ class TypeEntry(TypedDict):
     fields: list[FieldEntry]
 
 
+class ParameterEntry(TypedDict):
+    """A parameter.
+
+    ``kind`` is empty, positional (positional-only), keyword (keyword-only), rest (``*args``) or
+    names (``**kwargs``). ``default`` is as in `rap.schema.reflection.FieldEntry`.
+    """
+
+    name: str
+    kind: str
+    type: str
+    default: str | None
+
+
+class FunctionDescription(TypedDict):
+    """A function; ``shape`` is its stream type: unary, stream or channel."""
+
+    group: str
+    func_name: str
+    shape: str
+    doc: str
+    is_private: bool
+    idempotent: bool
+    parameters: list[ParameterEntry]
+    returns: str
+    types: list[TypeEntry]
+
+
+class Registered(Protocol):
+    """A registered function of a server."""
+
+    @property
+    def group(self) -> str:
+        """Group of the function."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the function within its group."""
+        ...
+
+    @property
+    def function(self) -> Function:
+        """Its signature and codecs."""
+        ...
+
+    @property
+    def stream_type(self) -> StreamType:
+        """How many messages each side may send."""
+        ...
+
+    @property
+    def doc(self) -> str:
+        """Its documentation."""
+        ...
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only peers on the same machine may call it."""
+        ...
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether calling it twice has the effect of calling it once."""
+        ...
+
+
+def describe(handler: Registered) -> FunctionDescription:
+    """Return the description of a function for its callers."""
+    texts = TypeReflector()
+    signature = handler.function.signature
+    parameters = [
+        ParameterEntry(
+            name=each.name,
+            kind=_KINDS[each.kind],
+            type=texts.text(each.annotation),
+            default=None if each.default is Parameter.empty else texts.default(each.default),
+        )
+        for each in signature.parameters.values()
+    ]
+    return {
+        "group": handler.group,
+        "func_name": handler.name,
+        "shape": handler.stream_type.value,
+        "doc": handler.doc,
+        "is_private": handler.is_private,
+        "idempotent": handler.idempotent,
+        "parameters": parameters,
+        "returns": texts.text(signature.return_annotation),
+        "types": texts.entries,
+    }
+
+
 class TypeReflector:
-    """Gives the text of one type after another, and collects the classes they name."""
+    """Describes types as text, and collects the classes that they contain."""
 
     def __init__(self) -> None:
-        self._entries: dict[Any, TypeEntry] = {}  # by class and what its variables stand for
+        self._entries: dict[Any, TypeEntry] = {}  # by class and type arguments
         self._names: set[str] = set(dir(builtins))
 
     @property
     def entries(self) -> list[TypeEntry]:
-        """The classes that were named so far."""
+        """The classes collected so far."""
         return list(self._entries.values())
 
     def text(self, hint: Any, known: dict[Any, Any] | None = None) -> str:
@@ -79,7 +182,7 @@ class TypeReflector:
 
         Args:
             hint: The type, resolved.
-            known: What type variables stand for.
+            known: Type variable to type.
         """
         known = known or {}
         if hint in (None, types.NoneType):
@@ -88,11 +191,11 @@ class TypeReflector:
             return self.text(known.get(hint, hint.__bound__ or Any))
         if isinstance(hint, NewType):
             return self.text(hint.__supertype__, known)
-        if hasattr(hint, "__value__"):  # what `type X = …` makes
+        if hasattr(hint, "__value__"):  # made by `type X = …`
             variables = zip(hint.__type_params__, typing.get_args(hint), strict=False)
             return self.text(hint.__value__, {one: known.get(it, it) for one, it in variables})
         origin, args = typing.get_origin(hint), typing.get_args(hint)
-        if origin in _MARKS or (origin is None and hint in _MARKS):
+        if origin in _QUALIFIERS or (origin is None and hint in _QUALIFIERS):
             return self.text(args[0] if args else Any, known)
         if origin in _UNION:
             return " | ".join(dict.fromkeys(self.text(each, known) for each in args))
@@ -105,17 +208,17 @@ class TypeReflector:
         return self._class(hint, ())
 
     def default(self, value: Any) -> str:
-        """Return the text of a default, `_SOME` if it has none."""
+        """Return the literal of a default, or `_OPAQUE`."""
         if isinstance(value, enum.Enum):
             entry = self._entries.get((type(value), ()))
-            return f"{entry['name']}.{value.name}" if entry and value.name else _SOME
+            return f"{entry['name']}.{value.name}" if entry and value.name else _OPAQUE
         if isinstance(value, float):
-            return repr(value) if value - value == 0 else _SOME  # neither infinite nor NaN
+            return repr(value) if value - value == 0 else _OPAQUE  # neither infinite nor NaN
         if type(value) in _CONSTANTS:
             return repr(value)
         if type(value) is tuple and all(type(each) in _CONSTANTS for each in value):
             return repr(value)
-        return _SOME
+        return _OPAQUE
 
     def _generic(self, origin: Any, args: tuple[Any, ...], known: dict[Any, Any]) -> str:
         if dataclasses.is_dataclass(origin) or hasattr(origin, "__struct_fields__"):
@@ -144,7 +247,7 @@ class TypeReflector:
                 options={},
                 fields=[],
             )
-            self._entries[kind, args] = entry  # before its fields, for it may hold itself
+            self._entries[kind, args] = entry  # before its fields, because it may be recursive
             self._fill(
                 entry, kind, dict(zip(kind.__parameters__, args, strict=True)) if args else {}
             )
@@ -154,11 +257,10 @@ class TypeReflector:
         return entry["name"]
 
     def _name(self, kind: type, args: tuple[Any, ...]) -> str:
+        parts = [part for each in args for part in _words(self.text(each))]
         plain = kind.__name__ + "".join(
-            "".join(part.capitalize() if part.islower() else part
-                    for part in _words(self.text(each)))
-            for each in args
-        )  # fmt: skip
+            part.capitalize() if part.islower() else part for part in parts
+        )
         name, number = plain, 1
         while name in self._names:
             number += 1
@@ -194,9 +296,9 @@ class TypeReflector:
     def _field(self, default: Any) -> str | None:
         if default is _NONE:
             return None
-        if isinstance(default, _Made):
+        if isinstance(default, _Factory):
             made = default.by
-            return made.__name__ if made in (list, dict, set, tuple, bytearray) else _SOME
+            return made.__name__ if made in (list, dict, set, tuple, bytearray) else _OPAQUE
         return self.default(default)
 
 
@@ -204,8 +306,8 @@ _NONE = object()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
-    """A default that a function makes anew each time."""
+class _Factory:
+    """A default that a factory creates for each instance."""
 
     by: Any
 
@@ -218,7 +320,7 @@ def _is_named_tuple(kind: Any) -> bool:
 
 
 def _fields_of(kind: Any) -> _Fields | None:
-    """Return kind, options and fields with their defaults; `None` if it is no such class."""
+    """Return kind, options and fields with defaults; `None` for any other class."""
     if typing.is_typeddict(kind):
         required = kind.__required_keys__
         return (
@@ -237,16 +339,16 @@ def _fields_of(kind: Any) -> _Fields | None:
         rows = [(each.name, _attrs_default(each.default)) for each in kind.__attrs_attrs__]
         return "dataclass", {"kw_only": "True"}, rows
     if hasattr(kind, "model_fields") and hasattr(kind, "model_validate"):
-        return "model", {}, [
-            (name, _NONE if each.is_required()
-             else each.default if each.default_factory is None else _Made(each.default_factory))
-            for name, each in kind.model_fields.items()
-        ]  # fmt: skip
+        return (
+            "model",
+            {},
+            [(name, _model_default(each)) for name, each in kind.model_fields.items()],
+        )
     return None
 
 
 def _hints_of(kind: Any) -> dict[str, Any]:
-    """Return the types of fields; those that cannot be told are anything."""
+    """Return the types of fields; empty if they cannot be resolved."""
     if hasattr(kind, "model_fields"):
         return {name: each.annotation for name, each in kind.model_fields.items()}
     try:
@@ -262,7 +364,7 @@ def _dataclass(kind: Any) -> _Fields:
         if each.default is not dataclasses.MISSING:
             default = each.default
         elif each.default_factory is not dataclasses.MISSING:
-            default = _Made(each.default_factory)
+            default = _Factory(each.default_factory)
         rows.append((each.name, default))
     options = {"frozen": "True"} if kind.__dataclass_params__.frozen else {}
     if any(each.kw_only for each in dataclasses.fields(kind)):
@@ -298,13 +400,19 @@ def _struct(kind: Any) -> _Fields:
 def _struct_default(default: Any) -> Any:
     if repr(default) == "NODEFAULT":
         return _NONE
-    return _Made(default.factory) if type(default).__name__ == "Factory" else default
+    return _Factory(default.factory) if type(default).__name__ == "Factory" else default
 
 
 def _attrs_default(default: Any) -> Any:
     if repr(default) == "NOTHING":
         return _NONE
-    return _Made(default.factory) if type(default).__name__ == "Factory" else default
+    return _Factory(default.factory) if type(default).__name__ == "Factory" else default
+
+
+def _model_default(field: Any) -> Any:
+    if field.is_required():
+        return _NONE
+    return field.default if field.default_factory is None else _Factory(field.default_factory)
 
 
 def _origin(kind: type, args: tuple[Any, ...]) -> str:
@@ -319,111 +427,11 @@ def _abstract(kind: type) -> str:
 
 
 def _is_own(kind: type) -> bool:
-    """Whether it is a class of rap or msgspec, which stubs import as everybody does."""
+    """Whether it is a class of rap or msgspec, which stubs can import."""
     return getattr(kind, "__rap_channel__", False) is True or kind.__module__ == "msgspec"
 
 
 def _words(text: str) -> list[str]:
-    return [part for part in "".join(c if c.isalnum() else " " for c in text).split()
-            if part not in ("typing", "Any", "collections", "abc")]  # fmt: skip
-
-
-_KINDS = {
-    Parameter.POSITIONAL_ONLY: "positional",
-    Parameter.POSITIONAL_OR_KEYWORD: "",
-    Parameter.VAR_POSITIONAL: "rest",
-    Parameter.KEYWORD_ONLY: "keyword",
-    Parameter.VAR_KEYWORD: "names",
-}
-
-
-class ParameterEntry(TypedDict):
-    """A parameter.
-
-    ``kind`` is empty or positional, keyword (only those), rest (``*args``) or names
-    (``**kwargs``); ``default`` is as in `rap.schema.reflection.FieldEntry`.
-    """
-
-    name: str
-    kind: str
-    type: str
-    default: str | None
-
-
-class FunctionDescription(TypedDict):
-    """A function; ``shape`` is its stream type: unary, stream or channel."""
-
-    group: str
-    func_name: str
-    shape: str
-    doc: str
-    is_private: bool
-    idempotent: bool
-    parameters: list[ParameterEntry]
-    returns: str
-    types: list[TypeEntry]
-
-
-class Registered(Protocol):
-    """A registered function, as a server keeps it."""
-
-    @property
-    def group(self) -> str:
-        """Group of the function."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Name of the function within its group."""
-        ...
-
-    @property
-    def function(self) -> Function:
-        """What its annotations say."""
-        ...
-
-    @property
-    def stream_type(self) -> StreamType:
-        """Which side may send how many messages."""
-        ...
-
-    @property
-    def doc(self) -> str:
-        """Description for people."""
-        ...
-
-    @property
-    def is_private(self) -> bool:
-        """Whether only peers on the same machine may call it."""
-        ...
-
-    @property
-    def idempotent(self) -> bool:
-        """Whether calling it twice has the effect of calling it once."""
-        ...
-
-
-def describe(handler: Registered) -> FunctionDescription:
-    """Return what callers have to know of a function."""
-    texts = TypeReflector()
-    signature = handler.function.signature
-    parameters = [
-        ParameterEntry(
-            name=each.name,
-            kind=_KINDS[each.kind],
-            type=texts.text(each.annotation),
-            default=None if each.default is Parameter.empty else texts.default(each.default),
-        )
-        for each in signature.parameters.values()
-    ]
-    return {
-        "group": handler.group,
-        "func_name": handler.name,
-        "shape": handler.stream_type.value,
-        "doc": handler.doc,
-        "is_private": handler.is_private,
-        "idempotent": handler.idempotent,
-        "parameters": parameters,
-        "returns": texts.text(signature.return_annotation),
-        "types": texts.entries,
-    }
+    """Return the identifiers in the text of a type, without the modules of abstract types."""
+    parts = "".join(c if c.isalnum() else " " for c in text).split()
+    return [part for part in parts if part not in ("typing", "Any", "collections", "abc")]

@@ -24,57 +24,15 @@ __all__ = [
 ]
 
 
-# A type → what makes values of it out of what msgpack gave; `TypeError` if it is none.
-Converter = Callable[[Any], Callable[[Any], Any]]
-
-
-def split_unions(hint: Any, converter: Converter) -> Any:
-    """Return a type in which bytes stand beside the rest of their unions; else the same object.
-
-    Args:
-        hint: The type.
-        converter: For the rest of a union.
-    """
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if not members or origin in (typing.Annotated, typing.Literal):
-        return hint
-    split = tuple(split_unions(each, converter) for each in members)
-    is_union = origin in (Union, types.UnionType)
-    if is_union and {str, bytes} <= {*members}:
-        rest = functools.reduce(operator.or_, (each for each in split if each is not bytes))
-        return _beside_bytes(str(hint), converter(rest))
-    if all(new is old for new, old in zip(split, members, strict=True)):
-        return hint
-    if is_union:
-        return functools.reduce(operator.or_, split)
-    return origin[split]  # pyright: ignore[reportInvalidTypeArguments]  # not a union here
-
-
-class _Union(type):
-    """Class of classes whose instances are whatever they have let pass."""
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return True
-
-
-def _beside_bytes(name: str, convert: Callable[[Any], Any]) -> type:
-    """Return a class that makes values as a model does: bytes as they are, the rest converted."""
-
-    def validate(value: Any) -> Any:
-        return value if isinstance(value, bytes) else convert(value)
-
-    return _Union(name, (), {"model_validate": staticmethod(validate), "model_dump": None})
-
-
 ASYNC_ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 ITERATORS = (abc.Iterator, abc.Generator, abc.Iterable, *ASYNC_ITERATORS)
 
 
 def callable_of(func: Any) -> tuple[Callable[..., Any], Callable[..., Any], str]:
-    """Return what is called, the plain function at its heart, and its name.
+    """Return the callable, the plain function inside it, and its name.
 
     Raises:
-        RegistrationError: It is a class, or nothing that can be called.
+        RegistrationError: It is a class, or not callable.
     """
     if isinstance(func, staticmethod):
         func = func.__func__
@@ -90,7 +48,7 @@ def callable_of(func: Any) -> tuple[Callable[..., Any], Callable[..., Any], str]
 
 
 def resolve_signature(name: str, func: Callable[..., Any], target: Callable[..., Any]) -> Signature:
-    """Return the signature of `func` with types in place of their names.
+    """Return the signature of `func` with resolved annotations.
 
     Raises:
         RegistrationError: A hint is missing or cannot be resolved.
@@ -124,8 +82,8 @@ def stream_type_of(name: str, target: Callable[..., Any], signature: Signature) 
     """Return the stream type of a function.
 
     Raises:
-        RegistrationError: It has a channel beside other parameters, or is a generator whose return
-            hint is no iterator.
+        RegistrationError: It has a Channel and other parameters, or it is a generator whose return
+            annotation is not an iterator.
     """
     for parameter in signature.parameters.values():
         kind = typing.get_origin(parameter.annotation) or parameter.annotation
@@ -145,3 +103,48 @@ def stream_type_of(name: str, target: Callable[..., Any], signature: Signature) 
             f" AsyncIterator[...], got {inspect.formatannotation(returns)}"
         )
     return StreamType.UNARY
+
+
+# Type → function from a msgpack value to a value of that type. It raises `TypeError` for a type
+# that cannot be decoded.
+Converter = Callable[[Any], Callable[[Any], Any]]
+
+
+def split_unions(hint: Any, converter: Converter) -> Any:
+    """Return a type whose unions of str and bytes can be decoded, or the same object without any.
+
+    msgspec refuses a union with both str and bytes, so the bytes are kept apart.
+
+    Args:
+        hint: The type.
+        converter: Returns the converter of the rest of a union.
+    """
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if not members or origin in (typing.Annotated, typing.Literal):
+        return hint
+    split = tuple(split_unions(each, converter) for each in members)
+    is_union = origin in (Union, types.UnionType)
+    if is_union and {str, bytes} <= {*members}:
+        rest = functools.reduce(operator.or_, (each for each in split if each is not bytes))
+        return _beside_bytes(str(hint), converter(rest))
+    if all(new is old for new, old in zip(split, members, strict=True)):
+        return hint
+    if is_union:
+        return functools.reduce(operator.or_, split)
+    return origin[split]  # pyright: ignore[reportInvalidTypeArguments]  # not a union here
+
+
+class _Union(type):
+    """The metaclass of union types, whose `isinstance` accepts any validated value."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return True
+
+
+def _beside_bytes(name: str, convert: Callable[[Any], Any]) -> type:
+    """Return a class that validates like a model: it keeps bytes and converts the rest."""
+
+    def validate(value: Any) -> Any:
+        return value if isinstance(value, bytes) else convert(value)
+
+    return _Union(name, (), {"model_validate": staticmethod(validate), "model_dump": None})

@@ -324,7 +324,7 @@ class Lost:
         (Model | str | bytes, "unions containing a custom type"),
         (list[Plain | str | bytes], "may not contain"),
         (Annotated[str | bytes, "why"], "more than one str-like"),
-        (msgspec.Raw, "means nothing outside msgpack"),
+        (msgspec.Raw, "has no meaning outside msgpack"),
         (type[int], "has no form"),
         (Iterator[int], "has no form"),
     ],
