@@ -92,12 +92,15 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     if panic:
         healthy = serving
     newcomers = [node for node in healthy if node.since is None]
-    if newcomers:
-        prior = median_ewma([node.stats for node in healthy])
-        for node in newcomers:
-            node.join(now, prior)
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
-    for node, weight in zip(healthy, effective_weights(ages, slow_start), strict=True):
+    loads = [node.stats for node in healthy]
+    weights = effective_weights(ages, slow_start)
+    if newcomers:
+        prior = median_ewma(loads)
+        for node in newcomers:
+            node.stats.assume(prior)
+            node.join(now)
+    for node, weight in zip(healthy, weights, strict=True):
         node.set_weight(weight)
     changing = ejected > 0 or any(age < slow_start for _, age in ages)
     return Ready(tuple(healthy), changing, panic)
@@ -502,19 +505,19 @@ class Cluster:
         Raises:
             ConnectionClosed: It is of no use.
         """
-        error = self._refusal(node, conn)
+        hello = conn.peer_hello
+        error = self._refusal(node, conn, hello.get("service"))
         if error is not None:
             conn.abort(error)
             raise error
-        self._subsetting.on_connected()
         if self._subsetting.active:
+            self._subsetting.on_connected()
             self._compare_clients_soon()
-        restarted = node.on_hello(conn.peer_hello.get("incarnation"))
+        restarted = node.on_hello(hello.get("incarnation"))
         return restarted and bool(self.service)  # a fixed address may stand for several servers
 
-    def _refusal(self, node: Node, conn: Connection) -> ConnectionClosed | None:
-        """Return why a connection is of no use; `None` for a good one."""
-        serves = conn.peer_hello.get("service")
+    def _refusal(self, node: Node, conn: Connection, serves: object) -> ConnectionClosed | None:
+        """Return why a connection to a server that serves this is of no use; `None` if it is."""
         if self.service and serves != self.service:
             return ConnectionClosed(f"{node.key} serves {serves!r}, not {self.service!r}")
         if conn.draining and conn.error is not None:

@@ -197,15 +197,9 @@ class Node:
         """Stay without a connection until a time, in seconds on the monotonic clock."""
         self.keep_until = until
 
-    def join(self, now: float, latency: float) -> None:
-        """Note that it is usable for the first time.
-
-        Args:
-            now: Seconds on the monotonic clock.
-            latency: What to assume until its own is measured, in seconds.
-        """
+    def join(self, now: float) -> None:
+        """Note that it is usable for the first time."""
         self.since = now
-        self.stats.assume(latency)
 
     def set_weight(self, weight: float) -> None:
         """Set the effective capacity."""

@@ -115,7 +115,7 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
-        self._news = Notify(clock)
+        self._news: Notify | None = None  # ends a pause between two dials
 
     @property
     def dialling(self) -> bool:
@@ -151,7 +151,7 @@ class Pool:
         """Dial at once if a pause runs, with the shortest pause after that: the server is up."""
         self.failures = self._brief = 0
         if self.dialling:
-            self._news.notify()
+            self._notify().notify()
 
     def on_connection(self, conn: Connection) -> None:
         """React to a Hello, a GoAway or the end of a connection."""
@@ -230,9 +230,15 @@ class Pool:
         brief = self._clock.monotonic() - opened_at < _BRIEF
         self._brief = self._brief + 1 if brief else 0
 
+    def _notify(self) -> Notify:
+        """Return what ends a pause; made when it is first needed, which few pools do."""
+        if self._news is None:
+            self._news = Notify(self._clock)
+        return self._news
+
     async def _pause(self) -> None:
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self.failures - 1, 20), _MAX_PAUSE)
-        await self._news.wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
+        await self._notify().wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
 
 
 def has_room(conn: Connection) -> bool:

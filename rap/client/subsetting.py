@@ -46,6 +46,7 @@ class Subsetting:
         staying = [key for key, it in listed.items() if it.state is not State.DRAINING]
         chosen = self._subset.choose(staying)
         if len(chosen) == len(staying):
+            self._pause = _FIRST_PAUSE
             return listed
         self.active = True
         return {
@@ -76,7 +77,7 @@ class Subsetting:
         return True
 
     def on_connected(self) -> None:
-        """Note that a server was reached: the next replacement need not wait for long."""
+        """Note that a server of the subset was reached: the next replacement may come soon."""
         self._pause = _FIRST_PAUSE
 
     def judge(self, nodes: Mapping[str, Node], since: float) -> bool:
