@@ -45,7 +45,7 @@ def handle_signals(
 def hang_up_handler(hang_up: Callable[[], None], stop: Callable[[], None]) -> Callable[[], None]:
     """Return the handler of SIGHUP, which is also sent when the terminal of a program is closed.
 
-    A program whose terminal is closed stops, because nobody could stop it from there any more. A
+    A program whose terminal is closed stops, because it can no longer be stopped from there. A
     program started without a terminal, or with ``nohup``, does not.
 
     Args:
