@@ -14,7 +14,7 @@ from tests.loopback import calling, eventually, serving
 
 
 class Store:
-    """What the server has."""
+    """The service of the server."""
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
@@ -36,7 +36,7 @@ class Store:
 
 
 class StoreApi(Protocol):
-    """What the client knows of it."""
+    """The interface that the client knows."""
 
     limit: int = 5
 
@@ -133,7 +133,7 @@ class NoHints:
         return a
 
 
-def test_what_declares_no_method_is_refused() -> None:
+def test_an_interface_without_methods_is_refused() -> None:
     client = Client()
     with pytest.raises(TypeError, match="declares no public method"):
         client.bind(Empty)

@@ -63,7 +63,7 @@ async def test_a_client_of_a_frozen_server_closes(size: int) -> None:
 
 
 async def test_a_client_closes_while_it_dials() -> None:
-    """The listener's queue takes the connection, but nobody answers."""
+    """The listener's queue takes the connection, but does not answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Client(f"127.0.0.1:{listener.getsockname()[1]}")
         connecting = asyncio.create_task(client.connect())

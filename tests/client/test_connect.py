@@ -113,7 +113,7 @@ def test_a_bad_address_is_refused_at_once(hosts: Any, complaint: str) -> None:
 
 
 @pytest.mark.parametrize("processor", [3, object])
-def test_what_is_no_processor_is_refused(processor: Any) -> None:
+def test_an_object_that_is_not_a_processor_is_refused(processor: Any) -> None:
     with pytest.raises(TypeError, match="processor_list takes BaseProcessor objects"):
         Client(processor_list=[processor])
 
@@ -298,7 +298,7 @@ async def test_a_server_of_another_service_gets_no_call() -> None:
             await connecting
 
 
-async def test_a_watch_that_fails_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_watch_that_fails_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
     resolver, clock = Resolver(), FakeClock()
     async with numbered(1, registry=MemoryRegistry(), service="calc") as server:
         resolver.given.put_nowait(listed(server))

@@ -17,7 +17,7 @@ from tests.loopback import calling, eventually, serving, within
 
 
 class Watch:
-    """What became of a handler."""
+    """How a handler ended."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()

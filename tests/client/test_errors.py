@@ -1,4 +1,4 @@
-"""What a caller sees of errors: always a `CallError`, with code, and never anything made up."""
+"""The errors that a caller sees: always a `CallError` with the code that was sent."""
 
 import asyncio
 import os
@@ -136,7 +136,7 @@ async def test_other_errors_arrive_as_handler_errors_with_the_name(
 
 
 class Quit(BaseException):
-    """What is no `Exception` and still ends a function, as in pytest and gevent."""
+    """Not an `Exception`, but it ends a function, as in pytest and gevent."""
 
 
 def quit_plain(kind: str) -> int:
@@ -157,7 +157,7 @@ async def quit_in_channel(channel: ServerChannel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["quit", "exit"])
-async def test_what_is_no_exception_fails_the_call_too(kind: str) -> None:
+async def test_a_base_exception_fails_the_call_too(kind: str) -> None:
     async with serving(fine, quit_plain, quit_async, quit_in_items, quit_in_channel) as server:
         server.register(quit_plain, "inline", inline=True)
         async with calling(server, timeout=None) as client:
@@ -210,7 +210,9 @@ class Picky(Exception):
         (StopAsyncIteration, r"StopAsyncIteration.* would end the caller's iteration"),
     ],
 )
-def test_what_no_error_of_a_call_can_be_is_refused_when_it_is_loaded(kind: Any, why: str) -> None:
+def test_a_type_that_no_error_of_a_call_can_have_is_refused_when_it_is_loaded(
+    kind: Any, why: str
+) -> None:
     client = Client()
     with pytest.raises(TypeError, match=f"load_exception: .*{why}"):
         client.load_exception([AppError, kind])

@@ -16,7 +16,7 @@ ON_BOTH_LOOPS = True
 
 
 class Log:
-    """What handlers of a test did."""
+    """Records what the handlers of a test did."""
 
     def __init__(self) -> None:
         self.yielded = 0

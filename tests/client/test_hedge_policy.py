@@ -33,7 +33,7 @@ def test_a_quantile_is_right_within_five_per_cent(scale: float, share: float) ->
     assert abs(found / sorted(values)[int(share * 2000) - 1] - 1) <= NEAR
 
 
-def test_of_few_values_there_is_no_quantile() -> None:
+def test_few_values_have_no_quantile() -> None:
     assert filled([1.0] * 19).value(1.0, 0.0) is None
     assert filled([1.0] * 20).value(1.0, 0.0) == pytest.approx(1.0, rel=NEAR)
     assert RollingQuantile().value(0.5, 0.0) is None
@@ -44,7 +44,7 @@ def test_values_beyond_all_bounds_are_kept_within_them() -> None:
     assert quantile.value(1.0, 0.0) == pytest.approx(1e6, rel=NEAR)
 
 
-def test_what_is_older_than_a_minute_is_forgotten(clock: FakeClock) -> None:
+def test_values_older_than_a_minute_are_forgotten(clock: FakeClock) -> None:
     quantile = filled([1.0] * 100, clock.monotonic())
     for _ in range(30):
         clock.advance(1.0)
@@ -93,7 +93,7 @@ def test_a_call_is_late_when_most_are_answered(clock: FakeClock) -> None:
     assert hedge.delay(clock.monotonic()) == pytest.approx(0.095, rel=NEAR)
 
 
-def test_in_the_long_run_there_is_enough_saved_for_a_server_that_stalls(clock: FakeClock) -> None:
+def test_in_the_long_run_there_is_enough_credit_for_a_server_that_stalls(clock: FakeClock) -> None:
     hedge, rng = HedgePolicy(None), random.Random(1)
     for _ in range(50_000):
         clock.advance(0.001)
@@ -116,7 +116,7 @@ def test_no_call_is_late_within_a_millisecond(clock: FakeClock) -> None:
     assert hedge.delay(clock.monotonic()) == 0.001
 
 
-def test_of_twenty_calls_one_is_sent_twice() -> None:
+def test_one_of_twenty_calls_may_be_hedged() -> None:
     hedge = HedgePolicy(0.1)
     for _ in range(1000):
         hedge.delay(0.0)
@@ -125,7 +125,7 @@ def test_of_twenty_calls_one_is_sent_twice() -> None:
     assert hedge.sent == 50
 
 
-def test_after_many_calls_a_hundred_may_be_sent_twice_at_once() -> None:
+def test_after_many_calls_a_hundred_may_be_hedged_at_once() -> None:
     hedge = HedgePolicy(0.1)
     for _ in range(100_000):
         hedge.delay(0.0)
@@ -143,7 +143,7 @@ def test_a_hedge_is_a_time_or_a_flag(hedge: Any) -> None:
 
 
 @pytest.mark.parametrize("hedge", [None, False, True, 0.5, 3])
-def test_hedges_that_there_are(hedge: Any) -> None:
+def test_a_valid_hedge_is_accepted(hedge: Any) -> None:
     check_options(None, True, hedge)
 
 

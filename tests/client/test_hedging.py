@@ -57,7 +57,7 @@ class Desk:
             raise
 
     async def both(self) -> tuple[Entered, Entered]:
-        """Return the two copies of a call when they are there."""
+        """Return the two attempts of a call when they are there."""
         await eventually(lambda: len(self.entered) == 2)
         first, second = self.entered
         return first, second
@@ -120,7 +120,7 @@ async def test_a_late_call_is_answered_by_another_server_and_cancelled_at_the_fi
         assert client.invoker.budget.retries == 1
 
 
-async def test_the_first_copy_may_still_win() -> None:
+async def test_the_first_attempt_may_still_win() -> None:
     async with at_work() as (desk, _, stub):
         call = asyncio.create_task(stub())
         first, second = await desk.both()
@@ -158,11 +158,11 @@ async def test_a_server_that_was_beaten_was_as_slow_as_it_was_waited_for() -> No
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_no_copy_waits_for_the_collector_of_garbage(which: int) -> None:
+async def test_no_attempt_waits_for_the_garbage_collector(which: int) -> None:
     """Neither the one that won nor the one that is never answered."""
     async with at_work() as (desk, client, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
+        attempts = await desk.both()
         nodes = client.cluster.nodes.values()
         streams = [
             weakref.ref(stream.future)
@@ -172,59 +172,59 @@ async def test_no_copy_waits_for_the_collector_of_garbage(which: int) -> None:
         ]
         gc.disable()
         try:
-            copies[which].answer.set_result(1)
+            attempts[which].answer.set_result(1)
             assert await within(call) == 1
             await eventually(lambda: [each() for each in streams] == [None, None])
         finally:
             gc.enable()
 
 
-async def test_a_caller_that_gives_up_cancels_both_copies() -> None:
+async def test_a_caller_that_gives_up_cancels_both_attempts() -> None:
     async with at_work() as (desk, _, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
+        attempts = await desk.both()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await within(call)
-        await eventually(lambda: all(copy.cancelled for copy in copies))
+        await eventually(lambda: all(attempt.cancelled for attempt in attempts))
 
 
-async def test_both_copies_have_the_deadline_of_the_call() -> None:
+async def test_both_attempts_have_the_deadline_of_the_call() -> None:
     async with at_work() as (desk, _, stub):
         with pytest.raises(DeadlineExceeded):
             await within(stub(timeout=0.1))
         assert len(desk.entered) == 2
-        await eventually(lambda: all(copy.cancelled for copy in desk.entered))
+        await eventually(lambda: all(attempt.cancelled for attempt in desk.entered))
 
 
 @pytest.mark.parametrize("which", [0, 1])
 async def test_an_error_of_a_handler_is_an_answer(which: int) -> None:
     async with at_work() as (desk, _, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
-        copies[which].answer.set_exception(KeyError("no such thing"))
+        attempts = await desk.both()
+        attempts[which].answer.set_exception(KeyError("no such thing"))
         with pytest.raises(KeyError):
             await within(call)
-        await eventually(lambda: copies[1 - which].cancelled)
+        await eventually(lambda: attempts[1 - which].cancelled)
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_a_copy_that_failed_leaves_the_call_to_the_other(which: int) -> None:
+async def test_an_attempt_that_failed_leaves_the_call_to_the_other(which: int) -> None:
     async with at_work() as (desk, client, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
-        copies[which].answer.set_exception(Unavailable("not here"))
+        attempts = await desk.both()
+        attempts[which].answer.set_exception(Unavailable("not here"))
         await eventually(lambda: sorted(load_of(client)) == [0, 1])
         assert not call.done()
-        copies[1 - which].answer.set_result("here")
+        attempts[1 - which].answer.set_result("here")
         assert await within(call) == "here"
 
 
-async def test_where_both_copies_failed_the_call_is_retried_as_any_other() -> None:
+async def test_where_both_attempts_failed_the_call_is_retried_like_any_other() -> None:
     async with at_work() as (desk, client, stub):
         call = asyncio.create_task(stub())
-        for copy in await desk.both():
-            copy.answer.set_exception(Unavailable("not here"))
+        for attempt in await desk.both():
+            attempt.answer.set_exception(Unavailable("not here"))
         await eventually(lambda: len(desk.entered) == 3)
         assert desk.entered[2].attempt == 3
         desk.entered[2].answer.set_result("at last")
@@ -232,7 +232,7 @@ async def test_where_both_copies_failed_the_call_is_retried_as_any_other() -> No
         assert client.invoker.budget.retries == 2
 
 
-async def test_a_first_copy_that_fails_in_time_is_retried_as_any_other() -> None:
+async def test_a_first_attempt_that_fails_in_time_is_retried_like_any_other() -> None:
     async with at_work(60.0) as (desk, _, stub):
         call = asyncio.create_task(stub())
         await eventually(lambda: len(desk.entered) == 1)
@@ -243,7 +243,7 @@ async def test_a_first_copy_that_fails_in_time_is_retried_as_any_other() -> None
         assert await within(call) == 1
 
 
-async def test_a_call_whose_server_was_lost_is_retried_as_any_other() -> None:
+async def test_a_call_whose_server_was_lost_is_retried_like_any_other() -> None:
     async with at_work(60.0) as (desk, client, stub):
         call = asyncio.create_task(stub())
         await eventually(lambda: len(desk.entered) == 1)
@@ -349,7 +349,7 @@ async def test_a_session_executes_a_call_that_would_be_hedged(settled: list[obje
 
 
 async def test_a_call_that_serves_a_retry_is_sent_once(settled: list[object]) -> None:
-    """The handler of a second copy asks for no second copies."""
+    """The handler of a hedge asks for no second attempts."""
     async with at_work(free=2 * FREE + 2) as (desk, client, _):
         through = client.register("call_through", idempotent=True, hedge=0.001)(outer)
         desk.busy = False
@@ -358,9 +358,9 @@ async def test_a_call_that_serves_a_retry_is_sent_once(settled: list[object]) ->
         desk.busy = True
         settled.clear()
         call = asyncio.create_task(through("hedged"))
-        await eventually(lambda: len(settled) == 3)  # the call, and what each of its copies makes
+        await eventually(lambda: len(settled) == 3)  # the call, and what each of its attempts makes
         await eventually(lambda: len(desk.entered) >= 3)
-        assert len(desk.entered) == 3  # of the first copy both, of the other one
+        assert len(desk.entered) == 3  # of the first attempt both, of the other one
         desk.entered[0].answer.set_result("done")
         assert await within(call) == "done"
 
@@ -401,20 +401,20 @@ async def test_the_time_that_most_calls_take_is_found_out() -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_each_copy_is_encrypted_by_itself(which: int) -> None:
+async def test_each_attempt_is_encrypted_separately(which: int) -> None:
     async with at_work(crypto=True) as (desk, _, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
-        copies[which].answer.set_result(["secret", which])
+        attempts = await desk.both()
+        attempts[which].answer.set_result(["secret", which])
         assert await within(call) == ["secret", which]
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_an_error_of_each_copy_is_decrypted_by_itself(which: int) -> None:
+async def test_an_error_of_each_attempt_is_decrypted_separately(which: int) -> None:
     async with at_work(crypto=True) as (desk, _, stub):
         call = asyncio.create_task(stub())
-        copies = await desk.both()
-        copies[which].answer.set_exception(NotFound("no such thing"))
+        attempts = await desk.both()
+        attempts[which].answer.set_exception(NotFound("no such thing"))
         with pytest.raises(NotFound, match="no such thing"):
             await within(call)
 
@@ -463,7 +463,7 @@ async def test_processors_see_one_call_and_each_attempt(which: int) -> None:
         assert (seen.attempt, seen.peer) == (2, peers[which])
 
 
-async def test_a_processor_that_refuses_the_second_copy_ends_the_call() -> None:
+async def test_a_processor_that_refuses_the_hedge_ends_the_call() -> None:
     class Refusing(BaseProcessor):
         async def process_request(self, request: Request) -> Request:
             if request.call.attempt > 1:
@@ -533,7 +533,7 @@ def plain() -> Any:
     raise AssertionError("it runs on the server")
 
 
-async def test_a_second_copy_that_may_not_be_sent_takes_nobody_the_probe() -> None:
+async def test_a_hedge_that_may_not_be_sent_leaves_the_probe_to_another_call() -> None:
     async with at_work(retry_budget=0) as (desk, client, stub):
         call = asyncio.create_task(stub())
         await asyncio.sleep(0)  # it is sent

@@ -72,7 +72,7 @@ async def test_a_function_is_injected_once(client: Client) -> None:
             client.inject(func)
 
 
-async def test_what_is_not_injected_does_not_recover(client: Client) -> None:
+async def test_a_function_that_is_not_injected_cannot_be_recovered(client: Client) -> None:
     with pytest.raises(ValueError, match="not injected"):
         client.recovery(injected.double)
     assert client.get_raw_func(injected.double) is injected.double

@@ -1,4 +1,4 @@
-"""What a call is told that finds no server: of servers, of the registry, and of the time."""
+"""The error of a call that finds no server: it tells of servers, registry and time."""
 
 import re
 from pathlib import Path
@@ -80,7 +80,7 @@ async def test_a_name_that_cannot_be_resolved_is_told(tmp_path: Path) -> None:
     await client.await_close()
 
 
-async def test_of_very_many_servers_the_first_ones_are_told() -> None:
+async def test_of_very_many_servers_the_first_ones_are_named() -> None:
     hosts = [f"127.0.0.1:{port}" for port in range(1, 26)]
     client = Client(hosts, connect_timeout=0.02)
     with pytest.raises(Unavailable) as caught:

@@ -241,7 +241,7 @@ async def test_all_waiting_may_fail_or_go_on_together() -> None:
     assert not waiting.queue
 
 
-async def test_who_waits_too_long_leaves_the_queue() -> None:
+async def test_a_call_that_waits_too_long_leaves_the_queue() -> None:
     clock = SystemClock()
     waiting = PickQueue(10, clock)
     with pytest.raises(TimeoutError):

@@ -52,7 +52,7 @@ async def test_pauses_grow_by_1_6_from_a_second_to_15_and_are_spread_by_a_fifth(
     assert max(shares) == pytest.approx(1.2, abs=0.01)
 
 
-async def test_news_of_the_server_ends_the_pause_and_the_next_is_short_again() -> None:
+async def test_resetting_the_backoff_ends_the_pause_and_the_next_is_short_again() -> None:
     dials, clock = Dials(), FakeClock()
     pool = dialling(dials, clock)
     for _ in range(10):

@@ -53,7 +53,7 @@ async def test_a_server_that_is_full_of_calls_of_other_clients_is_left_alone() -
             await waiting
 
 
-async def test_reports_come_beside_answers_and_are_asked_for_when_calls_are_few() -> None:
+async def test_reports_come_with_answers_and_are_asked_for_when_calls_are_few() -> None:
     clock = FakeClock()
     async with serving(work) as one, serving(work) as two:
         async with calling(one, two, picker="prequal", clock=clock) as client:

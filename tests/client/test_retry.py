@@ -79,7 +79,7 @@ async def attempts() -> AsyncIterator[int]:
 
 @pytest.fixture
 def killable() -> Any:
-    """A server that is a process of its own, and its address."""
+    """A server in its own process, and its address."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:

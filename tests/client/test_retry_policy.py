@@ -62,7 +62,7 @@ def test_after_ten_seconds_neither_calls_nor_retries_count(clock: FakeClock) -> 
     assert taken(budget) == 100
 
 
-def test_what_is_spent_comes_back_slot_by_slot(clock: FakeClock) -> None:
+def test_the_budget_comes_back_slot_by_slot(clock: FakeClock) -> None:
     budget, _ = budget_of(clock)
     for _ in range(10):
         assert all(budget.take() for _ in range(10))
@@ -130,7 +130,7 @@ def test_a_budget_without_bound_refuses_nothing(clock: FakeClock) -> None:
         (CallError(code=Code.DEADLINE_EXCEEDED), False, False),
     ],
 )
-def test_what_may_be_tried_again(error: CallError, once: bool, twice: bool) -> None:
+def test_errors_that_may_be_retried(error: CallError, once: bool, twice: bool) -> None:
     assert is_retryable(error, idempotent=False) is once
     assert is_retryable(error, idempotent=True) is twice
 
@@ -156,7 +156,7 @@ def test_pauses_grow_to_a_second_with_full_jitter() -> None:
         assert longest * 0.9 < max(pauses) <= longest
 
 
-def test_what_no_server_began_goes_elsewhere_at_once() -> None:
+def test_a_call_that_no_server_began_goes_elsewhere_at_once() -> None:
     error = Unavailable(unserved=True)
     assert policy().pause(error, 1, idempotent=False, elsewhere=True) == 0.0
     assert policy().pause(error, 2, idempotent=False, elsewhere=True) != 0.0
@@ -174,7 +174,7 @@ def test_a_server_is_not_asked_before_the_time_it_said() -> None:
         assert 3.0 < pause <= 3.0 + 0.05 * 2 ** (attempts - 1)
 
 
-def test_what_a_full_server_says_does_not_keep_a_call_from_another_one() -> None:
+def test_the_pushback_of_a_full_server_does_not_keep_a_call_from_another_one() -> None:
     error = ResourceExhausted(remote=True, unserved=True, details={"retry_after": 3})
     assert policy().pause(error, 1, idempotent=False, elsewhere=True) == 0.0
     assert policy().pause(error, 1, idempotent=False, elsewhere=False) == 3.0
@@ -191,7 +191,7 @@ def test_what_a_full_server_says_does_not_keep_a_call_from_another_one() -> None
         (Unavailable(remote=True), True, False),
     ],
 )
-def test_what_costs_no_server_anything_is_free(
+def test_a_retry_that_costs_no_server_anything_is_free(
     error: CallError, parted: bool, free: bool, clock: FakeClock
 ) -> None:
     budget, _ = budget_of(clock)
@@ -229,7 +229,7 @@ def test_a_retry_is_not_retried_unless_that_is_free() -> None:
 
 
 class Source:
-    """What is known of the call that a handler serves."""
+    """The call that a handler serves."""
 
     deadline = inf
 

@@ -1,4 +1,4 @@
-"""An address that another process took over: who it is, is what its Hello says."""
+"""An address that another process took over: its Hello tells which process it is."""
 
 import asyncio
 import signal
@@ -49,7 +49,7 @@ async def test_another_service_at_the_address_of_a_known_server_gets_no_call() -
             await client.await_close()
 
 
-async def test_a_new_process_that_only_its_hello_tells_of_starts_anew() -> None:
+async def test_a_new_process_that_only_its_hello_reveals_starts_from_scratch() -> None:
     resolver, clock, address = Resolver(), FakeClock(), free_address()
     async with numbered(1, **CALC) as stays:
         async with numbered(2, host=address, **CALC) as before:

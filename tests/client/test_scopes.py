@@ -17,7 +17,7 @@ from tests.loopback import calling, eventually, serving, within
 
 
 class Scoped(BaseProcessor):
-    """Notes every scope: how it was left, and that nobody is inside at the end."""
+    """Records every scope and how it was left; at the end none may be open."""
 
     def __init__(self) -> None:
         self.inside = 0

@@ -139,7 +139,7 @@ async def test_execute_wants_arguments_as_list_and_dict(client: Client) -> None:
             await session.execute("who", [], wrong)
 
 
-async def test_execute_refuses_arguments_beside_a_pending_call(client: Client) -> None:
+async def test_execute_refuses_arguments_with_a_pending_call(client: Client) -> None:
     stub = client.register()(who)
     async with client.session as session:
         for pending in (stub(), client.iterator_call("numbers", 3)):
@@ -252,7 +252,7 @@ async def test_a_call_under_way_fails_when_the_sessions_connection_is_lost(clien
             await drain(iterator)  # what had come before is delivered
 
 
-async def test_a_channel_runs_in_a_session_of_its_own(client: Client) -> None:
+async def test_a_channel_runs_in_its_own_session(client: Client) -> None:
     @client.register()
     async def talk(channel: Channel) -> list[Any]:
         said = await channel.read_body()

@@ -1,4 +1,4 @@
-"""A client of very many servers connects to some of them."""
+"""A client of very many servers connects to a subset of them."""
 
 import asyncio
 import random
@@ -48,7 +48,7 @@ def ready(cluster: Cluster) -> set[str]:
     return {node.key for node in cluster.ready}
 
 
-async def test_a_client_has_as_many_servers_as_its_subset_also_when_some_leave_and_come() -> None:
+async def test_a_client_keeps_the_size_of_its_subset_when_servers_leave_and_come() -> None:
     registry = MemoryRegistry()
     async with AsyncExitStack() as stack:
         servers = await start(stack, registry, 6)
@@ -66,7 +66,7 @@ async def test_a_client_has_as_many_servers_as_its_subset_also_when_some_leave_a
             assert await client.raw_call("work") == "done"
 
 
-async def test_who_comes_may_take_a_place_and_calls_of_who_had_it_finish() -> None:
+async def test_a_new_server_may_take_a_place_and_calls_on_the_old_one_finish() -> None:
     registry = MemoryRegistry()
     go_on = asyncio.Event()
 
@@ -93,7 +93,7 @@ async def test_who_comes_may_take_a_place_and_calls_of_who_had_it_finish() -> No
         await client.await_close()  # before servers leave for which it would dial others
 
 
-async def test_a_server_that_drains_counts_no_more_but_stays_until_it_is_gone() -> None:
+async def test_a_server_that_drains_is_replaced_but_stays_until_it_is_gone() -> None:
     registry = MemoryRegistry()
     async with AsyncExitStack() as stack:
         servers = await start(stack, registry, 4)
@@ -136,7 +136,7 @@ async def test_a_server_that_has_many_more_clients_than_others_is_left() -> None
         assert await client.raw_call("work") == "done"
 
 
-async def test_servers_from_when_there_were_few_are_asked_too() -> None:
+async def test_servers_that_were_known_before_there_was_a_subset_are_asked_too() -> None:
     registry, clock = MemoryRegistry(), FakeClock()
     async with AsyncExitStack() as stack:
         await start(stack, registry, 3)
@@ -287,7 +287,7 @@ async def test_a_lost_server_keeps_its_place_while_half_are_left() -> None:
         assert cluster.nodes[lost.key] is lost
 
 
-async def test_servers_that_turn_a_client_away_are_not_lost() -> None:
+async def test_servers_that_reject_a_client_are_not_lost() -> None:
     registry, clock = MemoryRegistry(), FakeClock()
     async with AsyncExitStack() as stack:
         await start(stack, registry, 3)

@@ -1,4 +1,4 @@
-"""Servers that the registry doubts or has lost: who keeps a place, and who is dialled."""
+"""Servers that the registry suspects or has lost: which ones stay, and which ones are dialled."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

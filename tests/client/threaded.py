@@ -1,4 +1,4 @@
-"""A server in a thread of its own, for tests of callers that have no event loop."""
+"""A server in its own thread, for tests of callers without an event loop."""
 
 import threading
 from collections.abc import Callable, Iterator
