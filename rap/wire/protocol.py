@@ -75,8 +75,9 @@ _MAX_REFUSED = 1000
 class WireProtocol(Sender[S]):
     """One connection, seen from one side.
 
-    It extends `Sender`, because both halves work on the same streams, windows and output: with two
-    objects, each chunk that arrives would cost a call to update the receive window.
+    It extends `Sender`, because both halves work on the same streams, windows and output. With two
+    objects, each chunk that arrives would cost a call to update the receive window: 1.1 % of the
+    instructions of a unary call.
 
     Args:
         is_server: The peer opens streams, not we.
