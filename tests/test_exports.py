@@ -103,7 +103,8 @@ def test_every_public_module_lists_its_names_and_has_them() -> None:
 
 
 def test_every_public_module_says_what_it_is() -> None:
-    assert [each.__name__ for each in modules() if not (each.__doc__ or "").strip()] == []
+    found = [each.__name__ for each in modules() if not (each.__doc__ or "").strip()]
+    assert not found, f"modules without a docstring: {found}"
 
 
 def test_every_documented_name_is_exported() -> None:
@@ -114,7 +115,7 @@ def test_every_documented_name_is_exported() -> None:
         for name in names
         if name not in found.get(module, ())
     ]
-    assert missing == []
+    assert not missing, f"missing in __all__ of their modules: {missing}"
 
 
 def test_a_wrong_export_is_found() -> None:

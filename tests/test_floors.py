@@ -13,9 +13,10 @@ from tests.ownership import Assignment, Tree
 RAP = Path(__file__).parents[1] / "rap"
 SOURCES = {path.relative_to(RAP).as_posix(): path.read_text() for path in RAP.rglob("*.py")}
 
-# From the ground up. A row may import the rows before it, but not its siblings. On the ground, a
-# file may also import the files on its left.
-FLOORS = [
+# The layers of docs/architecture.md, from the lowest to the highest. A file or folder may import
+# those of lower layers, but not those of its own layer. In the lowest layer, a file may also import
+# the files on its left.
+LAYERS = [
     ["__init__", "_lazy", "errors", "clock", "address", "call", "options", "notify"],
     ["wire", "redis"],
     ["transport", "registry", "balance", "shared_state"],
@@ -27,7 +28,7 @@ FLOORS = [
     ["gateway", "cli"],
     ["api_gateway"],
 ]
-LEVEL = {unit: (floor, place) for floor, row in enumerate(FLOORS) for place, unit in enumerate(row)}
+LEVEL = {unit: (layer, place) for layer, row in enumerate(LAYERS) for place, unit in enumerate(row)}
 
 # Where a third-party package may be imported: one file, or the files of one folder.
 THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
@@ -91,26 +92,31 @@ def unit_of(parts: list[str]) -> str:
 def wrong_imports(path: str, source: str) -> Iterator[str]:
     """Yield what is wrong with the imports of a file; `path` is relative to `rap`."""
     here = unit_of(path.removesuffix(".py").split("/"))
-    floor, place = LEVEL[here]
+    if here == "__init__" and path != "__init__.py":
+        yield f"{path}: LAYERS does not list it"
+        return
+    layer, place = LEVEL[here]
     for name, _ in imports(ast.parse(source)):
         top, *rest = name.split(".")
         if top == "rap":
             there = unit_of(rest)
-            other_floor, other_place = LEVEL[there]
-            left = floor == other_floor == 0 and other_place < place
+            other_layer, other_place = LEVEL[there]
+            left = layer == other_layer == 0 and other_place < place
             if path == "__init__.py":
                 pass  # the names that users import from `rap`, loaded on first use
             elif there == "__init__" and rest != ["__version__"]:
-                yield f"{path} imports {name}: import it from its module"
-            elif there != here and other_floor >= floor and not left:
-                yield f"{path} imports {name}: floor {other_floor} is not below floor {floor}"
+                yield f"{path} imports {name}: import it from the module that defines it"
+            elif there != here and other_layer >= layer and not left:
+                yield f"{path} imports {name}: {there} is not in a lower layer than {here}"
         elif top == "":
-            yield f"{path} imports {name}: write the name in full"
+            yield f"{path} imports {name}: write the absolute name"
         elif top in sys.stdlib_module_names:
             if here == "wire" and top in IMPURE:
-                yield f"{path} imports {top}: the wire protocol is pure"
+                yield f"{path} imports {top}: wire/ does no I/O and reads no clock"
         elif not path.startswith(THIRD_PARTY.get(top, "nowhere")):
-            yield f"{path} imports {top}: it belongs to {THIRD_PARTY.get(top, 'nowhere')}"
+            owner = THIRD_PARTY.get(top)
+            reason = f"only {owner} may" if owner else "THIRD_PARTY does not list it"
+            yield f"{path} imports {top}: {reason}"
 
 
 def module_of(path: str) -> str:
@@ -169,8 +175,9 @@ def test_imports_point_down_and_packages_stay_in_their_place() -> None:
     assert not found, listed(found)
 
 
-def test_every_file_has_a_floor() -> None:
-    assert {path.removesuffix(".py").split("/")[0] for path in SOURCES} <= set(LEVEL)
+def test_every_file_has_a_layer() -> None:
+    found = {path.removesuffix(".py").split("/")[0] for path in SOURCES} - set(LEVEL)
+    assert not found, f"add to LAYERS of this file and to docs/architecture.md: {sorted(found)}"
 
 
 def test_no_modules_import_each_other_in_a_cycle() -> None:
@@ -180,7 +187,7 @@ def test_no_modules_import_each_other_in_a_cycle() -> None:
 
 def test_no_module_assigns_to_attributes_of_objects_of_other_modules() -> None:
     found = [
-        f"{path}:{each.line}: {each.target} belongs to {each.owner}"
+        f"{path}:{each.line}: assigns to {each.target}; give {each.owner} a method that does it"
         for path, each in foreign_assignments(SOURCES)
         if not is_exception(path, each)
     ]
