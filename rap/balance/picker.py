@@ -7,7 +7,11 @@ __all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
 
 
 class Candidate(Protocol):
-    """A node that can take a call now."""
+    """A node that can take a call now.
+
+    The candidates of a client have more attributes, such as the calls of this client in flight
+    and the latest load report; see `rap.balance.prequal.ReportingCandidate`.
+    """
 
     @property
     def key(self) -> str:
@@ -20,7 +24,10 @@ class Candidate(Protocol):
         ...
 
     def load(self) -> float:
-        """Return the load of the node, not divided by its weight; lower is better."""
+        """Return the load of the node, not divided by its weight; lower is better.
+
+        For the nodes of a client, it is peak latency times calls in flight; see `PeakEwma`.
+        """
         ...
 
 

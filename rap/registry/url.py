@@ -37,7 +37,17 @@ ENTRY_POINT_GROUP = "rap.registry"
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The parts of a URL, after the common options are checked."""
+    """The parts of a URL, after the common options are checked.
+
+    Args:
+        scheme: The text before ``://``.
+        body: The text between ``://`` and ``?``, with its escapes.
+        namespace: The option ``namespace``, which every scheme has.
+        cache: The option ``cache``; `None` without it, and for schemes not in `_CACHEABLE`.
+        options: All other options by name; empty except for Redis.
+        clock: Time source.
+        rng: Random numbers for the jitter of polls.
+    """
 
     scheme: str
     body: str
