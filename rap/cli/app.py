@@ -31,11 +31,11 @@ COMMANDS = {
     "bench": CommandEntry(
         "rap.cli.commands.bench", "bench", "Call a function repeatedly and measure the calls."
     ),
-    "call": CommandEntry("rap.cli.commands.call", "call", "Call a function and print its answer."),
+    "call": CommandEntry("rap.cli.commands.call", "call", "Call a function and print its result."),
     "demo": CommandEntry(
         "rap.cli.commands.demo",
         "demo",
-        "Run a small cluster, disturb it, and count what its client noticed.",
+        "Run a small cluster with failures, and count the failed calls.",
     ),
     "demo-replica": CommandEntry("rap.cli.demo.replica", "demo_replica", ""),
     "describe": CommandEntry(
@@ -50,13 +50,13 @@ COMMANDS = {
     "serve": CommandEntry(
         "rap.cli.commands.serve",
         "serve",
-        "Serve MODULE:SERVER, a Server or a function that makes one.",
+        "Serve MODULE:SERVER, a Server or a function that returns one.",
     ),
     "stub": CommandEntry("rap.cli.commands.stub", "stub", "Write a Python module of typed stubs."),
     "top": CommandEntry(
         "rap.cli.commands.top",
         "top",
-        "Show load and state of each instance of a service, or of each --host.",
+        "Show the load and state of each instance of a service, or of each --host.",
     ),
 }
 

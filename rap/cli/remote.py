@@ -229,13 +229,15 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "--token",
         envvar="RAP_TOKEN",
         metavar="TEXT",
-        help="Token of the client. Other users can read it; better set RAP_TOKEN.",
+        help="Token of the client. Other users of the machine can read a command line: set"
+        " RAP_TOKEN instead.",
     ),
     click.option(
         "--timeout",
         type=float,
         callback=_positive,
         metavar="SECONDS",
-        help="Time limit to find a server, by default 9 seconds, and for each call.",
+        help="Time limit to find a server, and for each call. [default: 9 to find a server (rap"
+        " ping: 2, rap top: 1), none for calls]",
     ),
 ]

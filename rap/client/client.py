@@ -47,8 +47,8 @@ class Client:
             Default 'p2c'.
         ssl_crt_path: PEM file of the only server certificate to accept, whatever its name and its
             authority. Turns on TLS. Default None.
-        ssl_ca_path: PEM file of trusted authorities. The server certificate must lead to one of
-            them and have the host name. Turns on TLS. Default None.
+        ssl_ca_path: PEM file of trusted authorities. The server certificate must chain to one of
+            them and match the host name. Turns on TLS. Default None.
         ssl_client_crt_path: PEM file of the certificate that the client presents to servers (mutual
             TLS). Default None.
         ssl_client_key_path: PEM file of the private key of `ssl_client_crt_path`. Default None.

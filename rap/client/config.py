@@ -71,8 +71,8 @@ class ClientConfig:
     ssl_ca_path: Annotated[
         str | None,
         Option(
-            "PEM file of trusted authorities. The server certificate must lead to one of them and "
-            "have the host name. Turns on TLS."
+            "PEM file of trusted authorities. The server certificate must chain to one of them and "
+            "match the host name. Turns on TLS."
         ),
     ] = None
     ssl_client_crt_path: Annotated[

@@ -135,12 +135,12 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
     Row("rap_client_waiting_calls", "Calls waiting for a server.", _sum(lambda it: it.waiting)),
     Row(
         "rap_client_received_bytes_total",
-        "Bytes received from servers, before TLS.",
+        "Bytes received from servers, after TLS decryption.",
         _sum(lambda it: it.received),
     ),
     Row(
         "rap_client_sent_bytes_total",
-        "Bytes sent to servers, before TLS.",
+        "Bytes sent to servers, before TLS encryption.",
         _sum(lambda it: it.sent),
     ),
     Row(
@@ -249,12 +249,12 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
     Row("rap_server_calls", "Open calls of every stream type.", lambda it: it.status.calls),
     Row(
         "rap_server_received_bytes_total",
-        "Bytes received from clients, before TLS.",
+        "Bytes received from clients, after TLS decryption.",
         lambda it: it.status.received,
     ),
     Row(
         "rap_server_sent_bytes_total",
-        "Bytes sent to clients, before TLS.",
+        "Bytes sent to clients, before TLS encryption.",
         lambda it: it.status.sent,
     ),
     Row(

@@ -66,9 +66,9 @@ def bench(
 ) -> None:
     """Call a function repeatedly and measure the calls.
 
-    Arguments are those of rap call. Calls are balanced over the instances of a service; the call of
-    a generator ends with its last item. One call is made before the measurement and is not counted.
-    The exit status is 1 if a call failed.
+    Pass arguments as for rap call. Calls are balanced over the instances of a service. The duration
+    of a generator call includes all its items. One call is made before the measurement and is not
+    counted. The exit status is 1 if a call failed.
     """
     if duration is None and calls is None:
         duration = _SECONDS

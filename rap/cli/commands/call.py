@@ -21,26 +21,26 @@ __all__ = ["call"]
 
 @click.command(cls=Command)
 @click.option(
-    "--text", is_flag=True, help="Print strings and bytes as they are, and send lines as strings."
+    "--text", is_flag=True, help="Print strings and bytes unchanged, and send lines as strings."
 )
-@click.option("--json", is_flag=True, help="Print each value on one line, on a terminal too.")
+@click.option("--json", is_flag=True, help="Print each value on one line, even on a terminal.")
 @click.option(
     "--linger",
     type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="After the end of the input, close a channel that has been silent for this long.",
+    help="Time without a message, after the end of the input, before the channel is closed.",
 )
 @call_options
 def call(remote: Remote, named: NamedCall, text: bool, json: bool, linger: float) -> None:
-    """Call a function and print its answer.
+    """Call a function and print its result.
 
     Arguments are JSON; text that is not JSON is a string. NAME=JSON passes a keyword argument.
-    Bytes are printed as base64 text, and given as {"$base64": "..."}.
+    Bytes are printed as base64 text. To pass bytes, write {"$base64": "..."}.
 
-    The items of a generator are printed as they arrive, one per line. The messages to a channel are
-    the lines of standard input: JSON, or strings with --text.
+    The items of a generator are printed as they arrive, one per line. Each line of
+    standard input is sent to a channel as a message: JSON, or a string with --text.
     """
     pretty = sys.stdout.isatty() and not json
     run(_call(remote, named, linger, _Printer(text, 2 if pretty else None)))

@@ -50,10 +50,11 @@ _REFRESH = 0.25  # seconds between two updates of the display
 )
 @loop_option
 def demo(seconds: float, redis: str, loop: str) -> None:
-    """Run a small cluster, disturb it, and count what its client noticed.
+    """Run a small cluster with failures, and count the failed calls.
 
-    Three replicas with weights 1, 1 and 2 answer 64 calls in flight. One is killed, one is started,
-    one is drained, and the registry is restarted. The exit status is 1 if a call failed.
+    A client keeps 64 calls in flight to three replicas with weights 1, 1 and 2. One replica is
+    killed, one is started, one is drained, and the registry is restarted. The exit status is 1 if a
+    call failed.
     """
     try:
         backend = choose_backend(redis)

@@ -27,7 +27,7 @@ _NUMBERS = ("sent", "lost", "min_ms", "avg_ms", "p99_ms", "max_ms")
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Number of round trips to each instance. 0 is no limit: stop with Ctrl-C.",
+    help="Number of round trips to each instance. 0 means until Ctrl-C.",
 )
 @click.option(
     "-i",
@@ -44,8 +44,8 @@ _NUMBERS = ("sent", "lost", "min_ms", "avg_ms", "p99_ms", "max_ms")
 def ping(remote: Remote, count: int, interval: float, quiet: bool, json: bool) -> None:
     """Measure round trips to each instance of a service, or to each --host.
 
-    A ping goes as far as a call does before its function runs, and runs none. The exit status is 1
-    if an answer did not come within --timeout, by default 2 seconds.
+    A ping takes the path of a call through the server, but runs no function. The exit status is 1
+    if an answer did not arrive within --timeout.
     """
     results = run(_ping(remote, count, interval, silent=quiet or json))
     print_rows([each.row() for each in results], json=json, right=_NUMBERS)

@@ -35,18 +35,18 @@ _LEVELS = ("debug", "info", "warning", "error")
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of processes that serve.",
+    help="Number of server processes.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
-    help="Serve /metrics, /healthz and /readyz on this port. 0 is any free port.",
+    help="Port for /metrics, /healthz and /readyz; by default not served. 0 means any free port.",
 )
 @click.option(
     "--metrics-host",
     default="127.0.0.1",
     show_default=True,
-    help="Address of --metrics-port. 0.0.0.0 admits scrapers on other machines.",
+    help="Address of --metrics-port. 0.0.0.0 lets other machines read it.",
 )
 def serve(
     target: str,
@@ -56,14 +56,15 @@ def serve(
     metrics_port: int | None,
     metrics_host: str,
 ) -> None:
-    """Serve MODULE:SERVER, a Server or a function that makes one.
+    """Serve MODULE:SERVER, a Server or a function that returns one.
 
-    SIGTERM and Ctrl-C drain the server: open calls finish, then it stops. A second signal ends it
-    at once. SIGHUP makes it read its certificates again.
+    SIGTERM and Ctrl-C drain the server: open calls finish, then it stops. A second signal stops it
+    at once. SIGHUP reloads its certificates.
 
-    Several workers share the ports. With a registry, each worker is a separate instance on the next
-    higher port; port 0 stays any free port. One page shows the metrics of all workers. A worker
-    that ends is restarted. SIGTERM drains the workers in turn.
+    Without a registry, all workers share the ports. With a registry, each worker is a separate
+    instance with the next higher port, or with any free port if the port is 0. One page shows the
+    metrics of all workers. A worker that exits is restarted. SIGTERM drains the workers one after
+    another.
     """
     metrics = None if metrics_port is None else MetricsPort(metrics_host, metrics_port)
     if metrics is not None:

@@ -35,10 +35,10 @@ def stub(
 ) -> None:
     """Write a Python module of typed stubs.
 
-    The functions are those of MODULE:SERVER, which is imported and does not serve. Without it they
-    are those of the server at --host, which answers only clients on its own machine.
+    With MODULE:SERVER, import that program without serving it, and write stubs of its functions.
+    Otherwise ask the server at --host, which answers only clients on its own machine.
 
-    Each group becomes a Protocol for client.bind, each channel a function that opens it.
+    Each group becomes a Protocol for client.bind. Each channel becomes a function that opens it.
     """
     found: Sequence[Any] = run(describe_all(remote)) if target is None else describe_program(target)
     chosen = [

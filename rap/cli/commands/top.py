@@ -203,16 +203,16 @@ _NUMBERS = (
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
-    help="Port of the metrics page of each instance, on its own host. See rap serve.",
+    help="Port of the metrics page on the host of each instance (see rap serve).",
 )
 @click.option("--once", is_flag=True, help="Print one table and exit.")
 @json_option
 @remote_options
 def top(remote: Remote, interval: float, metrics_port: int | None, once: bool, json: bool) -> None:
-    """Show load and state of each instance of a service, or of each --host.
+    """Show the load and state of each instance of a service, or of each --host.
 
-    It runs until Ctrl-C. On a terminal the table is updated in place; elsewhere one table follows
-    another, with --json one array per line. Empty columns are left out.
+    The command runs until Ctrl-C. On a terminal it updates the table in place. Otherwise it prints
+    one table after another, or with --json one array per line. Empty columns are omitted.
     """
     live = sys.stdout.isatty() and not json and not once
     monitor = InstanceMonitor(remote, metrics_port)
