@@ -19,36 +19,37 @@ class Notify:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._is_notified = False
+        self._waiter: asyncio.Future[None] | None = None  # of the task that waits
 
     def notify(self) -> None:
         """End the current or the next wait."""
-        self._event.set()
+        self._is_notified = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def notify_threadsafe(self) -> None:
         """Do the same from any thread; without effect once the event loop is closed."""
         try:
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self.notify)
         except RuntimeError:
             pass  # the event loop is closed, so no task waits
 
     async def wait(self, seconds: float | None) -> bool:
         """Return whether a notification came within `seconds`; `None` waits without a timeout."""
-        if seconds is None:
-            await self._event.wait()
-        elif not self._event.is_set():
-            await self._wait_either(seconds)
-        is_notified = self._event.is_set()
-        self._event.clear()
+        if not self._is_notified:
+            self._waiter = self._loop.create_future()
+            if seconds is None:
+                await self._waiter
+            else:
+                await self._wait_until_timeout(self._waiter, seconds)
+        is_notified, self._is_notified = self._is_notified, False
         return is_notified
 
-    async def _wait_either(self, seconds: float) -> None:
-        notified = asyncio.create_task(self._event.wait())
+    async def _wait_until_timeout(self, waiter: asyncio.Future[None], seconds: float) -> None:
         timer = asyncio.create_task(self._clock.sleep(seconds))
         try:
-            await asyncio.wait((notified, timer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            notified.cancel()
-            timer.cancel()
-            await asyncio.gather(notified, timer, return_exceptions=True)
+            timer.cancel()  # it ends in the next turn; to wait for that would resume callers twice
