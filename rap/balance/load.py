@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from math import exp, inf
 from typing import Protocol
 
+from rap.clock import Clock, SystemClock
 from rap.errors import Verdict
 
 __all__ = ["Load", "PeakEwma", "PendingRequests", "median_ewma"]
@@ -113,6 +114,7 @@ class PeakEwma:
 
     Args:
         decay: Seconds after which an old peak weighs 1/e.
+        clock: Source of time where `value` is not told it.
 
     Attributes:
         ewma: The average in seconds; valid if `measured`.
@@ -124,6 +126,7 @@ class PeakEwma:
     __slots__ = (
         "_decay",
         "_due",
+        "_monotonic",
         "_picked",
         "_progress",
         "_updated",
@@ -134,7 +137,7 @@ class PeakEwma:
         "prior",
     )
 
-    def __init__(self, decay: float = 10.0) -> None:
+    def __init__(self, decay: float = 10.0, *, clock: Clock | None = None) -> None:
         if not 0.0 < decay < inf:
             raise ValueError(f"decay must be more than 0 seconds and finite, got {decay!r}")
         self.in_flight = 0
@@ -142,6 +145,7 @@ class PeakEwma:
         self.ewma = 0.0
         self.measured = False
         self.prior = 0.0
+        self._monotonic = (clock or SystemClock()).monotonic
         self._decay = decay
         self._updated = 0.0
         self._due = 0.0  # when the next answer may lower the average
@@ -199,8 +203,10 @@ class PeakEwma:
             self._updated = now
             self.measured = True
 
-    def value(self, now: float) -> float:
-        """Return latency times calls on the node, with one more call."""
+    def value(self, now: float | None = None) -> float:
+        """Return latency times calls on the node, with one more call; by default as of now."""
+        if now is None:
+            now = self._monotonic()
         latency = self.ewma if self.measured else self.prior
         waiting = self.in_flight
         if waiting:

@@ -34,6 +34,7 @@ class Node:
     Attributes:
         weight: Effective capacity, slow start applied.
         stats: Load, from the calls of this client.
+        load: Returns the cost of giving it a call now; lower is better.
         breaker: Health, from the calls of this client.
         leaving: Whether the registry no longer lists it.
         since: When it was first usable; `None` before.
@@ -67,7 +68,8 @@ class Node:
         self.own_in_flight = 0
         self.avoid_until = 0.0
         self._asked_at = -_ASK_PAUSE
-        self.stats = PeakEwma()
+        self.stats = PeakEwma(clock=clock)
+        self.load = self.stats.value  # bound once: a pick calls it twice
         self.breaker = Breaker(rng, may_open=may_eject)
         self._rng = rng
         self._may_eject = may_eject
@@ -76,10 +78,6 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.key!r}, {self.state})"
-
-    def load(self) -> float:
-        """Return the cost of giving it a call; lower is better."""
-        return self.stats.value(self._now())
 
     @property
     def zone(self) -> str:
