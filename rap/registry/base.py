@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -35,7 +36,6 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may drop an endpoint silent for a day
-_EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -66,7 +66,7 @@ class Endpoint:
     state: State = State.UP
     incarnation: str = ""
     zone: str = ""
-    metadata: Mapping[str, str] = field(default_factory=lambda: _EMPTY, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=partial(MappingProxyType, {}), hash=False)
 
 
 # Endpoint id to endpoint. Do not change it.

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from weakref import WeakValueDictionary
 
 from rap.clock import Clock, SystemClock
@@ -32,9 +33,6 @@ class _Space:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.services: dict[tuple[str, str], _Service] = {}
-
-    def service(self, key: tuple[str, str]) -> _Service:
-        return self.services.setdefault(key, _Service())
 
 
 # A name has one space as long as a registry with that name exists.
@@ -75,7 +73,7 @@ class MemoryRegistry:
         """
         now = self._clock.monotonic()
         with self._space.lock:
-            found = self._space.service(self._key(service))
+            found = self._service(service)
             held = found.members.get(endpoint.id)
             if held is None:
                 held = found.members[endpoint.id] = _Member(endpoint, now)
@@ -90,7 +88,7 @@ class MemoryRegistry:
     async def deregister(self, service: str, endpoint: Endpoint) -> None:
         """Remove the registration of this incarnation, if it exists."""
         with self._space.lock:
-            found = self._space.service(self._key(service))
+            found = self._service(service)
             held = found.members.get(endpoint.id)
             if held is not None and held.endpoint.incarnation == endpoint.incarnation:
                 del found.members[endpoint.id]
@@ -98,20 +96,22 @@ class MemoryRegistry:
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield a snapshot now and after each change."""
-        return self._watch(self._key(service))
+        with self._space.lock:
+            found = self._service(service)
+        return self._watch(found)
 
     def report_load(self, service: str, endpoint_id: str, load: LoadReport) -> None:
         """Store the load of an instance, if it is registered."""
         report = check_load(load)
         with self._space.lock:
-            held = self._space.service(self._key(service)).members.get(endpoint_id)
+            held = self._service(service).members.get(endpoint_id)
             if held is not None:
                 held.load = report
 
     async def loads(self, service: str) -> Mapping[str, LoadReport]:
         """Return the last reported load by endpoint id."""
         with self._space.lock:
-            members = self._space.service(self._key(service)).members
+            members = self._service(service).members
             return {key: member.load for key, member in members.items() if member.load}
 
     async def services(self) -> list[str]:
@@ -125,38 +125,51 @@ class MemoryRegistry:
     async def aclose(self) -> None:
         """Do nothing: other registries with this name keep the registrations."""
 
-    def _key(self, service: str) -> tuple[str, str]:
-        return self._namespace, check_name("service", service)
+    def _service(self, name: str) -> _Service:
+        """Return the service with a name, which is checked once; call it with the lock."""
+        key = (self._namespace, name)
+        found = self._space.services.get(key)
+        if found is None:
+            check_name("service", name)
+            found = self._space.services[key] = _Service()
+        return found
 
-    async def _watch(self, key: tuple[str, str]) -> AsyncGenerator[Snapshot, None]:
+    async def _watch(self, service: _Service) -> AsyncGenerator[Snapshot, None]:
         notify = Notify(self._clock)
         with self._space.lock:
-            self._space.service(key).watchers.add(notify)
+            service.watchers.add(notify)
         last: Snapshot | None = None
         try:
             while True:
-                snapshot, pause = self._read(key)
+                snapshot, pause = self._read(service)
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
                 await notify.wait(pause)
         finally:
             with self._space.lock:
-                self._space.service(key).watchers.discard(notify)
+                service.watchers.discard(notify)
 
-    def _read(self, key: tuple[str, str]) -> tuple[Snapshot, float | None]:
+    def _read(self, service: _Service) -> tuple[Snapshot, float | None]:
         """Return the current snapshot, and the seconds until the next lease expires."""
         now = self._clock.monotonic()
+        snapshot: dict[str, Endpoint] = {}
+        next_end = inf
         with self._space.lock:
-            members = self._space.service(key).members
-            left = {name: member.expires - now for name, member in members.items()}
-            snapshot = {name: as_seen(members[name].endpoint, left[name]) for name in left}
-        return snapshot, min((seconds for seconds in left.values() if seconds > 0), default=None)
+            for key, member in service.members.items():
+                if member.expires > now:
+                    snapshot[key] = member.endpoint
+                    next_end = min(next_end, member.expires)
+                else:
+                    snapshot[key] = as_seen(member.endpoint, member.expires - now)
+        return snapshot, None if next_end == inf else next_end - now
 
 
 def _evict(members: dict[str, _Member], now: float) -> bool:
     """Remove instances that are dead; return whether there were any."""
     expired = {key: now - it.expires for key, it in members.items() if it.expires <= now}
+    if not expired:
+        return False
     gone = to_evict(expired, len(members))
     for key in gone:
         del members[key]
