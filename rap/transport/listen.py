@@ -303,9 +303,12 @@ async def listen(
 
 async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     """Bind every local address of the host name, all on one port."""
-    infos = await asyncio.get_running_loop().getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    host, port, kind, flags = address.host, address.port, socket.SOCK_STREAM, socket.AI_PASSIVE
+    try:  # an IP address needs neither a name server nor a thread
+        infos = socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(host, port, type=kind, flags=flags)
     tries = 1 if address.port else _TRIES
     while True:
         tries -= 1
