@@ -15,7 +15,8 @@ from rap.cli.runtime import loop_factory
 from rap.client import Client
 from rap.server import Server
 from rap.wire.codec import pack
-from rap.wire.frames import DATA, END, MESSAGE, OPEN, Frame, hello_frame, parse_frames
+from rap.wire.frames import DATA, END, MESSAGE, OPEN, Frame, parse_frames
+from rap.wire.hello import hello_frame
 
 CHUNK = 16  # frames that arrive together
 ROUNDS = 400

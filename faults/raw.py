@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from rap.wire.codec import pack
-from rap.wire.frames import END, MESSAGE, OPEN, RESET, Frame, hello_frame, parse_frames
-from rap.wire.limits import DEFAULT_LIMITS
+from rap.wire.frames import END, MESSAGE, OPEN, RESET, Frame, parse_frames
+from rap.wire.hello import DEFAULT_LIMITS, hello_frame
 
 __all__ = ["HELLO", "Raw", "opening", "speaking"]
 

@@ -17,10 +17,9 @@ from rap.wire.frames import (
     Frame,
     credit_frame,
     go_away_frame,
-    hello_frame,
     ping_frame,
 )
-from rap.wire.limits import DEFAULT_LIMITS
+from rap.wire.hello import DEFAULT_LIMITS, hello_frame
 
 __all__ = ["SEEDS"]
 

@@ -17,7 +17,7 @@ from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream
 from rap.transport.stream import EndOfStream
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, RESET
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from rap.wire.protocol import WireProtocol
 from rap.wire.stream import StreamState
 

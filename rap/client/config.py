@@ -14,7 +14,7 @@ from rap.errors import Unauthenticated
 from rap.options import Option, check_options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
-from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
+from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
 
 __all__ = ["ClientConfig", "Token", "TokenSource", "token_of"]
 

@@ -15,7 +15,7 @@ from rap.registry import Endpoint
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
 from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, client_context, pinned_certificate
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 
 __all__ = ["Dialer", "OnChange", "OnLoad"]
 
@@ -143,19 +143,16 @@ class Dialer:
                 self._context = client_context()
             context = self._context
         traffic = self.traffic
-
-        def make() -> Connection:
-            conn = Connection if traffic is None else partial(CountedConnection, traffic)
-            return conn(
-                options,
-                clock=self._clock,
-                log=_log,
-                on_load=on_load,
-                on_change=on_change,
-                on_lost=on_change,
-                exception_types=self._types,
-            )
-
+        make = partial(
+            Connection if traffic is None else partial(CountedConnection, traffic),
+            options,
+            clock=self._clock,
+            log=_log,
+            on_load=on_load,
+            on_change=on_change,
+            on_lost=on_change,
+            exception_types=self._types,
+        )
         return dial(
             address,
             make,

@@ -17,7 +17,7 @@ from rap.server.hooks import Event
 from rap.server.middleware.base import BaseConnMiddleware, BaseMsgMiddleware
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
-from rap.wire.limits import BOUNDS, DEFAULT_LIMITS
+from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
 
 __all__ = ["ServerConfig"]
 

@@ -6,6 +6,7 @@ import math
 import random
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from rap.transport.connection import StreamHandler, close_all
 from rap.transport.listen import Listener, listen
 from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, server_context
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 
 __all__ = ["ConnectionManager"]
 
@@ -74,16 +75,6 @@ class ConnectionManager:
         self._log = log
         self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
         self._tls = tls
-        self._limits = Limits(
-            max_frame=config.max_frame,
-            max_message=config.max_message,
-            max_streams=config.max_streams,
-            stream_window=config.stream_window,
-            connection_window=config.connection_window,
-            max_unfinished=config.max_unfinished,
-            max_requests=config.max_requests,
-            max_backlog=config.max_backlog,
-        )
         self._message_limits = MessageLimits(
             config.max_header, config.max_depth, config.max_elements
         )
@@ -91,7 +82,27 @@ class ConnectionManager:
         for address in self.hosts:
             if address.scheme == "tls" and self._context is None:
                 raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
-        self._options: ConnectionOptions | None = None  # of new connections
+        self._options = ConnectionOptions(  # of new connections
+            limits=Limits(
+                max_frame=config.max_frame,
+                max_message=config.max_message,
+                max_streams=config.max_streams,
+                stream_window=config.stream_window,
+                connection_window=config.connection_window,
+                max_unfinished=config.max_unfinished,
+                max_requests=config.max_requests,
+                max_backlog=config.max_backlog,
+            ),
+            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+            hello=self._hello,
+            timeout=config.timeout,
+            stall_timeout=config.stall_timeout,
+            handshake_timeout=config.handshake_timeout,
+            idle_timeout=config.keep_alive,
+            max_cancels=config.max_cancels,
+            max_pings=config.max_pings,
+            max_age=config.max_connection_age,
+        )
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._calls = 0  # opened on connections that have ended
@@ -142,8 +153,10 @@ class ConnectionManager:
         if self.traffic is None:
             self.traffic = Traffic()
 
-    async def listen(self, dispatcher: Dispatcher, admission: Admission | None = None) -> None:
-        """Listen on every address.
+    async def listen(
+        self, dispatcher: Dispatcher, admission: Admission | None = None
+    ) -> list[Address]:
+        """Listen on every address; return the addresses, with real ports.
 
         Args:
             dispatcher: Serves the streams.
@@ -156,26 +169,25 @@ class ConnectionManager:
         self._keep_task = dispatcher.keep_task  # bound once for all connections
         self._new_stream, self._on_open = stream_hooks(dispatcher, self._message_limits)
         self._admission = admission
+        bound = []
         for address in self.hosts:
-            context = None if address.scheme == "unix" else self._context
-            self._listeners.append(
-                await listen(
-                    address,
-                    self.new_connection,
-                    backlog=self._config.backlog,
-                    context=context,
-                    handshake_timeout=self._config.handshake_timeout,
-                    reuse_port=self.reuse_port,
-                    on_handshake=self.accept_limiter.accept_handshake,
-                    on_failed=self.accept_limiter.release,
-                )
+            listener = await listen(
+                address,
+                self.new_connection,
+                backlog=self._config.backlog,
+                context=None if address.scheme == "unix" else self._context,
+                handshake_timeout=self._config.handshake_timeout,
+                reuse_port=self.reuse_port,
+                on_handshake=self.accept_limiter.accept_handshake,
+                on_failed=self.accept_limiter.release,
             )
+            self._listeners.append(listener)
+            bound.append(listener.address)
+        return bound
 
     def new_connection(self) -> Connection:
         """Return the protocol of a connection that was just accepted."""
         assert self._dispatcher is not None
-        if self._options is None:
-            self._options = self._make_options()
         make = Connection if self.traffic is None else partial(CountedConnection, self.traffic)
         return make(
             self._options,
@@ -186,7 +198,7 @@ class ConnectionManager:
             keep_task=self._keep_task,
             on_load=self._on_load,
             on_made=self._on_made,
-            on_change=self._on_change,
+            on_change=self.accept_limiter.release,
             on_lost=self._on_lost,
             age_factor=self._rng.uniform(0.9, 1.1),
         )
@@ -194,7 +206,8 @@ class ConnectionManager:
     def set_draining(self, draining: bool) -> None:
         """Tell connected and future clients whether to open new calls here."""
         self.is_draining = draining
-        self._options = None
+        hello = {**self._hello, "draining": True} if draining else self._hello
+        self._options = replace(self._options, hello=hello)
         if draining:
             for conn in self._connections:
                 conn.go_away(message="draining")
@@ -268,22 +281,6 @@ class ConnectionManager:
             raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
         return server_context(crt, key, ca)
 
-    def _make_options(self) -> ConnectionOptions:
-        """Return the options of new connections; they are cached until `set_draining`."""
-        config = self._config
-        return ConnectionOptions(
-            limits=self._limits,
-            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
-            hello={**self._hello, "draining": True} if self.is_draining else self._hello,
-            timeout=config.timeout,
-            stall_timeout=config.stall_timeout,
-            handshake_timeout=config.handshake_timeout,
-            idle_timeout=config.keep_alive,
-            max_cancels=config.max_cancels,
-            max_pings=config.max_pings,
-            max_age=config.max_connection_age,
-        )
-
     def _on_made(self, conn: Connection) -> None:
         self._connections.add(conn)
         self.opened += 1
@@ -295,9 +292,6 @@ class ConnectionManager:
         if conn.peer_hello.get("load") is True:
             return self._reporter().subscribe(conn, self._on_open)
         return self._on_open
-
-    def _on_change(self, conn: Connection) -> None:
-        self.accept_limiter.release(conn)
 
     def _on_load_request(self, conn: Connection, _: bytes) -> None:
         self._reporter().report(conn)

@@ -41,6 +41,11 @@ class LoadSource(Protocol):
         ...
 
     @property
+    def open_calls(self) -> int:
+        """Number of open calls."""
+        ...
+
+    @property
     def calls_opened(self) -> int:
         """Number of calls that clients have opened so far."""
         ...
@@ -76,12 +81,11 @@ class LoadMeter:
         now, calls, cpu = self._clock.monotonic(), self._source.calls_opened, self._cpu()
         self._previous = (now, calls, cpu)
         seconds = max(now - then, 1e-3)
-        connections = self._source.connections
         return {
-            "in_flight": sum(len(conn.streams) for conn in connections),
+            "in_flight": self._source.open_calls,
             "rps": round((calls - calls_then) / seconds, 1),
             "util": round((cpu - cpu_then) / seconds, 3),
-            "conns": len(connections),
+            "conns": len(self._source.connections),
         }
 
 

@@ -166,7 +166,8 @@ class Registration:
             registry = None
         if address.is_wildcard:
             address = replace(address, host=await route_address(address.host, registry))
-        if self._advertise is None and address.is_loopback and _is_remote(registry):
+        is_remote = registry is not None and not registry.is_loopback
+        if is_remote and self._advertise is None and address.is_loopback:
             _log.warning(
                 "the server advertises %s, which clients on other hosts cannot reach; "
                 "pass advertise=",
@@ -212,7 +213,3 @@ async def _resolved(host: str, family: socket.AddressFamily) -> list[str]:
     except (OSError, UnicodeError):  # TimeoutError is an OSError
         return []
     return [str(name[0]) for *_, name in found]
-
-
-def _is_remote(registry: Address | None) -> bool:
-    return registry is not None and not registry.is_loopback

@@ -398,12 +398,6 @@ class Server:
             log=_log,
         )
         try:
-            while self._start_events:
-                await run_event(self._start_events.pop(0))
-            for processor in self._processors:
-                await run_event(processor.start_event_handle)
-                self._register_private(processor)
-            await self._middlewares.start()
             authenticator = make_authenticator(
                 self.config.verify_token,
                 max_failures=self.config.max_token_failures,
@@ -412,17 +406,23 @@ class Server:
                 log=_log,
             )
             admission = self._middlewares.admission(authenticator)
-            await self._connections.listen(self._dispatcher, admission)
+            while self._start_events:
+                await run_event(self._start_events.pop(0))
+            for processor in self._processors:
+                await run_event(processor.start_event_handle)
+                self._register_private(processor)
+            await self._middlewares.start()
             load = LoadMeter(self._connections, self._clock)
+            addresses = await self._connections.listen(self._dispatcher, admission)
             await self._registration.register(
-                self.addresses, load, draining=self._connections.is_draining
+                addresses, load, draining=self._connections.is_draining
             )
         except BaseException:
             _discard(self._start_events, self._stop_events)
             self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
             await asyncio.shield(self._closing)
             raise
-        _log.info("listening on %s", ", ".join(map(str, self.addresses)))
+        _log.info("listening on %s", ", ".join(map(str, addresses)))
         return self
 
     async def serve_forever(self) -> None:

@@ -50,9 +50,9 @@ from rap.wire.frames import (
     UNSERVED,
     parse_frames,
     read_go_away,
-    read_hello,
     read_reset,
 )
+from rap.wire.hello import decode_hello
 from rap.wire.load_report import ASK_FOR_LOAD
 from rap.wire.protocol import WireProtocol
 from rap.wire.sender import BULK, ignore
@@ -114,6 +114,8 @@ class Connection(asyncio.Protocol):
     Attributes:
         streams: Open streams by id.
         peer: The other end; its binding is known once its Hello has arrived.
+        peer_hello: What the peer's Hello says, without version and limits; empty until it has
+            arrived.
         peer_limits: Limits of the peer; the protocol's defaults until its Hello has arrived.
         state: Scratch space of middleware and processors.
         paused: The transport's write buffer is full.
@@ -170,6 +172,7 @@ class Connection(asyncio.Protocol):
         "options",
         "paused",
         "peer",
+        "peer_hello",
         "peer_limits",
         "pins",
         "protocol",
@@ -211,7 +214,7 @@ class Connection(asyncio.Protocol):
         self.keep_task = keep_task or _keep_no_task
         self.on_load = on_load
         self._on_made = on_made
-        self._on_change = on_change
+        self._on_change = on_change or ignore
         self._on_lost = on_lost
 
         self._random = new_random()
@@ -225,6 +228,7 @@ class Connection(asyncio.Protocol):
             on_write_buffer=self._on_write_buffer if self.is_server else ignore,
         )
         self.streams = self.protocol.streams
+        self.peer_hello: Mapping[str, Any] = {}
         self.peer_limits = self.protocol.peer
         self.send_data = self.protocol.send_data
         self.send_response = self.protocol.send_response
@@ -352,11 +356,6 @@ class Connection(asyncio.Protocol):
             self._on_lost(self)
 
     # The handshake, and admission before it.
-
-    @property
-    def peer_hello(self) -> Mapping[str, Any]:
-        """What the peer's Hello says, without version and limits; empty until it has arrived."""
-        return self.protocol.peer_hello
 
     async def wait_handshake(self) -> None:
         """Wait for the peer's Hello.
@@ -668,7 +667,7 @@ class Connection(asyncio.Protocol):
             self._on_load_frame(bytes(body))
 
     def _on_hello(self) -> None:
-        hello = self.protocol.peer_hello
+        self.peer_hello = hello = self.protocol.peer_hello
         self.peer_limits = self.protocol.peer
         theirs = hello.get("random")
         if self.is_server:
@@ -685,7 +684,7 @@ class Connection(asyncio.Protocol):
         if hello.get("draining"):
             self._begin_drain()
         self.log.info("connection with %s open", self.peer)
-        self._changed()
+        self._on_change(self)
 
     def _on_reset(self, stream: Any, flags: int, body: bytes) -> None:
         try:
@@ -749,7 +748,7 @@ class Connection(asyncio.Protocol):
                 self.protocol.drop_stream(stream)
                 text = f"{self.peer} closed the connection before it served the call"
                 stream.fail(Unavailable(text, remote=True, unserved=True))
-        self._changed()
+        self._on_change(self)
 
     def _on_load_frame(self, body: bytes) -> None:
         if self.on_load is None:
@@ -758,10 +757,6 @@ class Connection(asyncio.Protocol):
             self.abort(ConnectionClosed(f"{self.peer}: too many requests for load reports"))
         else:
             self.on_load(self, body)
-
-    def _changed(self) -> None:
-        if self._on_change is not None:
-            self._on_change(self)
 
 
 class AdmissionGate(asyncio.Protocol):
@@ -794,7 +789,7 @@ class AdmissionGate(asyncio.Protocol):
             return None
         try:
             frame = parse_frames(bytes(self._data[: self._hello_size]))[0]
-            return read_hello(frame.body) if frame.kind == HELLO else None
+            return decode_hello(frame.body) if frame.kind == HELLO else None
         except ValueError:
             return None
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from rap.clock import check_timeout
 from rap.options import Option, check_options
-from rap.wire.limits import DEFAULT_LIMITS, Limits
+from rap.wire.hello import DEFAULT_LIMITS, Limits
 
 __all__ = ["ConnectionOptions", "KeepaliveOptions"]
 

@@ -35,11 +35,9 @@ __all__ = [
     "Frame",
     "credit_frame",
     "go_away_frame",
-    "hello_frame",
     "parse_frames",
     "ping_frame",
     "read_go_away",
-    "read_hello",
     "read_reset",
     "reset_frame",
 ]
@@ -103,23 +101,6 @@ def parse_frames(data: bytes) -> list[Frame]:
         split = start + meta_size
         frames.append(Frame(kind, flags, stream_id, data[start:split], data[split:pos]))
     return frames
-
-
-def hello_frame(content: Mapping[str, Any]) -> bytes:
-    """Return the first frame of a side."""
-    return Frame(HELLO, 0, 0, b"", pack(dict(content))).encode()
-
-
-def read_hello(body: bytes) -> dict[str, Any]:
-    """Return the content of a Hello.
-
-    Raises:
-        ValueError: It is not a map with string keys.
-    """
-    content = unpack(body)
-    if not isinstance(content, dict):
-        raise ValueError(f"a Hello must be a map, got {type(content).__name__}")
-    return content
 
 
 def reset_frame(

@@ -33,18 +33,15 @@ from rap.wire.frames import (
     RESET,
     UNSERVED,
     go_away_frame,
-    hello_frame,
     ping_frame,
-    read_hello,
     reset_frame,
 )
-from rap.wire.limits import DEFAULT_LIMITS, Limits, PeerLimits, without_limits
+from rap.wire.hello import DEFAULT_LIMITS, PROTOCOL_VERSION, Limits, hello_frame, read_hello
 from rap.wire.sender import S, Sender, ignore
 from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State
 
-__all__ = ["LARGE_REQUEST", "PROTOCOL_VERSION", "Bytes", "Event", "WireProtocol"]
+__all__ = ["LARGE_REQUEST", "Bytes", "Event", "WireProtocol"]
 
-PROTOCOL_VERSION = 1
 # Bytes of a request above which it counts toward `max_requests`.
 LARGE_REQUEST = 16 * 1024
 
@@ -591,17 +588,12 @@ class WireProtocol(Sender[S]):
             self._violate("a second Hello")
             return
         try:
-            content = read_hello(bytes(body))
-            version = content.get("rap")
-            if version != PROTOCOL_VERSION:
-                raise ValueError(
-                    f"protocol version {version!r}; this side speaks {PROTOCOL_VERSION}"
-                )
-            self.set_peer(PeerLimits.from_hello(content))
+            limits, content = read_hello(bytes(body))
         except ValueError as exc:
             self._violate(str(exc))
             return
-        self.peer_hello = without_limits(content)
+        self.set_peer(limits)
+        self.peer_hello = content
         self.state = State.OPEN
         add((HELLO, None, 0, b"", body, 0))
 

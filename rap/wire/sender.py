@@ -26,7 +26,7 @@ from rap.wire.frames import (
     credit_frame,
     reset_frame,
 )
-from rap.wire.limits import Limits, PeerLimits, no_room
+from rap.wire.hello import Limits, PeerLimits
 from rap.wire.stream import (
     CLOSED,
     ENDING,
@@ -155,7 +155,7 @@ class Sender(Generic[S]):
         if size > self._max_quick_open:
             self._check_size(meta, body)
         if len(self.streams) >= self._max_streams or self.next_id > MAX_STREAM_ID:
-            raise no_room(len(self.streams), self._max_streams, self.next_id > MAX_STREAM_ID)
+            raise self._no_room()
         stream.id = stream_id = self.next_id
         self.next_id = stream_id + 2
         self.streams[stream_id] = stream
@@ -428,6 +428,14 @@ class Sender(Generic[S]):
         self._max_quick = 0 if self._is_paused else quick
         self._max_quick_open = 0 if self._unsent else self._max_quick
         self._max_streams = peer.max_streams
+
+    def _no_room(self) -> ResourceExhausted:
+        """Return the error of a call for which there is no stream."""
+        if self.next_id > MAX_STREAM_ID:
+            return ResourceExhausted("the connection has used up its stream ids", unserved=True)
+        calls, most = len(self.streams), self._max_streams
+        what = f"the connection has {calls} calls open; the server allows {most}"
+        return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)
 
     def _check_size(self, meta: bytes, body: bytes) -> None:
         most = self.peer.max_message

@@ -11,8 +11,8 @@ import pytest
 from rap.client import Client
 from rap.errors import CallError, Unavailable
 from rap.wire.codec import pack
-from rap.wire.frames import END, MESSAGE, OPEN, Frame, hello_frame
-from rap.wire.limits import DEFAULT_LIMITS
+from rap.wire.frames import END, MESSAGE, OPEN, Frame
+from rap.wire.hello import DEFAULT_LIMITS, hello_frame
 from tests.loopback import eventually, serving, within
 
 ON_BOTH_LOOPS = True

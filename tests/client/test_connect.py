@@ -12,7 +12,7 @@ from rap.client import Client
 from rap.errors import CallError, RegistryError, Unavailable
 from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
-from rap.wire.frames import hello_frame
+from rap.wire.hello import hello_frame
 from tests.client.fed import Resolver, free_address, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within

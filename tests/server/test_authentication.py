@@ -22,10 +22,10 @@ from rap.wire.frames import (
     MESSAGE,
     OPEN,
     Frame,
-    hello_frame,
     parse_frames,
     read_go_away,
 )
+from rap.wire.hello import hello_frame
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
 
 ON_BOTH_LOOPS = True

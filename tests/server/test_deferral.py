@@ -6,7 +6,8 @@ from faults.raw import Raw, opening, speaking
 from rap.errors import Code
 from rap.server import Server
 from rap.wire.codec import pack
-from rap.wire.frames import DATA, RESET, Frame, credit_frame, hello_frame, parse_frames
+from rap.wire.frames import DATA, RESET, Frame, credit_frame, parse_frames
+from rap.wire.hello import hello_frame
 from tests.loopback import calling, eventually, serving, within
 
 MIB = 1024 * 1024

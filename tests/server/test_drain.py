@@ -13,7 +13,7 @@ from rap.errors import CallError, Unavailable
 from rap.registry.base import State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server, context
-from rap.wire.frames import hello_frame
+from rap.wire.hello import hello_frame
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 

@@ -23,7 +23,7 @@ from rap.wire.frames import (
     go_away_frame,
     parse_frames,
 )
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from tests.loopback import within
 from tests.transport.facing import Facing, facing
 from tests.transport.pairs import KIB, META, WHOLE

@@ -4,7 +4,7 @@ import asyncio
 
 from rap.transport import ConnectionOptions, Stream
 from rap.wire.frames import MESSAGE
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from tests.loopback import within
 from tests.transport.pairs import MIB, Inbound, connected
 

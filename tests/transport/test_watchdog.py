@@ -21,7 +21,7 @@ from rap.wire.frames import (
     Frame,
     read_reset,
 )
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from tests.loopback import within
 from tests.transport.facing import facing
 from tests.transport.pairs import KIB, META

@@ -15,7 +15,7 @@ from rap.wire.frames import (
     Frame,
     parse_frames,
 )
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 from tests.wire.endpoints import KIB, META, WHOLE, make
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rap.wire.codec import pack
 from rap.wire.frames import DATA, END, HELLO, MESSAGE, OPEN, Frame, parse_frames
-from rap.wire.limits import DEFAULT_LIMITS, Limits
+from rap.wire.hello import DEFAULT_LIMITS, Limits
 from rap.wire.protocol import Event, WireProtocol
 from rap.wire.stream import StreamState
 

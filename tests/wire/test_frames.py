@@ -22,14 +22,13 @@ from rap.wire.frames import (
     Frame,
     credit_frame,
     go_away_frame,
-    hello_frame,
     parse_frames,
     ping_frame,
     read_go_away,
-    read_hello,
     read_reset,
     reset_frame,
 )
+from rap.wire.hello import decode_hello, hello_frame
 
 FRAMES = st.builds(
     Frame,
@@ -73,9 +72,9 @@ def test_a_frame_that_is_cut_off_is_left_out(frame: Frame, missing: int) -> None
 def test_a_hello_is_a_map() -> None:
     frame = only(hello_frame({"rap": 1}))
     assert (frame.kind, frame.stream_id) == (HELLO, 0)
-    assert read_hello(frame.body) == {"rap": 1}
+    assert decode_hello(frame.body) == {"rap": 1}
     with pytest.raises(ValueError, match="a Hello must be a map, got list"):
-        read_hello(pack([]))
+        decode_hello(pack([]))
 
 
 def test_a_reset_has_code_message_and_details() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rap.errors import Code
 from rap.wire.codec import pack
 from rap.wire.frames import HEADER, OPEN, PING, RESET, Frame
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from tests.wire.endpoints import KIB, META, SMALL, Endpoint, data, hello, make, open_frame
 
 BODIES = st.one_of(

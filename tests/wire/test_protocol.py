@@ -27,7 +27,7 @@ from rap.wire.frames import (
     Frame,
     read_reset,
 )
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from rap.wire.stream import REMOTE_END, State
 from tests.wire.endpoints import (
     KIB,

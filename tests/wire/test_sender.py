@@ -16,7 +16,7 @@ from rap.wire.frames import (
     credit_frame,
     parse_frames,
 )
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from rap.wire.sender import BULK
 from rap.wire.stream import StreamState, is_unsent
 from tests.wire.endpoints import KIB, META, SMALL, WHOLE, Endpoint, data, hello, make, open_frame

@@ -28,8 +28,7 @@ from rap.wire.frames import (
     MORE,
     parse_frames,
 )
-from rap.wire.limits import BOUNDS, Limits, PeerLimits
-from rap.wire.protocol import PROTOCOL_VERSION
+from rap.wire.hello import BOUNDS, PROTOCOL_VERSION, Limits, PeerLimits
 from tests.wire.endpoints import KIB, WHOLE, Endpoint, data, make
 
 SPEC = (Path(rap.wire.__path__[0]) / "PROTOCOL.md").read_text()

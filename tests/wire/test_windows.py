@@ -2,7 +2,7 @@
 
 from rap.errors import Code
 from rap.wire.frames import CREDIT, DATA, END, HEADER_SIZE, MESSAGE, MORE, Frame
-from rap.wire.limits import Limits
+from rap.wire.hello import Limits
 from rap.wire.stream import StreamState
 from tests.wire.endpoints import KIB, META, WHOLE, Endpoint, data, make, open_frame
 

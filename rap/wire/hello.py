@@ -1,13 +1,28 @@
-"""The limits of one side, which it sends to the peer in its Hello (PROTOCOL.md §5)."""
+"""The Hello, the first frame of each side: its limits and everything else it says (PROTOCOL.md §5).
+
+`Limits` are those of this side, most of which its Hello has. `PeerLimits` are those of a peer.
+"""
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from rap.errors import ResourceExhausted
+from rap.wire.codec import pack, unpack
+from rap.wire.frames import HEADER, HELLO
 
-__all__ = ["BOUNDS", "DEFAULT_LIMITS", "Limits", "PeerLimits", "no_room", "without_limits"]
+__all__ = [
+    "BOUNDS",
+    "DEFAULT_LIMITS",
+    "PROTOCOL_VERSION",
+    "Limits",
+    "PeerLimits",
+    "decode_hello",
+    "hello_frame",
+    "read_hello",
+]
+
+PROTOCOL_VERSION = 1
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -106,22 +121,6 @@ class PeerLimits:
     stream_window: int = 64 * _KIB
     connection_window: int = 64 * _KIB
 
-    @classmethod
-    def from_hello(cls, content: Mapping[str, Any]) -> "PeerLimits":
-        """Return the limits of a Hello; a limit that it leaves out keeps its default.
-
-        Raises:
-            ValueError: A value is out of bounds; the message names it.
-        """
-        values: dict[str, int] = {}
-        for each in fields(cls):
-            value = content.get(each.name, getattr(_BEFORE_HELLO, each.name))
-            low, high = BOUNDS[each.name]
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"Hello: {each.name} must be {low} to {high}, got {value!r}")
-            values[each.name] = value
-        return _shared(cls(**values))
-
 
 @functools.lru_cache(maxsize=64)
 def _shared(limits: PeerLimits) -> PeerLimits:
@@ -129,24 +128,45 @@ def _shared(limits: PeerLimits) -> PeerLimits:
     return limits
 
 
-def without_limits(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a Hello without limits and version."""
-    return {name: value for name, value in content.items() if name not in _KNOWN}
+def hello_frame(content: Mapping[str, Any]) -> bytes:
+    """Return the frame of a Hello."""
+    body = pack(dict(content))
+    return HEADER.pack(len(body), HELLO, 0, 0, 0) + body
 
 
-_KNOWN = {"rap", *_TOLD}
-_BEFORE_HELLO = PeerLimits()
+def decode_hello(body: bytes) -> dict[str, Any]:
+    """Return the content of a Hello, unchecked.
 
-
-def no_room(calls: int, most: int, used_up: bool) -> ResourceExhausted:
-    """Return the error of a call that a connection has no stream for.
-
-    Args:
-        calls: Number of open calls.
-        most: Number of open calls that the peer allows.
-        used_up: No stream id is left.
+    Raises:
+        ValueError: It is not a map with string keys.
     """
-    if used_up:
-        return ResourceExhausted("the connection has used up its stream ids", unserved=True)
-    what = f"the connection has {calls} calls open; the server allows {most}"
-    return ResourceExhausted(what, details={"limit": "max_streams"}, unserved=True)
+    content = unpack(body)
+    if not isinstance(content, dict):
+        raise ValueError(f"a Hello must be a map, got {type(content).__name__}")
+    return content
+
+
+def read_hello(body: bytes) -> tuple[PeerLimits, dict[str, Any]]:
+    """Return the limits of the peer's Hello, and what else it says besides its version.
+
+    A limit that it leaves out keeps its default.
+
+    Raises:
+        ValueError: It is not a map with string keys, the version is another one, or a limit is out
+            of bounds.
+    """
+    content = decode_hello(body)
+    version = content.get("rap")
+    if version != PROTOCOL_VERSION:
+        raise ValueError(f"protocol version {version!r}; this side speaks {PROTOCOL_VERSION}")
+    limits: dict[str, int] = {}
+    rest: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in _TOLD:
+            low, high = BOUNDS[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"Hello: {name} must be {low} to {high}, got {value!r}")
+            limits[name] = value
+        elif name != "rap":
+            rest[name] = value
+    return _shared(PeerLimits(**limits)), rest

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.wire.limits import Limits, PeerLimits
+from rap.wire.codec import pack
+from rap.wire.hello import Limits, PeerLimits, read_hello
 
 BOUNDS = {
     "max_frame": (16 * 1024, 64 * 2**20),
@@ -46,7 +47,8 @@ def test_the_hello_has_every_limit_but_the_fragment_size() -> None:
 
 @given(st.fixed_dictionaries({}, optional={k: st.integers(*b) for k, b in BOUNDS.items()}))
 def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> None:
-    limits = PeerLimits.from_hello({**told, "unknown": object()})
+    limits, rest = read_hello(pack({"rap": 1, **told, "unknown": "x"}))
+    assert rest == {"unknown": "x"}
     for name in BOUNDS:
         assert getattr(limits, name) == told.get(name, getattr(PeerLimits(), name))
 
@@ -55,4 +57,4 @@ def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> N
 @pytest.mark.parametrize("value", [0, 2**40, True, "1", None])
 def test_a_limit_of_the_peer_out_of_bounds_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"Hello: {name} must be"):
-        PeerLimits.from_hello({name: value})
+        read_hello(pack({"rap": 1, name: value}))
