@@ -45,60 +45,59 @@ class Client:
             `service`. Give either `registry` or `host_list`. Default None.
         picker: Load-balancing policy that picks the server of a call: a name, or a `Picker` object.
             Default 'p2c'.
-        ssl_crt_path: PEM file of the only server certificate to accept, whatever its name and its
-            authority. Turns on TLS. Default None.
+        ssl_crt_path: PEM file of the only server certificate that the client accepts. Its name and
+            authority are not checked. This option turns on TLS. Default None.
         ssl_ca_path: PEM file of trusted authorities. The server certificate must chain to one of
             them and match the host name. Turns on TLS. Default None.
         ssl_client_crt_path: PEM file of the certificate that the client presents to servers (mutual
             TLS). Default None.
         ssl_client_key_path: PEM file of the private key of `ssl_client_crt_path`. Default None.
-        processor_list: Processors of messages. Outgoing messages pass them in this order, incoming
-            messages in the reverse order. Default ().
+        processor_list: Processors of messages. Outgoing messages pass through them in this order,
+            incoming messages in the reverse order. Default ().
         clock: Source of time, for tests. `None` means the clock of this machine. Default None.
-        rng: Source of randomness, for tests. `None` means one generator for the process. Default
-            None.
-        timeout: Deadline of a unary call that sets no timeout itself, in seconds. `None` means no
-            deadline. Generators and channels have no deadline unless the call sets one. Default 9
-            seconds, more than 0.
-        connect_timeout: Seconds to open a connection, and seconds that `connect` and a call without
-            a deadline wait for a server. Default 9 seconds, more than 0.
+        rng: Source of randomness, for tests. `None` means the random generator of the process.
+            Default None.
+        timeout: Default timeout of a unary call, in seconds. `None` means no deadline. Generators
+            and channels have no deadline unless the call sets one. Default 9 seconds, more than 0.
+        connect_timeout: Maximum seconds to open a connection. Also the maximum seconds that
+            `connect`, or a call without a deadline, waits for a server. Default 9 seconds, more
+            than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
-        ping_fail_cnt: Number of consecutive pings without an answer (2.5 seconds each) after which
-            a connection is closed. Default 2 pings, at least 1.
+        ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
+            closed. Each ping waits 2.5 seconds for its answer. Default 2 pings, at least 1.
         ping_sleep_time: Seconds without traffic on an idle connection before the client sends a
             ping. While calls are open, the client pings after 1 second. Default 30 seconds, more
             than 0.
         max_connections: Maximum connections per server. Another one is opened when every existing
             one has reached the server's `max_streams`. Default 4 connections, at least 1.
-        max_in_flight: Maximum unary calls per server that wait for an answer. Default 1,024 calls,
-            at least 1.
+        max_in_flight: Maximum unary calls in flight per server. Default 1,024 calls, at least 1.
         max_waiting: Maximum calls that wait because every server has reached `max_in_flight`. The
             next call fails with `ResourceExhausted`. Default 1,024 calls, at least 0.
-        max_attempts: Maximum attempts of one call, the first one included. A call is only retried
-            where that is safe. Default 4 attempts, at least 1.
-        retry_budget: Retries and hedges that are allowed, as a share of the calls of the last ten
-            seconds, plus ten per second. With 0, only retries that cost no server anything are
-            made. Default 0.2, at least 0.
+        max_attempts: Maximum attempts of one call, including the first one. A call is retried only
+            if that is safe. Default 4 attempts, at least 1.
+        retry_budget: Maximum retries and hedged requests, as a share of the calls of the last ten
+            seconds, plus ten per second. With 0, the client makes only retries that do not use the
+            budget. Default 0.2, at least 0.
         slow_start: Seconds over which the share of a new server grows to its full weight. With 0,
             it has its full weight at once. Default 30 seconds, at least 0.
         zone: Name of the zone that the client runs in. The client prefers servers of the same zone.
             With an empty name, zones are ignored. Default ''.
         subset: If a service has more servers than this, each client connects to its own random
-            subset of this size. `None` means all servers, and so does a picker for which all
-            clients must agree. Default 100 servers, at least 2.
-        max_message: Maximum size of one answer. A larger answer fails its call with
+            subset of this size. With `None`, or with a picker that must see all servers, the client
+            connects to all servers. Default 100 servers, at least 2.
+        max_message: Maximum size of one response. A larger response fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
             bytes, 16,384 to 67,108,864.
         stream_window: Receive window of a stream: the bytes that the server may send on one call
             before your code reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
-        connection_window: Receive window of a connection: the same as `stream_window` for all calls
+        connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
-        max_unfinished: Maximum total size of partially received answers per connection. A call that
-            would exceed it fails. `None` means eight times `max_message`. Default None, at least
-            `max_message`.
+        max_unfinished: Maximum total size of partially received responses per connection. A call
+            that would exceed it fails. `None` means eight times `max_message`. Default None, at
+            least `max_message`.
         max_pings: Pings per second that a server may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         token: Token that identifies this client to servers that verify it: a string, bytes, or a

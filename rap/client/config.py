@@ -64,8 +64,8 @@ class ClientConfig:
     ssl_crt_path: Annotated[
         str | None,
         Option(
-            "PEM file of the only server certificate to accept, whatever its name and its "
-            "authority. Turns on TLS."
+            "PEM file of the only server certificate that the client accepts. Its name "
+            "and authority are not checked. This option turns on TLS."
         ),
     ] = None
     ssl_ca_path: Annotated[
@@ -86,8 +86,8 @@ class ClientConfig:
     processor_list: Annotated[
         Iterable[BaseProcessor],
         Option(
-            "Processors of messages. Outgoing messages pass them in this order, incoming messages "
-            "in the reverse order.",
+            "Processors of messages. Outgoing messages pass through them in this order, "
+            "incoming messages in the reverse order.",
             see="middleware.md",
         ),
     ] = field(default=(), repr=False)
@@ -97,13 +97,15 @@ class ClientConfig:
     ] = field(default=None, repr=False)
     rng: Annotated[
         random.Random | None,
-        Option("Source of randomness, for tests. `None` means one generator for the process."),
+        Option(
+            "Source of randomness, for tests. `None` means the random generator of the process."
+        ),
     ] = field(default=None, repr=False)
     timeout: Annotated[
         float | None,
         Option(
-            "Deadline of a unary call that sets no timeout itself, in seconds. `None` means no "
-            "deadline. Generators and channels have no deadline unless the call sets one.",
+            "Default timeout of a unary call, in seconds. `None` means no deadline. "
+            "Generators and channels have no deadline unless the call sets one.",
             "seconds",
             above=0,
         ),
@@ -111,8 +113,8 @@ class ClientConfig:
     connect_timeout: Annotated[
         float,
         Option(
-            "Seconds to open a connection, and seconds that `connect` and a call without a "
-            "deadline wait for a server.",
+            "Maximum seconds to open a connection. Also the maximum seconds that "
+            "`connect`, or a call without a deadline, waits for a server.",
             "seconds",
             above=0,
         ),
@@ -129,8 +131,8 @@ class ClientConfig:
     ping_fail_cnt: Annotated[
         int,
         Option(
-            "Number of consecutive pings without an answer (2.5 seconds each) after which a "
-            "connection is closed.",
+            "Number of consecutive pings without an answer after which a connection is "
+            "closed. Each ping waits 2.5 seconds for its answer.",
             "pings",
             least=1,
         ),
@@ -155,7 +157,7 @@ class ClientConfig:
     ] = 4
     max_in_flight: Annotated[
         int,
-        Option("Maximum unary calls per server that wait for an answer.", "calls", least=1),
+        Option("Maximum unary calls in flight per server.", "calls", least=1),
     ] = 1024
     max_waiting: Annotated[
         int,
@@ -169,8 +171,8 @@ class ClientConfig:
     max_attempts: Annotated[
         int,
         Option(
-            "Maximum attempts of one call, the first one included. A call is only retried where "
-            "that is safe.",
+            "Maximum attempts of one call, including the first one. A call is retried "
+            "only if that is safe.",
             "attempts",
             least=1,
             see="calls.md#retries",
@@ -179,8 +181,9 @@ class ClientConfig:
     retry_budget: Annotated[
         float,
         Option(
-            "Retries and hedges that are allowed, as a share of the calls of the last ten seconds, "
-            "plus ten per second. With 0, only retries that cost no server anything are made.",
+            "Maximum retries and hedged requests, as a share of the calls of the last ten "
+            "seconds, plus ten per second. With 0, the client makes only retries that do "
+            "not use the budget.",
             "share",
             least=0,
             see="calls.md#retries",
@@ -206,9 +209,9 @@ class ClientConfig:
     subset: Annotated[
         int | None,
         Option(
-            "If a service has more servers than this, each client connects to its own random "
-            "subset of this size. `None` means all servers, and so does a picker for which all "
-            "clients must agree.",
+            "If a service has more servers than this, each client connects to its own "
+            "random subset of this size. With `None`, or with a picker that must see all "
+            "servers, the client connects to all servers.",
             "servers",
             least=2,
             see="discovery.md#subsetting",
@@ -217,7 +220,8 @@ class ClientConfig:
     max_message: Annotated[
         int,
         Option(
-            "Maximum size of one answer. A larger answer fails its call with `ResourceExhausted`.",
+            "Maximum size of one response. A larger response fails its call with "
+            "`ResourceExhausted`.",
             "bytes",
             *BOUNDS["max_message"],
         ),
@@ -242,8 +246,8 @@ class ClientConfig:
     connection_window: Annotated[
         int,
         Option(
-            "Receive window of a connection: the same as `stream_window` for all calls of the "
-            "connection together. It must be at least `stream_window`.",
+            "Receive window of a connection: like `stream_window`, but for all calls of "
+            "the connection together. It must be at least `stream_window`.",
             "bytes",
             *BOUNDS["connection_window"],
         ),
@@ -251,8 +255,8 @@ class ClientConfig:
     max_unfinished: Annotated[
         int | None,
         Option(
-            "Maximum total size of partially received answers per connection. A call that would "
-            "exceed it fails. `None` means eight times `max_message`.",
+            "Maximum total size of partially received responses per connection. A call "
+            "that would exceed it fails. `None` means eight times `max_message`.",
             "bytes",
             least="max_message",
         ),

@@ -36,9 +36,9 @@ class ServerConfig:
     host: Annotated[
         str | Address | Sequence[str | Address],
         Option(
-            "Address to listen on, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`, "
-            "`tls://` or `unix:///path`. Port 0 takes a free port; `server.addresses` has the "
-            "real one."
+            "Address to listen on, or a list of addresses: `host:port`, `[v6]:port`, "
+            "`tcp://`, `tls://` or `unix:///path`. Port 0 selects a free port; "
+            "`server.addresses` has the result."
         ),
     ] = "localhost:9000"
     _: KW_ONLY
@@ -74,15 +74,15 @@ class ServerConfig:
     advertise: Annotated[
         str | None,
         Option(
-            "Address that the server registers and clients dial. `None` means the address that the "
-            "server listens on."
+            "Address that the server registers, to which clients connect. `None` means "
+            "the address that the server listens on."
         ),
     ] = None
     ssl_crt_path: Annotated[
         str | None,
         Option(
-            "PEM file of the server's certificate. With it, every TCP address of the server speaks "
-            "TLS."
+            "PEM file of the server's certificate. If it is set, the server uses TLS on "
+            "every TCP address."
         ),
     ] = None
     ssl_key_path: Annotated[
@@ -92,8 +92,9 @@ class ServerConfig:
     ssl_ca_path: Annotated[
         str | None,
         Option(
-            "PEM file of the authorities of client certificates. With it, every client must "
-            "present a certificate of one of these authorities (mutual TLS)."
+            "PEM file of the authorities (CAs) of client certificates. If it is set, "
+            "every client must present a certificate of one of these authorities (mutual "
+            "TLS)."
         ),
     ] = None
     start_event_list: Annotated[
@@ -121,8 +122,8 @@ class ServerConfig:
     processor_list: Annotated[
         Iterable[BaseProcessor],
         Option(
-            "Processors of messages. Outgoing messages pass them in this order, incoming messages "
-            "in the reverse order.",
+            "Processors of messages. Outgoing messages pass through them in this order, "
+            "incoming messages in the reverse order.",
             see="middleware.md",
         ),
     ] = field(default=(), repr=False)
@@ -132,13 +133,15 @@ class ServerConfig:
     ] = field(default=None, repr=False)
     rng: Annotated[
         random.Random | None,
-        Option("Source of randomness, for tests. `None` means one generator for the process."),
+        Option(
+            "Source of randomness, for tests. `None` means the random generator of the process."
+        ),
     ] = field(default=None, repr=False)
     timeout: Annotated[
         float,
         Option(
-            "Seconds for a client to finish a frame that it has begun, or to read what was written "
-            "to it. After that, the connection is closed.",
+            "Seconds for a client to finish sending a frame, or to read what the server "
+            "has written. After that, the connection is closed.",
             "seconds",
             above=0,
         ),
@@ -163,8 +166,8 @@ class ServerConfig:
     keep_alive: Annotated[
         float | None,
         Option(
-            "Seconds without a call after which the server asks the client to leave the "
-            "connection. `None` means never.",
+            "Seconds without a call after which the server sends GoAway on a connection. "
+            "`None` means never.",
             "seconds",
             above=0,
         ),
@@ -172,8 +175,8 @@ class ServerConfig:
     run_timeout: Annotated[
         float | None,
         Option(
-            "Seconds that a unary function may run. The deadline of the caller counts if it is "
-            "earlier. `None` means as long as the caller waits.",
+            "Seconds that a unary function may run. The deadline of the caller applies if "
+            "it is earlier. `None` means that only the deadline of the caller applies.",
             "seconds",
             above=0,
         ),
@@ -181,8 +184,8 @@ class ServerConfig:
     ping_fail_cnt: Annotated[
         int,
         Option(
-            "Number of consecutive pings without an answer (2.5 seconds each) after which a "
-            "connection is closed.",
+            "Number of consecutive pings without an answer after which a connection is "
+            "closed. Each ping waits 2.5 seconds for its answer.",
             "pings",
             least=1,
         ),
@@ -199,14 +202,16 @@ class ServerConfig:
     backlog: Annotated[
         int,
         Option(
-            "Maximum connections that wait in the kernel to be accepted.", "connections", least=1
+            "Maximum connections that wait in the kernel until the server accepts them.",
+            "connections",
+            least=1,
         ),
     ] = 1024
     close_timeout: Annotated[
         float,
         Option(
-            "Seconds that open calls and sessions have to finish in a drain. After that, they fail "
-            "with `Unavailable`.",
+            "Seconds that open calls and sessions have to finish during a drain. After "
+            "that, they fail with `Unavailable`.",
             "seconds",
             above=0,
             see="operations.md#draining",
@@ -215,8 +220,9 @@ class ServerConfig:
     drain_delay: Annotated[
         float | None,
         Option(
-            "Seconds between publishing DRAINING and closing the listeners, for clients to notice. "
-            "`None` means 1 second with a registry and 0 without.",
+            "Seconds that the server waits between publishing DRAINING and closing its "
+            "listeners, so that clients notice. `None` means 1 second with a registry and "
+            "0 without.",
             "seconds",
             least=0,
             finite=True,
@@ -226,8 +232,8 @@ class ServerConfig:
     max_connection_age: Annotated[
         float | None,
         Option(
-            "Seconds (±10 %) after which the server asks the client to leave a connection. Open "
-            "calls go on. `None` means never.",
+            "Age of a connection in seconds (±10 %) at which the server sends GoAway. "
+            "Open calls continue. `None` means never.",
             "seconds",
             above=0,
         ),
@@ -269,8 +275,8 @@ class ServerConfig:
     connection_window: Annotated[
         int,
         Option(
-            "Receive window of a connection: the same as `stream_window` for all calls of the "
-            "connection together. It must be at least `stream_window`.",
+            "Receive window of a connection: like `stream_window`, but for all calls of "
+            "the connection together. It must be at least `stream_window`.",
             "bytes",
             *BOUNDS["connection_window"],
         ),
@@ -287,8 +293,8 @@ class ServerConfig:
     max_handshakes: Annotated[
         int,
         Option(
-            "Maximum connections that have not sent their Hello yet, TLS handshakes included. For "
-            "one more, the oldest of them is closed.",
+            "Maximum connections that have not sent their Hello yet, including those in a "
+            "TLS handshake. If there are more, the oldest of them is closed.",
             "connections",
             least=1,
         ),
@@ -325,8 +331,9 @@ class ServerConfig:
     max_requests: Annotated[
         int | None,
         Option(
-            "Maximum total size per connection of the requests larger than 16 KiB whose calls are "
-            "open. A call that would exceed it fails. `None` means sixteen times `max_message`.",
+            "Maximum total size of the large requests (more than 16 KiB each) of all open "
+            "calls, per connection. A call that would exceed it fails. `None` means "
+            "sixteen times `max_message`.",
             "bytes",
             least="max_message",
         ),
@@ -334,8 +341,9 @@ class ServerConfig:
     max_backlog: Annotated[
         int,
         Option(
-            "Maximum total size per connection of the answers that wait to be sent. Beyond it, no "
-            "further call of that client begins until the client has read half of them.",
+            "Maximum total size of the responses that wait to be sent, per connection. "
+            "Above it, the server begins no further call of the connection until the "
+            "client has read half of them.",
             "bytes",
             *BOUNDS["max_backlog"],
         ),
@@ -372,8 +380,8 @@ class ServerConfig:
     threads: Annotated[
         int | None,
         Option(
-            "Number of threads that run `def` functions. `None` means as many as the default "
-            "executor of asyncio has.",
+            "Number of threads that run `def` functions. `None` means the same number as "
+            "in asyncio's default executor.",
             "threads",
             least=1,
             see="blocking.md",
@@ -382,7 +390,7 @@ class ServerConfig:
     lease_ttl: Annotated[
         float,
         Option(
-            "Seconds that a registration stays valid without a heartbeat.",
+            "Seconds that a registration stays valid unless the server renews it.",
             "seconds",
             least=0.1,
             most=86400,
@@ -391,7 +399,7 @@ class ServerConfig:
     ] = 10
     debug: Annotated[
         bool,
-        Option("Whether the tracebacks of functions are sent to callers."),
+        Option("Whether callers get the traceback when a function raises."),
     ] = False
     allow_load: Annotated[
         bool,
@@ -404,16 +412,18 @@ class ServerConfig:
     verify_token: Annotated[
         Verifier | None,
         Option(
-            "Token that every client must send, or a function that verifies the token of a client "
-            "and returns who it is. `None` means that every client may connect.",
+            "Token that every client must send, or a function that verifies the token of "
+            "a client and returns the identity of the client. `None` means that every "
+            "client may connect.",
             see="authentication.md",
         ),
     ] = field(default=None, repr=False)
     max_token_failures: Annotated[
         int,
         Option(
-            "Number of refused tokens per client address and minute. After that, the server "
-            "refuses connections of that address unread until the minute is over.",
+            "Number of rejected tokens per client address and minute. After that, until "
+            "the minute is over, the server rejects connections of that address without "
+            "reading them.",
             "tokens",
             least=1,
         ),

@@ -41,8 +41,8 @@ class Server:
 
     Args:
         host: Address to listen on, or a list of addresses: `host:port`, `[v6]:port`, `tcp://`,
-            `tls://` or `unix:///path`. Port 0 takes a free port; `server.addresses` has the real
-            one. Default 'localhost:9000'.
+            `tls://` or `unix:///path`. Port 0 selects a free port; `server.addresses` has the
+            result. Default 'localhost:9000'.
         service: Name under which the server registers. It needs `registry`. Default None.
         registry: URL of the registry, or a `Registry` object, where the server registers. It needs
             `service`. Default None.
@@ -50,13 +50,14 @@ class Server:
             1,000.
         zone: Name of the zone that the server runs in. It is published with the registration, and
             clients of the same zone prefer this server. Default ''.
-        advertise: Address that the server registers and clients dial. `None` means the address that
-            the server listens on. Default None.
-        ssl_crt_path: PEM file of the server's certificate. With it, every TCP address of the server
-            speaks TLS. Default None.
+        advertise: Address that the server registers, to which clients connect. `None` means the
+            address that the server listens on. Default None.
+        ssl_crt_path: PEM file of the server's certificate. If it is set, the server uses TLS on
+            every TCP address. Default None.
         ssl_key_path: PEM file of the private key of `ssl_crt_path`. Default None.
-        ssl_ca_path: PEM file of the authorities of client certificates. With it, every client must
-            present a certificate of one of these authorities (mutual TLS). Default None.
+        ssl_ca_path: PEM file of the authorities (CAs) of client certificates. If it is set, every
+            client must present a certificate of one of these authorities (mutual TLS). Default
+            None.
         start_event_list: Functions, async functions or coroutines to run before the server listens.
             If one fails, the server does not start. Default ().
         stop_event_list: Functions, async functions or coroutines to run after all connections are
@@ -64,34 +65,36 @@ class Server:
             Default ().
         middleware_list: Middleware that admits connections or wraps unary calls. The first one is
             the outermost. Default ().
-        processor_list: Processors of messages. Outgoing messages pass them in this order, incoming
-            messages in the reverse order. Default ().
+        processor_list: Processors of messages. Outgoing messages pass through them in this order,
+            incoming messages in the reverse order. Default ().
         clock: Source of time, for tests. `None` means the clock of this machine. Default None.
-        rng: Source of randomness, for tests. `None` means one generator for the process. Default
-            None.
-        timeout: Seconds for a client to finish a frame that it has begun, or to read what was
-            written to it. After that, the connection is closed. Default 9 seconds, more than 0.
+        rng: Source of randomness, for tests. `None` means the random generator of the process.
+            Default None.
+        timeout: Seconds for a client to finish sending a frame, or to read what the server has
+            written. After that, the connection is closed. Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
         handshake_timeout: Seconds for a new connection to send its Hello. After that, it is closed.
             Default 5 seconds, more than 0.
-        keep_alive: Seconds without a call after which the server asks the client to leave the
-            connection. `None` means never. Default 1,200 seconds, more than 0.
-        run_timeout: Seconds that a unary function may run. The deadline of the caller counts if it
-            is earlier. `None` means as long as the caller waits. Default 9 seconds, more than 0.
-        ping_fail_cnt: Number of consecutive pings without an answer (2.5 seconds each) after which
-            a connection is closed. Default 2 pings, at least 1.
+        keep_alive: Seconds without a call after which the server sends GoAway on a connection.
+            `None` means never. Default 1,200 seconds, more than 0.
+        run_timeout: Seconds that a unary function may run. The deadline of the caller applies if it
+            is earlier. `None` means that only the deadline of the caller applies. Default 9
+            seconds, more than 0.
+        ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
+            closed. Each ping waits 2.5 seconds for its answer. Default 2 pings, at least 1.
         ping_sleep_time: Seconds without traffic on an idle connection before the server sends a
             ping. While calls are open, the server pings after 1 second. Default 30 seconds, more
             than 0.
-        backlog: Maximum connections that wait in the kernel to be accepted. Default 1,024
-            connections, at least 1.
-        close_timeout: Seconds that open calls and sessions have to finish in a drain. After that,
-            they fail with `Unavailable`. Default 25 seconds, more than 0.
-        drain_delay: Seconds between publishing DRAINING and closing the listeners, for clients to
-            notice. `None` means 1 second with a registry and 0 without. Default None, at least 0.
-        max_connection_age: Seconds (±10 %) after which the server asks the client to leave a
-            connection. Open calls go on. `None` means never. Default 1,800 seconds, more than 0.
+        backlog: Maximum connections that wait in the kernel until the server accepts them. Default
+            1,024 connections, at least 1.
+        close_timeout: Seconds that open calls and sessions have to finish during a drain. After
+            that, they fail with `Unavailable`. Default 25 seconds, more than 0.
+        drain_delay: Seconds that the server waits between publishing DRAINING and closing its
+            listeners, so that clients notice. `None` means 1 second with a registry and 0 without.
+            Default None, at least 0.
+        max_connection_age: Age of a connection in seconds (±10 %) at which the server sends GoAway.
+            Open calls continue. `None` means never. Default 1,800 seconds, more than 0.
         max_message: Maximum size of one message. A larger message fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
@@ -99,15 +102,15 @@ class Server:
         max_streams: Maximum open calls per connection. Default 16,384 calls, 1 to 1,048,576.
         stream_window: Receive window of a stream: the bytes that a client may send on one call
             before the function reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
-        connection_window: Receive window of a connection: the same as `stream_window` for all calls
+        connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
         max_unfinished: Maximum total size of partially received messages per connection. A call
             that would exceed it fails. `None` means eight times `max_message`. Default None, at
             least `max_message`.
-        max_handshakes: Maximum connections that have not sent their Hello yet, TLS handshakes
-            included. For one more, the oldest of them is closed. Default 2,048 connections, at
-            least 1.
+        max_handshakes: Maximum connections that have not sent their Hello yet, including those in a
+            TLS handshake. If there are more, the oldest of them is closed. Default 2,048
+            connections, at least 1.
         max_connects: New connections per second per client address (IPv6: per /64), with a burst of
             ten times that. Excess connections are closed. Clients on the same machine are not
             limited. Default 200 per second, at least 1.
@@ -116,30 +119,31 @@ class Server:
             closed. Default 100 per second, at least 1.
         max_pings: Pings per second that a client may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
-        max_requests: Maximum total size per connection of the requests larger than 16 KiB whose
-            calls are open. A call that would exceed it fails. `None` means sixteen times
+        max_requests: Maximum total size of the large requests (more than 16 KiB each) of all open
+            calls, per connection. A call that would exceed it fails. `None` means sixteen times
             `max_message`. Default None, at least `max_message`.
-        max_backlog: Maximum total size per connection of the answers that wait to be sent. Beyond
-            it, no further call of that client begins until the client has read half of them.
-            Default 67,108,864 bytes, 1,048,576 to 1,099,511,627,776.
+        max_backlog: Maximum total size of the responses that wait to be sent, per connection. Above
+            it, the server begins no further call of the connection until the client has read half
+            of them. Default 67,108,864 bytes, 1,048,576 to 1,099,511,627,776.
         max_header: Maximum size of the header of an incoming message. A larger header fails its
             call. Default 65,535 bytes, 1,024 to 65,535.
         max_depth: Maximum depth of nested arrays and maps in the body of an incoming message. A
             deeper body fails its call before it is decoded. Default 32 levels, 1 to 32.
         max_elements: Maximum number of values in the body of an incoming message. A body with more
             fails its call before it is decoded. Default 100,000 values, 1 to 100,000.
-        threads: Number of threads that run `def` functions. `None` means as many as the default
-            executor of asyncio has. Default None, at least 1.
-        lease_ttl: Seconds that a registration stays valid without a heartbeat. Default 10 seconds,
-            0.1 to 86,400.
-        debug: Whether the tracebacks of functions are sent to callers. Default False.
+        threads: Number of threads that run `def` functions. `None` means the same number as in
+            asyncio's default executor. Default None, at least 1.
+        lease_ttl: Seconds that a registration stays valid unless the server renews it. Default 10
+            seconds, 0.1 to 86,400.
+        debug: Whether callers get the traceback when a function raises. Default False.
         allow_load: Whether clients on the same machine may import code into the server, with the
             private functions `load` and `reload` of the group `registry`. Default False.
         verify_token: Token that every client must send, or a function that verifies the token of a
-            client and returns who it is. `None` means that every client may connect. Default None.
-        max_token_failures: Number of refused tokens per client address and minute. After that, the
-            server refuses connections of that address unread until the minute is over. Default 10
-            tokens, at least 1.
+            client and returns the identity of the client. `None` means that every client may
+            connect. Default None.
+        max_token_failures: Number of rejected tokens per client address and minute. After that,
+            until the minute is over, the server rejects connections of that address without reading
+            them. Default 10 tokens, at least 1.
 
     Raises:
         ValueError: An option has a bad value; the message names it.
