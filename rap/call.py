@@ -14,7 +14,11 @@ from rap.clock import NEVER, SystemClock
 from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
+    "DONE",
     "FORWARDED",
+    "HEADER_DETAIL",
+    "RESULT",
+    "TRAILER",
     "UNTRACED",
     "UNTRACED_HEADER",
     "Call",
@@ -38,6 +42,14 @@ FORWARDED = "forwarded_for"
 UNTRACED = ":untraced"
 # A whole header that says only that. Calls share it, so it must not be changed.
 UNTRACED_HEADER: Header = {UNTRACED: True}
+# Headers of the outcome of a call (PROTOCOL.md §8.5). RESULT marks the message of a channel that is
+# the result of the server's function. DONE says that a client of a channel reads nothing more.
+# TRAILER holds what the server says when the call ends, as a map. A Reset has no header, so header
+# and trailer of a failed call are in its details, as HEADER_DETAIL and TRAILER.
+RESULT = ":result"
+DONE = ":done"
+TRAILER = ":trailer"
+HEADER_DETAIL = ":header"
 
 
 class Side(Enum):
@@ -48,11 +60,25 @@ class Side(Enum):
 
 
 class StreamType(Enum):
-    """How many messages each side of a call may send."""
+    """How many messages each side of a call may send.
+
+    Attributes:
+        client_streams: Whether the client may send more than one message.
+        server_streams: Whether the server may send more than one message.
+    """
 
     UNARY = "unary"  # one request, one response
     STREAM = "stream"  # one request, any number of responses
-    CHANNEL = "channel"  # any number of messages both ways
+    CLIENT_STREAM = "client_stream"  # any number of requests, one response
+    BIDI = "bidi"  # any number of requests, any number of responses
+    CHANNEL = "channel"  # any number of messages both ways, and one result
+
+    client_streams: bool
+    server_streams: bool
+
+    def __init__(self, _: str) -> None:
+        self.client_streams = self.name in ("CLIENT_STREAM", "BIDI", "CHANNEL")
+        self.server_streams = self.name in ("STREAM", "BIDI", "CHANNEL")
 
 
 def method_path(group: str, name: str) -> str:

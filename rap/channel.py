@@ -5,7 +5,7 @@ writer at the other end waits.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from rap.call import Call, Request, Response, Side
 from rap.errors import CallError, ChannelClosed, Code
@@ -16,13 +16,27 @@ from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE
 from rap.wire.stream import CLOSED, LOCAL_DONE
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    In = TypeVar("In", default=Any)
+    Out = TypeVar("Out", default=Any)
+else:
+    from typing import TypeVar
+
+    In = TypeVar("In")
+    Out = TypeVar("Out")
+
 __all__ = ["Channel"]
 
 _DONE = CLOSED | LOCAL_DONE
 
 
-class Channel:
+class Channel(Generic[In, Out]):
     """A duplex call, on either side.
+
+    ``Channel[In, Out]`` is a channel whose messages have types: this side reads ``In`` and writes
+    ``Out``. Each type that is left out is any type.
 
     Args:
         stream: The stream of the call.
@@ -40,6 +54,13 @@ class Channel:
         self._encode = encode_any if self._is_client else encode_written
         self._finish: str | None = None
         self._proved = False  # the processors have accepted the end of the peer
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Return the class with types, of which any may be left out."""
+            given = types if isinstance(types, tuple) else (types,)
+            return super().__class_getitem__((*given, Any, Any)[: max(2, len(given))])
 
     def __repr__(self) -> str:
         stream = self._stream
@@ -88,21 +109,24 @@ class Channel:
             raise ChannelClosed(self._finish or f"{self._call.method}: the peer closed the channel")
         return message
 
-    async def read_body(self) -> Any:
+    async def read_body(self) -> In:
         """Return the body of the next message; raises as `read`."""
+        body: In
         if self._pipeline.transforms:
-            return (await self.read()).body
+            body = (await self.read()).body
+            return body
         if self._finish is not None:
             raise ChannelClosed(self._finish)
         stream = self._stream
         try:
-            _, _, body = stream.take() if stream.inbox else await stream.recv()
+            _, _, raw = stream.take() if stream.inbox else await stream.recv()
         except EndOfStream:
             text = self._finish or f"{self._call.method}: the peer closed the channel"
             raise ChannelClosed(text) from None
-        return decode_any(body)
+        body = decode_any(raw)
+        return body
 
-    async def write(self, body: Any) -> None:
+    async def write(self, body: Out) -> None:
         """Send one message; wait while the peer does not read.
 
         Raises:
@@ -146,7 +170,7 @@ class Channel:
         """Return whether to continue: `flag` is true and the channel is open."""
         return bool(flag) and not self.is_close
 
-    async def iter_body(self) -> AsyncIterator[Any]:
+    async def iter_body(self) -> AsyncIterator[In]:
         """Yield bodies until the peer closes; a `CallError` of the peer is raised."""
         if self._pipeline.transforms:
             async for message in self.iter_response():
@@ -165,7 +189,7 @@ class Channel:
         while (message := await self._next()) is not None:
             yield message
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[In]:
         return self.iter_body()
 
     async def _next(self) -> Request | Response | None:

@@ -45,6 +45,7 @@ THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
     "click": "cli/",
     "rich": "cli/",
     "uvloop": "cli/runtime.py",
+    "typing_extensions": "channel.py",  # type checkers only; typeshed has it
 }
 IMPURE = {"asyncio", "time", "random", "socket", "logging", "ssl", "threading"}  # not in wire
 

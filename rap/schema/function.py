@@ -40,11 +40,18 @@ from rap.schema.signature import (
     callable_of,
     resolve_signature,
     split_unions,
-    stream_type_of,
+    streams_of,
 )
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
-__all__ = ["Function", "decode_any", "encode_any", "encode_raw_args", "encode_written"]
+__all__ = [
+    "Function",
+    "decode_any",
+    "decode_any_items",
+    "encode_any",
+    "encode_raw_args",
+    "encode_written",
+]
 
 
 class Function:
@@ -59,8 +66,11 @@ class Function:
 
     Attributes:
         name: See above.
-        stream_type: `STREAM` for generator functions and functions that return an iterator,
-            `CHANNEL` for a function whose only parameter is a Channel, `UNARY` for the others.
+        stream_type: `CHANNEL` for a function with a Channel parameter, `CLIENT_STREAM` for one
+            with a request stream, `BIDI` if that returns an iterator, `STREAM` for other functions
+            that return one, `UNARY` for the rest.
+        stream_parameter: Name of the parameter that is the request stream, or `None`.
+        channel_parameter: Name of the parameter that is the Channel, or `None`.
         is_async: Whether it is an ``async def`` or returns an asynchronous iterator.
         has_keywords: Whether it has keyword-only parameters or ``**kwargs``, which need
             `decode_call`.
@@ -73,33 +83,44 @@ class Function:
         decode_args: Body → positional arguments, with the defaults of those that were left out
             before a given one. It raises `InvalidArgument` for any other body.
         decode_call: Body → positional arguments, and keyword arguments or `None`.
-        encode_result, decode_result: The result of a unary call. They raise `Internal` if it does
-            not match the annotation.
-        encode_item, decode_item, decode_items: One item of a stream, and a body with an array of
-            items; they raise `Internal` as above. For a channel, a message of any type; they raise
-            `InvalidArgument` if it cannot be sent or read.
+        encode_result, decode_result: The result of a call that has one: unary, client streaming or
+            channel. They raise `Internal` if it does not match the annotation.
+        encode_item, decode_item, decode_items: One item of a response stream, and a body with an
+            array of items; they raise `Internal` as above. For a ``Channel[In, Out]``, encoding
+            is for ``Out`` and decoding for ``In``; they raise `InvalidArgument`.
+        encode_request_item, decode_request_item, decode_request_items: The same for the items of a
+            request stream; they raise `InvalidArgument`.
+        unsendable: Why the value of a channel function cannot be sent, or `None`. A client may
+            declare such a function, a server may not.
 
     Raises:
         RegistrationError: A hint is missing or cannot be resolved, or a type cannot be sent.
     """
 
     __slots__ = (
+        "_place",
+        "channel_parameter",
         "decode_args",
         "decode_call",
         "decode_item",
         "decode_items",
+        "decode_request_item",
+        "decode_request_items",
         "decode_result",
         "doc",
         "encode_args",
         "encode_args_unchecked",
         "encode_item",
+        "encode_request_item",
         "encode_result",
         "has_keywords",
         "is_async",
         "name",
         "signature",
+        "stream_parameter",
         "stream_type",
         "type_hints",
+        "unsendable",
     )
 
     def __init__(self, func: Callable[..., Any], *, name: str | None = None) -> None:
@@ -110,30 +131,47 @@ class Function:
         parameters = self.signature.parameters
         returns = self.signature.return_annotation
         self.type_hints = {p.name: p.annotation for p in parameters.values()} | {"return": returns}
-        self.stream_type = stream_type_of(self.name, target, self.signature)
+        streams = streams_of(self.name, target, self.signature)
+        self.stream_type = streams.stream_type
+        self.stream_parameter = streams.stream_parameter
+        self.channel_parameter = streams.channel_parameter
         self.is_async = (
             inspect.iscoroutinefunction(target)
             or inspect.isasyncgenfunction(target)
             or (typing.get_origin(returns) or returns) in ASYNC_ITERATORS
         )
-        arguments = self._arguments({} if self.stream_type is StreamType.CHANNEL else parameters)
+        given = self.stream_parameter or self.channel_parameter
+        self._place = _place_of(parameters, given)
+        arguments = self._arguments({k: p for k, p in parameters.items() if k != given})
         self.has_keywords = arguments.has_keywords
         self.encode_args, self.encode_args_unchecked = arguments.encoders()
         self.decode_args, self.decode_call = arguments.decoders()
 
-        result = returns if self.stream_type is StreamType.UNARY else Any
-        item = (
-            next(iter(typing.get_args(returns)), Any)
-            if self.stream_type is StreamType.STREAM
-            else Any
-        )
-        item_error = InvalidArgument if self.stream_type is StreamType.CHANNEL else Internal
+        self.unsendable: RegistrationError | None = None
+        is_channel = self.stream_type is StreamType.CHANNEL
         where = f"{self.name}(): return value"
-        self.encode_result, self.decode_result = _value_codec(_kind(result, where), where, Internal)
-        where = f"{self.name}(): item"
-        kind = _kind(item, where)
-        self.encode_item, self.decode_item = _value_codec(kind, where, item_error)
-        self.decode_items = _items_decoder(kind, where, item_error)
+        has_items = self.stream_type in (StreamType.STREAM, StreamType.BIDI)
+        if is_channel:
+            kind, self.unsendable = _channel_result(returns, where)
+        else:
+            kind = _kind(Any if has_items else returns, where)
+        self.encode_result, self.decode_result = _value_codec(kind, where, Internal)
+
+        where = f"{self.name}(): message" if is_channel else f"{self.name}(): item"
+        error = InvalidArgument if is_channel else Internal
+        kind = _kind(streams.response, where)
+        self.encode_item, self.decode_item = _value_codec(kind, where, error)
+        self.decode_items = _items_decoder(kind, where, error)
+        if is_channel:
+            _, self.decode_item = _value_codec(_kind(streams.request, where), where, error)
+        self.encode_request_item, self.decode_request_item = encode_any, decode_any
+        self.decode_request_items = decode_any_items
+        if self.stream_parameter:
+            where = f"{self.name}(): item of {self.stream_parameter!r}"
+            kind = _kind(streams.request, where)
+            codec = _value_codec(kind, where, InvalidArgument)
+            self.encode_request_item, self.decode_request_item = codec
+            self.decode_request_items = _items_decoder(kind, where, InvalidArgument)
 
     @classmethod
     def of(cls, func: Callable[..., Any], *, name: str | None = None) -> "Function":
@@ -145,6 +183,42 @@ class Function:
         if found is None:
             found = known[name] = cls(func, name=name)
         return found
+
+    def join_arguments(
+        self, args: Args, kwargs: Kwargs | None, given: Any
+    ) -> tuple[Args, Kwargs | None]:
+        """Return the arguments with the request stream or the Channel in its place.
+
+        Args:
+            args: Positional arguments, as `decode_call` returns them.
+            kwargs: Keyword arguments, or `None`.
+            given: The request stream or the Channel.
+        """
+        place = self._place
+        if isinstance(place, str):
+            return args, {**(kwargs or {}), place: given}
+        return [*args[:place], given, *args[place:]], kwargs
+
+    def split_arguments(
+        self, args: Args, kwargs: Kwargs | None
+    ) -> tuple[tuple[Any, ...], Kwargs | None, Any]:
+        """Return the other arguments, and the request stream or the Channel among them.
+
+        Raises:
+            InvalidArgument: It is not among them.
+        """
+        name = self.stream_parameter or self.channel_parameter or ""
+        place = self._place
+        by_position = self.signature.parameters[name].kind is Parameter.POSITIONAL_ONLY
+        if kwargs and name in kwargs and not by_position:
+            rest = {key: value for key, value in kwargs.items() if key != name}
+            return tuple(args), rest, kwargs[name]
+        if isinstance(place, int) and place < len(args):
+            return (*args[:place], *args[place + 1 :]), kwargs, args[place]
+        raise InvalidArgument(
+            f"{self.name}(): missing a required argument: {name!r};"
+            f" expected {self.name}{self.signature}"
+        )
 
     def describe(self) -> dict[str, str]:
         """Return name, stream type, signature and docstring, for lists of functions."""
@@ -164,6 +238,13 @@ class Function:
             for name, parameter in parameters.items()
         }
         return ArgumentCodec(self.name, parameters, kinds, _SERIALIZER)
+
+
+def _place_of(parameters: Mapping[str, Parameter], given: str | None) -> int | str:
+    """Return the position of the parameter `given`, or its name if it has no position."""
+    if given is None or parameters[given].kind is Parameter.KEYWORD_ONLY:
+        return given or ""
+    return [*parameters].index(given)
 
 
 _known: WeakKeyDictionary[Callable[..., Any], dict[str | None, Function]] = WeakKeyDictionary()
@@ -276,6 +357,16 @@ def _kind(hint: Any, where: str) -> Kind:
         return _kind_of(split, where)
 
 
+def _channel_result(hint: Any, where: str) -> tuple[Kind, RegistrationError | None]:
+    """Return the codec of a channel function's value, and why there is none for its type."""
+    if hint in (typing.NoReturn, typing.Never):
+        hint = None
+    try:
+        return _kind(hint, where), None
+    except RegistrationError as exc:
+        return _ANYTHING, exc
+
+
 def _converter(hint: Any) -> Callable[[Any], Any]:
     """Return the function that converts a msgpack value to a type."""
     Decoder(hint, dec_hook=_from_plain)  # raises for a type that cannot be decoded
@@ -366,6 +457,7 @@ def _fitting(node: nodes.Type) -> frozenset[type] | None:
 
 _ANYTHING = _kind(Any, "value")
 encode_any, decode_any = _value_codec(_ANYTHING, "value", InvalidArgument)
+decode_any_items = _items_decoder(_ANYTHING, "value", InvalidArgument)
 # The same for a server: a message that cannot be sent is not the fault of the caller.
 encode_written, _ = _value_codec(_ANYTHING, "value", Internal)
 _encode_raw, _ = _value_codec(_ANYTHING, "arguments", InvalidArgument)

@@ -9,7 +9,7 @@ from collections import abc
 from collections.abc import Callable
 from inspect import Signature
 from types import NoneType, SimpleNamespace
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 from rap.call import StreamType
 from rap.errors import RegistrationError
@@ -17,15 +17,18 @@ from rap.errors import RegistrationError
 __all__ = [
     "ASYNC_ITERATORS",
     "ITERATORS",
+    "PLAIN_ITERATORS",
+    "Streams",
     "callable_of",
     "resolve_signature",
     "split_unions",
-    "stream_type_of",
+    "streams_of",
 ]
 
 
 ASYNC_ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
-ITERATORS = (abc.Iterator, abc.Generator, abc.Iterable, *ASYNC_ITERATORS)
+PLAIN_ITERATORS = (abc.Iterator, abc.Generator)
+ITERATORS = (*PLAIN_ITERATORS, abc.Iterable, *ASYNC_ITERATORS)
 
 
 def callable_of(func: Any) -> tuple[Callable[..., Any], Callable[..., Any], str]:
@@ -78,31 +81,110 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
     return Signature(parameters, return_annotation=returns)
 
 
-def stream_type_of(name: str, target: Callable[..., Any], signature: Signature) -> StreamType:
-    """Return the stream type of a function.
+class Streams(NamedTuple):
+    """What a signature says of the messages of a call.
+
+    Args:
+        stream_type: How many messages each side sends.
+        stream_parameter: The parameter that is the request stream, or `None`.
+        channel_parameter: The parameter that is the Channel, or `None`.
+        request: The type of a request, of the stream or the channel as the declaring side sees it.
+        response: The type of an item of the response, or of a message that this side writes.
+    """
+
+    stream_type: StreamType
+    stream_parameter: str | None = None
+    channel_parameter: str | None = None
+    request: Any = Any
+    response: Any = Any
+
+
+def streams_of(name: str, target: Callable[..., Any], signature: Signature) -> Streams:
+    """Return what the messages of a call are.
+
+    A Channel makes a channel. An (async) iterator among the parameters is the request stream, and
+    one as the return value is the response stream.
 
     Raises:
-        RegistrationError: It has a Channel and other parameters, or it is a generator whose return
-            annotation is not an iterator.
+        RegistrationError: It has more than one Channel or request stream, or one that cannot be
+            passed; or it is a generator whose return annotation is not an iterator.
     """
+    returns = _unwrapped(signature.return_annotation)
+    returned = typing.get_origin(returns) or returns
+    is_async = (
+        inspect.iscoroutinefunction(target)
+        or inspect.isasyncgenfunction(target)
+        or returned in ASYNC_ITERATORS
+    )
+    found: list[tuple[str, str, Any]] = []  # what, parameter, types
     for parameter in signature.parameters.values():
-        kind = typing.get_origin(parameter.annotation) or parameter.annotation
+        hint = _unwrapped(parameter.annotation)
+        kind = typing.get_origin(hint) or hint
         if getattr(kind, "__rap_channel__", False) is True:
-            if len(signature.parameters) == 1:
-                return StreamType.CHANNEL
-            raise RegistrationError(
-                f"{name}(): parameter {parameter.name!r} is a Channel, so it must be the only one,"
-                f" got {len(signature.parameters)} parameters"
-            )
-    returns = signature.return_annotation
-    if (typing.get_origin(returns) or returns) in ITERATORS:
-        return StreamType.STREAM
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            found.append(("a Channel", parameter.name, typing.get_args(hint)))
+        elif (items := _request_items(hint, is_async)) is not None:
+            found.append(("a request stream", parameter.name, items))
+        else:
+            continue
+        what = found[-1][0]
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise RegistrationError(f"{name}(): {parameter} is {what}, so it cannot have a star")
+        if parameter.default is not parameter.empty:
+            text = f"parameter {parameter.name!r} is {what}, so it cannot have a default"
+            raise RegistrationError(f"{name}(): {text}")
+    if len(found) > 1:
+        (one, first, _), (other, second, _) = found[:2]
+        raise RegistrationError(
+            f"{name}(): parameter {first!r} is {one} and {second!r} is {other};"
+            f" a function has at most one of them"
+        )
+    answers = returned in ITERATORS
+    item = next(iter(typing.get_args(returns)), Any) if answers else Any
+    if found and found[0][0] == "a Channel":
+        incoming, outgoing = (*found[0][2], Any, Any)[:2]
+        return Streams(StreamType.CHANNEL, None, found[0][1], incoming, outgoing)
+    if not answers and (inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)):
         raise RegistrationError(
             f"{name}(): return value: a generator is declared as Iterator[...] or"
-            f" AsyncIterator[...], got {inspect.formatannotation(returns)}"
+            f" AsyncIterator[...], got {inspect.formatannotation(signature.return_annotation)}"
         )
-    return StreamType.UNARY
+    if found:
+        stream_type = StreamType.BIDI if answers else StreamType.CLIENT_STREAM
+        return Streams(stream_type, found[0][1], None, found[0][2], item)
+    return Streams(StreamType.STREAM if answers else StreamType.UNARY, response=item)
+
+
+def _unwrapped(hint: Any) -> Any:
+    """Return a type without the names that `type X = …` and `Annotated` give it."""
+    while True:
+        if typing.get_origin(hint) is typing.Annotated:
+            hint = typing.get_args(hint)[0]
+        elif hasattr(hint, "__value__"):
+            hint = hint.__value__
+        else:
+            return hint
+
+
+def _request_items(hint: Any, is_async: bool) -> Any:
+    """Return the type of the items if `hint` is a request stream, else `None`.
+
+    A union counts if each member is an iterator, or an Iterable beside one. A plain iterator counts
+    only in a ``def``; an Iterable alone is an ordinary value, for example a list.
+
+    Args:
+        hint: The type of a parameter.
+        is_async: Whether the function runs on the event loop, where a plain iterator cannot wait.
+    """
+    is_union = typing.get_origin(hint) in (Union, types.UnionType)
+    members = [_unwrapped(each) for each in typing.get_args(hint)] if is_union else [hint]
+    kinds = [typing.get_origin(each) or each for each in members]
+    streams = ASYNC_ITERATORS if is_async else (*ASYNC_ITERATORS, *PLAIN_ITERATORS)
+    if not any(kind in streams for kind in kinds):
+        return None
+    if not all(kind in streams or kind is abc.Iterable for kind in kinds):
+        return None
+    items = [next(iter(typing.get_args(each)), Any) for each in members]
+    return functools.reduce(operator.or_, dict.fromkeys(items)) if Any not in items else Any
 
 
 # Type → function from a msgpack value to a value of that type. It raises `TypeError` for a type

@@ -70,6 +70,8 @@ __all__ = [
 ]
 
 _REQUEST = MESSAGE | END
+# What this release can do beyond the first release of the protocol (PROTOCOL.md §3.1).
+_ABILITIES = frozenset({"outcome"})
 # Bytes that may wait beyond the write buffer's high-water mark. Replies to control frames take no
 # credit, so they go out even when the transport is full; a peer that keeps asking and does not
 # read is closed.
@@ -136,6 +138,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_abilities",
         "_call_soon",
         "_cancels",
         "_deferred",
@@ -218,11 +221,12 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
 
         self._random = new_random()
+        self._abilities: frozenset[str] = frozenset()  # of both sides
         self.protocol: WireProtocol[Any] = WireProtocol(
             is_server=self.is_server,
             new_stream=functools.partial(new_stream, self) if new_stream else _no_streams,
             limits=options.limits,
-            hello={**options.hello, "random": self._random},
+            hello={**options.hello, "random": self._random, "abilities": [*_ABILITIES]},
             wake=self._flush_soon,
             flush=self._flush,
             on_write_buffer=self._on_write_buffer if self.is_server else ignore,
@@ -356,6 +360,10 @@ class Connection(asyncio.Protocol):
             self._on_lost(self)
 
     # The handshake, and admission before it.
+
+    def peer_has(self, ability: str) -> bool:
+        """Return whether both sides have an ability; false until the peer's Hello has arrived."""
+        return ability in self._abilities
 
     async def wait_handshake(self) -> None:
         """Wait for the peer's Hello.
@@ -676,6 +684,10 @@ class Connection(asyncio.Protocol):
             binding = channel_binding(self._random, theirs)
             self.watchdog.keepalive.set_min_interval(hello.get("min_ping"))
         self.peer = dataclasses.replace(self.peer, binding=binding, state=self.state)
+        match hello.pop("abilities", None):
+            case [*named]:
+                shared = _ABILITIES.intersection(each for each in named if isinstance(each, str))
+                self._abilities = _ABILITIES if shared == _ABILITIES else shared
         hello.pop("token", None)  # the gate has read it, nothing else may
         if self._stream_handler is not None:
             self._handler = self.on_open = self._stream_handler(self)

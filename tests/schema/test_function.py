@@ -1,6 +1,6 @@
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -326,7 +326,7 @@ class Lost:
         (Annotated[str | bytes, "why"], "more than one str-like"),
         (msgspec.Raw, "has no meaning outside msgpack"),
         (type[int], "has no form"),
-        (Iterator[int], "has no form"),
+        (Iterable[int], "has no form"),
     ],
 )
 def test_a_type_that_cannot_be_sent_is_refused_by_name(hint: Any, reason: str) -> None:

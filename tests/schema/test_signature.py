@@ -1,7 +1,7 @@
 from __future__ import annotations  # the hints of this file are text, as in much user code
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from typing import Any, AsyncIterable, Protocol  # noqa: UP035  (both spellings must work)
 from typing import Iterator as OldIterator  # noqa: UP035
 
@@ -179,10 +179,10 @@ async def wrong_async_generator() -> list[int]:  # type: ignore[misc]
     yield [1]
 
 
-async def crowded(channel: Channel, n: int) -> None: ...
+async def crowded(channel: Channel, other: Channel) -> None: ...
 
 
-def takes_iterator(items: Iterator[int]) -> None: ...
+def takes_iterable(items: Iterable[int]) -> None: ...
 
 
 def takes_callback(back: Callable[[int], None]) -> None: ...
@@ -198,8 +198,8 @@ def takes_callback(back: Callable[[int], None]) -> None: ...
         (unknown_return, r"unknown_return\(\): return value: cannot resolve 'Nowhere'"),
         (wrong_generator, r"wrong_generator\(\): return value: .* Iterator.*, got int"),
         (wrong_async_generator, r"return value: .* Iterator.*, got list\[int\]"),
-        (crowded, r"crowded\(\): parameter 'channel' is a Channel, .* got 2 parameters"),
-        (takes_iterator, r"takes_iterator\(\): parameter 'items': type collections.abc.Iterator"),
+        (crowded, r"crowded\(\): parameter .channel. is a Channel and .other. is a Channel"),
+        (takes_iterable, r"takes_iterable\(\): parameter 'items': type collections.abc.Iterable"),
         (takes_callback, r"takes_callback\(\): parameter 'back': type collections.abc.Callable"),
         (Counter.count, r"count\(\): parameter 'self' has no type hint"),
         (Counter, "is a class"),
