@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ResourceExhausted,
         Unauthenticated,
         Unavailable,
+        Unimplemented,
     )
     from rap.server import context
     from rap.server.server import Server
@@ -60,6 +61,7 @@ __all__ = [
     "SyncClient",
     "Unauthenticated",
     "Unavailable",
+    "Unimplemented",
     "__version__",
     "context",
 ]

@@ -6,18 +6,27 @@
     ├── CallError               a call failed; .code .message .details .remote
     │   ├── InvalidArgument · NotFound · PermissionDenied · Unauthenticated
     │   ├── ResourceExhausted · Unavailable · Internal
+    │   ├── Unimplemented       the server does not have the function
     │   ├── DeadlineExceeded    also a TimeoutError
     │   ├── Cancelled           the server cancelled the call
     │   └── HandlerError        the user's function raised; .details["type"] names the exception
+    │       └── ValueError, …   also that builtin type, or a type that the client has loaded
     ├── ProtocolError           LocalProtocolError (our bug) · RemoteProtocolError (theirs)
     ├── ConnectionClosed · ChannelClosed · RegistryError
     └── RegistrationError       a function cannot be registered; at start-up, never in a call
+
+Every error can be copied and pickled, so it passes through queues and process pools.
 """
 
+import builtins
+import os
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 __all__ = [
     "CallError",
@@ -41,6 +50,7 @@ __all__ = [
     "ResourceExhausted",
     "Unauthenticated",
     "Unavailable",
+    "Unimplemented",
     "Verdict",
     "decode_error",
     "encode_error",
@@ -48,6 +58,9 @@ __all__ = [
 ]
 
 MAX_MESSAGE_CHARS = 4096
+_MAX_LEAVES = 10  # exceptions of a group whose text is sent
+_MAX_LEAF_CHARS = 300  # of each
+_MAX_BASES = 8  # builtin base classes of one exception
 
 
 class Code(IntEnum):
@@ -121,6 +134,16 @@ class CallError(RapError):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r}, code={self.code.name})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which is wrong for every subclass that takes
+        # other arguments, and finds no class by the name of a builtin twin.
+        return _rebuild, (self.__class__, self.args), self.__dict__.copy()
+
+    def restate(self, message: str) -> None:
+        """Replace the message; type, code and details stay."""
+        self.message = message
+        self.args = (message,)
+
 
 class InvalidArgument(CallError):
     """The arguments do not fit the function."""
@@ -129,7 +152,10 @@ class InvalidArgument(CallError):
 
 
 class NotFound(CallError):
-    """The server does not have the function, or hides it from this peer."""
+    """What the handler looked for does not exist.
+
+    Servers before 1.0 also answer with it where they do not have the function.
+    """
 
     code = Code.NOT_FOUND
 
@@ -158,6 +184,16 @@ class Unavailable(CallError):
     code = Code.UNAVAILABLE
 
 
+class Unimplemented(CallError):
+    """The server does not have the function, or hides it from this peer.
+
+    `details` may have ``suggestion``, a similar name, and ``groups``, those in which a function of
+    this name exists.
+    """
+
+    code = Code.UNIMPLEMENTED
+
+
 class DeadlineExceeded(CallError, TimeoutError):
     """The deadline of the call passed."""
 
@@ -177,9 +213,30 @@ class Internal(CallError):
 
 
 class HandlerError(CallError):
-    """The handler raised an exception; `details["type"]` is the name of its class."""
+    """The handler raised an exception; `details["type"]` is the name of its class.
+
+    `str` begins with that name unless the error is of that type, as a `ValueError` is.
+    """
 
     code = Code.UNKNOWN
+    _kinds: tuple[type[Exception], ...] = ()  # what a class made by `_twin` is besides
+
+    def __str__(self) -> str:
+        name = self.details.get("type")
+        if not isinstance(name, str) or name == type(self).__name__:
+            return self.message
+        return f"{name}: {self.message}" if self.message else name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self._kinds:
+            return super().__reduce__()
+        # By name, because pickle's old protocols take a `ConnectionError` for an `OSError`.
+        kinds = tuple(k.__name__ if _PORTABLE.get(k.__name__) is k else k for k in self._kinds)
+        return _rebuild_twin, (kinds, self.args), self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        super().__setstate__(state)
+        _restore_fields(self, self.details)
 
 
 class ProtocolError(RapError):
@@ -219,65 +276,102 @@ _BY_CODE: dict[Code, type[CallError]] = {
         Unauthenticated,
         ResourceExhausted,
         Unavailable,
+        Unimplemented,
         DeadlineExceeded,
         Cancelled,
         Internal,
     )
 }
 
-# Builtin exceptions that take one message and mean the same on each machine.
-_PORTABLE: tuple[type[Exception], ...] = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    ConnectionError,
-    EOFError,
-    FileExistsError,
-    FileNotFoundError,
-    FloatingPointError,
-    IndexError,
-    IsADirectoryError,
-    KeyError,
-    LookupError,
-    NameError,
-    NotADirectoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    PermissionError,
-    RecursionError,
-    ReferenceError,
-    RuntimeError,
-    TimeoutError,
-    TypeError,
-    UnboundLocalError,
-    ValueError,
-    ZeroDivisionError,
-)
+# They would end the caller's iteration, take several arguments, or say nothing.
+_NOT_PORTABLE = (StopIteration, StopAsyncIteration, ExceptionGroup)
+_NO_TYPE = (Exception, UnicodeDecodeError, UnicodeEncodeError, UnicodeTranslateError)
 
 
-def _handler_error(kind: type[Exception]) -> type[HandlerError]:
-    """Return a class that is both a `HandlerError` and `kind`."""
-    doc = f"A handler raised `{kind.__name__}`."
-    return type(kind.__name__, (HandlerError, kind), {"__doc__": doc, "__module__": __name__})
+def _is_portable(kind: object) -> bool:
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Exception)
+        and not issubclass(kind, _NOT_PORTABLE)
+        and kind not in _NO_TYPE
+        and not kind.__name__.startswith("_")
+    )
 
 
-def _checked_handler_error(kind: object) -> type[HandlerError]:
+# Builtin exceptions that take one message and mean the same on each machine, by name.
+_PORTABLE: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in vars(builtins).values() if _is_portable(kind)
+}
+# The classes that `_twin` has made; each is one as long as anything refers to it.
+_twins: WeakValueDictionary[tuple[type[Exception], ...], type[HandlerError]] = WeakValueDictionary()
+
+
+def _twin(kinds: tuple[type[Exception], ...]) -> type[HandlerError]:
+    """Return the class that is a `HandlerError` and each of `kinds`, named like the first.
+
+    Raises:
+        TypeError: No class can be all of them.
+    """
+    made = _twins.get(kinds)
+    if made is None:
+        name = kinds[0].__name__
+        doc = f"A handler raised `{name}`."
+        namespace = {"__doc__": doc, "__module__": __name__, "_kinds": kinds}
+        made = _twins[kinds] = type(name, (HandlerError, *kinds), namespace)
+    return made
+
+
+def _checked_twin(kind: object) -> type[HandlerError]:
     """Return the class for an exception type of a user, after a check that it can be created."""
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         raise TypeError(f"load_exception takes exception classes, got {kind!r}")
     if issubclass(kind, StopIteration | StopAsyncIteration):
         raise TypeError(f"load_exception: {kind!r} would end the caller's iteration, not fail it")
     try:
-        made = _handler_error(kind)
+        made = _twin((kind,))
         made("a message", details={}, remote=True)
     except Exception as exc:
         raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
     return made
 
 
-_BUILTIN_TYPES = {kind.__name__: _handler_error(kind) for kind in _PORTABLE}
+_BUILTIN_TYPES = {name: _twin((kind,)) for name, kind in _PORTABLE.items()}
+
+
+@lru_cache(maxsize=256)  # a server chooses the combination
+def _type_of_bases(names: tuple[str, ...]) -> type[HandlerError]:
+    """Return the class that is all builtin types of these names, or as many as possible."""
+    kinds: tuple[type[Exception], ...] = ()
+    for name in names:
+        kind = _PORTABLE.get(name)
+        if kind is None or any(issubclass(each, kind) for each in kinds):
+            continue
+        try:
+            _twin((*kinds, kind))
+        except TypeError:  # their objects differ in layout
+            continue
+        kinds = (*kinds, kind)
+    return _twin(kinds) if kinds else HandlerError
+
+
+def _bases_of(kind: type[BaseException]) -> list[str]:
+    """Return the names of the builtin types that an exception class is derived from."""
+    names = [each.__name__ for each in kind.__mro__ if _PORTABLE.get(each.__name__) is each]
+    return names[:_MAX_BASES]
+
+
+def _rebuild(kind: type[CallError], args: tuple[Any, ...]) -> CallError:
+    """Return an error without a call of its constructor; its attributes are set afterwards."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+def _rebuild_twin(kinds: tuple[str | type[Exception], ...], args: tuple[Any, ...]) -> CallError:
+    """Do the same for a class made by `_twin`; builtin types come by name."""
+    error = _twin(tuple(_PORTABLE[k] if isinstance(k, str) else k for k in kinds))(*args[:1])
+    error.args = args
+    return error
 
 
 class ExceptionTypes:
@@ -297,16 +391,26 @@ class ExceptionTypes:
         """
         if not isinstance(kinds, Iterable):
             raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
-        classes = [_checked_handler_error(kind) for kind in kinds]
+        classes = [_checked_twin(kind) for kind in kinds]
         self._types |= {each.__name__: each for each in classes}
 
     def include(self, other: "ExceptionTypes") -> None:
         """Let errors arrive as all the types that were loaded into `other`."""
         self._types |= other._types
 
-    def get(self, name: object) -> type[HandlerError]:
-        """Return the class for the name of an exception; `HandlerError` for an unknown name."""
-        return self._types.get(name, HandlerError) if isinstance(name, str) else HandlerError
+    def get(self, name: object, bases: object = ()) -> type[HandlerError]:
+        """Return the class for an exception; `HandlerError` if nothing of it is known.
+
+        Args:
+            name: Name of its class.
+            bases: Names of builtin classes that it is derived from, the most specific first.
+        """
+        known = self._types.get(name) if isinstance(name, str) else None
+        if known is not None:
+            return known
+        if not bases or not isinstance(bases, list | tuple):
+            return HandlerError
+        return _type_of_bases(tuple(each for each in bases[:_MAX_BASES] if isinstance(each, str)))
 
 
 def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str, dict[str, Any]]:
@@ -322,11 +426,94 @@ def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str,
         details.update(exc.details)
     else:
         code = Code.UNKNOWN
-        message = str(exc.args[0]) if len(exc.args) == 1 else str(exc)
+        message = _text_of(exc)
         details["type"] = type(exc).__name__
+        if type(exc).__name__ not in _PORTABLE and (bases := _bases_of(type(exc))):
+            details["bases"] = bases
+        for fields in _FIELDS:
+            if isinstance(exc, fields.kind):
+                details |= fields.read(exc)
     if debug:
         details["traceback"] = "".join(traceback.format_exception(exc))
     return code, message[:MAX_MESSAGE_CHARS], details
+
+
+def _text_of(exc: BaseException) -> str:
+    """Return the message of an exception; that of a group names the exceptions in it."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return str(exc.args[0]) if len(exc.args) == 1 else str(exc)
+    leaves: list[BaseException] = []
+    left: list[BaseException] = [exc]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left.extend(reversed(each.exceptions))
+        else:
+            leaves.append(each)
+    texts = [_leaf_text(each) for each in leaves[:_MAX_LEAVES]]
+    if len(leaves) > _MAX_LEAVES:
+        texts.append(f"and {len(leaves) - _MAX_LEAVES} more")
+    return f"{exc}: " + "; ".join(texts)
+
+
+def _leaf_text(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception:
+        text = "its text cannot be made"
+    text = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    return text if len(text) <= _MAX_LEAF_CHARS else text[: _MAX_LEAF_CHARS - 1] + "…"
+
+
+class _Fields:
+    """Attributes of a builtin exception type that travel in the details of an error.
+
+    Args:
+        kind: The exception type.
+        types: The attributes, with the type that each may have.
+    """
+
+    def __init__(self, kind: type[Exception], **types: type) -> None:
+        self.kind = kind
+        self._types = types
+
+    def read(self, exc: BaseException) -> dict[str, Any]:
+        """Return the attributes that are set."""
+        found: dict[str, Any] = {}
+        for name, kind in self._types.items():
+            value: Any = getattr(exc, name, None)
+            if name == "filename" and isinstance(value, bytes | os.PathLike):
+                value = os.fsdecode(value)
+            if type(value) is kind:
+                if isinstance(value, str):  # such as a file name with undecodable bytes
+                    value = value[:_MAX_FIELD_CHARS].encode("utf-8", "backslashreplace").decode()
+                if not isinstance(value, int) or -(2**31) <= value < 2**31:
+                    found[name] = value
+        return found
+
+    def write(self, error: Exception, details: Mapping[str, Any]) -> None:
+        """Set the attributes that the details have."""
+        for name, kind in self._types.items():
+            value = details.get(name)
+            if type(value) is kind:
+                with suppress(AttributeError):  # a user's class may have a property of this name
+                    setattr(error, name, value)
+
+
+_MAX_FIELD_CHARS = 1024
+_FIELDS = (
+    _Fields(OSError, errno=int, strerror=str, filename=str),
+    _Fields(ImportError, name=str, path=str),
+)
+
+
+def _restore_fields(error: Exception, details: Mapping[str, Any]) -> None:
+    """Set what a builtin type keeps outside of `__dict__`; `details` come from the peer."""
+    for fields in _FIELDS:
+        if isinstance(error, fields.kind):
+            fields.write(error, details)
+    if isinstance(error, SyntaxError):
+        error.msg = str(error.args[0]) if error.args else ""
 
 
 def decode_error(
@@ -352,10 +539,18 @@ def decode_error(
         known = Code(code)
     except ValueError:
         known = Code.UNKNOWN
+    error: CallError
     if known is Code.UNKNOWN and "type" in details:
-        return types.get(details["type"])(message, details=details, remote=remote)
-    kind = _BY_CODE.get(known, CallError)
-    return kind(message, code=known, details=details, remote=remote, unserved=unserved)
+        twin = types.get(details["type"], details.get("bases"))
+        error = twin(message, details=details, remote=remote)
+        if twin is not HandlerError:
+            _restore_fields(error, details)
+    else:
+        kind = _BY_CODE.get(known, CallError)
+        error = kind(message, code=known, details=details, remote=remote, unserved=unserved)
+    if isinstance(lines := details.get("traceback"), str):
+        error.add_note(f"On the server:\n{lines.rstrip()}")
+    return error
 
 
 _FAILURES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL})

@@ -86,8 +86,9 @@ def error_text(error: RapError) -> str:
     """Return what to print for an error: its code and its message."""
     if not isinstance(error, CallError):
         return str(error)
-    kind = f"{error.details['type']}: " if isinstance(error, HandlerError) else ""
-    return f"{error.code.name}: {kind}{error}"
+    if isinstance(error, HandlerError):
+        return f"{error.code.name}: {error.details['type']}: {error.message}"
+    return f"{error.code.name}: {error}"
 
 
 class _Misused(click.ClickException):
