@@ -4,14 +4,22 @@ One task may read and one may write at a time. Flow control works both ways: if 
 writer at the other end waits.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic
 
-from rap.call import Call, Request, Response, Side
+from rap.call import DONE, RESULT, Call, Header, Request, Response, Side
 from rap.errors import CallError, ChannelClosed, Code
 from rap.processor.base import Pipeline
-from rap.schema.function import decode_any, encode_any, encode_written
-from rap.transport.stream import EndOfStream, Message, Stream
+from rap.schema.function import Function, decode_any, encode_any, encode_written
+from rap.transport.stream import (
+    AnswerMeta,
+    EndOfStream,
+    Message,
+    Stream,
+    answer_header,
+    answer_trailer,
+)
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE
 from rap.wire.stream import CLOSED, LOCAL_DONE
@@ -30,6 +38,8 @@ else:
 __all__ = ["Channel"]
 
 _DONE = CLOSED | LOCAL_DONE
+_DONE_META = pack({DONE: True})
+_RESULT_NAME = RESULT.encode()
 
 
 class Channel(Generic[In, Out]):
@@ -42,18 +52,28 @@ class Channel(Generic[In, Out]):
         stream: The stream of the call.
         call: The call.
         pipeline: The processors of this side.
+        function: The declaration, which has the types of messages and result; `None`: any types.
     """
 
     __rap_channel__ = True
 
-    def __init__(self, stream: Stream, call: Call, pipeline: Pipeline) -> None:
+    def __init__(
+        self, stream: Stream, call: Call, pipeline: Pipeline, function: Function | None = None
+    ) -> None:
         self._stream = stream
         self._call = call
         self._pipeline = pipeline
         self._is_client = call.side is Side.CLIENT
         self._encode = encode_any if self._is_client else encode_written
+        self._decode_result: Callable[[Any], Any] = decode_any
+        if function is not None and function.signature.return_annotation is not None:
+            self._decode_result = function.decode_result
         self._finish: str | None = None
         self._proved = False  # the processors have accepted the end of the peer
+        self._last_meta: AnswerMeta | None = None  # of a message that came with the end
+        # On a client: the encoded value of the server's function, and what waits for it.
+        self._result: bytes | memoryview | None = None
+        self._drainer: asyncio.Task[None] | None = None
 
     if not TYPE_CHECKING:
 
@@ -90,7 +110,21 @@ class Channel(Generic[In, Out]):
             return True
         if self._pipeline.proves_ends and stream.inbox and stream.inbox[0][0] & END:
             self._on_end(stream.try_recv())
+        if stream.inbox and stream.inbox[0][1] and self._is_result(stream.inbox[0][1]):
+            return True
         return not stream.inbox and (stream.ended or stream.error is not None)
+
+    @property
+    def header(self) -> Header:
+        """On a client, the header of the answer; empty until the first message has arrived."""
+        stream = self._stream
+        return answer_header(stream.end_meta if stream.first_meta is None else stream.first_meta)
+
+    @property
+    def trailer(self) -> Header:
+        """On a client, the trailer of the answer; empty until the server's function has ended."""
+        meta = self._stream.end_meta if self._last_meta is None else self._last_meta
+        return answer_trailer(meta)
 
     @property
     def draining(self) -> bool:
@@ -119,7 +153,9 @@ class Channel(Generic[In, Out]):
             raise ChannelClosed(self._finish)
         stream = self._stream
         try:
-            _, _, raw = stream.take() if stream.inbox else await stream.recv()
+            _, meta, raw = stream.take() if stream.inbox else await stream.recv()
+            if meta and self._take_result(meta, raw):
+                raise EndOfStream
         except EndOfStream:
             text = self._finish or f"{self._call.method}: the peer closed the channel"
             raise ChannelClosed(text) from None
@@ -152,15 +188,57 @@ class Channel(Generic[In, Out]):
         meta = pack(message.header) if message.header else b""
         await stream.send(self._encode(message.body), meta)
 
+    async def end(self) -> None:
+        """Send the end of this side's messages; this side may still read.
+
+        The peer's iteration ends. Does nothing if this side has ended.
+        """
+        if self._finish is None and self._stream.error is None:
+            self._stream.end(self._pipeline.send_end(self._call))
+
+    async def result(self) -> Any:
+        """On a client, return the value of the server's function when that has returned.
+
+        It ends this side. Messages that were not read are dropped. Messages and the result are
+        those of one reader: no other task may be waiting for a message.
+
+        Raises:
+            CallError: The server's function raised, or the connection was lost.
+            RuntimeError: This is the server's side.
+        """
+        if not self._is_client:
+            raise RuntimeError(f"{self._call.method}: the result is what this function returns")
+        await self.end()
+        if self._drainer is not None:
+            await asyncio.shield(self._drainer)
+        else:
+            await self._drain()
+        return None if self._result is None else self._decode_result(self._result)
+
     async def close(self) -> None:
         """Close this side; later messages of the peer are dropped."""
         self.set_finish(f"{self._call.method}: this side closed the channel")
 
     def set_finish(self, msg: str = "") -> None:
         """Close this side now; reads, including one in progress, raise `ChannelClosed(msg)`."""
+        if self._finish is None and self._finish_now(msg) and not self._stream.ended:
+            self._drainer = asyncio.get_running_loop().create_task(self._drain())
+            self._drainer.add_done_callback(_look_at)
+
+    async def wait_outcome(self) -> None:
+        """On a client, close this side; return when the server's function has returned.
+
+        It does not wait for a server that does not know results.
+
+        Raises:
+            CallError: The server's function raised, or the connection was lost.
+        """
         if self._finish is None:
-            self._finish = msg or f"{self._call.method}: this side closed the channel"
-            self._stream.leave(self._pipeline.send_end(self._call))
+            self._finish_now("")
+        if self._drainer is not None:
+            await asyncio.shield(self._drainer)
+        else:
+            await self._drain()
 
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or the connection was lost."""
@@ -179,7 +257,9 @@ class Channel(Generic[In, Out]):
         stream = self._stream
         while self._finish is None:
             try:
-                _, _, body = stream.take() if stream.inbox else await stream.recv()
+                _, meta, body = stream.take() if stream.inbox else await stream.recv()
+                if meta and self._take_result(meta, body):
+                    return
             except EndOfStream:
                 return
             yield decode_any(body)
@@ -194,21 +274,79 @@ class Channel(Generic[In, Out]):
 
     async def _next(self) -> Request | Response | None:
         """Return the next message, or `None` at the end."""
-        if self._finish is not None:
-            return None
+        return await self._receive() if self._finish is None else None
+
+    async def _receive(self) -> Request | Response | None:
+        """Return the next message, or `None` at the end, of a channel that may be closed."""
+        stream = self._stream
+        while True:
+            try:
+                received = stream.try_recv() or await stream.recv()
+            except EndOfStream:
+                if not (stream.discard or (self._finish is not None and not stream.ended)):
+                    self._on_end(None)
+                return None
+            if self._pipeline.proves_ends and received[0] & END:
+                self._on_end(received)
+                return None
+            message = await self._inbound(received)
+            if not (self._is_client and message.header.get(RESULT) is True):
+                return message
+            self._result = encode_any(message.body)
+
+    async def _drain(self) -> None:
+        """Drop all messages that are left, but for the result; raise the error of the server."""
+        if self._stream.discard:
+            return
+        if self._pipeline.transforms:
+            while await self._receive() is not None:
+                pass
+            return
+        stream = self._stream
+        while True:
+            try:
+                _, meta, body = stream.try_recv() or await stream.recv()
+            except EndOfStream:
+                return
+            if meta:
+                self._take_result(meta, body)
+
+    def _finish_now(self, msg: str) -> bool:
+        """Close this side; return whether the outcome of the server will come."""
+        stream = self._stream
+        self._finish = msg or f"{self._call.method}: this side closed the channel"
+        proof = self._pipeline.send_end(self._call)
+        if not (self._is_client and stream.conn.peer_has("outcome")):
+            stream.leave(proof)
+            return False
+        if stream.can_send and not stream.ended:
+            stream.conn.send_data(stream, 0, _DONE_META, b"")
+        stream.end(proof)
+        stream.interrupt()
+        return True
+
+    def _is_result(self, meta: bytes) -> bool:
+        """Whether a message with this meta is the result of the server's function."""
+        if not self._is_client or _RESULT_NAME not in meta:
+            return False
         try:
-            received = self._stream.try_recv() or await self._stream.recv()
-        except EndOfStream:
-            self._on_end(None)
-            return None
-        if self._pipeline.proves_ends and received[0] & END:
-            self._on_end(received)
-            return None
-        return await self._inbound(received)
+            header = unpack(meta)
+        except ValueError:
+            return False
+        return isinstance(header, dict) and header.get(RESULT) is True
+
+    def _take_result(self, meta: bytes, body: bytes | memoryview) -> bool:
+        """Keep the body of the result; return whether the message is that."""
+        if not self._is_result(meta):
+            return False
+        self._result = body
+        return True
 
     def _on_end(self, last: Message | None) -> None:
         """Let the processors check the end of the peer's messages; they raise to refuse it."""
-        if not self._proved and self._finish is None:
+        if last is not None:
+            self._last_meta = last[1]
+        if not self._proved and (self._finish is None or self._is_client):
             self._pipeline.receive_end(self._call, b"" if last is None else last[2])
             self._proved = True
 
@@ -226,3 +364,9 @@ class Channel(Generic[In, Out]):
         if self._is_client:
             return await self._pipeline.response(Response(self._call, body, header))
         return await self._pipeline.request(Request(self._call, body, header))
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Take the error of a task that nothing may await any more, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()

@@ -160,7 +160,7 @@ class AttemptFactory:
             method: What is called.
             call: The call.
             pick: Where the attempt goes.
-            body: The encoded arguments of a generator; `None` for a channel.
+            body: The encoded arguments; `None` for a channel without arguments.
             number: 1 for the first attempt of the call.
 
         Raises:
@@ -169,7 +169,9 @@ class AttemptFactory:
         node, conn = pick
         call.start_attempt(number, conn.peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
-        content, flags = body or b"", 0 if body is None else _REQUEST
+        content, flags = body or b"", 0
+        if body is not None:
+            flags = MESSAGE if call.stream_type.client_streams else _REQUEST
         pipeline = self.pipeline
         if pipeline.transforms:
             header, content = await encode_request(pipeline, call, header, body)

@@ -9,6 +9,7 @@ from rap.address import brief
 from rap.balance import picker_from_name, wants_reports
 from rap.call import Side, StreamType
 from rap.client.call import Invoker
+from rap.client.channel_call import ChannelCall
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
@@ -479,6 +480,50 @@ class Client:
             self.invoker, method, *arguments,
             session=session, header=header, timeout=timeout, affinity=affinity,
         )  # fmt: skip
+
+    def channel(
+        self,
+        func: Callable[..., Any] | str,
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ChannelCall:
+        """Return a call of a channel function, for ``async with``; the block gets its `Channel`.
+
+        Args:
+            func: Name of the function, or a function that declares it; that is not run.
+            args: Positional arguments, without the channel.
+            group: As in `raw_call`, and so are the other arguments.
+
+        Raises:
+            TypeError: `func` is not a channel function.
+            InvalidArgument: The arguments do not fit the function.
+        """
+        if isinstance(func, str):
+            method = self._methods.for_name(func, group, StreamType.CHANNEL)
+        else:
+            method = self._methods.for_function(func, group)
+        if method.stream_type is not StreamType.CHANNEL:
+            raise TypeError(f"channel is for channels, {method.name} is {method.stream_type.value}")
+        check_timeout("timeout", timeout)
+        arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
+        return ChannelCall(
+            self,
+            self.invoker,
+            method,
+            *arguments,
+            session=session,
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+        )
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Make the call that `Session.execute` was given, in the session of this context.

@@ -4,11 +4,13 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar, Token
 from types import CodeType, CoroutineType
 from typing import Any, Protocol, Self
 
 from rap.call import current
+from rap.channel import Channel
 from rap.client.cluster import Cluster
 from rap.client.node import Node
 from rap.clock import NEVER
@@ -49,6 +51,12 @@ class SessionClient(Protocol):
 
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Call the server's function that has the name and hints of a local one."""
+        ...
+
+    def channel(
+        self, func: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+    ) -> AbstractAsyncContextManager[Channel]:
+        """Call a channel function, by its declaration or name."""
         ...
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -153,6 +161,12 @@ class Session:
             return await self.client.execute(obj, list(arg_list or ()), kwarg_dict or {})
         finally:
             ambient_session.reset(token)
+
+    def channel(
+        self, func: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+    ) -> AbstractAsyncContextManager[Channel]:
+        """Return a call of a channel function in this session; see `Client.channel`."""
+        return self.client.channel(func, *args, session=self, **kwargs)
 
     async def __aenter__(self) -> Self:
         if self._bound is not None:

@@ -5,27 +5,25 @@ The stub of a unary function is a real ``async def``: nothing is sent before it 
 live in the call, never on the stub.
 """
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
 from types import FunctionType, MethodType
 from typing import Any, Protocol, TypeVar, cast
 
 from rap.call import UNTRACED_HEADER, StreamType, current
-from rap.channel import Channel
 from rap.client.call import Invoker
+from rap.client.channel_call import ChannelCall
 from rap.client.method import Method, MethodCache
 from rap.client.response_stream import ResponseStream
-from rap.client.retry import RetryState, check_options
-from rap.client.session import PinnedSession, Session, SessionClient, ambient_session, stub_codes
+from rap.client.retry import check_options
+from rap.client.session import Session, SessionClient, ambient_session, stub_codes
 from rap.clock import NEVER, check_timeout
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
 from rap.transport import UnaryStream
 
-__all__ = ["StubClient", "bind_interface", "channel_call", "iterator_call", "make_stub"]
+__all__ = ["StubClient", "bind_interface", "iterator_call", "make_stub"]
 
 _OPTIONS = ("session", "timeout", "header", "affinity")
 I = TypeVar("I")  # noqa: E741
@@ -220,57 +218,18 @@ def _decode_items(body: bytes | memoryview) -> list[Any]:
 def _channel_stub(
     client: StubClient, method: Method, func: Callable[..., Any], options: tuple[str, ...]
 ) -> Callable[..., Any]:
-    async def stub(**kwargs: Any) -> Any:
+    function = method.function
+    assert function is not None
+    takes_arguments = len(function.signature.parameters) > 1
+
+    async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = _split(kwargs, options)
-        if kwargs:
+        if (args or kwargs) and not takes_arguments:
             raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
-        return await channel_call(client, method, func, **taken)
+        call = ChannelCall(client, client.invoker, method, args, kwargs, **taken)
+        return await call.run(func)
 
     return stub
-
-
-async def channel_call(
-    client: StubClient,
-    method: Method,
-    func: Callable[..., Any],
-    *,
-    session: Session | None = None,
-    header: dict[str, Any] | None = None,
-    timeout: float | None = None,
-    affinity: str | None = None,
-) -> Any:
-    """Open a channel, run `func` with it, and return what that returns.
-
-    Raises:
-        CallError: The channel could not be opened, or the server's function raised.
-    """
-    invoker = client.invoker
-    limit = method.timeout if timeout is None else timeout
-    call, session = invoker.start_call(method, StreamType.CHANNEL, session, header, limit, affinity)
-    own = PinnedSession(client)
-    if session is None:
-        call.header["session_id"] = own.id
-    with nullcontext() if invoker.untraced(call) else invoker.pipeline.scope(call):
-        attempt = await invoker.open_stream(method, call, session, None, RetryState())
-        node, stream = attempt.node, attempt.stream
-        node.stats.stream_opened()
-        own.pin(node, attempt.conn)
-        token = ambient_session.set(own if session is None else session)
-        try:
-            result = await func(Channel(stream, call, invoker.pipeline))
-        except BaseException as exc:
-            cancelled = isinstance(exc, asyncio.CancelledError)
-            code = Code.CANCELLED if cancelled else Code.UNKNOWN
-            stream.reset(code, f"the client's function raised {type(exc).__name__}")
-            raise
-        else:
-            stream.leave(invoker.pipeline.send_end(call))
-            return result
-        finally:
-            ambient_session.reset(token)
-            own.unpin()
-            node.stats.stream_closed()
-            invoker.cluster.release()
 
 
 def bind_interface(

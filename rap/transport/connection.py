@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from rap.address import Peer
+from rap.call import HEADER_DETAIL, TRAILER
 from rap.clock import Clock
 from rap.errors import (
     Code,
@@ -711,6 +712,9 @@ class Connection(asyncio.Protocol):
         refused = bool(flags & REFUSED)  # by this side
         if stream.see_error is not None and not refused:
             code, message, details = stream.see_error((code, message, details))
+        if not self.is_server and (HEADER_DETAIL in details or TRAILER in details):
+            names = (HEADER_DETAIL, TRAILER)
+            stream.on_failed_meta({name: details.pop(name, None) for name in names})
         unserved = bool(flags & UNSERVED)
         types = self.exception_types
         error = decode_error(code, message, details, types, unserved=unserved, remote=not refused)

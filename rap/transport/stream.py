@@ -9,19 +9,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rap.call import HEADER_DETAIL, TRAILER, Header
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
+from rap.wire.codec import unpack
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
 
-__all__ = ["EndOfStream", "Message", "Stream", "UnaryStream"]
+__all__ = ["EndOfStream", "Message", "Stream", "UnaryStream", "answer_header", "answer_trailer"]
 
 _WHOLE_LAST = MESSAGE | END
 _KNOWN = MESSAGE | MORE | END | BATCH  # flags of later protocol versions are ignored
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
+# Meta of a frame that answers a call; of a call that failed, the header and the trailer that its
+# Reset has, by `HEADER_DETAIL` and `TRAILER`.
+AnswerMeta = bytes | Header
 # Takes code, message and details of a Reset before the error is made; returns replacements.
 SeeError = Callable[[tuple[int, str, dict[str, Any]]], tuple[int, str, dict[str, Any]]]
 
@@ -40,12 +45,14 @@ class UnaryStream(StreamState):
     Attributes:
         future: The response, or the error of the call.
         meta: Meta of the response.
+        failed_meta: Header and trailer of a call that failed; see `AnswerMeta`.
         see_error: Takes an error of the server before `future` does.
     """
 
     deadline_text = "the deadline of the call passed"
     send_window = 0  # everything is sent with the Open, but the peer may grant credit
     meta = b""
+    failed_meta: Header | None = None
     see_error: SeeError | None = None
 
     def __init__(self, conn: "Connection", deadline: float) -> None:
@@ -71,6 +78,10 @@ class UnaryStream(StreamState):
             text = "a generator answers: iterate over it, by iterator_call or a stub with `yield`"
             future.set_exception(InvalidArgument(text))
             self.conn.reset(self, Code.CANCELLED)
+
+    def on_failed_meta(self, meta: Header) -> None:
+        """Keep header and trailer of a call that is about to fail, as the Reset has them."""
+        self.failed_meta = meta
 
     def on_stopped(self) -> None:
         """Fail: the server has ended the call without a response."""
@@ -103,6 +114,9 @@ class Stream(StreamState):
         complete: The peer had sent its last message when the connection was lost.
         unwritten: This side cancelled the call while a message waited to be written.
         discard: This side takes no more messages; those that still arrive are dropped.
+        first_meta: Meta of the first Data of the peer; `None` before.
+        end_meta: Meta of an END without a message; if the call failed, the map that
+            `on_failed_meta` has given.
         see_error: Takes an error of the peer before it is raised.
         inbox: Messages that were not taken yet: flags, meta, body, size. It is made with the
             first, because a unary call on a server never has one.
@@ -113,6 +127,8 @@ class Stream(StreamState):
     unwritten = False
     see_error: SeeError | None = None
     discard = False
+    first_meta: bytes | None = None
+    end_meta: AnswerMeta = b""
     inbox: "deque[tuple[int, bytes, bytes | memoryview, int]] | tuple[()]" = ()
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
@@ -154,19 +170,32 @@ class Stream(StreamState):
         """Put a message into the inbox, unless it is to be discarded."""
         inbox = self.inbox
         if isinstance(inbox, tuple):
-            inbox = self._first_message()
+            inbox = self._first_message(meta)
         if self.discard:
             self.conn.acknowledge(self, size)
         elif flags & MESSAGE:
             inbox.append((flags, meta, body, size))
+        elif meta:
+            self.on_meta(flags, meta)
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
         if self._ender is not None and self.state & REMOTE_END:
             self._wake()
 
-    def _first_message(self) -> "deque[tuple[int, bytes, bytes | memoryview, int]]":
+    def on_meta(self, flags: int, meta: bytes) -> None:
+        """Take the meta of a Data without a message."""
+        if flags & END:
+            self.end_meta = meta
+
+    def on_failed_meta(self, meta: Header) -> None:
+        """Keep header and trailer of a call that is about to fail, as the Reset has them."""
+        self.end_meta = meta
+
+    def _first_message(self, meta: bytes) -> "deque[tuple[int, bytes, bytes | memoryview, int]]":
         """Set the attributes that later messages read on the instance, where reading is faster."""
+        if self.first_meta is None:
+            self.first_meta = meta
         self.error, self.discard = self.error, self.discard
         self._reader, self._ender = self._reader, self._ender
         inbox = self.inbox = deque()
@@ -232,11 +261,12 @@ class Stream(StreamState):
                 raise EndOfStream
             if self._reader is not None:
                 raise RuntimeError("another task is already reading from this stream")
-            self._reader = self.conn.new_future()
+            reader = self._reader = self.conn.new_future()
             try:
-                await self._reader
+                await reader
             finally:
-                self._reader = None
+                if self._reader is reader:
+                    self._reader = None
         return self.take()
 
     async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
@@ -277,6 +307,12 @@ class Stream(StreamState):
         if not self.state & LOCAL_DONE:
             self.conn.send_data(self, _WHOLE_LAST if proof else END, b"", proof)
 
+    def interrupt(self) -> None:
+        """Let the reader that waits for a message see the end of the stream."""
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_exception(EndOfStream())
+
     def leave(self, proof: bytes = b"") -> None:
         """Send END, and discard what the peer still sends."""
         self.discard = True
@@ -316,3 +352,29 @@ class Stream(StreamState):
         ender, self._ender = self._ender, None
         if ender is not None and not ender.done():
             ender.set_result(None)
+
+
+def answer_header(meta: AnswerMeta) -> Header:
+    """Return the header of an answer from the meta of its first frame; empty if it has none."""
+    content: Any = meta.get(HEADER_DETAIL) if isinstance(meta, dict) else _read_meta(meta)
+    return _names_of_users(content)
+
+
+def answer_trailer(meta: AnswerMeta) -> Header:
+    """Return the trailer of an answer from the meta of its last frame; empty if it has none."""
+    content = meta if isinstance(meta, dict) else _read_meta(meta)
+    return _names_of_users(content.get(TRAILER))
+
+
+def _read_meta(meta: bytes) -> Header:
+    try:
+        content = unpack(meta) if meta else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _names_of_users(content: Any) -> Header:
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if name[:1] != ":"}

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import Token
 from typing import Any, Self
 
 from rap.call import Call
 from rap.channel import Channel
+from rap.client.channel_call import ChannelCall
 from rap.client.response_stream import ResponseStream
 from rap.client.session import Session, ambient_session
 from rap.client.sync.loop_thread import LoopThread
@@ -66,28 +67,25 @@ class SyncIterator:
         return [first, *self._remote.take_ready()]
 
 
-# Opens a channel, runs a function with it, and ends the call when the function returns.
-OpenChannel = Callable[[Callable[[Channel], Awaitable[None]]], Coroutine[Any, Any, Any]]
-
-
 class SyncChannel:
     """A duplex call, for ``with``. Calls made in the block use the same connection.
 
     One thread may read while another one writes. At the end of the block this side of the channel
-    is closed; an exception that leaves the block resets the call.
+    is closed, and the block ends when the server's function has ended. An exception that leaves the
+    block resets the call.
 
     Args:
         client: Kept alive, because a client that is dropped closes itself.
         thread: Runs the call.
-        open_channel: Opens the call.
+        remote: The call.
     """
 
     __rap_channel__ = True
 
-    def __init__(self, client: object, thread: LoopThread, open_channel: OpenChannel) -> None:
+    def __init__(self, client: object, thread: LoopThread, remote: ChannelCall) -> None:
         self._client = client
         self._thread = thread
-        self._open_channel = open_channel
+        self._remote = remote
         self._channel: Channel | None = None
         self._task: asyncio.Task[Any] | None = None
         self._left: asyncio.Future[None] | None = None
@@ -109,6 +107,16 @@ class SyncChannel:
     def call(self) -> Call:
         """The call of this channel: method, header, peer."""
         return self.channel.call
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The header of the answer; empty until the first message has arrived."""
+        return self.channel.header
+
+    @property
+    def trailer(self) -> dict[str, Any]:
+        """The trailer of the answer; empty until the server's function has ended."""
+        return self.channel.trailer
 
     @property
     def is_close(self) -> bool:
@@ -142,6 +150,20 @@ class SyncChannel:
                 sent.
         """
         self._thread.run(self.channel.write(body))
+
+    def end(self) -> None:
+        """Send the end of this side's messages; this side may still read."""
+        self._thread.run(self.channel.end())
+
+    def result(self) -> Any:
+        """Return the value of the server's function; block until it has returned.
+
+        It ends this side, and messages that were not read are dropped.
+
+        Raises:
+            CallError: The server's function raised, or the connection was lost.
+        """
+        return self._thread.run(self.channel.result())
 
     def close(self) -> None:
         """Close this side; messages that the peer still sends are discarded."""
@@ -193,7 +215,7 @@ class SyncChannel:
         loop = asyncio.get_running_loop()
         self._left = loop.create_future()
         opened: asyncio.Future[Channel] = loop.create_future()
-        self._task = task = asyncio.create_task(self._open_channel(self._keep(opened)))
+        self._task = task = asyncio.create_task(self._keep(opened, self._left))
         try:
             await asyncio.wait((opened, task), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -203,14 +225,11 @@ class SyncChannel:
             await task  # raises the reason
         self._channel = opened.result()
 
-    def _keep(self, opened: "asyncio.Future[Channel]") -> Callable[[Channel], Awaitable[None]]:
-        async def keep(channel: Channel) -> None:
+    async def _keep(self, opened: "asyncio.Future[Channel]", left: "asyncio.Future[None]") -> None:
+        async with self._remote as channel:
             self._session = ambient_session.get()
             opened.set_result(channel)
-            assert self._left is not None
-            await self._left
-
-        return keep
+            await left
 
     async def _leave(self, error: BaseException | None) -> None:
         assert self._task is not None

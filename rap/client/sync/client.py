@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -23,14 +22,14 @@ from contextvars import Token
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from rap.call import StreamType
-from rap.channel import Channel
+from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
 from rap.client.config import ClientConfig
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache
 from rap.client.retry import check_options
 from rap.client.session import Session, ambient_session
-from rap.client.stub import bind_interface, channel_call, make_stub, split_decorated
+from rap.client.stub import bind_interface, make_stub, split_decorated
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
@@ -309,29 +308,47 @@ class SyncClient:
 
     def channel(
         self,
-        name: str,
+        func: Callable[..., Any] | str,
+        /,
+        *args: Any,
         group: str | None = None,
-        *,
         session: "SyncSession | None" = None,
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> SyncChannel:
         """Return a channel to a server's function, to be entered by ``with``.
 
         Args:
-            name: Name of the function.
-            group: Group of the function.
+            func: Name of the function, or a function that declares it; that is not run.
+            args: Positional arguments, without the channel.
+            group: Group of the function; by default ``default``.
             session: Session of the call; by default the current session of the thread.
             header: Header of the call.
             timeout: Seconds that the whole call may take.
-            affinity: See `Client.raw_call`.
+            affinity: See `Client.raw_call`, also for the other arguments.
+
+        Raises:
+            TypeError: `func` is not a channel function.
+            InvalidArgument: The arguments do not fit the function.
         """
-        method = self._methods.for_name(name, group, StreamType.CHANNEL)
-        options: dict[str, Any] = {"session": _plain(session), "header": header}
-        return _SyncStub.channel_of(
-            self, method, {**options, "timeout": timeout, "affinity": affinity}
+        client, thread = self.live
+        remote = client.channel(
+            func,
+            *args,
+            group=group,
+            session=_plain(session),
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            arg_param=arg_param,
+            kwarg_param=kwarg_param,
+            **kwargs,
         )
+        return SyncChannel(self, thread, remote)
 
     def execute(
         self, session: "SyncSession", target: Any, args: Sequence[Any], kwargs: dict[str, Any]
@@ -464,6 +481,10 @@ class SyncSession:
         """
         return self._client.execute(self, obj, list(arg_list or ()), dict(kwarg_dict or {}))
 
+    def channel(self, func: Callable[..., Any] | str, /, *args: Any, **options: Any) -> SyncChannel:
+        """Return a channel in this session; see `SyncClient.channel`."""
+        return self._client.channel(func, *args, session=self, **options)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session.describe()}>"
 
@@ -501,9 +522,14 @@ class _SyncStub:
             live, thread = client.live
             return SyncIterator(client, thread, self._of(live)(*args, **_unwrapped(kwargs)))
 
-        def talk(**kwargs: Any) -> Any:
-            with self.channel_of(client, self._method, _unwrapped(kwargs)) as channel:
-                return self._declared(channel)
+        def talk(*args: Any, **kwargs: Any) -> Any:
+            options = _unwrapped(kwargs)
+            function = self._method.function
+            assert function is not None
+            with self._channel(client, args, options) as channel:
+                given, named = function.join_arguments(args, options, channel)
+                value = self._declared(*given, **(named or {}))
+            return channel.result() if value is None else value
 
         def wait(*args: Any, **kwargs: Any) -> Any:
             live, thread = client.live
@@ -520,23 +546,27 @@ class _SyncStub:
         stub.__rap_method__ = self._method  # type: ignore[attr-defined]  # how `execute` knows it
         return stub
 
-    @staticmethod
-    def channel_of(client: "SyncClient", method: Method, options: dict[str, Any]) -> SyncChannel:
+    def _channel(self, client: "SyncClient", args: Any, kwargs: dict[str, Any]) -> SyncChannel:
         """Return a channel that is opened when it is entered.
 
         Raises:
-            TypeError: An option is not one of channels.
+            TypeError: The function takes no arguments.
         """
-        unknown = [name for name in options if name not in _CHANNEL_OPTIONS]
-        if unknown:
-            raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
+        function = self._method.function
+        assert function is not None
+        parameters = function.signature.parameters
+        options = {
+            name: kwargs.pop(name)
+            for name in _CHANNEL_OPTIONS
+            if name in kwargs and name not in parameters
+        }
+        if (args or kwargs) and len(parameters) == 1:
+            text = f"{self._method.name}() takes no argument, its channel is made for it"
+            raise TypeError(text)
         check_timeout("timeout", options.get("timeout"))
         live, thread = client.live
-
-        def open_channel(func: Callable[[Channel], Awaitable[None]]) -> Any:
-            return channel_call(live, method, func, **options)
-
-        return SyncChannel(client, thread, open_channel)
+        remote = ChannelCall(live, live.invoker, self._method, args, kwargs, **options)
+        return SyncChannel(client, thread, remote)
 
     def _of(self, client: Client) -> Callable[..., Any]:
         if self._client is not client:

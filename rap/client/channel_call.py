@@ -1,0 +1,144 @@
+"""The call of a channel function: from its opening to its one outcome."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from contextvars import Token
+from types import TracebackType
+from typing import Any
+
+from rap.call import StreamType
+from rap.channel import Channel
+from rap.client.call import Invoker
+from rap.client.method import Method
+from rap.client.retry import RetryState
+from rap.client.session import PinnedSession, Session, SessionClient, ambient_session
+from rap.errors import Code
+from rap.transport import Stream
+
+__all__ = ["ChannelCall"]
+
+
+class ChannelCall:
+    """A call of a channel function, for ``async with``; the block gets its `Channel`.
+
+    At the end of the block this side of the channel is closed, and the call ends when the server's
+    function has ended. An exception that leaves the block resets the call. Calls that are made in
+    the block use the connection of the channel.
+
+    Args:
+        client: Makes the calls of the block.
+        invoker: Makes this call.
+        method: What to call.
+        args: Positional arguments, without the channel.
+        kwargs: Keyword arguments.
+        session: Session of the call; `None`: the one the caller is in, if any.
+        header: Sent with the call: a mapping of names to msgpack values.
+        timeout: Seconds that the whole call may take; `None`: no limit.
+        affinity: Key whose calls should keep to one server.
+
+    Raises:
+        InvalidArgument: The arguments do not fit the function.
+    """
+
+    def __init__(
+        self,
+        client: SessionClient,
+        invoker: Invoker,
+        method: Method,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+    ) -> None:
+        self._invoker = invoker
+        self._method = method
+        self._args = args
+        self._kwargs = kwargs
+        self._own = PinnedSession(client)
+        body = method.encode(args, kwargs)
+        # As older servers know it, a channel without arguments has no message in its Open.
+        self._body = body if args or kwargs else None
+        limit = method.timeout if timeout is None else timeout
+        self._call, self._session = invoker.start_call(
+            method, StreamType.CHANNEL, session, header, limit, affinity
+        )
+        if self._session is None:
+            self._call.header["session_id"] = self._own.id
+        self._stack = ExitStack()
+        self._stream: Stream | None = None
+        self._channel: Channel | None = None
+
+    async def run(self, func: Callable[..., Any]) -> Any:
+        """Run `func` with the channel in its place among the arguments.
+
+        Returns:
+            What `func` returns, or if that is `None`, the value of the server's function.
+
+        Raises:
+            CallError: The channel could not be opened, or the server's function raised.
+        """
+        function = self._method.function
+        async with self as channel:
+            args, kwargs = self._args, self._kwargs
+            if function is None:
+                value = await func(channel)
+            else:
+                args, kwargs = function.join_arguments(args, kwargs, channel)
+                value = await func(*args, **(kwargs or {}))
+        return await channel.result() if value is None else value
+
+    async def __aenter__(self) -> Channel:
+        if self._channel is not None:
+            raise RuntimeError(f"{self._method.path}: a channel is entered once; make a new one")
+        invoker, call, session, own = self._invoker, self._call, self._session, self._own
+        left_out = invoker.untraced(call)
+        with ExitStack() as stack:
+            stack.enter_context(nullcontext() if left_out else invoker.pipeline.scope(call))
+            attempt = await invoker.open_stream(
+                self._method, call, session, self._body, RetryState()
+            )
+            node, self._stream = attempt.node, attempt.stream
+            stack.callback(invoker.cluster.release)
+            node.stats.stream_opened()
+            stack.callback(node.stats.stream_closed)
+            own.pin(node, attempt.conn)
+            stack.callback(own.unpin)
+            token = ambient_session.set(own if session is None else session)
+            stack.callback(_reset, token)
+            self._channel = Channel(attempt.stream, call, invoker.pipeline, self._method.function)
+            self._stack = stack.pop_all()
+        return self._channel
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._channel is not None
+        assert self._stream is not None
+        outcome = error
+        try:
+            if error is None:
+                await self._channel.wait_outcome()
+        except BaseException as exc:
+            outcome = exc
+            raise
+        finally:
+            if outcome is not None:
+                cancelled = isinstance(outcome, asyncio.CancelledError)
+                code = Code.CANCELLED if cancelled else Code.UNKNOWN
+                why = f"the client's function raised {type(outcome).__name__}"
+                self._stream.reset(code, why)
+            # The scopes of the processors see how the call ended.
+            self._stack.__exit__(type(outcome) if outcome else None, outcome, trace)
+
+
+def _reset(token: Token[Session | None]) -> None:
+    with contextlib.suppress(ValueError):  # another task than the one that entered
+        ambient_session.reset(token)
