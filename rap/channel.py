@@ -37,7 +37,7 @@ else:
 
 __all__ = ["Channel"]
 
-_DONE = CLOSED | LOCAL_DONE
+_CLOSED = CLOSED | LOCAL_DONE
 _DONE_META = pack({DONE: True})
 _RESULT_NAME = RESULT.encode()
 
@@ -68,6 +68,10 @@ class Channel(Generic[In, Out]):
         self._decode_result: Callable[[Any], Any] = decode_any
         if function is not None and function.signature.return_annotation is not None:
             self._decode_result = function.decode_result
+        # A client that knows half-closing may end its messages and read on. An older one that ends
+        # its messages has left.
+        half_closes = not self._is_client and stream.conn.peer_has("outcome")
+        self._unwritable = LOCAL_DONE if half_closes else _CLOSED  # states in which nothing is sent
         self._finish: str | None = None
         self._proved = False  # the processors have accepted the end of the peer
         self._last_meta: AnswerMeta | None = None  # of a message that came with the end
@@ -89,7 +93,7 @@ class Channel(Generic[In, Out]):
             state = "closed"
         elif stream.error is not None:
             state = f"failed: {stream.error}"
-        elif stream.state & _DONE:
+        elif stream.state & _CLOSED:
             state = "closed"
         elif stream.ended:
             state = "closed by the peer"
@@ -171,7 +175,7 @@ class Channel(Generic[In, Out]):
                 sent.
         """
         stream = self._stream
-        if stream.state & _DONE or stream.error is not None or self._finish is not None:
+        if stream.state & self._unwritable or stream.error is not None or self._finish is not None:
             raise stream.error or ChannelClosed(
                 self._finish or f"{self._call.method}: the channel is closed"
             )

@@ -175,16 +175,16 @@ class Stream(StreamState):
             self.conn.acknowledge(self, size)
         elif flags & MESSAGE:
             inbox.append((flags, meta, body, size))
-        elif meta:
-            self.on_meta(flags, meta)
+        if meta and not flags & MESSAGE:
+            self.on_header(flags, meta)
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
         if self._ender is not None and self.state & REMOTE_END:
             self._wake()
 
-    def on_meta(self, flags: int, meta: bytes) -> None:
-        """Take the meta of a Data without a message."""
+    def on_header(self, flags: int, meta: bytes) -> None:
+        """Take a header that came without a message: with END, or to say something else."""
         if flags & END:
             self.end_meta = meta
 

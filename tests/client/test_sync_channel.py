@@ -82,15 +82,19 @@ def test_what_this_side_closed_is_not_read(client: SyncClient) -> None:
             channel.write(1)
 
 
-def test_an_error_of_the_handler_is_read(client: SyncClient) -> None:
-    with client.channel("fail") as channel:
-        channel.write(1)
-        with pytest.raises(ValueError, match="enough"):
-            channel.read_body()
+def test_an_error_of_the_handler_is_read_and_ends_the_block(client: SyncClient) -> None:
+    def talk() -> None:
+        with client.channel("fail") as channel:
+            channel.write(1)
+            with pytest.raises(ValueError, match="enough"):
+                channel.read_body()
+
+    with pytest.raises(ValueError, match="enough"):
+        talk()
 
 
 def test_an_unknown_channel_is_refused_when_it_is_read(client: SyncClient) -> None:
-    with client.channel("nothing") as channel, pytest.raises(NotFound):
+    with pytest.raises(NotFound), client.channel("nothing") as channel:
         channel.read_body()
 
 
@@ -208,3 +212,30 @@ def test_one_thread_reads_while_another_writes(client: SyncClient) -> None:
         writer.start()
         assert [channel.read_body() for _ in range(200)] == list(range(200))
         writer.join(PATIENCE)
+
+
+def test_an_error_of_the_handler_is_heard_though_the_block_has_ended_first(
+    client: SyncClient,
+) -> None:
+    with pytest.raises(ValueError, match="enough"), client.channel("fail") as channel:
+        channel.write(1)
+
+    @client.register("fail")
+    def talk(channel: SyncChannel) -> int:
+        channel.write(1)
+        return 7
+
+    with pytest.raises(ValueError, match="enough"):
+        talk()
+
+
+def test_a_side_that_has_ended_reads_on(client: SyncClient) -> None:
+    with client.session as session, session.channel("echo") as channel:
+        assert channel.call.header["session_id"] == session.id
+        channel.write(1)
+        channel.end()
+        with pytest.raises(ChannelClosed):
+            channel.write(2)
+        assert list(channel) == [1]
+        assert channel.result() is None
+        assert (channel.header, channel.trailer) == ({}, {})

@@ -1,0 +1,313 @@
+"""The one outcome of a channel call: whoever finishes first, the server's error is heard."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rap.client import Channel, Client
+from rap.errors import CallError, ChannelClosed, Code, DeadlineExceeded, InvalidArgument
+from rap.server import Server, context
+from tests.loopback import calling, eventually, serving, within
+
+
+class Log:
+    """Records what the handlers of a test did."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+        self.go_on = asyncio.Event()
+        self.error: BaseException | None = None
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+async def server(log: Log) -> AsyncIterator[Server]:
+    async def upload(channel: Channel) -> None:
+        async for row in channel:
+            log.got.append(row)
+        raise ValueError(f"row {len(log.got)} is bad")
+
+    async def fail(channel: Channel) -> None:
+        raise ValueError("at once")
+
+    async def echo(channel: Channel) -> None:
+        async for body in channel:
+            await channel.write(body)
+
+    async def wait(channel: Channel) -> None:
+        try:
+            await channel.write("here")
+            await log.go_on.wait()
+        except BaseException as exc:
+            log.error = exc
+            raise
+
+    async def fill(channel: Channel) -> None:
+        for _ in range(100):
+            await channel.write(bytes(100_000))
+        raise ValueError("all written")
+
+    async def session_id() -> str | None:
+        return context.session.id if context.session else None
+
+    async with serving(upload, fail, echo, wait, fill, session_id) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with calling(server) as client:
+        yield client
+        loads = [node.stats for node in client.cluster.nodes.values()]
+        assert [(s.in_flight, s.open_streams) for s in loads] == [(0, 0)] * len(loads)
+        connections = [c for node in client.cluster.nodes.values() for c in node.pool.connections]
+        await eventually(lambda: not any(c.streams for c in connections))
+        assert not any(c.pins for c in connections)
+
+
+async def test_the_server_raises_after_the_client_is_done(client: Client, log: Log) -> None:
+    @client.register
+    async def upload(channel: Channel) -> int:
+        await channel.write(1)
+        return 7
+
+    with pytest.raises(ValueError, match="row 1 is bad"):
+        await within(upload())  # type: ignore[call-arg]  # its channel is made for it
+    assert log.got == [1]
+
+
+async def test_the_server_raises_before_the_client_is_done(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        await channel.write(1)
+        assert await channel.read_body() == 1
+    with pytest.raises(ValueError, match="at once"):
+        async with client.channel("fail") as channel:
+            await channel.wait_close()
+
+
+async def test_an_error_that_the_block_has_caught_is_still_the_outcome(client: Client) -> None:
+    async def talk() -> None:
+        async with client.channel("fail") as channel:
+            with pytest.raises(ValueError, match="at once"):
+                await channel.read()
+
+    with pytest.raises(ValueError, match="at once"):
+        await within(talk())
+
+
+async def test_an_error_of_the_block_comes_before_that_of_the_server(client: Client) -> None:
+    async def talk() -> None:
+        async with client.channel("fail") as channel:
+            await channel.wait_close()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await within(talk())
+
+
+async def test_the_value_of_the_clients_function_is_that_of_the_call(client: Client) -> None:
+    @client.register("echo")
+    async def talk(channel: Channel) -> object:
+        await channel.write(2)
+        return await channel.read_body()
+
+    assert await within(talk()) == 2  # type: ignore[call-arg]  # its channel is made for it
+
+
+async def test_a_side_that_has_ended_reads_on(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        for i in range(3):
+            await channel.write(i)
+        await channel.end()
+        await channel.end()
+        with pytest.raises(ChannelClosed):
+            await channel.write(3)
+        assert [body async for body in channel] == [0, 1, 2]
+        await channel.end()
+
+
+async def test_ending_before_anything_is_read_or_written_ends_the_loop_of_the_server(
+    client: Client, log: Log
+) -> None:
+    async def talk() -> None:
+        async with client.channel("upload") as channel:
+            await channel.end()
+            await channel.read()
+
+    with pytest.raises(ValueError, match="row 0 is bad"):
+        await within(talk())
+
+
+async def test_the_result_drops_what_was_not_read(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        for i in range(3):
+            await channel.write(i)
+        assert await channel.read_body() == 0
+        assert await within(channel.result()) is None
+        assert [body async for body in channel] == []
+
+
+async def test_the_result_raises_the_error_of_the_server_and_so_does_the_end_of_the_block(
+    client: Client,
+) -> None:
+    async def talk() -> None:
+        async with client.channel("upload") as channel:
+            with pytest.raises(ValueError, match="row 0 is bad"):
+                await channel.result()
+
+    with pytest.raises(ValueError, match="row 0 is bad"):
+        await within(talk())
+
+
+async def test_the_result_is_for_clients(server: Server, client: Client) -> None:
+    async def ask(channel: Channel) -> None:
+        with pytest.raises(RuntimeError, match="/default/ask: the result is what this function"):
+            await channel.result()
+
+    server.register(ask)
+    async with client.channel("ask"):
+        pass
+
+
+async def test_no_other_task_reads_while_one_waits_for_the_result(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        reader = asyncio.create_task(channel.read())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="another task is already reading"):
+            await channel.result()
+        with pytest.raises(ChannelClosed):
+            await within(reader)
+
+
+async def test_leaving_the_block_ends_a_read_of_another_task(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        reader = asyncio.create_task(channel.read())
+        await asyncio.sleep(0)
+    with pytest.raises(ChannelClosed, match="this side closed"):
+        await within(reader)
+
+
+async def test_a_closed_channel_takes_in_what_arrives_until_the_error(client: Client) -> None:
+    async def talk() -> None:
+        async with client.channel("fill") as channel:
+            await channel.read()
+            await channel.close()
+            await channel.close()
+            await within(channel.wait_close())
+
+    with pytest.raises(CallError):
+        await within(talk())
+
+
+async def test_cancelling_the_wait_for_the_outcome_cancels_the_server(
+    client: Client, log: Log
+) -> None:
+    async def talk() -> None:
+        async with client.channel("wait") as channel:
+            await channel.read()
+            await channel.end()
+            ended.set()
+
+    ended = asyncio.Event()
+    running = asyncio.create_task(talk())
+    await within(ended.wait())
+    await asyncio.sleep(0)
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await eventually(lambda: isinstance(log.error, asyncio.CancelledError))
+
+
+async def test_a_cancelled_wait_for_the_result_leaves_the_channel_usable(
+    client: Client, log: Log
+) -> None:
+    async with client.channel("wait") as channel:
+        await channel.read()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(channel.result(), 0.01)
+        log.go_on.set()
+        assert await within(channel.result()) is None
+
+
+async def test_a_deadline_that_passes_while_the_outcome_is_awaited_is_the_outcome(
+    client: Client, log: Log
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        async with client.channel("wait", timeout=0.05) as channel:
+            await channel.read()
+    await eventually(lambda: isinstance(log.error, asyncio.CancelledError))
+
+
+async def test_a_connection_that_is_lost_before_the_outcome_is_an_error(
+    client: Client, log: Log
+) -> None:
+    async def talk() -> None:
+        async with client.channel("wait") as channel:
+            await channel.read()
+            await channel.end()
+            for node in client.cluster.nodes.values():
+                await node.pool.close()
+
+    with pytest.raises(CallError) as caught:
+        await within(talk())
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_an_unknown_function_is_heard_when_the_block_ends(client: Client) -> None:
+    with pytest.raises(CallError, match="nothing"):
+        async with client.channel("nothing"):
+            pass
+    with pytest.raises(CallError, match="/elsewhere/echo"):
+        async with client.channel("echo", group="elsewhere"):
+            pass
+
+
+async def test_calls_of_the_block_are_in_the_session_of_the_channel(client: Client) -> None:
+    async with client.channel("echo") as channel:
+        inside = await client.raw_call("session_id")
+        assert inside == channel.call.header["session_id"]
+    assert await client.raw_call("session_id") is None
+    async with client.session as session, session.channel("echo") as channel:
+        assert channel.call.header["session_id"] == session.id
+        assert await client.raw_call("session_id") == session.id
+
+
+async def test_a_channel_call_is_entered_once_and_only_for_channels(client: Client) -> None:
+    call = client.channel("echo")
+    async with call:
+        with pytest.raises(RuntimeError, match="entered once"):
+            await call.__aenter__()
+    with pytest.raises(RuntimeError, match="entered once"):
+        await call.__aenter__()
+
+    async def unary() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="channel is for channels, unary is unary"):
+        client.channel(unary)
+    with pytest.raises(ValueError, match="timeout"):
+        client.channel("echo", timeout=-1)
+
+
+async def test_a_channel_may_be_left_by_another_task_than_entered_it(client: Client) -> None:
+    call = client.channel("echo")
+    channel = await asyncio.create_task(call.__aenter__())
+    await channel.write(1)
+    assert await channel.read_body() == 1
+    await call.__aexit__(None, None, None)
+
+
+async def test_a_declaration_checks_the_arguments_of_a_channel(client: Client) -> None:
+    async def chat(channel: Channel, room: str) -> None: ...
+
+    with pytest.raises(InvalidArgument, match="argument 'room'"):
+        client.channel(chat, 3)
+    with pytest.raises(InvalidArgument, match="room"):
+        client.channel(chat)
