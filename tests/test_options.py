@@ -125,7 +125,7 @@ def test_a_client_wants_lists_too() -> None:
 
 def test_a_processor_of_the_other_side_is_refused_for_it_would_do_nothing_there() -> None:
     for_client, for_server = ClientCrypto("k", KEY), ServerCrypto({"k": KEY})
-    with pytest.raises(TypeError, match=r"for a server; .* of a client from rap\.client\.pro"):
+    with pytest.raises(TypeError, match=r"for a server; .* for a client from rap\.client\.pro"):
         Client(processor_list=[for_server])
     with pytest.raises(TypeError, match=r"for a client; .* of a server from rap\.server\.pro"):
         Server(processor_list=[for_client])
