@@ -127,7 +127,7 @@ def test_a_processor_of_the_other_side_is_refused_for_it_would_do_nothing_there(
     for_client, for_server = ClientCrypto("k", KEY), ServerCrypto({"k": KEY})
     with pytest.raises(TypeError, match=r"for a server; .* for a client from rap\.client\.pro"):
         Client(processor_list=[for_server])
-    with pytest.raises(TypeError, match=r"for a client; .* of a server from rap\.server\.pro"):
+    with pytest.raises(TypeError, match=r"for a client; .* for a server from rap\.server\.pro"):
         Server(processor_list=[for_client])
     server = Server()
     with pytest.raises(TypeError, match=r"load_processor: ClientCryptoProcessor is for a client"):
