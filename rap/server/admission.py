@@ -11,6 +11,7 @@ from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.authentication import Authenticator
+from rap.server.signals import is_ctrl_c
 from rap.transport import Connection
 from rap.transport.connection import close_all
 from rap.transport.listen import Handshake
@@ -137,7 +138,11 @@ class Admission:
     async def _run(self, conn: Connection) -> None:
         try:
             await self._dispatch(conn)
-        except Exception:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # `SystemExit` too: a connection must not stop the server
+            if is_ctrl_c(exc):
+                raise
             self._log.exception("middleware failed on the connection with %s", conn.peer)
         finally:
             if not conn.closed:

@@ -25,6 +25,7 @@ from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
 from rap.server.router import Handler, Router
+from rap.server.signals import is_ctrl_c
 from rap.server.threads import Threads
 from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
@@ -75,6 +76,7 @@ class UnaryMiddleware(Protocol):
     """The message middleware of a server; see `rap.server.middleware.chain`."""
 
     monotonic: Callable[[], float]
+    exception_level: int | None
 
     async def run(
         self,
@@ -214,6 +216,7 @@ class Dispatcher:
         self._streaming = streaming
         self._middleware = middleware
         self._monotonic = clock.monotonic
+        self._exception_level = logging.ERROR if middleware is None else middleware.exception_level
         self._debug = debug
         self._log = log
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
@@ -254,11 +257,14 @@ class Dispatcher:
                     stream.task = task
             else:
                 stream.task = self._create_task(run(stream))
-        except Exception as exc:
+        except BaseException as exc:
             self.fail(stream, exc)
 
     def fail(self, stream: ServerStream, exc: BaseException, *, began: bool = False) -> None:
         """Tell the caller how the call ended. Only this method turns an exception into a Reset.
+
+        What a handler raises ends its call and nothing else, `SystemExit` included: otherwise one
+        bad argument would stop one server after another, as callers retry.
 
         Args:
             stream: The call.
@@ -266,27 +272,30 @@ class Dispatcher:
             began: Whether the handler has run. It has also if `stream.began` is set.
 
         Raises:
-            SystemExit, KeyboardInterrupt: `exc` is one; the process ends, and its connections.
+            KeyboardInterrupt: The user has pressed Ctrl-C.
         """
-        if isinstance(exc, SystemExit | KeyboardInterrupt) or self._loop.is_closed():
+        if is_ctrl_c(exc) or self._loop.is_closed():
             raise exc
         stream.failed = True
         if isinstance(exc, InvalidArgument) and hasattr(stream, "route") and not stream.began:
             handler, _, header, _ = stream.route
             exc = missing_processor(handler.method, header, self._pipeline.reads) or exc
         if not isinstance(exc, CallError):
-            if self._log.isEnabledFor(logging.INFO):
-                extra = self._log_fields(stream, Code.UNKNOWN)
-                what = extra["method"] if extra else "a call"
-                self._log.info("%s raised %r", what, exc, exc_info=exc, extra=extra)
+            self._log_exception(stream, exc)
         elif exc.code is Code.INTERNAL:
             self._log.error("%s", exc, extra=self._log_fields(stream, exc.code))
         code, message, details = error_reply(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
         if self._pipeline.sees_errors and hasattr(stream, "handler"):
-            seen = self._pipeline.error(stream.as_call(), (code, message, details))
-            code, message, details = Code(seen[0]), seen[1], seen[2]
+            try:
+                seen = self._pipeline.error(stream.as_call(), (code, message, details))
+                code, message, details = Code(seen[0]), seen[1], seen[2]
+            except BaseException as failure:
+                if is_ctrl_c(failure):
+                    raise
+                self._log.exception("process_error of a processor failed")
+                code, message, details = Code.INTERNAL, "a processor failed", {}
         stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
 
     def give_up(self, stream: ServerStream) -> None:
@@ -459,6 +468,14 @@ class Dispatcher:
         """Tell the caller that the handler was cancelled, unless the caller has given up itself."""
         if stream.state != CLOSED:
             self.fail(stream, CallError("the handler was cancelled", code=Code.CANCELLED))
+
+    def _log_exception(self, stream: ServerStream, exc: BaseException) -> None:
+        """Log what a handler raised, with its traceback."""
+        level = self._exception_level
+        if level is not None and self._log.isEnabledFor(level):
+            extra = self._log_fields(stream, Code.UNKNOWN)
+            what = extra["method"] if extra else "a call"
+            self._log.log(level, "%s raised %r", what, exc, exc_info=exc, extra=extra)
 
     def _log_fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
         """Return the fields of a log record; `None` if it is unknown what was called."""

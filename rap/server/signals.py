@@ -1,13 +1,16 @@
 """Signals that drain a server, stop it at once, or reload its certificates."""
 
 import asyncio
+import dis
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-__all__ = ["handle_signals", "hang_up_handler"]
+__all__ = ["handle_signals", "hang_up_handler", "is_ctrl_c"]
+
+_RAISE = dis.opmap["RAISE_VARARGS"]  # the instruction of a `raise` statement
 
 
 @contextmanager
@@ -61,6 +64,25 @@ def hang_up_handler(hang_up: Callable[[], None], stop: Callable[[], None]) -> Ca
             hang_up()
 
     return on_hang_up
+
+
+def is_ctrl_c(exc: BaseException) -> bool:
+    """Return whether an exception is a `KeyboardInterrupt` by SIGINT, not by the code of a handler.
+
+    While `handle_signals` is in effect, SIGINT raises nothing. Without it, Python's own signal
+    handler raises between two instructions, and that of `asyncio.run` raises in its own frame.
+    """
+    if not isinstance(exc, KeyboardInterrupt) or exc.__traceback__ is None:
+        return False
+    innermost = exc.__traceback__
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    code = innermost.tb_frame.f_code
+    on_signal = signal.getsignal(signal.SIGINT)
+    if on_signal is signal.default_int_handler:
+        return code.co_code[innermost.tb_lasti] != _RAISE
+    on_signal = getattr(on_signal, "func", on_signal)  # a partial, in `asyncio.Runner`
+    return getattr(on_signal, "__code__", None) is code
 
 
 def _has_terminal() -> bool:

@@ -96,7 +96,7 @@ async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncGener
                 await threads.run(close)
 
 
-def _pull(source: Iterator[Any]) -> tuple[list[Any], Exception | None, bool]:
+def _pull(source: Iterator[Any]) -> tuple[list[Any], BaseException | None, bool]:
     """Return the next items, the error that ended the iterator, and whether it has ended."""
     items: list[Any] = []
     stop = time.monotonic() + _PULL_SECONDS
@@ -105,7 +105,7 @@ def _pull(source: Iterator[Any]) -> tuple[list[Any], Exception | None, bool]:
             items.append(item)
             if len(items) >= BATCH_ITEMS or time.monotonic() >= stop:
                 return items, None, False
-    except Exception as exc:
+    except BaseException as exc:  # the items before it are sent first
         return items, exc, True
     return items, None, True
 

@@ -55,7 +55,7 @@ async def send_items(
             size += len(data)
             if large or size >= _BATCH_BYTES or len(parts) >= most:
                 await batch.send_full()
-    except Exception:
+    except (Exception, SystemExit, KeyboardInterrupt):
         if parts:
             batch.send()  # items yielded before the error still arrive
         if stream.outbox is not None:

@@ -25,7 +25,15 @@ class AccessMsgMiddleware(BaseMsgMiddleware):
     that writes JSON. The record also has the attributes of every record about a call: `method`,
     `peer`, `code`, `seconds` and `trace_id`. All values are escaped or validated, so a client
     cannot forge a line.
+
+    Args:
+        exception_level: Level at which the server logs an exception of a handler that is not a
+            `CallError`, with its traceback, to ``rap.server``. `None`: not at all, if the field
+            ``error`` is enough.
     """
+
+    def __init__(self, *, exception_level: int | None = logging.ERROR) -> None:
+        self.exception_level = exception_level
 
     def answered(self, answer: Answer) -> None:
         """Log the call."""

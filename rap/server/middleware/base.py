@@ -6,6 +6,7 @@ starts, so each instance can be used once.
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -94,9 +95,15 @@ class Answer(NamedTuple):
 
 
 class BaseMsgMiddleware(_Middleware):
-    """Middleware that wraps unary calls on a server; generators and channels bypass it."""
+    """Middleware that wraps unary calls on a server; generators and channels bypass it.
+
+    Attributes:
+        exception_level: Level at which the server logs an exception of a handler that is not a
+            `CallError`, with its traceback; `None`: not at all. It applies to calls of all types.
+    """
 
     call_next: MsgHandler
+    exception_level: int | None = logging.ERROR
 
     async def dispatch(
         self, request: Request, call_id: int, func: Callable[..., Any], param: list[Any]

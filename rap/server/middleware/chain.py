@@ -14,6 +14,7 @@ from rap.server.authentication import Authenticator
 from rap.server.dispatch import ServerStream
 from rap.server.hooks import run_event
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
+from rap.server.signals import is_ctrl_c
 from rap.server.threads import Threads
 
 __all__ = ["MessageChain", "Middleware", "MiddlewareStack"]
@@ -103,6 +104,10 @@ class MessageChain:
         threads: Where `def` handlers run.
         clock: Source of time.
         log: Logger of the server.
+
+    Attributes:
+        monotonic: Returns the time in seconds on the monotonic clock.
+        exception_level: See `BaseMsgMiddleware`; the last one that changes it counts.
     """
 
     def __init__(
@@ -113,6 +118,8 @@ class MessageChain:
         log: logging.Logger,
     ) -> None:
         self.monotonic = clock.monotonic
+        levels = [it.exception_level for it in middlewares if it.exception_level != logging.ERROR]
+        self.exception_level = levels[-1] if levels else logging.ERROR
         self._threads = threads
         self._log = log
         base = BaseMsgMiddleware.answered
@@ -162,7 +169,9 @@ class MessageChain:
         for answered in self._answered:
             try:
                 answered(answer)
-            except Exception:
+            except BaseException as exc:
+                if is_ctrl_c(exc):
+                    raise
                 self._log.exception("%r failed", answered)
 
     async def _call(
