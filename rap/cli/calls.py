@@ -69,12 +69,12 @@ class NamedCall:
         call, _ = invoker.start_call(method, stream_type, None, None, self.timeout)
         state, message = RetryState(), None
         while message is None:
-            attempt = await invoker.open_stream(method, call, None, body, state)
-            stream = attempt.stream
+            stream = await invoker.open_stream(method, call, None, body, state)
             try:
                 message = await stream.recv()
             except CallError as error:
-                await invoker.prepare_retry(method, call, None, attempt, state, error)
+                pick = stream.node, stream.conn
+                await invoker.prepare_retry(method, call, None, pick, state, error)
             except EndOfStream:
                 return
         try:

@@ -6,8 +6,8 @@ Most calls are one attempt. `rap.client.call` makes further ones after a failure
 """
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from rap.call import Call, Header, Request, Response
 from rap.client.cluster import Cluster
@@ -21,37 +21,40 @@ from rap.transport import Connection, Stream, UnaryStream
 from rap.wire.codec import unpack
 from rap.wire.frames import END, MESSAGE
 
-__all__ = ["Attempt", "AttemptFactory", "Pick", "decode_response", "encode_request"]
+__all__ = ["AttemptFactory", "Pick", "StreamAttempt", "UnaryAttempt", "decode_response"]
 
 _REQUEST = MESSAGE | END
-S = TypeVar("S", bound=UnaryStream | Stream)
-
 Pick = tuple[Node, Connection]
 
 
-class Attempt(Generic[S]):
-    """One attempt of a call, sent.
+class UnaryAttempt(UnaryStream):
+    """An attempt of a unary call: the stream that it takes, and where that went.
 
     Attributes:
         call: The call as the processors of this attempt see it.
         node: Where the attempt went.
-        conn: The connection it took.
-        stream: Receives the response.
         started: When the attempt was sent, in seconds on the monotonic clock.
     """
 
-    __slots__ = ("call", "conn", "node", "started", "stream")
+    call: Call
+    node: Node
+    started: float
 
-    def __init__(self, call: Call, node: Node, stream: S, started: float) -> None:
-        self.call = call
-        self.node = node
-        self.conn: Connection = stream.conn
-        self.stream = stream
-        self.started = started
-
-    def reset(self, why: str) -> None:
+    def cancel(self, why: str) -> None:
         """Cancel the attempt on the wire; nothing happens if it has ended."""
-        self.conn.reset(self.stream, Code.CANCELLED, why)
+        self.conn.reset(self, Code.CANCELLED, why)
+
+
+class StreamAttempt(Stream):
+    """An attempt of a streaming call, likewise.
+
+    Attributes:
+        node: Where the attempt went.
+        started: When the attempt was sent, in seconds on the monotonic clock.
+    """
+
+    node: Node
+    started: float
 
 
 class AttemptFactory:
@@ -108,8 +111,8 @@ class AttemptFactory:
         body: bytes,
         number: int,
         header: Header | None = None,
-    ) -> Attempt[UnaryStream]:
-        """Send one attempt of a unary call; the future of its stream has the outcome.
+    ) -> UnaryAttempt:
+        """Send one attempt of a unary call; its `future` has the outcome.
 
         Args:
             method: What is called.
@@ -128,19 +131,20 @@ class AttemptFactory:
             call.start_attempt(number, conn.peer, now)
             header = call.header if number == 1 else {**call.header, ":attempt": number}
         meta = method.open_meta(call.deadline, now, header)
-        stream = UnaryStream(conn, call.deadline)
+        attempt = UnaryAttempt(conn, call.deadline)
+        attempt.call, attempt.node, attempt.started = call, node, now
         if self.pipeline.sees_errors:
-            stream.on_error(functools.partial(self.pipeline.error, call))
+            attempt.on_error(functools.partial(self.pipeline.error, call))
         node.stats.started(now)
         try:
-            conn.open_unary(stream, meta, body)
+            conn.open_unary(attempt, meta, body)
         except CallError as error:
-            stream.fail(error)
-        return Attempt(call, node, stream, now)
+            attempt.fail(error)
+        return attempt
 
     async def transform_and_start(
         self, method: Method, call: Call, pick: Pick, body: bytes, number: int
-    ) -> Attempt[UnaryStream]:
+    ) -> UnaryAttempt:
         """Do the same after the processors have seen the request.
 
         Raises:
@@ -148,13 +152,15 @@ class AttemptFactory:
         """
         call.start_attempt(number, pick[1].peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
-        header, body = await encode_request(self.pipeline, call, header, body)
+        request = Request(call, decode_any(body), dict(header))
+        request = await self.pipeline.request(request)
+        header, body = request.header, encode_any(request.body)
         return self.start_unary(method, call, pick, body, number, header)
 
     async def start_stream(
         self, method: Method, call: Call, pick: Pick, body: bytes | None, number: int
-    ) -> Attempt[Stream]:
-        """Open one attempt of a streaming call; its stream has the error if that fails.
+    ) -> StreamAttempt:
+        """Open one attempt of a streaming call; its `error` says why if that fails.
 
         Args:
             method: What is called.
@@ -174,22 +180,26 @@ class AttemptFactory:
             flags = MESSAGE if call.stream_type.client_streams else _REQUEST
         pipeline = self.pipeline
         if pipeline.transforms:
-            header, content = await encode_request(pipeline, call, header, body)
-            if content:
+            arguments = None if body is None else decode_any(body)
+            request = await pipeline.request(Request(call, arguments, dict(header)))
+            header = request.header
+            if body is not None or request.body is not None:  # a processor may add a body
+                content = encode_any(request.body)
                 flags |= MESSAGE
         now = self.monotonic()
         meta = method.open_meta(call.deadline, now, header)
-        stream = Stream(conn)
-        stream.set_deadline(call.deadline)
+        attempt = StreamAttempt(conn)
+        attempt.node, attempt.started = node, now
+        attempt.set_deadline(call.deadline)
         if pipeline.sees_errors:
-            stream.on_error(functools.partial(pipeline.error, call))
+            attempt.on_error(functools.partial(pipeline.error, call))
         try:
-            conn.open(stream, flags, meta, content)
+            conn.open(attempt, flags, meta, content)
         except CallError as error:
-            stream.fail(error)
-        return Attempt(call, node, stream, now)
+            attempt.fail(error)
+        return attempt
 
-    def succeed(self, attempt: Attempt[UnaryStream]) -> None:
+    def succeed(self, attempt: UnaryAttempt) -> None:
         """Account for an attempt that was answered with a result."""
         now, node = self.monotonic(), attempt.node  # `Node.record_result` unrolled
         node.stats.finished(now, now - attempt.started, True)
@@ -197,31 +207,17 @@ class AttemptFactory:
         if self._waiters:
             self.cluster.release()
 
-    def fail(self, attempt: Attempt[UnaryStream], error: BaseException) -> None:
+    def fail(self, attempt: UnaryAttempt, error: BaseException) -> None:
         """Account for an attempt that failed, or was cancelled."""
         attempt.node.record_result(attempt.started, error)
         if self._waiters:
             self.cluster.release()
 
-    def overtake(self, attempt: Attempt[UnaryStream]) -> None:
+    def overtake(self, attempt: UnaryAttempt) -> None:
         """Account for an attempt that is still open when another one has been answered."""
         attempt.node.record_overtaken(attempt.started)
         if self._waiters:
             self.cluster.release()
-
-
-async def encode_request(
-    pipeline: Pipeline, call: Call, header: Mapping[str, Any], body: bytes | None
-) -> tuple[Header, bytes]:
-    """Return header and body of the first message after the processors have seen it.
-
-    The opening of a channel has no body (`None`) unless the processors give it one.
-    """
-    request = Request(call, None if body is None else decode_any(body), dict(header))
-    request = await pipeline.request(request)
-    if body is None and request.body is None:
-        return request.header, b""
-    return request.header, encode_any(request.body)
 
 
 async def decode_response(

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from rap.call import UNTRACED_HEADER, Call, Header, Side, StreamType, current
-from rap.client.attempt import Attempt, AttemptFactory, decode_response
+from rap.client.attempt import AttemptFactory, Pick, StreamAttempt, decode_response
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.hedging import HedgedCall
@@ -21,7 +21,7 @@ from rap.client.session import Session, ambient_session, innermost_session
 from rap.clock import NEVER, Clock
 from rap.errors import CallError, Code, InvalidArgument
 from rap.processor.base import Pipeline
-from rap.transport import Stream, UnaryStream
+from rap.transport import UnaryStream
 
 __all__ = ["Invoker"]
 
@@ -167,19 +167,19 @@ class Invoker:
             else:
                 attempt = attempts.start_unary(method, call, pick, body, number)
             try:
-                raw = await attempt.stream.future
+                raw = await attempt.future
             except CallError as error:
                 attempts.fail(attempt, error)
                 state = state or RetryState()
-                await self.prepare_retry(method, call, session, attempt, state, error)
+                await self.prepare_retry(method, call, session, pick, state, error)
                 continue
             except BaseException as error:
                 attempts.fail(attempt, error)
-                attempt.reset("the caller was cancelled")
+                attempt.cancel("the caller was cancelled")
                 raise
             attempts.succeed(attempt)
             if pipeline.transforms:
-                return await decode_response(pipeline, call, attempt.stream.meta, raw)
+                return await decode_response(pipeline, call, attempt.meta, raw)
             return raw
 
     def call_with_hedging(
@@ -194,11 +194,12 @@ class Invoker:
         hedged = HedgedCall(self.attempts, self.policy, method, call, body)
         attempt, error = await hedged.run()
         if error is not None:
-            await self.prepare_retry(method, call, None, attempt, hedged.state, error)
+            pick = attempt.node, attempt.conn
+            await self.prepare_retry(method, call, None, pick, hedged.state, error)
             return await self.call_with_retries(method, call, None, body, hedged.state)
-        raw = attempt.stream.future.result()
+        raw = attempt.future.result()
         if self.pipeline.transforms:
-            raw = await decode_response(self.pipeline, attempt.call, attempt.stream.meta, raw)
+            raw = await decode_response(self.pipeline, attempt.call, attempt.meta, raw)
         call.settle(attempt.call, hedged.state.count)
         return raw
 
@@ -207,7 +208,6 @@ class Invoker:
         method: Method,
         node: Node,
         stream: UnaryStream,
-        started: float,
         body: bytes,
         error: CallError,
     ) -> bytes | memoryview:
@@ -217,14 +217,12 @@ class Invoker:
             method: What is called.
             node: Where the attempt went; it has recorded the result.
             stream: The stream of the attempt.
-            started: When it was sent, in seconds on the monotonic clock.
             body: The encoded arguments.
             error: How it failed.
         """
         header: Header = {} if self.plain else UNTRACED_HEADER
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
-        attempt = Attempt(call, node, stream, started)
-        await self.prepare_retry(method, call, None, attempt, state, error)
+        await self.prepare_retry(method, call, None, (node, stream.conn), state, error)
         return await self.call_with_retries(method, call, None, body, state)
 
     async def open_stream(
@@ -234,7 +232,7 @@ class Invoker:
         session: Session | None,
         body: bytes | None,
         state: RetryState,
-    ) -> Attempt[Stream]:
+    ) -> StreamAttempt:
         """Open a generator call (with its arguments as body) or a channel (without)."""
         attempts = self.attempts
         while True:
@@ -242,17 +240,17 @@ class Invoker:
             pick = attempts.pick(call, session, exclude)
             pick = pick or await attempts.wait_for_pick(call, exclude)
             attempt = await attempts.start_stream(method, call, pick, body, state.count)
-            error = attempt.stream.error
+            error = attempt.error
             if error is None:
                 return attempt
-            await self.prepare_retry(method, call, session, attempt, state, error)
+            await self.prepare_retry(method, call, session, pick, state, error)
 
     async def prepare_retry(
         self,
         method: Method,
         call: Call,
         session: Session | None,
-        attempt: Attempt[Any],
+        pick: Pick,
         state: RetryState,
         error: CallError,
     ) -> None:
@@ -262,25 +260,26 @@ class Invoker:
             method: What is called.
             call: The call.
             session: Its session, if any.
-            attempt: The attempt that failed.
+            pick: Where the attempt that failed went.
             state: The attempts so far; updated for the next one.
             error: How the attempt failed.
         """
-        failed = state.exclude | {attempt.node.key}
+        node, conn = pick
+        failed = state.exclude | {node.key}
         if session is not None:
             raise error
         if error.code is Code.RESOURCE_EXHAUSTED and error.unserved and not error.remote:
             # All connections of the node are full; nothing was sent.
             if not self.cluster.has_room(failed):
                 raise error
-        elsewhere = any(node.key not in failed for node in self.cluster.ready)
+        elsewhere = any(each.key not in failed for each in self.cluster.ready)
         pause = self.policy.pause(
             error, state.count, idempotent=method.idempotent, elsewhere=elsewhere
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
             raise error
         in_retry = serves_retry(current.get())
-        parted = not attempt.conn.usable
+        parted = not conn.usable
         if not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
             raise error
         state.next_attempt(failed)

@@ -99,18 +99,18 @@ class ChannelCall:
         left_out = invoker.untraced(call)
         with ExitStack() as stack:
             stack.enter_context(nullcontext() if left_out else invoker.pipeline.scope(call))
-            attempt = await invoker.open_stream(
+            stream = await invoker.open_stream(
                 self._method, call, session, self._body, RetryState()
             )
-            node, self._stream = attempt.node, attempt.stream
+            node, self._stream = stream.node, stream
             stack.callback(invoker.cluster.release)
             node.stats.stream_opened()
             stack.callback(node.stats.stream_closed)
-            own.pin(node, attempt.conn)
+            own.pin(node, stream.conn)
             stack.callback(own.unpin)
             token = ambient_session.set(own if session is None else session)
             stack.callback(_reset, token)
-            self._channel = Channel(attempt.stream, call, invoker.pipeline, self._method.function)
+            self._channel = Channel(stream, call, invoker.pipeline, self._method.function)
             self._stack = stack.pop_all()
         return self._channel
 

@@ -13,11 +13,11 @@ import asyncio
 from typing import NamedTuple
 
 from rap.call import Call, current
-from rap.client.attempt import Attempt, AttemptFactory, Pick
+from rap.client.attempt import AttemptFactory, Pick, UnaryAttempt
 from rap.client.method import Method
 from rap.client.retry import HedgePolicy, RetryPolicy, RetryState, is_retryable, serves_retry
 from rap.errors import CallError
-from rap.transport import Connection, UnaryStream
+from rap.transport import Connection
 from rap.transport.rate_limit import TokenBucket
 
 __all__ = ["HedgedCall", "Outcome"]
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         error: Why the call failed; `None` if it was answered.
     """
 
-    attempt: Attempt[UnaryStream]
+    attempt: UnaryAttempt
     error: CallError | None
 
 
@@ -68,8 +68,8 @@ class HedgedCall:
         self._hedge: HedgePolicy = method.hedge
         self._call = call
         self._body = body
-        self._first: Attempt[UnaryStream]
-        self._open: list[Attempt[UnaryStream]] = []
+        self._first: UnaryAttempt
+        self._open: list[UnaryAttempt] = []
         self._answered = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -101,7 +101,7 @@ class HedgedCall:
             state.next_attempt(exclude)
             await self._send(call.copy(), second)
 
-    async def _send(self, call: Call, pick: Pick) -> Attempt[UnaryStream]:
+    async def _send(self, call: Call, pick: Pick) -> UnaryAttempt:
         attempts, number = self._attempts, self.state.count
         if attempts.pipeline.transforms:
             start = attempts.transform_and_start
@@ -109,7 +109,7 @@ class HedgedCall:
         else:
             attempt = attempts.start_unary(self._method, call, pick, self._body, number)
         self._open.append(attempt)
-        attempt.stream.future.add_done_callback(self._wake)
+        attempt.future.add_done_callback(self._wake)
         return attempt
 
     def _pick_second(self, exclude: frozenset[str]) -> Pick | None:
@@ -132,7 +132,7 @@ class HedgedCall:
         """Return when an attempt is answered, or the last one has failed."""
         while True:
             await self._any_done_within(None)
-            done = [attempt for attempt in self._open if attempt.stream.future.done()]
+            done = [attempt for attempt in self._open if attempt.future.done()]
             for attempt in done:
                 if _error_of(attempt) is None:
                     self._answered = True
@@ -163,7 +163,7 @@ class HedgedCall:
 
     def _any_done(self) -> bool:
         for attempt in self._open:  # a generator expression takes three times as long
-            if attempt.stream.future.done():
+            if attempt.future.done():
                 return True
         return False
 
@@ -177,10 +177,10 @@ class HedgedCall:
             now = self._attempts.monotonic()
             self._hedge.record(now - self._first.started, now)
 
-    def _end(self, attempt: Attempt[UnaryStream]) -> None:
+    def _end(self, attempt: UnaryAttempt) -> None:
         """Account for an attempt, and cancel it if it is still open."""
         self._open.remove(attempt)
-        future = attempt.stream.future
+        future = attempt.future
         future.remove_done_callback(self._wake)  # or the two keep each other alive
         if future.done():
             error = _error_of(attempt)
@@ -193,12 +193,12 @@ class HedgedCall:
             self._attempts.overtake(attempt)
         else:
             self._attempts.fail(attempt, asyncio.CancelledError())
-        attempt.reset("its answer is not needed any more")
+        attempt.cancel("its answer is not needed any more")
 
 
-def _error_of(attempt: Attempt[UnaryStream]) -> CallError | None:
+def _error_of(attempt: UnaryAttempt) -> CallError | None:
     """Return how an attempt that is done failed; `None` if it was answered."""
-    error = attempt.stream.future.exception()
+    error = attempt.future.exception()
     assert isinstance(error, CallError | None)  # see `UnaryStream`
     return error
 

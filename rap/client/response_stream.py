@@ -155,15 +155,16 @@ class ResponseStream:
         method, call, session, state = self._method, self._call, self._session, RetryState()
         while True:
             attempt = await invoker.open_stream(method, call, session, self._body, state)
-            node, self._stream = attempt.node, attempt.stream
+            node, self._stream = attempt.node, attempt
             # The load of a node counts the call up to its first message.
             node.stats.started(attempt.started)
             try:
-                message = await attempt.stream.recv()
+                message = await attempt.recv()
             except CallError as error:
                 node.record_result(attempt.started, error)
                 self._stream = None
-                await invoker.prepare_retry(method, call, session, attempt, state, error)
+                pick = node, attempt.conn
+                await invoker.prepare_retry(method, call, session, pick, state, error)
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
                 node.record_result(attempt.started, None if empty else error)

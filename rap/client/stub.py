@@ -146,7 +146,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             node.record_result(now, error)
             if cluster.waiters:
                 cluster.release()
-            raw = await invoker.retry_unary(method, node, stream, now, body, error)
+            raw = await invoker.retry_unary(method, node, stream, body, error)
         except BaseException as exc:
             node.record_result(now, exc)
             conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
