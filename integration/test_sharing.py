@@ -12,7 +12,7 @@ from integration.watching import seen
 from rap.client import Client
 from rap.client.processor import CryptoProcessor
 from rap.errors import ResourceExhausted, Unauthenticated, Unavailable
-from rap.processor import encryption
+from rap.processor.encryption import processor as encryption
 
 SECRET = "a key of 16 byte"
 
