@@ -12,7 +12,7 @@ from rap.cli.command import Failed
 from rap.cli.remote import Remote
 from rap.cli.target import load_server
 from rap.client import Client
-from rap.errors import NotFound
+from rap.errors import NotFound, Unimplemented
 
 __all__ = ["describe_all", "describe_one", "describe_program", "list_functions"]
 
@@ -31,7 +31,7 @@ async def list_functions(client: Client) -> list[dict[str, Any]]:
     """
     try:
         entries: list[dict[str, Any]] = await client.raw_call("list", group="registry")
-    except NotFound as exc:
+    except (Unimplemented, NotFound) as exc:  # older servers say NOT_FOUND
         raise Failed(_FUNCTIONS_ARE_PRIVATE) from exc
     return sorted(entries, key=lambda each: (each["group"], each["func_name"]))
 
@@ -46,7 +46,7 @@ async def describe_one(remote: Remote, name: str, group: str) -> Description:
     async with remote.connected() as client:
         try:
             found: Description = await client.raw_call("describe", name, group, group="registry")
-        except NotFound as exc:
+        except (Unimplemented, NotFound) as exc:
             if "describe:" not in exc.message:
                 raise Failed(_FUNCTIONS_ARE_PRIVATE) from exc
             entries = await list_functions(client)

@@ -273,6 +273,14 @@ class Invoker:
             if not self.cluster.has_room(failed):
                 raise error
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
+        if error.code is Code.UNIMPLEMENTED and error.unserved:
+            # A server of another version may have the function: ask each once.
+            if not elsewhere or self.policy.max_attempts < 2 or self.monotonic() >= call.deadline:
+                raise error
+            self.budget.count_free()
+            state.next_attempt(failed)
+            call.retry_after(error)
+            return
         pause = self.policy.pause(
             error, state.count, idempotent=method.idempotent, elsewhere=elsewhere
         )

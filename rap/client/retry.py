@@ -12,6 +12,9 @@ A6):
 - The attempt was open on a connection that its server has left. A GoAway says so once, and the next
   call goes elsewhere, so there are no more of these than calls were under way.
 
+- The server does not have the function. In a rolling update another one may have it, so each is
+  asked once, at once, and `max_attempts` does not count.
+
 The first retry of a call whose connection was lost is free too, for a server dies once: callers do
 not notice a server that is killed, however many calls it had. If the next server dies as well, the
 call itself may be the cause, and its further retries count.

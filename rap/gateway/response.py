@@ -68,7 +68,12 @@ def result_object(data: Any) -> dict[str, Any]:
 
 def error_object(error: CallError | BadRequest) -> dict[str, Any]:
     """Return the response object of an error; its ``code`` is the HTTP status."""
-    status = error.status if isinstance(error, BadRequest) else _STATUS[error.code]
+    if isinstance(error, BadRequest):
+        status = error.status
+    elif error.code is Code.UNIMPLEMENTED and error.unserved:
+        status = 404  # no server has the function; from a handler, the code has its usual status
+    else:
+        status = _STATUS[error.code]
     return {"code": status, "msg": str(error)}
 
 

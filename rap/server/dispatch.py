@@ -16,7 +16,6 @@ from rap.errors import (
     CallError,
     Code,
     InvalidArgument,
-    NotFound,
     PermissionDenied,
     Unavailable,
     encode_error,
@@ -27,6 +26,7 @@ from rap.server.log_fields import log_fields
 from rap.server.router import Handler, Router
 from rap.server.signals import is_ctrl_c
 from rap.server.threads import Threads
+from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE, UNSERVED
@@ -50,6 +50,7 @@ _EAGER = sys.version_info >= (3, 12)
 _CANCEL_GRACE = 5.0  # seconds that cancelled handlers have for their own cleanup
 _MAX_ROUTE = 256  # bytes; the header of a longer Open is unlikely to occur twice
 _MAX_ROUTES = 4096  # cached; when there are more, the cache is emptied
+_HINTS = 10  # per second: each looks at the names of all functions
 # Limits of an error reply in bytes: a Reset is one frame, and every peer takes frames of 16 KiB.
 _MAX_MESSAGE = 4096
 _MAX_DETAILS = 8192
@@ -219,6 +220,7 @@ class Dispatcher:
         self._exception_level = logging.ERROR if middleware is None else middleware.exception_level
         self._debug = debug
         self._log = log
+        self._hints = TokenBucket(_HINTS, self._monotonic())
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
         router.notify_on_replace(self._routes.clear)
         self._loop = asyncio.get_running_loop()
@@ -230,13 +232,13 @@ class Dispatcher:
         route = self._routes.get(meta)
         try:
             if route is None:
-                route = self._route(meta)
+                route = self._route(stream, meta)
             handler, limit, header, run = route
             stream.handler = handler
             stream.route = route
             stream.body = body
             if handler.is_private and (FORWARDED in header or not stream.conn.peer.is_local):
-                raise NotFound(f"no function {handler.method!r} on this server")
+                raise self._unknown(stream, handler.method, header)
             if handler.allow is not None and handler.allow(stream.as_call()) is not True:
                 raise PermissionDenied(f"{handler.method}: this client may not call it")
             if limit != NEVER:
@@ -317,10 +319,12 @@ class Dispatcher:
             for task in deaf:
                 self._log.error("%r still runs %g s after it was cancelled", task, _CANCEL_GRACE)
 
-    def _route(self, meta: bytes) -> Route:
+    def _route(self, stream: ServerStream, meta: bytes) -> Route:
         """Return the route that an Open asks for, and cache it by the bytes of the Open."""
         method, timeout_ms, header = _read_open(meta)
-        handler = self._router.match(method, is_local=True)  # privacy is checked per call
+        handler = self._router.find(method)  # privacy is checked per call
+        if handler is None:
+            raise self._unknown(stream, method, header)
         limit = timeout_ms / 1000.0 if timeout_ms else NEVER
         route = (handler, min(limit, handler.run_timeout), header, self._runner(handler, header))
         if len(meta) <= _MAX_ROUTE:
@@ -328,6 +332,13 @@ class Dispatcher:
                 self._routes.clear()
             self._routes[meta] = route
         return route
+
+    def _unknown(self, stream: ServerStream, method: str, header: Header) -> CallError:
+        """Return the error of a call to a function that does not exist, or is hidden."""
+        sees_private = FORWARDED not in header and stream.conn.peer.is_local
+        # A processor that seals errors has not verified this peer: it learns no names.
+        hints = not self._pipeline.sees_errors and self._hints.allow(self._monotonic())
+        return self._router.unknown(method, sees_private=sees_private, hints=hints)
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return the function that runs a handler, so that calls need not choose it."""

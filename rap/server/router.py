@@ -1,5 +1,6 @@
 """The registered functions of a server: a mapping of ``/group/name`` to `Handler`."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from rap.call import StreamType, method_path
 from rap.clock import NEVER, check_timeout
-from rap.errors import NotFound, RegistrationError
+from rap.errors import RegistrationError, Unimplemented
 from rap.options import check_flag
 from rap.schema.function import Function
 from rap.server.authorization import Allow, Predicate, allow_rule, both
@@ -16,6 +17,8 @@ from rap.server.authorization import Allow, Predicate, allow_rule, both
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
 DEFAULT_GROUP = "default"
+_MAX_GROUPS = 10  # named in the error of an unknown function
+_MAX_NAME = 64  # characters of a name for which a similar one is looked for
 
 
 @dataclass(slots=True)
@@ -217,16 +220,40 @@ class Router:
         """Return the handler of `method`, or `None`."""
         return self._handlers.get(method)
 
-    def match(self, method: str, *, is_local: bool) -> Handler:
-        """Return the handler of `method`.
+    def unknown(self, method: str, *, sees_private: bool, hints: bool) -> Unimplemented:
+        """Return the error of a call to a function that does not exist, or is hidden.
 
-        Raises:
-            NotFound: There is none, or it is private and the client is on another machine.
+        It names no function that has a rule, because the peer may not be allowed to call it.
+
+        Args:
+            method: What was called.
+            sees_private: Whether the peer may call private functions.
+            hints: Whether to look for a similar name and other groups, in all functions.
         """
-        handler = self._handlers.get(method)
-        if handler is None or (handler.is_private and not is_local):
-            raise NotFound(f"no function {method!r} on this server")
-        return handler
+        text = f"no function {method!r} on this server"
+        details: dict[str, Any] = {}
+        _, group, name = method.split("/", 2) if method.count("/") == 2 else ("", "", "")
+        if hints and name:
+            visible = [
+                each
+                for each in self._handlers.values()
+                if each.allow is None and (sees_private or not each.is_private)
+            ]
+            groups = sorted({each.group for each in visible if each.name == name})[:_MAX_GROUPS]
+            names = [each.name for each in visible if each.group == group]
+            near = difflib.get_close_matches(name, names, 1) if len(name) <= _MAX_NAME else []
+            if groups:
+                details["groups"] = groups
+                text += f"; there is one in {_in_words(groups)}"
+            elif near:
+                details["suggestion"] = near[0]
+                text += f"; did you mean {near[0]!r}?"
+        return Unimplemented(text, details=details, unserved=True)
+
+
+def _in_words(groups: list[str]) -> str:
+    names = ", ".join(repr(each) for each in groups)
+    return f"the group {names}" if len(groups) == 1 else f"the groups {names}"
 
 
 def public_methods(instance: object) -> list[Callable[..., Any]]:

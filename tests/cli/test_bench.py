@@ -88,7 +88,7 @@ async def test_it_ends_after_its_duration_if_calls_hang(answered: int) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["nope"], "NOT_FOUND: no function '/default/nope'"),
+        (["nope"], "UNIMPLEMENTED: no function '/default/nope'"),
         (["add"], "INVALID_ARGUMENT: add(): "),
         (["shout"], "shout is a channel; bench calls functions and generators"),
     ],

@@ -98,7 +98,7 @@ async def test_a_channel_is_closed_when_its_answers_have_stopped(
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["nope"], "NOT_FOUND: no function '/default/nope' on this server"),
+        (["nope"], "UNIMPLEMENTED: no function '/default/nope' on this server"),
         (["add", "1", "x"], "INVALID_ARGUMENT: add(): argument 'b': expected `int`, got `str`"),
         (["fail", "ABORTED"], "ABORTED: as you wish"),
         (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by �[31mzero"),

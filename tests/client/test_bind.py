@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import pytest
 
 from rap.client import Channel, Client
-from rap.errors import InvalidArgument, NotFound, RegistrationError
+from rap.errors import InvalidArgument, RegistrationError, Unimplemented
 from rap.server import Channel as ServerChannel
 from rap.server import Server
 from tests.loopback import calling, eventually, serving
@@ -92,7 +92,7 @@ async def test_all_methods_of_a_protocol_are_callable(client: Client, store: Sto
 
 async def test_the_group_is_the_name_of_the_class_by_default(client: Client) -> None:
     assert await client.bind(Store).version() == 3
-    with pytest.raises(NotFound, match="/StoreApi/version"):
+    with pytest.raises(Unimplemented, match="/StoreApi/version"):
         await client.bind(StoreApi).version()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.errors import InvalidArgument, NotFound
+from rap.errors import InvalidArgument, Unimplemented
 from rap.server import Server, context
 from tests.loopback import calling, eventually, serving, within
 
@@ -265,11 +265,11 @@ async def test_answers_come_in_any_order() -> None:
             assert await within(tasks[n]) == n
 
 
-async def test_an_unknown_function_is_not_found(client: Client) -> None:
-    with pytest.raises(NotFound, match="/default/nothing") as caught:
+async def test_an_unknown_function_is_unimplemented(client: Client) -> None:
+    with pytest.raises(Unimplemented, match="/default/nothing") as caught:
         await client.raw_call("nothing")
     assert caught.value.remote
-    with pytest.raises(NotFound, match="/elsewhere/add"):
+    with pytest.raises(Unimplemented, match="/elsewhere/add"):
         await client.raw_call("add", 1, 2, group="elsewhere")
 
 

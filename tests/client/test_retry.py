@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rap.call import Request
+from rap.channel import Channel
 from rap.client import Client
-from rap.errors import CallError, Code, ResourceExhausted, Unavailable
+from rap.errors import CallError, Code, ResourceExhausted, Unavailable, Unimplemented
 from rap.processor.base import BaseProcessor
 from rap.processor.limit import LimitProcessor, Rule
 from rap.server import context
@@ -388,3 +390,86 @@ async def test_a_server_can_say_not_to_come_again(retry_after: float) -> None:
         with pytest.raises(Unavailable, match="closed"):
             await client.register("failing", idempotent=True)(attempt)()
     assert runs == 1
+
+
+async def new_function() -> int:
+    return int(context.request.header.get(":attempt", 1))
+
+
+async def new_items() -> AsyncIterator[int]:
+    yield await new_function()
+
+
+async def test_a_function_that_only_one_server_has_is_found_there() -> None:
+    """A rolling update adds a function; clients may call it as soon as one server is new."""
+    async with AsyncExitStack() as stack:
+        old = [await stack.enter_async_context(serving(attempt)) for _ in range(5)]
+        new = await stack.enter_async_context(serving(attempt, new_function, new_items, talk_new))
+        client = await stack.enter_async_context(calling(*old, new, retry_budget=0, max_attempts=2))
+        await eventually(lambda: len(client.invoker.cluster.ready) == 6)
+        stub = client.register(new_function)
+        hedged = client.register(idempotent=True, hedge=5.0)(new_function)
+
+        @client.register("talk_new")
+        async def talk(channel: Channel) -> Any:
+            return await channel.read_body()
+
+        for _ in range(20):
+            assert 1 <= await stub() <= 6
+            assert 1 <= await hedged() <= 6
+            assert 1 <= await client.raw_call("new_function") <= 6
+            assert len([item async for item in client.iterator_call("new_items")]) == 1
+
+
+async def talk_new(channel: Channel) -> None:
+    await channel.write(1)
+
+
+async def test_a_function_that_no_server_has_is_asked_for_once_at_each() -> None:
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(serving(attempt)) for _ in range(5)]
+        client = await stack.enter_async_context(calling(*servers))
+        await eventually(lambda: len(client.invoker.cluster.ready) == 5)
+        with pytest.raises(Unimplemented, match="did you mean 'attempt'"):
+            await client.raw_call("attempts")
+        assert client.invoker.budget.retries == 4
+        assert [node.pool.calls for node in client.invoker.cluster.ready] == [1] * 5
+
+
+async def test_a_client_that_never_retries_asks_for_an_unknown_function_once() -> None:
+    async with serving(attempt) as one, serving(attempt) as two:
+        async with calling(one, two, max_attempts=1) as client:
+            await eventually(lambda: len(client.invoker.cluster.ready) == 2)
+            with pytest.raises(Unimplemented):
+                await client.raw_call("nothing")
+            assert sum(node.pool.calls for node in client.invoker.cluster.ready) == 1
+
+
+async def test_what_a_handler_does_not_find_or_does_not_implement_is_not_retried() -> None:
+    calls = []
+
+    async def fails(code: int) -> None:
+        calls.append(code)
+        raise CallError("no", code=Code(code), unserved=True)
+
+    async with serving(fails) as one, serving(fails) as two, calling(one, two) as client:
+        await eventually(lambda: len(client.invoker.cluster.ready) == 2)
+        for code in (Code.NOT_FOUND, Code.UNIMPLEMENTED):
+            with pytest.raises(CallError) as caught:
+                await client.raw_call("fails", int(code))
+            assert (caught.value.code, caught.value.unserved) == (code, False)
+    assert calls == [Code.NOT_FOUND, Code.UNIMPLEMENTED]
+
+
+async def test_an_unknown_function_in_a_session_is_asked_for_once() -> None:
+    async with serving(attempt) as one, serving(attempt, new_function) as two:
+        async with calling(one, two) as client:
+            await eventually(lambda: len(client.invoker.cluster.ready) == 2)
+            for _ in range(10):
+                async with client.session:
+                    try:
+                        await client.raw_call("new_function")
+                    except Unimplemented:
+                        break
+            else:
+                pytest.fail("no session was on the server without the function")

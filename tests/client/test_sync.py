@@ -14,9 +14,9 @@ from rap.errors import (
     CallError,
     DeadlineExceeded,
     InvalidArgument,
-    NotFound,
     RegistrationError,
     Unavailable,
+    Unimplemented,
 )
 from rap.server import Server, context
 from tests.client.threaded import calling, joined, serving
@@ -99,7 +99,7 @@ def test_a_stub_needs_no_parentheses_without_options(client: SyncClient) -> None
 def test_an_error_of_a_server_has_its_type(client: SyncClient) -> None:
     with pytest.raises(ZeroDivisionError):
         client.call(divide, 1, 0)
-    with pytest.raises(NotFound):
+    with pytest.raises(Unimplemented):
         client.raw_call("nothing")
 
 

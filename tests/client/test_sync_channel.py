@@ -8,7 +8,7 @@ import pytest
 from rap.client import Channel as AsyncChannel
 from rap.client import SyncClient
 from rap.client.sync.channel import SyncChannel
-from rap.errors import CallError, ChannelClosed, NotFound
+from rap.errors import CallError, ChannelClosed, Unimplemented
 from rap.server import Channel, Server, context
 from tests.client.threaded import calling, serving
 from tests.loopback import PATIENCE
@@ -94,7 +94,7 @@ def test_an_error_of_the_handler_is_read_and_ends_the_block(client: SyncClient) 
 
 
 def test_an_unknown_channel_is_refused_when_it_is_read(client: SyncClient) -> None:
-    with pytest.raises(NotFound), client.channel("nothing") as channel:
+    with pytest.raises(Unimplemented), client.channel("nothing") as channel:
         channel.read_body()
 
 

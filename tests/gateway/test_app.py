@@ -164,7 +164,7 @@ def test_times_and_bytes_become_strings_and_infinity_is_an_error(http: TestClien
         (Code.RESOURCE_EXHAUSTED, 429),
         (Code.CANCELLED, 499),
         (Code.INTERNAL, 500),
-        (Code.UNIMPLEMENTED, 501),
+        (Code.UNIMPLEMENTED, 501),  # of a handler
         (Code.UNAVAILABLE, 503),
         (Code.DEADLINE_EXCEEDED, 504),
     ],

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, repeat
 import pytest
 
 from rap.call import Call, Side, StreamType
-from rap.errors import Code, NotFound
+from rap.errors import CallError, Code, NotFound, Unimplemented
 from rap.processor.metrics.counts import MAX_METHODS, SECONDS, UNKNOWN_METHOD, CountedCall, Counts
 
 METHOD = "/default/add"
@@ -83,10 +83,13 @@ def test_a_client_tells_so_many_names_apart_and_no_more() -> None:
     assert started[UNKNOWN_METHOD] == 5
 
 
-def test_a_name_that_servers_deny_is_counted_with_the_others_of_its_kind() -> None:
+@pytest.mark.parametrize("kind", [NotFound, Unimplemented])  # the first from older servers
+def test_a_name_that_servers_deny_is_counted_with_the_others_of_its_kind(
+    kind: type[CallError],
+) -> None:
     counts = Counts(Side.CLIENT)
     for name in ("/a/b", "/c/d"):
-        with pytest.raises(NotFound), CountedCall(counts, call_of(name, Side.CLIENT)):
-            raise NotFound("no")
+        with pytest.raises(kind), CountedCall(counts, call_of(name, Side.CLIENT)):
+            raise kind("no")
     (series,) = counts
-    assert (series.method, series.started, series.ended[Code.NOT_FOUND]) == (UNKNOWN_METHOD, 2, 2)
+    assert (series.method, series.started, series.ended[kind.code]) == (UNKNOWN_METHOD, 2, 2)

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from rap.client import Channel, Client
 from rap.client.processor import CompressProcessor
-from rap.errors import CallError, Code, HandlerError, InvalidArgument, NotFound, Unauthenticated
+from rap.errors import (
+    CallError,
+    Code,
+    HandlerError,
+    InvalidArgument,
+    Unauthenticated,
+    Unimplemented,
+)
 from rap.server import Server, context
 from tests.loopback import calling, serving
 from tests.processor.encrypted import (
@@ -134,7 +141,7 @@ async def test_an_error_in_a_generator_or_channel_arrives_too() -> None:
 
 
 async def test_errors_of_rap_itself_keep_their_codes(client: Client) -> None:
-    with pytest.raises(NotFound, match="nothing"):
+    with pytest.raises(Unimplemented, match="nothing"):
         await client.raw_call("nothing")
     with pytest.raises(InvalidArgument, match="missing a required argument"):
         await client.raw_call("add", 1)

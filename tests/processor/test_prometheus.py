@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from rap.client import Channel, Client
 from rap.client.processor import PrometheusMessageProcessor as ClientMessages
 from rap.client.processor import PrometheusProcessor as ClientPrometheus
-from rap.errors import CallError, Code, DeadlineExceeded, HandlerError, NotFound
+from rap.errors import CallError, Code, DeadlineExceeded, HandlerError, Unimplemented
 from rap.processor.metrics.counts import UNKNOWN_METHOD
 from rap.server import Channel as ServerChannel
 from rap.server import Server
@@ -134,11 +134,11 @@ async def test_names_that_no_server_knows_share_one_series(metrics: Metrics) -> 
     async with counted(metrics) as (_, client):
         await client.call(add, 1, 2)
         for i in range(50):
-            with pytest.raises(NotFound):
+            with pytest.raises(Unimplemented):
                 await client.raw_call(f"no_{i}")
     assert metrics.methods("rap_server_started_total") == {"/default/add"}
     assert metrics.methods("rap_client_started_total") == {"/default/add", UNKNOWN_METHOD}
-    assert metrics.value("rap_client_handled_total", UNKNOWN_METHOD, code="NOT_FOUND") == 50
+    assert metrics.value("rap_client_handled_total", UNKNOWN_METHOD, code="UNIMPLEMENTED") == 50
 
 
 async def test_retries_are_counted(metrics: Metrics) -> None:

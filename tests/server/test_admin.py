@@ -8,7 +8,7 @@ import pytest
 
 from rap.address import Peer
 from rap.client import Client
-from rap.errors import CallError, Code, InvalidArgument, NotFound
+from rap.errors import CallError, Code, InvalidArgument, NotFound, Unimplemented
 from rap.server import Channel, Server
 from tests.loopback import calling, serving, within
 
@@ -96,7 +96,7 @@ async def test_load_and_reload_exist_only_where_they_are_allowed() -> None:
         names = [entry["func_name"] for entry in await registry(client, "list")]
         assert names == ["list", "describe", "add"]
         for name in ("load", "reload"):
-            with pytest.raises(NotFound):
+            with pytest.raises(Unimplemented):
                 await registry(client, name, "os", "getcwd")
 
 
@@ -106,7 +106,7 @@ async def test_the_group_is_hidden_from_other_machines(
     for conn in server.connection_manager.connections:
         monkeypatch.setattr(conn, "peer", Peer("192.0.2.1", 1))
     for name in ("list", "describe", "load", "reload"):
-        with pytest.raises(NotFound, match="no function '/registry"):
+        with pytest.raises(Unimplemented, match="no function '/registry"):
             await registry(client, name, "os", "getcwd")
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from rap.address import Peer
 from rap.client import Client
-from rap.errors import CallError, InvalidArgument, NotFound, RegistrationError
+from rap.errors import CallError, InvalidArgument, RegistrationError, Unimplemented
 from rap.server import Channel, Server, context
+from rap.server.processor import CryptoProcessor
 from tests.loopback import calling, serving
 
 
@@ -172,7 +173,7 @@ async def test_functions_are_found_by_name_and_group() -> None:
         assert await client.raw_call("add", group="sevens") == 7
         assert await client.raw_call("fixed", group="root") == 7
         assert await client.call(fixed, group="root") == 7
-        with pytest.raises(NotFound):
+        with pytest.raises(Unimplemented):
             await client.raw_call("fixed")
 
 
@@ -312,7 +313,7 @@ def test_a_bad_run_timeout_is_refused(timeout: Any) -> None:
 
 async def test_a_function_may_be_registered_while_the_server_runs() -> None:
     async with serving() as server, calling(server) as client:
-        with pytest.raises(NotFound):
+        with pytest.raises(Unimplemented):
             await client.raw_call("add", 1, 2)
         server.register(add)
         assert await client.raw_call("add", 1, 2) == 3
@@ -374,14 +375,77 @@ async def test_private_functions_do_not_exist_for_remote_clients(
         server.register(add, is_private=True)
         monkeypatch.setattr(Peer, "from_sockname", lambda *_: Peer("192.0.2.9", 4000))
         async with calling(server) as client:
-            with pytest.raises(NotFound) as unknown:
+            with pytest.raises(Unimplemented) as unknown:
                 await client.raw_call("nothing")
             for call in (client.raw_call("add", 1, 2), anext(client.iterator_call("add", 1, 2))):
-                with pytest.raises(NotFound) as hidden:
+                with pytest.raises(Unimplemented) as hidden:
                     await call
                 assert str(hidden.value) == str(unknown.value).replace("nothing", "add")
                 assert hidden.value.details == unknown.value.details
             assert await client.raw_call("where")
+
+
+async def refused(client: Client, name: str, group: str | None = None) -> Unimplemented:
+    with pytest.raises(Unimplemented) as caught:
+        await client.raw_call(name, group=group)
+    return caught.value
+
+
+async def test_the_error_of_an_unknown_function_suggests_a_similar_one() -> None:
+    async with serving(add, where) as server, calling(server) as client:
+        error = await refused(client, "ad")
+        assert str(error) == "no function '/default/ad' on this server; did you mean 'add'?"
+        assert (error.details, error.unserved, error.remote) == ({"suggestion": "add"}, True, True)
+        assert (await refused(client, "nothing")).details == {}
+        assert (await refused(client, "a" * 250 + "dd")).details == {}
+
+
+async def test_the_error_of_an_unknown_function_names_the_groups_that_have_it() -> None:
+    async with serving(where) as server, calling(server) as client:
+        for group in ("two", "one"):
+            server.register(add, group=group)
+        error = await refused(client, "add")
+        assert str(error).endswith("; there is one in the groups 'one', 'two'")
+        assert error.details == {"groups": ["one", "two"]}
+        assert str(await refused(client, "where", "x")).endswith("in the group 'default'")
+
+
+async def test_the_error_of_an_unknown_function_names_none_that_the_peer_may_not_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(where) as server:
+        server.register(add, is_private=True)
+        server.register(add, group="secret", is_private=True)
+        server.register(add, "lists", group="admin", allow={"root"})
+        async with calling(server) as local:
+            assert (await refused(local, "ad")).details == {"suggestion": "add"}
+            assert (await refused(local, "lists")).details == {}
+        monkeypatch.setattr(Peer, "from_sockname", lambda *_: Peer("192.0.2.9", 4000))
+        async with calling(server) as client:
+            for name, group in [
+                ("ad", None),
+                ("add", None),
+                ("add", "x"),
+                ("list", "x"),
+                ("lists", None),
+                ("listz", "admin"),
+                ("lst", "registry"),
+                ("list", "registry"),
+            ]:
+                assert (await refused(client, name, group)).details == {}
+
+
+async def test_the_names_of_a_server_that_encrypts_are_not_suggested() -> None:
+    crypto = CryptoProcessor({"key": "k" * 16})
+    async with serving(add, processor_list=[crypto]) as server, calling(server) as client:
+        assert (await refused(client, "ad")).details == {}
+
+
+async def test_many_calls_of_unknown_functions_get_no_suggestions() -> None:
+    async with serving(add) as server, calling(server) as client:
+        errors = [await refused(client, "ad") for _ in range(150)]
+    assert errors[0].details == {"suggestion": "add"}
+    assert errors[-1].details == {}
 
 
 # The request as handlers see it.

@@ -113,7 +113,7 @@ async def test_arguments_by_name() -> None:
     ("method", "arguments", "code", "details"),
     [
         ("/default/fail", ["why"], 2, {"type": "KeyError"}),
-        ("/default/nope", [], 5, {}),
+        ("/default/nope", [], 12, {}),
         ("/default/add", [1, "2"], 3, {}),
         ("/default/add", [1], 3, {}),
         ("/default/doubled", [], 3, {}),  # a channel, called like a function

@@ -26,7 +26,13 @@ __all__ = ["bench"]
 _SECONDS = 10.0
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 # If the first call fails with one of these, every call would.
-_HOPELESS = (Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED)
+_HOPELESS = (
+    Code.NOT_FOUND,
+    Code.UNIMPLEMENTED,
+    Code.INVALID_ARGUMENT,
+    Code.PERMISSION_DENIED,
+    Code.UNAUTHENTICATED,
+)
 
 
 @click.command(cls=Command)

@@ -123,7 +123,8 @@ class Counts:
         """Return the series of a call that starts; `None` if its method may not exist.
 
         A call that reaches the scope of a server has a handler. The method of a client's call is
-        known once a server has not answered NOT_FOUND.
+        known once a server has answered otherwise than with UNIMPLEMENTED, or NOT_FOUND as older
+        servers do.
         """
         if self.side is Side.SERVER:
             self._known.add(call.method)
@@ -131,7 +132,7 @@ class Counts:
 
     def late(self, call: Call, code: Code) -> Series:
         """Return the series of a call that has ended and had none when it started."""
-        if code is not Code.NOT_FOUND:
+        if code is not Code.UNIMPLEMENTED and code is not Code.NOT_FOUND:
             self._learn(call)
         return self.of(call)
 
