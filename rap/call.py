@@ -269,6 +269,14 @@ class CallSource(Protocol):
         """Return the request being served."""
         ...
 
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a value in the header of the response."""
+        ...
+
+    def set_trailer(self, name: str, value: Any) -> None:
+        """Set a value in the trailer of the response."""
+        ...
+
 
 # The call whose handler runs in this context. It holds the source instead of a `Call`, so that a
 # call costs nothing if its handler does not ask for it.

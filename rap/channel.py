@@ -6,10 +6,10 @@ writer at the other end waits.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from rap.call import DONE, RESULT, Call, Header, Request, Response, Side
-from rap.errors import CallError, ChannelClosed, Code
+from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.transport.stream import (
@@ -42,6 +42,18 @@ _DONE_META = pack({DONE: True})
 _RESULT_NAME = RESULT.encode()
 
 
+class ServerSide(Protocol):
+    """What a channel of a server needs to know of its call."""
+
+    def begin_response(self) -> Header:
+        """Return the header of the response, which goes with its first message."""
+        ...
+
+    def end_response(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
+        """Return body and meta of the END of the response."""
+        ...
+
+
 class Channel(Generic[In, Out]):
     """A duplex call, on either side.
 
@@ -53,18 +65,29 @@ class Channel(Generic[In, Out]):
         call: The call.
         pipeline: The processors of this side.
         function: The declaration, which has the types of messages and result; `None`: any types.
+        server: On a server, what it knows of the call.
     """
 
     __rap_channel__ = True
 
     def __init__(
-        self, stream: Stream, call: Call, pipeline: Pipeline, function: Function | None = None
+        self,
+        stream: Stream,
+        call: Call,
+        pipeline: Pipeline,
+        function: Function | None = None,
+        server: ServerSide | None = None,
     ) -> None:
         self._stream = stream
         self._call = call
         self._pipeline = pipeline
+        self._server = server
         self._is_client = call.side is Side.CLIENT
-        self._encode = encode_any if self._is_client else encode_written
+        self._encode_any = encode_any if self._is_client else encode_written
+        self._encode, self._decode = self._encode_any, decode_any
+        self._is_typed = function is not None and function.has_typed_messages
+        if function is not None and self._is_typed:
+            self._encode, self._decode = _typed_codec(function, self._is_client)
         self._decode_result: Callable[[Any], Any] = decode_any
         if function is not None and function.signature.return_annotation is not None:
             self._decode_result = function.decode_result
@@ -73,6 +96,10 @@ class Channel(Generic[In, Out]):
         half_closes = not self._is_client and stream.conn.peer_has("outcome")
         self._unwritable = LOCAL_DONE if half_closes else _CLOSED  # states in which nothing is sent
         self._finish: str | None = None
+        # Whether a write takes the slow way: it has a header, passes processors, or cannot be sent.
+        self._is_slow = pipeline.transforms or server is not None
+        self._peer_done = False  # the peer reads nothing more
+        self._closed_error: ChannelClosed | None = None  # raised last, on a server
         self._proved = False  # the processors have accepted the end of the peer
         self._last_meta: AnswerMeta | None = None  # of a message that came with the end
         # On a client: the encoded value of the server's function, and what waits for it.
@@ -144,7 +171,7 @@ class Channel(Generic[In, Out]):
         """
         message = await self._next()
         if message is None:
-            raise ChannelClosed(self._finish or f"{self._call.method}: the peer closed the channel")
+            raise self._closed("the peer closed the channel")
         return message
 
     async def read_body(self) -> In:
@@ -154,16 +181,15 @@ class Channel(Generic[In, Out]):
             body = (await self.read()).body
             return body
         if self._finish is not None:
-            raise ChannelClosed(self._finish)
+            raise self._closed()
         stream = self._stream
         try:
             _, meta, raw = stream.take() if stream.inbox else await stream.recv()
             if meta and self._take_result(meta, raw):
                 raise EndOfStream
         except EndOfStream:
-            text = self._finish or f"{self._call.method}: the peer closed the channel"
-            raise ChannelClosed(text) from None
-        body = decode_any(raw)
+            raise self._closed("the peer closed the channel") from None
+        body = self._decode(raw)
         return body
 
     async def write(self, body: Out) -> None:
@@ -175,22 +201,12 @@ class Channel(Generic[In, Out]):
                 sent.
         """
         stream = self._stream
-        if stream.state & self._unwritable or stream.error is not None or self._finish is not None:
-            raise stream.error or ChannelClosed(
-                self._finish or f"{self._call.method}: the channel is closed"
-            )
-        if not self._pipeline.transforms:  # `Stream.send`, inlined
-            conn = stream.conn
-            if not conn.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
-                await stream.writable()
+        if self._is_slow or stream.state & self._unwritable or stream.error is not None:
+            await self._write_slowly(body)
             return
-        message: Request | Response
-        if self._is_client:
-            message = await self._pipeline.request(Request(self._call, body))
-        else:
-            message = await self._pipeline.response(Response(self._call, body))
-        meta = pack(message.header) if message.header else b""
-        await stream.send(self._encode(message.body), meta)
+        conn = stream.conn  # `Stream.send`, inlined
+        if not conn.send_data(stream, MESSAGE, b"", self._encode(body)) or conn.paused:
+            await stream.writable()
 
     async def end(self) -> None:
         """Send the end of this side's messages; this side may still read.
@@ -198,7 +214,7 @@ class Channel(Generic[In, Out]):
         The peer's iteration ends. Does nothing if this side has ended.
         """
         if self._finish is None and self._stream.error is None:
-            self._stream.end(self._pipeline.send_end(self._call))
+            self._stream.end(*self._last_frame())
 
     async def result(self) -> Any:
         """On a client, return the value of the server's function when that has returned.
@@ -244,6 +260,18 @@ class Channel(Generic[In, Out]):
         else:
             await self._drain()
 
+    def on_peer_done(self) -> None:
+        """Let writes raise `ChannelClosed`: the client reads nothing more."""
+        self._peer_done = self._is_slow = True
+
+    def ended_by(self, error: BaseException) -> bool:
+        """Return whether a handler was ended by its client: this channel raised `error` for it."""
+        return error is self._closed_error and self._stream.ended
+
+    def release(self) -> None:
+        """Drop the last error, whose traceback refers to the channel."""
+        self._closed_error = None
+
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or the connection was lost."""
         await self._stream.wait_ended()
@@ -266,7 +294,7 @@ class Channel(Generic[In, Out]):
                     return
             except EndOfStream:
                 return
-            yield decode_any(body)
+            yield self._decode(body)
 
     async def iter_response(self) -> AsyncIterator[Any]:
         """Yield messages with their headers until the peer closes."""
@@ -275,6 +303,43 @@ class Channel(Generic[In, Out]):
 
     def __aiter__(self) -> AsyncIterator[In]:
         return self.iter_body()
+
+    async def _write_slowly(self, body: Any) -> None:
+        stream, pipeline = self._stream, self._pipeline
+        if stream.error is not None:
+            raise stream.error
+        if self._finish is not None or self._peer_done:
+            raise self._closed("the peer closed the channel")
+        if stream.state & self._unwritable:
+            raise self._closed("the channel is closed")
+        header: Header | None = None
+        if self._server is not None:
+            header = self._server.begin_response()
+            self._is_slow = pipeline.transforms
+        raw = self._encode(body)
+        if pipeline.transforms:
+            message: Request | Response
+            if self._is_client:
+                message = await pipeline.request(Request(self._call, body))
+            else:
+                message = await pipeline.response(Response(self._call, body, header))
+            header, raw = message.header, self._encode_any(message.body)
+        await stream.send(raw, pack(header) if header else b"")
+
+    def _last_frame(self) -> tuple[bytes, bytes]:
+        """Return body and meta of the END of this side, unless it has ended."""
+        if self._stream.state & LOCAL_DONE:
+            return b"", b""
+        if self._server is not None:
+            return self._server.end_response(self._pipeline)
+        return self._pipeline.send_end(self._call), b""
+
+    def _closed(self, text: str = "") -> ChannelClosed:
+        """Return the error of a channel that is closed, by this side or as `text` says."""
+        error = ChannelClosed(self._finish or f"{self._call.method}: {text}")
+        if not self._is_client:
+            self._closed_error = error
+        return error
 
     async def _next(self) -> Request | Response | None:
         """Return the next message, or `None` at the end."""
@@ -319,13 +384,14 @@ class Channel(Generic[In, Out]):
         """Close this side; return whether the outcome of the server will come."""
         stream = self._stream
         self._finish = msg or f"{self._call.method}: this side closed the channel"
-        proof = self._pipeline.send_end(self._call)
+        self._is_slow = True
+        last_frame = self._last_frame()
         if not (self._is_client and stream.conn.peer_has("outcome")):
-            stream.leave(proof)
+            stream.leave(*last_frame)
             return False
         if stream.can_send and not stream.ended:
             stream.conn.send_data(stream, 0, _DONE_META, b"")
-        stream.end(proof)
+        stream.end(*last_frame)
         stream.interrupt()
         return True
 
@@ -348,10 +414,9 @@ class Channel(Generic[In, Out]):
 
     def _on_end(self, last: Message | None) -> None:
         """Let the processors check the end of the peer's messages; they raise to refuse it."""
-        if last is not None:
-            self._last_meta = last[1]
         if not self._proved and (self._finish is None or self._is_client):
-            self._pipeline.receive_end(self._call, b"" if last is None else last[2])
+            content = self._pipeline.receive_end(self._call, b"" if last is None else last[2])
+            self._last_meta = content if isinstance(content, dict) else None
             self._proved = True
 
     async def _inbound(self, received: Message) -> Request | Response:
@@ -364,13 +429,43 @@ class Channel(Generic[In, Out]):
                     raise ValueError(f"it must be a map, got {type(header).__name__}")
             except ValueError as exc:
                 raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
-        body = decode_any(raw)
+        message: Request | Response
         if self._is_client:
-            return await self._pipeline.response(Response(self._call, body, header))
-        return await self._pipeline.request(Request(self._call, body, header))
+            message = Response(self._call, decode_any(raw), header)
+            message = await self._pipeline.response(message)
+        else:
+            message = Request(self._call, decode_any(raw), header)
+            message = await self._pipeline.request(message)
+        if self._is_typed and header.get(RESULT) is not True:
+            message.body = self._decode(encode_any(message.body))
+        return message
 
 
 def _look_at(task: asyncio.Task[None]) -> None:
     """Take the error of a task that nothing may await any more, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
+
+
+def _typed_codec(
+    function: Function, is_client: bool
+) -> tuple[Callable[[Any], bytes], Callable[[bytes | memoryview], Any]]:
+    """Return the functions that encode and decode a message of a channel with types.
+
+    A client is told `InvalidArgument` for what it writes, and `Internal` for what the server does.
+    """
+    encode_item, decode_item = function.encode_item, function.decode_item
+
+    def encode(value: Any) -> bytes:
+        try:
+            return encode_item(value)
+        except InvalidArgument as exc:
+            raise Internal(str(exc)) from exc
+
+    def decode(body: bytes | memoryview) -> Any:
+        try:
+            return decode_item(body)
+        except InvalidArgument as exc:
+            raise Internal(str(exc)) from exc
+
+    return (encode_item, decode) if is_client else (encode, decode_item)

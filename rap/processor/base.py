@@ -128,7 +128,8 @@ class BaseProcessor(PlugIn):
 
         Args:
             call: The call.
-            body: The result of the processors before; `None` for the first.
+            body: The result of the processors before; for the first `None`, or a map of the
+                header and the trailer that are sent with the end.
         """
         return body
 
@@ -273,22 +274,32 @@ class Pipeline:
             failure = hook(call, failure)
         return failure
 
-    def send_end(self, call: Call) -> bytes:
-        """Return the body that is sent with the end of this side; empty without one."""
+    def send_end(self, call: Call, content: Header | None = None) -> bytes:
+        """Return the body that is sent with the end of this side; empty without one.
+
+        Args:
+            call: The call.
+            content: What the first processor gets as the body.
+        """
         if not self.proves_ends:
             return b""
-        body: Any = None
+        body: Any = content
         for hook in self._send_end:
             body = hook(call, body)
         return encode_any(body)
 
-    def receive_end(self, call: Call, body: bytes | memoryview) -> None:
+    def receive_end(self, call: Call, body: bytes | memoryview) -> Any:
         """Check the body that came with the end of the peer's side; it may be empty.
+
+        Returns:
+            What the first processor of the peer got as the body: a map, or `None`.
 
         Raises:
             CallError: A processor refuses it.
         """
+        value: Any = None
         if self.proves_ends:
             value = decode_any(body) if body else None
             for hook in self._receive_end:
                 value = hook(call, value)
+        return value

@@ -51,6 +51,7 @@ __all__ = [
     "encode_any",
     "encode_raw_args",
     "encode_written",
+    "split_items",
 ]
 
 
@@ -74,6 +75,7 @@ class Function:
         is_async: Whether it is an ``async def`` or returns an asynchronous iterator.
         has_keywords: Whether it has keyword-only parameters or ``**kwargs``, which need
             `decode_call`.
+        has_typed_messages: Whether it is a channel function whose Channel has types.
         signature: Without bound parameters, annotations resolved.
         doc: Its docstring, or an empty string.
         type_hints: Parameter name, and ``return``, to resolved type.
@@ -114,6 +116,7 @@ class Function:
         "encode_request_item",
         "encode_result",
         "has_keywords",
+        "has_typed_messages",
         "is_async",
         "name",
         "signature",
@@ -139,6 +142,9 @@ class Function:
             inspect.iscoroutinefunction(target)
             or inspect.isasyncgenfunction(target)
             or (typing.get_origin(returns) or returns) in ASYNC_ITERATORS
+        )
+        self.has_typed_messages = self.stream_type is StreamType.CHANNEL and not (
+            streams.request is Any and streams.response is Any
         )
         given = self.stream_parameter or self.channel_parameter
         self._place = _place_of(parameters, given)
@@ -280,6 +286,25 @@ _decode_call = Decoder(list[msgspec.Raw] | _KeywordCall).decode
 def _split(body: Body) -> tuple[Args, Kwargs]:
     call = _decode_call(body)
     return (call, {}) if isinstance(call, list) else (call.args, call.kwargs)
+
+
+_decode_raw_items = Decoder(list[msgspec.Raw]).decode
+
+
+def split_items(body: Body, where: str) -> list[bytes]:
+    """Return the items of a batch, each still encoded.
+
+    Raises:
+        InvalidArgument: It is not an array with at least one item; the message begins with `where`.
+    """
+    try:
+        check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS)
+        items = [bytes(each) for each in _decode_raw_items(body)]
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgument(f"{where}: a batch of items is an array: {exc}") from exc
+    if not items:
+        raise InvalidArgument(f"{where}: a batch of items is empty")
+    return items
 
 
 def _tuple_decoder(hints: tuple[Any, ...]) -> Callable[[Body], Args]:

@@ -20,6 +20,7 @@ __all__ = [
     "PLAIN_ITERATORS",
     "Streams",
     "callable_of",
+    "is_plain_iterator",
     "resolve_signature",
     "split_unions",
     "streams_of",
@@ -152,6 +153,15 @@ def streams_of(name: str, target: Callable[..., Any], signature: Signature) -> S
         stream_type = StreamType.BIDI if answers else StreamType.CLIENT_STREAM
         return Streams(stream_type, found[0][1], None, found[0][2], item)
     return Streams(StreamType.STREAM if answers else StreamType.UNARY, response=item)
+
+
+def is_plain_iterator(hint: Any) -> bool:
+    """Return whether the type of a request stream allows a plain iterator, for a ``def``."""
+    hint = _unwrapped(hint)
+    is_union = typing.get_origin(hint) in (Union, types.UnionType)
+    members = [_unwrapped(each) for each in typing.get_args(hint)] if is_union else [hint]
+    plain = (*PLAIN_ITERATORS, abc.Iterable)
+    return any((typing.get_origin(each) or each) in plain for each in members)
 
 
 def _unwrapped(hint: Any) -> Any:

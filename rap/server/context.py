@@ -1,17 +1,23 @@
-"""The call of the current task or thread: `context.call`, `context.request`, `context.session`."""
+"""The call of the current task or thread.
+
+`context.call`, `context.request` and `context.session` say what is served, and `context.set_header`
+and `context.set_trailer` set values for its response.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rap.address import Peer
-from rap.call import Call, Request, current
+from rap.call import Call, CallSource, Request, current
 
 if TYPE_CHECKING:
     call: Call
     request: Request
     session: "Session | None"
 
-__all__ = ["Session", "call", "request", "session"]
+__all__ = ["Session", "call", "request", "session", "set_header", "set_trailer"]
+
+_VALUES = ("call", "request", "session")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -30,13 +36,47 @@ class Session:
         return f"<Session {self.id} of {self.peer}>" if self.peer else f"<Session {self.id}>"
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def set_header(name: str, value: Any) -> None:
+    """Set a value in the header of the response, before its first item or message is sent.
+
+    Args:
+        name: Any text that does not start with ``:``.
+        value: Any value that msgpack can carry. All values together have at most 7 KiB.
+
+    Raises:
+        RuntimeError: No handler runs, or the response has begun.
+        ValueError: The name or the value cannot be sent.
+    """
+    _source("set_header").set_header(name, value)
+
+
+def set_trailer(name: str, value: Any) -> None:
+    """Set a value in the trailer of the response, which is sent when the call ends.
+
+    An error has a trailer too.
+
+    Args:
+        name: Any text that does not start with ``:``.
+        value: Any value that msgpack can carry. All values together have at most 7 KiB.
+
+    Raises:
+        RuntimeError: No handler runs, or the response has ended.
+        ValueError: The name or the value cannot be sent.
+    """
+    _source("set_trailer").set_trailer(name, value)
+
+
+def _source(name: str) -> CallSource:
     source = current.get()
     if source is None:
         raise RuntimeError(f"context.{name} is available only while a handler runs")
-    found = source.request()
+    return source
+
+
+def __getattr__(name: str) -> object:
+    if name not in _VALUES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = _source(name).request()
     if name == "request":
         return found
     if name == "call":

@@ -10,7 +10,19 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from rap.call import FORWARDED, Call, Header, Request, Response, Side, StreamType, current
+from rap.call import (
+    DONE,
+    FORWARDED,
+    HEADER_DETAIL,
+    TRAILER,
+    Call,
+    Header,
+    Request,
+    Response,
+    Side,
+    StreamType,
+    current,
+)
 from rap.clock import NEVER, Clock
 from rap.errors import (
     CallError,
@@ -30,7 +42,7 @@ from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE, UNSERVED
-from rap.wire.stream import CLOSED
+from rap.wire.stream import CLOSED, LOCAL_DONE
 
 __all__ = [
     "Dispatcher",
@@ -55,9 +67,15 @@ _HINTS = 10  # per second: each looks at the names of all functions
 _MAX_MESSAGE = 4096
 _MAX_DETAILS = 8192
 _MAX_TRACEBACK = 6000  # characters; the end is kept
+# Bytes of a header or trailer that a handler sets. The least room for meta in a frame is 15 KiB.
+_MAX_METADATA = 7168
 _DECLARED = {
     StreamType.UNARY: "unary function; declare it without Channel or `yield`",
     StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
+    StreamType.CLIENT_STREAM: "client-streaming function; declare it with a parameter"
+    " AsyncIterator[...]",
+    StreamType.BIDI: "bidirectional function; declare it with a parameter AsyncIterator[...]"
+    " and `yield`",
     StreamType.CHANNEL: "channel function; declare it with a parameter of type Channel",
 }
 # What a reserved header says of the body, and the processor that reads such a body.
@@ -97,11 +115,34 @@ class UnaryMiddleware(Protocol):
 class StreamServer(Protocol):
     """What serves calls of several messages; see `rap.server.streaming`."""
 
-    async def serve_stream(self, stream: "ServerStream") -> None:
-        """Run a generator function and send its items."""
+    async def serve(self, stream: "ServerStream") -> None:
+        """Run a function of any other stream type than unary, and send what it returns."""
 
-    async def serve_channel(self, stream: "ServerStream") -> None:
-        """Run a channel function."""
+    def with_requests(self, stream: "ServerStream", arguments: CallArguments) -> CallArguments:
+        """Return the arguments of a function together with its request stream."""
+
+
+class ResponseMetadata:
+    """The header and the trailer that a handler sets for the response of its call."""
+
+    __slots__ = ("header", "trailer")
+
+    def __init__(self) -> None:
+        self.header: Header = {}
+        self.trailer: Header = {}
+
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a value in the header."""
+        self.header = _with_value("header", self.header, name, value)
+
+    def set_trailer(self, name: str, value: Any) -> None:
+        """Set a value in the trailer."""
+        self.trailer = _with_value("trailer", self.trailer, name, value)
+
+    def as_details(self) -> Header:
+        """Return both by their reserved names, for a Reset or the end of an encrypted call."""
+        named = {HEADER_DETAIL: self.header, TRAILER: self.trailer}
+        return {name: values for name, values in named.items() if values}
 
 
 class ServerStream(Stream):
@@ -115,6 +156,9 @@ class ServerStream(Stream):
     failed = False  # it ended by an error
     task: asyncio.Task[None] | None = None
     call: Call | None = None
+    metadata: ResponseMetadata | None = None  # made when the handler sets a value
+    response_began = False  # the header has been sent; only set for responses of several messages
+    _on_done: Callable[[], None] | None = None
 
     @property
     def deadline_text(self) -> str:
@@ -145,7 +189,7 @@ class ServerStream(Stream):
         if self.processed is not None:
             return self.processed
         call = self.as_call()
-        if self.handler.stream_type is _CHANNEL:
+        if not self.body or self.handler.takes_nothing:
             return Request(call, None, call.header)
         return Request(call, _as_body(*self.handler.function.decode_call(self.body)), call.header)
 
@@ -162,16 +206,92 @@ class ServerStream(Stream):
         self.began = True
         return arguments
 
-    async def begin_channel(self, pipeline: Pipeline) -> None:
-        """Pass the opening of a channel through the processors; the handler runs next."""
+    async def begin_channel(self, pipeline: Pipeline) -> CallArguments:
+        """Return the arguments of a channel after the processors have seen them.
+
+        The Open of a channel without arguments has no body, and nil if it is encrypted.
+        """
+        content = decode_any(self.body) if self.body else None
         if pipeline.transforms:
             call = self.as_call()
-            opening = decode_any(self.body) if self.body else None
-            await pipeline.request(Request(call, opening, call.header))
+            content = (await pipeline.request(Request(call, content, call.header))).body
+        arguments: CallArguments = ((), None)
+        if not self.handler.takes_nothing:
+            body = encode_any([] if content is None else content)
+            arguments = self.handler.function.decode_call(body)
+        elif isinstance(content, list | dict):
+            raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
+        return arguments
 
-    def stop_reading(self) -> None:
-        """End a call whose handler has returned; messages that still arrive are discarded."""
+    def set_header(self, name: str, value: Any) -> None:
+        """Set a value in the header of the response; see `rap.server.context.set_header`."""
+        if self.response_began or self.state & LOCAL_DONE:
+            raise RuntimeError(f"header {name!r}: the response has begun, its header is sent")
+        self.metadata = self.metadata or ResponseMetadata()
+        self.metadata.set_header(name, value)
+
+    def set_trailer(self, name: str, value: Any) -> None:
+        """Set a value in the trailer of the response; see `rap.server.context.set_trailer`."""
+        if self.state & LOCAL_DONE:
+            raise RuntimeError(f"trailer {name!r}: the response has ended")
+        self.metadata = self.metadata or ResponseMetadata()
+        self.metadata.set_trailer(name, value)
+
+    def begin_response(self) -> Header:
+        """Return the header of the response, once; it goes with the first message."""
+        began, self.response_began = self.response_began, True
+        return {} if began or self.metadata is None else {**self.metadata.header}
+
+    def header_meta(self) -> bytes:
+        """Return the meta of the first frame of a response without processors."""
+        header = self.begin_response()
+        return pack(header) if header else b""
+
+    def last_header_meta(self) -> bytes:
+        """Return the meta of the last frame of a response without processors."""
+        header = self.last_header()
+        return pack(header) if header else b""
+
+    def last_header(self) -> Header:
+        """Return the header of the last message: the trailer, and the header if it was not sent."""
+        header = self.begin_response()
+        if self.metadata is not None and self.metadata.trailer:
+            header[TRAILER] = self.metadata.trailer
+        return header
+
+    def end_response(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
+        """Return body and meta of an END that has no message.
+
+        A processor that proves the end protects its body, so header and trailer are in that.
+        """
+        if not pipeline.proves_ends:
+            return b"", self.last_header_meta()
+        content = None if self.metadata is None else self.metadata.as_details()
+        return pipeline.send_end(self.as_call(), content or None), b""
+
+    def watch_done(self, on_done: Callable[[], None] | None) -> None:
+        """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
+        self._on_done = on_done
+
+    def on_header(self, flags: int, meta: bytes) -> None:
+        """Take a header without a message: a client of a channel may read nothing more."""
+        if self._on_done is None:
+            return
+        try:
+            header = unpack(meta)
+        except ValueError:
+            return
+        if isinstance(header, dict) and header.get(DONE) is True:
+            self._on_done()
+
+    async def finish(self) -> None:
+        """End a call whose handler has returned and whose END is sent.
+
+        Messages that still arrive are discarded, and the client is told to send no more.
+        """
+        if self.outbox is not None:
+            await self.writable()
         if self.state != CLOSED:
             self.discard = True
             self.conn.reset(self, Code.OK)
@@ -246,14 +366,12 @@ class Dispatcher:
                 stream.deadline = deadline = now + limit
                 if deadline < stream.conn.watchdog.at:
                     stream.conn.watchdog.schedule(deadline)
-            if (flags != _RESPONSE or handler.stream_type is _CHANNEL) and not _fits(
-                handler, flags
-            ):
+            if (flags != _RESPONSE or handler.reads_stream) and not _fits(handler, flags):
                 raise InvalidArgument(f"{handler.method} is a {_DECLARED[handler.stream_type]}")
             if run is None:
                 self._run_inline(stream)
-            elif _EAGER and not (handler.stream_type is _CHANNEL and stream.state):
-                # Not for a channel that the client has ended: its messages follow this call.
+            elif _EAGER and (flags == _RESPONSE or not stream.state):
+                # Not if the client has ended a stream of messages: they follow this call.
                 task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
                 if not task.done():
                     stream.task = task
@@ -289,6 +407,8 @@ class Dispatcher:
         code, message, details = error_reply(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
+        if stream.metadata is not None:
+            details = _with_metadata(details, stream.metadata, stream.conn.peer_limits.max_frame)
         if self._pipeline.sees_errors and hasattr(stream, "handler"):
             try:
                 seen = self._pipeline.error(stream.as_call(), (code, message, details))
@@ -342,10 +462,10 @@ class Dispatcher:
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return the function that runs a handler, so that calls need not choose it."""
+        if self._middleware is not None and handler.has_one_response:
+            return self._run_through_middleware
         if handler.stream_type is not _UNARY:
             return self._run_messages
-        if self._middleware is not None:
-            return self._run_through_middleware
         if not self._pipeline.empty and not self._pipeline.ignores(header):
             return self._run_processed
         if handler.function.is_async and not handler.function.has_keywords:
@@ -359,7 +479,11 @@ class Dispatcher:
         try:
             args, kwargs = function.decode_call(stream.body)
             result = handler.func(*args, **kwargs) if kwargs else handler.func(*args)
-            stream.conn.send_response(stream, function.encode_result(result))
+            body = function.encode_result(result)
+            if stream.metadata is None:
+                stream.conn.send_response(stream, body)
+            else:
+                stream.conn.send_data(stream, _RESPONSE, pack(stream.last_header()), body)
         except BaseException as exc:
             self.fail(stream, exc, began=True)
         finally:
@@ -372,7 +496,11 @@ class Dispatcher:
             handler = stream.handler
             function = handler.function
             result = await handler.func(*function.decode_args(stream.body))
-            stream.conn.send_response(stream, function.encode_result(result))
+            body = function.encode_result(result)
+            if stream.metadata is None:
+                stream.conn.send_response(stream, body)
+            else:
+                stream.conn.send_data(stream, _RESPONSE, pack(stream.last_header()), body)
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
@@ -406,10 +534,8 @@ class Dispatcher:
                 else:
                     result = await self._threads.run(handler.func, args, kwargs)
                 meta, body = b"", function.encode_result(result)
-                if pipeline.transforms:
-                    response = await pipeline.response(Response(call, decode_any(body)))
-                    meta = pack(response.header) if response.header else b""
-                    body = encode_any(response.body)
+                if pipeline.transforms or stream.metadata is not None:
+                    meta, body = await encode_response(stream, pipeline, body)
             if meta:
                 stream.conn.send_data(stream, _RESPONSE, meta, body)
             else:
@@ -423,7 +549,7 @@ class Dispatcher:
             stream.task = None  # its context refers to the stream: do not leave a reference cycle
 
     async def _run_through_middleware(self, stream: ServerStream) -> None:
-        """Run a unary handler through processors and message middleware."""
+        """Run a handler with one response through processors and message middleware."""
         assert self._middleware is not None
         began, size = self._middleware.monotonic(), 0
         error: BaseException | None = None
@@ -442,7 +568,7 @@ class Dispatcher:
             self._middleware.answered(stream, error, began, size)
 
     async def _serve_unary(self, stream: ServerStream, middleware: UnaryMiddleware) -> int:
-        """Serve a unary call; return the bytes of the response."""
+        """Serve a call with one response; return its bytes."""
         call = stream.as_call()
         pipeline = self._pipeline
         with pipeline.scope(call):
@@ -450,23 +576,22 @@ class Dispatcher:
             request = stream.processed
             if request is None:
                 request = stream.processed = Request(call, _as_body(args, kwargs), call.header)
+            if stream.handler.reads_stream:
+                args, kwargs = self._streaming.with_requests(stream, (args, kwargs))
             result = await middleware.run(stream, request, args, kwargs)
             body = stream.handler.function.encode_result(result)
-            meta = b""
-            if pipeline.transforms:
-                meta, body = await encode_response(pipeline, call, decode_any(body))
+            meta, body = await encode_response(stream, pipeline, body)
         stream.conn.send_data(stream, _RESPONSE, meta, body)
+        if stream.handler.reads_stream:
+            await stream.finish()
         return len(body)
 
     async def _run_messages(self, stream: ServerStream) -> None:
-        """Run a generator or channel function."""
-        streaming = self._streaming
-        is_channel = stream.handler.stream_type is _CHANNEL
-        serve = streaming.serve_channel if is_channel else streaming.serve_stream
+        """Run a function of any other stream type than unary."""
         try:
             _set_current(stream)
             with self._pipeline.scope(stream.as_call()):
-                await serve(stream)
+                await self._streaming.serve(stream)
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
@@ -497,11 +622,16 @@ class Dispatcher:
         return log_fields(stream.as_call(), code, seconds)
 
 
-async def encode_response(pipeline: Pipeline, call: Call, body: Any) -> tuple[bytes, bytes]:
-    """Return header and body of a message after the processors have seen it."""
-    response = await pipeline.response(Response(call, body))
-    meta = pack(response.header) if response.header else b""
-    return meta, encode_any(response.body)
+async def encode_response(
+    stream: ServerStream, pipeline: Pipeline, body: bytes
+) -> tuple[bytes, bytes]:
+    """Return header and body of the only response after the processors have seen it."""
+    header = stream.last_header() if stream.metadata is not None else {}
+    if pipeline.transforms:
+        response = Response(stream.as_call(), decode_any(body), header)
+        response = await pipeline.response(response)
+        header, body = response.header, encode_any(response.body)
+    return pack(header) if header else b"", body
 
 
 def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str, Any]]:
@@ -561,8 +691,44 @@ def _as_body(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Any]
 
 
 def _fits(handler: Handler, flags: int) -> bool:
-    """Return whether the Open is of the handler's stream type: a channel has no arguments."""
-    return (flags & _RESPONSE == _RESPONSE) is not (handler.stream_type is _CHANNEL)
+    """Return whether the Open is of the handler's stream type."""
+    sent = flags & _RESPONSE
+    if handler.stream_type is _CHANNEL:
+        return sent != _RESPONSE
+    return sent == (MESSAGE if handler.reads_stream else _RESPONSE)
+
+
+def _with_value(what: str, values: Header, name: str, value: Any) -> Header:
+    """Return the values of a header or trailer with one more.
+
+    Raises:
+        ValueError: The name is reserved or not a text, the value is not msgpack, or all of them
+            are too large.
+    """
+    if not isinstance(name, str) or not name or name.startswith(":"):
+        raise ValueError(f"{what}: a name is text without a colon at its start, got {name!r}")
+    new = {**values, name: value}
+    try:
+        size = len(pack(new))
+        unpack(pack(new))
+    except ValueError as exc:
+        raise ValueError(f"{what} {name!r}: {exc}") from exc
+    if size > _MAX_METADATA:
+        raise ValueError(f"{what} {name!r}: {size} bytes in all, the limit is {_MAX_METADATA}")
+    return new
+
+
+def _with_metadata(
+    details: dict[str, Any], metadata: ResponseMetadata, max_frame: int
+) -> dict[str, Any]:
+    """Return the details of a Reset with header and trailer, as far as a frame has room."""
+    room = max_frame - _MAX_MESSAGE - _MAX_DETAILS
+    for name, values in reversed(metadata.as_details().items()):
+        size = len(pack(values))
+        if size <= room:
+            room -= size
+            details = {**details, name: values}
+    return details
 
 
 def _read_open(meta: bytes) -> tuple[str, int, Header]:

@@ -12,6 +12,7 @@ from rap.clock import NEVER, check_timeout
 from rap.errors import RegistrationError, Unimplemented
 from rap.options import check_flag
 from rap.schema.function import Function
+from rap.schema.signature import is_plain_iterator
 from rap.server.authorization import Allow, Predicate, allow_rule, both
 
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
@@ -38,6 +39,11 @@ class Handler:
         doc: Description, shown in listings.
         stream_type: How many messages each side may send.
         allow: Returns `True` for the calls that may be made; `None` allows all.
+
+    Attributes:
+        reads_stream: Whether the client sends messages after the arguments.
+        has_one_response: Whether the response is one message.
+        takes_nothing: Whether it is a channel function without other parameters.
     """
 
     method: str
@@ -52,6 +58,17 @@ class Handler:
     doc: str
     stream_type: StreamType
     allow: Predicate | None = None
+    reads_stream: bool = False
+    has_one_response: bool = True
+    takes_nothing: bool = False
+
+    def __post_init__(self) -> None:
+        """Derive what each call asks for."""
+        function, stream_type = self.function, self.stream_type
+        self.reads_stream = stream_type.client_streams
+        self.has_one_response = not stream_type.server_streams
+        is_channel = stream_type is StreamType.CHANNEL
+        self.takes_nothing = is_channel and len(function.signature.parameters) == 1
 
 
 class Router:
@@ -192,6 +209,10 @@ class Router:
         is_async = function.is_async or inspect.iscoroutinefunction(inspect.unwrap(func))
         if function.stream_type is StreamType.CHANNEL and not is_async:
             raise RegistrationError(f"{name}: a channel function is an `async def`, got {func!r}")
+        if function.unsendable is not None:
+            raise function.unsendable
+        if function.stream_parameter is not None and not function.is_async:
+            _check_plain_stream(name, function.stream_parameter, function, inline)
         if not isinstance(doc, str | None):
             raise RegistrationError(f"{name}: doc must be a string, got {doc!r}")
         check_flag("is_private", is_private)
@@ -276,6 +297,16 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
     if not methods:
         raise RegistrationError(f"{instance!r} has no public method to register")
     return methods
+
+
+def _check_plain_stream(name: str, parameter: str, function: Function, inline: bool) -> None:
+    """Check that a ``def`` can wait for the items of its request stream."""
+    if inline:
+        text = f"inline=True is for functions that do not wait, and {parameter!r} is a stream"
+        raise RegistrationError(f"{name}: {text}")
+    if not is_plain_iterator(function.type_hints[parameter]):
+        text = f"a `def` reads its stream with `for`: declare {parameter!r} as Iterator[...]"
+        raise RegistrationError(f"{name}: {text}, or write an `async def`")
 
 
 def _check_path(option: str, value: object) -> None:

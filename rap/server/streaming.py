@@ -4,58 +4,133 @@ import asyncio
 import functools
 import inspect
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, nullcontext
-from typing import Any
+from typing import Any, Self
 
+from rap.call import RESULT, Request, Response, StreamType
 from rap.channel import Channel
+from rap.errors import ChannelClosed, Internal, InvalidArgument
 from rap.processor.base import Pipeline
-from rap.server.dispatch import ServerStream, encode_response
+from rap.schema.function import decode_any, encode_any, split_items
+from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import Threads
+from rap.transport import EndOfStream
 from rap.transport.batching import BATCH_ITEMS, send_items
+from rap.wire.codec import pack, unpack
+from rap.wire.frames import BATCH, END, MESSAGE
+from rap.wire.stream import LOCAL_DONE
 
-__all__ = ["Streaming"]
+__all__ = ["RequestStream", "Streaming"]
 
 _PULL_SECONDS = 0.01  # a plain generator's items are passed on after this time at the latest
 
 
 class Streaming:
-    """Serves the calls of generator and channel functions.
+    """Serves the calls of functions that are not unary.
 
     Args:
         pipeline: Processors of the server.
-        threads: Where plain generators run.
+        threads: Where plain generators and the other ``def`` functions run.
     """
 
     def __init__(self, pipeline: Pipeline, threads: Threads) -> None:
         self._pipeline = pipeline
         self._threads = threads
+        self._serve = {
+            StreamType.STREAM: self._serve_stream,
+            StreamType.CLIENT_STREAM: self._serve_client_stream,
+            StreamType.BIDI: self._serve_stream,
+            StreamType.CHANNEL: self._serve_channel,
+        }
 
-    async def serve_stream(self, stream: ServerStream) -> None:
-        """Run a generator function and send its items."""
+    async def serve(self, stream: ServerStream) -> None:
+        """Run the function of a call, and send what it returns."""
+        await self._serve[stream.handler.stream_type](stream)
+
+    def with_requests(self, stream: ServerStream, arguments: CallArguments) -> CallArguments:
+        """Return the arguments of a function together with its request stream."""
+        function = stream.handler.function
+        requests = RequestStream(stream, self._pipeline)
+        given = requests if function.is_async else _PlainRequests(requests)
+        return function.join_arguments(*arguments, given)
+
+    async def _serve_client_stream(self, stream: ServerStream) -> None:
+        """Run a function with a request stream and send its result; the call ends then."""
+        function = stream.handler.function
+        arguments = await stream.begin(self._pipeline)
+        args, kwargs = self.with_requests(stream, arguments)
+        if function.is_async:
+            result = await stream.handler.func(*args, **(kwargs or {}))
+        else:
+            result = await self._threads.run(stream.handler.func, args, kwargs)
+        body = function.encode_result(result)
+        meta, body = await encode_response(stream, self._pipeline, body)
+        stream.conn.send_data(stream, MESSAGE | END, meta, body)
+        await stream.finish()
+
+    async def _serve_stream(self, stream: ServerStream) -> None:
+        """Run a generator function, with or without a request stream, and send its items."""
         handler = stream.handler
         args, kwargs = await stream.begin(self._pipeline)
+        if handler.reads_stream:
+            args, kwargs = self.with_requests(stream, (args, kwargs))
         result = handler.func(*args, **(kwargs or {}))
         if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
             result = await result
         if not hasattr(result, "__aiter__"):
-            result = _iterate(iter(result), None if handler.inline else self._threads)
+            # A generator that waits for a request must not hold back an item.
+            most = 1 if handler.reads_stream else BATCH_ITEMS
+            result = _iterate(iter(result), None if handler.inline else self._threads, most)
         closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
         async with closing as items:
             if self._pipeline.transforms:
                 await self._send_each(stream, items)
             else:
-                await send_items(stream, items, handler.function.encode_item)
+                encode = handler.function.encode_item
+                await send_items(stream, items, encode, stream.header_meta, stream.last_header_meta)
+        if handler.reads_stream:
+            await stream.finish()
 
-    async def serve_channel(self, stream: ServerStream) -> None:
-        """Run a channel function; the call ends when it returns."""
-        await stream.begin_channel(self._pipeline)
-        call = stream.as_call()
-        await stream.handler.func(Channel(stream, call, self._pipeline))
-        stream.end(self._pipeline.send_end(call))
-        if stream.outbox is not None:
-            await stream.writable()
-        stream.stop_reading()
+    async def _serve_channel(self, stream: ServerStream) -> None:
+        """Run a channel function and send its result; the call ends when it returns."""
+        handler, pipeline = stream.handler, self._pipeline
+        function = handler.function
+        arguments = await stream.begin_channel(pipeline)
+        channel = Channel[Any, Any](stream, stream.as_call(), pipeline, function, stream)
+        args, kwargs = function.join_arguments(*arguments, channel)
+        stream.watch_done(channel.on_peer_done)
+        result: Any = None
+        try:
+            result = await handler.func(*args, **(kwargs or {}))
+        except ChannelClosed as exc:
+            if not channel.ended_by(exc):
+                raise
+        else:
+            if stream.conn.peer_has("outcome"):
+                await self._send_result(stream, result)
+        finally:
+            stream.watch_done(None)  # leave no reference cycle
+            channel.release()
+        if not stream.state & LOCAL_DONE:
+            stream.end(*stream.end_response(pipeline))
+        await stream.finish()
+
+    async def _send_result(self, stream: ServerStream, result: Any) -> None:
+        """Send the value of a channel function, unless it is `None`."""
+        body = stream.handler.function.encode_result(result)
+        if result is None:
+            return
+        if stream.state & LOCAL_DONE:
+            text = "the function has ended its side of the channel, so its value cannot be sent"
+            raise Internal(f"{stream.handler.method}: {text}")
+        header = {**stream.begin_response(), RESULT: True}
+        if self._pipeline.transforms:
+            response = Response(stream.as_call(), decode_any(body), header)
+            response = await self._pipeline.response(response)
+            header, body = response.header, encode_any(response.body)
+        await stream.send(body, pack(header))
 
     async def _send_each(self, stream: ServerStream, items: AsyncIterator[Any]) -> None:
         """Send items one by one, because each passes the processors."""
@@ -64,21 +139,174 @@ class Streaming:
         function = stream.handler.function
         async for item in items:
             function.encode_item(item)  # checks the declared type
-            meta, body = await encode_response(pipeline, call, item)
-            await stream.send(body, meta)
-        stream.end(pipeline.send_end(call))
+            response = await pipeline.response(Response(call, item, stream.begin_response()))
+            meta = pack(response.header) if response.header else b""
+            await stream.send(encode_any(response.body), meta)
+        stream.end(*stream.end_response(pipeline))
 
 
-async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncGenerator[Any, None]:
-    """Yield the items of a plain iterator, which runs in a thread unless `threads` is `None`."""
+class RequestStream:
+    """The items of a request stream, as an async iterator for the handler.
+
+    One task reads it at a time. An item of the wrong type raises `InvalidArgument` in its place.
+
+    Args:
+        stream: The call.
+        pipeline: Processors of the server.
+    """
+
+    def __init__(self, stream: ServerStream, pipeline: Pipeline) -> None:
+        self._stream = stream
+        self._pipeline = pipeline
+        self._function = stream.handler.function
+        self._where = f"{self._function.name}()"
+        self._items: deque[Any] = deque()  # decoded
+        self._raw: deque[Any] = deque()  # the items of a batch in which one is wrong
+        self._count = 0  # items before those
+        self._proved = False  # the processors have accepted the end
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._items.popleft()
+        except IndexError:
+            return await self._next()
+
+    async def aclose(self) -> None:
+        """Drop the items that were not read, and those that still arrive."""
+        self._ended = True
+        self._items.clear()
+        self._raw.clear()
+        self._stream.stop_receiving()
+
+    async def take(self) -> list[Any]:
+        """Return the next items: those that have arrived, at least one.
+
+        An empty list is the end.
+        """
+        try:
+            items = [await self.__anext__()]
+        except StopAsyncIteration:
+            return []
+        items += self._items
+        self._items.clear()
+        return items
+
+    async def _next(self) -> Any:
+        if self._raw:
+            return self._decode(self._raw.popleft())
+        if self._ended:
+            raise StopAsyncIteration
+        stream = self._stream
+        try:
+            flags, meta, raw = stream.try_recv() or await stream.recv()
+        except EndOfStream:
+            self._on_end(b"")
+        else:
+            if not (flags & END and self._pipeline.proves_ends):
+                return await self._take_message(flags, meta, raw)
+            self._on_end(raw)
+        raise StopAsyncIteration
+
+    def _on_end(self, proof: bytes | memoryview) -> None:
+        """Let the processors check the end of the requests; they raise to refuse it."""
+        if not self._proved:
+            self._pipeline.receive_end(self._stream.as_call(), proof)
+            self._proved = True
+        self._ended = True
+
+    async def _take_message(self, flags: int, meta: bytes, raw: bytes | memoryview) -> Any:
+        """Return the first item of a message, and keep the others."""
+        if self._pipeline.transforms:
+            bodies = await self._pass(flags, meta, raw)
+        elif not flags & BATCH:
+            return self._decode(raw)
+        else:
+            try:
+                items = self._function.decode_request_items(raw)
+            except InvalidArgument:
+                items = []
+            if items:
+                self._count += len(items)
+                self._items.extend(items)
+                return self._items.popleft()
+            bodies = split_items(raw, self._where)
+        self._raw.extend(bodies)
+        return self._decode(self._raw.popleft())
+
+    async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[bytes]:
+        """Return the items of a message, each encoded, after the processors have seen them."""
+        header: Any = unpack(meta) if meta else {}
+        if not isinstance(header, dict):
+            raise InvalidArgument(f"{self._where}: the header of an item must be a map")
+        values = [decode_any(raw)]
+        if flags & BATCH:
+            values = [decode_any(each) for each in split_items(raw, self._where)]
+        call, passed = self._stream.as_call(), []
+        for value in values:
+            request = await self._pipeline.request(Request(call, value, {**header}))
+            passed.append(encode_any(request.body))
+        return passed
+
+    def _decode(self, raw: bytes | memoryview) -> Any:
+        self._count += 1
+        try:
+            return self._function.decode_request_item(raw)
+        except InvalidArgument as exc:
+            text = str(exc).replace("(): item of ", f"(): item {self._count} of ", 1)
+            raise InvalidArgument(text) from exc
+
+
+class _PlainRequests:
+    """A request stream as a plain iterator, for a handler that runs in a thread.
+
+    Args:
+        requests: The request stream.
+    """
+
+    def __init__(self, requests: RequestStream) -> None:
+        self._requests = requests
+        self._items: deque[Any] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._items:
+            taking = asyncio.run_coroutine_threadsafe(self._requests.take(), self._loop)
+            self._items.extend(taking.result())
+            if not self._items:
+                raise StopIteration
+        return self._items.popleft()
+
+    def close(self) -> None:
+        """Drop the items that were not read, and those that still arrive."""
+        self._items.clear()
+        asyncio.run_coroutine_threadsafe(self._requests.aclose(), self._loop).result()
+
+
+async def _iterate(
+    source: Iterator[Any], threads: Threads | None, most: int
+) -> AsyncGenerator[Any, None]:
+    """Yield the items of a plain iterator, which runs in a thread unless `threads` is `None`.
+
+    Args:
+        source: The iterator.
+        threads: Where it runs.
+        most: Number of items that it may make before they are passed on.
+    """
     close: Callable[[], None] = getattr(source, "close", _nothing)
     ended = False
     try:
         while not ended:
             if threads is None:
-                items, error, ended = _pull(source)
+                items, error, ended = _pull(source, most)
             else:
-                pull = functools.partial(_pull, source)
+                pull = functools.partial(_pull, source, most)
                 try:
                     items, error, ended = await threads.run(pull, abandoned=close)
                 except asyncio.CancelledError:
@@ -96,14 +324,14 @@ async def _iterate(source: Iterator[Any], threads: Threads | None) -> AsyncGener
                 await threads.run(close)
 
 
-def _pull(source: Iterator[Any]) -> tuple[list[Any], BaseException | None, bool]:
+def _pull(source: Iterator[Any], most: int) -> tuple[list[Any], BaseException | None, bool]:
     """Return the next items, the error that ended the iterator, and whether it has ended."""
     items: list[Any] = []
     stop = time.monotonic() + _PULL_SECONDS
     try:
         for item in source:
             items.append(item)
-            if len(items) >= BATCH_ITEMS or time.monotonic() >= stop:
+            if len(items) >= most or time.monotonic() >= stop:
                 return items, None, False
     except BaseException as exc:  # the items before it are sent first
         return items, exc, True

@@ -22,7 +22,11 @@ _TURN_BYTES = 64 * 1024
 
 
 async def send_items(
-    stream: Stream, items: AsyncIterator[Any], encode: Callable[[Any], bytes]
+    stream: Stream,
+    items: AsyncIterator[Any],
+    encode: Callable[[Any], bytes],
+    first_meta: Callable[[], bytes] | None = None,
+    last_meta: Callable[[], bytes] | None = None,
 ) -> None:
     """Send the items of one side in batches, then its END; wait while the peer does not read.
 
@@ -33,6 +37,8 @@ async def send_items(
         items: What to send.
         encode: Encodes one item. It is called at once, because the source may change the item
             later.
+        first_meta: Returns the meta of the first frame; called when its first item is there.
+        last_meta: Returns what the last frame has as its meta if it is not the first.
 
     Raises:
         CallError: The call failed, or `encode` refused an item.
@@ -49,6 +55,9 @@ async def send_items(
             if large and parts:
                 batch.send()
             if not parts:
+                if first_meta is not None:
+                    batch.meta = first_meta()
+                    first_meta = None
                 batch.schedule()
                 size = 0
             parts.append(data)
@@ -64,7 +73,7 @@ async def send_items(
     except asyncio.CancelledError:
         parts.clear()
         raise
-    batch.finish()
+    batch.finish(b"" if last_meta is None else last_meta())
 
 
 class _Batch:
@@ -72,6 +81,7 @@ class _Batch:
 
     def __init__(self, stream: Stream) -> None:
         self.parts: list[bytes] = []
+        self.meta = b""  # of the next frame
         self._stream = stream
         self._scheduled = False
         self._items = self._bytes = 0  # sent since other tasks last ran
@@ -90,7 +100,8 @@ class _Batch:
         self._items += len(parts)
         self._bytes += len(body)
         parts.clear()
-        self._stream.conn.send_data(self._stream, flags, b"", body)
+        meta, self.meta = self.meta, b""
+        self._stream.conn.send_data(self._stream, flags, meta, body)
 
     async def send_full(self) -> None:
         """Send a full batch; wait while the peer is not reading."""
@@ -103,12 +114,19 @@ class _Batch:
             self._items = self._bytes = 0
             await asyncio.sleep(0)
 
-    def finish(self) -> None:
-        """Send the remaining items and the end of the stream."""
-        if self.parts:
+    def finish(self, meta: bytes) -> None:
+        """Send the remaining items and the end of the stream.
+
+        Args:
+            meta: The header that is sent with END.
+        """
+        if self.parts and not (meta and self.meta):
+            self.meta = meta or self.meta
             self.send(MESSAGE | BATCH | END)
-        else:
-            self._stream.end()
+            return
+        if self.parts:
+            self.send()
+        self._stream.end(meta=meta)
 
     def _at_turn_end(self) -> None:
         self._scheduled = False

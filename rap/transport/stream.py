@@ -173,9 +173,11 @@ class Stream(StreamState):
             inbox = self._first_message(meta)
         if self.discard:
             self.conn.acknowledge(self, size)
+            if meta and not flags & MESSAGE:
+                self.on_header(flags, meta)
         elif flags & MESSAGE:
             inbox.append((flags, meta, body, size))
-        if meta and not flags & MESSAGE:
+        elif meta:
             self.on_header(flags, meta)
         reader = self._reader
         if reader is not None and not reader.done():
@@ -298,14 +300,15 @@ class Stream(StreamState):
         if self.unwritten:
             raise ChannelClosed("this side cancelled the call")
 
-    def end(self, proof: bytes = b"") -> None:
+    def end(self, proof: bytes = b"", meta: bytes = b"") -> None:
         """End this side of the stream; does nothing if it has ended.
 
         Args:
             proof: A last message of the processors, sent with END.
+            meta: The header that is sent with END.
         """
         if not self.state & LOCAL_DONE:
-            self.conn.send_data(self, _WHOLE_LAST if proof else END, b"", proof)
+            self.conn.send_data(self, _WHOLE_LAST if proof else END, meta, proof)
 
     def interrupt(self) -> None:
         """Let the reader that waits for a message see the end of the stream."""
@@ -313,14 +316,18 @@ class Stream(StreamState):
         if reader is not None and not reader.done():
             reader.set_exception(EndOfStream())
 
-    def leave(self, proof: bytes = b"") -> None:
+    def leave(self, proof: bytes = b"", meta: bytes = b"") -> None:
         """Send END, and discard what the peer still sends."""
+        self.stop_receiving()
+        self.end(proof, meta)
+        self._wake()
+
+    def stop_receiving(self) -> None:
+        """Discard what the peer has sent, and what it still sends."""
         self.discard = True
         for _, _, _, size in self.inbox:
             self.conn.acknowledge(self, size)
         self.inbox = ()
-        self.end(proof)
-        self._wake()
 
     def reset(self, code: Code = Code.CANCELLED, message: str = "") -> None:
         """End the stream in both directions; does nothing if it has ended.

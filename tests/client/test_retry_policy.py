@@ -236,6 +236,12 @@ class Source:
     def __init__(self, header: dict[str, Any]) -> None:
         self.header = header
 
+    def set_header(self, name: str, value: Any) -> None:
+        raise AssertionError("it is not asked for")
+
+    def set_trailer(self, name: str, value: Any) -> None:
+        raise AssertionError("it is not asked for")
+
     def request(self) -> Any:
         raise AssertionError("it is not asked for")
 

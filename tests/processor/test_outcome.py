@@ -19,6 +19,10 @@ class Ended:
     def __init__(self, error: CallError | None) -> None:
         self.error = error
 
+    def set_header(self, name: str, value: object) -> None: ...
+
+    def set_trailer(self, name: str, value: object) -> None: ...
+
     def request(self) -> Request:
         return Request(Call("/default/f", StreamType.UNARY, Side.SERVER, {}))
 

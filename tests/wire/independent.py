@@ -94,7 +94,11 @@ class Call:
         self.held = 0  # bytes of messages that nobody has taken
         self.ended = self.we_ended = False
         self.failure: Failed | None = None
-        self.headers: list[Mapping[str, Any]] = []  # of the messages that came
+        self.headers: list[Mapping[str, Any]] = []  # of the frames that began a message or END
+        self.last_header: Mapping[str, Any] = {}  # of the message or frame with END
+        self.result: Any = None  # of a channel
+        self.is_done = False  # the client of a channel reads nothing more
+        self.stopped = False  # the server needs no more of what we send
         self._inbox: deque[tuple[Any, int]] = deque()  # with what the message gives back
         self._parts: list[bytes] = []
         self._lent = 0  # given back for them
@@ -110,14 +114,43 @@ class Call:
         held, self.held = self.held, 0
         await self.peer.give_back(None, held)
 
-    async def send(self, value: Any, *, end: bool = False, batch: bool = False) -> None:
+    @property
+    def answer_header(self) -> Mapping[str, Any]:
+        """Return the header of the answer: of a call that failed, the details have it."""
+        if self.failure is not None and ":header" in self.failure.details:
+            return _names_of_users(self.failure.details[":header"])
+        return _names_of_users(self.headers[0] if self.headers else {})
+
+    @property
+    def answer_trailer(self) -> Mapping[str, Any]:
+        """Return the trailer of the answer: of a call that failed, the details have it."""
+        last = self.failure.details if self.failure is not None else self.last_header
+        return _names_of_users(last.get(":trailer", {}))
+
+    async def send(
+        self,
+        value: Any,
+        *,
+        end: bool = False,
+        batch: bool = False,
+        header: Mapping[str, Any] | None = None,
+    ) -> None:
         """Send one message, or a batch of them."""
         flags = MESSAGE | (END if end else 0) | (BATCH if batch else 0)
-        await self.peer.send_message(self, DATA, flags, b"", msgpack.packb(value))
+        meta = msgpack.packb(header) if header else b""
+        await self.peer.send_message(self, DATA, flags, meta, msgpack.packb(value))
 
-    async def end(self) -> None:
+    async def end(self, header: Mapping[str, Any] | None = None) -> None:
         """Say that nothing more is sent."""
-        await self.peer.send_message(self, DATA, END, b"", b"")
+        meta = msgpack.packb(header) if header else b""
+        await self.peer.send_message(self, DATA, END, meta, b"")
+
+    async def leave(self) -> None:
+        """End a channel, and say that nothing more is read, if the server understands that."""
+        if "outcome" in (await self.peer.greeted()).get("abilities", ()):
+            meta = msgpack.packb({":done": True})
+            await self.peer.send_message(self, DATA, 0, meta, b"")
+        await self.end()
 
     async def receive(self) -> Any:
         """Return the next message and give its credit back.
@@ -173,7 +206,16 @@ class Call:
             await self.peer.give_back(self, cost)
             return
         self.ended = bool(last)
-        if self._parts and frame.kind == DATA:
+        header = self.headers[-1]
+        if last:
+            self.last_header = header
+        if header.get(":done") is True and not frame.flags & (MESSAGE | END):
+            self.is_done = True
+        if header.get(":result") is True and self._parts:
+            self.result = msgpack.unpackb(b"".join(self._parts))
+            self._parts.clear()
+            await self.peer.give_back(self, cost)
+        elif self._parts and frame.kind == DATA:
             await self.peer.give_back(self, -self._lent)
             self.held += cost + self._lent
             self._put(frame, cost + self._lent)
@@ -367,6 +409,7 @@ class Peer:
             if (call := self.calls.get(frame.stream)) is not None:
                 code, message, details = msgpack.unpackb(frame.body)[:3]
                 call.ended = True
+                call.stopped = not code
                 if code or self._on_open is not None:
                     call.failure = Failed(bool(frame.flags & UNSERVED), code, message, details)
                 await call.finish()
@@ -416,6 +459,10 @@ class Peer:
             raise Violation("Data of a stream that was never opened")
         else:  # late
             await self.give_back(None, frame.cost)
+
+
+def _names_of_users(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in header.items() if not name.startswith(":")}
 
 
 async def serve(
