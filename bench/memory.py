@@ -103,7 +103,7 @@ async def channels(address: str, stack: AsyncExitStack, client: Client) -> Open:
             await over.wait()
 
         # The stub makes the channel.
-        tasks.update(asyncio.create_task(hold()) for _ in range(count))  # type: ignore[call-arg]
+        tasks.update(asyncio.create_task(hold()) for _ in range(count))
         for _ in range(count):
             await opened.acquire()
 

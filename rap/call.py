@@ -105,6 +105,8 @@ class Call:
         affinity: On a client, the key whose calls go to one node, or `None`.
 
     Attributes:
+        answer: On a client, what has header and trailer of the answer: the meta of its frame, or
+            the map of a Reset; empty before.
         attempt: The number of the attempt, from 1.
         retried: On a client, the error of the attempt before this one, or `None`.
         on_attempt: On a client, the observers of attempts; see `observe_attempts`.
@@ -113,6 +115,7 @@ class Call:
 
     __slots__ = (
         "affinity",
+        "answer",
         "attempt",
         "deadline",
         "header",
@@ -142,6 +145,7 @@ class Call:
         self.deadline = deadline
         self.peer = peer
         self.affinity = affinity
+        self.answer: bytes | Header = b""
         self.attempt = 1
         self.retried: CallError | None = None
         self.on_attempt: tuple[Callable[[Call], None], ...] = ()
@@ -173,6 +177,10 @@ class Call:
     def retry_after(self, error: CallError) -> None:
         """Record on a client how an attempt failed, before the next one."""
         self.retried = error
+
+    def set_answer(self, meta: bytes | Header) -> None:
+        """Keep on a client what has header and trailer of the answer."""
+        self.answer = meta
 
     def mark_untraced(self) -> None:
         """Say in the header that the call is not traced."""

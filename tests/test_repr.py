@@ -103,7 +103,7 @@ async def test_a_channel_shows_whether_it_is_open() -> None:
             await channel.read_body()
             return repr(channel)
 
-        assert await within(talk()) == "<Channel /default/echo open>"  # type: ignore[call-arg]
+        assert await within(talk()) == "<Channel /default/echo open>"
         assert repr(seen[0]) == "<Channel /default/echo closed>"
 
 

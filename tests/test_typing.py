@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = '''
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import assert_type
 
 from rap import Channel, Client, Server, Session, SyncClient, Unavailable, context
@@ -56,6 +56,33 @@ async def count(limit: int) -> AsyncIterator[int]:
     yield limit
 
 
+@client.register
+async def upload(name: str, rows: AsyncIterable[int] | Iterable[int]) -> str:
+    raise NotImplementedError
+
+
+@client.register()
+async def echo(rows: AsyncIterable[int] | Iterable[int]) -> AsyncIterator[str]:
+    yield ""
+
+
+@client.register
+async def chat(channel: Channel[str, str], room: str) -> int:
+    await channel.write(room)
+    return len(room)
+
+
+@client.register(timeout=3)
+async def typed(channel: Channel[int, str]) -> int:
+    await channel.write(1)  # wrong: arg-type, reportArgumentType
+    return await channel.read_body()
+
+
+@server.register
+async def tell(channel: Channel[str]) -> None:
+    assert_type(await channel.read_body(), str)
+
+
 @client.register(timeuot=3)  # wrong: call-overload, reportCallIssue
 async def misspelt() -> None: ...
 
@@ -94,6 +121,26 @@ async def use(session: Session, channel: Channel) -> None:
     await add("1", 2)  # wrong: arg-type, reportArgumentType
     async for item in count(3):
         assert_type(item, int)
+    call = add.start(1, 2)
+    assert_type(await call, int)
+    print(call.header, call.trailer, call.peer, call.attempts, call.done(), call.cancel())
+    add.start("1", 2)  # wrong: arg-type, reportArgumentType
+    items = count.start(3)
+    async for item in items:
+        assert_type(item, int)
+    print(items.header, items.trailer, items.peer, items.attempts, items.done(), items.cancel())
+    assert_type(await upload("x", [1, 2]), str)
+    assert_type(await upload.start("x", count(3)), str)
+    await upload("x", ["1"])  # wrong: list-item, reportArgumentType
+    async for text in echo(range(3)):
+        assert_type(text, str)
+    assert_type(await chat("tea"), int)
+    await chat(room=1)  # wrong: arg-type, reportArgumentType
+    assert_type(await typed(), int)
+    async with client.channel("chat", room="tea") as talk, session.channel(chat, "tea") as other:
+        await talk.write(other.header)
+        await talk.end()
+        await other.result()
     assert_type(remote(1), str)
     remote("1")  # wrong: arg-type, reportArgumentType
     for number in numbers(3):

@@ -5,8 +5,10 @@ elsewhere; one whose connection was lost only if it is idempotent. `rap.client.r
 `rap.client.attempt` makes the attempts.
 """
 
+import asyncio
 import random
 from collections.abc import Coroutine, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from rap.call import UNTRACED_HEADER, Call, Header, Side, StreamType, current
@@ -18,6 +20,7 @@ from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
+from rap.client.unary_call import UnaryCall
 from rap.clock import NEVER, Clock
 from rap.errors import CallError, Code, InvalidArgument
 from rap.processor.base import Pipeline
@@ -60,6 +63,7 @@ class Invoker:
         self.budget = RetryBudget(config.retry_budget, cluster.attempts_by_node, clock.monotonic)
         self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
         self.identity = identity
+        self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
 
     async def unary(
         self,
@@ -94,6 +98,39 @@ class Invoker:
         else:
             raw = await send(method, call, session, body)
         return method.decode(raw)
+
+    def start(
+        self,
+        method: Method,
+        args: Any,
+        kwargs: Any,
+        session: Session | None = None,
+        header: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+    ) -> UnaryCall[Any]:
+        """Start a unary call in a task; see `unary` for the arguments.
+
+        Raises:
+            InvalidArgument: The arguments do not fit the function.
+        """
+        body = method.encode(args, kwargs)
+        call, session = self.start_call(method, _UNARY, session, header, timeout, affinity)
+        return self.start_task(call, self._unary(method, call, session, body))
+
+    def start_task(self, call: Call, running: Coroutine[Any, Any, Any]) -> UnaryCall[Any]:
+        """Run a call with one response in a task, which the client keeps until it ends."""
+        task = self.cluster.loop.create_task(running)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return UnaryCall(call, task)
+
+    async def _unary(self, method: Method, call: Call, session: Session | None, body: bytes) -> Any:
+        """Make a call that was started; return its result."""
+        send = self.call_with_retries if method.hedge is None else self.call_with_hedging
+        left_out = not self.pipeline.has_scope or self.untraced(call)
+        with nullcontext() if left_out else self.pipeline.scope(call):
+            return method.decode(await send(method, call, session, body))
 
     def start_call(
         self,
@@ -170,6 +207,7 @@ class Invoker:
                 raw = await attempt.future
             except CallError as error:
                 attempts.fail(attempt, error)
+                call.set_answer(attempt.failed_meta or b"")
                 state = state or RetryState()
                 await self.prepare_retry(method, call, session, pick, state, error)
                 continue
@@ -178,6 +216,8 @@ class Invoker:
                 attempt.cancel("the caller was cancelled")
                 raise
             attempts.succeed(attempt)
+            if attempt.meta:
+                call.set_answer(attempt.meta)
             if pipeline.transforms:
                 return await decode_response(pipeline, call, attempt.meta, raw)
             return raw
@@ -193,6 +233,7 @@ class Invoker:
     async def _hedge(self, method: Method, call: Call, body: bytes) -> bytes | memoryview:
         hedged = HedgedCall(self.attempts, self.policy, method, call, body)
         attempt, error = await hedged.run()
+        call.set_answer(attempt.meta or attempt.failed_meta or b"")
         if error is not None:
             pick = attempt.node, attempt.conn
             await self.prepare_retry(method, call, None, pick, hedged.state, error)

@@ -2,12 +2,13 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from rap.address import brief
 from rap.balance import picker_from_name, wants_reports
 from rap.call import Side, StreamType
+from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.cluster import Cluster
@@ -15,10 +16,19 @@ from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import MethodCache, merge_arguments
+from rap.client.request_pump import client_stream
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, innermost_session
-from rap.client.stub import bind_interface, iterator_call, make_stub, split_decorated
+from rap.client.stub import (
+    Declare,
+    StreamStub,
+    UnaryStub,
+    bind_interface,
+    iterator_call,
+    make_stub,
+    split_decorated,
+)
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.clock import NEVER, check_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
@@ -161,7 +171,15 @@ class Client:
         self._types.load(exceptions)
 
     @overload
-    def register(self, name: Callable[P, R], /) -> Callable[P, R]: ...
+    def register(
+        self, name: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def register(self, name: Callable[P, Coroutine[Any, Any, R]], /) -> UnaryStub[P, R]: ...
+
+    @overload
+    def register(self, name: Callable[P, AsyncIterator[R]], /) -> StreamStub[P, R]: ...
 
     @overload
     def register(
@@ -173,7 +191,7 @@ class Client:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+    ) -> Declare: ...
 
     def register(
         self,
@@ -214,7 +232,7 @@ class Client:
             "client", name, (group, enable_type_check, timeout, idempotent, hedge)
         )
 
-        def decorate(func: Callable[P, R]) -> Callable[P, R]:
+        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
@@ -434,12 +452,17 @@ class Client:
             TypeError: It is a generator or channel function.
         """
         method = self._methods.for_function(func, group)
-        if method.stream_type is not StreamType.UNARY:
+        if method.stream_type.server_streams:
             raise TypeError(
                 f"call is for unary functions, {method.name} is a {method.stream_type.value}"
             )
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = method.timeout if check_timeout("timeout", timeout) is None else timeout
+        if method.stream_type is StreamType.CLIENT_STREAM:
+            _, running = client_stream(
+                self.invoker, method, *arguments, session, header, limit, affinity
+            )
+            return await running
         return await self.invoker.unary(
             method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
@@ -456,7 +479,7 @@ class Client:
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> ResponseStream:
+    ) -> ResponseStream[Any]:
         """Return an async iterator over the items that a server's generator yields.
 
         Args:
@@ -470,7 +493,7 @@ class Client:
             method = self._methods.for_name(func, group, StreamType.STREAM)
         else:
             method = self._methods.for_function(func, group)
-        if method.stream_type is not StreamType.STREAM:
+        if method.stream_type not in (StreamType.STREAM, StreamType.BIDI):
             raise TypeError(
                 f"iterator_call is for generators, {method.name} is {method.stream_type.value}"
             )
@@ -541,7 +564,7 @@ class Client:
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
         stream_type = self._methods.for_function(target, None).stream_type
-        if stream_type is StreamType.STREAM:
+        if stream_type in (StreamType.STREAM, StreamType.BIDI):
             return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
             pending: Any = target(*args, **kwargs)

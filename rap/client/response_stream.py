@@ -1,4 +1,4 @@
-"""The responses of a remote generator.
+"""The responses of a call that answers with a stream.
 
 This is an iterator object and not an ``async def … yield``: when a consumer breaks out and drops
 it, `__del__` ends the remote generator and leaves the processors' scopes at once, without the help
@@ -9,23 +9,28 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
-from rap.call import Call
+from rap.address import Peer
+from rap.call import Call, Header
 from rap.client.attempt import decode_response
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
+from rap.client.request_pump import RequestPump
 from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.errors import CallError, Internal, InvalidArgument
 from rap.transport import EndOfStream, Stream
+from rap.transport.stream import answer_header, answer_trailer
 from rap.wire.frames import BATCH, END
 
 __all__ = ["ResponseStream"]
 
+T_co = TypeVar("T_co", covariant=True)
 
-class ResponseStream:
+
+class ResponseStream(Generic[T_co]):
     """The items of a remote generator, as an async iterator.
 
     Nothing is sent before the first `__anext__`. As with a local generator, an error or a cancelled
@@ -39,6 +44,7 @@ class ResponseStream:
         body: The encoded arguments.
         decode_item: Decodes one item.
         decode_items: Decodes a batch of items.
+        pump: Sends the requests of a bidirectional call; `None` for a generator.
     """
 
     _done = True  # until it is made
@@ -52,6 +58,7 @@ class ResponseStream:
         body: bytes,
         decode_item: Callable[[Any], Any],
         decode_items: Callable[[Any], list[Any]],
+        pump: RequestPump | None = None,
     ) -> None:
         self._items: deque[Any] = deque()
         self._invoker = invoker
@@ -61,6 +68,8 @@ class ResponseStream:
         self._body = body
         self._decode_item = decode_item
         self._decode_items = decode_items
+        self._pump = pump
+        self._end_meta: bytes = b""  # of the last frame, if that has items
         self._stream: Stream | None = None
         self._node: Node | None = None
         self._scope: AbstractContextManager[Any] | None = None
@@ -71,15 +80,55 @@ class ResponseStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T_co:
         try:
-            return self._items.popleft()
+            item: T_co = self._items.popleft()
         except IndexError:
-            return await self._next()
+            item = await self._next()
+        return item
 
     async def aclose(self) -> None:
         """End the remote generator; nothing happens if it has ended."""
         self._finish()
+        if self._pump is not None:
+            await self._pump.stop()
+
+    def cancel(self) -> bool:
+        """End the call at once; return `False` if it has ended already.
+
+        A task that waits for an item sees the end of the iteration.
+        """
+        is_open = not self._done
+        self._finish()
+        return is_open
+
+    def done(self) -> bool:
+        """Return whether the call has ended."""
+        return self._done
+
+    @property
+    def header(self) -> Header:
+        """The header of the answer; empty until the first item, the end or an error has arrived."""
+        stream = self._stream
+        if stream is None:
+            return {}
+        return answer_header(stream.end_meta if stream.first_meta is None else stream.first_meta)
+
+    @property
+    def trailer(self) -> Header:
+        """The trailer of the answer; empty until the end or an error has arrived."""
+        stream = self._stream
+        return {} if stream is None else answer_trailer(self._end_meta or stream.end_meta)
+
+    @property
+    def peer(self) -> Peer | None:
+        """The server of the last attempt; `None` before the first."""
+        return self._call.peer
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts, from 1."""
+        return self._call.attempt
 
     def take_ready(self) -> list[Any]:
         """Return the items that have arrived already."""
@@ -117,6 +166,8 @@ class ResponseStream:
                 flags, meta, raw = await self._first()
             else:
                 flags, meta, raw = stream.try_recv() or await stream.recv()
+            if flags & END:
+                self._end_meta = meta
             if pipeline.transforms:
                 if flags & END and pipeline.proves_ends:
                     proof = bytes(raw)
@@ -133,6 +184,8 @@ class ResponseStream:
             return self._decode_item(raw)
         except EndOfStream:
             try:
+                if self._pump is not None and self._pump.error is not None:
+                    raise self._pump.error from None
                 pipeline.receive_end(self._call, proof)
             except BaseException as exc:
                 self._finish(exc)
@@ -144,6 +197,8 @@ class ResponseStream:
             raise
         finally:
             self._running = False
+            if self._done and self._pump is not None:
+                await self._pump.stop()
 
     async def _first(self) -> Any:
         """Open the stream and return its first message; make further attempts as for any call."""
@@ -153,18 +208,25 @@ class ResponseStream:
         scope.__enter__()
         self._scope = scope
         method, call, session, state = self._method, self._call, self._session, RetryState()
+        pump = self._pump
         while True:
             attempt = await invoker.open_stream(method, call, session, self._body, state)
             node, self._stream = attempt.node, attempt
             # The load of a node counts the call up to its first message.
             node.stats.started(attempt.started)
             try:
+                if pump is not None:
+                    pump.attach(attempt)
                 message = await attempt.recv()
             except CallError as error:
                 node.record_result(attempt.started, error)
-                self._stream = None
-                pick = node, attempt.conn
-                await invoker.prepare_retry(method, call, session, pick, state, error)
+                if pump is not None:
+                    pump.detach()
+                    if pump.sent or attempt.error is not error:
+                        raise
+                await invoker.prepare_retry(
+                    method, call, session, (node, attempt.conn), state, error
+                )
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
                 node.record_result(attempt.started, None if empty else error)
@@ -181,6 +243,8 @@ class ResponseStream:
         self._done = True
         self._items.clear()
         stream, node = self._stream, self._node
+        if self._pump is not None:
+            self._pump.cancel()
         if stream is not None:
             stream.reset()
         if node is not None:

@@ -7,26 +7,82 @@ live in the call, never on the stub.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import FunctionType, MethodType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from rap.call import UNTRACED_HEADER, StreamType, current
+from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.method import Method, MethodCache
+from rap.client.request_pump import RequestPump, client_stream
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
+from rap.client.unary_call import UnaryCall
 from rap.clock import NEVER, check_timeout
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
 from rap.transport import UnaryStream
 
-__all__ = ["StubClient", "bind_interface", "iterator_call", "make_stub"]
+__all__ = [
+    "Declare",
+    "StreamStub",
+    "StubClient",
+    "UnaryStub",
+    "bind_interface",
+    "iterator_call",
+    "make_stub",
+    "split_decorated",
+]
 
 _OPTIONS = ("session", "timeout", "header", "affinity")
 I = TypeVar("I")  # noqa: E741
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class UnaryStub(Protocol[P, R_co]):
+    """The stub of a function with one response: unary or client streaming."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Return the call, which is made when it is awaited."""
+        ...
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> UnaryCall[R_co]:
+        """Start the call; return an object to await, that has header and trailer of the answer."""
+        ...
+
+
+class StreamStub(Protocol[P, R_co]):
+    """The stub of a function that answers with items: a generator, or bidirectional."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ResponseStream[R_co]:
+        """Return the call, which is made when it is iterated."""
+        ...
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> ResponseStream[R_co]:
+        """Return the call, which has header and trailer of the answer."""
+        ...
+
+
+class Declare(Protocol):
+    """The decorator that `Client.register` returns if it is given options."""
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> UnaryStub[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, AsyncIterator[R]]) -> StreamStub[P, R]: ...
 
 
 class StubClient(SessionClient, Protocol):
@@ -83,12 +139,16 @@ def make_stub(
         stub = _hedged_stub(client, method, options)
     elif function.stream_type is StreamType.UNARY:
         stub = _unary_stub(client, method, options)
-    elif function.stream_type is StreamType.STREAM:
-        stub = _stream_stub(client, method, options)
-    else:
+    elif function.stream_type is StreamType.CLIENT_STREAM:
+        stub = _client_stream_stub(client, method, options)
+    elif function.stream_type is StreamType.CHANNEL:
         stub = _channel_stub(client, method, declared, options)
+    else:
+        stub = _stream_stub(client, method, options)
     stub_codes.add(stub.__code__)
     functools.update_wrapper(stub, declared)
+    if function.stream_type is not StreamType.CHANNEL:
+        stub.start = _starter(client, method, options)  # type: ignore[attr-defined]  # of the stub
     stub.__rap_method__ = method  # type: ignore[attr-defined]  # how `inject` and `execute` know it
     return stub
 
@@ -175,10 +235,35 @@ def _hedged_stub(
     return stub
 
 
+def _client_stream_stub(
+    client: StubClient, method: Method, options: tuple[str, ...]
+) -> Callable[..., Any]:
+    async def stub(*args: Any, **kwargs: Any) -> Any:
+        taken = _split(kwargs, options)
+        return await client_stream(client.invoker, method, args, kwargs, **taken)[1]
+
+    return stub
+
+
+def _starter(client: StubClient, method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+    """Return the function that starts a call and returns its call object."""
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        taken, invoker = _split(kwargs, options), client.invoker
+        if method.stream_type.server_streams:
+            return iterator_call(invoker, method, args, kwargs, **taken)
+        if method.stream_type is StreamType.CLIENT_STREAM:
+            return invoker.start_task(*client_stream(invoker, method, args, kwargs, **taken))
+        taken.setdefault("timeout", method.timeout)
+        return invoker.start(method, args, kwargs, **taken)
+
+    return start
+
+
 def _stream_stub(
     client: StubClient, method: Method, options: tuple[str, ...]
 ) -> Callable[..., Any]:
-    def stub(*args: Any, **kwargs: Any) -> ResponseStream:
+    def stub(*args: Any, **kwargs: Any) -> ResponseStream[Any]:
         taken = _split(kwargs, options)
         return iterator_call(client.invoker, method, args, kwargs, **taken)
 
@@ -195,17 +280,21 @@ def iterator_call(
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
     affinity: str | None = None,
-) -> ResponseStream:
-    """Return the response stream of a remote generator."""
+) -> ResponseStream[Any]:
+    """Return the response stream of a remote generator, or of a bidirectional call."""
+    function, source, pump = method.function, None, None
+    if function is not None and function.stream_parameter is not None:
+        args, kwargs, source = function.split_arguments(args, kwargs)
     body = method.encode(args, kwargs)
     limit = method.timeout if timeout is None else timeout
-    call, session = invoker.start_call(method, StreamType.STREAM, session, header, limit, affinity)
-    function = method.function
-    if function is not None and function.stream_type is StreamType.STREAM:
+    call, session = invoker.start_call(method, method.stream_type, session, header, limit, affinity)
+    decode_item: Callable[[Any], Any] = decode_any
+    decode_items: Callable[[Any], list[Any]] = _decode_items
+    if function is not None:
         decode_item, decode_items = function.decode_item, function.decode_items
-    else:
-        decode_item, decode_items = decode_any, _decode_items
-    return ResponseStream(invoker, method, call, session, body, decode_item, decode_items)
+        if function.stream_parameter is not None:
+            pump = RequestPump(method, call, invoker.pipeline, source)
+    return ResponseStream(invoker, method, call, session, body, decode_item, decode_items, pump)
 
 
 def _decode_items(body: bytes | memoryview) -> list[Any]:

@@ -77,7 +77,7 @@ def error_object(error: CallError | BadRequest) -> dict[str, Any]:
     return {"code": status, "msg": str(error)}
 
 
-async def event_response(items: ResponseStream) -> StreamingResponse:
+async def event_response(items: ResponseStream[Any]) -> StreamingResponse:
     """Return a response with one server-sent event per item (WHATWG HTML, section 9.2).
 
     If the client disconnects, the generator ends. An event ``end`` follows the last item, and an
@@ -95,7 +95,7 @@ async def event_response(items: ResponseStream) -> StreamingResponse:
     )
 
 
-async def _events(first: Any, items: ResponseStream) -> AsyncIterator[str]:
+async def _events(first: Any, items: ResponseStream[Any]) -> AsyncIterator[str]:
     try:
         if first is not _NOTHING:
             yield f"data: {to_json(first)}\n\n"

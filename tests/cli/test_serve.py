@@ -75,7 +75,7 @@ async def test_sigterm_drains_and_an_open_channel_finishes(shop: Path, target: s
                 return [first, await channel.read_body()]
 
             assert await client.raw_call("add", 1, 2) == 3
-            assert await talk() == [1, 2]  # type: ignore[call-arg]  # the stub makes the channel
+            assert await talk() == [1, 2]
             assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
 

@@ -126,7 +126,7 @@ async def on_a_channel(address: str, while_open: Callable[[], Awaitable[None]]) 
             await channel.write(2)
             return await channel.read_body()
 
-        return await talk()  # type: ignore[call-arg]  # the stub makes the channel
+        return await talk()
 
 
 async def test_sigterm_drains_every_worker_and_an_open_channel_finishes(shop: Path) -> None:
@@ -159,7 +159,7 @@ async def test_a_second_sigterm_ends_the_workers_at_once(shop: Path) -> None:
                 return await channel.read_body()
 
             with pytest.raises(RapError):
-                await talk()  # type: ignore[call-arg]  # the stub makes the channel
+                await talk()
             assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
 

@@ -80,7 +80,7 @@ async def test_the_server_raises_after_the_client_is_done(client: Client, log: L
         return 7
 
     with pytest.raises(ValueError, match="row 1 is bad"):
-        await within(upload())  # type: ignore[call-arg]  # its channel is made for it
+        await within(upload())
     assert log.got == [1]
 
 
@@ -119,7 +119,7 @@ async def test_the_value_of_the_clients_function_is_that_of_the_call(client: Cli
         await channel.write(2)
         return await channel.read_body()
 
-    assert await within(talk()) == 2  # type: ignore[call-arg]  # its channel is made for it
+    assert await within(talk()) == 2
 
 
 async def test_a_side_that_has_ended_reads_on(client: Client) -> None:

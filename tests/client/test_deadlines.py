@@ -179,7 +179,7 @@ async def test_unary_calls_have_nine_seconds_and_streams_and_channels_no_limit()
 
         assert 8 < await client.raw_call("left") <= 9
         assert [item async for item in client.iterator_call("lefts")] == [float("inf")]
-        assert await asking() == "inf"  # type: ignore[call-arg]  # the channel is given
+        assert await asking() == "inf"
 
 
 async def test_a_function_in_a_thread_does_not_keep_others_waiting(

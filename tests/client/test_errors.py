@@ -174,7 +174,7 @@ async def test_a_base_exception_fails_the_call_too(kind: str) -> None:
             for name in ("quit_plain", "quit_async", "inline"):
                 error = await failure_of(client, kind, name)
                 assert (type(error), error.message) == (HandlerError, "given up")
-            for call in (items(), through_a_channel()):  # type: ignore[call-arg]  # its channel is made
+            for call in (items(), through_a_channel()):
                 with pytest.raises(HandlerError, match="given up"):
                     await within(call)
             assert await client.raw_call("fine") == 1

@@ -260,12 +260,12 @@ async def test_a_channel_runs_in_its_own_session(client: Client) -> None:
         ports = {(await client.raw_call("who"))["port"] for _ in range(20)}
         return [said, ids, len(ports)]
 
-    said, ids, ports = await talk()  # type: ignore[call-arg]  # the channel is made for it
+    said, ids, ports = await talk()
     assert ids == {said}
     assert ports == 1
     assert holds(client) == 0
     async with client.session as session:
-        said, ids, _ = await talk()  # type: ignore[call-arg]  # the channel is made for it
+        said, ids, _ = await talk()
         assert said == session.id
 
 

@@ -252,7 +252,7 @@ async def test_generators_channels_and_sessions_have_the_right_parents(spans: Sp
         with spans.tracer.start_as_current_span("page"):
             async with client.session:
                 assert [i async for i in client.iterator_call(count, 3)] == [0, 1, 2]
-                await talk()  # type: ignore[call-arg]  # its channel is made for it
+                await talk()
     page = spans.one("page", SpanKind.INTERNAL)
     for name in ("default/count", "default/echo", "default/add"):
         asking, answering = await spans.both(name)
@@ -412,7 +412,7 @@ async def test_calls_of_a_channel_s_handler_are_children_of_its_span(spans: Span
                     found.append(await channel.read_body())
                 return found
 
-            said: list[int] = await talk()  # type: ignore[call-arg]  # its channel is made for it
+            said: list[int] = await talk()
             assert said == [2, 3]
             asking, answering = await spans.both("default/sums")
     assert is_child(answering, asking)

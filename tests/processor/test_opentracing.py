@@ -78,7 +78,7 @@ async def test_calls_of_every_shape_have_a_span_on_each_end(tracer: Any) -> None
 
         await client.call(add, 1, 2)
         assert [i async for i in client.iterator_call(count, 3)] == [0, 1, 2]
-        await talk()  # type: ignore[call-arg]  # its channel is made for it
+        await talk()
         for name in ("add", "count", "echo"):
             asking, answering = await both(tracer, f"default/{name}")
             assert asking.parent_id is None

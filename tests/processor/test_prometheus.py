@@ -122,7 +122,7 @@ async def test_generators_and_channels_are_calls_too(metrics: Metrics) -> None:
         assert [i async for i in client.iterator_call(count, 3)] == [0, 1, 2]
         async for _ in client.iterator_call(count, 1000):
             break
-        await talk()  # type: ignore[call-arg]  # its channel is made for it
+        await talk()
         name = "rap_client_handled_total"
         await eventually(
             lambda: metrics.value(name, "/default/count", shape="stream", code="OK") == 2
@@ -200,7 +200,7 @@ async def test_messages_are_counted_by_a_processor_of_their_own(metrics: Metrics
 
         await client.call(add, 1, 2)
         assert [i async for i in client.iterator_call(count, 5)] == [0, 1, 2, 3, 4]
-        await talk()  # type: ignore[call-arg]  # its channel is made for it
+        await talk()
     for sent, received in (("server", "client"), ("client", "server")):
         for method, shape, number in (
             ("/default/add", "unary", (1, 1)),

@@ -91,4 +91,4 @@ async def test_generators_and_channels_keep_their_context_too() -> None:
 
         streamed = [item async for item in client.iterator_call(items, "stream")]
         assert streamed == ["stream"] * 3
-        assert await ask() == ["channel"] * 2  # type: ignore[call-arg]  # its channel is made
+        assert await ask() == ["channel"] * 2

@@ -65,7 +65,7 @@ async def called(client: Client, name: str, kind: str) -> None:
             await channel.write(kind)
             await channel.read()
 
-        await talk()  # type: ignore[call-arg]  # its channel is made
+        await talk()
     elif "items" in name:
         items = client.iterator_call(name, kind)
         if kind != "GeneratorExit":  # which also tells the generator that its items are not wanted

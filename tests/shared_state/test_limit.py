@@ -171,7 +171,7 @@ async def read_until_refused(client: Client) -> int:
             count += 1
 
     with pytest.raises(ResourceExhausted):
-        await talk()  # type: ignore[call-arg]  # the client gives the channel
+        await talk()
     return count
 
 

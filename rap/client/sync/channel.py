@@ -31,7 +31,7 @@ class SyncIterator:
         remote: The response stream.
     """
 
-    def __init__(self, client: object, thread: LoopThread, remote: ResponseStream) -> None:
+    def __init__(self, client: object, thread: LoopThread, remote: ResponseStream[Any]) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote

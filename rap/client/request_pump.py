@@ -1,0 +1,276 @@
+"""The sending half of a call with a request stream: its items, and the task that sends them."""
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing, nullcontext
+from typing import Any
+
+from rap.call import Call, Request
+from rap.client.attempt import decode_response
+from rap.client.call import Invoker
+from rap.client.method import Method
+from rap.client.retry import RetryState
+from rap.client.session import Session
+from rap.errors import CallError, Code, InvalidArgument
+from rap.processor.base import Pipeline
+from rap.schema.function import encode_any
+from rap.transport import EndOfStream, Stream
+from rap.transport.batching import send_items
+from rap.wire.codec import pack
+from rap.wire.frames import END, MESSAGE
+from rap.wire.stream import CLOSED
+
+__all__ = ["RequestPump", "client_stream"]
+
+_RESPONSE = MESSAGE | END
+_NOTHING = object()
+
+
+class RequestPump:
+    """Sends the items of one request stream, in a task that belongs to the call.
+
+    An attempt that fails before an item was sent may be followed by another one. The pump then
+    keeps the item that it waits for.
+
+    Args:
+        method: What is called.
+        call: The call.
+        pipeline: The processors of the client.
+        source: An asynchronous or plain iterable of the items. It is closed when the call ends.
+
+    Attributes:
+        sent: Whether an item was sent, or the end.
+        error: What the source has raised; the call has ended for it.
+
+    Raises:
+        InvalidArgument: The source is not iterable.
+    """
+
+    def __init__(self, method: Method, call: Call, pipeline: Pipeline, source: Any) -> None:
+        function = method.function
+        assert function is not None
+        if not isinstance(source, AsyncIterable | Iterable) or isinstance(source, str | bytes):
+            raise InvalidArgument(
+                f"{method.name}(): {function.stream_parameter!r} must be an iterable of items,"
+                f" got {type(source).__name__}"
+            )
+        self.sent = False
+        self.error: BaseException | None = None
+        self._call = call
+        self._pipeline = pipeline
+        self._encode = function.encode_request_item
+        self._source: AsyncIterable[Any] | Iterable[Any] = source
+        self._items: Any = None  # the iterator, from when it was made
+        self._stream: Stream | None = None
+        self._resumed: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def attach(self, stream: Stream) -> None:
+        """Send the items on the stream of an attempt.
+
+        Raises:
+            BaseException: The source has raised it between two attempts.
+        """
+        if self.error is not None:
+            stream.reset(Code.CANCELLED, "the client's iterator has raised")
+            raise self.error
+        self._stream = stream
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        elif self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+
+    def detach(self) -> None:
+        """Send nothing more on the stream of an attempt that has failed."""
+        self._stream = None
+
+    def cancel(self) -> None:
+        """Stop sending, and let the source be closed."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def stop(self) -> None:
+        """Stop sending; return when the source is closed."""
+        self.cancel()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        if self._source is not None:  # the task did not begin
+            await self._close()
+
+    async def _run(self) -> None:
+        try:
+            source = self._source
+            if isinstance(source, AsyncIterable):
+                self._items = aiter(source)
+                first = await anext(self._items, _NOTHING)
+            else:
+                self._items = iter(source)
+                first = next(self._items, _NOTHING)
+            while self._stream is None:
+                self._resumed = asyncio.get_running_loop().create_future()
+                await self._resumed
+            self.sent = True
+            async with aclosing(_chain(first, self._items)) as items:
+                await self._send(self._stream, items)
+        except Exception as exc:
+            self._fail(exc)
+        except asyncio.CancelledError as exc:
+            if self._stopped:
+                raise
+            self._fail(exc)  # the source has raised it
+        finally:
+            await self._close()
+
+    async def _send(self, stream: Stream, items: AsyncIterator[Any]) -> None:
+        call, pipeline, encode = self._call, self._pipeline, self._encode
+        if not pipeline.transforms:
+            await send_items(stream, items, encode)
+            return
+        async for item in items:
+            encode(item)  # checks the declared type
+            request = await pipeline.request(Request(call, item))
+            meta = pack(request.header) if request.header else b""
+            await stream.send(encode_any(request.body), meta)
+        stream.end(pipeline.send_end(call))
+
+    def _fail(self, error: BaseException) -> None:
+        """End the call for an error of the source, unless it has ended otherwise."""
+        stream = self._stream
+        if stream is None:
+            self.error = error
+        elif stream.error is None and stream.state & CLOSED != CLOSED and not stream.ended:
+            self.error = error
+            stream.reset(Code.CANCELLED, f"the client's iterator raised {type(error).__name__}")
+
+    async def _close(self) -> None:
+        items = self._source if self._items is None else self._items
+        self._source = self._items = ()
+        if hasattr(items, "aclose"):
+            await items.aclose()
+        elif hasattr(items, "close"):
+            items.close()
+
+
+def client_stream(
+    invoker: Invoker,
+    method: Method,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    session: Session | None = None,
+    header: dict[str, Any] | None = None,
+    timeout: float | None = None,
+    affinity: str | None = None,
+) -> tuple[Call, Coroutine[Any, Any, Any]]:
+    """Return a client-streaming call, and the coroutine that makes it and returns its result.
+
+    Args:
+        invoker: Makes the attempts.
+        method: What to call.
+        args: Positional arguments; the request stream is among them.
+        kwargs: Keyword arguments, or among these.
+        session: Session of the call; `None`: the one the caller is in, if any.
+        header: Sent with the call: a mapping of names to msgpack values.
+        timeout: Seconds; `None`: the limit of the method.
+        affinity: Key whose calls should keep to one server.
+
+    Raises:
+        InvalidArgument: The arguments do not fit the function.
+    """
+    function = method.function
+    assert function is not None
+    others, named, source = function.split_arguments(args, kwargs)
+    body = method.encode(others, named)
+    limit = method.timeout if timeout is None else timeout
+    call, session = invoker.start_call(method, method.stream_type, session, header, limit, affinity)
+    pump = RequestPump(method, call, invoker.pipeline, source)
+    return call, _call(invoker, method, call, session, body, pump)
+
+
+async def _call(
+    invoker: Invoker,
+    method: Method,
+    call: Call,
+    session: Session | None,
+    body: bytes,
+    pump: RequestPump,
+) -> Any:
+    left_out = invoker.untraced(call)
+    try:
+        with nullcontext() if left_out else invoker.pipeline.scope(call):
+            raw = await _call_with_retries(invoker, method, call, session, body, pump)
+    finally:
+        await pump.stop()
+    return method.decode(raw)
+
+
+async def _call_with_retries(
+    invoker: Invoker,
+    method: Method,
+    call: Call,
+    session: Session | None,
+    body: bytes,
+    pump: RequestPump,
+) -> bytes | memoryview:
+    """Return the raw response; make further attempts only while no item was sent."""
+    state = RetryState()
+    while True:
+        stream = await invoker.open_stream(method, call, session, body, state)
+        stats = stream.node.stats
+        stats.stream_opened()
+        try:
+            pump.attach(stream)
+            return await _answer(invoker, method, call, stream, pump)
+        except CallError as exc:
+            pump.detach()
+            if pump.sent or stream.error is not exc:
+                raise
+            error = exc
+        finally:
+            stream.reset(Code.CANCELLED, "the client needs the call no more")
+            stats.stream_closed()
+            invoker.cluster.release()
+        await invoker.prepare_retry(method, call, session, (stream.node, stream.conn), state, error)
+
+
+async def _answer(
+    invoker: Invoker, method: Method, call: Call, stream: Stream, pump: RequestPump
+) -> bytes | memoryview:
+    """Return the raw response that arrives on the stream of an attempt."""
+    try:
+        flags, meta, raw = await stream.recv()
+    except EndOfStream:
+        if pump.error is not None:
+            raise pump.error from None
+        call.set_answer(stream.end_meta)
+        raise CallError("the server ended the call without a response") from None
+    except CallError:
+        call.set_answer(stream.end_meta)
+        raise
+    call.set_answer(meta)
+    if flags & _RESPONSE != _RESPONSE:
+        raise InvalidArgument(f"{method.path} answers with items; declare that it returns them")
+    if invoker.pipeline.transforms:
+        return await decode_response(invoker.pipeline, call, meta, raw)
+    return raw
+
+
+async def _chain(first: Any, items: Any) -> AsyncGenerator[Any, None]:
+    """Yield the first item, unless there is none, and those of the rest of its iterator."""
+    if first is _NOTHING:
+        return
+    yield first
+    if isinstance(items, AsyncIterator):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
