@@ -267,7 +267,9 @@ class ServerStream(Stream):
         """
         if not pipeline.proves_ends:
             return b"", self.last_header_meta()
-        content = None if self.metadata is None else self.metadata.as_details()
+        content = {} if self.metadata is None else self.metadata.as_details()
+        if self.response_began:
+            content.pop(HEADER_DETAIL, None)
         return pipeline.send_end(self.as_call(), content or None), b""
 
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
