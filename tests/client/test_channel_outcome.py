@@ -313,3 +313,159 @@ async def test_a_declaration_checks_the_arguments_of_a_channel(client: Client) -
         client.channel(chat, 3)
     with pytest.raises(InvalidArgument, match="room"):
         client.channel(chat)
+
+
+async def answer(channel: Channel, start: int = 0) -> int:
+    context.set_header("color", "blue")
+    context.set_trailer("rows", [1, 2])
+    total = start
+    async for n in channel:
+        total += n
+        await channel.write(total)
+    return total
+
+
+async def test_the_value_of_the_servers_function_is_the_result(
+    server: Server, client: Client
+) -> None:
+    server.register(answer)
+
+    @client.register("answer")
+    async def silent(channel: Channel) -> None:
+        await channel.write(2)
+
+    @client.register("answer")
+    async def own(channel: Channel) -> int:
+        await channel.write(2)
+        return 7
+
+    @client.register("answer")
+    async def asking(channel: Channel, start: int) -> Any:
+        await channel.write(2)
+        return await channel.result()
+
+    assert await within(silent()) == 2
+    assert await within(own()) == 7
+    assert await within(asking(5)) == 7
+    assert await within(asking(start=6)) == 8
+    with pytest.raises(InvalidArgument, match="start"):
+        await asking("5")
+
+
+@pytest.mark.parametrize("way", ["for", "loop", "read", "iter_response", "close"])
+async def test_the_result_is_no_message(server: Server, client: Client, way: str) -> None:
+    server.register(answer)
+    got: list[Any] = []
+    async with client.channel("answer", start=1) as channel:
+        for n in (1, 2):
+            await channel.write(n)
+        await channel.end()
+        if way == "for":
+            got = [body async for body in channel]
+        elif way == "iter_response":
+            got = [message.body async for message in channel.iter_response()]
+        elif way == "read":
+            got = [await channel.read_body(), (await channel.read()).body]
+            with pytest.raises(ChannelClosed):
+                await channel.read_body()
+        elif way == "loop":
+            await channel.wait_close()
+            while await channel.loop():
+                got.append(await channel.read_body())
+        else:
+            got = [await channel.read_body(), await channel.read_body()]
+            await channel.close()
+        if way != "close":
+            assert channel.is_close
+        assert await within(channel.result()) == 4
+    assert got == [2, 4]
+    assert await channel.result() == 4
+    assert channel.header == {"color": "blue"}
+    assert channel.trailer == {"rows": [1, 2]}
+
+
+async def test_the_result_comes_behind_messages_that_nobody_read(
+    server: Server, client: Client
+) -> None:
+    server.register(answer)
+    async with client.channel("answer") as channel:
+        for _ in range(1000):
+            await channel.write(1)
+        assert await within(channel.result()) == 1000
+    async with client.channel("answer") as channel:
+        await channel.write(5)
+    assert await channel.result() == 5
+
+
+async def test_a_client_that_leaves_stops_a_server_that_writes_for_ever(
+    server: Server, client: Client, log: Log
+) -> None:
+    async def ticks(channel: Channel) -> str:
+        try:
+            while True:
+                await channel.write(bytes(10_000))
+        except ChannelClosed:
+            log.got.append("left")
+            return "stopped"
+
+    async def simple(channel: Channel) -> None:
+        while True:
+            await channel.write(bytes(10_000))
+
+    server.register(ticks)
+    server.register(simple)
+    async with client.channel("ticks") as channel:
+        assert len(await channel.read_body()) == 10_000
+    assert log.got == ["left"]
+    assert await channel.result() == "stopped"
+    async with client.channel("simple") as channel:
+        await channel.read()
+    assert await channel.result() is None
+    async with client.channel("ticks") as channel:
+        await channel.read()
+        await channel.close()
+        assert await within(channel.result()) == "stopped"
+
+
+async def test_a_failed_channel_has_header_and_trailer(server: Server, client: Client) -> None:
+    async def failing(channel: Channel) -> None:
+        context.set_header("color", "red")
+        context.set_trailer("why", "none")
+        raise CallError("mine", code=Code.ABORTED, details={"own": 1})
+
+    server.register(failing)
+    with pytest.raises(CallError, match="mine") as caught:
+        async with client.channel("failing") as channel:
+            pass
+    assert caught.value.details == {"own": 1}
+    assert channel.header == {"color": "red"}
+    assert channel.trailer == {"why": "none"}
+
+
+async def test_messages_have_the_types_of_the_declaration(server: Server, client: Client) -> None:
+    async def echo(channel: Channel[int, int]) -> int:
+        async for n in channel:
+            await channel.write(n)
+        return 1
+
+    server.register(echo, name="typed")
+
+    async def typed(channel: Channel[int, int]) -> int: ...  # type: ignore[empty-body]
+
+    async def wrong(channel: Channel[str, int]) -> str: ...  # type: ignore[empty-body]
+
+    async with client.channel(typed) as channel:
+        with pytest.raises(InvalidArgument, match="message"):
+            await channel.write("1")
+        await channel.write(1)
+        assert await channel.read_body() == 1
+        await channel.end()
+    assert await channel.result() == 1
+
+    @client.register("typed")
+    async def reading(channel: Channel[str, int]) -> str:
+        await channel.write(1)
+        return await channel.read_body()
+
+    with pytest.raises(CallError, match="message: expected `str`"):
+        await within(reading())

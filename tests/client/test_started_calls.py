@@ -193,3 +193,112 @@ async def test_a_hedged_call_can_be_started(client: Client) -> None:
     call = stub(client, "add", idempotent=True, hedge=5).start(1, 2)
     assert await within(call) == 3
     assert call.peer is not None
+
+
+async def marked(n: int) -> int:
+    context.set_header("color", "blue")
+    context.set_trailer("cost", n)
+    if n == 0:
+        raise CallError("none", code=Code.ABORTED, details={"own": True})
+    return n
+
+
+async def items(n: int) -> AsyncIterator[int]:
+    context.set_header("color", "blue")
+    for i in range(n):
+        yield i
+    context.set_trailer("cost", n)
+    if n == 3:
+        raise ValueError("three")
+
+
+async def total(rows: AsyncIterator[int]) -> int:
+    found = sum([row async for row in rows])
+    return await marked(found)
+
+
+async def echo(rows: AsyncIterator[int]) -> AsyncIterator[int]:
+    context.set_header("color", "blue")
+    async for row in rows:
+        yield row
+    context.set_trailer("cost", 2)
+
+
+@pytest.mark.parametrize("hedge", [None, 5.0])
+async def test_a_caller_reads_header_and_trailer_of_an_answer(
+    server: Server, client: Client, hedge: float | None
+) -> None:
+    server.register(marked)
+
+    async def declared(n: int) -> int: ...  # type: ignore[empty-body]  # a declaration
+
+    options: dict[str, Any] = {"idempotent": True, "hedge": hedge} if hedge else {}
+    stub = client.register("marked", **options)(declared)
+    call = stub.start(5)
+    assert (call.header, call.trailer) == ({}, {})
+    assert await within(call) == 5
+    assert (call.header, call.trailer) == ({"color": "blue"}, {"cost": 5})
+    failed = stub.start(0)
+    with pytest.raises(CallError, match="none") as caught:
+        await within(failed)
+    assert caught.value.details == {"own": True}
+    assert (failed.header, failed.trailer) == ({"color": "blue"}, {"cost": 0})
+    assert await within(stub(5)) == 5
+    with pytest.raises(CallError) as caught:
+        await within(stub(0))
+    assert caught.value.details == {"own": True}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 200])
+async def test_a_response_stream_has_header_and_trailer(
+    server: Server, client: Client, n: int
+) -> None:
+    server.register(items)
+
+    @client.register("items")
+    async def declared(n: int) -> AsyncIterator[int]:
+        yield n
+
+    responses = declared.start(n)
+    got = []
+    try:
+        async for item in responses:
+            assert responses.header == {"color": "blue"}
+            got.append(item)
+    except ValueError:
+        assert n == 3
+    assert got == [*range(n)]
+    assert (responses.header, responses.trailer) == ({"color": "blue"}, {"cost": n})
+
+
+async def test_calls_with_request_streams_have_header_and_trailer(
+    server: Server, client: Client
+) -> None:
+    server.register(total)
+    server.register(echo)
+
+    async def requests() -> AsyncIterator[int]:
+        yield 1
+
+    @client.register("total")
+    async def up(rows: AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]  # a declaration
+
+    @client.register("echo")
+    async def both(rows: AsyncIterator[int]) -> AsyncIterator[int]:
+        yield 0
+
+    call = up.start(requests())
+    assert await within(call) == 1
+    assert (call.header, call.trailer) == ({"color": "blue"}, {"cost": 1})
+    responses = both.start(requests())
+    assert [item async for item in responses] == [1]
+    assert (responses.header, responses.trailer) == ({"color": "blue"}, {"cost": 2})
+
+    async def none() -> AsyncIterator[int]:
+        return
+        yield 0
+
+    failed = up.start(none())
+    with pytest.raises(CallError, match="none"):
+        await within(failed)
+    assert (failed.header, failed.trailer) == ({"color": "blue"}, {"cost": 0})
