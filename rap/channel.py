@@ -13,12 +13,9 @@ from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.transport.stream import (
-    AnswerMeta,
     EndOfStream,
     Message,
     Stream,
-    answer_header,
-    answer_trailer,
 )
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE
@@ -101,7 +98,6 @@ class Channel(Generic[In, Out]):
         self._peer_done = False  # the peer reads nothing more
         self._closed_error: ChannelClosed | None = None  # raised last, on a server
         self._proved = False  # the processors have accepted the end of the peer
-        self._last_meta: AnswerMeta | None = None  # of a message that came with the end
         # On a client: the encoded value of the server's function, and what waits for it.
         self._result: bytes | memoryview | None = None
         self._drainer: asyncio.Task[None] | None = None
@@ -148,14 +144,12 @@ class Channel(Generic[In, Out]):
     @property
     def header(self) -> Header:
         """On a client, the header of the answer; empty until the first message has arrived."""
-        stream = self._stream
-        return answer_header(stream.end_meta if stream.first_meta is None else stream.first_meta)
+        return self._stream.answer_header
 
     @property
     def trailer(self) -> Header:
         """On a client, the trailer of the answer; empty until the server's function has ended."""
-        meta = self._stream.end_meta if self._last_meta is None else self._last_meta
-        return answer_trailer(meta)
+        return self._stream.answer_trailer
 
     @property
     def draining(self) -> bool:
@@ -416,7 +410,8 @@ class Channel(Generic[In, Out]):
         """Let the processors check the end of the peer's messages; they raise to refuse it."""
         if not self._proved and (self._finish is None or self._is_client):
             content = self._pipeline.receive_end(self._call, b"" if last is None else last[2])
-            self._last_meta = content if isinstance(content, dict) else None
+            if last is not None:
+                self._stream.on_proven_end(last[1], content)
             self._proved = True
 
     async def _inbound(self, received: Message) -> Request | Response:

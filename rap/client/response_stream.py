@@ -22,7 +22,7 @@ from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.errors import CallError, Internal, InvalidArgument
 from rap.transport import EndOfStream, Stream
-from rap.transport.stream import answer_header, answer_trailer
+from rap.transport.stream import answer_trailer
 from rap.wire.frames import BATCH, END
 
 __all__ = ["ResponseStream"]
@@ -110,15 +110,15 @@ class ResponseStream(Generic[T_co]):
     def header(self) -> Header:
         """The header of the answer; empty until the first item, the end or an error has arrived."""
         stream = self._stream
-        if stream is None:
-            return {}
-        return answer_header(stream.end_meta if stream.first_meta is None else stream.first_meta)
+        return {} if stream is None else stream.answer_header
 
     @property
     def trailer(self) -> Header:
         """The trailer of the answer; empty until the end or an error has arrived."""
         stream = self._stream
-        return {} if stream is None else answer_trailer(self._end_meta or stream.end_meta)
+        if stream is None:
+            return {}
+        return answer_trailer(self._end_meta) if self._end_meta else stream.answer_trailer
 
     @property
     def peer(self) -> Peer | None:
@@ -159,21 +159,21 @@ class ResponseStream(Generic[T_co]):
             raise RuntimeError(f"{self._method.path}: another task is waiting for its next item")
         self._running = True
         pipeline = self._invoker.pipeline
-        proof = b""
+        proof = proof_meta = b""
         try:
             stream = self._stream
             if stream is None:
                 flags, meta, raw = await self._first()
             else:
                 flags, meta, raw = stream.try_recv() or await stream.recv()
-            if flags & END:
-                self._end_meta = meta
             if pipeline.transforms:
                 if flags & END and pipeline.proves_ends:
-                    proof = bytes(raw)
+                    proof, proof_meta = bytes(raw), meta
                     raise EndOfStream
                 batch = flags & BATCH
                 raw = await decode_response(pipeline, self._call, meta, raw, batch=batch)
+            if flags & END:
+                self._end_meta = meta
             if flags & BATCH:
                 self._items.extend(self._decode_items(raw))
                 if not self._items:
@@ -186,7 +186,9 @@ class ResponseStream(Generic[T_co]):
             try:
                 if self._pump is not None and self._pump.error is not None:
                     raise self._pump.error from None
-                pipeline.receive_end(self._call, proof)
+                content = pipeline.receive_end(self._call, proof)
+                if proof and self._stream is not None:
+                    self._stream.on_proven_end(proof_meta, content)
             except BaseException as exc:
                 self._finish(exc)
                 raise

@@ -166,6 +166,18 @@ class Stream(StreamState):
         """Whether this side may still send."""
         return not self.state & LOCAL_DONE and self.error is None
 
+    @property
+    def answer_header(self) -> Header:
+        """The header of the answer, on a client; empty until it has arrived."""
+        first, end = self.first_meta, self.end_meta
+        in_end = first is None or (isinstance(end, dict) and HEADER_DETAIL in end)
+        return answer_header(end if in_end else first or b"")
+
+    @property
+    def answer_trailer(self) -> Header:
+        """The trailer of the answer, on a client; empty until the end has arrived."""
+        return answer_trailer(self.end_meta)
+
     def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
         """Put a message into the inbox, unless it is to be discarded."""
         inbox = self.inbox
@@ -189,6 +201,17 @@ class Stream(StreamState):
         """Take a header that came without a message: with END, or to say something else."""
         if flags & END:
             self.end_meta = meta
+
+    def on_proven_end(self, meta: bytes, content: object) -> None:
+        """Keep the header and the trailer that the processors have found in the end of the peer.
+
+        Args:
+            meta: Meta of the frame, which they do not protect.
+            content: A map like that of `on_failed_meta`, or `None`.
+        """
+        if self.first_meta is meta:
+            self.first_meta = None
+        self.end_meta = content if isinstance(content, dict) else {}
 
     def on_failed_meta(self, meta: Header) -> None:
         """Keep header and trailer of a call that is about to fail, as the Reset has them."""
