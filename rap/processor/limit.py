@@ -82,8 +82,9 @@ class LimitProcessor(BaseProcessor):
     """Refuses requests above the limits of its rules with `ResourceExhausted`; for servers.
 
     Each rule that matches a request must admit it. The first that refuses it sets ``retry_after``
-    in ``details``, in seconds. A unary or stream call is one request. In a channel, the opening and
-    each message are one request each. A refusal does not count against the node on the client.
+    in ``details``, in seconds. A unary or generator call is one request. In other calls, the
+    opening and each item or message are one request each. A refusal does not count against the node
+    on the client.
 
     Args:
         backend: URL of `rap.shared_state.state_from_url`, such as ``memory://`` or

@@ -87,7 +87,7 @@ class ParameterEntry(TypedDict):
 
 
 class FunctionDescription(TypedDict):
-    """A function; ``shape`` is its stream type: unary, stream or channel."""
+    """A function; ``shape`` is its stream type: unary, stream, client_stream, bidi or channel."""
 
     group: str
     func_name: str

@@ -26,9 +26,13 @@ GROUP = "registry"
 
 
 class FunctionEntry(TypedDict):
-    """A function in a listing; ``func_type`` is ``channel`` or ``normal``."""
+    """A function in a listing.
+
+    ``shape`` is its stream type, and ``func_type`` is ``channel`` or ``normal``.
+    """
 
     group: str
+    shape: str
     func_type: str
     is_gen_func: bool
     is_private: bool
@@ -154,8 +158,9 @@ def _describe(handler: Handler) -> FunctionEntry:
     module = inspect.getmodule(target)
     return {
         "group": handler.group,
+        "shape": handler.stream_type.value,
         "func_type": "channel" if handler.stream_type is StreamType.CHANNEL else "normal",
-        "is_gen_func": handler.stream_type is StreamType.STREAM,
+        "is_gen_func": handler.stream_type in (StreamType.STREAM, StreamType.BIDI),
         "is_private": handler.is_private,
         "doc": handler.doc,
         "func_name": handler.name,

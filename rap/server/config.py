@@ -114,8 +114,8 @@ class ServerConfig:
     middleware_list: Annotated[
         Iterable[BaseConnMiddleware | BaseMsgMiddleware],
         Option(
-            "Middleware that admits connections or wraps unary calls. The first one is the "
-            "outermost.",
+            "Middleware that admits connections or wraps unary and client-streaming calls. The "
+            "first one is the outermost.",
             see="middleware.md",
         ),
     ] = field(default=(), repr=False)

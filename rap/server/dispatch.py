@@ -156,6 +156,7 @@ class ServerStream(Stream):
     failed = False  # it ended by an error
     task: asyncio.Task[None] | None = None
     call: Call | None = None
+    items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
     _on_done: Callable[[], None] | None = None
@@ -272,6 +273,10 @@ class ServerStream(Stream):
             content.pop(HEADER_DETAIL, None)
         return pipeline.send_end(self.as_call(), content or None), b""
 
+    def count_items(self, size: int) -> None:
+        """Count the bytes of items that were read from a request stream."""
+        self.items_size += size
+
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
         """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
         self._on_done = on_done
@@ -316,7 +321,7 @@ class Dispatcher:
         clock: Source of time.
         threads: Where `def` handlers run.
         streaming: Serves generator and channel functions.
-        middleware: Message middleware around unary calls; `None` if there is none.
+        middleware: Message middleware around calls with one response; `None` if there is none.
         debug: Send tracebacks to callers.
         log: Logger of the server.
     """

@@ -63,8 +63,8 @@ class Server:
         stop_event_list: Functions, async functions or coroutines to run after all connections are
             closed, the last one first. If one fails, the error is logged and the others run.
             Default ().
-        middleware_list: Middleware that admits connections or wraps unary calls. The first one is
-            the outermost. Default ().
+        middleware_list: Middleware that admits connections or wraps unary and client-streaming
+            calls. The first one is the outermost. Default ().
         processor_list: Processors of messages. Outgoing messages pass through them in this order,
             incoming messages in the reverse order. Default ().
         clock: Source of time, for tests. `None` means the clock of this machine. Default None.
@@ -299,7 +299,7 @@ class Server:
             idempotent: Whether calling twice has the effect of calling once. Clients may then
                 retry it.
             run_timeout: Seconds that the function may run, more than 0. By default the server's
-                `run_timeout` for unary functions, and no limit for generators and channels.
+                `run_timeout` for unary functions, and no limit for the others.
             inline: Whether a ``def`` runs on the event loop instead of in a thread. Use it only for
                 functions that never block.
             allow: Names of the clients that may call it, or a function that takes the `Call` and

@@ -220,6 +220,7 @@ class RequestStream:
 
     async def _take_message(self, flags: int, meta: bytes, raw: bytes | memoryview) -> Any:
         """Return the first item of a message, and keep the others."""
+        self._stream.count_items(len(raw))
         if self._pipeline.transforms:
             bodies = await self._pass(flags, meta, raw)
         elif not flags & BATCH:

@@ -63,6 +63,7 @@ async def test_list_returns_the_registered_functions(client: Client) -> None:
     entries = {entry["func_name"]: entry for entry in await registry(client, "list")}
     assert entries["add"] == {
         "group": "default",
+        "shape": "unary",
         "func_type": "normal",
         "is_gen_func": False,
         "is_private": False,

@@ -381,14 +381,14 @@ async def test_message_middleware_wraps_a_client_streaming_call() -> None:
             return call_id, f"<{result}>"
 
         def answered(self, answer: Any) -> None:
-            seen.append(answer.error)
+            seen.append((answer.error, answer.request_size))
 
     async with talking(middleware_list=[Watch()]) as peer:
         call = await opened(peer, "total", "x")
         await call.send({"n": 3}, end=True)
         assert await call.receive() == "<x: 3>"
         await eventually(lambda: len(seen) == 2)
-        assert seen == [(["x"], 2, True), None]
+        assert seen == [(["x"], 2, True), (None, 3 + 4)]
 
 
 async def test_context_tells_arguments_without_the_stream() -> None:

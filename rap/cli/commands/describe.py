@@ -12,9 +12,15 @@ from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
 
-__all__ = ["describe"]
+__all__ = ["KINDS", "describe"]
 
-_KINDS = {"unary": "function", "stream": "generator", "channel": "channel"}
+KINDS = {
+    "unary": "function",
+    "stream": "generator",
+    "client_stream": "client streaming",
+    "bidi": "bidirectional",
+    "channel": "channel",
+}
 
 
 @click.command(cls=Command)
@@ -39,7 +45,7 @@ def _text(found: dict[str, Any]) -> str:
     given = ", ".join(parameters(found["parameters"], annotations))
     rows = {
         "group": found["group"],
-        "shape": _KINDS[found["shape"]],
+        "shape": KINDS.get(found["shape"], found["shape"]),
         "idempotent": "yes" if found["idempotent"] else "no",
         "private": "yes" if found["is_private"] else "no",
     }

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from rap.cli.command import Command, json_option, run
+from rap.cli.commands.describe import KINDS
 from rap.cli.descriptions import list_functions
 from rap.cli.registry import RegistryReader
 from rap.cli.remote import Remote, remote_options
@@ -46,6 +47,8 @@ async def _functions(remote: Remote) -> list[dict[str, Any]]:
 
 
 def _kind(entry: dict[str, Any]) -> str:
+    if "shape" in entry:  # older servers do not tell it
+        return str(KINDS.get(entry["shape"], entry["shape"]))
     if entry["func_type"] == "channel":
         return "channel"
     return "generator" if entry["is_gen_func"] else "function"

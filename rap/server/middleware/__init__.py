@@ -1,4 +1,4 @@
-"""Middleware of a server: it admits connections, or wraps unary calls."""
+"""Middleware of a server: it admits connections, or wraps calls with one response."""
 
 from typing import TYPE_CHECKING
 

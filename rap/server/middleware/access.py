@@ -1,4 +1,4 @@
-"""An access log with one line per unary call."""
+"""An access log with one line per call that has one response."""
 
 import logging
 from typing import Any
@@ -13,9 +13,9 @@ _log = logging.getLogger("rap.server.access")
 
 
 class AccessMsgMiddleware(BaseMsgMiddleware):
-    """Logs every unary call at level INFO to ``rap.server.access`` when it has ended.
+    """Logs every unary and client-streaming call to ``rap.server.access`` when it has ended.
 
-    The message has this form, in one line::
+    The level is INFO. The message has this form, in one line::
 
         method=/default/add peer=127.0.0.1:55064 status=OK duration_ms=0.213 request_bytes=3
         response_bytes=1 trace_id=4bf92f3577b34da6a3ce929d0e0e4736

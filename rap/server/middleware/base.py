@@ -77,13 +77,13 @@ class BaseConnMiddleware(_Middleware):
 
 
 class Answer(NamedTuple):
-    """How a unary call ended.
+    """How a call with one response ended.
 
     Args:
         call: The call.
         error: The exception that ended it; `None` for a result.
         duration: Seconds from the request to the response.
-        request_size: Bytes of the request body.
+        request_size: Bytes of the arguments, and of the items of a request stream that were read.
         response_size: Bytes of the response body; 0 for an error.
     """
 
@@ -95,7 +95,7 @@ class Answer(NamedTuple):
 
 
 class BaseMsgMiddleware(_Middleware):
-    """Middleware that wraps unary calls on a server; generators and channels bypass it.
+    """Middleware that wraps calls with one response on a server: unary and client streaming.
 
     Attributes:
         exception_level: Level at which the server logs an exception of a handler that is not a
@@ -118,7 +118,8 @@ class BaseMsgMiddleware(_Middleware):
             request: The request, after the processors.
             call_id: Identifies the call on its connection.
             func: The function to call.
-            param: Positional arguments, checked and converted.
+            param: Positional arguments, checked and converted. A request stream is among them; what
+                the middleware reads from it, the function does not get.
         """
         return await self.call_next(request, call_id, func, param)
 

@@ -87,7 +87,7 @@ class MiddlewareStack:
         return Admission(fold, self._log, authenticator) if chain or authenticator else None
 
     def message_chain(self, threads: Threads, clock: Clock) -> "MessageChain | None":
-        """Return the chain around unary calls; `None` without message middleware."""
+        """Return the chain around calls with one response; `None` without message middleware."""
         chain = [it for it in self._loaded if isinstance(it, BaseMsgMiddleware)]
         return MessageChain(chain, threads, clock, self._log) if chain else None
 
@@ -165,7 +165,9 @@ class MessageChain:
             size: Bytes of the response.
         """
         duration = self.monotonic() - began
-        answer = Answer(stream.as_call(), error, duration, len(stream.body), size)
+        answer = Answer(
+            stream.as_call(), error, duration, len(stream.body) + stream.items_size, size
+        )
         for answered in self._answered:
             try:
                 answered(answer)
