@@ -201,8 +201,9 @@ class Function:
             given: The request stream or the Channel.
         """
         place = self._place
-        if isinstance(place, str):
-            return args, {**(kwargs or {}), place: given}
+        if isinstance(place, str) or place > len(args):  # others before it are given by name
+            name = self.stream_parameter or self.channel_parameter or ""
+            return args, {**(kwargs or {}), name: given}
         return [*args[:place], given, *args[place:]], kwargs
 
     def split_arguments(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextvars import Token
 from typing import Any, Self
 
-from rap.call import Call
+from rap.address import Peer
+from rap.call import Call, Header
 from rap.channel import Channel
 from rap.client.channel_call import ChannelCall
 from rap.client.response_stream import ResponseStream
 from rap.client.session import Session, ambient_session
+from rap.client.sync.items import ThreadItems
 from rap.client.sync.loop_thread import LoopThread
 from rap.errors import ChannelClosed
 
@@ -29,12 +31,20 @@ class SyncIterator:
         client: Kept alive, because a client that is dropped closes itself.
         thread: Runs the call.
         remote: The response stream.
+        items: The plain request stream of a bidirectional call, if there is one.
     """
 
-    def __init__(self, client: object, thread: LoopThread, remote: ResponseStream[Any]) -> None:
+    def __init__(
+        self,
+        client: object,
+        thread: LoopThread,
+        remote: ResponseStream[Any],
+        items: ThreadItems | None = None,
+    ) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote
+        self._items = items
         self._ready: deque[Any] = deque()  # one switch of threads for all items that have arrived
 
     def __iter__(self) -> Self:
@@ -42,7 +52,11 @@ class SyncIterator:
 
     def __next__(self) -> Any:
         if not self._ready:
-            self._ready.extend(self._thread.run(self._take()))
+            try:
+                self._ready.extend(self._thread.run(self._take(), self._items))
+            finally:
+                if self._remote.done() and self._items is not None:
+                    self._items.close()
             if not self._ready:
                 raise StopIteration
         return self._ready.popleft()
@@ -50,7 +64,29 @@ class SyncIterator:
     def close(self) -> None:
         """End the remote generator. If it has ended already, this does nothing."""
         self._ready.clear()
-        self._thread.run(self._remote.aclose())
+        self._thread.run(self._remote.aclose(), self._items)
+        if self._items is not None:
+            self._items.close()
+
+    @property
+    def header(self) -> Header:
+        """The header of the answer; empty until the first item, the end or an error has arrived."""
+        return self._remote.header
+
+    @property
+    def trailer(self) -> Header:
+        """The trailer of the answer; empty until the end or an error has arrived."""
+        return self._remote.trailer
+
+    @property
+    def peer(self) -> Peer | None:
+        """The server of the last attempt; `None` before the first."""
+        return self._remote.peer
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts, from 1."""
+        return self._remote.attempts
 
     def __enter__(self) -> Self:
         return self

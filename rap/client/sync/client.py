@@ -26,11 +26,12 @@ from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
 from rap.client.config import ClientConfig
 from rap.client.inject import get_raw_func, inject, recovery
-from rap.client.method import Method, MethodCache
+from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.retry import check_options
 from rap.client.session import Session, ambient_session
 from rap.client.stub import bind_interface, make_stub, split_decorated
 from rap.client.sync.channel import SyncChannel, SyncIterator
+from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.clock import check_timeout
@@ -42,6 +43,7 @@ from rap.transport import Connection
 __all__ = ["SyncClient", "SyncSession"]
 
 
+_CALL_OPTIONS = {"group", "session", "header", "timeout", "affinity"}
 _CHANNEL_OPTIONS = ("session", "timeout", "header", "affinity")
 # What a forked child has inherited. It is kept, because collecting a loop would close it.
 _inherited: list[tuple[LoopThread, Client]] = []
@@ -284,7 +286,8 @@ class SyncClient:
             TypeError: `func` is a generator or channel function.
         """
         client, thread = self.live
-        return thread.run(client.call(func, *args, session=_plain(session), **options))
+        args, options, items = self._lend(func, args, options)
+        return _run(thread, client.call(func, *args, session=_plain(session), **options), items)
 
     def iterator_call(
         self,
@@ -303,8 +306,9 @@ class SyncClient:
             TypeError: `func` is not a generator function.
         """
         client, thread = self.live
+        args, options, items = self._lend(func, args, options)
         remote = client.iterator_call(func, *args, session=_plain(session), **options)
-        return SyncIterator(self, thread, remote)
+        return SyncIterator(self, thread, remote, items)
 
     def channel(
         self,
@@ -365,7 +369,8 @@ class SyncClient:
         stream_type = self._methods.for_function(target, None).stream_type
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
             return target(*args, **kwargs, session=session)
-        call = self.iterator_call if stream_type is StreamType.STREAM else self.call
+        answers = stream_type in (StreamType.STREAM, StreamType.BIDI)
+        call = self.iterator_call if answers else self.call
         return call(target, session=session, arg_param=args, kwarg_param=kwargs)
 
     # The thread of the client.
@@ -393,6 +398,25 @@ class SyncClient:
             coroutine.close()
             raise
         return thread.run(coroutine)
+
+    def _lend(
+        self, func: Callable[..., Any] | str, args: Any, options: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any], ThreadItems | None]:
+        """Return the arguments of a call, in which an iterator stands for a plain request stream.
+
+        Raises:
+            InvalidArgument: The request stream is missing.
+        """
+        if isinstance(func, str):
+            return args, options, None
+        function = self._methods.for_function(func, options.get("group")).function
+        if function is None or function.stream_parameter is None:
+            return args, options, None
+        lists = options.pop("arg_param", None), options.pop("kwarg_param", None)
+        named = {key: options.pop(key) for key in [*options] if key not in _CALL_OPTIONS}
+        args, named = merge_arguments(args, lists[0], named, lists[1])
+        args, named, items = lend_items(function, args, named)
+        return args, {**options, "kwarg_param": named}, items
 
     def after_fork(self) -> None:
         """Give up the connections of the parent process; called in a forked child."""
@@ -520,7 +544,8 @@ class _SyncStub:
 
         def iterate(*args: Any, **kwargs: Any) -> SyncIterator:
             live, thread = client.live
-            return SyncIterator(client, thread, self._of(live)(*args, **_unwrapped(kwargs)))
+            given, named, items = lend_items(self._method.function, args, _unwrapped(kwargs))
+            return SyncIterator(client, thread, self._of(live)(*given, **named), items)
 
         def talk(*args: Any, **kwargs: Any) -> Any:
             options = _unwrapped(kwargs)
@@ -535,12 +560,18 @@ class _SyncStub:
             live, thread = client.live
             return thread.run(self._of(live)(*args, **_unwrapped(kwargs)))
 
+        def send(*args: Any, **kwargs: Any) -> Any:
+            live, thread = client.live
+            given, named, items = lend_items(self._method.function, args, _unwrapped(kwargs))
+            return _run(thread, self._of(live)(*given, **named), items)
+
         stub: Callable[..., Any] = wait
-        if self._method.stream_type is StreamType.STREAM:
+        stream_type = self._method.stream_type
+        if stream_type in (StreamType.STREAM, StreamType.BIDI):
             stub = iterate
-        elif self._method.stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(
-            self._declared
-        ):
+        elif stream_type is StreamType.CLIENT_STREAM:
+            stub = send
+        elif stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(self._declared):
             stub = talk
         functools.update_wrapper(stub, self._declared)
         stub.__rap_method__ = self._method  # type: ignore[attr-defined]  # how `execute` knows it
@@ -573,6 +604,15 @@ class _SyncStub:
             self._stub = make_stub(client, self._method, self._declared)
             self._client = client
         return self._stub
+
+
+def _run(thread: LoopThread, running: Coroutine[Any, Any, T], items: ThreadItems | None) -> T:
+    """Return the result of a call, and close the request stream that it had from this thread."""
+    try:
+        return thread.run(running, items)
+    finally:
+        if items is not None:
+            items.close()
 
 
 def _plain(session: SyncSession | None) -> Session | None:

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from rap.client.sync.items import ThreadItems
 from rap.errors import Unavailable
 
 __all__ = ["LoopThread"]
@@ -55,8 +56,12 @@ class LoopThread:
         """Whether the caller is this thread."""
         return threading.current_thread() is self._thread
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], items: ThreadItems | None = None) -> T:
         """Run a coroutine and return its result; an exception such as Ctrl-C cancels it.
+
+        Args:
+            coroutine: What to run.
+            items: Items that it takes from the calling thread meanwhile.
 
         Raises:
             RuntimeError: The caller is this thread, which would wait for itself.
@@ -69,6 +74,8 @@ class LoopThread:
         future: Future[T] | None = None
         try:
             future = self._submit(coroutine)
+            if items is not None:
+                items.serve(future)
             return future.result()
         except CancelledError:
             raise Unavailable(self._why or "the call was cancelled") from None
