@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from rap.address import Peer
-from rap.clock import NEVER, SystemClock
+from rap.clock import MAX_MARGIN, NEVER, SystemClock
 from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
@@ -263,10 +263,18 @@ class Response(_Message):
     __slots__ = ()
 
 
+_INHERITED = MAX_MARGIN + 1e-6  # seconds; times are floats
+
+
 class CallSource(Protocol):
     """The call of a running handler, whose `Call` object is made on demand."""
 
     deadline: float
+
+    @property
+    def method(self) -> str:
+        """The function, as ``/group/name``."""
+        ...
 
     @property
     def header(self) -> Header:
@@ -289,3 +297,11 @@ class CallSource(Protocol):
 # The call whose handler runs in this context. It holds the source instead of a `Call`, so that a
 # call costs nothing if its handler does not ask for it.
 current: ContextVar[CallSource | None] = ContextVar("rap_current_call", default=None)
+
+
+def inherited_from(deadline: float) -> str:
+    """Return the running call whose deadline a call made here has; empty if it has its own."""
+    outer = current.get()
+    if outer is None or deadline == NEVER or not 0 <= outer.deadline - deadline <= _INHERITED:
+        return ""
+    return outer.method

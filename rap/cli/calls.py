@@ -74,7 +74,7 @@ class NamedCall:
                 message = await stream.recv()
             except CallError as error:
                 pick = stream.node, stream.conn
-                await invoker.prepare_retry(method, call, None, pick, state, error)
+                await invoker.prepare_retry(method, call, None, pick, state, error, stream.started)
             except EndOfStream:
                 return
         try:

@@ -14,6 +14,7 @@ from rap.address import Address
 from rap.client import Client
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
+from rap.client.pool import NOT_DIALLED
 from rap.errors import Unavailable
 from rap.options import declared_options
 
@@ -25,7 +26,6 @@ DEFAULT_HOST = "localhost:9000"
 
 _PATIENCE = 9.0  # seconds to find a server without --timeout
 _POLL = 0.02  # seconds between two checks whether all servers refuse
-_NOT_DIALLED = "not dialled yet"
 # Options of `Client` and of the command line, to translate messages.
 _NAMES = {
     "host_list": "--host",
@@ -164,8 +164,7 @@ def refuses(cluster: Cluster) -> bool:
     """Whether every known server has been dialled and none is connected."""
     pools = [node.pool for node in cluster.nodes.values()]
     return bool(pools) and all(
-        not pool.connections and pool.error != _NOT_DIALLED and pool.denial is None
-        for pool in pools
+        not pool.connections and pool.error != NOT_DIALLED and pool.denial is None for pool in pools
     )
 
 

@@ -9,19 +9,27 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from rap.call import Call, Header, Request, Response
+from rap.call import Call, Header, Request, Response, StreamType, inherited_from
 from rap.client.cluster import Cluster
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.session import Session
-from rap.errors import CallError, Code, Internal
+from rap.errors import CallError, Code, DeadlineExceeded, Internal
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.transport import Connection, Stream, UnaryStream
+from rap.transport.stream import DEADLINE_PASSED
 from rap.wire.codec import unpack
 from rap.wire.frames import END, MESSAGE
 
-__all__ = ["AttemptFactory", "Pick", "StreamAttempt", "UnaryAttempt", "decode_response"]
+__all__ = [
+    "AttemptFactory",
+    "Pick",
+    "StreamAttempt",
+    "UnaryAttempt",
+    "decode_response",
+    "explain_deadline",
+]
 
 _REQUEST = MESSAGE | END
 Pick = tuple[Node, Connection]
@@ -101,7 +109,7 @@ class AttemptFactory:
         Raises:
             CallError: See `Cluster.acquire`.
         """
-        return self.cluster.acquire(call.deadline, call.affinity, exclude)
+        return self.cluster.acquire(call.deadline, call.affinity, exclude, call.method)
 
     def start_unary(
         self,
@@ -218,6 +226,38 @@ class AttemptFactory:
         attempt.node.record_overtaken(attempt.started)
         if self._waiters:
             self.cluster.release()
+
+
+def explain_deadline(
+    error: DeadlineExceeded, call: Call, conn: Connection, seconds: float, number: int = 1
+) -> None:
+    """Make an error say which call was late, on which server, what it waited for and how long.
+
+    Args:
+        error: How the attempt failed; `unserved` if it was never sent.
+        call: The call.
+        conn: The connection of the attempt.
+        seconds: Since the attempt was made.
+        number: 1 for the first attempt of the call.
+    """
+    service = conn.peer_hello.get("service")
+    server = f"{conn.peer} of service {service!r}" if service else str(conn.peer)
+    if error.message != DEADLINE_PASSED:
+        if error.remote and error.message.startswith(f"{call.method}: "):
+            error.restate(f"{error.message} on {server}")  # which the server does not know
+        return
+    if error.unserved:
+        what = f"{server} reads too slowly, the request was not sent"
+    elif call.stream_type is StreamType.UNARY:
+        what = f"no answer from {server}"
+    else:
+        what = f"{server} did not finish"
+    text = f"{call.method}: {what} within {seconds:.3g} s"
+    if number > 1:
+        text += f", in attempt {number}"
+    if outer := inherited_from(call.deadline):
+        text += f"; the deadline of {outer} left no more"
+    error.restate(text)
 
 
 async def decode_response(

@@ -12,7 +12,13 @@ from contextlib import nullcontext
 from typing import Any
 
 from rap.call import UNTRACED_HEADER, Call, Header, Side, StreamType, current
-from rap.client.attempt import AttemptFactory, Pick, StreamAttempt, decode_response
+from rap.client.attempt import (
+    AttemptFactory,
+    Pick,
+    StreamAttempt,
+    decode_response,
+    explain_deadline,
+)
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.hedging import HedgedCall
@@ -21,8 +27,8 @@ from rap.client.node import Node
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
-from rap.clock import NEVER, Clock
-from rap.errors import CallError, Code, InvalidArgument
+from rap.clock import NEVER, Clock, inherited_deadline
+from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, Unavailable
 from rap.processor.base import Pipeline
 from rap.transport import UnaryStream
 
@@ -30,6 +36,9 @@ __all__ = ["Invoker"]
 
 _ambient = ambient_session.get
 _UNARY, _CLIENT = StreamType.UNARY, Side.CLIENT  # look-ups are slow
+
+
+_NOT_IDEMPOTENT = "; rap only retries such a call if it is declared with idempotent=True"
 
 
 class Invoker:
@@ -159,7 +168,9 @@ class Invoker:
         if session is not None:
             own["session_id"] = session.id
         outer = current.get()
-        deadline = NEVER if outer is None else outer.deadline
+        deadline = NEVER
+        if outer is not None and outer.deadline != NEVER:
+            deadline = inherited_deadline(outer.deadline, self.monotonic())
         if timeout is not None:
             limit = self.monotonic() + timeout
             if limit < deadline:
@@ -209,7 +220,8 @@ class Invoker:
                 attempts.fail(attempt, error)
                 call.set_answer(attempt.failed_meta or b"")
                 state = state or RetryState()
-                await self.prepare_retry(method, call, session, pick, state, error)
+                started = attempt.started
+                await self.prepare_retry(method, call, session, pick, state, error, started)
                 continue
             except BaseException as error:
                 attempts.fail(attempt, error)
@@ -236,7 +248,8 @@ class Invoker:
         call.set_answer(attempt.meta or attempt.failed_meta or b"")
         if error is not None:
             pick = attempt.node, attempt.conn
-            await self.prepare_retry(method, call, None, pick, hedged.state, error)
+            state, started = hedged.state, attempt.started
+            await self.prepare_retry(method, call, None, pick, state, error, started)
             return await self.call_with_retries(method, call, None, body, hedged.state)
         raw = attempt.future.result()
         if self.pipeline.transforms:
@@ -249,6 +262,7 @@ class Invoker:
         method: Method,
         node: Node,
         stream: UnaryStream,
+        started: float,
         body: bytes,
         error: CallError,
     ) -> bytes | memoryview:
@@ -258,12 +272,14 @@ class Invoker:
             method: What is called.
             node: Where the attempt went; it has recorded the result.
             stream: The stream of the attempt.
+            started: When it was sent, in seconds on the monotonic clock.
             body: The encoded arguments.
             error: How it failed.
         """
         header: Header = {} if self.plain else UNTRACED_HEADER
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
-        await self.prepare_retry(method, call, None, (node, stream.conn), state, error)
+        pick = node, stream.conn
+        await self.prepare_retry(method, call, None, pick, state, error, started)
         return await self.call_with_retries(method, call, None, body, state)
 
     async def open_stream(
@@ -294,6 +310,7 @@ class Invoker:
         pick: Pick,
         state: RetryState,
         error: CallError,
+        started: float | None = None,
     ) -> None:
         """Return when the next attempt may be made; raise `error` if there is to be none.
 
@@ -303,9 +320,16 @@ class Invoker:
             session: Its session, if any.
             pick: Where the attempt that failed went.
             state: The attempts so far; updated for the next one.
-            error: How the attempt failed.
+            error: How the attempt failed; gets a text that says what the caller has to know.
+            started: When the attempt was sent, in seconds on the monotonic clock; `None` if it
+                could not be sent.
         """
         node, conn = pick
+        if isinstance(error, DeadlineExceeded) and started is not None:
+            explain_deadline(error, call, conn, self.monotonic() - started, state.count)
+        elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
+            if not method.idempotent:
+                error.restate(f"{error.message}{_NOT_IDEMPOTENT}")
         failed = state.exclude | {node.key}
         if session is not None:
             raise error

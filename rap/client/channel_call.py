@@ -10,12 +10,12 @@ from typing import Any
 
 from rap.call import StreamType
 from rap.channel import Channel
+from rap.client.attempt import StreamAttempt, explain_deadline
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
 from rap.client.session import PinnedSession, Session, SessionClient, ambient_session
-from rap.errors import Code
-from rap.transport import Stream
+from rap.errors import Code, DeadlineExceeded
 
 __all__ = ["ChannelCall"]
 
@@ -70,7 +70,7 @@ class ChannelCall:
         if self._session is None:
             self._call.header["session_id"] = self._own.id
         self._stack = ExitStack()
-        self._stream: Stream | None = None
+        self._stream: StreamAttempt | None = None
         self._channel: Channel | None = None
 
     async def run(self, func: Callable[..., Any]) -> Any:
@@ -130,6 +130,10 @@ class ChannelCall:
             outcome = exc
             raise
         finally:
+            if isinstance(outcome, DeadlineExceeded):
+                stream = self._stream
+                seconds = self._invoker.monotonic() - stream.started
+                explain_deadline(outcome, self._call, stream.conn, seconds)
             if outcome is not None:
                 cancelled = isinstance(outcome, asyncio.CancelledError)
                 code = Code.CANCELLED if cancelled else Code.UNKNOWN

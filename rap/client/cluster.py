@@ -28,6 +28,7 @@ from rap.balance import (
     median_ewma,
     needs_all,
 )
+from rap.call import inherited_from
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Counters, Pool, ServerDraining, has_room
@@ -262,7 +263,11 @@ class Cluster:
         return node
 
     async def acquire(
-        self, deadline: float, affinity: str | None = None, exclude: frozenset[str] = frozenset()
+        self,
+        deadline: float,
+        affinity: str | None = None,
+        exclude: frozenset[str] = frozenset(),
+        method: str = "",
     ) -> tuple[Node, Connection]:
         """Return a node and a connection of it; wait for them until `deadline`.
 
@@ -270,6 +275,7 @@ class Cluster:
             deadline: Seconds on the monotonic clock; `NEVER`: wait `connect_timeout`.
             affinity: See `pick`.
             exclude: See `pick`.
+            method: What is called, for the error; empty for no call.
 
         Raises:
             Unavailable: There was none in time; says what is wrong with each.
@@ -284,8 +290,10 @@ class Cluster:
                 try:
                     await self._wait(limit)
                 except TimeoutError:
-                    waited = _waited(limit - began, is_call=is_call)
-                    raise Unavailable(f"{self.describe()}; {waited}", unserved=True) from None
+                    waited = _waited(limit - began, limit, is_call=is_call)
+                    what = f"{method}: " if method else ""
+                    text = f"{what}{self.describe()}; {waited}"
+                    raise Unavailable(text, unserved=True) from None
                 continue
             conn = node.pool.conn
             if conn is None or not conn.usable or not has_room(conn):
@@ -333,7 +341,9 @@ class Cluster:
         parts = []
         for node in islice(nodes, _MAX_NAMED):
             full = node.stats.in_flight >= self._max_in_flight
-            why = "its max_in_flight is reached" if full else f"{node.state}: {node.pool.error}"
+            why = (
+                "its max_in_flight is reached" if full else f"{node.state}: {node.pool.describe()}"
+            )
             parts.append(f"{node.key} ({why})")
         if len(nodes) > _MAX_NAMED:
             parts.append(f"and {len(nodes) - _MAX_NAMED} more")
@@ -601,9 +611,11 @@ def _denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
     return denials[0] if all(denials) and denials else None
 
 
-def _waited(seconds: float, *, is_call: bool) -> str:
+def _waited(seconds: float, limit: float, *, is_call: bool) -> str:
     """Return how long a call waited for a server, and which timeout ended that."""
     which = "the timeout of the call" if is_call else "option connect_timeout"
+    if is_call and (outer := inherited_from(limit)):
+        which = f"the deadline of {outer} left no more"
     return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
 
 

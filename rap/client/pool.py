@@ -16,10 +16,12 @@ from rap.notify import Notify
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
-__all__ = ["Counters", "Pool", "ServerDraining", "has_room"]
+__all__ = ["NOT_DIALLED", "Counters", "Pool", "ServerDraining", "has_room"]
 
 _log = logging.getLogger("rap.client")
 
+NOT_DIALLED = "not dialled yet"
+"""`Pool.error` before the first dial has ended."""
 _FIRST_PAUSE = 1.0
 _GROWTH = 1.6
 _JITTER = 0.2
@@ -97,7 +99,7 @@ class Pool:
         counters: Counters | None = None,
     ) -> None:
         self.conn: Connection | None = None
-        self.error: str = "not dialled yet"
+        self.error: str = NOT_DIALLED
         self.denial: Unauthenticated | None = None
         self.failures = 0
         self.draining = False
@@ -115,12 +117,21 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
+        self._dial_began: float | None = None  # of a dial that is under way
         self._news: Notify | None = None  # ends a pause between two dials
 
     @property
     def dialling(self) -> bool:
         """Whether a connection is being opened, or a pause before the next try runs."""
         return self._dialling is not None and not self._dialling.done()
+
+    def describe(self) -> str:
+        """Return why there is no connection: a dial under way, or the last error."""
+        if self._dial_began is None:
+            return self.error
+        seconds = self._clock.monotonic() - self._dial_began
+        text = f"being dialled for {seconds:.3g} s"
+        return text if self.error == NOT_DIALLED else f"{self.error}; {text}"
 
     def set_wanted(self, wanted: bool) -> None:
         """Set whether one connection is to be kept open."""
@@ -194,10 +205,13 @@ class Pool:
             await self._pause()
         while self.wanted:
             try:
+                self._dial_began = self._clock.monotonic()
                 conn = await self._open_one()
+                self._dial_began = None
                 if self._admit(conn):
                     self.drain()
             except (RapError, OSError, ValueError) as exc:  # ValueError: a bad host name
+                self._dial_began = None
                 self.error = str(exc)
                 self.denial = exc if isinstance(exc, Unauthenticated) else None
                 self.failures += 1

@@ -13,15 +13,15 @@ from typing import Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
-from rap.client.attempt import decode_response
+from rap.client.attempt import StreamAttempt, decode_response, explain_deadline
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.request_pump import RequestPump
 from rap.client.retry import RetryState
 from rap.client.session import Session
-from rap.errors import CallError, Internal, InvalidArgument
-from rap.transport import EndOfStream, Stream
+from rap.errors import CallError, DeadlineExceeded, Internal, InvalidArgument
+from rap.transport import EndOfStream
 from rap.transport.stream import answer_trailer
 from rap.wire.frames import BATCH, END
 
@@ -70,7 +70,7 @@ class ResponseStream(Generic[T_co]):
         self._decode_items = decode_items
         self._pump = pump
         self._end_meta: bytes = b""  # of the last frame, if that has items
-        self._stream: Stream | None = None
+        self._stream: StreamAttempt | None = None
         self._node: Node | None = None
         self._scope: AbstractContextManager[Any] | None = None
         self._loop = invoker.cluster.loop
@@ -195,6 +195,9 @@ class ResponseStream(Generic[T_co]):
             self._finish()
             raise StopAsyncIteration from None
         except BaseException as exc:
+            if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
+                seconds = self._invoker.monotonic() - stream.started
+                explain_deadline(exc, self._call, stream.conn, seconds)
             self._finish(exc)
             raise
         finally:
@@ -226,9 +229,8 @@ class ResponseStream(Generic[T_co]):
                     pump.detach()
                     if pump.sent or attempt.error is not error:
                         raise
-                await invoker.prepare_retry(
-                    method, call, session, (node, attempt.conn), state, error
-                )
+                pick, started = (node, attempt.conn), attempt.started
+                await invoker.prepare_retry(method, call, session, pick, state, error, started)
             except BaseException as error:
                 empty = isinstance(error, EndOfStream) and not self._done
                 node.record_result(attempt.started, None if empty else error)

@@ -13,7 +13,7 @@ from rap.call import current
 from rap.channel import Channel
 from rap.client.cluster import Cluster
 from rap.client.node import Node
-from rap.clock import NEVER
+from rap.clock import NEVER, inherited_deadline
 from rap.errors import CallError, Code, Unavailable
 from rap.transport import Connection
 
@@ -36,9 +36,11 @@ class SessionClient(Protocol):
 
     Attributes:
         identity: Tells its sessions from those of other clients.
+        monotonic: Returns the time in seconds on the monotonic clock.
     """
 
     identity: object
+    monotonic: Callable[[], float]
 
     @property
     def cluster(self) -> Cluster:
@@ -220,7 +222,9 @@ class Session:
     def _deadline(self) -> float:
         """When to stop waiting for a server: at the deadline of the call that runs here, if any."""
         outer = current.get()
-        return NEVER if outer is None else outer.deadline
+        if outer is None:
+            return NEVER
+        return inherited_deadline(outer.deadline, self.client.monotonic())
 
     def _leave(self) -> None:
         if self._bound is not None and not self._left:

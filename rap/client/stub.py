@@ -21,7 +21,7 @@ from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
 from rap.client.unary_call import UnaryCall
-from rap.clock import NEVER, check_timeout
+from rap.clock import MAX_MARGIN, NEVER, check_timeout, inherited_deadline
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
 from rap.transport import UnaryStream
@@ -89,11 +89,9 @@ class StubClient(SessionClient, Protocol):
     """The client of a stub.
 
     Attributes:
-        monotonic: Returns the time in seconds on the monotonic clock.
         connected: Makes the calls; `None` while the client is not connected.
     """
 
-    monotonic: Callable[[], float]
     connected: Invoker | None
 
     @property
@@ -189,8 +187,8 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
         now = monotonic()
         deadline = now + timeout
         outer = get_outer()
-        if outer is not None and outer.deadline < deadline:
-            deadline = outer.deadline
+        if outer is not None and outer.deadline - MAX_MARGIN < deadline:
+            deadline = min(deadline, inherited_deadline(outer.deadline, now))
             if deadline <= now:
                 return await invoker.unary(method, args, kwargs, timeout=method.timeout)
             open_meta = method.open_meta(deadline, now, None if plain else UNTRACED_HEADER)
@@ -206,7 +204,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             node.record_result(now, error)
             if cluster.waiters:
                 cluster.release()
-            raw = await invoker.retry_unary(method, node, stream, body, error)
+            raw = await invoker.retry_unary(method, node, stream, now, body, error)
         except BaseException as exc:
             node.record_result(now, exc)
             conn.reset(stream, Code.CANCELLED, "the caller was cancelled")

@@ -163,11 +163,17 @@ class ServerStream(Stream):
 
     @property
     def deadline_text(self) -> str:
-        """Which time limit has passed, for the error."""
+        """Which time limit has passed, and what the call was doing, for the error."""
         handler, limit, _, _ = self.route
-        if limit < handler.run_timeout:
-            return f"{handler.method}: the caller's deadline passed"
-        return f"{handler.method}: its run_timeout of {limit:g} s passed"
+        which = "the caller's deadline" if limit < handler.run_timeout else "its run_timeout"
+        queued = not (handler.function.is_async or handler.inline)
+        where = "running, or waiting for a thread" if queued else "running"
+        return f"{handler.method}: {which} of {limit:g} s passed while the handler was {where}"
+
+    @property
+    def method(self) -> str:
+        """The function, as ``/group/name``."""
+        return self.handler.method
 
     @property
     def header(self) -> Header:

@@ -18,7 +18,18 @@ from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 if TYPE_CHECKING:
     from rap.transport.connection import Connection
 
-__all__ = ["EndOfStream", "Message", "Stream", "UnaryStream", "answer_header", "answer_trailer"]
+__all__ = [
+    "DEADLINE_PASSED",
+    "EndOfStream",
+    "Message",
+    "Stream",
+    "UnaryStream",
+    "answer_header",
+    "answer_trailer",
+]
+
+DEADLINE_PASSED = "the deadline of the call passed"
+"""Message of the error of a deadline until the client has named the call."""
 
 _WHOLE_LAST = MESSAGE | END
 _KNOWN = MESSAGE | MORE | END | BATCH  # flags of later protocol versions are ignored
@@ -49,7 +60,7 @@ class UnaryStream(StreamState):
         see_error: Takes an error of the server before `future` does.
     """
 
-    deadline_text = "the deadline of the call passed"
+    deadline_text = DEADLINE_PASSED
     send_window = 0  # everything is sent with the Open, but the peer may grant credit
     meta = b""
     failed_meta: Header | None = None
@@ -154,7 +165,7 @@ class Stream(StreamState):
     @property
     def deadline_text(self) -> str:
         """Message of the error when the deadline passes."""
-        return "the deadline of the call passed"
+        return DEADLINE_PASSED
 
     @property
     def ended(self) -> bool:

@@ -16,7 +16,7 @@ from rap.errors import Code, ConnectionClosed, DeadlineExceeded, RapError, Resou
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.wire.frames import MAX_STREAM_ID
 from rap.wire.protocol import WireProtocol
-from rap.wire.stream import State
+from rap.wire.stream import State, is_unsent
 
 __all__ = ["Keepalive", "PingAction", "Stalls", "Watchdog", "Watched"]
 
@@ -296,7 +296,7 @@ class Watchdog:
             deadline = stream.deadline
             if deadline <= now:
                 message = stream.deadline_text
-                stream.fail(DeadlineExceeded(message))
+                stream.fail(DeadlineExceeded(message, unserved=is_unsent(stream)))
                 self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
                 continue
             if deadline < nearest:

@@ -40,7 +40,7 @@ async def test_the_error_of_the_registry_is_told_without_its_password() -> None:
         await client.connect()
     await eventually(lambda: "no answer yet" not in registry.last_error)
     told = await why(client, timeout=0.01)
-    assert told.startswith(text)
+    assert told.startswith(f"/default/which: {text}")
     assert "connecting to 127.0.0.1:1" in told
     assert "secret" not in told
     await client.await_close()

@@ -233,6 +233,8 @@ class Source:
 
     deadline = inf
 
+    method = "/default/f"
+
     def __init__(self, header: dict[str, Any]) -> None:
         self.header = header
 

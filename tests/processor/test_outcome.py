@@ -14,6 +14,7 @@ class Ended:
     """A call that was ended from outside."""
 
     deadline = math.inf
+    method = "/default/f"
     header: Header = {}  # noqa: RUF012  # nobody writes to it
 
     def __init__(self, error: CallError | None) -> None:
