@@ -31,6 +31,7 @@ from rap.errors import (
     RapError,
     ResourceExhausted,
     Unavailable,
+    Unimplemented,
     Verdict,
     decode_error,
     encode_error,
@@ -216,6 +217,7 @@ def test_encoding_leaves_the_details_of_the_error_alone() -> None:
         (Cancelled(), Verdict.IGNORED),
         (ConnectionClosed(), Verdict.IGNORED),
         (NotFound(), Verdict.ANSWERED),
+        (Unimplemented(unserved=True), Verdict.ANSWERED),
         (HandlerError("boom"), Verdict.ANSWERED),
     ],
 )

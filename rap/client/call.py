@@ -328,7 +328,7 @@ class Invoker:
         if isinstance(error, DeadlineExceeded) and started is not None:
             explain_deadline(error, call, conn, self.monotonic() - started, state.count)
         elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
-            if not method.idempotent:
+            if session is None and not method.idempotent:
                 error.restate(f"{error.message}{_NOT_IDEMPOTENT}")
         failed = state.exclude | {node.key}
         if session is not None:

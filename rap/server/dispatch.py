@@ -664,7 +664,8 @@ def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str
         text = details["traceback"][-_MAX_TRACEBACK:]
         details["traceback"] = text.encode("ascii", "backslashreplace").decode()[-_MAX_TRACEBACK:]
     if not _can_be_sent(details):
-        details = {} if isinstance(exc, CallError) else {"type": kind}
+        kept = () if isinstance(exc, CallError) else ("type", "bases")
+        details = {name: details[name] for name in kept if name in details}
         message += " (with details that cannot be sent)"
     encoded = message.encode("utf-8", "backslashreplace")
     return code, encoded[:_MAX_MESSAGE].decode("utf-8", "ignore"), details
