@@ -35,6 +35,7 @@ else:
 __all__ = ["Channel"]
 
 _CLOSED = CLOSED | LOCAL_DONE
+_MAX_ERRORS = 7  # of a channel that are kept while its handler runs, besides the last one
 _DONE_META = pack({DONE: True})
 _RESULT_NAME = RESULT.encode()
 
@@ -96,7 +97,7 @@ class Channel(Generic[In, Out]):
         # Whether a write takes the slow way: it has a header, passes processors, or cannot be sent.
         self._is_slow = pipeline.transforms or server is not None
         self._peer_done = False  # the peer reads nothing more
-        self._closed_error: ChannelClosed | None = None  # raised last, on a server
+        self._closed_errors: list[ChannelClosed] = []  # raised last, on a server
         self._proved = False  # the processors have accepted the end of the peer
         # On a client: the encoded value of the server's function, and what waits for it.
         self._result: bytes | memoryview | None = None
@@ -259,12 +260,18 @@ class Channel(Generic[In, Out]):
         self._peer_done = self._is_slow = True
 
     def ended_by(self, error: BaseException) -> bool:
-        """Return whether a handler was ended by its client: this channel raised `error` for it."""
-        return error is self._closed_error and self._stream.ended
+        """Return whether a handler was ended by its client: this channel raised `error` for it.
+
+        Each error of an `ExceptionGroup` must be one of this channel, as those of a `TaskGroup` are
+        whose tasks read and write.
+        """
+        if isinstance(error, BaseExceptionGroup):
+            return all(self.ended_by(each) for each in error.exceptions)
+        return self._stream.ended and any(error is each for each in self._closed_errors)
 
     def release(self) -> None:
-        """Drop the last error, whose traceback refers to the channel."""
-        self._closed_error = None
+        """Drop the errors, whose tracebacks refer to the channel."""
+        self._closed_errors.clear()
 
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or the connection was lost."""
@@ -332,7 +339,7 @@ class Channel(Generic[In, Out]):
         """Return the error of a channel that is closed, by this side or as `text` says."""
         error = ChannelClosed(self._finish or f"{self._call.method}: {text}")
         if not self._is_client:
-            self._closed_error = error
+            self._closed_errors = [*self._closed_errors[-_MAX_ERRORS:], error]
         return error
 
     async def _next(self) -> Request | Response | None:

@@ -104,7 +104,7 @@ class Streaming:
         result: Any = None
         try:
             result = await handler.func(*args, **(kwargs or {}))
-        except ChannelClosed as exc:
+        except (ChannelClosed, BaseExceptionGroup) as exc:
             if not channel.ended_by(exc):
                 raise
         else:

@@ -142,6 +142,29 @@ async def test_a_handler_that_reads_on_when_the_client_has_ended_has_ended_well(
         assert call.result is None
 
 
+async def test_tasks_of_a_handler_that_its_client_ends_have_ended_well() -> None:
+    async def duplex(channel: Channel) -> None:
+        async def read() -> None:
+            while True:
+                await channel.read_body()
+
+        async def write() -> None:
+            while True:
+                await channel.write("tick")
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(read())
+            group.create_task(write())
+
+    async with talking(duplex) as peer:
+        call = await peer.open("/default/duplex", end=False)
+        assert await call.receive() == "tick"
+        await call.leave()
+        await call.rest()
+        assert call.failure is None
+
+
 async def test_an_error_of_another_channel_is_no_clean_end() -> None:
     async def other(channel: Channel) -> None:
         async for _ in channel:

@@ -268,6 +268,17 @@ async def test_a_deadline_ends_a_call_that_waits_for_requests() -> None:
         await eventually(lambda: gate.error is not None)
 
 
+async def test_a_function_may_have_a_time_limit_for_its_stream() -> None:
+    gate = Gate()
+    gate.open.set()
+    async with serving() as server:
+        server.register(gate.wait, run_timeout=0.05)
+        async with connected(server) as peer:
+            call = await opened(peer, "wait")
+            with pytest.raises(Failed, match=r"its run_timeout of 0\.05 s passed"):
+                await call.receive()
+
+
 async def test_a_lost_client_cancels_the_handler() -> None:
     gate = Gate()
     async with serving(gate.wait) as server:

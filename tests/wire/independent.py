@@ -180,6 +180,11 @@ class Call:
             except StopAsyncIteration:
                 return found
 
+    async def stop(self) -> None:
+        """Tell the client, as a server that has ended, to send nothing more."""
+        if not self.done:
+            await self.reset(0)
+
     async def reset(self, code: int, message: str = "", *, unserved: bool = False) -> None:
         """End the stream at once."""
         body = msgpack.packb([code, message, {}])

@@ -1,8 +1,9 @@
 """What PROTOCOL.md says suffices: a peer written from it alone works with rap, on either side."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import msgpack
@@ -418,6 +419,29 @@ class Foreign:
                 await call.send(2 * await call.receive())
                 await call.rest()
                 await call.end()
+            case "/default/upload":
+                arguments, *rows = await call.rest()
+                await call.send(
+                    [arguments, rows],
+                    end=True,
+                    header={"h": 1, ":trailer": {"t": len(rows)}},
+                )
+            case "/default/first":
+                await call.receive()
+                await call.send(await call.receive(), end=True)
+                await call.stop()
+            case "/default/echo_all":
+                await call.receive()
+                with suppress(StopAsyncIteration):
+                    while True:
+                        await call.send(await call.receive())
+                await call.end({":trailer": {"t": 1}})
+            case "/default/room":
+                (name,) = await call.receive()
+                count = len(await call.rest())
+                assert call.is_done == (name == "left")
+                await call.send(count, header={":result": True})
+                await call.end()
             case "/default/later":  # a peer of later days
                 await call.peer.send(99, 255, 0, b"", b"?")
                 body = msgpack.packb("all the same")
@@ -465,6 +489,38 @@ async def test_a_client_of_rap_opens_a_channel_to_the_independent_server() -> No
 
         call: Any = double  # the channel is made by the client
         assert await call() == 42
+
+
+async def test_a_client_of_rap_sends_a_stream_of_requests_to_the_independent_server() -> None:
+    async def upload(name: str, rows: AsyncIterator[int]) -> Any: ...
+
+    async def first(rows: AsyncIterator[int]) -> Any: ...
+
+    async def echo_all(rows: AsyncIterator[int]) -> AsyncIterator[int]:
+        yield 0
+
+    async with calling_foreign(abilities=["outcome"]) as (client, _):
+        stub: Any = client.register()(upload)
+        call = stub.start("all", range(1000))
+        assert await call == [["all"], [*range(1000)]]
+        assert (call.header, call.trailer) == ({"h": 1}, {"t": 1000})
+        assert await stub("none", []) == [["none"], []]
+        stub = client.register()(first)
+        assert await stub(itertools.count(7)) == 7  # and is told to stop
+        stub = client.register()(echo_all)
+        items = stub(range(100))
+        assert [item async for item in items] == [*range(100)]
+        assert items.trailer == {"t": 1}
+
+
+@pytest.mark.parametrize("name", ["left", "ended"])
+async def test_a_client_of_rap_gets_the_result_of_a_channel(name: str) -> None:
+    async with calling_foreign(abilities=["outcome"]) as (client, _):
+        async with client.channel("room", name) as channel:
+            for number in range(3):
+                await channel.write(number)
+            if name == "ended":
+                assert await channel.result() == 3
 
 
 async def test_a_client_of_rap_ignores_what_it_does_not_know() -> None:
