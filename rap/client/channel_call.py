@@ -1,6 +1,5 @@
 """The call of a channel function: from its opening to its one outcome."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -135,8 +134,8 @@ class ChannelCall:
                 seconds = self._invoker.monotonic() - stream.started
                 explain_deadline(outcome, self._call, stream.conn, seconds)
             if outcome is not None:
-                cancelled = isinstance(outcome, asyncio.CancelledError)
-                code = Code.CANCELLED if cancelled else Code.UNKNOWN
+                # Not an `Exception`: the task was cancelled, or a generator with the block closed.
+                code = Code.UNKNOWN if isinstance(outcome, Exception) else Code.CANCELLED
                 why = f"the client's function raised {type(outcome).__name__}"
                 self._stream.reset(code, why)
             # The scopes of the processors see how the call ended.

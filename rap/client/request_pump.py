@@ -99,12 +99,18 @@ class RequestPump:
             self._task.cancel()
 
     async def stop(self) -> None:
-        """Stop sending; return when the source is closed."""
-        self.cancel()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        if self._source is not None:  # the task did not begin
-            await self._close()
+        """Stop sending; return when the source is closed.
+
+        Raises:
+            Exception: The source has raised it when it was closed.
+        """
+        task = self._task
+        if task is not None and not task.done():
+            self.cancel()
+            await asyncio.wait([task])
+        await self._close()  # if the task did not begin
+        if task is not None and not task.cancelled():
+            await task  # raises what closing the source has raised
 
     async def _run(self) -> None:
         try:
@@ -119,7 +125,7 @@ class RequestPump:
                 self._resumed = asyncio.get_running_loop().create_future()
                 await self._resumed
             self.sent = True
-            async with aclosing(_chain(first, self._items)) as items:
+            async with aclosing(self._rest(first)) as items:
                 await self._send(self._stream, items)
         except Exception as exc:
             self._fail(exc)
@@ -129,6 +135,21 @@ class RequestPump:
             self._fail(exc)  # the source has raised it
         finally:
             await self._close()
+
+    async def _rest(self, first: Any) -> AsyncGenerator[Any, None]:
+        """Yield the first item, unless there is none, and those after it."""
+        if first is _NOTHING:
+            return
+        yield first
+        items = self._items
+        if isinstance(items, AsyncIterator):
+            async for item in items:
+                if self._stopped:  # the source has ignored that it was cancelled
+                    return
+                yield item
+        else:
+            for item in items:
+                yield item
 
     async def _send(self, stream: Stream, items: AsyncIterator[Any]) -> None:
         call, pipeline, encode = self._call, self._pipeline, self._encode
@@ -150,6 +171,8 @@ class RequestPump:
         elif stream.error is None and stream.state & CLOSED != CLOSED and not stream.ended:
             self.error = error
             stream.reset(Code.CANCELLED, f"the client's iterator raised {type(error).__name__}")
+        elif self._stopped and error is not stream.error:
+            raise error  # the source was closed, and `stop` raises this
 
     async def _close(self) -> None:
         items = self._source if self._items is None else self._items
@@ -261,16 +284,3 @@ async def _answer(
     if invoker.pipeline.transforms:
         return await decode_response(invoker.pipeline, call, meta, raw)
     return raw
-
-
-async def _chain(first: Any, items: Any) -> AsyncGenerator[Any, None]:
-    """Yield the first item, unless there is none, and those of the rest of its iterator."""
-    if first is _NOTHING:
-        return
-    yield first
-    if isinstance(items, AsyncIterator):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

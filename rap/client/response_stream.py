@@ -56,11 +56,11 @@ class ResponseStream(Generic[T_co]):
         call: Call,
         session: Session | None,
         body: bytes,
-        decode_item: Callable[[Any], Any],
-        decode_items: Callable[[Any], list[Any]],
+        decode_item: Callable[[Any], T_co],
+        decode_items: Callable[[Any], list[T_co]],
         pump: RequestPump | None = None,
     ) -> None:
-        self._items: deque[Any] = deque()
+        self._items: deque[T_co] = deque()
         self._invoker = invoker
         self._method = method
         self._call = call
@@ -82,10 +82,9 @@ class ResponseStream(Generic[T_co]):
 
     async def __anext__(self) -> T_co:
         try:
-            item: T_co = self._items.popleft()
+            return self._items.popleft()
         except IndexError:
-            item = await self._next()
-        return item
+            return await self._next()
 
     async def aclose(self) -> None:
         """End the remote generator; nothing happens if it has ended."""
@@ -152,7 +151,7 @@ class ResponseStream(Generic[T_co]):
         if session is not None:
             self._call.header["session_id"] = session.id
 
-    async def _next(self) -> Any:
+    async def _next(self) -> T_co:
         if self._done:
             raise StopAsyncIteration
         if self._running:

@@ -469,3 +469,44 @@ async def test_messages_have_the_types_of_the_declaration(server: Server, client
 
     with pytest.raises(CallError, match="message: expected `str`"):
         await within(reading())
+
+
+async def test_a_server_of_an_older_release_is_not_waited_for(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(channel: Channel) -> int:
+        await channel.write("here")
+        async for body in channel:
+            log.got.append(body)
+        await log.go_on.wait()
+        return 5
+
+    monkeypatch.setattr("rap.transport.connection._ABILITIES", frozenset())
+    async with serving(wait) as server, calling(server) as client:
+        async with client.channel("wait") as channel:
+            assert await channel.read_body() == "here"
+            await channel.write("last words")
+        assert await channel.result() is None
+        await eventually(lambda: log.got == ["last words"])
+
+        @client.register("wait")
+        async def talk(channel: Channel) -> str:
+            await channel.close()
+            return "mine"
+
+        assert await within(talk()) == "mine"
+        log.go_on.set()
+
+
+async def test_closing_a_generator_around_a_block_cancels_the_server(
+    client: Client, log: Log
+) -> None:
+    async def bodies() -> AsyncIterator[Any]:
+        async with client.channel("wait") as channel:
+            async for body in channel:
+                yield body
+
+    iterator = bodies()
+    assert await anext(iterator) == "here"
+    await iterator.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await eventually(lambda: isinstance(log.error, asyncio.CancelledError))

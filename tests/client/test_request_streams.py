@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -471,6 +472,49 @@ async def test_a_started_call_tells_its_server(client: Client, log: Log) -> None
     assert await within(call) == [0, 1]
     assert call.peer is not None
     assert (call.attempts, call.header, call.trailer) == (1, {}, {})
+
+
+async def test_what_closing_the_source_raises_is_raised(client: Client, log: Log) -> None:
+    async def failing() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+        finally:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await within(collecting(client, "early")(failing()))
+    with pytest.raises(KeyError, match="mine"):
+        await within(collect(answering(client, "two")(failing())))
+
+
+async def test_a_source_that_ignores_its_cancellation_does_not_hold_the_call(
+    client: Client, log: Log
+) -> None:
+    async def stubborn() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    log.made += 1
+        finally:
+            log.closed.set()
+
+    assert await within(collecting(client, "first")(stubborn())) == 1
+    assert log.made == 1
+    assert log.closed.is_set()
+
+
+async def test_the_source_runs_in_the_context_of_the_caller(client: Client) -> None:
+    async def names() -> AsyncIterator[str]:
+        yield variable.get()
+
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    variable.set("mine")
+    assert await within(collecting(client, "first")(names())) == "mine"
 
 
 # Bidirectional calls.
