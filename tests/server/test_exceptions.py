@@ -57,6 +57,33 @@ async def leave_in_channel(channel: Channel) -> None:
     leave(await channel.read_body())
 
 
+async def leave_reading(rows: AsyncIterator[str]) -> int:
+    async for row in rows:
+        leave(row)
+    return 0
+
+
+def leave_reading_in_thread(rows: Iterator[str]) -> int:
+    for row in rows:
+        leave(row)
+    return 0
+
+
+async def leave_answering(rows: AsyncIterator[str]) -> AsyncIterator[int]:
+    async for row in rows:
+        leave(row)
+        yield 1
+
+
+async def send_rows(rows: AsyncIterator[str]) -> int:
+    raise AssertionError("it runs on the server")
+
+
+async def exchange(rows: AsyncIterator[str]) -> AsyncIterator[int]:
+    raise AssertionError("it runs on the server")
+    yield 1
+
+
 async def called(client: Client, name: str, kind: str) -> None:
     if "channel" in name:
 
@@ -66,6 +93,12 @@ async def called(client: Client, name: str, kind: str) -> None:
             await channel.read()
 
         await talk()
+    elif "answering" in name:
+        stub: Any = client.register(name)(exchange)
+        _ = [item async for item in stub([kind])]
+    elif "reading" in name:
+        stub = client.register(name)(send_rows)
+        await stub([kind])
     elif "items" in name:
         items = client.iterator_call(name, kind)
         if kind != "GeneratorExit":  # which also tells the generator that its items are not wanted
@@ -87,13 +120,17 @@ async def called(client: Client, name: str, kind: str) -> None:
         "leave_in_plain_items",
         "inline_items",
         "leave_in_channel",
+        "leave_reading",
+        "leave_reading_in_thread",
+        "leave_answering",
     ],
 )
 async def test_a_handler_that_wants_to_end_the_process_ends_its_call_only(
     name: str, kind: str
 ) -> None:
-    functions = [leave, leave_async, leave_at_once, leave_in_items, leave_in_plain_items]
-    async with serving(*functions, leave_in_channel, fine) as server:
+    functions: list[Any] = [leave, leave_async, leave_at_once, leave_in_items, leave_in_plain_items]
+    functions += [leave_in_channel, leave_reading, leave_reading_in_thread, leave_answering]
+    async with serving(*functions, fine) as server:
         server.register(leave, "inline", inline=True)
         server.register(leave_in_plain_items, "inline_items", inline=True)
         async with calling(server) as client, calling(server) as other:
