@@ -76,6 +76,8 @@ class Function:
         has_keywords: Whether it has keyword-only parameters or ``**kwargs``, which need
             `decode_call`.
         has_typed_messages: Whether it is a channel function whose Channel has types.
+        request_type, response_type: Type of the items of the request stream and of the response.
+            For a ``Channel[In, Out]``, ``In`` and ``Out``. Any type if there are no items.
         signature: Without bound parameters, annotations resolved.
         doc: Its docstring, or an empty string.
         type_hints: Parameter name, and ``return``, to resolved type.
@@ -119,6 +121,8 @@ class Function:
         "has_typed_messages",
         "is_async",
         "name",
+        "request_type",
+        "response_type",
         "signature",
         "stream_parameter",
         "stream_type",
@@ -138,6 +142,7 @@ class Function:
         self.stream_type = streams.stream_type
         self.stream_parameter = streams.stream_parameter
         self.channel_parameter = streams.channel_parameter
+        self.request_type, self.response_type = streams.request, streams.response
         self.is_async = (
             inspect.iscoroutinefunction(target)
             or inspect.isasyncgenfunction(target)

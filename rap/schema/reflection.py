@@ -87,7 +87,12 @@ class ParameterEntry(TypedDict):
 
 
 class FunctionDescription(TypedDict):
-    """A function; ``shape`` is its stream type: unary, stream, client_stream, bidi or channel."""
+    """A function; ``shape`` is its stream type: unary, stream, client_stream, bidi or channel.
+
+    ``stream_parameter`` and ``channel_parameter`` name the parameter that is the request stream or
+    the Channel. ``request`` and ``response`` are the types of the items, or of the messages of a
+    channel, that the caller sends and receives. Each is `None` if the function has none.
+    """
 
     group: str
     func_name: str
@@ -96,6 +101,10 @@ class FunctionDescription(TypedDict):
     is_private: bool
     idempotent: bool
     parameters: list[ParameterEntry]
+    stream_parameter: str | None
+    channel_parameter: str | None
+    request: str | None
+    response: str | None
     returns: str
     types: list[TypeEntry]
 
@@ -142,7 +151,8 @@ class Registered(Protocol):
 def describe(handler: Registered) -> FunctionDescription:
     """Return the description of a function for its callers."""
     texts = TypeReflector()
-    signature = handler.function.signature
+    function, stream_type = handler.function, handler.stream_type
+    signature = function.signature
     parameters = [
         ParameterEntry(
             name=each.name,
@@ -155,11 +165,15 @@ def describe(handler: Registered) -> FunctionDescription:
     return {
         "group": handler.group,
         "func_name": handler.name,
-        "shape": handler.stream_type.value,
+        "shape": stream_type.value,
         "doc": handler.doc,
         "is_private": handler.is_private,
         "idempotent": handler.idempotent,
         "parameters": parameters,
+        "stream_parameter": function.stream_parameter,
+        "channel_parameter": function.channel_parameter,
+        "request": texts.text(function.request_type) if stream_type.client_streams else None,
+        "response": texts.text(function.response_type) if stream_type.server_streams else None,
         "returns": texts.text(signature.return_annotation),
         "types": texts.entries,
     }

@@ -8,7 +8,9 @@ import pytest
 from rap.cli.command import Failed
 from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
+from tests.cli import typed_shop
 from tests.cli.shop import invoke, shop
+from tests.loopback import serving
 
 
 async def test_a_function_is_described_with_its_types() -> None:
@@ -104,6 +106,27 @@ def test_an_invalid_type_from_a_server_is_refused(text: str) -> None:
 def test_an_invalid_default_from_a_server_is_refused(text: str) -> None:
     with pytest.raises(Failed, match="the server describes"):
         Annotations({"Item"}, ()).default(text)
+
+
+async def test_items_and_messages_are_described_with_their_parameter() -> None:
+    functions = (typed_shop.upload, typed_shop.chat, typed_shop.items)
+    async with serving(*functions) as server:
+
+        async def found(name: str) -> dict[str, Any]:
+            result = await invoke(server, "describe", name, "--json")
+            return dict(json.loads(result.stdout))
+
+        upload, chat, items = [await found(name) for name in ("upload", "chat", "items")]
+        text = (await invoke(server, "describe", "upload")).stdout
+    keys = ("shape", "stream_parameter", "channel_parameter", "request", "response", "returns")
+    assert [upload[key] for key in keys] == ["client_stream", "rows", None, "Pair", None, "int"]
+    assert [chat[key] for key in keys] == [
+        "channel", None, "channel", "Pair", "str", "Pair | None",
+    ]  # fmt: skip
+    assert [items[key] for key in keys[:5]] == ["stream", None, None, None, "Item"]
+    assert [each["name"] for each in upload["types"]] == ["Pair"]
+    assert text.startswith("upload(name: str, rows: AsyncIterator[Pair], limit: int = 10) -> int")
+    assert "  shape       client streaming\n" in text
 
 
 def a_class(**changes: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import asyncio
 import datetime
 import decimal
 import importlib.util
+import os
 import subprocess
 import sys
 import uuid
@@ -134,6 +135,106 @@ async def test_generators_channels_and_awkward_names_work(client: Client, stubs:
     awkward = client.bind(stubs.AwkwardNamesGroup, group="awkward-names")
     assert await awkward.list(2) == [0, 1]
     assert await awkward.int(1) == [0]
+
+
+async def test_request_streams_and_channels_have_types(client: Client, stubs: Any) -> None:
+    calls = client.bind(stubs.DefaultGroup, group="default")
+    items = [stubs.Pair(1), stubs.Pair(2)]
+
+    async def each() -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+
+    assert await calls.upload("xy", items) == 4
+    assert await calls.upload("xy", each(), limit=1) == 3
+    assert await calls.total([1, 2, 3]) == 6
+    assert [each async for each in calls.doubled([1, 2], by=3)] == [3, 6]
+
+    async def ask(channel: Channel) -> str:
+        await channel.write(items[0])
+        return str(await channel.read_body())
+
+    async def tell(channel: Channel) -> None:
+        for item in items:
+            await channel.write(item)
+
+    assert await stubs.chat(client, ask, "tea", 1, client=2) == "tea 1 [1, 2]"
+    assert await stubs.chat(client, tell, "tea") == items[1]
+
+    async def count(channel: Channel) -> None:
+        await channel.write(1)
+
+    assert await stubs.tally(client, count, step=5) == 5
+    assert await stubs.relay(client, count) == [1]
+
+
+CALLER = """
+from collections.abc import AsyncIterator
+
+from rap.client import Channel, Client
+from typed_stub import DefaultGroup, Pair, chat, relay, tally
+
+
+async def rows() -> AsyncIterator[Pair]:
+    yield Pair(1)
+
+
+async def ask(channel: Channel[str, Pair]) -> bytes:
+    await channel.write(Pair(1))
+    return (await channel.read_body()).encode()
+
+
+async def tell(channel: Channel[str, Pair]) -> None:
+    await channel.end()
+
+
+async def count(channel: Channel[object, int]) -> None:
+    await channel.write(1)
+
+
+async def main(client: Client) -> None:
+    calls = client.bind(DefaultGroup, group="default")
+    reveal_type(await calls.upload("x", rows()))
+    reveal_type(await calls.upload("x", [Pair(1)]))
+    async for number in calls.doubled([1]):
+        reveal_type(number)
+    reveal_type(await chat(client, ask, "tea"))
+    reveal_type(await chat(client, tell, "tea"))
+    reveal_type(await tally(client, count))
+    reveal_type(await relay(client, count))
+    await calls.upload("x", ["a"])
+    await chat(client, count, "tea")
+"""
+
+
+def test_type_checkers_see_items_messages_and_results(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "typed_stub.py").write_text(path.read_text())
+    (tmp_path / "caller.py").write_text(CALLER)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.11", "caller.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [
+        line.partition(": ")[2]
+        for line in found.stdout.splitlines()
+        if line.startswith("caller.py:")
+    ]
+    assert [each.split('"')[1] for each in lines if "Revealed" in each] == [
+        "int",
+        "int",
+        "int",
+        "bytes",
+        "tuple[int, float, fallback=typed_stub.Pair] | None",
+        "int",
+        "Any",
+    ]
+    errors = [line for line in lines if line.startswith("error")]
+    assert len(errors) == 2
+    assert "list item" in errors[0].lower()
 
 
 @pytest.mark.parametrize(

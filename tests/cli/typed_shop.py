@@ -215,6 +215,47 @@ async def talk(channel: Channel) -> None:
     await channel.write([await channel.read_body()])
 
 
+@server.register
+async def upload(name: str, rows: AsyncIterator[Pair], limit: int = 10) -> int:
+    """Take the items of a caller."""
+    return len([row async for row in rows][:limit]) + len(name)
+
+
+@server.register
+def total(numbers: Iterator[int]) -> int:
+    return sum(numbers)
+
+
+@server.register
+async def doubled(numbers: AsyncIterator[int], *, by: int = 2) -> AsyncIterator[int]:
+    async for number in numbers:
+        yield number * by
+
+
+@server.register
+async def chat(channel: Channel[Pair, str], room: str, *rest: int, client: int = 1) -> Pair | None:
+    """Answer each pair; return the last one."""
+    pair = None
+    async for pair in channel:
+        await channel.write(f"{room} {pair.x} {[*rest, client]}")
+    return pair
+
+
+@server.register
+async def tally(channel: Channel[int], step: int = 1) -> int:
+    return step * len([number async for number in channel])
+
+
+@server.register
+async def relay(channel: Channel) -> Any:
+    return [each async for each in channel]
+
+
+@server.register(group="a_group_with_a_long_name")
+async def wide(channel: Channel[Item, dict[str, list[int]]], a_parameter: int) -> dict[str, int]:
+    return {"a": a_parameter}
+
+
 async def _list(n: int) -> list[int]:
     return list(range(n))
 

@@ -8,7 +8,7 @@ because defaults of other types are their members.
 import ast
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rap.cli.command import Failed
@@ -22,16 +22,19 @@ _INDENT = "    "
 _OPENING: str = """
 async def _open(
     client: Client,
+    declared: Callable[..., Any],
     name: str,
     group: str,
-    talk: Callable[[Channel], Awaitable[T]],
+    talk: Callable[..., Awaitable[T]],
+    /,
+    *args: Any,
+    **kwargs: Any,
 ) -> T:
-    @client.register(name, group)
-    async def run(channel: Channel) -> Any:
-        return await talk(channel)
-
-    opened = cast("Callable[[], Awaitable[T]]", run)
-    return await opened()
+    function: Any = client.register(name, group)(declared)
+    opened = client.channel(function, arg_param=args, kwarg_param=kwargs)
+    async with opened as channel:
+        value = await talk(channel)
+        return await channel.result() if value is None else value
 """
 # Names that the module may import or define.
 _OWN = {
@@ -39,8 +42,8 @@ _OWN = {
     *("Channel", "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum"),
     *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
     *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
-    *("StrEnum", "T", "TypeVar", "TypedDict", "UUID", "annotations", "builtins", "cast"),
-    *("dataclass", "dataclasses", "dt", "msgspec", "pydantic"),
+    *("StrEnum", "T", "TypeVar", "TypedDict", "UUID", "annotations", "builtins"),
+    *("dataclass", "dataclasses", "dt", "msgspec", "overload", "pydantic"),
 }
 
 Description = Mapping[str, Any]
@@ -75,12 +78,13 @@ def stub_module(descriptions: Sequence[Description]) -> str:
     if channels:
         for module, names in (
             ("collections.abc", ("Awaitable", "Callable")),
-            ("typing", ("Any", "TypeVar", "cast")),
+            ("typing", ("Any", "TypeVar")),
             ("rap.client", ("Channel", "Client")),
         ):
             for name in names:
                 annotations.need(module, name)
-        blocks += [_channel(each, taken) for each in channels]
+        for each in channels:
+            blocks += _channel(each, taken, annotations)
         blocks.append(_OPENING.strip("\n").split("\n"))
     head = [
         '"""Typed stubs of the functions of a server, written by `rap stub`."""',
@@ -111,6 +115,11 @@ def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[D
                 **each,
                 "parameters": [_renamed(parameter, new) for parameter in each["parameters"]],
                 "returns": _with_names(each["returns"], new),
+                **{
+                    what: _with_names(each[what], new)
+                    for what in ("request", "response")
+                    if each.get(what)
+                },
             }
         )
     return types, functions
@@ -190,8 +199,8 @@ def _method(each: Description, annotations: Annotations) -> list[str]:
             f"{_INDENT}# {one_line(name)}: its names cannot be those of a method;",
             f"{_INDENT}# client.raw_call calls it by name.",
         ]
-    rows = ["self", *parameters(each["parameters"], annotations)]
-    if each["shape"] == "stream":
+    rows = ["self", *parameters(map(_for_callers(each), each["parameters"]), annotations)]
+    if each["shape"] in ("stream", "bidi"):
         head, returns = f"{_INDENT}def {name}", annotations.item(each["returns"])
     else:
         head, returns = f"{_INDENT}async def {name}", annotations.type(each["returns"])
@@ -201,26 +210,102 @@ def _method(each: Description, annotations: Annotations) -> list[str]:
     return [*_signature(head, rows, returns, 1), *_doc(doc, 2), f"{_INDENT * 2}..."]
 
 
-def _channel(each: Description, taken: set[str]) -> list[str]:
+def _for_callers(each: Description) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Return what replaces the type of the request stream: a caller may pass any iterable."""
+
+    def replace(parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+        if parameter["name"] != each.get("stream_parameter"):
+            return parameter
+        item = each["request"]
+        either = f"collections.abc.AsyncIterable[{item}] | collections.abc.Iterable[{item}]"
+        return {**parameter, "type": either}
+
+    return replace
+
+
+def _channel(each: Description, taken: set[str], annotations: Annotations) -> list[list[str]]:
+    """Return the blocks of a channel function: its declaration, and what callers call."""
     name, group = each["func_name"], each["group"]
     plain = re.sub(r"\W", "_", name if group == "default" else f"{group}_{name}")
     plain = _unique(plain if is_name(plain) else f"open_{plain}", taken)
-    taken.add(plain)
+    declared = _unique(f"_{plain}".replace("__", "_"), taken)
+    taken |= {plain, declared}
+    given = each.get("channel_parameter")
+    others = [it for it in each["parameters"] if it["name"] != given and not _is_channel(it)]
+    names = {it["name"] for it in others}
+    client, talk, channel = (_unique(it, names) for it in ("client", "talk", "channel"))
+    kind = _channel_type(each, annotations)
+    returns = annotations.type(each["returns"])
+    typed = parameters(others, annotations)
+    rows = [f"{client}: Client", _callback(talk, kind, "T"), *typed]
     doc = each["doc"] or f"Open the channel `{name}`."
-    doc += "\n\nArgs:\n    client: Opens the channel.\n"
-    doc += "    talk: Runs here with the channel; its result is returned."
-    rows = ["client: Client", "talk: Callable[[Channel], Awaitable[T]]"]
-    return [
-        *_signature(f"async def {plain}", rows, "T", 0),
-        *_doc(doc, 1),
-        f"{_INDENT}return await _open(client, {quoted(name)}, {quoted(group)}, talk)",
+    doc += f"\n\nArgs:\n    {client}: Opens the channel.\n"
+    doc += f"    {talk}: Runs here with the channel; its result is returned."
+    doc += "" if returns == "None" else " If that is `None`, the result of the server is."
+    call = [client, declared, quoted(name), quoted(group), talk, *_passed(others)]
+    body = [*_doc(doc, 1), *_call(f"{_INDENT}return await _open", call)]
+    declaration = [
+        *_signature(f"async def {declared}", [f"{channel}: {kind}", *typed], returns, 0),
+        f"{_INDENT}raise NotImplementedError",
     ]
+    if returns == "None":
+        return [declaration, [*_signature(f"async def {plain}", rows, "T", 0), *body]]
+    if returns == "Any":
+        rows[1] = _callback(talk, kind, "Any")
+        return [declaration, [*_signature(f"async def {plain}", rows, "Any", 0), *body]]
+    overload = f"@{annotations.need('typing', 'overload')}"
+    blocks = [declaration]
+    for value, result in (("None", returns), ("T", "T")):
+        rows[1] = _callback(talk, kind, value)
+        head = _signature(f"async def {plain}", rows, result, 0)
+        blocks.append([overload, *head[:-1], f"{head[-1]} ..."])
+    rows[1] = _callback(talk, kind, "Any")
+    return [*blocks, [*_signature(f"async def {plain}", rows, "Any", 0), *body]]
+
+
+def _is_channel(parameter: Mapping[str, Any]) -> bool:
+    """Whether it is the Channel of a function that an older server describes."""
+    return bool(parameter["type"] == "rap.channel.Channel")
+
+
+def _channel_type(each: Description, annotations: Annotations) -> str:
+    """Return the type of the channel as the client sees it: it reads what the server writes."""
+    read, written = (each.get(it) or "typing.Any" for it in ("response", "request"))
+    if read == written == "typing.Any":
+        return annotations.type("rap.channel.Channel")
+    return annotations.type(f"rap.channel.Channel[{read}, {written}]")
+
+
+def _callback(name: str, channel: str, value: str) -> str:
+    """Return the parameter for the function that a caller runs with the channel."""
+    row = f"{name}: Callable[[{channel}], Awaitable[{value}]]"
+    if len(row) + len(_INDENT) < WIDTH:  # a comma follows
+        return row
+    return f"{name}: Callable[\n{_INDENT * 2}[{channel}], Awaitable[{value}]\n{_INDENT}]"
+
+
+def _passed(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the arguments that pass on all parameters."""
+    forms = {"keyword": "{0}={0}", "rest": "*{0}", "names": "**{0}"}
+    return [forms.get(each["kind"], "{0}").format(each["name"]) for each in entries]
+
+
+def _call(head: str, arguments: Iterable[str]) -> list[str]:
+    """Return a call, with one argument per line if it is long."""
+    arguments = list(arguments)
+    line = f"{head}({', '.join(arguments)})"
+    if len(line) <= WIDTH:
+        return [line]
+    inner = f"{_INDENT * 2}{', '.join(arguments)}"
+    if len(inner) <= WIDTH:
+        return [f"{head}(", inner, f"{_INDENT})"]
+    return [f"{head}(", *(f"{_INDENT * 2}{each}," for each in arguments), f"{_INDENT})"]
 
 
 def _signature(head: str, rows: Iterable[str], returns: str, depth: int) -> list[str]:
     rows = list(rows)
     line = f"{head}({', '.join(rows)}) -> {returns}:"
-    if len(line) <= WIDTH:
+    if len(line) <= WIDTH and "\n" not in line:
         return [line]
     inner = _INDENT * (depth + 1)
     return [f"{head}(", *(f"{inner}{row}," for row in rows), f"{_INDENT * depth}) -> {returns}:"]
