@@ -1,28 +1,80 @@
 """A call of a function by its name, whatever kind of function it is.
 
 The caller does not say which kind: a unary function and a generator are opened alike, and the first
-message tells them apart. A server refuses to open a channel in this way before anything runs.
+message tells them apart. A server refuses to open a function that takes items or messages in this
+way before anything runs. Such functions, too, are opened alike.
 """
 
+import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from rap.call import StreamType
+from rap.call import FORWARDED, RESULT, Header, StreamType
 from rap.cli.json_values import parse_arguments
 from rap.cli.remote import Remote, remote_options
 from rap.client import Client
 from rap.client.method import Method
 from rap.client.retry import RetryState
-from rap.errors import CallError, Code
-from rap.schema.function import decode_any
-from rap.transport import EndOfStream
+from rap.errors import CallError, ChannelClosed, Code
+from rap.schema.function import decode_any, encode_any
+from rap.transport import EndOfStream, Stream
+from rap.transport.stream import answer_trailer
+from rap.wire.codec import unpack
 from rap.wire.frames import BATCH, END
 
-__all__ = ["NamedCall", "call_options", "is_channel"]
+__all__ = ["INPUT", "Answer", "NamedCall", "call_options", "refused_type"]
+
+INPUT = "-"  # the argument that stands for the lines of standard input
+_OLD_LINGER = 1.0  # seconds
+# What a server says of a function that was opened as one of another stream type.
+_REFUSALS = {
+    "is a unary function": StreamType.UNARY,
+    "is a stream function": StreamType.STREAM,
+    "is a client-streaming function": StreamType.CLIENT_STREAM,
+    "is a bidirectional function": StreamType.BIDI,
+    "is a channel function": StreamType.CHANNEL,
+}
+
+
+class Answer:
+    """Header and trailer of the answer of a call, as far as they have arrived."""
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+        self._end_meta = b""
+
+    @property
+    def header(self) -> Header:
+        """What the function has set for the beginning of its answer."""
+        return {} if self._stream is None else self._stream.answer_header
+
+    @property
+    def trailer(self) -> Header:
+        """What the function has set for the end of its answer."""
+        if self._end_meta:
+            return answer_trailer(self._end_meta)
+        return {} if self._stream is None else self._stream.answer_trailer
+
+    def read_from(self, stream: Stream) -> None:
+        """Take header and trailer from the stream of an attempt."""
+        self._stream = stream
+
+    def values(
+        self, flags: int, meta: bytes, raw: bytes | memoryview
+    ) -> Iterator[tuple[bool, Any]]:
+        """Yield the values of a message, and before each whether it is an item or a message."""
+        if flags & END:
+            self._end_meta = meta
+        if flags & BATCH:
+            for each in decode_any(raw):
+                yield True, each
+        else:
+            yield not (flags & END or _is_result(meta)), decode_any(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +87,7 @@ class NamedCall:
         args: Positional arguments.
         kwargs: Keyword arguments.
         timeout: Seconds that the call may take; `None` leaves it to the server.
+        reads_input: Whether the command line says that the lines of standard input are the items.
     """
 
     func: str
@@ -42,6 +95,7 @@ class NamedCall:
     args: list[Any]
     kwargs: dict[str, Any]
     timeout: float | None
+    reads_input: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -53,8 +107,14 @@ class NamedCall:
             "timeout": self.timeout,
         }
 
-    async def open(self, client: Client) -> AsyncGenerator[tuple[bool, Any], None]:
+    async def open(
+        self, client: Client, answer: Answer | None = None
+    ) -> AsyncGenerator[tuple[bool, Any], None]:
         """Call a unary function or a generator.
+
+        Args:
+            client: Makes the call.
+            answer: Gets header and trailer of the answer.
 
         Yields:
             Each value, and before it whether it is an item of a generator.
@@ -63,6 +123,7 @@ class NamedCall:
             CallError: The call failed.
         """
         invoker = client.invoker
+        answer = answer or Answer()
         stream_type = StreamType.STREAM
         method = Method(self.func, self.group, None, timeout=self.timeout, stream_type=stream_type)
         body = method.encode(self.args, self.kwargs)
@@ -70,6 +131,7 @@ class NamedCall:
         state, message = RetryState(), None
         while message is None:
             stream = await invoker.open_stream(method, call, None, body, state)
+            answer.read_from(stream)
             try:
                 message = await stream.recv()
             except CallError as error:
@@ -79,26 +141,134 @@ class NamedCall:
                 return
         try:
             while True:
-                flags, _, raw = message
-                if flags & BATCH:
-                    for each in decode_any(raw):
-                        yield True, each
-                else:
-                    yield not flags & END, decode_any(raw)
+                for value in answer.values(*message):
+                    yield value
                 message = await stream.recv()
         except EndOfStream:
             return
         finally:
             stream.reset()
 
+    async def converse(
+        self,
+        client: Client,
+        items: AsyncGenerator[Any, None],
+        show: Callable[[bool, Any], None],
+        answer: Answer,
+        linger: float | None,
+        *,
+        as_channel: bool = False,
+    ) -> None:
+        """Call a function that takes items or messages; return when it has ended.
 
-def is_channel(error: CallError) -> bool:
-    """Whether a server refused a call because the function is a channel."""
-    return (
-        error.remote
-        and error.code is Code.INVALID_ARGUMENT
-        and "is a channel function" in error.message
-    )
+        Args:
+            client: Makes the call.
+            items: What to send. After the last one the function is told of the end.
+            show: Takes each value that arrives, and before it whether it is an item or a message.
+            answer: Gets header and trailer of the answer.
+            linger: Seconds without a message, after the last item, until the call is cancelled;
+                `None` waits for the function. A server of an older release cannot answer after
+                the end, so it is told of it only then, after one second by default.
+            as_channel: Whether the function is known to be a channel.
+
+        Raises:
+            CallError: The call failed, or an item cannot be sent.
+        """
+        stream_type = StreamType.CHANNEL if as_channel else StreamType.BIDI
+        stream = await self._open_for_items(client, stream_type, answer)
+        is_old = not stream.conn.peer_has("outcome")
+        if is_old and linger is None:
+            linger = _OLD_LINGER
+        loop = asyncio.get_running_loop()
+        last = 0.0  # when something was sent or has arrived
+
+        async def send() -> None:
+            nonlocal last
+            async with aclosing(items):
+                async for item in items:
+                    encoded = encode_any(item)
+                    try:
+                        await stream.send(encoded)
+                    except (CallError, ChannelClosed):
+                        return  # the reader is told why
+            if not is_old:
+                stream.end()
+            last = loop.time()
+
+        async def read() -> None:
+            nonlocal last
+            while True:
+                try:
+                    message = await stream.recv()
+                except EndOfStream:
+                    return
+                last = loop.time()
+                for value in answer.values(*message):
+                    show(*value)
+
+        sending = loop.create_task(send(), name="rap call input")
+        reading = loop.create_task(read(), name="rap call output")
+        try:
+            await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                sending.result()
+            while not reading.done():
+                left = None if linger is None else last + linger - loop.time()
+                if left is not None and left <= 0:
+                    break
+                await asyncio.wait((reading,), timeout=left)
+            if reading.done():
+                reading.result()
+            elif is_old:
+                stream.leave()
+        finally:
+            sending.cancel()
+            reading.cancel()
+            await asyncio.wait((sending, reading))
+            stream.reset()
+
+    async def _open_for_items(
+        self, client: Client, stream_type: StreamType, answer: Answer
+    ) -> Stream:
+        """Open the stream of a function that takes items or messages.
+
+        A channel without arguments has no message in its Open. If it is opened with one, because
+        its kind is not known, the server refuses it. That is noticed before an item is read.
+        """
+        invoker = client.invoker
+        method = Method(self.func, self.group, None, timeout=self.timeout, stream_type=stream_type)
+        bare = not self.args and not self.kwargs
+        body = method.encode(self.args, self.kwargs)
+        async with client.session:
+            call, session = invoker.start_call(method, stream_type, None, None, self.timeout)
+            is_channel = stream_type is StreamType.CHANNEL
+            stream = await invoker.open_stream(
+                method, call, session, None if bare and is_channel else body, RetryState()
+            )
+            answer.read_from(stream)
+            if bare and not is_channel:
+                # A server handles the frames of a connection in order. When it has refused this
+                # call, it has accepted or refused the stream.
+                with suppress(CallError):
+                    await client.raw_call("list", group="registry", header={FORWARDED: ""})
+                if stream.error is not None:
+                    raise stream.error
+        return stream
+
+
+def refused_type(error: CallError) -> StreamType | None:
+    """Return the stream type of a function that was opened as one of another type."""
+    if not error.remote or error.code is not Code.INVALID_ARGUMENT:
+        return None
+    return next((kind for text, kind in _REFUSALS.items() if text in error.message), None)
+
+
+def _is_result(meta: bytes) -> bool:
+    """Whether a message is the value of a channel function."""
+    if not meta:
+        return False
+    content = unpack(meta)
+    return isinstance(content, dict) and content.get(RESULT) is True
 
 
 def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,8 +281,9 @@ def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
     def with_call(
         *, remote: Remote, func_name: str, arguments: tuple[str, ...], group: str, **kwargs: Any
     ) -> Any:
-        args, named = parse_arguments(arguments)
-        call = NamedCall(func_name, group, args, named, remote.timeout)
+        args, named = parse_arguments(tuple(each for each in arguments if each != INPUT))
+        reads_input = INPUT in arguments
+        call = NamedCall(func_name, group, args, named, remote.timeout, reads_input)
         return func(remote=remote, named=call, **kwargs)
 
     command: Callable[..., Any] = remote_options(with_call)

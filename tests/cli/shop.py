@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from rap.cli.app import rap
 from rap.errors import CallError, Code
-from rap.server import Channel, Server
+from rap.server import Channel, Server, context
 from tests.loopback import serving
 
 __all__ = ["Item", "invoke", "shop"]
@@ -67,6 +67,30 @@ async def listen(channel: Channel) -> None:
         pass
 
 
+async def upload(name: str, rows: AsyncIterator[int]) -> dict[str, Any]:
+    context.set_header("kind", "sum")
+    context.set_trailer("rows", [name])
+    return {name: sum([row async for row in rows])}
+
+
+def plainly(rows: Iterator[str], *, sign: str = "!") -> Iterator[str]:
+    for row in rows:
+        yield f"{row}{sign}"
+
+
+async def chat(channel: Channel[str, str], room: str, times: int = 1) -> int:
+    count = 0
+    async for text in channel:
+        count += 1
+        await channel.write(f"{room}: {text * times}")
+    return count
+
+
+async def deaf(channel: Channel) -> None:
+    await channel.write("hello")
+    await asyncio.Event().wait()
+
+
 async def greet_first(channel: Channel) -> None:
     await channel.write("hello")
 
@@ -81,7 +105,10 @@ async def hidden() -> str:
     return "seen"
 
 
-FUNCTIONS = (add, show, turn, item, count, pairs, shout, listen, greet_first, fail)
+FUNCTIONS = (
+    *(add, show, turn, item, count, pairs, shout, listen, greet_first, fail),
+    *(upload, plainly, chat, deaf),
+)
 
 
 @asynccontextmanager

@@ -91,6 +91,7 @@ async def test_it_ends_after_its_duration_if_calls_hang(answered: int) -> None:
         (["nope"], "UNIMPLEMENTED: no function '/default/nope'"),
         (["add"], "INVALID_ARGUMENT: add(): "),
         (["shout"], "shout is a channel; bench calls functions and generators"),
+        (["plainly"], "plainly takes a stream of items; bench calls functions and generators"),
     ],
 )
 async def test_a_call_that_cannot_succeed_is_not_repeated(

@@ -13,6 +13,7 @@ import pytest
 from rap.cli.commands.call import _Printer
 from rap.cli.json_values import parse_value, to_json
 from rap.server import Server
+from rap.transport import Connection
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
 from tests.cli.shop import invoke, shop
 from tests.loopback import serving
@@ -103,6 +104,8 @@ async def test_a_channel_is_closed_when_its_answers_have_stopped(
         (["fail", "ABORTED"], "ABORTED: as you wish"),
         (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by �[31mzero"),
         (["shout", "1"], "shout is a channel, which takes no arguments; write them to its input"),
+        (["add", "1", "-"], "add takes no items; leave out '-'"),
+        (["count", "n=2", "-"], "count takes no items; leave out '-'"),
     ],
 )
 async def test_a_call_that_fails_is_one_line_and_status_1(
@@ -110,6 +113,75 @@ async def test_a_call_that_fails_is_one_line_and_status_1(
 ) -> None:
     result = await invoke(server, "call", *args)
     assert (result.stdout, result.stderr, result.exit_code) == ("", f"Error: {said}\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "lines", "answer"),
+    [
+        (["upload", "x"], "1\n2\n", '{"x":3}\n'),
+        (["upload", "name=x", "-"], "1\n2", '{"x":3}\n'),
+        (["upload", "-", "x"], "", '{"x":0}\n'),
+        (["upload", '"-"', "-"], "5\n", '{"-":5}\n'),
+        (["plainly", "--text"], "a\n1\n", "a!\n1!\n"),
+        (["plainly", "sign=?", "-"], '"a"\n', '"a?"\n'),
+        (["chat", "tea"], "a\nb\n", '"tea: a"\n"tea: b"\n2\n'),
+        (["chat", "room=tea", "times=2", "-"], "a\n", '"tea: aa"\n1\n'),
+        (["shout", "-"], "a\nstop\nb", '"A"\n'),
+        (["listen"], "1\n", ""),
+    ],
+)
+async def test_lines_of_the_input_are_the_items_of_a_request_stream(
+    server: Server, args: list[str], lines: str, answer: str
+) -> None:
+    result = await invoke(server, "call", *args, input=lines)
+    assert (result.stdout, result.stderr, result.exit_code) == (answer, "", 0)
+
+
+async def test_a_long_request_stream_arrives_whole(server: Server) -> None:
+    lines = "".join(f"{i}\n" for i in range(20_000))
+    result = await invoke(server, "call", "upload", "x", input=lines)
+    assert result.stdout == f'{{"x":{sum(range(20_000))}}}\n'
+    result = await invoke(server, "call", "plainly", "--text", "sign=", input=lines)
+    assert result.stdout == lines
+
+
+async def test_an_item_of_the_wrong_type_fails_the_call(server: Server) -> None:
+    result = await invoke(server, "call", "upload", "x", input='1\n"a"\n')
+    assert "INVALID_ARGUMENT: upload(): item" in result.stderr
+    assert "expected `int`, got `str`" in result.stderr
+    assert result.exit_code == 1
+    result = await invoke(server, "call", "upload", "x", input='{"$base64": "?"}\n')
+    assert "$base64 must be text in base64" in result.stderr
+
+
+async def test_a_channel_of_an_older_server_may_answer_after_the_last_line(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "peer_has", lambda *_: False)
+    result = await invoke(server, "call", "shout", "--linger", "0.2", input="a\nb\n")
+    assert (result.stdout, result.stderr, result.exit_code) == ('"A"\n"B"\n', "", 0)
+
+
+async def test_a_function_that_ignores_the_end_is_left_after_the_linger_time(
+    server: Server,
+) -> None:
+    result = await invoke(server, "call", "deaf", "--linger", "0.05", input="1\n")
+    assert (result.stdout, result.stderr, result.exit_code) == ('"hello"\n', "", 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["upload", "x"], 'header {"kind":"sum"}\ntrailer {"rows":["x"]}\n'),
+        (["add", "1"], "header {}\ntrailer {}\n"),
+        (["fail", "ABORTED"], "header {}\ntrailer {}\nError: ABORTED: as you wish\n"),
+    ],
+)
+async def test_header_and_trailer_are_printed_on_request(
+    server: Server, args: list[str], said: str
+) -> None:
+    result = await invoke(server, "call", *args, "--include", input="1\n")
+    assert result.stderr == said
 
 
 async def test_items_before_an_error_are_printed(server: Server) -> None:
@@ -221,6 +293,7 @@ PROGRAM = """
 import itertools
 from collections.abc import AsyncIterator
 from rap.server import Server
+from rap.transport import Connection
 
 server = Server("127.0.0.1:0")
 

@@ -26,7 +26,7 @@ async def test_the_functions_of_a_server_are_listed_to_clients_on_its_machine() 
         "shape": "generator",
         "private": False,
     } in entries
-    assert [entry["shape"] for entry in entries].count("channel") == 3
+    assert [entry["shape"] for entry in entries].count("channel") == 5
 
 
 async def test_clients_on_other_machines_get_an_explanation(remote_peers: None) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from rap.cli.calls import NamedCall, call_options, is_channel
+from rap.call import StreamType
+from rap.cli.calls import NamedCall, call_options, refused_type
 from rap.cli.command import Command, Failed, json_option, run
 from rap.cli.json_values import to_json
 from rap.cli.remote import Remote
@@ -76,6 +77,8 @@ def bench(
     of a generator call includes all its items. One call is made before the measurement and is not
     counted. The exit status is 1 if a call failed.
     """
+    if named.reads_input:
+        raise click.UsageError("bench sends no items; leave out '-'")
     if duration is None and calls is None:
         duration = _SECONDS
     connections = min(connections, concurrency)
@@ -184,8 +187,10 @@ class _Load:
                         return self._iterate
             return self._call
         except CallError as error:
-            if is_channel(error):
-                text = f"{self._named.func} is a channel; bench calls functions and generators"
+            kind = refused_type(error)
+            if kind is not None:
+                what = "is a channel" if kind is StreamType.CHANNEL else "takes a stream of items"
+                text = f"{self._named.func} {what}; bench calls functions and generators"
                 raise Failed(text) from error
             if error.code in _HOPELESS:
                 raise

@@ -1,22 +1,24 @@
 """``rap call FUNC``: call a function of any kind by its name and print its answer."""
 
-import asyncio
 import sys
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import click
 
-from rap.channel import Channel
-from rap.cli.calls import NamedCall, call_options, is_channel
+from rap.call import StreamType
+from rap.cli.calls import INPUT, Answer, NamedCall, call_options, refused_type
 from rap.cli.command import Command, Failed, run
 from rap.cli.json_values import parse_value, to_json, to_text
 from rap.cli.remote import Remote
 from rap.cli.stdin import input_lines
 from rap.client import Client
-from rap.errors import CallError, ChannelClosed
+from rap.errors import CallError
 
 __all__ = ["call"]
+
+_TAKES_NO_ITEMS = (StreamType.UNARY, StreamType.STREAM)
 
 
 @click.command(cls=Command)
@@ -25,25 +27,34 @@ __all__ = ["call"]
 )
 @click.option("--json", is_flag=True, help="Print each value on one line, even on a terminal.")
 @click.option(
+    "-i",
+    "--include",
+    is_flag=True,
+    help="Print header and trailer of the answer to standard error, as JSON.",
+)
+@click.option(
     "--linger",
     type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
     metavar="SECONDS",
-    help="Time without a message, after the end of the input, before the channel is closed.",
+    help="Time without a message, after the end of the input, before a call that takes items is"
+    " cancelled. [default: it waits for the function]",
 )
 @call_options
-def call(remote: Remote, named: NamedCall, text: bool, json: bool, linger: float) -> None:
+def call(
+    remote: Remote, named: NamedCall, text: bool, json: bool, include: bool, linger: float | None
+) -> None:
     """Call a function and print its result.
 
     Arguments are JSON; text that is not JSON is a string. NAME=JSON passes a keyword argument.
     Bytes are printed as base64 text. To pass bytes, write {"$base64": "..."}.
 
-    The items of a generator are printed as they arrive, one per line. Each line of
-    standard input is sent to a channel as a message: JSON, or a string with --text.
+    The items of a generator are printed as they arrive, one per line. If the function takes a
+    stream of items or is a channel, each line of standard input is an item or a message: JSON, or
+    a string with --text. The argument - says so, and fails for any other function.
     """
     pretty = sys.stdout.isatty() and not json
-    run(_call(remote, named, linger, _Printer(text, 2 if pretty else None)))
+    answer = Answer() if include else None
+    run(_call(remote, named, linger, _Printer(text, 2 if pretty else None), answer))
 
 
 class _Printer:
@@ -53,16 +64,31 @@ class _Printer:
         self._as_text = as_text
         self._indent = indent
 
+    def print_value(self, is_item: bool, value: Any) -> None:
+        """Print an item of a stream or a message of a channel; otherwise an answer."""
+        (self.print_item if is_item else self.print_answer)(value)
+
     def print_answer(self, value: Any) -> None:
-        """Print the answer of a unary function."""
+        """Print the answer of a function that has one answer."""
         if self._as_text:
             click.echo(to_text(value), nl=not isinstance(value, bytes))  # bytes for a file
         else:
             click.echo(to_json(value, indent=self._indent))
 
     def print_item(self, value: Any) -> None:
-        """Print one item of a generator, or one message of a channel."""
+        """Print one item of a stream, or one message of a channel."""
         click.echo(to_text(value) if self._as_text else to_json(value))
+
+    def print_metadata(self, answer: Answer) -> None:
+        """Print header and trailer of an answer."""
+        click.echo(f"header {to_json(answer.header)}", err=True)
+        click.echo(f"trailer {to_json(answer.trailer)}", err=True)
+
+    async def messages(self) -> AsyncGenerator[Any, None]:
+        """Yield what the lines of the input stand for."""
+        async with aclosing(input_lines()) as lines:
+            async for line in lines:
+                yield self.parse_message(line)
 
     def parse_message(self, line: bytes) -> Any:
         """Return the message that a line of the input stands for."""
@@ -70,59 +96,69 @@ class _Printer:
         return text if self._as_text else parse_value(text)
 
 
-async def _call(remote: Remote, named: NamedCall, linger: float, printer: _Printer) -> None:
+async def _call(
+    remote: Remote,
+    named: NamedCall,
+    linger: float | None,
+    printer: _Printer,
+    included: Answer | None,
+) -> None:
+    answer = included or Answer()
     async with remote.connected() as client:
         try:
-            async for is_item, value in named.open(client):
-                (printer.print_item if is_item else printer.print_answer)(value)
-        except CallError as error:
-            if not is_channel(error):
-                raise
-            if named.args or named.kwargs:
-                text = f"{named.func} is a channel, which takes no arguments"
-                raise Failed(f"{text}; write them to its input") from error
-            await _talk(client, named, linger, printer)
-
-
-async def _talk(client: Client, named: NamedCall, linger: float, printer: _Printer) -> None:
-    """Send the lines of standard input to a channel, and print what it sends.
-
-    A server that has been told of the end of the input can answer no more. So the channel is closed
-    only after its answers have stopped.
-    """
-    loop = asyncio.get_running_loop()
-
-    async def talk(channel: Channel) -> None:
-        sending = asyncio.create_task(_send(channel, printer), name="rap call input")
-        try:
-            async with asyncio.timeout(None) as silence:
-
-                def restart_silence(_: object) -> None:
-                    silence.reschedule(loop.time() + linger)
-
-                sending.add_done_callback(restart_silence)
-                try:
-                    async for body in channel.iter_body():
-                        printer.print_item(body)
-                        if sending.done():
-                            restart_silence(body)
-                finally:
-                    sending.remove_done_callback(restart_silence)
-        except TimeoutError:
-            if not silence.expired():
-                raise
+            if not named.reads_input:
+                kind = await _call_without_items(client, named, printer, answer)
+                if kind is None:
+                    return
+            else:
+                kind = StreamType.BIDI
+            await _converse(client, named, printer, answer, linger, kind)
         finally:
-            sending.cancel()
-            await asyncio.wait([sending])
-        if not sending.cancelled():
-            sending.result()
-
-    stub: Any = client.register(named.func, named.group, timeout=named.timeout)(talk)
-    await stub()
+            if included is not None:
+                printer.print_metadata(included)
 
 
-async def _send(channel: Channel, printer: _Printer) -> None:
-    async with aclosing(input_lines()) as lines:
-        with suppress(ChannelClosed):
-            async for line in lines:
-                await channel.write(printer.parse_message(line))
+async def _call_without_items(
+    client: Client, named: NamedCall, printer: _Printer, answer: Answer
+) -> StreamType | None:
+    """Call a unary function or a generator; return the stream type of any other function."""
+    try:
+        async for is_item, value in named.open(client, answer):
+            printer.print_value(is_item, value)
+    except CallError as error:
+        kind = refused_type(error)
+        if kind is None:
+            raise
+        return kind
+    return None
+
+
+async def _converse(
+    client: Client,
+    named: NamedCall,
+    printer: _Printer,
+    answer: Answer,
+    linger: float | None,
+    kind: StreamType,
+) -> None:
+    """Send the lines of the input to a function, and print what it sends."""
+    is_channel = kind is StreamType.CHANNEL
+    items = printer.messages()
+    try:
+        await named.converse(
+            client, items, printer.print_value, answer, linger, as_channel=is_channel
+        )
+    except CallError as error:
+        refused = refused_type(error)
+        if refused in _TAKES_NO_ITEMS:
+            raise Failed(f"{named.func} takes no items; leave out {INPUT!r}") from error
+        if refused is not StreamType.CHANNEL:
+            raise
+        if named.args or named.kwargs:
+            text = f"{named.func} is a channel, which takes no arguments"
+            raise Failed(f"{text}; write them to its input") from error
+        if is_channel:
+            raise
+    else:
+        return
+    await _converse(client, named, printer, answer, linger, StreamType.CHANNEL)
