@@ -1,8 +1,8 @@
 """One attempt of a call: a pick, the request as the processors send it, and a stream.
 
 Most calls are one attempt. `rap.client.call` makes further ones after a failure, and
-`rap.client.hedging` a second one at the same time. The fast path of stubs (`rap.client.stub`) is
-`AttemptFactory.start_unary` and `AttemptFactory.succeed`, unrolled.
+`rap.client.hedging` a second one at the same time. Two hot paths have `AttemptFactory.start_unary`
+and `AttemptFactory.succeed` unrolled: stubs (`rap.client.stub`), and `Invoker.call_with_retries`.
 """
 
 import functools

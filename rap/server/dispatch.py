@@ -546,9 +546,13 @@ class Dispatcher:
                     result = handler.func(*args, **(kwargs or {}))
                 else:
                     result = await self._threads.run(handler.func, args, kwargs)
-                meta, body = b"", function.encode_result(result)
-                if pipeline.transforms or stream.metadata is not None:
-                    meta, body = await encode_response(stream, pipeline, body)
+                body = function.encode_result(result)
+                # `encode_response`, unrolled.
+                header = None if stream.metadata is None else stream.last_header()
+                if pipeline.transforms:
+                    response = await pipeline.response(Response(call, decode_any(body), header))
+                    header, body = response.header, encode_any(response.body)
+                meta = pack(header) if header else b""
             if meta:
                 stream.conn.send_data(stream, _RESPONSE, meta, body)
             else:
