@@ -39,7 +39,13 @@ def _cancel(stream: int) -> bytes:
     return Frame(RESET, 0, stream, b"", pack([Code.CANCELLED, "", {}])).encode()
 
 
-_HELLO = hello_frame({"rap": 1, **DEFAULT_LIMITS.to_hello(), "random": b"r" * 16})
+def _marker(stream: int, flags: int, header: object) -> bytes:
+    return Frame(DATA, flags, stream, pack(header), b"").encode()
+
+
+_HELLO = hello_frame(
+    {"rap": 1, **DEFAULT_LIMITS.to_hello(), "random": b"r" * 16, "abilities": ["outcome"]}
+)
 _TALKS = [
     _opening(1, "add", [1, 2]) + _opening(3, "add", [1, "x"]) + _opening(5, "none", []),
     _opening(1, "echo", [{"a": [1, 2.5, None, True, b"x"]}]),
@@ -47,6 +53,16 @@ _TALKS = [
     _opening(1, "talk", None, 0) + _data(1, "hi") + _data(1, "bye", _WHOLE),
     _opening(1, "talk", None, 0) + _data(1, [1, 2], MESSAGE | BATCH) + _cancel(1),
     _opening(1, "echo", ["x"], MORE) + _data(1, "y", MORE) + _data(1, "z", _WHOLE),
+    _opening(1, "upload", ["x"], MESSAGE) + _data(1, 1) + _data(1, [2, 3], MESSAGE | BATCH | END),
+    _opening(1, "upload", ["x"], MESSAGE) + _data(1, [1, "x"], MESSAGE | BATCH) + _cancel(1),
+    _opening(1, "doubled", [], MESSAGE) + _data(1, 1) + _marker(1, END, {"h": 1}),
+    _opening(1, "room", ["x"], MESSAGE)
+    + _data(1, 1)
+    + _marker(1, 0, {":done": True})
+    + _data(1, 2),
+    _opening(1, "room", ["x"], MESSAGE) + _marker(1, 0, {":done": True}) + _marker(1, END, {}),
+    _data(1, 3, MESSAGE, pack({"h": 1})) + _marker(1, END, {":trailer": {"t": 1}}),
+    _data(3, 3, MESSAGE, pack({":result": True})) + _data(3, None, END),
     _opening(1, "wait", []) + _cancel(1) + _opening(3, "wait", []) + ping_frame(b"12345678"),
     _opening(1, "list", []) + ping_frame(b"12345678", ack=True),
     _data(1, 3, _WHOLE) + _data(3, 4, _WHOLE, pack({"h": 1})),

@@ -249,6 +249,24 @@ async def talk(channel: Channel) -> None:
         await channel.write(body)
 
 
+async def upload(name: str, rows: AsyncIterator[int]) -> int:
+    """Return the sum of the requests."""
+    return sum([row async for row in rows])
+
+
+async def doubled(rows: AsyncIterator[int]) -> AsyncIterator[int]:
+    """Yield each request, doubled."""
+    async for row in rows:
+        yield 2 * row
+
+
+async def room(channel: Channel[int, int], name: str) -> str:
+    """Return each number, and at the end the argument."""
+    async for number in channel:
+        await channel.write(number)
+    return name
+
+
 async def wait() -> None:
     """Wait until cancelled."""
     await asyncio.Event().wait()
@@ -257,7 +275,7 @@ async def wait() -> None:
 async def _server(sealed: bool) -> Server:
     processors = [CompressProcessor(), CryptoProcessor({"id": "k" * 16})] if sealed else []
     server = Server("127.0.0.1:0", processor_list=processors, close_timeout=0.2)
-    for func in (add, echo, count, talk, wait):
+    for func in (add, echo, count, talk, upload, doubled, room, wait):
         server.register(func)
     await server.create_server()
     gc.freeze()  # what is there stays: collections need not look at it

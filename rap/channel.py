@@ -267,7 +267,8 @@ class Channel(Generic[In, Out]):
         """
         if isinstance(error, BaseExceptionGroup):
             return all(self.ended_by(each) for each in error.exceptions)
-        return self._stream.ended and any(error is each for each in self._closed_errors)
+        has_left = self._peer_done or self._stream.ended
+        return has_left and any(error is each for each in self._closed_errors)
 
     def release(self) -> None:
         """Drop the errors, whose tracebacks refer to the channel."""

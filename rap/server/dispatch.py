@@ -69,6 +69,7 @@ _MAX_DETAILS = 8192
 _MAX_TRACEBACK = 6000  # characters; the end is kept
 # Bytes of a header or trailer that a handler sets. The least room for meta in a frame is 15 KiB.
 _MAX_METADATA = 7168
+_DONE_NAME = DONE.encode()
 _DECLARED = {
     StreamType.UNARY: "unary function; declare it without Channel or `yield`",
     StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
@@ -159,6 +160,7 @@ class ServerStream(Stream):
     items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
+    _is_done = False  # the client of a channel reads nothing more
     _on_done: Callable[[], None] | None = None
 
     @property
@@ -286,16 +288,19 @@ class ServerStream(Stream):
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
         """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
         self._on_done = on_done
+        if self._is_done and on_done is not None:
+            on_done()
 
     def on_header(self, flags: int, meta: bytes) -> None:
         """Take a header without a message: a client of a channel may read nothing more."""
-        if self._on_done is None:
+        if self._is_done or _DONE_NAME not in meta:
             return
         try:
             header = unpack(meta)
         except ValueError:
             return
-        if isinstance(header, dict) and header.get(DONE) is True:
+        self._is_done = isinstance(header, dict) and header.get(DONE) is True
+        if self._is_done and self._on_done is not None:
             self._on_done()
 
     async def finish(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgpack
 import pytest
 
 from rap.channel import Channel
@@ -215,6 +216,21 @@ async def test_a_write_to_a_client_that_reads_nothing_more_raises() -> None:
         assert set(await call.rest()) <= {"tick"}
         assert call.failure is None
         assert [str(each) for each in errors] == ["/default/ticks: the peer closed the channel"]
+
+
+async def test_a_client_may_say_that_it_reads_nothing_more_before_it_ends() -> None:
+    async def ticks(channel: Channel) -> None:
+        while True:
+            await channel.write("tick")
+            await asyncio.sleep(0)
+
+    async with talking(ticks) as peer:
+        call = await peer.open("/default/ticks", end=False)
+        await peer.send(0, 0, call.stream, msgpack.packb({":done": True}), b"")
+        assert set(await call.rest()) <= {"tick"}
+        while not call.done:
+            await peer.read()
+        assert call.failure is None
 
 
 async def test_a_value_of_the_wrong_type_is_an_error() -> None:
