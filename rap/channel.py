@@ -97,6 +97,7 @@ class Channel(Generic[In, Out]):
         # Whether a write takes the slow way: it has a header, passes processors, or cannot be sent.
         self._is_slow = pipeline.transforms or server is not None
         self._peer_done = False  # the peer reads nothing more
+        self._unread = 0  # bytes of unread messages at the last write after that
         self._closed_errors: list[ChannelClosed] = []  # raised last, on a server
         self._proved = False  # the processors have accepted the end of the peer
         # On a client: the encoded value of the server's function, and what waits for it.
@@ -256,8 +257,13 @@ class Channel(Generic[In, Out]):
             await self._drain()
 
     def on_peer_done(self) -> None:
-        """Let writes raise `ChannelClosed`: the client reads nothing more."""
+        """Drop what is written, or raise `ChannelClosed`: the client reads nothing more.
+
+        A function that answers each message may so handle the last ones and return its result.
+        A write raises if no message was read since the one before.
+        """
         self._peer_done = self._is_slow = True
+        self._unread = self._stream.held + 1
 
     def ended_by(self, error: BaseException) -> bool:
         """Return whether a handler was ended by its client: this channel raised `error` for it.
@@ -310,10 +316,16 @@ class Channel(Generic[In, Out]):
         stream, pipeline = self._stream, self._pipeline
         if stream.error is not None:
             raise stream.error
-        if self._finish is not None or self._peer_done:
+        if self._finish is not None:
+            raise self._closed()
+        if self._peer_done and stream.held >= self._unread:
             raise self._closed("the peer closed the channel")
         if stream.state & self._unwritable:
             raise self._closed("the channel is closed")
+        if self._peer_done:
+            self._unread = stream.held
+            self._encode(body)  # checks the declared type
+            return
         header: Header | None = None
         if self._server is not None:
             header = self._server.begin_response()

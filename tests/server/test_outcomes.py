@@ -218,6 +218,29 @@ async def test_a_write_to_a_client_that_reads_nothing_more_raises() -> None:
         assert [str(each) for each in errors] == ["/default/ticks: the peer closed the channel"]
 
 
+@pytest.mark.parametrize(("writes", "result"), [(1, 10), (2, None)])
+async def test_a_function_that_answers_each_message_finishes_for_a_client_that_has_left(
+    writes: int, result: int | None
+) -> None:
+    async def answers(channel: Channel[int, int]) -> int:
+        total = 0
+        async for number in channel:
+            total += number
+            for _ in range(writes):
+                await channel.write(total)
+        return total
+
+    async with talking(answers) as peer:
+        call = await peer.open("/default/answers", end=False)
+        await peer.send(0, 0, call.stream, msgpack.packb({":done": True}), b"")
+        for number in range(5):
+            await call.send(number)
+        await call.end()
+        assert await call.rest() == []
+        assert call.result == result
+        assert call.failure is None
+
+
 async def test_a_client_may_say_that_it_reads_nothing_more_before_it_ends() -> None:
     async def ticks(channel: Channel) -> None:
         while True:
