@@ -66,6 +66,8 @@ class RequestPump:
         self._call = call
         self._pipeline = pipeline
         self._encode = function.encode_request_item
+        self._name = function.name
+        self._count = 0  # items taken
         self._source: AsyncIterable[Any] | Iterable[Any] = source
         self._items: Any = None  # the iterator, from when it was made
         self._stream: Stream | None = None
@@ -127,12 +129,14 @@ class RequestPump:
             self.sent = True
             async with aclosing(self._rest(first)) as items:
                 await self._send(self._stream, items)
-        except Exception as exc:
-            self._fail(exc)
+        except InvalidArgument as exc:
+            self._fail(self._with_number(exc))
         except asyncio.CancelledError as exc:
             if self._stopped:
                 raise
             self._fail(exc)  # the source has raised it
+        except BaseException as exc:  # the call raises whatever the source has raised
+            self._fail(exc)
         finally:
             await self._close()
 
@@ -140,15 +144,18 @@ class RequestPump:
         """Yield the first item, unless there is none, and those after it."""
         if first is _NOTHING:
             return
+        self._count = 1
         yield first
         items = self._items
         if isinstance(items, AsyncIterator):
             async for item in items:
                 if self._stopped:  # the source has ignored that it was cancelled
                     return
+                self._count += 1
                 yield item
         else:
             for item in items:
+                self._count += 1
                 yield item
 
     async def _send(self, stream: Stream, items: AsyncIterator[Any]) -> None:
@@ -162,6 +169,14 @@ class RequestPump:
             meta = pack(request.header) if request.header else b""
             await stream.send(encode_any(request.body), meta)
         stream.end(pipeline.send_end(call))
+
+    def _with_number(self, error: InvalidArgument) -> InvalidArgument:
+        """Return the error of an item with the number of the item."""
+        text, refused = str(error), f"{self._name}(): item of "
+        if not text.startswith(refused):
+            return error
+        numbered = f"{self._name}(): item {self._count} of {text.removeprefix(refused)}"
+        return InvalidArgument(numbered).with_traceback(error.__traceback__)
 
     def _fail(self, error: BaseException) -> None:
         """End the call for an error of the source, unless it has ended otherwise."""

@@ -182,6 +182,8 @@ class ResponseStream(Generic[T_co]):
                 raise InvalidArgument(f"{self._method.path} is not a generator; call it instead")
             return self._decode_item(raw)
         except EndOfStream:
+            if self._done:  # this side has ended the call
+                raise StopAsyncIteration from None
             try:
                 if self._pump is not None and self._pump.error is not None:
                     raise self._pump.error from None
@@ -194,6 +196,8 @@ class ResponseStream(Generic[T_co]):
             self._finish()
             raise StopAsyncIteration from None
         except BaseException as exc:
+            if self._done and isinstance(exc, CallError):  # it waited for a server
+                raise StopAsyncIteration from None
             if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
                 seconds = self._invoker.monotonic() - stream.started
                 explain_deadline(exc, self._call, stream.conn, seconds)
@@ -216,6 +220,9 @@ class ResponseStream(Generic[T_co]):
         while True:
             attempt = await invoker.open_stream(method, call, session, self._body, state)
             node, self._stream = attempt.node, attempt
+            if self._done:  # it was ended in the meantime
+                attempt.reset()
+                raise EndOfStream
             # The load of a node counts the call up to its first message.
             node.stats.started(attempt.started)
             try:

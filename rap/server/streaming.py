@@ -181,6 +181,7 @@ class RequestStream:
         self._items.clear()
         self._raw.clear()
         self._stream.stop_receiving()
+        self._stream.interrupt()
 
     async def take(self) -> list[Any]:
         """Return the next items: those that have arrived, at least one.
@@ -204,7 +205,8 @@ class RequestStream:
         try:
             flags, meta, raw = stream.try_recv() or await stream.recv()
         except EndOfStream:
-            self._on_end(b"")
+            if not self._ended:  # else another task has closed it
+                self._on_end(b"")
         else:
             if not (flags & END and self._pipeline.proves_ends):
                 return await self._take_message(flags, meta, raw)
