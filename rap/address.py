@@ -106,6 +106,7 @@ class Peer:
         binding: The random numbers in both Hellos. They are equal on both sides and differ for each
             connection. Empty before the Hello, or if a Hello has none.
         state: A place for middleware and processors to keep values of the connection.
+        abilities: The abilities in both Hellos (PROTOCOL.md §3.1); empty before the Hello.
     """
 
     host: str = ""
@@ -114,6 +115,7 @@ class Peer:
     identity: Any = None
     binding: bytes = field(default=b"", repr=False, compare=False)
     state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    abilities: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     @property
     def network(self) -> str:

@@ -331,6 +331,7 @@ class Client:
                 self._rng,
             )
             pipeline = Pipeline(self._processors, Side.CLIENT)
+            self.dialer.announce(pipeline.abilities)
             self.connected = Invoker(
                 cluster, pipeline, self._clock, self._rng, self.config, self.identity
             )

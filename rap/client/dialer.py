@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -95,6 +95,11 @@ class Dialer:
             max_pings=config.max_pings,
             keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
         )
+
+    def announce(self, abilities: Iterable[str]) -> None:
+        """Let the Hello of future connections name these abilities."""
+        hello = {**self._options.hello, "abilities": sorted(abilities)}
+        self._options = replace(self._options, hello=hello)
 
     def count_traffic(self) -> None:
         """Count the bytes of connections that are made from now on."""

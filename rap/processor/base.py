@@ -77,10 +77,13 @@ class BaseProcessor(PlugIn):
     Attributes:
         only_side: The side that can load it; `None` for both sides.
         header_name: The header by which the other end recognises the messages that it changes.
+        ability: What the Hello says if it is loaded (PROTOCOL.md §3.1). `Peer.abilities` has it if
+            both ends have loaded it.
     """
 
     only_side: ClassVar[Side | None] = None
     header_name: ClassVar[str] = ""
+    ability: ClassVar[str] = ""
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Return a context manager around a whole call of any stream type; it does no I/O.
@@ -224,6 +227,7 @@ class Pipeline:
         proves_ends: Whether a processor sends a body with the end of a side.
         sees_errors: Whether a processor sees errors.
         reads: The header names of its processors.
+        abilities: What the Hello of this side says because of them.
     """
 
     def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
@@ -251,6 +255,7 @@ class Pipeline:
         self.proves_ends = bool(provers)
         self.sees_errors = bool(errors)
         self.reads = frozenset(p.header_name for p in processors)
+        self.abilities = frozenset(p.ability for p in processors if p.ability)
         self.transforms = bool(requests or responses or provers)
         self.empty = not (self.transforms or self._scopes or provers or errors)
         if len(self._scopes) == 1 and not (self.transforms or errors):

@@ -1,6 +1,9 @@
 """Compression of bodies with zlib, for messages that are large enough to gain from it.
 
-Both sides load the processor before any encryption, because encrypted data cannot be compressed. Do
+A message is compressed only for a peer that can inflate it: its Hello names the ability, or, for a
+release that does not know the ability, it has sent a compressed message on this connection.
+
+Load the processor before any encryption, because encrypted data cannot be compressed. Do
 not put a secret and the text of an attacker into one body: its size, which is visible on the wire,
 shows how much they have in common (CRIME, 2012).
 
@@ -20,6 +23,7 @@ from rap.schema.function import decode_any, encode_any
 __all__ = ["HEADER_NAME", "CompressProcessor"]
 
 HEADER_NAME = ":deflate"  # bytes of the body after inflation
+_ABILITY = "deflate"
 
 _SLICE = 16 * 1024  # compressed bytes per step while the size is counted
 _PIECE = 64 * 1024  # inflated bytes per step
@@ -33,6 +37,8 @@ M = TypeVar("M", Request, Response)
 class CompressProcessor(BaseProcessor):
     """Compresses the messages that this side sends, and inflates those that it receives.
 
+    A peer that has not loaded the processor is sent its messages as they are.
+
     Args:
         min_size: Smallest body to compress, in bytes.
         level: The compression level of zlib, 1 (fastest) to 9 (smallest).
@@ -43,6 +49,7 @@ class CompressProcessor(BaseProcessor):
     """
 
     header_name = HEADER_NAME
+    ability = _ABILITY
 
     def __init__(
         self, min_size: int = 1024, *, level: int = 6, max_message: int = 16 * 1024 * 1024
@@ -64,6 +71,9 @@ class CompressProcessor(BaseProcessor):
         return await self._inflate(response)
 
     async def _compress(self, message: M) -> M:
+        peer = message.call.peer
+        if peer is None or not (_ABILITY in peer.abilities or HEADER_NAME in peer.state):
+            return message
         content = encode_any(message.body)
         size = len(content)
         if size < self._min_size:
@@ -104,6 +114,8 @@ class CompressProcessor(BaseProcessor):
         except (zlib.error, ValueError) as exc:
             raise InvalidArgument(f"{where}: a compressed body of {size} bytes: {exc}") from exc
         message.body = decode_any(content)
+        if message.call.peer is not None:
+            message.call.peer.state[HEADER_NAME] = True  # a peer that compresses can inflate
         return message
 
 

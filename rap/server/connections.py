@@ -5,7 +5,7 @@ import logging
 import math
 import random
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -202,6 +202,11 @@ class ConnectionManager:
             on_lost=self._on_lost,
             age_factor=self._rng.uniform(0.9, 1.1),
         )
+
+    def announce(self, abilities: Iterable[str]) -> None:
+        """Let the Hello of future connections name these abilities."""
+        self._hello = {**self._hello, "abilities": sorted(abilities)}
+        self._options = replace(self._options, hello={**self._options.hello, **self._hello})
 
     def set_draining(self, draining: bool) -> None:
         """Tell connected and future clients whether to open new calls here."""

@@ -390,6 +390,7 @@ class Server:
         if self._dispatcher is not None:
             raise RuntimeError("the server was started already")
         pipeline = Pipeline(self._processors, Side.SERVER)
+        self._connections.announce(pipeline.abilities)
         threads = Threads(self.config.threads)
         self._dispatcher = Dispatcher(
             self._router,

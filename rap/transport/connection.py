@@ -222,12 +222,13 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
 
         self._random = new_random()
-        self._abilities: frozenset[str] = frozenset()  # of both sides
+        # Of this side; of both sides from the peer's Hello on.
+        self._abilities = _ABILITIES.union(options.hello.get("abilities", ()))
         self.protocol: WireProtocol[Any] = WireProtocol(
             is_server=self.is_server,
             new_stream=functools.partial(new_stream, self) if new_stream else _no_streams,
             limits=options.limits,
-            hello={**options.hello, "random": self._random, "abilities": [*_ABILITIES]},
+            hello={**options.hello, "random": self._random, "abilities": [*self._abilities]},
             wake=self._flush_soon,
             flush=self._flush,
             on_write_buffer=self._on_write_buffer if self.is_server else ignore,
@@ -366,7 +367,7 @@ class Connection(asyncio.Protocol):
 
     def peer_has(self, ability: str) -> bool:
         """Return whether both sides have an ability; false until the peer's Hello has arrived."""
-        return ability in self._abilities
+        return ability in self.peer.abilities
 
     async def wait_handshake(self) -> None:
         """Wait for the peer's Hello.
@@ -686,11 +687,17 @@ class Connection(asyncio.Protocol):
         else:
             binding = channel_binding(self._random, theirs)
             self.watchdog.keepalive.set_min_interval(hello.get("min_ping"))
-        self.peer = dataclasses.replace(self.peer, binding=binding, state=self.state)
         match hello.pop("abilities", None):
             case [*named]:
-                shared = _ABILITIES.intersection(each for each in named if isinstance(each, str))
+                shared = self._abilities.intersection(
+                    each for each in named if isinstance(each, str)
+                )
                 self._abilities = _ABILITIES if shared == _ABILITIES else shared
+            case _:
+                self._abilities = frozenset()
+        self.peer = dataclasses.replace(
+            self.peer, binding=binding, state=self.state, abilities=self._abilities
+        )
         hello.pop("token", None)  # the gate has read it, nothing else may
         if self._stream_handler is not None:
             self._handler = self.on_open = self._stream_handler(self)

@@ -1,5 +1,6 @@
 """Compressed bodies: smaller on the wire, the same at the other end, and bombs stay small."""
 
+import asyncio
 import random
 import tracemalloc
 import zlib
@@ -11,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rap.address import Peer
 from rap.call import Call, Request, Response, Side, StreamType
 from rap.client import Channel, Client
 from rap.client.processor import CompressProcessor
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
 from rap.processor.base import BaseProcessor
-from rap.schema.function import encode_any
+from rap.schema.function import decode_any, encode_any
 from tests.loopback import serving
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto, remote
 from tests.processor.relay import Relay, relaying
+from tests.wire import independent
 
 TEXT = "the same words again and again " * 400
 
@@ -85,7 +88,8 @@ async def test_bodies_so_large_that_a_thread_works_on_them_come_back() -> None:
 
 def message(body: Any, side: Side = Side.CLIENT, **header: Any) -> Request:
     names = {name.replace("_", ":"): value for name, value in header.items()}
-    return Request(Call("/default/f", StreamType.UNARY, side, {}), body, names)
+    peer = Peer("127.0.0.1", 1, abilities=frozenset({"deflate"}))
+    return Request(Call("/default/f", StreamType.UNARY, side, {}, peer=peer), body, names)
 
 
 @given(value=st.text(max_size=300) | st.binary(max_size=300) | st.lists(st.integers(0, 9)))
@@ -183,13 +187,85 @@ def test_a_bad_option_is_named_with_its_bounds(options: dict[str, int]) -> None:
         CompressProcessor(**options)
 
 
-async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
-    async def size(text: str) -> int:
-        return len(text)
+# Which peer is sent compressed bodies.
 
-    async with serving(size) as server:
-        client = Client(server.addresses, processor_list=[CompressProcessor()])
-        async with client:
-            assert await client.raw_call("size", "short") == 5
-            with pytest.raises(InvalidArgument, match="is compressed, and this server has no Comp"):
-                await client.raw_call("size", "long" * 1000)
+
+async def test_a_client_compresses_nothing_for_a_server_without_the_processor() -> None:
+    async with compressed(server=[]) as (client, relay):
+        assert await client.raw_call("echo", TEXT) == TEXT
+        assert [item async for item in client.iterator_call("lines", 2)] == [TEXT] * 2
+        assert TEXT.encode() in relay.sent
+
+
+async def test_a_server_compresses_nothing_for_a_client_without_the_processor() -> None:
+    async with compressed(client=[]) as (client, relay):
+        assert await client.raw_call("echo", TEXT) == TEXT
+        assert [item async for item in client.iterator_call("lines", 2)] == [TEXT] * 2
+        assert TEXT.encode() in relay.answered
+
+
+@asynccontextmanager
+async def old_peer(**hello: Any) -> AsyncIterator[independent.Peer]:
+    """Connect a client that may not know the ability to a server that compresses."""
+    async with serving(echo, processor_list=[CompressProcessor()]) as server:
+        port = server.addresses[0].port
+        peer = await independent.Peer.connect("127.0.0.1", port, **hello)
+        async with peer, asyncio.timeout(10):
+            yield peer
+
+
+async def ask(peer: independent.Peer, value: Any, header: dict[str, Any] | None = None) -> Any:
+    """Return the answer to a call of echo, as it is on the wire, and its header."""
+    call = await peer.open("/default/echo", value, header=header)
+    return await call.receive(), call.headers[0]
+
+
+ARGUMENTS = encode_any([TEXT])
+DEFLATED = zlib.compress(ARGUMENTS), {":deflate": len(ARGUMENTS)}
+
+
+async def test_a_client_of_an_old_release_gets_plain_answers_until_it_has_compressed_itself() -> (
+    None
+):
+    async with old_peer() as peer:
+        assert await ask(peer, [TEXT]) == (TEXT, {})
+        for value, header in (DEFLATED, ([TEXT], None)):
+            answer, answered = await ask(peer, value, header)
+            assert decode_any(zlib.decompress(answer)) == TEXT
+            assert answered == {":deflate": len(encode_any(TEXT))}
+
+
+async def test_a_client_that_names_the_ability_gets_compressed_answers_at_once() -> None:
+    async with old_peer(abilities=["deflate"]) as peer:
+        answer, _ = await ask(peer, [TEXT])
+        assert decode_any(zlib.decompress(answer)) == TEXT
+        assert "deflate" in (await peer.greeted())["abilities"]
+
+
+async def test_a_server_of_an_old_release_gets_plain_calls_until_it_has_compressed_itself() -> None:
+    seen: list[Any] = []
+
+    async def answer(call: independent.Call) -> None:
+        value = await call.receive()
+        seen.append((value, ":deflate" in call.header))
+        body = encode_any(TEXT)
+        header = {":deflate": len(body)} if len(seen) == 2 else {}
+        await call.send(zlib.compress(body) if header else TEXT, end=True, header=header)
+
+    listening = await independent.serve(answer)
+    host, port = listening.sockets[0].getsockname()
+    client = Client([f"{host}:{port}"], processor_list=[CompressProcessor()])
+    async with listening, asyncio.timeout(10), client:
+        for _ in range(3):
+            assert await client.raw_call("echo", TEXT) == TEXT
+    assert seen[:2] == [([TEXT], False)] * 2
+    assert seen[2][1]
+    assert decode_any(zlib.decompress(seen[2][0])) == [TEXT]
+
+
+async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
+    async with serving(echo) as server:
+        peer = await independent.Peer.connect("127.0.0.1", server.addresses[0].port)
+        async with peer, asyncio.timeout(10):
+            with pytest.raises(independent.Failed, match="is compressed, and this server has no C"):
+                await ask(peer, *DEFLATED)
