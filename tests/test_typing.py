@@ -142,9 +142,11 @@ async def use(session: Session, channel: Channel) -> None:
         await talk.end()
         await other.result()
     assert_type(remote(1), str)
+    assert_type(remote.start(1).result(), str)
     remote("1")  # wrong: arg-type, reportArgumentType
     for number in numbers(3):
         assert_type(number, int)
+    print(numbers.start(3).header)
     assert_type(double(1), int)
     assert_type(await halve(1), float)
     assert_type(context.request.func_name, str)

@@ -232,6 +232,7 @@ def test_a_channel_takes_arguments_and_has_a_result(client: SyncClient) -> None:
     @client.register("chat")
     def talk(channel: SyncChannel, room: str) -> None:
         channel.write("hi")
+        channel.read()
 
     talking: Any = talk
     assert talking("tea") == "1 in tea"
@@ -239,6 +240,36 @@ def test_a_channel_takes_arguments_and_has_a_result(client: SyncClient) -> None:
 
     with client.channel(talk, "tea") as channel:
         channel.write("hi")
+        assert channel.read_body() == "tea: hi"
     assert channel.result() == "1 in tea"
     with pytest.raises(InvalidArgument, match="room"):
         client.channel(talk)
+
+
+def test_a_started_call_is_waited_for_later(client: SyncClient, source: Source) -> None:
+    @client.register
+    def total(name: str, rows: Iterator[int]) -> str:
+        raise NotImplementedError
+
+    call = total.start("x", source.numbers(3))
+    assert not call.done()
+    assert (call.result(), call.result()) == ("x: 3", "x: 3")
+    assert call.done()
+    assert not call.cancel()
+    assert (call.header, call.trailer, call.attempts) == ({}, {}, 1)
+    assert call.peer is not None
+    assert source.threads == {threading.current_thread()}
+    assert source.closed
+
+    late = collecting(client, "wait").start(iter([1]))
+    assert late.cancel()
+    with pytest.raises(CallError):
+        late.result()
+    with pytest.raises(InvalidArgument, match="'name'"):
+        total.start(1, iter([]))  # type: ignore[arg-type]  # the mistake
+
+    responses = answering(client, "double").start(source.numbers(10**9))
+    assert next(responses) == 0
+    assert (responses.done(), responses.attempts) == (False, 1)
+    assert responses.cancel()
+    assert responses.done()

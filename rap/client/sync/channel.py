@@ -5,7 +5,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Token
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
@@ -19,8 +19,10 @@ from rap.errors import ChannelClosed
 
 __all__ = ["SyncChannel", "SyncIterator"]
 
+T_co = TypeVar("T_co", covariant=True)
 
-class SyncIterator:
+
+class SyncIterator(Generic[T_co]):
     """An iterator over the items of a remote generator.
 
     The call is sent when the first item is requested. `close`, or the end of a ``with`` block, ends
@@ -38,19 +40,19 @@ class SyncIterator:
         self,
         client: object,
         thread: LoopThread,
-        remote: ResponseStream[Any],
+        remote: ResponseStream[T_co],
         items: ThreadItems | None = None,
     ) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote
         self._items = items
-        self._ready: deque[Any] = deque()  # one switch of threads for all items that have arrived
+        self._ready: deque[T_co] = deque()  # one switch of threads for all items that have arrived
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T_co:
         if not self._ready:
             try:
                 self._ready.extend(self._thread.run(self._take(), self._items))
@@ -60,6 +62,16 @@ class SyncIterator:
             if not self._ready:
                 raise StopIteration
         return self._ready.popleft()
+
+    def cancel(self) -> bool:
+        """End the call; return `False` if it has ended already."""
+        is_open = not self._remote.done()
+        self.close()
+        return is_open
+
+    def done(self) -> bool:
+        """Return whether the call has ended; items that have arrived may be left."""
+        return self._remote.done()
 
     def close(self) -> None:
         """End the remote generator. If it has ended already, this does nothing."""
@@ -94,7 +106,7 @@ class SyncIterator:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def _take(self) -> list[Any]:
+    async def _take(self) -> list[T_co]:
         """Return the next item and those that have arrived with it; an empty list at the end."""
         try:
             first = await anext(self._remote)

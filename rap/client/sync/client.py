@@ -19,9 +19,10 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import Token
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from rap.call import StreamType
+from rap.channel import Channel
 from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
 from rap.client.config import ClientConfig
@@ -30,6 +31,7 @@ from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.retry import check_options
 from rap.client.session import Session, ambient_session
 from rap.client.stub import bind_interface, make_stub, split_decorated
+from rap.client.sync.call import SyncCall
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
@@ -40,7 +42,7 @@ from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
 from rap.transport import Connection
 
-__all__ = ["SyncClient", "SyncSession"]
+__all__ = ["SyncClient", "SyncSession", "SyncStreamStub", "SyncUnaryStub"]
 
 
 _CALL_OPTIONS = {"group", "session", "header", "timeout", "affinity"}
@@ -54,20 +56,55 @@ _is_fork_hooked = False
 P = ParamSpec("P")
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+
+
+class SyncUnaryStub(Protocol[P, R_co]):
+    """The stub of a function with one response: unary or client streaming."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Make the call and return its result."""
+        ...
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> SyncCall[R_co]:
+        """Start the call; return an object that has its result, and header and trailer."""
+        ...
+
+
+class SyncStreamStub(Protocol[P, R_co]):
+    """The stub of a function that answers with items: a generator, or bidirectional."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SyncIterator[R_co]:
+        """Return the call, which is made when it is iterated."""
+        ...
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> SyncIterator[R_co]:
+        """Return the call, which has header and trailer of the answer."""
+        ...
 
 
 class _Declare(Protocol):
     """The decorator that `SyncClient.register` returns; it takes ``def`` and ``async def``."""
 
     @overload
-    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]  # the first that fits
+        self, func: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]]
+    ) -> Callable[P, R]: ...
     @overload
-    def __call__(self, func: Callable[P, AsyncIterator[R]]) -> Callable[P, Iterator[R]]: ...
+    def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> SyncUnaryStub[P, R]: ...
     @overload
-    def __call__(self, func: Callable[[SyncChannel], R]) -> Callable[[], R]: ...
+    def __call__(self, func: Callable[P, AsyncIterator[R]]) -> SyncStreamStub[P, R]: ...  # type: ignore[overload-overlap]  # the first that fits
     @overload
-    def __call__(self, func: Callable[P, R]) -> Callable[P, R]: ...
+    def __call__(self, func: Callable[Concatenate[SyncChannel, P], R]) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, func: Callable[P, Iterator[R]]) -> SyncStreamStub[P, R]: ...  # type: ignore[overload-overlap]  # the first that fits
+    @overload
+    def __call__(self, func: Callable[P, R]) -> SyncUnaryStub[P, R]: ...
 
 
 class SyncClient:
@@ -111,13 +148,19 @@ class SyncClient:
         self._client.load_exception(exceptions)
 
     @overload
-    def register(self, name: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, R]: ...
+    def register(  # type: ignore[overload-overlap]  # the first that fits
+        self, name: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]], /
+    ) -> Callable[P, R]: ...
     @overload
-    def register(self, name: Callable[P, AsyncIterator[R]], /) -> Callable[P, Iterator[R]]: ...
+    def register(self, name: Callable[P, Coroutine[Any, Any, R]], /) -> SyncUnaryStub[P, R]: ...
     @overload
-    def register(self, name: Callable[[SyncChannel], R], /) -> Callable[[], R]: ...
+    def register(self, name: Callable[P, AsyncIterator[R]], /) -> SyncStreamStub[P, R]: ...  # type: ignore[overload-overlap]  # the first that fits
     @overload
-    def register(self, name: Callable[P, R], /) -> Callable[P, R]: ...
+    def register(self, name: Callable[Concatenate[SyncChannel, P], R], /) -> Callable[P, R]: ...
+    @overload
+    def register(self, name: Callable[P, Iterator[R]], /) -> SyncStreamStub[P, R]: ...  # type: ignore[overload-overlap]  # the first that fits
+    @overload
+    def register(self, name: Callable[P, R], /) -> SyncUnaryStub[P, R]: ...
     @overload
     def register(
         self,
@@ -295,7 +338,7 @@ class SyncClient:
         *args: Any,
         session: "SyncSession | None" = None,
         **options: Any,
-    ) -> SyncIterator:
+    ) -> SyncIterator[Any]:
         """Return an iterator over the items of a server's generator.
 
         Args:
@@ -542,7 +585,7 @@ class _SyncStub:
     def stub(self, client: "SyncClient") -> Callable[..., Any]:
         """Return the stub, with the name, docstring and signature of the declared function."""
 
-        def iterate(*args: Any, **kwargs: Any) -> SyncIterator:
+        def iterate(*args: Any, **kwargs: Any) -> SyncIterator[Any]:
             live, thread = client.live
             given, named, items = lend_items(self._method.function, args, _unwrapped(kwargs))
             return SyncIterator(client, thread, self._of(live)(*given, **named), items)
@@ -565,6 +608,15 @@ class _SyncStub:
             given, named, items = lend_items(self._method.function, args, _unwrapped(kwargs))
             return _run(thread, self._of(live)(*given, **named), items)
 
+        def start(*args: Any, **kwargs: Any) -> SyncCall[Any]:
+            live, thread = client.live
+            given, named, items = lend_items(self._method.function, args, _unwrapped(kwargs))
+
+            async def begin() -> Any:
+                return self._of(live).start(*given, **named)  # type: ignore[attr-defined]  # a stub
+
+            return SyncCall(client, thread, begin(), items)
+
         stub: Callable[..., Any] = wait
         stream_type = self._method.stream_type
         if stream_type in (StreamType.STREAM, StreamType.BIDI):
@@ -574,6 +626,9 @@ class _SyncStub:
         elif stream_type is StreamType.CHANNEL and not inspect.iscoroutinefunction(self._declared):
             stub = talk
         functools.update_wrapper(stub, self._declared)
+        if stream_type is not StreamType.CHANNEL:
+            starts = stub if stream_type.server_streams else start
+            stub.start = starts  # type: ignore[attr-defined]  # of the stub
         stub.__rap_method__ = self._method  # type: ignore[attr-defined]  # how `execute` knows it
         return stub
 
