@@ -14,7 +14,7 @@ from rap.client.cluster import Cluster
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.session import Session
-from rap.errors import CallError, Code, DeadlineExceeded, Internal
+from rap.errors import CallError, Code, DeadlineExceeded, Internal, Unimplemented
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.transport import Connection, Stream, UnaryStream
@@ -185,7 +185,11 @@ class AttemptFactory:
         header = call.header if number == 1 else {**call.header, ":attempt": number}
         content, flags = body or b"", 0
         if body is not None:
-            flags = MESSAGE if call.stream_type.client_streams else _REQUEST
+            flags = _REQUEST
+            if call.stream_type.client_streams:
+                flags = MESSAGE
+                if not conn.peer_has("outcome"):
+                    return _refused(call, pick, self.monotonic())
         pipeline = self.pipeline
         if pipeline.transforms:
             arguments = None if body is None else decode_any(body)
@@ -280,3 +284,14 @@ async def decode_response(
         header[":batch"] = True
     response = await pipeline.response(Response(call, decode_any(raw), header))
     return encode_any(response.body)
+
+
+def _refused(call: Call, pick: Pick, now: float) -> StreamAttempt:
+    """Return the attempt of a call that a server of an older release would misunderstand."""
+    node, conn = pick
+    attempt = StreamAttempt(conn)
+    attempt.node, attempt.started = node, now
+    what = "arguments of channels" if call.stream_type is StreamType.CHANNEL else "request streams"
+    text = f"{call.method}: {conn.peer} has an older release of rap, which has no {what}"
+    attempt.fail(Unimplemented(text, unserved=True))
+    return attempt

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from rap.channel import Channel
 from rap.client import Client
-from rap.errors import DeadlineExceeded, NotFound
+from rap.errors import DeadlineExceeded, NotFound, Unimplemented
 from rap.server import Server, context
 from tests.event_loops import nothing_goes_unnoticed
 from tests.loopback import eventually, serving
@@ -521,6 +521,28 @@ async def test_a_client_of_rap_gets_the_result_of_a_channel(name: str) -> None:
                 await channel.write(number)
             if name == "ended":
                 assert await channel.result() == 3
+
+
+@pytest.mark.parametrize("kind", ["client streaming", "bidirectional", "channel"])
+async def test_a_server_without_outcomes_is_asked_for_nothing_that_it_would_misunderstand(
+    kind: str,
+) -> None:
+    async def upload(rows: AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]  # a stub
+
+    async def echo_all(rows: AsyncIterator[int]) -> AsyncIterator[int]:
+        yield 0
+
+    async with calling_foreign() as (client, foreign):
+        numbers: Any = [1]
+        calls: dict[str, Callable[[], Any]] = {
+            "client streaming": lambda: client.register(upload)(numbers),
+            "bidirectional": lambda: anext(client.register(echo_all)(numbers)),
+            "channel": lambda: client.channel("room", "left").__aenter__(),
+        }
+        with pytest.raises(Unimplemented, match="older release") as caught:
+            await calls[kind]()
+        assert not caught.value.remote
+        assert not foreign.peers
 
 
 async def test_a_client_of_rap_ignores_what_it_does_not_know() -> None:
