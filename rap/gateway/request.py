@@ -11,10 +11,12 @@ from starlette.requests import HTTPConnection, Request
 from rap.call import FORWARDED, Header
 from rap.gateway.response import BadRequest
 
-__all__ = ["FunctionCall", "Parser", "header_of", "read_body", "timeout_of"]
+__all__ = ["FunctionCall", "Parser", "header_of", "parse_json", "read_body", "timeout_of"]
 
 TIMEOUT_HEADER = "rap-timeout"
 _FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
+_CHANNEL_FIELDS = _FIELDS | {"messages"}
+_MESSAGES = ("text", "json")
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 # Trace headers of W3C Trace Context and Jaeger. Baggage of HTTP clients is dropped.
 _TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
@@ -29,12 +31,14 @@ class FunctionCall(NamedTuple):
         name: Name of the function.
         args: Positional arguments.
         kwargs: Keyword arguments.
+        json_messages: Whether the messages of a channel are JSON in both directions.
     """
 
     group: str
     name: str
     args: list[Any]
     kwargs: dict[str, Any]
+    json_messages: bool = False
 
 
 class Parser:
@@ -47,21 +51,30 @@ class Parser:
     def __init__(self, hidden: Collection[str]) -> None:
         self._hidden = frozenset(hidden)
 
-    def parse(self, text: str | bytes) -> FunctionCall:
+    def parse(self, text: str | bytes, *, is_channel: bool = False) -> FunctionCall:
         """Return the call that a JSON object describes.
+
+        Args:
+            text: The object.
+            is_channel: Whether it may say what the messages of a channel are.
 
         Raises:
             BadRequest: The text is not such an object, or names a hidden group.
         """
         fields = _object(text)
-        unknown = fields.keys() - _FIELDS
+        known = _CHANNEL_FIELDS if is_channel else _FIELDS
+        unknown = fields.keys() - known
         if unknown:
-            raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(_FIELDS)}")
+            raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(known)}")
+        messages = _get(fields, "messages", str, "text")
+        if messages not in _MESSAGES:
+            raise BadRequest(400, f"messages must be one of {_MESSAGES}, got {messages!r}")
         call = FunctionCall(
             _get(fields, "group", str, "default"),
             _get(fields, "func_name", str, ""),
             _get(fields, "arg_list", list, []),
             _get(fields, "kwarg_list", dict, {}),
+            messages == "json",
         )
         if not call.name:
             raise BadRequest(400, "func_name must be the name of a function")
@@ -73,7 +86,8 @@ class Parser:
         Raises:
             BadRequest: The text is not such an object, or the group is hidden.
         """
-        return self._visible(FunctionCall(group, name, [], _object(text) if text else {}))
+        fields = _object(text) if text.strip() else {}
+        return self._visible(FunctionCall(group, name, [], fields))
 
     def _visible(self, call: FunctionCall) -> FunctionCall:
         if call.group in self._hidden:  # looks like a function that does not exist
@@ -130,11 +144,21 @@ def timeout_of(request: Request) -> float | None:
     return seconds
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
+def parse_json(text: str | bytes, what: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        BadRequest: It is not JSON, has a name twice or a number that JSON does not have; the
+            message begins with `what`.
+    """
     try:
-        fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
-        raise BadRequest(400, f"the body is not JSON: {exc}") from exc
+        raise BadRequest(400, f"{what} is not JSON: {exc}") from exc
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    fields = parse_json(text, "the body")
     if not isinstance(fields, dict):
         raise BadRequest(400, "the body must be a JSON object")
     return fields

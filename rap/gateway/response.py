@@ -8,24 +8,36 @@ import asyncio
 import base64
 import datetime
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from starlette.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from rap.call import Header
 from rap.client.response_stream import ResponseStream
 from rap.errors import CallError, Code, Internal
 
 __all__ = [
     "EVENT_STREAM",
+    "Answer",
     "BadRequest",
     "error_object",
+    "error_response",
     "event_response",
+    "left_response",
     "result_object",
+    "result_response",
     "to_json",
 ]
 
 EVENT_STREAM = "text/event-stream"  # media type of server-sent events
+_JSON = "application/json"
+_HEADER, _TRAILER = "Rap-Header-", "Rap-Trailer-"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _NOTHING = object()
 
 _STATUS: Mapping[Code, int] = {
@@ -61,6 +73,56 @@ class BadRequest(Exception):
         self.status = status
 
 
+class Answer(Protocol):
+    """A call whose answer has a header and a trailer."""
+
+    @property
+    def header(self) -> Header:
+        """The header of the answer."""
+        ...
+
+    @property
+    def trailer(self) -> Header:
+        """The trailer of the answer."""
+        ...
+
+
+def result_response(data: Any, answer: Answer) -> Response:
+    """Return the response for the result of a call.
+
+    Raises:
+        Internal: JSON cannot represent it.
+    """
+    body = to_json(result_object(data))
+    return Response(body, headers=_headers_of(answer), media_type=_JSON)
+
+
+def error_response(error: CallError | BadRequest, answer: Answer | None = None) -> Response:
+    """Return the response for an error of a call, or of the request."""
+    reply = error_object(error)
+    headers = None if answer is None else _headers_of(answer)
+    return Response(to_json(reply), reply["code"], headers, media_type=_JSON)
+
+
+def left_response() -> Response:
+    """Return what a client that has disconnected does not read; logs have its status."""
+    return Response(status_code=_STATUS[Code.CANCELLED])
+
+
+def _headers_of(answer: Answer, *, trailer: bool = True) -> dict[str, str]:
+    """Return the HTTP headers for header and trailer of an answer.
+
+    Those that HTTP cannot represent are left out: the value must be a string of visible ASCII.
+    """
+    parts = [(_HEADER, answer.header), *([(_TRAILER, answer.trailer)] if trailer else [])]
+    return {
+        f"{prefix}{name}": value
+        for prefix, values in parts
+        for name, value in values.items()
+        if isinstance(value, str) and _TOKEN.fullmatch(name) and _VISIBLE.fullmatch(value)
+    }
+
+
 def result_object(data: Any) -> dict[str, Any]:
     """Return the response object of a result."""
     return {"code": 0, "data": data}
@@ -77,22 +139,66 @@ def error_object(error: CallError | BadRequest) -> dict[str, Any]:
     return {"code": status, "msg": str(error)}
 
 
-async def event_response(items: ResponseStream[Any]) -> StreamingResponse:
+async def event_response(
+    items: ResponseStream[Any], leaving: "asyncio.Task[None] | None" = None
+) -> Response:
     """Return a response with one server-sent event per item (WHATWG HTML, section 9.2).
 
     If the client disconnects, the generator ends. An event ``end`` follows the last item, and an
     event ``error`` reports an error after the first item. Without them a browser would take the end
-    of the response for a lost connection, and send the request again.
+    of the response for a lost connection, and send the request again. Both have the trailer of the
+    answer, because the HTTP headers have been sent and few clients can read HTTP trailers.
+
+    Args:
+        items: The call.
+        leaving: Ends when the client has disconnected. It is given if the body of the request is
+            read while the response is sent, so that the response cannot look for that itself.
 
     Raises:
         CallError: The call failed before the first item.
+        BadRequest: The request was found to be wrong before the first item.
     """
-    first = await anext(items, _NOTHING)
-    if first is not _NOTHING:
-        to_json(first)  # an item that JSON cannot represent still gets an error status
-    return StreamingResponse(
-        _events(first, items), media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"}
+    try:
+        first = await anext(items, _NOTHING)
+        if first is not _NOTHING:
+            to_json(first)  # an item that JSON cannot represent still gets an error status
+    except CallError as error:
+        await items.aclose()
+        return error_response(error, items)
+    headers = {"Cache-Control": "no-store", **_headers_of(items, trailer=False)}
+    return _EventResponse(
+        _events(first, items), media_type=EVENT_STREAM, headers=headers, leaving=leaving
     )
+
+
+class _EventResponse(StreamingResponse):
+    """A response with events.
+
+    Args:
+        leaving: See `event_response`.
+    """
+
+    def __init__(
+        self, *args: Any, leaving: "asyncio.Task[None] | None" = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        leaving = self._leaving
+        if leaving is None:
+            await super().__call__(scope, receive, send)
+            return
+
+        async def wait_left() -> dict[str, Any]:
+            await asyncio.wait([leaving])
+            return {"type": "http.disconnect"}
+
+        try:
+            await super().__call__(scope, wait_left, send)
+        finally:
+            leaving.cancel()
 
 
 async def _events(first: Any, items: ResponseStream[Any]) -> AsyncIterator[str]:
@@ -104,11 +210,25 @@ async def _events(first: Any, items: ResponseStream[Any]) -> AsyncIterator[str]:
                 # anyio does not cancel a task whose future is done. Without this, items that arrive
                 # in each iteration of the loop would keep the generator running for a lost client.
                 await asyncio.sleep(0)
-        yield "event: end\ndata: null\n\n"
-    except CallError as error:
-        yield f"event: error\ndata: {to_json(error_object(error))}\n\n"
+        trailer = _trailer_field(items)
+        yield f"event: end\ndata: {to_json(trailer or None)}\n\n"
+    except (CallError, BadRequest) as error:
+        reply = error_object(error) | _trailer_field(items)
+        yield f"event: error\ndata: {to_json(reply)}\n\n"
+    except ClientDisconnect:
+        return
     finally:
         await items.aclose()
+
+
+def _trailer_field(answer: Answer) -> dict[str, Any]:
+    """Return the trailer of an answer as a field of an object; empty without a trailer."""
+    trailer = answer.trailer
+    try:
+        to_json(trailer)
+    except Internal:
+        return {}
+    return {"trailer": trailer} if trailer else {}
 
 
 def to_json(value: Any) -> str:

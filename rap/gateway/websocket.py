@@ -1,7 +1,6 @@
 """A WebSocket bridged to a channel: messages that arrive on one leave on the other."""
 
 import asyncio
-from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -9,7 +8,7 @@ from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
-from rap.gateway.request import FunctionCall, header_of
+from rap.gateway.request import FunctionCall, header_of, parse_json
 from rap.gateway.response import BadRequest, result_object, to_json
 
 __all__ = ["bridge", "close_code", "receive_text"]
@@ -20,7 +19,9 @@ _POLICY, _SERVER_ERROR = 1008, 1011
 
 
 async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body: int) -> None:
-    """Open a channel, confirm it, and carry text both ways until either side has left.
+    """Open a channel, confirm it, and carry messages both ways until either side has left.
+
+    The value of the function, unless it is `None`, is sent as the last message.
 
     Args:
         client: The client that makes the call.
@@ -33,13 +34,22 @@ async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body
         BadRequest: The WebSocket sent a message that cannot be carried.
     """
 
-    async def talk(channel: Channel) -> None:
+    opened = client.channel(
+        call.name,
+        group=call.group,
+        header=header_of(socket),
+        arg_param=call.args,
+        kwarg_param=call.kwargs,
+    )
+    async with opened as channel:
         await _wait_accepted(client, channel)
         await socket.send_text(to_json(result_object("accept")))
-        down = asyncio.create_task(_send_down(channel, socket))
-        up = asyncio.create_task(_send_up(channel, socket, max_body))
+        down = asyncio.create_task(_send_down(channel, socket, call.json_messages))
+        up = asyncio.create_task(_send_up(channel, socket, max_body, call.json_messages))
         try:
             await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
+            if up.done() and not up.result():
+                await asyncio.wait((down,))
         finally:
             for task in (down, up):
                 task.cancel()
@@ -47,22 +57,27 @@ async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body
         for task in (down, up):
             if not task.cancelled():
                 task.result()
+        if not down.cancelled():
+            result = await channel.result()
+            if result is not None:
+                await socket.send_text(to_json(result_object(result)))
 
-    stub: Any = client.register(call.name, call.group)(talk)
-    await stub(header=header_of(socket))
 
-
-async def receive_text(socket: WebSocket, max_body: int) -> str:
-    """Return the next message of a WebSocket.
+async def receive_text(socket: WebSocket, max_body: int) -> str | None:
+    """Return the next message of a WebSocket; `None` for an empty binary one.
 
     Raises:
         BadRequest: The message is not text, or is longer than `max_body` bytes.
         WebSocketDisconnect: The client has disconnected.
     """
-    try:
-        text = await socket.receive_text()
-    except KeyError:
-        raise BadRequest(415, "a message must be text") from None
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+    text: str | None = message.get("text")
+    if text is None:
+        if message.get("bytes"):
+            raise BadRequest(415, "a message must be text")
+        return None
     if len(text.encode()) > max_body:
         raise BadRequest(413, f"a message has more than {max_body} bytes, which is max_body")
     return text
@@ -95,16 +110,30 @@ async def _wait_accepted(client: Client, channel: Channel) -> None:
             raise
 
 
-async def _send_down(channel: Channel, socket: WebSocket) -> None:
-    """Send the messages of the function: strings unchanged, any other value as JSON."""
+async def _send_down(channel: Channel, socket: WebSocket, as_json: bool) -> None:
+    """Send the messages of the function as JSON, or strings unchanged and other values as JSON."""
     async for body in channel.iter_body():
-        await socket.send_text(body if isinstance(body, str) else to_json(body))
+        await socket.send_text(body if isinstance(body, str) and not as_json else to_json(body))
 
 
-async def _send_up(channel: Channel, socket: WebSocket, max_body: int) -> None:
-    """Write the messages of the WebSocket to the channel until it is closed."""
+async def _send_up(channel: Channel, socket: WebSocket, max_body: int, as_json: bool) -> bool:
+    """Write the messages of the WebSocket to the channel; return whether the client has left.
+
+    An empty binary message ends the messages: a WebSocket has no half-close. It returns `False` if
+    the function reads no more messages.
+    """
+    is_ended = False
     try:
         while True:
-            await channel.write(await receive_text(socket, max_body))
-    except (WebSocketDisconnect, ChannelClosed):
-        return
+            text = await receive_text(socket, max_body)
+            if is_ended:
+                raise BadRequest(400, "a message follows the end of the messages")
+            if text is None:
+                is_ended = True
+                await channel.end()
+            else:
+                await channel.write(parse_json(text, "the message") if as_json else text)
+    except WebSocketDisconnect:
+        return True
+    except ChannelClosed:
+        return False

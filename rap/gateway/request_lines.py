@@ -1,0 +1,107 @@
+"""Request bodies that are read line by line while they arrive: newline-delimited JSON."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request
+
+from rap.gateway.request import parse_json
+from rap.gateway.response import BadRequest
+
+__all__ = ["NDJSON", "RequestLines"]
+
+NDJSON = "application/x-ndjson"  # media type
+
+
+class RequestLines:
+    """The lines of a request body.
+
+    Args:
+        request: The request; nothing else may read its body.
+        max_line: Maximum bytes of a line.
+        max_size: Maximum bytes of the body.
+    """
+
+    def __init__(self, request: Request, max_line: int, max_size: int) -> None:
+        self._chunks = request.stream()
+        self._receive = request.receive
+        self._max_line = max_line
+        self._max_size = max_size
+        self._size = 0
+        self._lines: deque[bytes] = deque()
+        self._rest = bytearray()
+        self._number = 0  # of the last line that was taken
+        self._ended = False
+        self._left = asyncio.Event()  # nothing reads lines any more
+
+    async def first(self, timeout: float) -> bytes:
+        """Return the first line.
+
+        Raises:
+            BadRequest: It is too long, or took longer than `timeout` seconds.
+            ClientDisconnect: The client has disconnected.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._next() or b""
+        except TimeoutError:
+            raise BadRequest(408, f"the first line did not arrive within {timeout:g} s") from None
+
+    async def items(self) -> AsyncGenerator[Any, None]:
+        """Yield the values of the other lines; empty lines are skipped.
+
+        Raises:
+            BadRequest: A line is not JSON, or a limit is exceeded.
+            ClientDisconnect: The client has disconnected.
+        """
+        try:
+            while (line := await self._next()) is not None:
+                if line and not line.isspace():
+                    yield parse_json(line, f"line {self._number}")
+        finally:
+            self._left.set()
+
+    async def wait_disconnected(self) -> None:
+        """Return when the client has disconnected; what it still sends is dropped.
+
+        It waits for the end of `items`, because a body has one reader.
+        """
+        await self._left.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _next(self) -> bytes | None:
+        """Return the next line, or `None` after the last one."""
+        while not self._lines and not self._ended:
+            chunk = await anext(self._chunks, None)
+            if chunk is None:
+                self._ended = True
+                if self._rest:
+                    self._lines.append(bytes(self._rest))
+            else:
+                self._take(chunk)
+        if not self._lines:
+            return None
+        self._number += 1
+        line = self._lines.popleft()
+        self._check_line(len(line), self._number)
+        return line
+
+    def _take(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size > self._max_size:
+            text = f"the body has more than {self._max_size} bytes, which is max_stream"
+            raise BadRequest(413, text)
+        self._rest += chunk
+        if b"\n" in chunk:
+            *lines, rest = self._rest.split(b"\n")
+            self._lines.extend(map(bytes, lines))
+            self._rest = rest
+        self._check_line(len(self._rest), self._number + len(self._lines) + 1)
+
+    def _check_line(self, size: int, number: int) -> None:
+        if size > self._max_line:
+            text = f"line {number} has more than {self._max_line} bytes, which is max_body"
+            raise BadRequest(413, text)
