@@ -9,8 +9,9 @@ __all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
 class Candidate(Protocol):
     """A node that can take a call now.
 
-    The candidates of a client have more attributes, such as the calls of this client in flight
-    and the latest load report; see `rap.balance.prequal.ReportingCandidate`.
+    The candidates of a client have more attributes, such as `own_calls`, the number of calls of
+    this client in flight, and the latest load report; see
+    `rap.balance.prequal.ReportingCandidate`.
     """
 
     @property
@@ -44,7 +45,7 @@ class Picker(Protocol):
         """Return one of `candidates`.
 
         Args:
-            candidates: At least one; the same tuple object until the set changes.
+            candidates: At least one; the same tuple object until the set or a weight changes.
             affinity: The key whose calls should go to one node, or `None`.
         """
         ...

@@ -80,7 +80,7 @@ class ZoneAware:
         self.needs_all = needs_all(self._everywhere)
         self.wants_reports = wants_reports(self._everywhere)
         self._pickers: dict[str, Picker] = {}
-        self._groups: dict[str, tuple[Any, ...]] = {}
+        self._groups: dict[str, tuple[tuple[Any, ...], list[float]]] = {}
         self._planned: Sequence[Any] | None = None
         self._routes: list[tuple[float, tuple[Any, ...], Picker]] = []
 
@@ -102,14 +102,16 @@ class ZoneAware:
         self._pickers = {zone: self._pickers.get(zone) or self._make() for zone in shares}
         self._groups = {zone: self._group(zone, groups[zone]) for zone in shares}
         self._routes = [
-            (end, self._groups[zone], self._pickers[zone])
+            (end, self._groups[zone][0], self._pickers[zone])
             for zone, end in zip(shares, accumulate(shares.values()), strict=True)
         ]
         self._planned = candidates
 
-    def _group(self, zone: str, group: Sequence[ZonedCandidate]) -> tuple[Any, ...]:
-        """Return the group as a tuple: the same object until the group changes."""
-        new, old = tuple(group), self._groups.get(zone)
+    def _group(
+        self, zone: str, group: Sequence[ZonedCandidate]
+    ) -> tuple[tuple[Any, ...], list[float]]:
+        """Return the group and its weights; the tuple is the same object until one changes."""
+        new, old = (tuple(group), [each.weight for each in group]), self._groups.get(zone)
         return old if old is not None and old == new else new
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:

@@ -186,7 +186,8 @@ class Cluster:
         rng: Source of randomness.
 
     Attributes:
-        ready: The nodes that a call may go to now; replaced as a whole, never changed.
+        ready: The nodes that a call may go to now; replaced as a whole when one comes, goes or
+            gets another weight, never changed.
         nodes: All nodes by id.
         counters: What has happened to the connections.
         waiters: Calls that wait for a node.
@@ -206,6 +207,7 @@ class Cluster:
         self.ready: tuple[Node, ...] = ()
         self.nodes: dict[str, Node] = {}
         self.counters = Counters()
+        self._weights: list[float] = []  # of `ready`
         self.service = service
         self.loop = asyncio.get_running_loop()
         self._resolver = resolver
@@ -552,8 +554,9 @@ class Cluster:
         if subsetting.active and subsetting.replace_lost(self.nodes, len(nodes), now):
             self._set_nodes()
             nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
-        if nodes != self.ready:  # pickers know it by identity
-            self.ready = nodes
+        weights = [node.weight for node in nodes]
+        if nodes != self.ready or weights != self._weights:  # pickers know it by identity
+            self.ready, self._weights = nodes, weights
         if self._zones is not None:
             self._zones.plan(self.ready, panic)
         if changing:

@@ -29,6 +29,10 @@ class LoadedNode:
         self.measure = PeakEwma()
         self._timeline = timeline
 
+    @property
+    def own_calls(self) -> int:
+        return self.measure.in_flight
+
     def load(self) -> float:
         return self.measure.value(self._timeline.now)
 

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.balance.p2c import MAX_CACHED, PowerOfTwoChoices
-from tests.balance.nodes import FixedNode, fixed_nodes
+from tests.balance.nodes import FixedNode, LoadedNode, Timeline, fixed_nodes
 
 
 def test_a_single_candidate_is_returned_without_a_draw() -> None:
@@ -25,6 +27,51 @@ def test_of_two_the_one_with_less_load_per_weight_wins() -> None:
     assert {picker.pick(nodes).key for _ in range(50)} == {"a"}
     strong.cost = 4.0
     assert {picker.pick(nodes).key for _ in range(50)} == {"b"}
+
+
+def counting_nodes(*weights: float) -> tuple[LoadedNode, ...]:
+    timeline = Timeline()
+    return tuple(LoadedNode(f"10.0.0.{i}:9000", timeline, it) for i, it in enumerate(weights))
+
+
+def test_shares_outlive_candidates_that_come_once_and_those_of_other_weights() -> None:
+    picker = PowerOfTwoChoices(Random(6))
+    nodes = counting_nodes(1, 1, 2)
+    shares: Counter[str] = Counter()
+    for number in range(4000):
+        offered = tuple(nodes) if number % 2 else list(nodes)
+        shares[picker.pick(offered).key] += 1
+        if number % 3 == 0:
+            picker.pick(nodes[1:])
+    assert [shares[node.key] for node in nodes] == pytest.approx([1000, 1000, 2000], abs=250)
+
+
+def test_a_list_of_different_weights_may_change_between_picks() -> None:
+    picker = PowerOfTwoChoices(Random(7))
+    nodes = list(counting_nodes(1, 2, 3))
+    for _ in range(3):
+        picker.pick(nodes)
+    gone = nodes.pop()
+    assert gone not in {picker.pick(nodes) for _ in range(50)}
+
+
+def test_a_node_that_starts_slowly_again_is_owed_a_call() -> None:
+    picker = PowerOfTwoChoices(Random(8))
+    nodes = counting_nodes(1, 1, 1, 1, 1, 3)
+    for _ in range(100):
+        picker.pick(nodes)
+    nodes[0].weight = 0.1
+    again = tuple(nodes)
+    assert nodes[0] in [picker.pick(again) for _ in range(40)]
+
+
+def test_accounts_of_nodes_that_have_left_are_dropped() -> None:
+    picker = PowerOfTwoChoices(Random(9))
+    for number in range(1, 50):
+        nodes = counting_nodes(*[1.0] * number, 5.0)[-3:]
+        for _ in range(3):
+            picker.pick(nodes)
+    assert len(picker._shares._accounts) <= 6
 
 
 def test_the_most_loaded_of_several_is_never_picked() -> None:
@@ -64,12 +111,12 @@ def test_a_list_may_change_between_picks() -> None:
     assert gone not in {picker.pick(nodes) for _ in range(50)}
 
 
-@given(st.data(), st.integers(1, 30), st.integers())
+@given(st.data(), st.integers(1, 30), st.integers(), st.booleans())
 def test_a_pick_is_always_one_of_the_candidates_of_that_pick(
-    data: st.DataObject, count: int, seed: int
+    data: st.DataObject, count: int, seed: int, even: bool
 ) -> None:
     picker = PowerOfTwoChoices(Random(seed))
-    nodes = fixed_nodes(*[1.0] * count)
+    nodes: tuple[Any, ...] = (fixed_nodes if even else counting_nodes)(*[1.0] * (count - 1), 2.0)
     sets = [nodes, nodes[: max(1, count // 2)], nodes[-1:]]
     for index in data.draw(st.lists(st.integers(0, 2), max_size=20)):
         assert picker.pick(sets[index], "key") in sets[index]

@@ -29,6 +29,7 @@ class Client:
         self.nodes = tuple(self.node(i, weight) for i, weight in enumerate(weights))
         self.frozen: set[LoadedNode] = set()
         self.failing: set[LoadedNode] = set()
+        self.slow: set[LoadedNode] = set()
         self._rng = Random(seed)
         self._picker = PowerOfTwoChoices(self._rng)
         self._ends: list[tuple[float, int, float, LoadedNode]] = []
@@ -44,19 +45,29 @@ class Client:
         self._started += 1
         if node not in self.frozen:
             fails = node in self.failing
-            elapsed = 0.0001 if fails else self._rng.expovariate(1.0 / LATENCY)
+            mean = 10 * LATENCY if node in self.slow else LATENCY
+            elapsed = 0.0001 if fails else self._rng.expovariate(1.0 / mean)
             heappush(self._ends, (self.timeline.now + elapsed, self._started, elapsed, node))
 
     def run(self, calls: int, each: Callable[[], None] = lambda: None) -> None:
         for _ in range(calls):
-            now, _number, elapsed, node = heappop(self._ends)
-            self.timeline.now = now
-            if node in self.failing:
-                node.measure.failed(now, elapsed, Verdict.FAILURE, None)
-            else:
-                node.measure.finished(now, elapsed, True)
+            self.end()
             each()
             self.start()
+
+    def run_until(self, end: float) -> None:
+        """Let calls end, and start none."""
+        while self._ends and self._ends[0][0] < end:
+            self.end()
+        self.timeline.now = end
+
+    def end(self) -> None:
+        now, _number, elapsed, node = heappop(self._ends)
+        self.timeline.now = now
+        if node in self.failing:
+            node.measure.failed(now, elapsed, Verdict.FAILURE, None)
+        else:
+            node.measure.finished(now, elapsed, True)
 
     def counts(self) -> list[int]:
         return [node.calls for node in self.nodes]
@@ -72,19 +83,69 @@ def client(seed: int, weights: Sequence[float], in_flight: int, warm_up: int = 2
     return made
 
 
+@pytest.mark.parametrize("in_flight", [1, 2, 3, 6, 12, 16, 32, 64, 100])
 @pytest.mark.parametrize(
-    ("in_flight", "expected"), [(64, (25, 25, 50)), (8, (27, 27, 46)), (1, (17, 17, 66))]
+    "weights",
+    [(1, 3), (1, 1, 2), (1, 2, 4), (1, 10), (1, 1, 10), (1, 1, 1, 3, 3, 3), (*[1] * 20, 15)],
+    ids=str,
 )
-def test_shares_follow_weights_the_closer_the_more_calls_are_in_flight(
-    in_flight: int, expected: tuple[float, ...]
+def test_shares_follow_weights_at_any_number_of_calls_in_flight(
+    weights: tuple[float, ...], in_flight: int
 ) -> None:
-    totals = [0, 0, 0]
-    for seed in SEEDS:
-        cluster = client(seed, (1, 1, 2), in_flight)
+    totals = [0] * len(weights)
+    for seed in range(3):
+        cluster = client(seed, weights, in_flight, 1000)
         cluster.run(3000)
         totals = [a + b for a, b in zip(totals, cluster.counts(), strict=True)]
     shares = [100 * total / sum(totals) for total in totals]
-    assert shares == pytest.approx(expected, abs=3)
+    assert shares == pytest.approx([100 * weight / sum(weights) for weight in weights], abs=5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pause", [0.05, 1.0, 5.0])
+def test_shares_follow_weights_where_calls_are_seldom(pause: float, seed: int) -> None:
+    cluster = Client(seed, (1, 10))
+    for _ in range(1100):
+        cluster.start()
+        cluster.run_until(cluster.timeline.now + pause)
+    assert cluster.counts() == pytest.approx([100, 1000], abs=33)
+
+
+@pytest.mark.parametrize("in_flight", [1, 4, 16])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_slow_node_is_avoided_whatever_the_weights(seed: int, in_flight: int) -> None:
+    cluster = client(seed, (1, 1, 2), in_flight, 0)
+    cluster.slow.add(cluster.nodes[2])
+    cluster.run(2000)
+    assert cluster.nodes[2].calls < 500  # of a share of 1000; it takes ten times as long
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rate", [20, 100, 400])
+def test_a_newcomer_gets_its_first_call_soon_and_then_its_share(rate: int, seed: int) -> None:
+    cluster = Client(seed, (1,) * 5)
+    waits = Random(seed)
+
+    def call(seconds: float) -> None:
+        end = cluster.timeline.now + seconds
+        while cluster.timeline.now < end:
+            cluster.start()
+            cluster.run_until(cluster.timeline.now + waits.expovariate(rate))
+
+    call(5.0)
+    newcomer = cluster.node(5, 1)
+    newcomer.measure.prior = median_ewma(node.measure for node in cluster.nodes)
+    known, first, share = cluster.nodes, -1, 0.0
+    for second in range(30):  # as a client in slow start: a new tuple every second
+        weights = effective_weights([*[(1, 60.0)] * 5, (1, float(second))])
+        newcomer.weight = weights[-1]
+        cluster.nodes = (*known, newcomer)
+        call(1.0)
+        share += rate * weights[-1] / sum(weights)
+        if first < 0 and newcomer.calls:
+            first = second
+    assert first in (0, 1)
+    assert newcomer.calls == pytest.approx(share, rel=0.25)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -34,6 +34,18 @@ def picks(picker: ZoneAware, nodes: Sequence[ZonedNode], calls: int = 4000) -> C
     return Counter(picker.pick(nodes).zone for _ in range(calls))
 
 
+def test_a_change_of_weight_is_a_new_group_for_the_picker_of_its_zone() -> None:
+    picker, nodes = aware(), nodes_in(*"aaabbb")
+    offered = []
+    for weight in (1.0, 1.0, 2.0):
+        nodes[0].weight = weight
+        picker.plan(nodes, False)
+        offered.append(picker._routes[0][1])
+    assert offered[0] is offered[1]
+    assert offered[2] is not offered[1]
+    assert offered[2] == offered[1]
+
+
 def test_a_zone_with_its_even_share_of_capacity_keeps_all_its_calls() -> None:
     assert zone_shares({"a": 2.0, "b": 2.0, "c": 2.0}, "a") == {"a": 1.0}
     assert zone_shares({"a": 4.0, "b": 1.0, "c": 1.0}, "a") == {"a": 1.0}

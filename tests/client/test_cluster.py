@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,6 +147,20 @@ def test_an_ejected_node_says_so() -> None:
     each = node()
     eject(each)
     assert each.state == "ejected"
+
+
+async def test_pickers_get_a_new_tuple_when_a_weight_has_changed() -> None:
+    async with serving() as one, serving() as two, calling(one, two) as client:
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        before = cluster.ready
+        listed = {each.key: each.endpoint for each in before}
+        cluster._apply(dict(listed))
+        assert cluster.ready is before
+        cluster._apply({**listed, before[0].key: replace(before[0].endpoint, weight=7)})
+        assert cluster.ready == before
+        assert cluster.ready is not before
+        assert [each.weight for each in cluster.ready] == [7.0, 1.0]
 
 
 async def test_a_failing_server_is_left_and_later_tried_again() -> None:
