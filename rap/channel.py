@@ -18,7 +18,7 @@ from rap.transport.stream import (
     Stream,
 )
 from rap.wire.codec import pack, unpack
-from rap.wire.frames import END, MESSAGE
+from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED, LOCAL_DONE
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = ["Channel"]
 
 _CLOSED = CLOSED | LOCAL_DONE
 _MAX_ERRORS = 7  # of a channel that are kept while its handler runs, besides the last one
+_NOT_OF_CHANNELS = BATCH | END  # flags that no message of a channel has
 _DONE_META = pack({DONE: True})
 _RESULT_NAME = RESULT.encode()
 
@@ -180,9 +181,11 @@ class Channel(Generic[In, Out]):
             raise self._closed()
         stream = self._stream
         try:
-            _, meta, raw = stream.take() if stream.inbox else await stream.recv()
+            flags, meta, raw = stream.take() if stream.inbox else await stream.recv()
             if meta and self._take_result(meta, raw):
                 raise EndOfStream
+            if flags & _NOT_OF_CHANNELS:
+                raise self._not_a_channel()
         except EndOfStream:
             raise self._closed("the peer closed the channel") from None
         body = self._decode(raw)
@@ -297,9 +300,11 @@ class Channel(Generic[In, Out]):
         stream = self._stream
         while self._finish is None:
             try:
-                _, meta, body = stream.take() if stream.inbox else await stream.recv()
+                flags, meta, body = stream.take() if stream.inbox else await stream.recv()
                 if meta and self._take_result(meta, body):
                     return
+                if flags & _NOT_OF_CHANNELS:
+                    raise self._not_a_channel()
             except EndOfStream:
                 return
             yield self._decode(body)
@@ -348,6 +353,16 @@ class Channel(Generic[In, Out]):
             return self._server.end_response(self._pipeline)
         return self._pipeline.send_end(self._call), b""
 
+    def _not_a_channel(self) -> InvalidArgument:
+        """Return the error for a batch, or an answer, of a peer that declares no channel.
+
+        A call with a request stream opens like a channel with arguments, so only its messages tell.
+        """
+        method = self._call.method
+        if self._is_client:
+            return InvalidArgument(f"{method} is not a channel function; declare its items")
+        return InvalidArgument(f"{method} is a channel function; declare it with a Channel")
+
     def _closed(self, text: str = "") -> ChannelClosed:
         """Return the error of a channel that is closed, by this side or as `text` says."""
         error = ChannelClosed(self._finish or f"{self._call.method}: {text}")
@@ -372,6 +387,8 @@ class Channel(Generic[In, Out]):
             if self._pipeline.proves_ends and received[0] & END:
                 self._on_end(received)
                 return None
+            if received[0] & _NOT_OF_CHANNELS:
+                raise self._not_a_channel()
             message = await self._inbound(received)
             if not (self._is_client and message.header.get(RESULT) is True):
                 return message
@@ -388,9 +405,11 @@ class Channel(Generic[In, Out]):
         stream = self._stream
         while True:
             try:
-                _, meta, body = stream.try_recv() or await stream.recv()
+                flags, meta, body = stream.try_recv() or await stream.recv()
             except EndOfStream:
                 return
+            if flags & _NOT_OF_CHANNELS:
+                raise self._not_a_channel()
             if meta:
                 self._take_result(meta, body)
 

@@ -1,7 +1,7 @@
 """The one outcome of a channel call: whoever finishes first, the server's error is heard."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -510,3 +510,44 @@ async def test_closing_a_generator_around_a_block_cancels_the_server(
     assert await anext(iterator) == "here"
     await iterator.aclose()  # type: ignore[attr-defined]  # it is a generator
     await eventually(lambda: isinstance(log.error, asyncio.CancelledError))
+
+
+async def double_each(by: int, numbers: AsyncIterator[int]) -> AsyncIterator[int]:
+    async for number in numbers:
+        yield number * by
+
+
+async def total_of(by: int, numbers: AsyncIterator[int]) -> int:
+    return by * sum([number async for number in numbers])
+
+
+@pytest.mark.parametrize("name", ["double_each", "total_of"])
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_function_with_a_request_stream_is_no_channel(name: str, reads: bool) -> None:
+    async def talk(client: Client) -> None:
+        async with client.channel(name, 2) as channel:
+            for number in range(3):
+                await channel.write(number)
+            await channel.end()
+            if not reads:
+                await channel.result()
+            async for _ in channel:
+                pass
+
+    async with serving(double_each, total_of) as server, calling(server) as client:
+        with pytest.raises(InvalidArgument, match=f"/{name} is not a channel function"):
+            await talk(client)
+
+
+async def test_a_channel_function_takes_no_batches_of_items() -> None:
+    async def listen(channel: Channel, by: int) -> None:
+        async for _ in channel:
+            pass
+
+    async with serving(listen) as server, calling(server) as client:
+
+        @client.register(name="listen")
+        async def upload(by: int, numbers: AsyncIterable[int] | Iterable[int]) -> None: ...
+
+        with pytest.raises(InvalidArgument, match="/listen is a channel function"):
+            await upload(1, [1, 2, 3])

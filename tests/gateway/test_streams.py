@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from websockets.asyncio.client import connect
 
 from rap.client import Client
 from rap.errors import CallError, Code
@@ -355,3 +356,35 @@ async def test_a_slow_function_pauses_the_client() -> None:
         writer.write(b"0\r\n\r\n")
         text = await within(reader.readuntil(b"}"))
         assert f'"data":{sent}'.encode() in text
+
+
+async def test_what_a_function_has_sent_arrives_although_the_client_still_sends() -> None:
+    async def last_words(channel: Channel) -> str:
+        await channel.read_body()
+        for number in range(500):
+            await channel.write(number)
+        return "done"
+
+    async with serving_here(last_words) as server, listening(Client(server.addresses)) as place:
+        async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
+            await socket.send(json.dumps({"func_name": "last_words"}))
+            assert json.loads(await within(socket.recv()))["data"] == "accept"
+            for _ in range(200):
+                await socket.send("x")
+            got = [json.loads(await within(socket.recv())) for _ in range(501)]
+    assert got == [*range(500), {"code": 0, "data": "done"}]
+
+
+def test_a_function_with_a_request_stream_is_no_channel() -> None:
+    async def scaled(by: int, numbers: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for number in numbers:
+            yield number * by
+
+    with serving(scaled) as server, TestClient(create_app("", Client(server.addresses))) as http:
+        with http.websocket_connect("/channel") as socket:
+            opened(socket, "scaled", arg_list=[2])
+            socket.send_text("1")
+            reply = socket.receive_json()
+            assert reply["code"] == 400
+            assert "is not a channel function" in reply["msg"]
+            assert closed(socket) == 1008
