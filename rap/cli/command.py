@@ -87,7 +87,7 @@ def error_text(error: RapError) -> str:
     if not isinstance(error, CallError):
         return str(error)
     if isinstance(error, HandlerError):
-        return f"{error.code.name}: {error.details['type']}: {error.message}"
+        return f"{error.code.name}: {error.details['type']}: {error.message}".removesuffix(": ")
     return f"{error.code.name}: {error}"
 
 

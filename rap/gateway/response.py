@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from rap.call import Header
 from rap.client.response_stream import ResponseStream
-from rap.errors import CallError, Code, Internal
+from rap.errors import CallError, Code, HandlerError, Internal
 
 __all__ = [
     "EVENT_STREAM",
@@ -136,7 +136,15 @@ def error_object(error: CallError | BadRequest) -> dict[str, Any]:
         status = 404  # no server has the function; from a handler, the code has its usual status
     else:
         status = _STATUS[error.code]
-    return {"code": status, "msg": str(error)}
+    return {"code": status, "msg": _text_of(error)}
+
+
+def _text_of(error: CallError | BadRequest) -> str:
+    """Return the text of an error; that of a handler's exception begins with its type."""
+    name = error.details.get("type") if isinstance(error, HandlerError) else None
+    if not isinstance(error, HandlerError) or not isinstance(name, str):
+        return str(error)
+    return f"{name}: {error.message}" if error.message else name
 
 
 async def event_response(

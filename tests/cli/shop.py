@@ -98,6 +98,8 @@ async def greet_first(channel: Channel) -> None:
 async def fail(code: str) -> None:
     if code == "bug":
         raise ZeroDivisionError("by\n\x1b[31mzero")
+    if code == "silent":
+        raise KeyError
     raise CallError("as you wish", code=Code[code])
 
 

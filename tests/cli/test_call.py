@@ -103,6 +103,7 @@ async def test_a_channel_is_closed_when_its_answers_have_stopped(
         (["add", "1", "x"], "INVALID_ARGUMENT: add(): argument 'b': expected `int`, got `str`"),
         (["fail", "ABORTED"], "ABORTED: as you wish"),
         (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by �[31mzero"),
+        (["fail", "silent"], "UNKNOWN: KeyError"),
         (["shout", "1"], "shout is a channel, which takes no arguments; write them to its input"),
         (["add", "1", "-"], "add takes no items; leave out '-'"),
         (["count", "n=2", "-"], "count takes no items; leave out '-'"),

@@ -45,6 +45,18 @@ async def crash() -> None:
     raise LookupError("lost")
 
 
+class Odd(Exception):
+    pass
+
+
+async def crash_oddly() -> None:
+    raise Odd("lost too")
+
+
+async def crash_silently() -> None:
+    raise ValueError
+
+
 async def forever() -> None:
     await asyncio.Event().wait()
 
@@ -99,6 +111,8 @@ FUNCTIONS = (
     infinite,
     fail,
     crash,
+    crash_oddly,
+    crash_silently,
     forever,
     items,
     some,
@@ -175,8 +189,10 @@ def test_an_error_has_the_status_of_its_code(http: TestClient, code: Code, statu
     assert answer.json() == {"code": status, "msg": "as asked"}
 
 
-def test_an_exception_of_a_handler_is_status_500(http: TestClient) -> None:
-    assert call(http, "crash").json()["code"] == 500
+def test_an_exception_of_a_handler_is_status_500_and_names_its_type(http: TestClient) -> None:
+    assert call(http, "crash").json() == {"code": 500, "msg": "LookupError: lost"}
+    assert call(http, "crash_oddly").json() == {"code": 500, "msg": "Odd: lost too"}
+    assert call(http, "crash_silently").json() == {"code": 500, "msg": "ValueError"}
 
 
 def test_wrong_arguments_and_names_are_reported(http: TestClient) -> None:
