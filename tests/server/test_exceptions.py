@@ -222,8 +222,10 @@ async def test_connection_middleware_that_wants_to_end_the_process_ends_the_conn
 
 
 PROGRAM = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
 from rap.server import Server
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 
 server = Server("127.0.0.1:0", close_timeout=0.1)
 
