@@ -24,7 +24,7 @@ from rap.schema.function import encode_any
 from rap.transport import EndOfStream, Stream
 from rap.transport.batching import send_items
 from rap.wire.codec import pack
-from rap.wire.frames import END, MESSAGE
+from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED
 
 __all__ = ["RequestPump", "client_stream"]
@@ -294,7 +294,7 @@ async def _answer(
         call.set_answer(stream.end_meta)
         raise
     call.set_answer(meta)
-    if flags & _RESPONSE != _RESPONSE:
+    if flags & (_RESPONSE | BATCH) != _RESPONSE:
         raise InvalidArgument(f"{method.path} answers with items; declare that it returns them")
     if invoker.pipeline.transforms:
         return await decode_response(invoker.pipeline, call, meta, raw)

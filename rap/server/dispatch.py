@@ -210,6 +210,9 @@ class ServerStream(Stream):
             call = self.as_call()
             request = Request(call, decode_any(body), call.header)
             request = self.processed = await pipeline.request(request)
+            if request.body is None and self.handler.reads_stream:  # it calls a channel
+                method, kind = self.handler.method, self.handler.stream_type
+                raise InvalidArgument(f"{method} is a {_DECLARED[kind]}")
             body = encode_any(request.body)
         arguments = function.decode_call(body)
         self.began = True
@@ -313,6 +316,13 @@ class ServerStream(Stream):
         if self.state != CLOSED:
             self.discard = True
             self.conn.reset(self, Code.OK)
+            self._wake()
+
+    def refuse(self, code: Code, message: str, details: dict[str, Any], flags: int) -> None:
+        """End a call by an error; a task of the handler that still reads sees the end."""
+        self.discard = True
+        self.conn.reset(self, code, message, details, flags)
+        self._wake()
 
     def fail(self, error: CallError) -> None:
         """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
@@ -436,7 +446,7 @@ class Dispatcher:
                     raise
                 self._log.exception("process_error of a processor failed")
                 code, message, details = Code.INTERNAL, "a processor failed", {}
-        stream.conn.reset(stream, code, message, details, UNSERVED if unserved else 0)
+        stream.refuse(code, message, details, UNSERVED if unserved else 0)
 
     def give_up(self, stream: ServerStream) -> None:
         """End a call because the server shuts down."""

@@ -205,7 +205,7 @@ class RequestStream:
         try:
             flags, meta, raw = stream.try_recv() or await stream.recv()
         except EndOfStream:
-            if not self._ended:  # else another task has closed it
+            if not (self._ended or stream.discard):  # else this side has ended it
                 self._on_end(b"")
         else:
             if not (flags & END and self._pipeline.proves_ends):

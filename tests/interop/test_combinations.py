@@ -5,6 +5,7 @@ Each runs over TCP, TLS, and with compression and encryption, as the cases do.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -106,8 +107,32 @@ async def never() -> AsyncIterator[int]:
     yield 0
 
 
+READERS: set[asyncio.Task[Any]] = set()
+
+
+async def leave_behind(items: AsyncIterator[Any], fails: bool) -> None:
+    """Read in a task, and end before it."""
+    READERS.add(asyncio.create_task(collect(items)))
+    await asyncio.sleep(0)
+    if fails:
+        raise ValueError("failed")
+
+
+async def collect_behind(rows: AsyncIterator[int], fails: bool) -> None:
+    await leave_behind(rows, fails)
+
+
+async def yield_behind(rows: AsyncIterator[int], fails: bool) -> AsyncIterator[int]:
+    await leave_behind(rows, fails)
+    yield 1
+
+
+async def talk_behind(channel: Channel, fails: bool) -> None:
+    await leave_behind(channel.iter_body(), fails)
+
+
 FUNCTIONS: list[Any] = [early, total, sizes, double, until_three, late_header, fail_late, sums]
-FUNCTIONS += [close_own, silent, never]
+FUNCTIONS += [close_own, silent, never, collect_behind, yield_behind, talk_behind]
 
 
 @pytest.fixture(autouse=True)
@@ -336,3 +361,41 @@ async def test_calls_that_are_started_and_never_awaited_end_by_themselves(client
     source = Source(1)
     stub(client, double).start(source)
     assert not source.closed.is_set()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("kind", ["client streaming", "bidirectional", "channel"])
+async def test_a_task_that_outlives_its_handler_sees_the_end_of_the_requests(
+    client: Client, kind: str, fails: bool
+) -> None:
+    async def said() -> None:
+        async with client.channel("talk_behind", fails) as channel:
+            await channel.wait_close()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "client streaming": lambda: stub(client, collect_behind)(Source(), fails),
+        "bidirectional": lambda: collect(stub(client, yield_behind)(Source(), fails)),
+        "channel": said,
+    }
+    with pytest.raises(ValueError, match="failed") if fails else nullcontext():
+        await within(calls[kind]())
+    assert await within(READERS.pop()) == []
+
+
+@pytest.mark.parametrize("function", [total, double])
+async def test_a_function_with_a_request_stream_is_no_channel(
+    client: Client, function: Any
+) -> None:
+    async def said() -> None:
+        async with client.channel(function.__name__) as channel:
+            await channel.result()
+
+    with pytest.raises(InvalidArgument, match=f"{function.__name__} is a "):
+        await within(said())
+
+
+async def test_a_bidirectional_function_is_not_called_for_one_response(client: Client) -> None:
+    async def declared(rows: AsyncIterator[int]) -> Any: ...
+
+    with pytest.raises(InvalidArgument, match="double answers with items"):
+        await within(client.register("double")(declared)([1, 2]))  # type: ignore[arg-type]
