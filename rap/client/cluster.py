@@ -86,7 +86,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
         slow_start: Seconds over which the weight of a new node grows.
     """
     connected = [node for node in nodes if node.pool.conn is not None]
-    serving = [node for node in connected if node.endpoint.state is not State.DRAINING]
+    serving = [node for node in connected if not node.listed_as_draining]
     healthy = [node for node in serving if node.breaker.available(now)]
     ejected = len(serving) - len(healthy)
     panic = is_panic(len(healthy), len(serving))
@@ -310,6 +310,8 @@ class Cluster:
         """Return when it is this call's turn to pick again; see `PickQueue.wait`."""
         if denial := _denial_of(self.nodes.values()):
             raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
+        if not self.ready and not self.waiters:  # the first one; `_refresh` sees to later dials
+            self._hurry_dials()
         self._look_for_room()
         await self._queue.wait(limit)
 
@@ -500,11 +502,19 @@ class Cluster:
             await node.pool.close()
 
     def _choose_dials(self) -> None:
-        """Keep connections to nodes that are UP; to suspects only if fewer than half are UP."""
+        """Keep connections to nodes that are UP.
+
+        Suspects are dialled only if fewer than half are UP, and draining ones only if there are no
+        others: they may have been killed and started again.
+        """
         states = [endpoint.state for endpoint in self._wanted.values()]
-        few = states.count(State.UP) * 2 < len(states)
+        dialled = {State.UP}
+        if states.count(State.UP) * 2 < len(states):
+            dialled.add(State.SUSPECT)
+        if states.count(State.DRAINING) == len(states):
+            dialled.add(State.DRAINING)
         for key, endpoint in self._wanted.items():
-            wanted = endpoint.state is State.UP or (few and endpoint.state is State.SUSPECT)
+            wanted = endpoint.state in dialled
             pool = self.nodes[key].pool
             if pool.wanted != wanted:  # of a thousand few change
                 pool.set_wanted(wanted)
@@ -565,7 +575,13 @@ class Cluster:
             if nodes or _denial_of(self.nodes.values()):
                 self._queue.wake_all()
             else:
+                self._hurry_dials()
                 self._look_for_room()
+
+    def _hurry_dials(self) -> None:
+        """Dial every server soon: a call waits, and there is none that it could go to."""
+        for node in self.nodes.values():
+            node.pool.hurry()
 
     def _look_for_room(self) -> None:
         """While calls wait at full connections, look now and then whether a stream has ended."""

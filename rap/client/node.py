@@ -90,6 +90,13 @@ class Node:
         return any(conn.usable for conn in self.pool.connections)
 
     @property
+    def listed_as_draining(self) -> bool:
+        """Whether the registry says that it drains, and not of a process that it has replaced."""
+        endpoint = self.endpoint
+        same = endpoint.incarnation in ("", self.incarnation)
+        return same and endpoint.state is State.DRAINING
+
+    @property
     def conn(self) -> Connection | None:
         """The connection that a new call takes; `None` while there is none."""
         return self.pool.conn
@@ -97,7 +104,7 @@ class Node:
     @property
     def state(self) -> str:
         """Its state in one word: up, connecting, draining, suspect or ejected."""
-        if self.endpoint.state is State.DRAINING or any(
+        if self.listed_as_draining or any(
             conn.draining and not conn.closed for conn in self.pool.connections
         ):
             return "draining"
@@ -178,10 +185,11 @@ class Node:
 
     def update(self, endpoint: Endpoint) -> bool:
         """Take what the registry says now; return whether another process is at the address."""
+        known = ("", self.incarnation, self.endpoint.incarnation)
         self.endpoint = endpoint
         self.leaving = False
         self.weight = float(endpoint.weight)
-        if not endpoint.incarnation or endpoint.incarnation == self.incarnation:
+        if endpoint.incarnation in known:  # a process may be replaced before the registry knows
             return False
         self.reset(endpoint.incarnation)
         return True

@@ -1,8 +1,8 @@
 """A pool of connections to one server, dialled in the background and again after a loss.
 
 The backoff between dials is that of gRPC: 1 s, times 1.6 for each failure, at most 15 s, with a
-jitter of 20 %. A connection that ends within a second counts as a failure too, if the one before
-did the same.
+jitter of 20 %. While calls wait for a server, it is at most half a second. A connection that ends
+within a second counts as a failure too, if the one before did the same.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ _FIRST_PAUSE = 1.0
 _GROWTH = 1.6
 _JITTER = 0.2
 _MAX_PAUSE = 15.0
+_HURRIED_PAUSE = 0.5  # while a call waits
 _BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failures
 
 
@@ -118,7 +119,9 @@ class Pool:
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
         self._dial_began: float | None = None  # of a dial that is under way
-        self._news: Notify | None = None  # ends a pause between two dials
+        self._news: Notify | None = None  # tells a pause between two dials of a change
+        self._due = 0.0  # when the pause ends
+        self._hurried_due = 0.0  # when it ends if a call waits
 
     @property
     def dialling(self) -> bool:
@@ -161,6 +164,15 @@ class Pool:
     def reset_backoff(self) -> None:
         """Dial at once if a pause runs, with the shortest pause after that: the server is up."""
         self.failures = self._brief = 0
+        self._end_pause_at(0.0)
+
+    def hurry(self) -> None:
+        """Dial soon if a pause runs or is about to: a call waits for a server."""
+        if self._hurried_due < self._due:
+            self._end_pause_at(self._hurried_due)
+
+    def _end_pause_at(self, due: float) -> None:
+        self._due = due
         if self.dialling:
             self._notify().notify()
 
@@ -202,6 +214,7 @@ class Pool:
         """Try until there is a connection, or none is wanted."""
         if self._brief > 1:  # or a server that hangs up at once would be dialled without a pause
             self.failures = self._brief - 1
+            self._plan_pause()
             await self._pause()
         while self.wanted:
             try:
@@ -220,6 +233,7 @@ class Pool:
                 self.draining = isinstance(exc, ServerDraining)
                 if self.draining:
                     self.failures = 1
+                self._plan_pause()
                 self.refresh()  # a call may have ended meanwhile
                 self._on_change()
             else:
@@ -250,9 +264,17 @@ class Pool:
             self._news = Notify(self._clock)
         return self._news
 
-    async def _pause(self) -> None:
+    def _plan_pause(self) -> None:
+        """Choose when the next dial is due; `hurry` may shorten that before the pause begins."""
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self.failures - 1, 20), _MAX_PAUSE)
-        await self._notify().wait(pause * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER))
+        now, jitter = self._clock.monotonic(), self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+        self._due = now + pause * jitter
+        self._hurried_due = now + min(pause, _HURRIED_PAUSE) * jitter
+
+    async def _pause(self) -> None:
+        """Return when the next dial is due."""
+        while (left := self._due - self._clock.monotonic()) > 0.0:
+            await self._notify().wait(left)
 
 
 def has_room(conn: Connection) -> bool:

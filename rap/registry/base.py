@@ -31,6 +31,7 @@ __all__ = [
     "check_weight",
     "diff",
     "last_error_of",
+    "may_replace",
 ]
 
 
@@ -129,6 +130,10 @@ class Registry(Resolver, Protocol):
     async def register(self, service: str, endpoint: Endpoint, *, ttl: float) -> None:
         """Write or renew a registration that is valid for `ttl` seconds.
 
+        An endpoint that is UP replaces another process that is DRAINING at once, since that one
+        may have been killed. Otherwise, the address is free when the lease of the other process
+        expires.
+
         Raises:
             RegistryError: The registry is unreachable, or another process holds the address.
         """
@@ -166,6 +171,17 @@ class Reports(Protocol):
             RegistryError: The registry is unreachable.
         """
         ...
+
+
+def may_replace(new: Endpoint, held: Endpoint) -> bool:
+    """Return whether an endpoint may replace one with the same id and a valid lease.
+
+    One that is UP may replace one of another process that is DRAINING. If any could, two that drain
+    would take turns.
+    """
+    return new.incarnation == held.incarnation or (
+        new.state is State.UP and held.state is State.DRAINING
+    )
 
 
 class LeaseLost(RegistryError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
-from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name
+from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name, may_replace
 from rap.registry.records import from_record, to_record
 from rap.registry.self_preservation import as_seen, to_evict
 
@@ -217,10 +217,8 @@ class LeaseFiles:
         now = self._now()
         path = self._path(endpoint.id)
         held = self._read(path)
-        if held is not None:
-            other = held[0].incarnation != endpoint.incarnation
-            if other and held[1] > now:
-                raise AddressTaken(endpoint.id, held[1] - now)
+        if held is not None and held[1] > now and not may_replace(endpoint, held[0]):
+            raise AddressTaken(endpoint.id, held[1] - now)
         expires = round((now + ttl) * _NANOSECONDS)
         if held is not None and held[0] == endpoint and held[1] > now:
             os.utime(path, ns=(expires, expires))

@@ -22,6 +22,7 @@ from rap.registry.base import (
     LoadReport,
     Registry,
     Reports,
+    State,
     check_name,
     check_ttl,
 )
@@ -81,6 +82,8 @@ class Lease:
         self._pause = 0.0
         self._lag = 0.0
         self._registered = False
+        self._free_at: float | None = None  # end of the lease of another process, as first told
+        self._taken_logged = False
         self._turn = asyncio.Lock()
         self._notify: Notify | None = None
         self._task: asyncio.Task[None] | None = None
@@ -195,7 +198,8 @@ class Lease:
             self._failed(exc, logging.WARNING)
             return self._rng.uniform(0.0, self._interval)
         except AddressTaken as exc:
-            self._failed(exc, logging.ERROR)
+            self._log_taken(exc)
+            self._failed(exc, None)
             return exc.retry_after + self._rng.uniform(0.0, _JITTER) * self._interval
         except RegistryError as exc:
             self._failed(exc, logging.WARNING)
@@ -205,8 +209,29 @@ class Lease:
         self._succeeded(asked)
         return self._interval * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
 
-    def _failed(self, error: RegistryError, level: int) -> None:
-        if self._error is None or type(self._error) is not type(error):
+    def _log_taken(self, error: AddressTaken) -> None:
+        """Log that another process holds the address.
+
+        After a crash, the lease of the former process is valid until it expires. Only if it was
+        renewed meanwhile are there two processes.
+        """
+        now, endpoint_id = self._clock.monotonic(), self._endpoint.id
+        if self._free_at is None:
+            self._free_at = now + error.retry_after
+            if self._registered and self._endpoint.state is State.DRAINING:
+                text = "%s: a new process has replaced %s, which drains"
+                logger.info(text, self._service, endpoint_id)
+            else:
+                text = "%s: %s is not registered yet: the lease of a former process ends in %.1f s"
+                logger.info(text, self._service, endpoint_id, error.retry_after)
+        elif now >= self._free_at and not self._taken_logged:
+            self._taken_logged = True
+            if self._endpoint.state is not State.DRAINING:
+                logger.error("%s: %s is not registered: %s", self._service, endpoint_id, error)
+
+    def _failed(self, error: RegistryError, level: int | None) -> None:
+        """Note an error; log it with a level if it is another one than before."""
+        if level is not None and type(self._error) is not type(error):
             logger.log(
                 level, "%s: %s is not registered: %s", self._service, self.endpoint.id, error
             )
@@ -219,7 +244,8 @@ class Lease:
     def _succeeded(self, asked: float) -> None:
         if self._error is not None or not self._registered:
             logger.info("%s: %s is registered", self._service, self._endpoint.id)
-        self._error = None
+        self._error = self._free_at = None
+        self._taken_logged = False
         self._registered = True
         self._renewed = asked
         self._failures = 0

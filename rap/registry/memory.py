@@ -8,7 +8,15 @@ from weakref import WeakValueDictionary
 
 from rap.clock import Clock, SystemClock
 from rap.notify import Notify
-from rap.registry.base import AddressTaken, Endpoint, LoadReport, Snapshot, check_load, check_name
+from rap.registry.base import (
+    AddressTaken,
+    Endpoint,
+    LoadReport,
+    Snapshot,
+    check_load,
+    check_name,
+    may_replace,
+)
 from rap.registry.self_preservation import as_seen, to_evict
 
 __all__ = ["MemoryRegistry"]
@@ -77,7 +85,7 @@ class MemoryRegistry:
             held = found.members.get(endpoint.id)
             if held is None:
                 held = found.members[endpoint.id] = _Member(endpoint, now)
-            elif held.endpoint.incarnation != endpoint.incarnation and held.expires > now:
+            elif held.expires > now and not may_replace(endpoint, held.endpoint):
                 raise AddressTaken(endpoint.id, held.expires - now)
             changed = held.endpoint != endpoint or held.expires <= now
             held.endpoint, held.expires = endpoint, now + ttl

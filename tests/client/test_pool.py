@@ -1,6 +1,7 @@
 """The pauses between dials of one server."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +16,7 @@ class Dials:
 
     def __init__(self) -> None:
         self.count = 0
+        self.on_failure: Callable[[], None] = lambda: None
 
     async def __call__(self) -> Connection:
         self.count += 1
@@ -29,7 +31,7 @@ def dialling(dials: Dials, clock: FakeClock, seed: int = 1) -> Pool:
         max_connections=1,
         clock=clock,
         rng=random.Random(seed),
-        on_change=lambda: None,
+        on_change=lambda: dials.on_failure(),
     )
     pool.set_wanted(True)
     return pool
@@ -63,6 +65,39 @@ async def test_resetting_the_backoff_ends_the_pause_and_the_next_is_short_again(
     await settle()
     assert dials.count == count + 1
     assert clock.slept[0] <= 1.2
+    await pool.close()
+
+
+async def test_a_hurried_pause_is_half_a_second_however_long_it_was() -> None:
+    for seed in range(10):
+        dials, clock = Dials(), FakeClock()
+        pool = dialling(dials, clock, seed)
+        for _ in range(10):
+            await clock.run(18.1)
+        while True:  # up to the next dial
+            count = dials.count
+            await clock.run(0.1)
+            if dials.count > count:
+                break
+        await clock.run(0.05)
+        pool.hurry()
+        pool.hurry()
+        await clock.run(0.6)
+        assert dials.count == count + 2
+        await clock.run(3.0)  # hurried once
+        assert dials.count == count + 2
+        pool.hurry()
+        await settle()
+        assert dials.count == count + 3
+        await pool.close()
+
+
+async def test_a_server_is_dialled_twice_a_second_while_calls_wait() -> None:
+    dials, clock = Dials(), FakeClock()
+    pool = dialling(dials, clock)
+    dials.on_failure = pool.hurry
+    await clock.run(100.0)
+    assert 170 <= dials.count <= 250
     await pool.close()
 
 

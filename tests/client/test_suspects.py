@@ -1,8 +1,10 @@
 """Servers that the registry suspects or has lost: which ones stay, and which ones are dialled."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from tests.client.fed import Resolver, free_address, listed, numbered
 from tests.fake_clock import FakeClock
-from tests.loopback import eventually, serving
+from tests.loopback import eventually, serving, within
 
 SERVICE: dict[str, Any] = {"registry": MemoryRegistry(), "service": "calc"}
 
@@ -45,6 +47,14 @@ def counted(server: Server) -> int:
 
 def named(address: str) -> dict[str, Endpoint]:
     return {address: Endpoint(address, Address.parse(address))}
+
+
+def is_ready(client: Client, count: int) -> bool:
+    return len(client.cluster.ready) == count
+
+
+def has_failed(node: Node, before: int) -> bool:
+    return node.pool.failures > before
 
 
 async def applied(client: Client, resolver: Resolver, snapshot: Snapshot) -> None:
@@ -165,6 +175,57 @@ async def test_one_that_said_it_leaves_goes_at_once_however_many_are_lost(said: 
             assert len(client.cluster.ready) == 2
             assert not call.done()
         await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_where_all_drain_a_new_process_at_the_address_of_one_gets_calls() -> None:
+    resolver = Resolver()
+    former = {"state": State.DRAINING, "incarnation": "former"}
+    async with servers(2) as (one, two):
+        resolver.given.put_nowait(listed(one, two, **former))
+        async with Client(service="calc", registry=resolver) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            assert await client.raw_call("which") in (0, 1)
+            node, weight = of(client, one), {"weight": 3}
+            assert node.state == "up"
+            await applied(client, resolver, listed(one, two, **former, **weight))  # still old news
+            own = {"incarnation": node.incarnation}
+            await applied(client, resolver, listed(one, **own) | listed(two, **former))
+            assert node.alive
+            assert counted(one) == 1
+            await applied(client, resolver, listed(one, **own, state=State.DRAINING))
+            await eventually(lambda: node not in client.cluster.ready)
+            assert node.state == "draining"
+
+
+async def test_a_draining_server_is_not_dialled_where_another_is_up_or_suspect() -> None:
+    resolver = Resolver()
+    former = {"state": State.DRAINING, "incarnation": "former"}
+    async with servers(2) as (one, two):
+        for state in (State.UP, State.SUSPECT):
+            resolver.given.put_nowait(listed(one, state=state) | listed(two, **former))
+            async with Client(service="calc", registry=resolver) as client:
+                await eventually(partial(is_ready, client, 1))
+                assert not of(client, two).pool.wanted
+        assert counted(two) == 0
+
+
+async def test_a_waiting_call_hurries_the_dial_of_a_server_that_is_back() -> None:
+    clock, address = FakeClock(), free_address()
+    async with AsyncExitStack() as stack:
+        async with numbered(3, host=address):
+            client = Client(address, clock=clock, rng=random.Random(1))
+            await stack.enter_async_context(client)
+        (node,) = client.cluster.nodes.values()
+        for _ in range(8):  # the pause grows to 15 s
+            failures = node.pool.failures
+            clock.advance(20.0)
+            await eventually(partial(has_failed, node, failures))
+        async with numbered(7, host=address):
+            clock.advance(0.3)
+            call = asyncio.create_task(client.raw_call("which", timeout=9))
+            await eventually(lambda: client.cluster.waiters)
+            clock.advance(0.3)
+            assert await within(call) == 7
 
 
 async def test_the_last_choice_is_dialled_for_thirty_seconds_and_then_goes() -> None:

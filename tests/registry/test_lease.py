@@ -138,18 +138,50 @@ async def test_a_lost_lease_is_registered_again_at_a_random_point_of_an_interval
     assert max(waits) > 0.75 * INTERVAL
 
 
-async def test_a_taken_address_is_an_error_that_names_it_and_is_tried_again_when_free(
+async def test_an_address_of_a_former_process_is_registered_when_its_lease_has_ended(
     registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "rap.registry")
     registry.errors = [AddressTaken("10.0.0.1:9000", 7.0)]
     async with make_lease(registry, clock) as lease:
         assert isinstance(lease.error, AddressTaken)
-        [error] = [it for it in caplog.records if it.levelno == logging.ERROR]
-        assert "10.0.0.1:9000" in error.getMessage()
+        [record] = caplog.records
+        assert record.levelno == logging.INFO
+        assert "10.0.0.1:9000" in record.getMessage()
+        assert "7.0 s" in record.getMessage()
         await clock.run(6.9)
         assert len(registry.registered) == 1
         await clock.run(0.5)
         assert lease.healthy
+    assert max(it.levelno for it in caplog.records) == logging.INFO
+
+
+async def test_two_processes_with_one_address_are_one_error_that_names_it(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = AddressTaken("10.0.0.1:9000", 7.0)
+    registry.errors = [taken, RegistryError("down"), taken, taken, taken]
+    async with make_lease(registry, clock) as lease:
+        await lease.update(make_endpoint(weight=2))  # within the seven seconds
+        await clock.run(0.5)
+        assert not [it for it in caplog.records if it.levelno == logging.ERROR]
+        await clock.run(7.5)
+        [error] = [it for it in caplog.records if it.levelno == logging.ERROR]
+        assert "10.0.0.1:9000" in error.getMessage()
+        await clock.run(7.5)
+        assert len([it for it in caplog.records if it.levelno == logging.ERROR]) == 1
+        await clock.run(7.5)
+        assert lease.healthy
+
+
+async def test_a_draining_process_that_is_replaced_logs_no_error(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_lease(registry, clock) as lease:
+        registry.errors = [AddressTaken("10.0.0.1:9000", 7.0)] * 4
+        await lease.update(make_endpoint(state=State.DRAINING))
+        await clock.run(30.0)
+    assert not [it for it in caplog.records if it.levelno > logging.INFO]
 
 
 async def test_closing_twice_or_before_start_does_nothing(

@@ -89,6 +89,34 @@ async def test_an_address_is_free_once_the_lease_of_the_other_ran_out(connect: C
         await first.register("calc", make_endpoint(), ttl=LONG)
 
 
+async def test_one_that_is_up_replaces_another_process_that_drains_at_once(
+    connect: Connect,
+) -> None:
+    old, new = connect(), connect()
+    first, second = make_endpoint(), make_endpoint(incarnation="second")
+    draining = make_endpoint(state=State.DRAINING)
+    await old.register("calc", first, ttl=LONG)
+    async with watching(connect()) as snapshots:
+        await old.register("calc", draining, ttl=LONG)
+        await until(snapshots, lambda it: bool(it) and it[first.id].state is State.DRAINING)
+        await new.register("calc", second, ttl=LONG)
+        await until(snapshots, lambda it: it == {second.id: second})
+        for state in (State.DRAINING, State.UP):  # nor may it come back
+            with pytest.raises(AddressTaken):
+                await old.register("calc", make_endpoint(state=state), ttl=LONG)
+        await old.deregister("calc", draining)
+        await new.register("calc", second, ttl=LONG)
+    async with watching(connect()) as snapshots:
+        assert await anext(snapshots) == {second.id: second}
+
+
+async def test_one_that_drains_replaces_no_other_process(connect: Connect) -> None:
+    await connect().register("calc", make_endpoint(state=State.DRAINING), ttl=LONG)
+    second = make_endpoint(incarnation="second", state=State.DRAINING)
+    with pytest.raises(AddressTaken):
+        await connect().register("calc", second, ttl=LONG)
+
+
 async def test_deregistering_leaves_another_incarnation_alone(connect: Connect) -> None:
     server = connect()
     await server.register("calc", make_endpoint(), ttl=LONG)

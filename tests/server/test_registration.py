@@ -1,6 +1,7 @@
 """What a server publishes in its registry."""
 
 import errno
+import logging
 import random
 import socket
 from collections.abc import Sequence
@@ -192,6 +193,7 @@ async def test_weight_zone_and_state_are_published() -> None:
 async def test_a_second_process_with_the_same_address_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "rap.registry")
     registration = await registered(Book(AddressTaken("192.0.2.1:5000", 9.0)), ["192.0.2.1:5000"])
     assert "192.0.2.1:5000" in caplog.text
     await registration.deregister()

@@ -6,7 +6,7 @@
 local id, incarnation = ARGV[4], ARGV[5]
 local record = redis.call('HGET', INST, id)
 if not record then return {-1} end
-local holder = incarnation_of(record)
+local holder = read_record(record)
 if holder and holder ~= incarnation then return {-2} end
 
 redis.call('HDEL', INST, id)

@@ -15,7 +15,7 @@ local share, small, dead_after = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(
 
 local record = redis.call('HGET', INST, id)
 local expiry = tonumber(redis.call('ZSCORE', LEASE, id) or nil)
-local holder = record and incarnation_of(record)
+local holder = record and read_record(record)
 if not (holder and expiry and has_version) then return {-1} end
 if holder ~= incarnation then return {-2, math.max(0, expiry - now)} end
 

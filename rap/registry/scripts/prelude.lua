@@ -29,10 +29,10 @@ if has_version and newest then
   has_version = tonumber(e) < tonumber(epoch) or (e == epoch and tonumber(v) <= version)
 end
 
--- The incarnation in a record; nil if it is no record.
-local function incarnation_of(record)
+-- Incarnation and state in a record; nil if it is no record.
+local function read_record(record)
   local ok, fields = pcall(cmsgpack.unpack, record)
-  if ok and type(fields) == 'table' then return fields.incarnation end
+  if ok and type(fields) == 'table' then return fields.incarnation, fields.state end
 end
 
 -- Add one change to version, hash and log. op: put, del, exp.
