@@ -5,6 +5,7 @@ A `Call` is one RPC from start to end. A `Request` is one message from client to
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ __all__ = [
     "StreamType",
     "current",
     "method_path",
+    "running_call",
     "split_method",
 ]
 
@@ -167,7 +169,8 @@ class Call:
             DeadlineExceeded: It is too late for an attempt.
         """
         if self.deadline <= now:
-            raise DeadlineExceeded(f"{self.method}: the deadline passed before it was sent")
+            text = f"{self.method}: the deadline passed before it was sent"
+            raise DeadlineExceeded(text, unserved=True)
         self.attempt = number
         self.peer = peer
         if self.on_attempt:
@@ -281,6 +284,15 @@ class CallSource(Protocol):
         """The header that the client sent when it opened the call. Do not change it."""
         ...
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its handler has ended. A task that the handler has left behind goes on."""
+        ...
+
+    def keep_thread(self, running: "Future[Any]") -> None:
+        """Remember that the handler goes on in a thread, though its task was cancelled."""
+        ...
+
     def request(self) -> Request:
         """Return the request being served."""
         ...
@@ -299,9 +311,19 @@ class CallSource(Protocol):
 current: ContextVar[CallSource | None] = ContextVar("rap_current_call", default=None)
 
 
+def running_call() -> CallSource | None:
+    """Return the call whose handler runs in this context; `None` if there is none.
+
+    A task that outlives the handler by which it was started has its context, but serves no call: it
+    inherits neither deadline nor anything else.
+    """
+    source = current.get()
+    return None if source is None or source.is_over else source
+
+
 def inherited_from(deadline: float) -> str:
     """Return the running call whose deadline a call made here has; empty if it has its own."""
-    outer = current.get()
+    outer = running_call()
     if outer is None or deadline == NEVER or not 0 <= outer.deadline - deadline <= _INHERITED:
         return ""
     return outer.method

@@ -16,6 +16,7 @@ __all__ = [
     "NEVER",
     "Clock",
     "SystemClock",
+    "check_call_timeout",
     "check_timeout",
     "clock_of",
     "deadline_after",
@@ -84,6 +85,22 @@ def check_timeout(name: str, value: float | None) -> float | None:
         raise ValueError(f"{name} must be a number of seconds or None, got {value!r}")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
+    return value
+
+
+def check_call_timeout(value: float | None) -> float | None:
+    """Return the timeout of one call: a number of seconds, or `None` if it is not given.
+
+    With 0 or less, the deadline of the call has passed when the call is made. Such a value is often
+    the rest of a time that was computed.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"timeout must be a number of seconds or None, got {value!r}")
     return value
 
 

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, current
+from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, running_call
 from rap.client.attempt import (
     AttemptFactory,
     Pick,
@@ -169,7 +169,7 @@ class Invoker:
             _check_names(own)
         if session is not None:
             own["session_id"] = session.id
-        outer = current.get()
+        outer = running_call()
         deadline = NEVER
         if outer is not None and outer.deadline != NEVER:
             deadline = inherited_deadline(outer.deadline, self.monotonic())
@@ -374,7 +374,7 @@ class Invoker:
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
             raise error
-        in_retry = serves_retry(current.get())
+        in_retry = serves_retry(running_call())
         parted = not conn.usable
         if not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
             raise error

@@ -30,7 +30,7 @@ from rap.client.stub import (
     split_decorated,
 )
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
-from rap.clock import NEVER, check_timeout, clock_of, random_of
+from rap.clock import NEVER, check_call_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
 from rap.options import check_flag, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
@@ -413,7 +413,8 @@ class Client:
             group: Group of the function. By default ``default``.
             session: Session of the call. By default the one that the caller is in, if any.
             header: Sent with the call: a mapping of names to msgpack values.
-            timeout: Deadline in seconds, more than 0. By default the client's `timeout`.
+            timeout: Deadline in seconds; with 0 or less, the call fails with `DeadlineExceeded` at
+                once. By default the client's `timeout`.
             affinity: Key whose calls keep to one server, with ``picker="rendezvous"``.
             arg_param: Positional arguments as a list, instead of `args`.
             kwarg_param: More keyword arguments; their names may be those of the options here.
@@ -424,7 +425,7 @@ class Client:
         """
         method = self._methods.for_name(name, group)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
-        limit = method.timeout if check_timeout("timeout", timeout) is None else timeout
+        limit = method.timeout if check_call_timeout(timeout) is None else timeout
         return await self.invoker.unary(
             method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
         )
@@ -458,7 +459,7 @@ class Client:
                 f"call is for unary functions, {method.name} is a {method.stream_type.value}"
             )
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
-        limit = method.timeout if check_timeout("timeout", timeout) is None else timeout
+        limit = method.timeout if check_call_timeout(timeout) is None else timeout
         if method.stream_type is StreamType.CLIENT_STREAM:
             _, running = client_stream(
                 self.invoker, method, *arguments, session, header, limit, affinity
@@ -498,7 +499,7 @@ class Client:
             raise TypeError(
                 f"iterator_call is for generators, {method.name} is {method.stream_type.value}"
             )
-        check_timeout("timeout", timeout)
+        check_call_timeout(timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
             self.invoker, method, *arguments,
@@ -536,7 +537,7 @@ class Client:
             method = self._methods.for_function(func, group)
         if method.stream_type is not StreamType.CHANNEL:
             raise TypeError(f"channel is for channels, {method.name} is {method.stream_type.value}")
-        check_timeout("timeout", timeout)
+        check_call_timeout(timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return ChannelCall(
             self,

@@ -34,7 +34,14 @@ from rap.client.node import Node
 from rap.client.pool import Counters, Pool, ServerDraining, has_room
 from rap.client.subsetting import Subsetting
 from rap.clock import NEVER, Clock
-from rap.errors import CallError, ConnectionClosed, ResourceExhausted, Unauthenticated, Unavailable
+from rap.errors import (
+    CallError,
+    ConnectionClosed,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
 from rap.transport import Connection
@@ -280,11 +287,15 @@ class Cluster:
             method: What is called, for the error; empty for no call.
 
         Raises:
+            DeadlineExceeded: It was too late from the start.
             Unavailable: There was none in time; says what is wrong with each.
             Unauthenticated: Every server rejects this client.
             ResourceExhausted: Too many calls wait already.
         """
         began, is_call = self._clock.monotonic(), deadline != NEVER
+        if deadline <= began:
+            text = f"{method}: the deadline passed before it was sent"
+            raise DeadlineExceeded(text, unserved=True)
         limit = deadline if is_call else began + self._config.connect_timeout
         while not self._closed:
             node = self.pick(affinity, exclude)

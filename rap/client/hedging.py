@@ -12,7 +12,7 @@ like that, the outcome is the last error, and the call goes on like any other (`
 import asyncio
 from typing import NamedTuple
 
-from rap.call import Call, current
+from rap.call import Call, running_call
 from rap.client.attempt import AttemptFactory, Pick, UnaryAttempt
 from rap.client.method import Method
 from rap.client.retry import HedgePolicy, RetryPolicy, RetryState, is_retryable, serves_retry
@@ -115,7 +115,7 @@ class HedgedCall:
     def _pick_second(self, exclude: frozenset[str]) -> Pick | None:
         """Return where a second attempt goes; `None` if there is to be none."""
         hedge, first, policy = self._hedge, self._first, self._policy
-        if not hedge.allows or policy.max_attempts < 2 or serves_retry(current.get()):
+        if not hedge.allows or policy.max_attempts < 2 or serves_retry(running_call()):
             return None
         pick = self._attempts.pick(self._call, None, exclude)
         if pick is None or pick[0] is first.node:

@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from types import CodeType, CoroutineType
 from typing import Any, Protocol, Self
 
-from rap.call import current
+from rap.call import running_call
 from rap.channel import Channel
 from rap.client.cluster import Cluster
 from rap.client.node import Node
@@ -90,6 +90,11 @@ class Session:
     def in_session(self) -> bool:
         """Whether it was entered and not yet left."""
         return self._bound is not None and not self._left
+
+    @property
+    def left(self) -> bool:
+        """Whether it was left."""
+        return self._left
 
     @property
     def conn(self) -> Connection | None:
@@ -221,7 +226,7 @@ class Session:
 
     def _deadline(self) -> float:
         """When to stop waiting for a server: at the deadline of the call that runs here, if any."""
-        outer = current.get()
+        outer = running_call()
         if outer is None:
             return NEVER
         return inherited_deadline(outer.deadline, self.client.monotonic())
@@ -233,9 +238,12 @@ class Session:
 
 
 def innermost_session(identity: object) -> Session | None:
-    """Return the innermost session that the caller is in, of the client with this identity."""
+    """Return the innermost session that the caller is in, of the client with this identity.
+
+    A task that was started in a session and outlives it is in that session no more.
+    """
     session = ambient_session.get()
-    while session is not None and session.client.identity is not identity:
+    while session is not None and (session.left or session.client.identity is not identity):
         session = session.outer
     return session
 

@@ -21,7 +21,7 @@ from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
 from rap.client.unary_call import UnaryCall
-from rap.clock import MAX_MARGIN, NEVER, check_timeout, inherited_deadline
+from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
 from rap.transport import UnaryStream
@@ -154,7 +154,7 @@ def make_stub(
 def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
     """Take the options of the call out of its keyword arguments."""
     taken = {name: kwargs.pop(name) for name in options if name in kwargs}
-    check_timeout("timeout", taken.get("timeout"))
+    check_call_timeout(taken.get("timeout"))
     return taken
 
 
@@ -187,7 +187,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
         now = monotonic()
         deadline = now + timeout
         outer = get_outer()
-        if outer is not None and outer.deadline - MAX_MARGIN < deadline:
+        if outer is not None and outer.deadline - MAX_MARGIN < deadline and not outer.is_over:
             deadline = min(deadline, inherited_deadline(outer.deadline, now))
             if deadline <= now:
                 return await invoker.unary(method, args, kwargs, timeout=method.timeout)

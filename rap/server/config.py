@@ -175,8 +175,10 @@ class ServerConfig:
     run_timeout: Annotated[
         float | None,
         Option(
-            "Seconds that a unary function may run. The deadline of the caller applies if "
-            "it is earlier. `None` means that only the deadline of the caller applies.",
+            "Seconds that a unary function may run. If you set it, it is a limit: an earlier "
+            "deadline of the caller applies, a later one does not. The default applies only to "
+            "callers that set no deadline. `None` means that only the deadline of the caller "
+            "applies.",
             "seconds",
             above=0,
         ),

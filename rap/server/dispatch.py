@@ -8,6 +8,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from rap.call import (
@@ -42,7 +43,7 @@ from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import END, MESSAGE, UNSERVED
-from rap.wire.stream import CLOSED, LOCAL_DONE
+from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END
 
 __all__ = [
     "Dispatcher",
@@ -156,6 +157,7 @@ class ServerStream(Stream):
     began = False  # the handler has run; only set where processors or middleware come first
     failed = False  # it ended by an error
     task: asyncio.Task[None] | None = None
+    thread: Future[Any] | None = None  # of a `def` handler that goes on after its task
     call: Call | None = None
     items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
@@ -167,10 +169,24 @@ class ServerStream(Stream):
     def deadline_text(self) -> str:
         """Which time limit has passed, and what the call was doing, for the error."""
         handler, limit, _, _ = self.route
-        which = "the caller's deadline" if limit < handler.run_timeout else "its run_timeout"
+        which = "the caller's deadline"
+        if limit == handler.run_timeout:
+            which = "its run_timeout"
+        elif limit is handler.default_timeout:  # the object: a caller may ask for the same time
+            which = "the server's default run_timeout"
         queued = not (handler.function.is_async or handler.inline)
         where = "running, or waiting for a thread" if queued else "running"
         return f"{handler.method}: {which} of {limit:g} s passed while the handler was {where}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the handler has ended; what it has started and left behind may go on."""
+        state, task, thread = self.state, self.task, self.thread
+        return (
+            bool(state & LOCAL_DONE and state & REMOTE_END)
+            and (task is None or task.done())
+            and (thread is None or thread.done())
+        )
 
     @property
     def method(self) -> str:
@@ -283,6 +299,10 @@ class ServerStream(Stream):
         if self.response_began:
             content.pop(HEADER_DETAIL, None)
         return pipeline.send_end(self.as_call(), content or None), b""
+
+    def keep_thread(self, running: Future[Any]) -> None:
+        """Remember that the handler goes on in a thread, though its task was cancelled."""
+        self.thread = running
 
     def count_items(self, size: int) -> None:
         """Count the bytes of items that were read from a request stream."""
@@ -473,7 +493,7 @@ class Dispatcher:
         handler = self._router.find(method)  # privacy is checked per call
         if handler is None:
             raise self._unknown(stream, method, header)
-        limit = timeout_ms / 1000.0 if timeout_ms else NEVER
+        limit = timeout_ms / 1000.0 if timeout_ms else handler.default_timeout
         route = (handler, min(limit, handler.run_timeout), header, self._runner(handler, header))
         if len(meta) <= _MAX_ROUTE:
             if len(self._routes) >= _MAX_ROUTES:

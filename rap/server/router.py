@@ -35,6 +35,7 @@ class Handler:
         is_private: Whether only clients on the same machine may call it.
         idempotent: Whether calling twice has the effect of calling once; shown in listings.
         run_timeout: Seconds that it may run; `NEVER` for no limit.
+        default_timeout: Seconds that it may run if the caller sets no deadline.
         inline: Whether a ``def`` runs on the event loop.
         doc: Description, shown in listings.
         stream_type: How many messages each side may send.
@@ -58,6 +59,7 @@ class Handler:
     doc: str
     stream_type: StreamType
     allow: Predicate | None = None
+    default_timeout: float = NEVER
     reads_stream: bool = False
     has_one_response: bool = True
     takes_nothing: bool = False
@@ -77,13 +79,16 @@ class Router:
     Args:
         run_timeout: Seconds for unary functions without an own `run_timeout`; `None` means no
             limit.
+        is_limit: Whether that also holds for callers that allow more time. Otherwise it is the
+            default for callers that set no deadline.
     """
 
-    def __init__(self, run_timeout: float | None) -> None:
+    def __init__(self, run_timeout: float | None, *, is_limit: bool = True) -> None:
         self._on_replace: Callable[[], None] | None = None
         self._handlers: dict[str, Handler] = {}
         self._rules: dict[str, Predicate] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
+        self._is_limit = is_limit
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
@@ -178,6 +183,7 @@ class Router:
         handler.allow = old.allow
         if handler.stream_type is old.stream_type:
             handler.run_timeout = old.run_timeout
+            handler.default_timeout = old.default_timeout
         self._handlers[handler.method] = handler
         if self._on_replace is not None:
             self._on_replace()
@@ -220,8 +226,11 @@ class Router:
         check_flag("inline", inline)
         method = method_path(group, name)
         limit = check_timeout("run_timeout", run_timeout)
+        default = NEVER
         if limit is None:
             limit = self._run_timeout if function.stream_type is StreamType.UNARY else NEVER
+            if not self._is_limit:
+                limit, default = NEVER, limit
         text = inspect.getdoc(func) if doc is None else doc
         return Handler(
             method,
@@ -235,6 +244,7 @@ class Router:
             inline,
             text or "",
             function.stream_type,
+            default_timeout=default,
         )
 
     def find(self, method: str) -> Handler | None:

@@ -78,9 +78,10 @@ class Server:
             Default 5 seconds, more than 0.
         keep_alive: Seconds without a call after which the server sends GoAway on a connection.
             `None` means never. Default 1,200 seconds, more than 0.
-        run_timeout: Seconds that a unary function may run. The deadline of the caller applies if it
-            is earlier. `None` means that only the deadline of the caller applies. Default 9
-            seconds, more than 0.
+        run_timeout: Seconds that a unary function may run. If you set it, it is a limit: an earlier
+            deadline of the caller applies, a later one does not. The default applies only to
+            callers that set no deadline. `None` means that only the deadline of the caller applies.
+            Default 9 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits 2.5 seconds for its answer. Default 2 pings, at least 1.
         ping_sleep_time: Seconds without traffic on an idle connection before the server sends a
@@ -159,7 +160,7 @@ class Server:
         self.incarnation = os.urandom(8).hex()
         self._clock = clock_of(config.clock)
         self._rng = random_of(config.rng)
-        self._router = Router(config.run_timeout)
+        self._router = Router(config.run_timeout, is_limit="run_timeout" in options)
         Admin(self._router, allow_load=config.allow_load)
         self._connections = ConnectionManager(
             config,
@@ -299,7 +300,8 @@ class Server:
             idempotent: Whether calling twice has the effect of calling once. Clients may then
                 retry it.
             run_timeout: Seconds that the function may run, more than 0. By default the server's
-                `run_timeout` for unary functions, and no limit for the others.
+                `run_timeout` for unary functions, and no limit for the others. A caller that
+                allows more time does not get it.
             inline: Whether a ``def`` runs on the event loop instead of in a thread. Use it only for
                 functions that never block.
             allow: Names of the clients that may call it, or a function that takes the `Call` and

@@ -15,7 +15,7 @@ from rap.errors import ChannelClosed, Internal, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any, split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
-from rap.server.threads import Threads
+from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
 from rap.transport.batching import BATCH_ITEMS, send_items
 from rap.wire.codec import pack, unpack
@@ -76,13 +76,19 @@ class Streaming:
         args, kwargs = await stream.begin(self._pipeline)
         if handler.reads_stream:
             args, kwargs = self.with_requests(stream, (args, kwargs))
-        result = handler.func(*args, **(kwargs or {}))
-        if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
-            result = await result
-        if not hasattr(result, "__aiter__"):
-            # A generator that waits for a request must not hold back an item.
-            most = 1 if handler.reads_stream else BATCH_ITEMS
-            result = _iterate(iter(result), None if handler.inline else self._threads, most)
+        # A generator that waits for a request must not hold back an item.
+        most = 1 if handler.reads_stream else BATCH_ITEMS
+        make = functools.partial(handler.func, *args, **(kwargs or {}))
+        result: Any
+        if handler.function.is_async or handler.inline:
+            result = make()
+            if inspect.iscoroutine(result):  # asyncio takes generators for coroutines on 3.11
+                result = await result
+            if not hasattr(result, "__aiter__"):
+                plain = _PlainItems(functools.partial(iter, result), most)
+                result = _iterate(plain, None if handler.inline else self._threads.one())
+        else:
+            result = _iterate(_PlainItems(make, most), self._threads.one())
         closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
         async with closing as items:
             if self._pipeline.transforms:
@@ -292,54 +298,88 @@ class _PlainRequests:
         asyncio.run_coroutine_threadsafe(self._requests.aclose(), self._loop).result()
 
 
-async def _iterate(
-    source: Iterator[Any], threads: Threads | None, most: int
-) -> AsyncGenerator[Any, None]:
-    """Yield the items of a plain iterator, which runs in a thread unless `threads` is `None`.
+class _PlainItems:
+    """The items of a plain iterator, some at a time.
 
     Args:
-        source: The iterator.
-        threads: Where it runs.
+        make: Makes the iterator; called with the first items.
         most: Number of items that it may make before they are passed on.
+
+    Attributes:
+        other: What `make` has returned if it is no plain iterable.
     """
-    close: Callable[[], None] = getattr(source, "close", _nothing)
+
+    def __init__(self, make: Callable[[], Any], most: int) -> None:
+        self.other: Any = None
+        self._make = make
+        self._most = most
+        self._iterator: Iterator[Any] | None = None
+
+    def pull(self) -> tuple[list[Any], BaseException | None, bool]:
+        """Return the next items, the error that ended the iterator, and whether it has ended."""
+        items: list[Any] = []
+        stop = time.monotonic() + _PULL_SECONDS
+        most = self._most
+        try:
+            if self._iterator is None:
+                result = self._make()
+                if inspect.iscoroutine(result) or hasattr(result, "__aiter__"):
+                    self.other = result
+                    return items, None, True
+                self._iterator = iter(result)
+            for item in self._iterator:
+                items.append(item)
+                if len(items) >= most or time.monotonic() >= stop:
+                    return items, None, False
+        except BaseException as exc:  # the items before it are sent first
+            return items, exc, True
+        return items, None, True
+
+    def close(self) -> None:
+        """Close the iterator, if it can be closed."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
+
+
+async def _iterate(source: _PlainItems, thread: OneThread | None) -> AsyncGenerator[Any, None]:
+    """Yield the items of a plain iterator.
+
+    Args:
+        source: The items.
+        thread: Where the iterator runs; `None` means here.
+    """
+
+    def pull() -> tuple[list[Any], BaseException | None, bool]:
+        pulled = source.pull()
+        if pulled[2] and thread is not None:
+            thread.leave()
+        return pulled
+
     ended = False
     try:
         while not ended:
-            if threads is None:
-                items, error, ended = _pull(source, most)
-            else:
-                pull = functools.partial(_pull, source, most)
-                try:
-                    items, error, ended = await threads.run(pull, abandoned=close)
-                except asyncio.CancelledError:
-                    ended = True
-                    raise
+            items, error, ended = source.pull() if thread is None else await thread.run(pull)
             for item in items:
                 yield item
             if error is not None:
                 raise error
+    except asyncio.CancelledError:
+        if thread is not None:  # it may be busy with the next items
+            ended = True
+            thread.release(source.close)
+        raise
     finally:
         if not ended:
-            if threads is None:
-                close()
+            if thread is None:
+                source.close()
             else:
-                await threads.run(close)
-
-
-def _pull(source: Iterator[Any], most: int) -> tuple[list[Any], BaseException | None, bool]:
-    """Return the next items, the error that ended the iterator, and whether it has ended."""
-    items: list[Any] = []
-    stop = time.monotonic() + _PULL_SECONDS
-    try:
-        for item in source:
-            items.append(item)
-            if len(items) >= most or time.monotonic() >= stop:
-                return items, None, False
-    except BaseException as exc:  # the items before it are sent first
-        return items, exc, True
-    return items, None, True
-
-
-def _nothing() -> None:
-    """Stand in for `close` of an iterator that has none."""
+                try:
+                    await thread.run(source.close)
+                finally:
+                    thread.release()
+    if source.other is not None:
+        other = await source.other if inspect.iscoroutine(source.other) else source.other
+        async with aclosing(other):
+            async for item in other:
+                yield item

@@ -10,6 +10,7 @@ from typing import Any
 from rap.transport.stream import Stream
 from rap.wire.codec import batch_header
 from rap.wire.frames import BATCH, END, MESSAGE
+from rap.wire.stream import CLOSED
 
 __all__ = ["BATCH_ITEMS", "send_items"]
 
@@ -88,7 +89,14 @@ class _Batch:
         self._call_soon = asyncio.get_running_loop().call_soon
 
     def schedule(self) -> None:
-        """Send the batch when the loop's iteration ends."""
+        """Send the batch when the loop's iteration ends.
+
+        Raises:
+            asyncio.CancelledError: The call has ended. The source was cancelled then, and has
+                swallowed that; it must not go on for a caller that is gone.
+        """
+        if self._stream.state == CLOSED:
+            raise asyncio.CancelledError
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._at_turn_end)

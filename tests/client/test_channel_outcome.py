@@ -295,7 +295,7 @@ async def test_a_channel_call_is_entered_once_and_only_for_channels(client: Clie
     with pytest.raises(TypeError, match="channel is for channels, unary is unary"):
         client.channel(unary)
     with pytest.raises(ValueError, match="timeout"):
-        client.channel("echo", timeout=-1)
+        client.channel("echo", timeout="1")  # type: ignore[arg-type]  # wrong
 
 
 async def test_a_channel_may_be_left_by_another_task_than_entered_it(client: Client) -> None:

@@ -1,6 +1,7 @@
 """Remote generators: items one by one, flow control, and every way in which they end."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from rap.client import Client
 from rap.errors import CallError, DeadlineExceeded, HandlerError, InvalidArgument
+from rap.processor.compress import CompressProcessor
 from rap.server import Server
 from tests.loopback import calling, eventually, serving, within
 
@@ -367,3 +369,68 @@ async def test_an_item_that_the_client_does_not_take_is_an_error(server: Server)
             await anext(iterator)
         assert caught.value.code.name == "RESOURCE_EXHAUSTED"
         assert await client.raw_call("unary") == 1
+
+
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("how", ["left", "deadline", "lost"])
+async def test_a_generator_that_swallows_its_cancellation_ends_at_its_next_item(
+    processed: bool, how: str
+) -> None:
+    made, live = 0, 0
+
+    async def ticks() -> AsyncIterator[int]:
+        nonlocal made, live
+        live += 1
+        try:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):  # a careless handler
+                    await asyncio.sleep(0.001)
+                made += 1
+                yield made
+        finally:
+            live -= 1
+
+    processors = [CompressProcessor()] if processed else []
+    async with serving(ticks, processor_list=processors) as server:
+        client = Client(str(server.addresses[0]), processor_list=[CompressProcessor()] * processed)
+        await client.connect()
+        stream = client.iterator_call("ticks", timeout=0.1 if how == "deadline" else None)
+        assert await within(anext(stream)) == 1
+        if how == "deadline":
+            with pytest.raises(DeadlineExceeded):
+                await within(drain(stream))
+        elif how == "left":
+            await stream.aclose()
+        await client.close()
+        await eventually(lambda: not live)
+        ended = made
+        await asyncio.sleep(0.005)
+        assert made == ended
+
+
+async def test_a_request_stream_that_swallows_its_cancellation_ends_at_its_next_item() -> None:
+    live = 0
+
+    async def first(items: AsyncIterator[int]) -> int:
+        return await anext(items)
+
+    async def ticks() -> AsyncIterator[int]:
+        nonlocal live
+        live += 1
+        try:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.001)
+                yield 7
+        finally:
+            live -= 1
+
+    async with serving(first) as server, calling(server) as client:
+        stub: Any = client.register("first")(first)
+        assert await within(stub(ticks())) == 7
+        assert not live
+
+
+async def drain(stream: Any) -> None:
+    async for _ in stream:
+        pass

@@ -244,6 +244,11 @@ class Source:
     def set_trailer(self, name: str, value: Any) -> None:
         raise AssertionError("it is not asked for")
 
+    is_over = False
+
+    def keep_thread(self, running: object) -> None:
+        raise AssertionError("it is not asked for")
+
     def request(self) -> Any:
         raise AssertionError("it is not asked for")
 

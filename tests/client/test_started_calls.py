@@ -134,7 +134,7 @@ async def test_arguments_are_checked_when_the_call_is_started(client: Client) ->
     with pytest.raises(InvalidArgument, match="argument 'b'"):
         stub(client, "add").start(1, "2")
     with pytest.raises(ValueError, match="timeout"):
-        stub(client, "add").start(1, 2, timeout=0)
+        stub(client, "add").start(1, 2, timeout="0")
     with pytest.raises(RuntimeError, match="not connected"):
         stub(Client(), "add").start(1, 2)
 

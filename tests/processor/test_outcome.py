@@ -24,6 +24,10 @@ class Ended:
 
     def set_trailer(self, name: str, value: object) -> None: ...
 
+    is_over = False
+
+    def keep_thread(self, running: object) -> None: ...
+
     def request(self) -> Request:
         return Request(Call("/default/f", StreamType.UNARY, Side.SERVER, {}))
 

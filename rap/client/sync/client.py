@@ -36,7 +36,7 @@ from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
-from rap.clock import check_timeout
+from rap.clock import check_call_timeout
 from rap.options import check_flag, takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
@@ -649,7 +649,7 @@ class _SyncStub:
         if (args or kwargs) and len(parameters) == 1:
             text = f"{self._method.name}() takes no argument, its channel is made for it"
             raise TypeError(text)
-        check_timeout("timeout", options.get("timeout"))
+        check_call_timeout(options.get("timeout"))
         live, thread = client.live
         remote = ChannelCall(live, live.invoker, self._method, args, kwargs, **options)
         return SyncChannel(client, thread, remote)

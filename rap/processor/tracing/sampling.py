@@ -8,7 +8,7 @@ id would differ from call to call.
 import random
 from collections.abc import Callable
 
-from rap.call import UNTRACED, Call, Header, current
+from rap.call import UNTRACED, Call, Header, running_call
 from rap.processor.base import BaseProcessor
 
 __all__ = ["HeadSamplingProcessor", "is_untraced"]
@@ -48,7 +48,7 @@ class HeadSamplingProcessor(BaseProcessor):
         """
         if self._draw >= self._sample:
             return False
-        outer = current.get()
+        outer = running_call()
         return outer is None or UNTRACED not in outer.header
 
     def _draw_next(self) -> None:
