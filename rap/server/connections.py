@@ -178,6 +178,9 @@ class ConnectionManager:
                 context=None if address.scheme == "unix" else self._context,
                 handshake_timeout=self._config.handshake_timeout,
                 reuse_port=self.reuse_port,
+                ipv6_only=any(
+                    each.host == "0.0.0.0" and each.port == address.port for each in self.hosts
+                ),
                 on_handshake=self.accept_limiter.accept_handshake,
                 on_failed=self.accept_limiter.release,
             )

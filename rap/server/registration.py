@@ -24,7 +24,6 @@ _log = logging.getLogger("rap.registry")
 # Hosts for which the route to other machines is looked up. The addresses are reserved for
 # documentation (RFC 5737, RFC 3849); nothing is sent to them.
 _REMOTE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
-_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _PORT = 9  # any port will do: it does not affect the route
 _RESOLVE_TIMEOUT = 1.0  # seconds to resolve the host name of the registry
 
@@ -180,8 +179,9 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
     """Return the local address of the route to the registry. No packet is sent.
 
     If the address of the registry is unknown or of another family, the route to other machines is
-    used, and without such a route the loopback address. A host name of the registry that resolves
-    to this machine is skipped, because other machines resolve it to another address.
+    used, and without such a route the loopback address. For ``::``, IPv6 comes first, then IPv4. A
+    host name of the registry that resolves to this machine is skipped, because other machines
+    resolve it to another address.
 
     Args:
         wildcard: The address that the server listens on, ``0.0.0.0`` or ``::``.
@@ -201,7 +201,9 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
                 continue
             if loopback or not ipaddress.ip_address(found).is_loopback:
                 return found
-    return _LOOPBACK[family]
+    if family == socket.AF_INET6:  # a server that listens on ``::`` listens on IPv4, too
+        return await route_address("0.0.0.0", registry)
+    return "127.0.0.1"
 
 
 async def _resolved(host: str, family: socket.AddressFamily) -> list[str]:

@@ -1,20 +1,35 @@
-"""Open a connection to one address."""
+"""Open a connection to one address.
+
+A host name may have several addresses, and the first one may swallow packets without an answer. So
+they are tried one after the other with a head start of 250 ms each, and the first connection that
+is established is used (Happy Eyeballs, RFC 8305). asyncio can do this, but uvloop cannot.
+"""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
 
 from rap.address import Address
 from rap.errors import ConnectionClosed, RapError, Unauthenticated, Unavailable
 from rap.transport.connection import Connection
 from rap.transport.tls import is_pinned
 
-__all__ = ["dial"]
+__all__ = ["dial", "in_turn"]
 
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: no known authority has issued it.
 _UNKNOWN_ISSUER = range(18, 22)
+_ATTEMPT_DELAY = (
+    0.25  # seconds of head start of each address (RFC 8305, "Connection Attempt Delay")
+)
 _TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing depends on it
+
+# An entry of getaddrinfo: family, kind, protocol, canonical name, socket address.
+_Info = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 
 async def dial(
@@ -28,7 +43,8 @@ async def dial(
     """Return a connection to a server that has sent its Hello and takes calls.
 
     Args:
-        address: Address of the server; every address that a host name resolves to is tried.
+        address: Address of the server. If a host name has several addresses, they are tried in
+            turn, each 250 ms after the one before.
         make: Makes the connection.
         timeout: Seconds for name resolution, connection, TLS and Hello together.
         context: TLS context; `None` for plain TCP.
@@ -102,16 +118,96 @@ async def _connect(
             ssl_handshake_timeout=None if context is None else timeout,
             ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
-    elif context is None:
-        _, conn = await loop.create_connection(make, address.host, address.port)
-    else:
+        return conn
+    sock = await _open_socket(await _resolve(address.host, address.port))
+    try:
         _, conn = await loop.create_connection(
             make,
-            address.host,
-            address.port,
+            sock=sock,
             ssl=context,
-            server_hostname=address.host,
-            ssl_handshake_timeout=timeout,
-            ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT,
+            server_hostname=None if context is None else address.host,
+            ssl_handshake_timeout=None if context is None else timeout,
+            ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
+    except BaseException:
+        sock.close()
+        raise
     return conn
+
+
+async def _resolve(host: str, port: int) -> list[_Info]:
+    """Return the addresses of a host name in the order in which they are to be tried."""
+    kind = socket.SOCK_STREAM
+    try:  # an IP address needs neither a name server nor a thread
+        infos = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+    return in_turn(infos)
+
+
+def in_turn(infos: Sequence[_Info]) -> list[_Info]:
+    """Return addresses with their two families in turn, otherwise in the order of the resolver."""
+    first = [info for info in dict.fromkeys(infos) if info[0] == infos[0][0]]
+    others = [info for info in dict.fromkeys(infos) if info[0] != infos[0][0]]
+    return [each for each in chain(*zip_longest(first, others)) if each is not None]
+
+
+async def _open_socket(infos: Sequence[_Info]) -> socket.socket:
+    """Return a socket that is connected to the first of the addresses that answers.
+
+    Raises:
+        OSError: None of them takes the connection.
+    """
+    if len(infos) == 1:
+        return await _connect_socket(infos[0])
+    waiting = deque(infos)
+    running: set[asyncio.Task[socket.socket]] = set()
+    errors: list[OSError] = []
+    connected: list[socket.socket] = []
+    try:
+        while (waiting or running) and not connected:
+            if waiting:
+                info = waiting.popleft()
+                running.add(asyncio.create_task(_connect_socket(info), name="rap connect"))
+            done, running = await asyncio.wait(
+                running,
+                timeout=_ATTEMPT_DELAY if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    connected.append(task.result())
+                elif isinstance(error, OSError):
+                    errors.append(error)
+                else:
+                    raise error
+        if not connected:
+            raise _joined(errors)
+        return connected.pop(0)
+    finally:
+        for task in running:
+            task.cancel()
+        for result in await asyncio.gather(*running, return_exceptions=True):
+            if isinstance(result, socket.socket):
+                result.close()
+        for sock in connected:  # those that were as fast as the one that is used
+            sock.close()
+
+
+async def _connect_socket(info: _Info) -> socket.socket:
+    family, kind, proto, _, address = info
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _joined(errors: Sequence[OSError]) -> OSError:
+    """Return the error of a name none of whose addresses takes the connection."""
+    texts = list(dict.fromkeys(str(error) for error in errors))
+    return errors[0] if len(texts) == 1 else OSError(f"every address failed: {', '.join(texts)}")

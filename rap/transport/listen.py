@@ -237,6 +237,7 @@ async def listen(
     context: ssl.SSLContext | None = None,
     handshake_timeout: float = 5.0,
     reuse_port: bool = False,
+    ipv6_only: bool = False,
     on_handshake: Callable[[Handshake], object] = _ignore,
     on_failed: Callable[[Connection], object] = _ignore,
 ) -> Listener:
@@ -250,6 +251,8 @@ async def listen(
         handshake_timeout: Seconds a client's TLS handshake may take.
         reuse_port: Share the port with other processes that set this too; the kernel distributes
             connections among them (socket(7), SO_REUSEPORT).
+        ipv6_only: Whether ``[::]`` means IPv6 alone. By default it means IPv4 too, as in gRPC,
+            whatever the system's `bindv6only` is.
         on_handshake: On TCP, called with each TLS handshake before it starts; may abort it.
         on_failed: Called with the connection of each handshake that failed.
 
@@ -273,7 +276,7 @@ async def listen(
                 )
             )
             return Listener(servers, address, _file_at(path))
-        sockets = await _bind(address, reuse_port)
+        sockets = await _bind(address, reuse_port, ipv6_only)
         try:
             for sock in sockets:
                 server: _Server  # one by one: those that exist are closed if the next one fails
@@ -301,7 +304,7 @@ async def listen(
     return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
 
 
-async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
+async def _bind(address: Address, reuse_port: bool, ipv6_only: bool) -> list[socket.socket]:
     """Bind every local address of the host name, all on one port."""
     host, port, kind, flags = address.host, address.port, socket.SOCK_STREAM, socket.AI_PASSIVE
     try:  # an IP address needs neither a name server nor a thread
@@ -309,6 +312,9 @@ async def _bind(address: Address, reuse_port: bool) -> list[socket.socket]:
     except socket.gaierror:
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=kind, flags=flags)
+    if not ipv6_only and any(info[4][0] == "::" for info in infos):
+        # A socket of its own for IPv4: peers then have IPv4 addresses, not mapped ones.
+        infos += socket.getaddrinfo("0.0.0.0", port, type=kind, flags=flags)
     tries = 1 if address.port else _TRIES
     while True:
         tries -= 1

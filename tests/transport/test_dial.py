@@ -1,20 +1,26 @@
 """Dialling: what the error says, and that nothing is left open however it ends."""
 
 import asyncio
+import importlib
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 
 from rap.address import Address
 from rap.errors import Code, Unavailable
 from rap.transport import ConnectionOptions, dial
+from rap.transport.dial import in_turn
 from rap.transport.listen import listen
 from rap.wire.codec import pack
 from rap.wire.frames import HELLO, Frame, go_away_frame
 from tests.loopback import Unnoticed, eventually, within
 from tests.transport.pairs import DEFAULTS, Pair
+
+MODULE = importlib.import_module("rap.transport.dial")  # the package has a function of this name
 
 
 @asynccontextmanager
@@ -144,3 +150,92 @@ async def test_a_server_in_a_drain_says_so() -> None:
     finally:
         listener.close()
         await pair.end()
+
+
+@contextmanager
+def swallowing(host: str, port: int = 0) -> Iterator[int]:
+    """Listen with a full backlog, so that further connections get no answer; yield the port."""
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind((host, port))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for _ in range(4):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+        yield port
+
+
+def info(host: str, port: int = 80) -> tuple[Any, ...]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every name resolve to these addresses."""
+
+    async def resolve(name: str, port: int) -> list[Any]:
+        return [info(host, port) for host in hosts]
+
+    monkeypatch.setattr(MODULE, "_resolve", resolve)
+
+
+@pytest.mark.parametrize("silent_hosts", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3"]])
+async def test_addresses_that_swallow_packets_delay_a_dial_by_a_quarter_second_each(
+    monkeypatch: pytest.MonkeyPatch, silent_hosts: list[str]
+) -> None:
+    pair = new_pair()
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5)
+    port = listener.address.port
+    resolve_to(monkeypatch, *silent_hosts, "127.0.0.1")
+    with ExitStack() as stack:
+        for host in silent_hosts:
+            stack.enter_context(swallowing(host, port))
+        began = time.monotonic()
+        await dial(Address("tcp", "svc.test", port), pair.make_client, timeout=10)
+        assert 0.2 < time.monotonic() - began < 0.25 * len(silent_hosts) + 0.25
+    listener.close()
+    await listener.settled()
+    await pair.end()
+
+
+async def test_an_address_that_refuses_delays_a_dial_by_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MODULE, "_ATTEMPT_DELAY", 60)
+    pair = new_pair()
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5)
+    resolve_to(monkeypatch, "::1", "127.0.0.2", "127.0.0.1")
+    await within(
+        dial(Address("tcp", "svc.test", listener.address.port), pair.make_client, timeout=10)
+    )
+    listener.close()
+    await listener.settled()
+    await pair.end()
+
+
+async def test_the_error_of_a_name_says_what_each_address_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = Address("tcp", "svc.test", taken.getsockname()[1])
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: ") as caught:
+            await dial(address, new_pair().make_client, timeout=10)
+    assert "refused" in str(caught.value).lower() or "failed" in str(caught.value)
+
+
+async def test_a_dial_to_several_addresses_that_is_cancelled_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch, unnoticed: Unnoticed
+) -> None:
+    with swallowing("127.0.0.2") as port, swallowing("127.0.0.3", port):
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+        with pytest.raises(Unavailable, match=r"no answer in 0\.3 s"):
+            await dial(Address("tcp", "svc.test", port), new_pair().make_client, timeout=0.3)
+
+
+def test_addresses_of_both_families_are_tried_in_turn() -> None:
+    infos = [info(host) for host in ("::1", "::2", "::1", "127.0.0.1", "127.0.0.2", "127.0.0.3")]
+    hosts = [each[4][0] for each in in_turn(infos)]
+    assert hosts == ["::1", "127.0.0.1", "::2", "127.0.0.2", "127.0.0.3"]
+    assert in_turn([]) == []

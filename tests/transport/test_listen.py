@@ -10,6 +10,7 @@ import pytest
 
 from rap.address import Address
 from rap.errors import ConnectionClosed
+from rap.server import Server
 from rap.transport import Connection, dial
 from rap.transport.listen import _bind_all, listen
 from tests.loopback import within
@@ -208,3 +209,26 @@ async def test_a_listener_that_closes_keeps_accepted_sockets(turns: int) -> None
             assert conn.transport is not None
             conn.abort(ConnectionClosed("the test is over"))
             await within(conn.ended)
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0"])
+async def test_a_wildcard_address_is_all_addresses_of_its_families(host: str) -> None:
+    pair = new_pair()
+    listener = await listen(Address("tcp", host), pair.make_server, backlog=5)
+    port = listener.address.port
+    with socket.socket() as sock, socket.socket(socket.AF_INET6) as sock6:
+        assert sock.connect_ex(("127.0.0.1", port)) == 0
+        assert (sock6.connect_ex(("::1", port)) == 0) == (host == "::")
+    listener.close()
+    await listener.settled()
+    await pair.end()
+
+
+async def test_a_server_may_list_the_wildcard_addresses_of_both_families() -> None:
+    v4 = await listen(Address("tcp", "0.0.0.0"), new_pair().make_server, backlog=5)
+    hosts = [f"0.0.0.0:{v4.address.port}", f"[::]:{v4.address.port}"]
+    v4.close()
+    await v4.settled()
+    for order in hosts, hosts[::-1]:
+        async with Server(order) as server:
+            assert sorted(str(address) for address in server.addresses) == sorted(hosts)
