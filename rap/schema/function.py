@@ -8,7 +8,6 @@ A body of arguments, a result or an item nests at most `MAX_DEPTH` levels and ho
 `MAX_ELEMENTS` values.
 """
 
-import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -35,11 +34,11 @@ from rap.schema.arguments import (
     reason,
     strictest,
 )
+from rap.schema.conversion import can_convert, from_plain, prepare, to_plain
 from rap.schema.signature import (
     ASYNC_ITERATORS,
     callable_of,
     resolve_signature,
-    split_unions,
     streams_of,
 )
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
@@ -135,6 +134,7 @@ class Function:
         self.name = name or own_name
         self.doc = inspect.getdoc(target) or ""
         self.signature = resolve_signature(self.name, func, target)
+        scope = getattr(inspect.unwrap(target), "__globals__", {})
         parameters = self.signature.parameters
         returns = self.signature.return_annotation
         self.type_hints = {p.name: p.annotation for p in parameters.values()} | {"return": returns}
@@ -153,7 +153,7 @@ class Function:
         )
         given = self.stream_parameter or self.channel_parameter
         self._place = _place_of(parameters, given)
-        arguments = self._arguments({k: p for k, p in parameters.items() if k != given})
+        arguments = self._arguments({k: p for k, p in parameters.items() if k != given}, scope)
         self.has_keywords = arguments.has_keywords
         self.encode_args, self.encode_args_unchecked = arguments.encoders()
         self.decode_args, self.decode_call = arguments.decoders()
@@ -163,23 +163,23 @@ class Function:
         where = f"{self.name}(): return value"
         has_items = self.stream_type in (StreamType.STREAM, StreamType.BIDI)
         if is_channel:
-            kind, self.unsendable = _channel_result(returns, where)
+            kind, self.unsendable = _channel_result(returns, where, scope)
         else:
-            kind = _kind(Any if has_items else returns, where)
+            kind = _kind(Any if has_items else returns, where, scope)
         self.encode_result, self.decode_result = _value_codec(kind, where, Internal)
 
         where = f"{self.name}(): message" if is_channel else f"{self.name}(): item"
         error = InvalidArgument if is_channel else Internal
-        kind = _kind(streams.response, where)
+        kind = _kind(streams.response, where, scope)
         self.encode_item, self.decode_item = _value_codec(kind, where, error)
         self.decode_items = _items_decoder(kind, where, error)
         if is_channel:
-            _, self.decode_item = _value_codec(_kind(streams.request, where), where, error)
+            _, self.decode_item = _value_codec(_kind(streams.request, where, scope), where, error)
         self.encode_request_item, self.decode_request_item = encode_any, decode_any
         self.decode_request_items = decode_any_items
         if self.stream_parameter:
             where = f"{self.name}(): item of {self.stream_parameter!r}"
-            kind = _kind(streams.request, where)
+            kind = _kind(streams.request, where, scope)
             codec = _value_codec(kind, where, InvalidArgument)
             self.encode_request_item, self.decode_request_item = codec
             self.decode_request_items = _items_decoder(kind, where, InvalidArgument)
@@ -244,9 +244,11 @@ class Function:
     def __repr__(self) -> str:
         return f"Function({self.name}{self.signature}, {self.stream_type.name})"
 
-    def _arguments(self, parameters: Mapping[str, Parameter]) -> ArgumentCodec:
+    def _arguments(
+        self, parameters: Mapping[str, Parameter], scope: Mapping[str, Any]
+    ) -> ArgumentCodec:
         kinds = {
-            name: _kind(parameter.annotation, f"{self.name}(): parameter {name!r}")
+            name: _kind(parameter.annotation, f"{self.name}(): parameter {name!r}", scope)
             for name, parameter in parameters.items()
         }
         return ArgumentCodec(self.name, parameters, kinds, _SERIALIZER)
@@ -260,23 +262,6 @@ def _place_of(parameters: Mapping[str, Parameter], given: str | None) -> int | s
 
 
 _known: WeakKeyDictionary[Callable[..., Any], dict[str | None, Function]] = WeakKeyDictionary()
-
-
-def _to_plain(value: Any) -> Any:
-    """Return a value that msgspec can encode, for one that it does not know."""
-    if _is_model(type(value)):
-        return value.model_dump()
-    raise TypeError(f"an object of type `{type(value).__qualname__}` cannot be sent")
-
-
-def _from_plain(kind: Any, value: Any) -> Any:
-    """Return the model that was sent as `value`."""
-    return kind.model_validate(value)
-
-
-def _is_model(kind: type) -> bool:
-    """Whether it is a pydantic model; checks its methods, so that pydantic is not imported."""
-    return callable(getattr(kind, "model_validate", None)) and hasattr(kind, "model_dump")
 
 
 class _KeywordCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -314,10 +299,10 @@ def split_items(body: Body, where: str) -> list[bytes]:
 
 
 def _tuple_decoder(hints: tuple[Any, ...]) -> Callable[[Body], Args]:
-    return Decoder(tuple.__class_getitem__(hints), dec_hook=_from_plain).decode
+    return Decoder(tuple.__class_getitem__(hints), dec_hook=from_plain).decode
 
 
-_encode = Encoder(enc_hook=_to_plain).encode
+_encode = Encoder(enc_hook=to_plain).encode
 _SERIALIZER = Serializer(_encode, _tuple_decoder, _split)
 
 
@@ -355,7 +340,7 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
     Its array adds one level. A sender adds items to a batch only while it is shorter than 64 KiB,
     so the batch has at most twice the elements of an item.
     """
-    typed = Decoder(list.__class_getitem__(kind.hint), dec_hook=_from_plain).decode
+    typed = Decoder(list.__class_getitem__(kind.hint), dec_hook=from_plain).decode
     is_open = kind.guard is check_body
 
     def decode_items(body: Body) -> list[Any]:
@@ -370,51 +355,43 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
     return decode_items
 
 
-def _kind(hint: Any, where: str) -> Kind:
+def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     """Return the codec of a type; msgspec decides whether it can be sent.
+
+    Args:
+        hint: The type.
+        where: What it is the type of.
+        scope: The names that a recursive type may use.
 
     Raises:
         RegistrationError: It cannot be sent; the message starts with `where`.
     """
     try:
-        return _kind_of(hint, where)
-    except RegistrationError:
-        try:
-            split = split_unions(hint, _converter)
-        except TypeError:
-            split = hint
-        if split is hint:
-            raise
-        return _kind_of(split, where)
+        prepared = prepare(hint, _check, scope)
+        node = nodes.type_info(prepared)
+        decode = Decoder(prepared, dec_hook=from_plain).decode
+    except Exception as exc:  # of msgspec, or of the annotations in a user's class
+        name = inspect.formatannotation(hint)
+        raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
+    return Kind(prepared, decode, _guard(node, {}), _fitting(node))
 
 
-def _channel_result(hint: Any, where: str) -> tuple[Kind, RegistrationError | None]:
+def _check(hint: Any) -> None:
+    """Raise an exception for a type that cannot be decoded as it is."""
+    _guard(nodes.type_info(hint), {})
+    Decoder(hint, dec_hook=from_plain)
+
+
+def _channel_result(
+    hint: Any, where: str, scope: Mapping[str, Any]
+) -> tuple[Kind, RegistrationError | None]:
     """Return the codec of a channel function's value, and why there is none for its type."""
     if hint in (typing.NoReturn, typing.Never):
         hint = None
     try:
-        return _kind(hint, where), None
+        return _kind(hint, where, scope), None
     except RegistrationError as exc:
         return _ANYTHING, exc
-
-
-def _converter(hint: Any) -> Callable[[Any], Any]:
-    """Return the function that converts a msgpack value to a type."""
-    Decoder(hint, dec_hook=_from_plain)  # raises for a type that cannot be decoded
-    return functools.partial(
-        msgspec.convert, type=hint, builtin_types=(bytes,), dec_hook=_from_plain
-    )
-
-
-def _kind_of(hint: Any, where: str) -> Kind:
-    try:
-        node = nodes.type_info(hint)
-        guard = _guard(node, {})
-        decode = Decoder(hint, dec_hook=_from_plain).decode
-    except Exception as exc:  # of msgspec, or of the annotations in a user's class
-        name = inspect.formatannotation(hint)
-        raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
-    return Kind(hint, decode, guard, _fitting(node))
 
 
 _CONTAINERS = (
@@ -438,9 +415,11 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
         pending: Id of each visited type to whether it contains this one.
     """
     if isinstance(node, nodes.CustomType):
-        if _is_model(node.cls):
+        if can_convert(node.cls):
             return check_body
         raise TypeError(f"`{node.cls.__qualname__}` has no form in msgpack")
+    if isinstance(node, nodes.DataclassType) and hasattr(node.cls, "__pydantic_validator__"):
+        raise TypeError("pydantic validates it")
     if isinstance(node, nodes.RawType | nodes.ExtType):
         raise TypeError("it has no meaning outside msgpack")
     if isinstance(node, nodes.AnyType) or pending.get(id(node)):
@@ -486,7 +465,7 @@ def _fitting(node: nodes.Type) -> frozenset[type] | None:
     )
 
 
-_ANYTHING = _kind(Any, "value")
+_ANYTHING = _kind(Any, "value", {})
 encode_any, decode_any = _value_codec(_ANYTHING, "value", InvalidArgument)
 decode_any_items = _items_decoder(_ANYTHING, "value", InvalidArgument)
 # The same for a server: a message that cannot be sent is not the fault of the caller.

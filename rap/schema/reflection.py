@@ -185,6 +185,7 @@ class TypeReflector:
     def __init__(self) -> None:
         self._entries: dict[Any, TypeEntry] = {}  # by class and type arguments
         self._names: set[str] = set(dir(builtins))
+        self._aliases: list[Any] = []  # that are being described
 
     @property
     def entries(self) -> list[TypeEntry]:
@@ -206,8 +207,13 @@ class TypeReflector:
         if isinstance(hint, NewType):
             return self.text(hint.__supertype__, known)
         if hasattr(hint, "__value__"):  # made by `type X = …`
+            if hint in self._aliases:  # it contains itself
+                return "typing.Any"
+            self._aliases.append(hint)
             variables = zip(hint.__type_params__, typing.get_args(hint), strict=False)
-            return self.text(hint.__value__, {one: known.get(it, it) for one, it in variables})
+            found = self.text(hint.__value__, {one: known.get(it, it) for one, it in variables})
+            self._aliases.pop()
+            return found
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in _QUALIFIERS or (origin is None and hint in _QUALIFIERS):
             return self.text(args[0] if args else Any, known)

@@ -22,7 +22,6 @@ __all__ = [
     "callable_of",
     "is_plain_iterator",
     "resolve_signature",
-    "split_unions",
     "streams_of",
 ]
 
@@ -195,48 +194,3 @@ def _request_items(hint: Any, is_async: bool) -> Any:
         return None
     items = [next(iter(typing.get_args(each)), Any) for each in members]
     return functools.reduce(operator.or_, dict.fromkeys(items)) if Any not in items else Any
-
-
-# Type → function from a msgpack value to a value of that type. It raises `TypeError` for a type
-# that cannot be decoded.
-Converter = Callable[[Any], Callable[[Any], Any]]
-
-
-def split_unions(hint: Any, converter: Converter) -> Any:
-    """Return a type whose unions of str and bytes can be decoded, or the same object without any.
-
-    msgspec refuses a union with both str and bytes, so the bytes are kept apart.
-
-    Args:
-        hint: The type.
-        converter: Returns the converter of the rest of a union.
-    """
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
-    if not members or origin in (typing.Annotated, typing.Literal):
-        return hint
-    split = tuple(split_unions(each, converter) for each in members)
-    is_union = origin in (Union, types.UnionType)
-    if is_union and {str, bytes} <= {*members}:
-        rest = functools.reduce(operator.or_, (each for each in split if each is not bytes))
-        return _beside_bytes(str(hint), converter(rest))
-    if all(new is old for new, old in zip(split, members, strict=True)):
-        return hint
-    if is_union:
-        return functools.reduce(operator.or_, split)
-    return origin[split]  # pyright: ignore[reportInvalidTypeArguments]  # not a union here
-
-
-class _Union(type):
-    """The metaclass of union types, whose `isinstance` accepts any validated value."""
-
-    def __instancecheck__(cls, value: object) -> bool:
-        return True
-
-
-def _beside_bytes(name: str, convert: Callable[[Any], Any]) -> type:
-    """Return a class that validates like a model: it keeps bytes and converts the rest."""
-
-    def validate(value: Any) -> Any:
-        return value if isinstance(value, bytes) else convert(value)
-
-    return _Union(name, (), {"model_validate": staticmethod(validate), "model_dump": None})

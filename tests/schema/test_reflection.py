@@ -204,3 +204,13 @@ def test_an_alias_stands_for_its_value() -> None:
     assert texts.text(scope["Plain"]) == "int | str"
     assert texts.text(scope["Rows"][bytes]) == "list[bytes | None]"
     assert texts.text(GenericAlias(dict, (str, scope["Maybe"][int]))) == "dict[str, int | None]"
+
+
+def test_a_recursive_alias_is_described_down_to_itself() -> None:
+    class Alias:
+        __type_params__ = ()
+
+    alias: Any = Alias()
+    alias.__value__ = list[alias] | int
+    assert TypeReflector().text(alias) == "list[typing.Any] | int"
+    assert TypeReflector().text(dict[str, alias]) == "dict[str, list[typing.Any] | int]"

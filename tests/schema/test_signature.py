@@ -1,7 +1,7 @@
 from __future__ import annotations  # the hints of this file are text, as in much user code
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from typing import Any, AsyncIterable, Protocol  # noqa: UP035  (both spellings must work)
 from typing import Iterator as OldIterator  # noqa: UP035
 
@@ -182,7 +182,7 @@ async def wrong_async_generator() -> list[int]:  # type: ignore[misc]
 async def crowded(channel: Channel, other: Channel) -> None: ...
 
 
-def takes_iterable(items: Iterable[int]) -> None: ...
+def takes_iterator(items: list[Iterator[int]]) -> None: ...
 
 
 def takes_callback(back: Callable[[int], None]) -> None: ...
@@ -199,7 +199,7 @@ def takes_callback(back: Callable[[int], None]) -> None: ...
         (wrong_generator, r"wrong_generator\(\): return value: .* Iterator.*, got int"),
         (wrong_async_generator, r"return value: .* Iterator.*, got list\[int\]"),
         (crowded, r"crowded\(\): parameter .channel. is a Channel and .other. is a Channel"),
-        (takes_iterable, r"takes_iterable\(\): parameter 'items': type collections.abc.Iterable"),
+        (takes_iterator, r"takes_iterator\(\): parameter 'items': type list\[.*Iterator"),
         (takes_callback, r"takes_callback\(\): parameter 'back': type collections.abc.Callable"),
         (Counter.count, r"count\(\): parameter 'self' has no type hint"),
         (Counter, "is a class"),

@@ -52,10 +52,6 @@ async def named(factor: int, *, rows: AsyncIterator[int]) -> int:
     return 0
 
 
-async def listed(rows: Iterable[int]) -> int:
-    return 0
-
-
 async def room(channel: Channel[int, str], name: str) -> int:
     return 0
 
@@ -114,7 +110,6 @@ async def blocking(rows: PlainIterator[int]) -> int:
         (starred, r"cannot have a star"),
         (with_default, r"parameter 'rows' is a request stream, so it cannot have a default"),
         (unsendable, r"unsendable\(\): item of 'rows': type object cannot be sent"),
-        (listed, r"parameter 'rows': type collections.abc.Iterable\[int\] cannot be sent"),
         (blocking, r"parameter 'rows': type collections.abc.Iterator\[int\] cannot be sent"),
     ],
 )
