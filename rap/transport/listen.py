@@ -1,19 +1,29 @@
 """Listen on one address: TCP or TLS on every local address of its host name, or a unix socket."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
 import ssl
+import stat
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, Protocol
 
 from rap.address import Address, Peer
 from rap.errors import ConnectionClosed, RapError
 from rap.transport.connection import Connection
 
-__all__ = ["TLS_SHUTDOWN_TIMEOUT", "Handshake", "Listener", "TlsServer", "listen"]
+__all__ = [
+    "TLS_SHUTDOWN_TIMEOUT",
+    "Handshake",
+    "Listener",
+    "PlainServer",
+    "TlsServer",
+    "listen",
+]
 
 
 TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing depends on it
@@ -21,6 +31,8 @@ TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing 
 _CLOSED = ConnectionClosed("the server has stopped accepting connections")
 _ACCEPTS_PER_TURN = 64  # connections that are accepted in one turn of the event loop
 _RETRY = 1.0  # seconds until the next attempt after an error, such as too many open files
+_LOG_PAUSE = 60.0  # seconds between two lines about such errors
+_log = logging.getLogger("rap.server")
 
 
 class Handshake:
@@ -74,6 +86,110 @@ class Handshake:
             self.conn.log.debug("TLS handshake with %s failed: %s", self.peer, exc)
 
 
+class Acceptor:
+    """Accepts connections on one socket, and waits when that fails.
+
+    The event loop of asyncio would try again at once, as often as its backlog is long, and log each
+    failure: thousands of lines a second while no descriptors are left.
+
+    Args:
+        sock: A bound, non-blocking socket.
+        take: Takes each accepted socket, and the address of its peer.
+        backlog: Connections that may wait to be accepted.
+    """
+
+    def __init__(
+        self, sock: socket.socket, take: Callable[[socket.socket, object], object], backlog: int
+    ) -> None:
+        self._sock = sock
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._failures = 0  # in a row
+        self._logged_at = -inf
+        sock.listen(backlog)
+        self._listen()
+
+    def close(self) -> bool:
+        """Stop accepting; return whether it had not been stopped before."""
+        if self._sock.fileno() == -1:
+            return False
+        if self._retry is not None:
+            self._retry.cancel()
+        else:
+            self._loop.remove_reader(self._sock)
+        self._sock.close()
+        return True
+
+    def _listen(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, name = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                self._on_error(exc)
+                return
+            if self._failures:
+                _log.info("accepting connections again")
+                self._failures = 0
+            sock.setblocking(False)
+            self._take(sock, name)
+
+    def _on_error(self, exc: OSError) -> None:
+        """Log the error, at most once a minute, and wait."""
+        self._failures += 1
+        now = self._loop.time()
+        if now - self._logged_at >= _LOG_PAUSE:
+            self._logged_at = now
+            text = "cannot accept a connection: %s; retrying every %g s"
+            _log.error(text, exc, _RETRY)
+        self._loop.remove_reader(self._sock)
+        self._retry = self._loop.call_later(_RETRY, self._listen)
+
+
+class PlainServer:
+    """A server that accepts connections without TLS on one socket, like an `asyncio.Server`.
+
+    Args:
+        sock: A bound, non-blocking socket.
+        make: Makes the protocol for each accepted socket.
+        backlog: Connections that may wait to be accepted.
+    """
+
+    def __init__(
+        self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol], *, backlog: int
+    ) -> None:
+        self._make = make
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(sock, self._take, backlog)
+
+    def close(self) -> None:
+        """Stop accepting; connections stay open. Idempotent."""
+        self._acceptor.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until every accepted socket has its connection."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _take(self, sock: socket.socket, _: object) -> None:
+        task = asyncio.create_task(self._connect(sock), name="rap accept")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make, sock)
+        except OSError as exc:
+            sock.close()
+            _log.debug("an accepted connection was lost: %s", exc)
+
+
 class TlsServer:
     """A server that accepts TLS connections on one socket, like an `asyncio.Server`.
 
@@ -100,52 +216,24 @@ class TlsServer:
         on_begin: Callable[[Handshake], object],
         on_failed: Callable[[Connection], object],
     ) -> None:
-        self._sock = sock
         self._make = make
         self._context = context
         self._timeout = timeout
         self._on_begin = on_begin
         self._on_failed = on_failed
         self._under_way: dict[asyncio.Task[None], Handshake] = {}
-        self._loop = asyncio.get_running_loop()
-        self._retry: asyncio.TimerHandle | None = None
-        sock.listen(backlog)
-        self._listen()
+        self._acceptor = Acceptor(sock, self._begin, backlog)
 
     def close(self) -> None:
         """Stop accepting and abort handshakes; connections stay open. Idempotent."""
-        if self._sock.fileno() == -1:
-            return
-        if self._retry is not None:
-            self._retry.cancel()
-        else:
-            self._loop.remove_reader(self._sock)
-        self._sock.close()
-        for handshake in self._under_way.values():
-            handshake.abort(_CLOSED)
+        if self._acceptor.close():
+            for handshake in self._under_way.values():
+                handshake.abort(_CLOSED)
 
     async def wait_closed(self) -> None:
         """Wait until no handshake is in progress."""
         if self._under_way:
             await asyncio.wait(self._under_way)
-
-    def _listen(self) -> None:
-        self._retry = None
-        self._loop.add_reader(self._sock, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                sock, name = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as exc:
-                logging.getLogger("rap.server").error("cannot accept a connection: %s", exc)
-                self._loop.remove_reader(self._sock)
-                self._retry = self._loop.call_later(_RETRY, self._listen)
-                return
-            sock.setblocking(False)
-            self._begin(sock, name)
 
     def _begin(self, sock: socket.socket, name: object) -> None:
         handshake = Handshake(self._make(), sock, Peer.from_sockname(name))
@@ -210,7 +298,7 @@ class Listener:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         for server in self._servers:
-            if isinstance(server, TlsServer):
+            if isinstance(server, PlainServer | TlsServer):
                 await server.wait_closed()
 
 
@@ -265,6 +353,9 @@ async def listen(
         if address.scheme == "unix":
             path = address.path
             _refuse_if_used(path)
+            if context is None and _floods(loop):
+                servers.append(PlainServer(_bind_unix(path), make, backlog=backlog))
+                return Listener(servers, address, _file_at(path))
             servers.append(
                 await loop.create_unix_server(
                     make,
@@ -280,7 +371,9 @@ async def listen(
         try:
             for sock in sockets:
                 server: _Server  # one by one: those that exist are closed if the next one fails
-                if context is None:
+                if context is None and _floods(loop):
+                    server = PlainServer(sock, make, backlog=backlog)
+                elif context is None:
                     server = await loop.create_server(make, sock=sock, backlog=backlog)
                 else:
                     server = TlsServer(
@@ -363,6 +456,26 @@ def _bind_all(infos: list[_Info], port: int, reuse_port: bool = False) -> list[s
         _close(sockets)
         raise
     return sockets
+
+
+def _floods(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether the loop's own servers fail in a flood when no descriptors are left."""
+    return isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Bind a unix socket; one that nothing listens on is replaced, as event loops do."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _close(sockets: Sequence[socket.socket]) -> None:

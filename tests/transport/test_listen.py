@@ -60,6 +60,36 @@ async def test_localhost_is_all_its_addresses_with_one_port() -> None:
     await pair.end()
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "unix"])
+async def test_without_descriptors_a_server_says_so_once_and_accepts_later(
+    scheme: str,
+    socket_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("rap.transport.listen._RETRY", 0.002)
+    address = LOOPBACK if scheme == "tcp" else Address("unix", path=str(socket_path))
+    pair, attempts = new_pair(), 0
+    accept = socket.socket.accept
+
+    def fail(sock: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 20:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    listener = await listen(address, pair.make_server, backlog=100)
+    await within(dial(listener.address, pair.make_client, timeout=10))
+    assert attempts > 20
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert errors[0].startswith("cannot accept a connection: [Errno 24] Too many open files")
+    listener.close()
+    await pair.end()
+
+
 async def test_an_address_in_use_is_named_and_nothing_is_left_bound() -> None:
     first = await listen(LOOPBACK, new_pair().make_server, backlog=5)
     with pytest.raises(OSError, match=f"cannot listen on {first.address}: ") as caught:
