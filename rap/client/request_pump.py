@@ -142,14 +142,14 @@ class RequestPump:
 
     async def _rest(self, first: Any) -> AsyncGenerator[Any, None]:
         """Yield the first item, unless there is none, and those after it."""
-        if first is _NOTHING:
+        if first is _NOTHING or self._stopped:  # the source has ignored that it was cancelled
             return
         self._count = 1
         yield first
         items = self._items
         if isinstance(items, AsyncIterator):
             async for item in items:
-                if self._stopped:  # the source has ignored that it was cancelled
+                if self._stopped:
                     return
                 self._count += 1
                 yield item

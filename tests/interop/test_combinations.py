@@ -5,7 +5,7 @@ Each runs over TCP, TLS, and with compression and encryption, as the cases do.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -399,3 +399,25 @@ async def test_a_bidirectional_function_is_not_called_for_one_response(client: C
 
     with pytest.raises(InvalidArgument, match="double answers with items"):
         await within(client.register("double")(declared)([1, 2]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", [False, True])
+async def test_a_cancelled_call_is_cancelled_though_its_source_yields_another_item(
+    client: Client, first: bool
+) -> None:
+    waits = asyncio.Event()
+
+    async def stubborn() -> AsyncIterator[int]:
+        if not first:
+            yield 1
+        while True:
+            waits.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            yield 2
+
+    call = stub(client, total).start(stubborn())
+    await within(waits.wait())
+    assert call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(call)
