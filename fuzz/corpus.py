@@ -8,6 +8,7 @@ from rap.wire.codec import pack
 from rap.wire.frames import (
     BATCH,
     DATA,
+    DONE,
     END,
     GOAWAY,
     MESSAGE,
@@ -39,8 +40,12 @@ def _cancel(stream: int) -> bytes:
     return Frame(RESET, 0, stream, b"", pack([Code.CANCELLED, "", {}])).encode()
 
 
-def _marker(stream: int, flags: int, header: object) -> bytes:
+def _bare(stream: int, flags: int, header: object) -> bytes:
     return Frame(DATA, flags, stream, pack(header), b"").encode()
+
+
+def _done(stream: int) -> bytes:
+    return Frame(DONE, 0, stream).encode()
 
 
 _HELLO = hello_frame(
@@ -55,13 +60,12 @@ _TALKS = [
     _opening(1, "echo", ["x"], MORE) + _data(1, "y", MORE) + _data(1, "z", _WHOLE),
     _opening(1, "upload", ["x"], MESSAGE) + _data(1, 1) + _data(1, [2, 3], MESSAGE | BATCH | END),
     _opening(1, "upload", ["x"], MESSAGE) + _data(1, [1, "x"], MESSAGE | BATCH) + _cancel(1),
-    _opening(1, "doubled", [], MESSAGE) + _data(1, 1) + _marker(1, END, {"h": 1}),
-    _opening(1, "room", ["x"], MESSAGE)
-    + _data(1, 1)
-    + _marker(1, 0, {":done": True})
-    + _data(1, 2),
-    _opening(1, "room", ["x"], MESSAGE) + _marker(1, 0, {":done": True}) + _marker(1, END, {}),
-    _data(1, 3, MESSAGE, pack({"h": 1})) + _marker(1, END, {":trailer": {"t": 1}}),
+    _opening(1, "doubled", [], MESSAGE) + _data(1, 1) + _bare(1, END, {"h": 1}),
+    _opening(1, "room", ["x"], MESSAGE) + _data(1, 1) + _done(1) + _data(1, 2),
+    _opening(1, "room", ["x"], MESSAGE) + _bare(1, END, {}) + _done(1) + _done(1),
+    _opening(1, "room", ["x"], MORE) + _done(1) + _bare(1, 0, {"h": 1}) + _done(3),
+    _opening(1, "wait", []) + _done(1) + _cancel(1) + _done(1),
+    _data(1, 3, MESSAGE, pack({"h": 1})) + _bare(1, END, {":trailer": {"t": 1}}),
     _data(3, 3, MESSAGE, pack({":result": True})) + _data(3, None, END),
     _opening(1, "wait", []) + _cancel(1) + _opening(3, "wait", []) + ping_frame(b"12345678"),
     _opening(1, "list", []) + ping_frame(b"12345678", ack=True),

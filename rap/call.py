@@ -15,7 +15,6 @@ from rap.clock import MAX_MARGIN, NEVER, SystemClock
 from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
-    "DONE",
     "FORWARDED",
     "HEADER_DETAIL",
     "RESULT",
@@ -45,11 +44,10 @@ UNTRACED = ":untraced"
 # A whole header that says only that. Calls share it, so it must not be changed.
 UNTRACED_HEADER: Header = {UNTRACED: True}
 # Headers of the outcome of a call (PROTOCOL.md §8.5). RESULT marks the message of a channel that is
-# the result of the server's function. DONE says that a client of a channel reads nothing more.
-# TRAILER holds what the server says when the call ends, as a map. A Reset has no header, so header
-# and trailer of a failed call are in its details, as HEADER_DETAIL and TRAILER.
+# the result of the server's function. TRAILER holds what the server says when the call ends, as a
+# map. A Reset has no header, so header and trailer of a failed call are in its details, as
+# HEADER_DETAIL and TRAILER.
 RESULT = ":result"
-DONE = ":done"
 TRAILER = ":trailer"
 HEADER_DETAIL = ":header"
 

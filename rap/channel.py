@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
-from rap.call import DONE, RESULT, Call, Header, Request, Response, Side
+from rap.call import RESULT, Call, Header, Request, Response, Side
 from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.transport.stream import (
+    CountedInbox,
     EndOfStream,
     Message,
     Stream,
@@ -37,7 +38,6 @@ __all__ = ["Channel"]
 _CLOSED = CLOSED | LOCAL_DONE
 _MAX_ERRORS = 7  # of a channel that are kept while its handler runs, besides the last one
 _NOT_OF_CHANNELS = BATCH | END  # flags that no message of a channel has
-_DONE_META = pack({DONE: True})
 _RESULT_NAME = RESULT.encode()
 
 
@@ -97,8 +97,8 @@ class Channel(Generic[In, Out]):
         self._finish: str | None = None
         # Whether a write takes the slow way: it has a header, passes processors, or cannot be sent.
         self._is_slow = pipeline.transforms or server is not None
-        self._peer_done = False  # the peer reads nothing more
-        self._unread = 0  # bytes of unread messages at the last write after that
+        self._inbox: CountedInbox | None = None  # set when the peer reads nothing more
+        self._taken = -1  # messages taken at the last write after that
         self._closed_errors: list[ChannelClosed] = []  # raised last, on a server
         self._proved = False  # the processors have accepted the end of the peer
         # On a client: the encoded value of the server's function, and what waits for it.
@@ -265,8 +265,8 @@ class Channel(Generic[In, Out]):
         A function that answers each message may so handle the last ones and return its result.
         A write raises if no message was read since the one before.
         """
-        self._peer_done = self._is_slow = True
-        self._unread = self._stream.held + 1
+        self._is_slow = True
+        self._inbox = self._stream.count_taken()
 
     def ended_by(self, error: BaseException) -> bool:
         """Return whether a handler was ended by its client: this channel raised `error` for it.
@@ -276,7 +276,7 @@ class Channel(Generic[In, Out]):
         """
         if isinstance(error, BaseExceptionGroup):
             return all(self.ended_by(each) for each in error.exceptions)
-        has_left = self._peer_done or self._stream.ended
+        has_left = self._inbox is not None or self._stream.ended
         return has_left and any(error is each for each in self._closed_errors)
 
     def release(self) -> None:
@@ -323,12 +323,12 @@ class Channel(Generic[In, Out]):
             raise stream.error
         if self._finish is not None:
             raise self._closed()
-        if self._peer_done and stream.held >= self._unread:
+        if self._inbox is not None and self._inbox.taken == self._taken:
             raise self._closed("the peer closed the channel")
         if stream.state & self._unwritable:
             raise self._closed("the channel is closed")
-        if self._peer_done:
-            self._unread = stream.held
+        if self._inbox is not None:
+            self._taken = self._inbox.taken
             self._encode(body)  # checks the declared type
             return
         header: Header | None = None
@@ -422,8 +422,7 @@ class Channel(Generic[In, Out]):
         if not (self._is_client and stream.conn.peer_has("outcome")):
             stream.leave(*last_frame)
             return False
-        if stream.can_send and not stream.ended:
-            stream.conn.send_data(stream, 0, _DONE_META, b"")
+        stream.conn.send_done(stream)
         stream.end(*last_frame)
         stream.interrupt()
         return True

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from rap.call import (
-    DONE,
     FORWARDED,
     HEADER_DETAIL,
     TRAILER,
@@ -70,7 +69,6 @@ _MAX_DETAILS = 8192
 _MAX_TRACEBACK = 6000  # characters; the end is kept
 # Bytes of a header or trailer that a handler sets. The least room for meta in a frame is 15 KiB.
 _MAX_METADATA = 7168
-_DONE_NAME = DONE.encode()
 _DECLARED = {
     StreamType.UNARY: "unary function; declare it without Channel or `yield`",
     StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
@@ -315,15 +313,14 @@ class ServerStream(Stream):
             on_done()
 
     def on_header(self, flags: int, meta: bytes) -> None:
-        """Take a header without a message: a client of a channel may read nothing more."""
-        if self._is_done or _DONE_NAME not in meta:
+        """Ignore a header without a message."""
+
+    def on_done(self) -> None:
+        """Take the Done of the client, which may repeat it."""
+        if self._is_done:
             return
-        try:
-            header = unpack(meta)
-        except ValueError:
-            return
-        self._is_done = isinstance(header, dict) and header.get(DONE) is True
-        if self._is_done and self._on_done is not None:
+        self._is_done = True
+        if self._on_done is not None:
             self._on_done()
 
     async def finish(self) -> None:

@@ -35,6 +35,7 @@ from rap.transport.watchdog import Watchdog
 from rap.wire.frames import (
     ACK,
     DATA,
+    DONE,
     END,
     GOAWAY,
     HEADER,
@@ -446,6 +447,10 @@ class Connection(asyncio.Protocol):
             self.protocol.reset_stream(stream, code, message, details, flags)
             self._flush_soon()
 
+    def send_done(self, stream: Any) -> None:
+        """Tell the server that this side reads nothing more of a stream."""
+        self.protocol.send_done(stream)
+
     async def wait_writable(self) -> None:
         """Return when the transport takes writes again, or the connection has ended."""
         while self.paused and not self.closed:
@@ -662,8 +667,8 @@ class Connection(asyncio.Protocol):
         """Act on a control frame.
 
         Args:
-            kind: RESET, PING, GOAWAY, HELLO or LOAD.
-            stream: The stream of a Reset.
+            kind: RESET, PING, GOAWAY, HELLO, LOAD or DONE.
+            stream: The stream of a Reset or Done.
             flags: Flags of the frame; for a GoAway, its last stream id.
             body: Body of the frame.
         """
@@ -677,6 +682,8 @@ class Connection(asyncio.Protocol):
             self._on_hello()
         elif kind == LOAD:
             self._on_load_frame(bytes(body))
+        elif kind == DONE:
+            stream.on_done()
 
     def _on_hello(self) -> None:
         self.peer_hello = hello = self.protocol.peer_hello

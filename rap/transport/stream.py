@@ -111,6 +111,17 @@ class UnaryStream(StreamState):
         """Do nothing: no one waits for a unary request to be written."""
 
 
+class CountedInbox(deque[tuple[int, bytes, bytes | memoryview, int]]):
+    """An inbox that counts the messages that are taken from it, as `taken`."""
+
+    taken = 0
+
+    def popleft(self) -> tuple[int, bytes, bytes | memoryview, int]:
+        """Take the first message."""
+        self.taken += 1
+        return super().popleft()
+
+
 class Stream(StreamState):
     """A stream whose messages are taken one by one.
 
@@ -173,11 +184,6 @@ class Stream(StreamState):
         return bool(self.state & REMOTE_END)
 
     @property
-    def can_send(self) -> bool:
-        """Whether this side may still send."""
-        return not self.state & LOCAL_DONE and self.error is None
-
-    @property
     def answer_header(self) -> Header:
         """The header of the answer, on a client; empty until it has arrived."""
         first, end = self.first_meta, self.end_meta
@@ -212,6 +218,9 @@ class Stream(StreamState):
         """Take a header that came without a message: with END, or to say something else."""
         if flags & END:
             self.end_meta = meta
+
+    def on_done(self) -> None:
+        """Ignore that the client reads nothing more."""
 
     def on_proven_end(self, meta: bytes, content: object) -> None:
         """Keep the header and the trailer that the processors have found in the end of the peer.
@@ -266,6 +275,11 @@ class Stream(StreamState):
         """
         self.complete = had_ended
         self.fail(error)
+
+    def count_taken(self) -> CountedInbox:
+        """Count the messages that are taken from now on."""
+        inbox = self.inbox = CountedInbox(self.inbox)
+        return inbox
 
     def clear_inbox(self) -> None:
         """Drop the messages that were not taken."""

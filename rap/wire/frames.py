@@ -15,6 +15,7 @@ __all__ = [
     "BATCH",
     "CREDIT",
     "DATA",
+    "DONE",
     "END",
     "GOAWAY",
     "HEADER",
@@ -49,8 +50,8 @@ MAX_META = 2**16 - 1
 MAX_HELLO = 2**16  # bytes; its content is kept as long as the connection
 MAX_STREAM_ID = 2**31 - 1
 
-DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD = range(8)
-KIND_NAMES = ("DATA", "OPEN", "RESET", "CREDIT", "PING", "GOAWAY", "HELLO", "LOAD")
+DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD, DONE = range(9)
+KIND_NAMES = ("DATA", "OPEN", "RESET", "CREDIT", "PING", "GOAWAY", "HELLO", "LOAD", "DONE")
 
 # Flags of Open and Data.
 MESSAGE = 1  # a body is present

@@ -17,6 +17,7 @@ from rap.wire.frames import (
     ACK,
     CREDIT,
     DATA,
+    DONE,
     END,
     GOAWAY,
     HEADER,
@@ -572,6 +573,10 @@ class WireProtocol(Sender[S]):
             self._on_hello(body, add)
         elif kind == LOAD:
             add((LOAD, None, flags, b"", body, 0))
+        elif kind == DONE and self._is_server:
+            stream = self.streams.get(stream_id)
+            if stream is not None:
+                add((DONE, stream, 0, b"", b"", 0))
 
     def _on_credit(self, stream_id: int, body: Bytes) -> None:
         count = int.from_bytes(body, "big")

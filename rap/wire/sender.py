@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
 from rap.wire.frames import (
     DATA,
+    DONE,
     END,
     HEADER,
     HEADER_SIZE,
@@ -285,6 +286,22 @@ class Sender(Generic[S]):
                 limit = self.peer.max_frame
                 self.out.append(reset_frame(stream.id, code, message, details or {}, flags, limit))
 
+    def send_done(self, stream: S) -> None:
+        """Tell the server that this side reads nothing more of a stream.
+
+        It overtakes messages that wait, because the server may send without end and read none of
+        them. Nothing happens if the server has ended the stream.
+        """
+        if self.streams.get(stream.id) is not stream or stream.state & REMOTE_END:
+            return
+        if is_unsent(stream):
+            stream.done_waits = True
+            return
+        out = self.out
+        if not out:
+            self._wake()
+        out.append(_pack_header(0, DONE, 0, stream.id, 0))
+
     def drop_stream(self, stream: S) -> None:
         """Forget a stream that has ended; what it held is credited to the connection."""
         self.streams.pop(stream.id, None)
@@ -503,6 +520,8 @@ class Sender(Generic[S]):
         if size <= _BULKY:
             self.bulk += size
         self._emit(stream, kind, flags, meta, piece, size)
+        if kind == OPEN and stream.done_waits:
+            self.send_done(stream)
         return size
 
     def _emit(

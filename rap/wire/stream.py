@@ -86,6 +86,7 @@ class StreamState:
     # Messages that wait to be sent; `is_pending`: the stream is in `Sender.pending`.
     outbox: deque[Outgoing] | None = None
     is_pending = False
+    done_waits = False  # a Done is to follow the Open, which waits
 
     def __init__(self, stream_id: int, send_window: int, state: int) -> None:
         self.id = stream_id

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from rap.client import Channel, Client
+from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, ChannelClosed, Code, DeadlineExceeded, InvalidArgument
 from rap.server import Server, context
+from rap.server.processor import CryptoProcessor as ServerCrypto
 from tests.loopback import calling, eventually, serving, within
 
 
@@ -425,6 +427,59 @@ async def test_a_client_that_leaves_stops_a_server_that_writes_for_ever(
         await channel.read()
         await channel.close()
         assert await within(channel.result()) == "stopped"
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize(
+    ("way", "encrypts"),
+    [("leave", False), ("leave", True), ("close", False), ("close", True), ("result", False)],
+)
+async def test_a_client_that_has_ended_and_then_leaves_stops_a_server_that_writes_for_ever(
+    way: str, reads: bool, encrypts: bool
+) -> None:
+    async def ticks(channel: Channel) -> None:
+        while True:
+            await channel.write(bytes(10_000))
+
+    async def talk(client: Client) -> None:
+        async with client.channel("ticks") as channel:
+            await channel.end()
+            if reads:
+                await channel.read()
+            if way == "close":
+                await channel.close()
+                await channel.wait_close()
+            elif way == "result":
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(channel.result(), 0.01)
+        assert await channel.result() is None
+
+    theirs, ours = [ServerCrypto({"key": "k" * 16})], [ClientCrypto("key", "k" * 16)]
+    async with (
+        serving(ticks, processor_list=theirs if encrypts else []) as server,
+        calling(server, processor_list=ours if encrypts else []) as client,
+    ):
+        await within(talk(client))
+
+
+async def test_a_client_that_leaves_while_a_message_waits_for_credit_stops_the_server(
+    server: Server, client: Client
+) -> None:
+    async def ticks(channel: Channel) -> None:
+        while True:
+            await channel.write(bytes(10_000))
+
+    async def write(channel: Channel) -> None:
+        while True:
+            await channel.write(bytes(100_000))
+
+    async def talk() -> None:
+        async with client.channel("ticks") as channel:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(write(channel), 0.05)
+
+    server.register(ticks)
+    await within(talk())
 
 
 async def test_a_failed_channel_has_header_and_trailer(server: Server, client: Client) -> None:

@@ -239,3 +239,20 @@ def test_a_side_that_has_ended_reads_on(client: SyncClient) -> None:
         assert list(channel) == [1]
         assert channel.result() is None
         assert (channel.header, channel.trailer) == ({}, {})
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_client_that_has_ended_and_then_leaves_stops_a_server_that_writes_for_ever(
+    server: Server, client: SyncClient, closes: bool
+) -> None:
+    async def ticks(channel: Channel) -> None:
+        while True:
+            await channel.write(bytes(10_000))
+
+    server.register(ticks)
+    with client.channel("ticks", timeout=PATIENCE) as channel:
+        channel.end()
+        assert len(channel.read_body()) == 10_000
+        if closes:
+            channel.close()
+    assert channel.result() is None

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgpack
 import pytest
 
 from rap.channel import Channel
@@ -195,7 +194,8 @@ async def test_a_client_that_only_ended_still_reads() -> None:
         assert call.result == 2
 
 
-async def test_a_write_to_a_client_that_reads_nothing_more_raises() -> None:
+@pytest.mark.parametrize("ends_first", [False, True])
+async def test_a_write_to_a_client_that_reads_nothing_more_raises(ends_first: bool) -> None:
     errors: list[BaseException] = []
     written = asyncio.Event()
 
@@ -212,6 +212,8 @@ async def test_a_write_to_a_client_that_reads_nothing_more_raises() -> None:
     async with talking(ticks) as peer:
         call = await peer.open("/default/ticks", end=False)
         await written.wait()
+        if ends_first:
+            await call.end()
         await call.leave()
         assert set(await call.rest()) <= {"tick"}
         assert call.failure is None
@@ -232,7 +234,8 @@ async def test_a_function_that_answers_each_message_finishes_for_a_client_that_h
 
     async with talking(answers) as peer:
         call = await peer.open("/default/answers", end=False)
-        await peer.send(0, 0, call.stream, msgpack.packb({":done": True}), b"")
+        await call.done_reading()
+        await peer.ping()
         for number in range(5):
             await call.send(number)
         await call.end()
@@ -249,7 +252,7 @@ async def test_a_client_may_say_that_it_reads_nothing_more_before_it_ends() -> N
 
     async with talking(ticks) as peer:
         call = await peer.open("/default/ticks", end=False)
-        await peer.send(0, 0, call.stream, msgpack.packb({":done": True}), b"")
+        await call.done_reading()
         assert set(await call.rest()) <= {"tick"}
         while not call.done:
             await peer.read()

@@ -8,6 +8,7 @@ import pytest
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, NotFound, Unavailable
 from rap.transport import EndOfStream, Stream, UnaryStream
 from rap.wire.frames import END, MESSAGE
+from rap.wire.stream import LOCAL_DONE
 from tests.loopback import Unnoticed, eventually, within
 from tests.transport.pairs import KIB, MIB, WHOLE, Pair, connected
 
@@ -105,16 +106,16 @@ async def test_a_reset_after_the_end_changes_nothing(pair: Pair) -> None:
 
 async def test_sending_after_our_end_is_refused_and_a_second_end_is_none(pair: Pair) -> None:
     ours, theirs = await pair.both()
-    assert ours.can_send
+    assert not ours.state & LOCAL_DONE
     ours.end()
     ours.end()
-    assert not ours.can_send
+    assert ours.state & LOCAL_DONE
     with pytest.raises(ChannelClosed, match="the stream is closed"):
         await ours.send(b"x")
     with pytest.raises(EndOfStream):
         await within(theirs.recv())
     assert theirs.ended
-    assert theirs.can_send
+    assert not theirs.state & LOCAL_DONE
 
 
 async def test_an_end_behind_a_waiting_message_is_sent_once(pair: Pair) -> None:
@@ -122,7 +123,7 @@ async def test_an_end_behind_a_waiting_message_is_sent_once(pair: Pair) -> None:
     sending = await stuck(ours)
     ours.end()
     ours.end()
-    assert not ours.can_send
+    assert ours.state & LOCAL_DONE
     with pytest.raises(ChannelClosed):
         await ours.send(b"x")
     assert len((await within(theirs.recv()))[2]) == 3 * MIB

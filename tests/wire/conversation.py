@@ -7,6 +7,7 @@ from rap.errors import Code, ResourceExhausted
 from rap.wire.frames import (
     CREDIT,
     DATA,
+    DONE,
     END,
     HEADER_SIZE,
     MESSAGE,
@@ -55,7 +56,7 @@ class Conversation:
         """Do something that can happen."""
         rng, side = self.rng, self.rng.randrange(2)
         size = rng.randrange(rng.choice([100, 5000, 200_000]))
-        action = rng.randrange(20)
+        action = rng.randrange(21)
         if action < 3:
             self.open(size, rng.choice([WHOLE, MESSAGE, 0]), rng.random() < 0.5)
         elif action < 8:
@@ -68,8 +69,10 @@ class Conversation:
             self.hold(side, rng.randrange(3) == 0)
         elif action < 17:
             self.deliver(side, rng.randrange(1, rng.choice([40, 300_000])))
-        else:
+        elif action < 20:
             self.take(side)
+        else:
+            self.stop_reading()
 
     def body(self, size: int) -> bytes:
         """Return a body that is like no other."""
@@ -114,6 +117,12 @@ class Conversation:
             self.cut_off.add(stream.id)
             self.ends[side].protocol.reset_stream(stream, Code.CANCELLED)
 
+    def stop_reading(self) -> None:
+        """Let the client say that it reads nothing more of a stream."""
+        streams = list(self.ends[0].protocol.streams.values())
+        if streams:
+            self.ends[0].protocol.send_done(self.rng.choice(streams))
+
     def pump(self, side: int, budget: int) -> None:
         self.ends[side].protocol.send_pending(budget)
 
@@ -130,6 +139,9 @@ class Conversation:
         chunk, self.pipes[side] = pipe[:count], pipe[count:]
         for kind, stream, flags, _, body, held in self.ends[side].feed(chunk):
             if stream is None:
+                continue
+            if kind == DONE:
+                assert side == 1
                 continue
             if kind == RESET:
                 self.cut_off.add(stream.id)

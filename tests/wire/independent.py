@@ -17,7 +17,7 @@ import msgpack
 __all__ = ["Call", "Failed", "Frame", "Peer", "Violation", "serve"]
 
 _HEADER = struct.Struct(">IBBIH")
-DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD = range(8)
+DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD, DONE = range(9)
 MESSAGE, MORE, END, BATCH = 1, 2, 4, 8  # of Open and Data
 UNSERVED = 1  # of Reset
 ACK = 1  # of Ping
@@ -148,9 +148,13 @@ class Call:
     async def leave(self) -> None:
         """End a channel, and say that nothing more is read, if the server understands that."""
         if "outcome" in (await self.peer.greeted()).get("abilities", ()):
-            meta = msgpack.packb({":done": True})
-            await self.peer.send_message(self, DATA, 0, meta, b"")
-        await self.end()
+            await self.done_reading()
+        if not self.we_ended:
+            await self.end()
+
+    async def done_reading(self) -> None:
+        """Say that nothing more is read."""
+        await self.peer.send(DONE, 0, self.stream, b"", b"")
 
     async def receive(self) -> Any:
         """Return the next message and give its credit back.
@@ -214,8 +218,6 @@ class Call:
         header = self.headers[-1]
         if last:
             self.last_header = header
-        if header.get(":done") is True and not frame.flags & (MESSAGE | END):
-            self.is_done = True
         if header.get(":result") is True and self._parts:
             self.result = msgpack.unpackb(b"".join(self._parts))
             self._parts.clear()
@@ -432,6 +434,9 @@ class Peer:
                 await self.send(PING, ACK, 0, b"", frame.body)
         elif frame.kind == GOAWAY:
             self.goaways.append((frame.stream, *msgpack.unpackb(frame.body)[:2]))
+        elif frame.kind == DONE:
+            if (done := self.calls.get(frame.stream)) is not None and self._on_open is not None:
+                done.is_done = True
         elif frame.kind == LOAD and self._on_open is not None:
             self.asked += 1
         elif frame.kind == LOAD:

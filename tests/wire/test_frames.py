@@ -8,6 +8,7 @@ from rap.wire.frames import (
     ACK,
     CREDIT,
     DATA,
+    DONE,
     GOAWAY,
     HEADER_SIZE,
     HELLO,
@@ -52,9 +53,9 @@ def test_a_frame_is_a_header_of_twelve_bytes_then_meta_then_body() -> None:
 
 
 def test_every_kind_has_its_number_and_its_name() -> None:
-    numbers = (DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD)
-    assert numbers == (0, 1, 2, 3, 4, 5, 6, 7)
-    names = "DATA OPEN RESET CREDIT PING GOAWAY HELLO LOAD".split()
+    numbers = (DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD, DONE)
+    assert numbers == (0, 1, 2, 3, 4, 5, 6, 7, 8)
+    names = "DATA OPEN RESET CREDIT PING GOAWAY HELLO LOAD DONE".split()
     assert [KIND_NAMES[n] for n in numbers] == names
 
 

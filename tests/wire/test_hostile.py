@@ -17,7 +17,7 @@ BODIES = st.one_of(
 )
 FRAMES = st.builds(
     Frame,
-    st.one_of(st.integers(0, 6), st.integers(0, 255)),
+    st.one_of(st.integers(0, 8), st.integers(0, 255)),
     st.one_of(st.integers(0, 15), st.integers(0, 255)),
     st.one_of(st.integers(0, 9), st.integers(0, 2**32 - 1)),
     st.sampled_from([b"", b"m", META]),

@@ -11,6 +11,7 @@ from rap.wire.frames import (
     ACK,
     CREDIT,
     DATA,
+    DONE,
     END,
     GOAWAY,
     HELLO,
@@ -245,6 +246,39 @@ def test_load_reports_and_requests_are_passed_on_unchanged() -> None:
         endpoint.protocol.send_load(Frame(LOAD, 0, 0, b"", b"report").encode())
         assert endpoint.take_frames() == [Frame(LOAD, 0, 0, b"", b"report")]
         assert woken == [1]
+
+
+@pytest.mark.parametrize("flags", [0, MESSAGE, END])
+def test_a_client_may_say_that_it_reads_nothing_more_before_and_after_its_end(flags: int) -> None:
+    server = make(is_server=True)
+    server.receive(open_frame(1, flags, b""))
+    (stream,) = server.protocol.streams.values()
+    before = (server.protocol.recv_window, server.protocol.consumed, stream.used, stream.state)
+    done = Frame(DONE, 255, 1, b"meta", b"body")
+    assert server.receive(done, done) == [(DONE, stream, 0, b"", b"", 0)] * 2
+    after = (server.protocol.recv_window, server.protocol.consumed, stream.used, stream.state)
+    assert after == before
+    if not flags & END:
+        server.receive(data(1, b"x"))
+    assert server.protocol.error is None
+
+
+def test_a_done_comes_between_the_parts_of_the_first_message() -> None:
+    server = make(is_server=True)
+    done = Frame(DONE, 0, 1)
+    events = server.receive(open_frame(1, MESSAGE | MORE, b"a"), done, data(1, b"b", WHOLE))
+    assert [(event[0], event[4]) for event in events] == [(DONE, b""), (OPEN, b"ab")]
+
+
+def test_a_done_of_a_server_or_of_a_stream_that_does_not_exist_is_ignored() -> None:
+    for endpoint in both_sides():
+        unknown = [Frame(DONE, 0, stream_id) for stream_id in (0, 2, 77, 2**32 - 1)]
+        assert endpoint.receive(*unknown) == []
+        assert endpoint.protocol.error is None
+    client = make(is_server=False)
+    client.open(MESSAGE)
+    assert client.receive(Frame(DONE, 0, 1)) == []
+    assert client.protocol.error is None
 
 
 def test_kinds_and_flags_that_we_do_not_know_are_ignored() -> None:
@@ -492,6 +526,16 @@ def test_a_call_opened_and_cancelled_in_one_chunk_is_not_reported() -> None:
     events = endpoint.receive(open_frame(1), cancels[0], open_frame(3), open_frame(5), *cancels[1:])
     assert [event[0] for event in events] == [RESET, OPEN, OPEN, RESET, RESET]
     assert not endpoint.protocol.streams
+
+
+def test_a_client_that_repeats_done_takes_no_more_of_a_turn_than_other_control_frames() -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1, MESSAGE))
+    counts = [len(endpoint.protocol.receive_data(Frame(DONE, 0, 1).encode() * 60))]
+    while endpoint.protocol.more:
+        counts.append(len(endpoint.protocol.receive_data(b"")))
+    assert counts == [31, 29]  # the Hello was one
+    assert endpoint.take_frames()[1:] == []
 
 
 def test_control_frames_are_spread_over_turns() -> None:

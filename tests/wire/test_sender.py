@@ -1,11 +1,14 @@
 """The sending half: direct or queued, in fragments, in order, within every limit."""
 
+from functools import partial
+
 import pytest
 
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
 from rap.wire.frames import (
     CREDIT,
     DATA,
+    DONE,
     END,
     HEADER_SIZE,
     MESSAGE,
@@ -357,6 +360,55 @@ def test_queued_frames_wake_the_transport_and_a_full_turn_is_flushed_at_once() -
     for _ in range(16):
         client.protocol.open_unary(StreamState(0, 0, 0), META, b"x")
     assert calls == ["wake", "flush"]
+
+
+def test_a_done_follows_its_open_and_overtakes_messages_without_credit() -> None:
+    client = client_of()
+    first, second = client.open(0), client.open(0)
+    client.protocol.send_data(first, MESSAGE, b"", b"x" * 100 * KIB)
+    client.protocol.send_data(first, END, b"", b"")
+    sent(client)
+    left = client.protocol.send_window
+    client.protocol.send_done(first)
+    client.protocol.send_data(second, END, b"", b"")
+    client.protocol.send_done(second)
+    frames = [(kind, stream_id) for kind, stream_id, _, _ in sent(client)]
+    assert frames == [(DONE, 1), (DATA, 3), (DONE, 3)]
+    assert client.protocol.send_window == left - HEADER_SIZE
+
+
+def test_a_done_waits_for_an_open_that_waits() -> None:
+    client = client_of()
+    client.protocol.pause()
+    for body in (b"", b"x" * 9000):
+        stream = client.open(MESSAGE, body)
+        client.protocol.send_done(stream)
+        client.protocol.send_done(stream)
+    assert client.take_frames() == []
+    client.protocol.resume()
+    kinds = [(kind, stream_id) for kind, stream_id, _, _ in sent(client)]
+    assert kinds == [(OPEN, 1), (DONE, 1), (OPEN, 3), (DONE, 3), (DATA, 3), (DATA, 3)]
+
+
+def test_a_done_wakes_the_transport() -> None:
+    client = client_of()
+    stream = client.open(0)
+    client.take_frames()
+    woken: list[int] = []
+    client.protocol._wake = partial(woken.append, 1)
+    client.protocol.send_done(stream)
+    assert woken == [1]
+
+
+def test_a_done_is_not_sent_when_the_server_has_ended() -> None:
+    client = client_of()
+    ended, failed = client.open(0), client.open(0)
+    client.receive(data(ended.id, b"", END))
+    client.protocol.reset_stream(failed, Code.CANCELLED)
+    client.take_frames()
+    client.protocol.send_done(ended)
+    client.protocol.send_done(failed)
+    assert client.take_frames() == []
 
 
 def test_a_message_is_not_flushed_at_once_with_several_streams() -> None:
