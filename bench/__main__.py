@@ -24,7 +24,7 @@ _RESULTS = Path(__file__).parent / "results"
 _QUICK_PEERS = ("rap", "limit", "grpc.aio")
 _QUICK_WORKLOADS = (
     "idle", "lat1", "thr64", "thr512", "echo1k", "echo64k", "echo1m", "stream",
-    "stream_apart", "stream1k", "chan1", "chan100", "connrate",
+    "stream_apart", "stream1k", "upload", "upload_apart", "chan1", "chan100", "connrate",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ Every peer serves the same functions: ``add``, ``echo``, ``records``, two stream
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,6 +94,13 @@ class Connection:
         """Yield `count` pieces of 1 KiB that a generator of the server yields."""
         raise NotImplementedError
 
+    async def upload(self, items: Iterable[int] | AsyncIterator[int]) -> int:
+        """Send integers in a request stream; return their sum, computed by the server.
+
+        Only for peers with ``upload`` among their `extras`.
+        """
+        raise NotImplementedError
+
     async def open_channel(self) -> Pings:
         raise NotImplementedError
 
@@ -116,7 +123,7 @@ class Adapter:
         settings: What was chosen, for the report.
         environment: For both processes.
         idle_connections: To open where their memory is measured.
-        stream_items: To ask for in one stream.
+        stream_items: To ask for, or to send, in one stream.
     """
 
     name: ClassVar[str]

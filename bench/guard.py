@@ -44,7 +44,7 @@ def count(mode: str) -> int:
     # Once without callgrind: whatever is not compiled to byte code yet is from here on.
     command = [sys.executable, "-m", "bench.guard_program", mode, "64"]
     subprocess.run(command, env=_environment(), check=True, timeout=_LIMIT)
-    short, long = (2_000, 42_000) if mode == "stream" else (640, 3_200)
+    short, long = (2_000, 42_000) if mode in ("stream", "client stream") else (640, 3_200)
     return round((_instructions(mode, long) - _instructions(mode, short)) / (long - short))
 
 

@@ -130,6 +130,13 @@ async def _stream(client: Client, calls: int) -> None:
         pass
 
 
+async def _client_stream(client: Client, calls: int) -> None:
+    @client.register()
+    async def total(numbers: AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]
+
+    await total(iter(range(calls)))
+
+
 async def _channel(client: Client, calls: int) -> None:
     async def pings(channel: Channel) -> None:
         for _ in range(calls // _CHANNELS):
@@ -186,6 +193,7 @@ MODES = {
     "unary, message middleware": Mode(middleware=_Pass),
     "unary, three servers": Mode(servers=3),
     "stream": Mode(_stream),
+    "client stream": Mode(_client_stream),
     "channel": Mode(_channel),
 }
 
@@ -205,6 +213,13 @@ def _server(mode: Mode) -> Server:
     async def numbers(count: int) -> AsyncIterator[int]:
         for number in range(count):
             yield number
+
+    @server.register
+    async def total(numbers: AsyncIterator[int]) -> int:
+        found = 0
+        async for number in numbers:
+            found += number
+        return found
 
     @server.register
     async def pings(channel: ServerChannel) -> None:

@@ -78,6 +78,8 @@ METRICS: tuple[Metric, ...] = (
     _row("stream of integers", "items/s", "stream", vs_grpc=100, vs_limit=1.5),
     _row("stream, an item at a time", "items/s", "stream_apart", vs_limit=0.55),
     _row("stream of 1 KiB", "items/s", "stream1k", vs_grpc=40, vs_limit=0.55),
+    _row("request stream of integers", "items/s", "upload", vs_grpc=100),
+    _row("request stream, an item at a time", "items/s", "upload_apart", vs_grpc=5),
     _row("1 channel, round trips", "1/s", "chan1", vs_grpc=2, vs_limit=0.9),
     _row("100 channels, round trips", "1/s", "chan100", vs_grpc=20, vs_limit=0.75),
     _row("connect, call, close", "1/s", "connrate", vs_grpc=5, vs_limit=0.5),

@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.adapter import Adapter, Connection, Setup
@@ -203,6 +203,59 @@ async def _consume(items: AsyncIterator[object], bench: Bench) -> Figures:
     return {"items": count, "per_second": count / took}
 
 
+class _Numbers:
+    """Integers to send, until there are enough or the time is over.
+
+    Args:
+        bench: Says how many, and how long.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._most = bench.adapter.stream_items
+        self.count = 0
+        self._start = time.perf_counter()
+        self._end = self._start + 3 * bench.seconds
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self._most):
+            if not number % 1024 and time.perf_counter() > self._end:
+                return
+            self.count += 1
+            yield number
+
+    async def apart(self) -> AsyncIterator[int]:
+        """Yield the same, each in a turn of the loop of its own."""
+        for number in self:
+            await asyncio.sleep(0)
+            yield number
+
+    def figures(self, answer: int) -> Figures:
+        """Return the figures of a call that was answered with the sum of all."""
+        took = time.perf_counter() - self._start
+        assert answer == self.count * (self.count - 1) // 2
+        return {"items": self.count, "per_second": self.count / took}
+
+
+async def upload(bench: Bench) -> Figures:
+    """Integers of a plain iterable to the server, which adds them."""
+    connection = await bench.connect()
+    assert await connection.upload(iter(range(200))) == sum(range(200))
+    numbers = _Numbers(bench)
+    figures = numbers.figures(await connection.upload(iter(numbers)))
+    await connection.close()
+    return figures
+
+
+async def upload_apart(bench: Bench) -> Figures:
+    """Integers of an iterator that waits before each: no two can be sent together."""
+    connection = await bench.connect()
+    assert await connection.upload(iter(range(200))) == sum(range(200))
+    numbers = _Numbers(bench)
+    figures = numbers.figures(await connection.upload(numbers.apart()))
+    await connection.close()
+    return figures
+
+
 def channels(count: int) -> Run:
     """Return the workload of round trips on channels, one at a time on each."""
 
@@ -291,6 +344,8 @@ WORKLOADS: dict[str, Workload] = {
     "stream": Workload(stream, "stream"),
     "stream_apart": Workload(stream_apart, "apart", extra=True),
     "stream1k": Workload(stream_kib, "stream"),
+    "upload": Workload(upload, "upload", extra=True),
+    "upload_apart": Workload(upload_apart, "upload", extra=True),
     "chan1": Workload(channels(1), "channel"),
     "chan100": Workload(channels(100), "channel"),
     "connrate": Workload(connects, "connections"),

@@ -1,7 +1,7 @@
 """grpc.aio: gRPC's C core under asyncio, with protobuf (upb)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ _SIZES = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_lengt
 
 class GrpcAio(Adapter):
     name = "grpc.aio"
-    extras = frozenset({"apart"})
+    extras = frozenset({"apart", "upload"})
     package = "grpcio"
     imports = ("grpc.aio", "google.protobuf.message", "uvloop")
     settings = "uvloop; a TCP connection of its own per channel, no limit of sizes"
@@ -89,6 +89,12 @@ def _handlers() -> Any:
         for _number in range(request.value):
             yield pb.Blob(data=KIB)
 
+    async def upload(requests: AsyncIterator[Any], _: Any) -> Any:
+        total = 0
+        async for request in requests:
+            total += request.value
+        return pb.Number(value=total)
+
     async def channel(requests: AsyncIterator[Any], _: Any) -> AsyncIterator[Any]:
         async for request in requests:
             yield request
@@ -109,6 +115,7 @@ def _handlers() -> Any:
             "Records": method(unary, records, pb.Rows, pb.Rows),
             "Stream": method(streaming, stream, pb.Number, pb.Number),
             "StreamKib": method(streaming, stream_kib, pb.Number, pb.Blob),
+            "Upload": method(grpc.stream_unary_rpc_method_handler, upload, pb.Number, pb.Number),
             "Channel": method(grpc.stream_stream_rpc_method_handler, channel, pb.Number, pb.Number),
         },
     )
@@ -132,6 +139,7 @@ class _Connection(Connection):
         self._records = method(channel.unary_unary, "Records", pb.Rows, pb.Rows)
         self._stream = method(channel.unary_stream, "Stream", pb.Number, pb.Number)
         self._stream_kib = method(channel.unary_stream, "StreamKib", pb.Number, pb.Blob)
+        self._upload = method(channel.stream_unary, "Upload", pb.Number, pb.Number)
         self._pings = method(channel.stream_stream, "Channel", pb.Number, pb.Number)
 
     async def add(self, a: int, b: int) -> int:
@@ -152,6 +160,16 @@ class _Connection(Connection):
     async def stream_kib(self, count: int) -> AsyncIterator[object]:
         async for item in self._stream_kib(self._pb.Number(value=count)):
             yield item.data
+
+    async def upload(self, items: Iterable[int] | AsyncIterator[int]) -> int:
+        number = self._pb.Number
+        requests: Any
+        if isinstance(items, AsyncIterator):
+            requests = (number(value=item) async for item in items)
+        else:
+            requests = (number(value=item) for item in items)
+        answer: int = (await self._upload(requests)).value
+        return answer
 
     async def open_channel(self) -> Pings:
         return _Pings(self._pings(), self._pb.Number)

@@ -1,7 +1,7 @@
 """rap, as it is in this checkout."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ __all__ = ["ADAPTER"]
 class RapHere(Adapter):
     name = "rap"
     imports = ("rap.client", "uvloop")
-    extras = frozenset({"replicas", "threads", "sync", "apart", *NEEDS})
+    extras = frozenset({"replicas", "threads", "sync", "apart", "upload", *NEEDS})
     settings = "uvloop; default settings"
 
     def missing(self) -> Mapping[str, str]:
@@ -66,6 +66,13 @@ class RapHere(Adapter):
         async def stream_kib(count: int) -> AsyncIterator[bytes]:
             for _ in range(count):
                 yield KIB
+
+        @server.register
+        async def upload(items: AsyncIterator[int]) -> int:
+            total = 0
+            async for item in items:
+                total += item
+            return total
 
         @server.register
         async def pings(channel: Channel) -> None:
@@ -156,6 +163,17 @@ class _Connection(Connection):
 
     async def records(self, rows: list[Row]) -> int:
         return sum(row["id"] for row in await self._records(rows))
+
+    @cached_property
+    def _upload(self) -> Any:
+        @self._client.register("upload")
+        async def upload(items: AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]
+
+        return upload
+
+    async def upload(self, items: Iterable[int] | AsyncIterator[int]) -> int:
+        total: int = await self._upload(items)
+        return total
 
     async def open_channel(self) -> Pings:
         pings = _Pings(self._client)
