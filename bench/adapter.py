@@ -123,7 +123,7 @@ class Adapter:
         settings: What was chosen, for the report.
         environment: For both processes.
         idle_connections: To open where their memory is measured.
-        stream_items: To ask for, or to send, in one stream.
+        stream_items: To ask for in one stream.
     """
 
     name: ClassVar[str]

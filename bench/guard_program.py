@@ -7,7 +7,7 @@ another process. The collector of garbage is off: when it runs depends on all th
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,7 +132,7 @@ async def _stream(client: Client, calls: int) -> None:
 
 async def _client_stream(client: Client, calls: int) -> None:
     @client.register()
-    async def total(numbers: AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]
+    async def total(numbers: Iterable[int] | AsyncIterator[int]) -> int: ...  # type: ignore[empty-body]
 
     await total(iter(range(calls)))
 

@@ -23,6 +23,7 @@ _WARM_UP = 0.25  # of the measured time
 _ECHOES = 16  # in flight
 _SMALL, _LARGE = 200, 256 * 1024
 _LARGE_SHARE = 0.05
+_FIRST_UPLOAD = 2_000  # items
 
 
 @dataclass(frozen=True)
@@ -203,57 +204,42 @@ async def _consume(items: AsyncIterator[object], bench: Bench) -> Figures:
     return {"items": count, "per_second": count / took}
 
 
-class _Numbers:
-    """Integers to send, until there are enough or the time is over.
-
-    Args:
-        bench: Says how many, and how long.
-    """
-
-    def __init__(self, bench: Bench) -> None:
-        self._most = bench.adapter.stream_items
-        self.count = 0
-        self._start = time.perf_counter()
-        self._end = self._start + 3 * bench.seconds
-
-    def __iter__(self) -> Iterator[int]:
-        for number in range(self._most):
-            if not number % 1024 and time.perf_counter() > self._end:
-                return
-            self.count += 1
-            yield number
-
-    async def apart(self) -> AsyncIterator[int]:
-        """Yield the same, each in a turn of the loop of its own."""
-        for number in self:
-            await asyncio.sleep(0)
-            yield number
-
-    def figures(self, answer: int) -> Figures:
-        """Return the figures of a call that was answered with the sum of all."""
-        took = time.perf_counter() - self._start
-        assert answer == self.count * (self.count - 1) // 2
-        return {"items": self.count, "per_second": self.count / took}
-
-
 async def upload(bench: Bench) -> Figures:
     """Integers of a plain iterable to the server, which adds them."""
-    connection = await bench.connect()
-    assert await connection.upload(iter(range(200))) == sum(range(200))
-    numbers = _Numbers(bench)
-    figures = numbers.figures(await connection.upload(iter(numbers)))
-    await connection.close()
-    return figures
+    return await _upload(bench, iter)
 
 
 async def upload_apart(bench: Bench) -> Figures:
     """Integers of an iterator that waits before each: no two can be sent together."""
+    return await _upload(bench, _apart)
+
+
+async def _apart(numbers: range) -> AsyncIterator[int]:
+    for number in numbers:
+        await asyncio.sleep(0)
+        yield number
+
+
+async def _upload(
+    bench: Bench, source: Callable[[range], Iterator[int] | AsyncIterator[int]]
+) -> Figures:
+    """Send as many integers as a short run before it says that the time is enough for."""
     connection = await bench.connect()
-    assert await connection.upload(iter(range(200))) == sum(range(200))
-    numbers = _Numbers(bench)
-    figures = numbers.figures(await connection.upload(numbers.apart()))
+    count, took = _FIRST_UPLOAD, 0.0
+    for _ in range(2):  # the first run also warms up
+        took = await _time_upload(connection, source(range(count)), count)
+    count = max(_FIRST_UPLOAD, int(_FIRST_UPLOAD * 3 * bench.seconds / took))
+    took = await _time_upload(connection, source(range(count)), count)
     await connection.close()
-    return figures
+    return {"items": count, "per_second": count / took}
+
+
+async def _time_upload(
+    connection: Connection, items: Iterator[int] | AsyncIterator[int], count: int
+) -> float:
+    start = time.perf_counter()
+    assert await connection.upload(items) == count * (count - 1) // 2
+    return time.perf_counter() - start
 
 
 def channels(count: int) -> Run:

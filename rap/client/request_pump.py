@@ -10,6 +10,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, nullcontext
+from itertools import chain
 from typing import Any
 
 from rap.call import Call, Request
@@ -22,7 +23,7 @@ from rap.errors import CallError, Code, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import encode_any
 from rap.transport import EndOfStream, Stream
-from rap.transport.batching import send_items
+from rap.transport.batching import ItemSender
 from rap.wire.codec import pack
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED
@@ -67,7 +68,8 @@ class RequestPump:
         self._pipeline = pipeline
         self._encode = function.encode_request_item
         self._name = function.name
-        self._count = 0  # items taken
+        self._sender: ItemSender | None = None  # if no processor sees the items
+        self._count = 0  # items that were encoded, otherwise
         self._source: AsyncIterable[Any] | Iterable[Any] = source
         self._items: Any = None  # the iterator, from when it was made
         self._stream: Stream | None = None
@@ -127,8 +129,7 @@ class RequestPump:
                 self._resumed = asyncio.get_running_loop().create_future()
                 await self._resumed
             self.sent = True
-            async with aclosing(self._rest(first)) as items:
-                await self._send(self._stream, items)
+            await self._send(self._stream, first)
         except InvalidArgument as exc:
             self._fail(self._with_number(exc))
         except asyncio.CancelledError as exc:
@@ -140,42 +141,52 @@ class RequestPump:
         finally:
             await self._close()
 
+    async def _send(self, stream: Stream, first: Any) -> None:
+        """Send the first item, unless there is none, and those after it; then the end."""
+        if isinstance(self._items, AsyncIterator):
+            async with aclosing(self._rest(first)) as items:
+                await self._send_all(stream, items)
+        else:
+            await self._send_all(stream, () if first is _NOTHING else chain((first,), self._items))
+
     async def _rest(self, first: Any) -> AsyncGenerator[Any, None]:
         """Yield the first item, unless there is none, and those after it."""
-        if first is _NOTHING or self._stopped:  # the source has ignored that it was cancelled
+        if first is _NOTHING:
             return
-        self._count = 1
         yield first
-        items = self._items
-        if isinstance(items, AsyncIterator):
+        async for item in self._items:
+            if self._stopped:  # the source has ignored that it was cancelled
+                return
+            yield item
+
+    async def _send_all(self, stream: Stream, items: AsyncIterable[Any] | Iterable[Any]) -> None:
+        if not self._pipeline.transforms:
+            self._sender = ItemSender(stream, self._encode)
+            await self._sender.send(items)
+            return
+        if isinstance(items, AsyncIterable):
             async for item in items:
-                if self._stopped:
-                    return
-                self._count += 1
-                yield item
+                await self._send_one(stream, item)
         else:
             for item in items:
-                self._count += 1
-                yield item
+                await self._send_one(stream, item)
+        stream.end(self._pipeline.send_end(self._call))
 
-    async def _send(self, stream: Stream, items: AsyncIterator[Any]) -> None:
-        call, pipeline, encode = self._call, self._pipeline, self._encode
-        if not pipeline.transforms:
-            await send_items(stream, items, encode)
-            return
-        async for item in items:
-            encode(item)  # checks the declared type
-            request = await pipeline.request(Request(call, item))
-            meta = pack(request.header) if request.header else b""
-            await stream.send(encode_any(request.body), meta)
-        stream.end(pipeline.send_end(call))
+    async def _send_one(self, stream: Stream, item: Any) -> None:
+        """Send an item by itself, after the processors have seen it."""
+        self._encode(item)  # checks the declared type
+        self._count += 1
+        request = await self._pipeline.request(Request(self._call, item))
+        meta = pack(request.header) if request.header else b""
+        await stream.send(encode_any(request.body), meta)
 
     def _with_number(self, error: InvalidArgument) -> InvalidArgument:
         """Return the error of an item with the number of the item."""
         text, refused = str(error), f"{self._name}(): item of "
         if not text.startswith(refused):
             return error
-        numbered = f"{self._name}(): item {self._count} of {text.removeprefix(refused)}"
+        number = 1 + (self._count if self._sender is None else self._sender.count)
+        numbered = f"{self._name}(): item {number} of {text.removeprefix(refused)}"
         return InvalidArgument(numbered).with_traceback(error.__traceback__)
 
     def _fail(self, error: BaseException) -> None:

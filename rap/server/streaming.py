@@ -17,7 +17,7 @@ from rap.schema.function import decode_any, encode_any, split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
-from rap.transport.batching import BATCH_ITEMS, send_items
+from rap.transport.batching import BATCH_ITEMS, ItemSender
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
@@ -94,8 +94,8 @@ class Streaming:
             if self._pipeline.transforms:
                 await self._send_each(stream, items)
             else:
-                encode = handler.function.encode_item
-                await send_items(stream, items, encode, stream.header_meta, stream.last_header_meta)
+                sender = ItemSender(stream, handler.function.encode_item)
+                await sender.send(items, stream.header_meta, stream.last_header_meta)
         if handler.reads_stream:
             await stream.finish()
 

@@ -4,15 +4,14 @@ Both sides send items this way: a server those of a generator, a client those of
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 
 from rap.transport.stream import Stream
 from rap.wire.codec import batch_header
 from rap.wire.frames import BATCH, END, MESSAGE
-from rap.wire.stream import CLOSED
 
-__all__ = ["BATCH_ITEMS", "send_items"]
+__all__ = ["BATCH_ITEMS", "ItemSender"]
 
 BATCH_ITEMS = 64
 _BATCH_BYTES = 32 * 1024  # at which a batch is full
@@ -22,98 +21,127 @@ _TURN_ITEMS = 256
 _TURN_BYTES = 64 * 1024
 
 
-async def send_items(
-    stream: Stream,
-    items: AsyncIterator[Any],
-    encode: Callable[[Any], bytes],
-    first_meta: Callable[[], bytes] | None = None,
-    last_meta: Callable[[], bytes] | None = None,
-) -> None:
-    """Send the items of one side in batches, then its END; wait while the peer does not read.
+class ItemSender:
+    """Sends the items of one side in batches.
 
-    Items that were produced before an error are sent, and those before a cancellation are not.
+    A batch is sent when it has 64 items or 32 KiB, or when the loop's iteration ends.
 
     Args:
         stream: The call.
-        items: What to send.
         encode: Encodes one item. It is called at once, because the source may change the item
             later.
-        first_meta: Returns the meta of the first frame; called when its first item is there.
-        last_meta: Returns what the last frame has as its meta if it is not the first.
-
-    Raises:
-        CallError: The call failed, or `encode` refused an item.
     """
-    batch = _Batch(stream)
-    parts = batch.parts
-    room = stream.conn.peer_limits.max_message // _LARGE_ITEM - 1
-    most = max(1, min(BATCH_ITEMS, room))
-    size = 0
-    try:
+
+    def __init__(self, stream: Stream, encode: Callable[[Any], bytes]) -> None:
+        self._stream = stream
+        self._encode = encode
+        self._parts: list[bytes] = []  # the batch
+        self._meta = b""  # of the next frame
+        room = stream.conn.peer_limits.max_message // _LARGE_ITEM - 1
+        self._most = max(1, min(BATCH_ITEMS, room))
+        self._scheduled = False
+        self._count = 0  # items of batches that were sent
+        self._items = self._bytes = 0  # sent since other tasks last ran
+        self._call_soon = asyncio.get_running_loop().call_soon
+
+    @property
+    def count(self) -> int:
+        """The number of items that were encoded so far."""
+        return self._count + len(self._parts)
+
+    async def send(
+        self,
+        items: AsyncIterable[Any] | Iterable[Any],
+        first_meta: Callable[[], bytes] | None = None,
+        last_meta: Callable[[], bytes] | None = None,
+    ) -> None:
+        """Send all items, then END; wait while the peer does not read.
+
+        Items that were produced before an error are sent, and those before a cancellation are not.
+
+        Args:
+            items: What to send.
+            first_meta: Returns the meta of the first frame; called when its first item is there.
+            last_meta: Returns what the last frame has as its meta if it is not the first.
+
+        Raises:
+            CallError: The call failed, or `encode` refused an item.
+        """
+        try:
+            if isinstance(items, AsyncIterable):
+                await self._send_items(items, first_meta)
+            else:
+                await self._send_plain(items, first_meta)
+        except (Exception, SystemExit, KeyboardInterrupt):
+            if self._parts:
+                self._send_batch()  # items yielded before the error still arrive
+            if self._stream.outbox is not None:
+                await self._stream.writable()
+            raise
+        except asyncio.CancelledError:
+            self._parts.clear()
+            raise
+        self._finish(b"" if last_meta is None else last_meta())
+
+    async def _send_items(
+        self, items: AsyncIterable[Any], first_meta: Callable[[], bytes] | None
+    ) -> None:
+        encode, parts, most, size = self._encode, self._parts, self._most, 0
         async for item in items:
             data = encode(item)
             large = len(data) >= _LARGE_ITEM
             if large and parts:
-                batch.send()
+                self._send_batch()
             if not parts:
                 if first_meta is not None:
-                    batch.meta = first_meta()
+                    self._meta = first_meta()
                     first_meta = None
-                batch.schedule()
+                self._schedule()
                 size = 0
             parts.append(data)
             size += len(data)
             if large or size >= _BATCH_BYTES or len(parts) >= most:
-                await batch.send_full()
-    except (Exception, SystemExit, KeyboardInterrupt):
-        if parts:
-            batch.send()  # items yielded before the error still arrive
-        if stream.outbox is not None:
-            await stream.writable()
-        raise
-    except asyncio.CancelledError:
-        parts.clear()
-        raise
-    batch.finish(b"" if last_meta is None else last_meta())
+                await self._send_full()
 
+    async def _send_plain(
+        self, items: Iterable[Any], first_meta: Callable[[], bytes] | None
+    ) -> None:
+        """Do the same with a source that never waits: no iteration of the loop ends in a batch."""
+        encode, parts, most, size = self._encode, self._parts, self._most, 0
+        for item in items:
+            data = encode(item)
+            length = len(data)
+            large = length >= _LARGE_ITEM
+            if large and parts:
+                self._send_batch()
+            if first_meta is not None:
+                self._meta = first_meta()
+                first_meta = None
+            parts.append(data)
+            size += length
+            if large or size >= _BATCH_BYTES or len(parts) >= most:
+                size = 0
+                await self._send_full()
 
-class _Batch:
-    """Items waiting to be sent: until there are 64, or 32 KiB, or the loop's iteration ends."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.parts: list[bytes] = []
-        self.meta = b""  # of the next frame
-        self._stream = stream
-        self._scheduled = False
-        self._items = self._bytes = 0  # sent since other tasks last ran
-        self._call_soon = asyncio.get_running_loop().call_soon
-
-    def schedule(self) -> None:
-        """Send the batch when the loop's iteration ends.
-
-        Raises:
-            asyncio.CancelledError: The call has ended. The source was cancelled then, and has
-                swallowed that; it must not go on for a caller that is gone.
-        """
-        if self._stream.state == CLOSED:
-            raise asyncio.CancelledError
+    def _schedule(self) -> None:
+        """Send the batch when the loop's iteration ends."""
         if not self._scheduled:
             self._scheduled = True
             self._call_soon(self._at_turn_end)
 
-    def send(self, flags: int = MESSAGE | BATCH) -> None:
-        """Send the items now."""
-        parts = self.parts
+    def _send_batch(self, flags: int = MESSAGE | BATCH) -> None:
+        parts = self._parts
         body = batch_header(len(parts)) + b"".join(parts)
+        self._count += len(parts)
         self._items += len(parts)
         self._bytes += len(body)
         parts.clear()
-        meta, self.meta = self.meta, b""
+        meta, self._meta = self._meta, b""
         self._stream.conn.send_data(self._stream, flags, meta, body)
 
-    async def send_full(self) -> None:
+    async def _send_full(self) -> None:
         """Send a full batch; wait while the peer is not reading."""
-        self.send()
+        self._send_batch()
         stream = self._stream
         if stream.outbox is not None or stream.conn.paused:
             self._items = self._bytes = 0
@@ -122,22 +150,22 @@ class _Batch:
             self._items = self._bytes = 0
             await asyncio.sleep(0)
 
-    def finish(self, meta: bytes) -> None:
+    def _finish(self, meta: bytes) -> None:
         """Send the remaining items and the end of the stream.
 
         Args:
             meta: The header that is sent with END.
         """
-        if self.parts and not (meta and self.meta):
-            self.meta = meta or self.meta
-            self.send(MESSAGE | BATCH | END)
+        if self._parts and not (meta and self._meta):
+            self._meta = meta or self._meta
+            self._send_batch(MESSAGE | BATCH | END)
             return
-        if self.parts:
-            self.send()
+        if self._parts:
+            self._send_batch()
         self._stream.end(meta=meta)
 
     def _at_turn_end(self) -> None:
         self._scheduled = False
-        if self.parts:
-            self.send()
+        if self._parts:
+            self._send_batch()
         self._items = self._bytes = 0
