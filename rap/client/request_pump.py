@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Coroutine,
     Iterable,
     Sequence,
 )
-from contextlib import aclosing, nullcontext
+from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from rap.call import Call, Request
 from rap.client.attempt import decode_response
@@ -48,6 +48,7 @@ class RequestPump:
 
     Attributes:
         sent: Whether an item was sent, or the end.
+        stopped: Whether the call needs no more items.
         error: What the source has raised; the call has ended for it.
 
     Raises:
@@ -75,7 +76,7 @@ class RequestPump:
         self._stream: Stream | None = None
         self._resumed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopped = False
+        self.stopped = False
 
     def attach(self, stream: Stream) -> None:
         """Send the items on the stream of an attempt.
@@ -98,7 +99,7 @@ class RequestPump:
 
     def cancel(self) -> None:
         """Stop sending, and let the source be closed."""
-        self._stopped = True
+        self.stopped = True
         if self._task is not None:
             self._task.cancel()
 
@@ -133,7 +134,7 @@ class RequestPump:
         except InvalidArgument as exc:
             self._fail(self._with_number(exc))
         except asyncio.CancelledError as exc:
-            if self._stopped:
+            if self.stopped:
                 raise
             self._fail(exc)  # the source has raised it
         except BaseException as exc:  # the call raises whatever the source has raised
@@ -143,23 +144,11 @@ class RequestPump:
 
     async def _send(self, stream: Stream, first: Any) -> None:
         """Send the first item, unless there is none, and those after it; then the end."""
+        items: AsyncIterable[Any] | Iterable[Any]
         if isinstance(self._items, AsyncIterator):
-            async with aclosing(self._rest(first)) as items:
-                await self._send_all(stream, items)
+            items = _Items(first, self._items, self)
         else:
-            await self._send_all(stream, () if first is _NOTHING else chain((first,), self._items))
-
-    async def _rest(self, first: Any) -> AsyncGenerator[Any, None]:
-        """Yield the first item, unless there is none, and those after it."""
-        if first is _NOTHING:
-            return
-        yield first
-        async for item in self._items:
-            if self._stopped:  # the source has ignored that it was cancelled
-                return
-            yield item
-
-    async def _send_all(self, stream: Stream, items: AsyncIterable[Any] | Iterable[Any]) -> None:
+            items = () if first is _NOTHING else chain((first,), self._items)
         if not self._pipeline.transforms:
             self._sender = ItemSender(stream, self._encode)
             await self._sender.send(items)
@@ -197,7 +186,7 @@ class RequestPump:
         elif stream.error is None and stream.state & CLOSED != CLOSED and not stream.ended:
             self.error = error
             stream.reset(Code.CANCELLED, f"the client's iterator raised {type(error).__name__}")
-        elif self._stopped and error is not stream.error:
+        elif self.stopped and error is not stream.error:
             raise error  # the source was closed, and `stop` raises this
 
     async def _close(self) -> None:
@@ -207,6 +196,41 @@ class RequestPump:
             await items.aclose()
         elif hasattr(items, "close"):
             items.close()
+
+
+class _Items:
+    """The first item and the rest of an asynchronous iterator.
+
+    An asynchronous generator would do the same, but it would run twice for each item.
+
+    Args:
+        first: The first item, or `_NOTHING`.
+        rest: The iterator, from which the first item was taken.
+        pump: The iteration ends with it, even if the iterator ignores that it was cancelled.
+    """
+
+    def __init__(self, first: Any, rest: AsyncIterator[Any], pump: RequestPump) -> None:
+        self._first = first
+        self._next = rest.__anext__
+        self._pump = pump
+        self._began = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        if self._began and not self._pump.stopped:
+            return self._next()
+        return self._begin()
+
+    async def _begin(self) -> Any:
+        if self._pump.stopped:
+            raise asyncio.CancelledError
+        self._began = True
+        if self._first is _NOTHING:
+            raise StopAsyncIteration
+        first, self._first = self._first, None
+        return first
 
 
 def client_stream(

@@ -115,7 +115,7 @@ class UnaryMiddleware(Protocol):
 class StreamServer(Protocol):
     """What serves calls of several messages; see `rap.server.streaming`."""
 
-    async def serve(self, stream: "ServerStream") -> None:
+    def serve(self, stream: "ServerStream") -> Coroutine[Any, Any, None]:
         """Run a function of any other stream type than unary, and send what it returns."""
 
     def with_requests(self, stream: "ServerStream", arguments: CallArguments) -> CallArguments:

@@ -5,7 +5,7 @@ import functools
 import inspect
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, nullcontext
 from typing import Any, Self
 
@@ -45,9 +45,9 @@ class Streaming:
             StreamType.CHANNEL: self._serve_channel,
         }
 
-    async def serve(self, stream: ServerStream) -> None:
+    def serve(self, stream: ServerStream) -> Coroutine[Any, Any, None]:
         """Run the function of a call, and send what it returns."""
-        await self._serve[stream.handler.stream_type](stream)
+        return self._serve[stream.handler.stream_type](stream)
 
     def with_requests(self, stream: ServerStream, arguments: CallArguments) -> CallArguments:
         """Return the arguments of a function together with its request stream."""
@@ -214,9 +214,17 @@ class RequestStream:
             if not (self._ended or stream.discard):  # else this side has ended it
                 self._on_end(b"")
         else:
-            if not (flags & END and self._pipeline.proves_ends):
-                return await self._take_message(flags, meta, raw)
-            self._on_end(raw)
+            if flags & END and self._pipeline.proves_ends:
+                self._on_end(raw)
+                raise StopAsyncIteration
+            stream.count_items(len(raw))
+            if self._pipeline.transforms:
+                self._raw.extend(await self._pass(flags, meta, raw))
+            elif flags & BATCH:
+                self._take_batch(raw)
+            else:
+                return self._decode(raw)
+            return self._items.popleft() if self._items else self._decode(self._raw.popleft())
         raise StopAsyncIteration
 
     def _on_end(self, proof: bytes | memoryview) -> None:
@@ -226,25 +234,16 @@ class RequestStream:
             self._proved = True
         self._ended = True
 
-    async def _take_message(self, flags: int, meta: bytes, raw: bytes | memoryview) -> Any:
-        """Return the first item of a message, and keep the others."""
-        self._stream.count_items(len(raw))
-        if self._pipeline.transforms:
-            bodies = await self._pass(flags, meta, raw)
-        elif not flags & BATCH:
-            return self._decode(raw)
-        else:
-            try:
-                items = self._function.decode_request_items(raw)
-            except InvalidArgument:
-                items = []
-            if items:
-                self._count += len(items)
-                self._items.extend(items)
-                return self._items.popleft()
-            bodies = split_items(raw, self._where)
-        self._raw.extend(bodies)
-        return self._decode(self._raw.popleft())
+    def _take_batch(self, raw: bytes | memoryview) -> None:
+        """Keep the items of a batch, decoded unless one of them is wrong."""
+        try:
+            items = self._function.decode_request_items(raw)
+        except InvalidArgument:
+            items = []
+        self._count += len(items)
+        self._items.extend(items)
+        if not items:
+            self._raw.extend(split_items(raw, self._where))
 
     async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[bytes]:
         """Return the items of a message, each encoded, after the processors have seen them."""

@@ -19,6 +19,7 @@ _LARGE_ITEM = 8 * 1024  # bytes at which an item is sent alone
 # Items or bytes after which a source that never waits lets other tasks run.
 _TURN_ITEMS = 256
 _TURN_BYTES = 64 * 1024
+_ONE = batch_header(1)
 
 
 class ItemSender:
@@ -67,71 +68,64 @@ class ItemSender:
         Raises:
             CallError: The call failed, or `encode` refused an item.
         """
+        encode, parts, most, size = self._encode, self._parts, self._most, 0
+        add = parts.append
         try:
             if isinstance(items, AsyncIterable):
-                await self._send_items(items, first_meta)
-            else:
-                await self._send_plain(items, first_meta)
+                async for item in items:
+                    data = encode(item)
+                    length = len(data)
+                    large = length >= _LARGE_ITEM
+                    if large and parts:
+                        self._send_batch()
+                    if not parts:
+                        if first_meta is not None:
+                            self._meta = first_meta()
+                            first_meta = None
+                        if not self._scheduled:
+                            self._schedule()
+                        size = 0
+                    add(data)
+                    size += length
+                    if large or size >= _BATCH_BYTES or len(parts) >= most:
+                        await self._send_full()
+            else:  # the same, but the source never waits, so no batch outlasts an iteration
+                for item in items:
+                    data = encode(item)
+                    length = len(data)
+                    large = length >= _LARGE_ITEM
+                    if large and parts:
+                        self._send_batch()
+                    if first_meta is not None:
+                        self._meta = first_meta()
+                        first_meta = None
+                    add(data)
+                    size += length
+                    if large or size >= _BATCH_BYTES or len(parts) >= most:
+                        size = 0
+                        await self._send_full()
         except (Exception, SystemExit, KeyboardInterrupt):
-            if self._parts:
+            if parts:
                 self._send_batch()  # items yielded before the error still arrive
             if self._stream.outbox is not None:
                 await self._stream.writable()
             raise
         except asyncio.CancelledError:
-            self._parts.clear()
+            parts.clear()
             raise
         self._finish(b"" if last_meta is None else last_meta())
 
-    async def _send_items(
-        self, items: AsyncIterable[Any], first_meta: Callable[[], bytes] | None
-    ) -> None:
-        encode, parts, most, size = self._encode, self._parts, self._most, 0
-        async for item in items:
-            data = encode(item)
-            large = len(data) >= _LARGE_ITEM
-            if large and parts:
-                self._send_batch()
-            if not parts:
-                if first_meta is not None:
-                    self._meta = first_meta()
-                    first_meta = None
-                self._schedule()
-                size = 0
-            parts.append(data)
-            size += len(data)
-            if large or size >= _BATCH_BYTES or len(parts) >= most:
-                await self._send_full()
-
-    async def _send_plain(
-        self, items: Iterable[Any], first_meta: Callable[[], bytes] | None
-    ) -> None:
-        """Do the same with a source that never waits: no iteration of the loop ends in a batch."""
-        encode, parts, most, size = self._encode, self._parts, self._most, 0
-        for item in items:
-            data = encode(item)
-            length = len(data)
-            large = length >= _LARGE_ITEM
-            if large and parts:
-                self._send_batch()
-            if first_meta is not None:
-                self._meta = first_meta()
-                first_meta = None
-            parts.append(data)
-            size += length
-            if large or size >= _BATCH_BYTES or len(parts) >= most:
-                size = 0
-                await self._send_full()
-
     def _schedule(self) -> None:
         """Send the batch when the loop's iteration ends."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._at_turn_end)
+        self._scheduled = True
+        self._call_soon(self._at_turn_end)
 
     def _send_batch(self, flags: int = MESSAGE | BATCH) -> None:
         parts = self._parts
-        body = batch_header(len(parts)) + b"".join(parts)
+        if len(parts) == 1:
+            body = _ONE + parts[0]
+        else:
+            body = batch_header(len(parts)) + b"".join(parts)
         self._count += len(parts)
         self._items += len(parts)
         self._bytes += len(body)
