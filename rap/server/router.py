@@ -1,6 +1,5 @@
 """The registered functions of a server: a mapping of ``/group/name`` to `Handler`."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -272,7 +271,9 @@ class Router:
             ]
             groups = sorted({each.group for each in visible if each.name == name})[:_MAX_GROUPS]
             names = [each.name for each in visible if each.group == group]
-            near = difflib.get_close_matches(name, names, 1) if len(name) <= _MAX_NAME else []
+            from difflib import get_close_matches  # few servers need it
+
+            near = get_close_matches(name, names, 1) if len(name) <= _MAX_NAME else []
             if groups:
                 details["groups"] = groups
                 text += f"; there is one in {_in_words(groups)}"

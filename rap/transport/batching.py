@@ -10,6 +10,7 @@ from typing import Any
 from rap.transport.stream import Stream
 from rap.wire.codec import batch_header
 from rap.wire.frames import BATCH, END, MESSAGE
+from rap.wire.stream import CLOSED
 
 __all__ = ["BATCH_ITEMS", "ItemSender"]
 
@@ -82,8 +83,7 @@ class ItemSender:
                         if first_meta is not None:
                             self._meta = first_meta()
                             first_meta = None
-                        if not self._scheduled:
-                            self._schedule()
+                        self._schedule()
                         size = 0
                     add(data)
                     size += length
@@ -116,9 +116,17 @@ class ItemSender:
         self._finish(b"" if last_meta is None else last_meta())
 
     def _schedule(self) -> None:
-        """Send the batch when the loop's iteration ends."""
-        self._scheduled = True
-        self._call_soon(self._at_turn_end)
+        """Send the batch when the loop's iteration ends.
+
+        Raises:
+            asyncio.CancelledError: The call has ended. The source was cancelled then, and has
+                swallowed that; it must not go on for a caller that is gone.
+        """
+        if self._stream.state == CLOSED:
+            raise asyncio.CancelledError
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._at_turn_end)
 
     def _send_batch(self, flags: int = MESSAGE | BATCH) -> None:
         parts = self._parts
