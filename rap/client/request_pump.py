@@ -155,6 +155,8 @@ class RequestPump:
             return
         if isinstance(items, AsyncIterable):
             async for item in items:
+                if self.stopped:  # the source has ignored that it was cancelled
+                    return
                 await self._send_one(stream, item)
         else:
             for item in items:
