@@ -11,9 +11,10 @@ from faults.scenario import Measured, Scale, Scenario, verdict
 
 __all__: list[str] = []
 
-_SCENARIOS = (
-    *bytes_in.SCENARIOS, *pressure.SCENARIOS, *replays.SCENARIOS, *identity.SCENARIOS,
-)  # fmt: skip
+_MODULES = (bytes_in, pressure, replays, identity)
+_SCENARIOS = sorted(
+    (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row
+)
 _FULL = Scale(fuzz_seconds=60, failovers=20, sealed_frames=1000, replays=10_000, cancels=100_000)
 _PATIENCE = 900.0  # seconds
 

@@ -1,11 +1,11 @@
-"""Rows 8 to 10: peers that hold on, give up, or do not read."""
+"""Rows 8 to 10 and 42: peers that hold on, give up, or do not read."""
 
 import asyncio
 import time
 from contextlib import AsyncExitStack, suppress
 from statistics import median
 
-from faults.raw import opening, speaking
+from faults.raw import HELLO, Raw, opening, speaking
 from faults.scenario import Measured, Scale, Scenario
 from faults.victim import attacked
 from faults.visitor import beside, percentile
@@ -13,7 +13,7 @@ from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, Code
 from rap.wire.codec import pack
-from rap.wire.frames import RESET, Frame
+from rap.wire.frames import DATA, RESET, Frame, parse_frames
 
 __all__ = ["SCENARIOS"]
 
@@ -23,6 +23,7 @@ _IDLE = 1000
 _ROUNDS = 3
 _BATCH = 100
 _AT_ONCE = 10  # attackers, where nothing is measured
+_HONEST = 60_000  # calls of the client that gives up some
 _STALLED = 12  # channels that nobody reads, more than a connection's credit is for
 
 
@@ -108,6 +109,48 @@ def _flood(*, apart: bool) -> list[bytes]:
     return parts
 
 
+async def given_up(scale: Scale) -> Measured:
+    """A client at full speed that gives up 2 % of its calls, with the limit and without."""
+    limited: list[float] = []
+    lifted: list[float] = []
+    for _ in range(_ROUNDS):
+        for options, rates in (({}, limited), ({"max_cancels": 10**9}, lifted)):
+            async with attacked(**options) as victim:
+                rates.append(await _honest(victim.port))
+    ratio = median(limited) / median(lifted)
+    text = f"{median(limited):,.0f} calls/s, {median(lifted):,.0f} with the limit lifted: "
+    return Measured(text + f"{ratio:.2f}x", ratio >= 0.9)
+
+
+async def _honest(port: int) -> float:
+    """Return the calls per second of a client that cancels two of each hundred."""
+    cancel = pack([Code.CANCELLED, "", {}])
+    batches = []
+    for first in range(3, 2 * _HONEST, 2 * _BATCH):
+        ids = range(first, first + 2 * _BATCH, 2)
+        opens = [opening(n, b"\x91\x07") for n in ids[:-2]]
+        given_up = [opening(n, b"\x90", "wait") for n in ids[-2:]]
+        resets = [Frame(RESET, 0, n, b"", cancel).encode() for n in ids[-2:]]
+        batches.append(b"".join([*opens, *given_up, *resets]))
+    async with speaking(port, HELLO + opening(1, b"\x91\x07")) as raw, asyncio.timeout(60):
+        await _answers(raw, 1)
+        began = time.monotonic()
+        for batch in batches:
+            raw.writer.write(batch)
+            await _answers(raw, _BATCH - 2)
+    return len(batches) * _BATCH / (time.monotonic() - began)
+
+
+async def _answers(raw: Raw, count: int) -> None:
+    """Return when this many answers have been read."""
+    data = b""
+    while sum(frame.kind == DATA for frame in parse_frames(data)) < count:
+        part = await raw.reader.read(65536)
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        data += part
+
+
 async def stalled_reader(scale: Scale) -> Measured:
     """Channels that the server's functions do not read use up the credit of a connection."""
     async with attacked() as victim, Client(f"127.0.0.1:{victim.port}", max_connections=1) as rude:
@@ -143,4 +186,5 @@ SCENARIOS = (
     Scenario(8, "1,000 idle connections", "good p99 < 2x, cut after 5 s", slowloris),
     Scenario(9, "open and cancel at full speed", "good p99 < 2x, 0 tasks after 1 s", rapid_reset),
     Scenario(10, "readers that stall", "<= 8 MiB + messages, others <= 10 s", stalled_reader),
+    Scenario(42, "2 % of calls given up", ">= 0.9 of the limit lifted", given_up),
 )

@@ -1,9 +1,11 @@
 """A server in a process of its own, to be attacked, and what it says of its health.
 
-``python -m faults.victim`` prints its address and serves until its standard input ends.
+``python -m faults.victim [OPTIONS AS JSON]`` prints its address and serves until its standard input
+ends.
 """
 
 import asyncio
+import json
 import re
 import resource
 import sys
@@ -36,10 +38,10 @@ class Victim:
 
 
 @asynccontextmanager
-async def attacked() -> AsyncIterator[Victim]:
-    """Start one, and end it."""
+async def attacked(**options: int) -> AsyncIterator[Victim]:
+    """Start one with some options of `Server`, and end it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.victim"),
+        *(sys.executable, "-m", "faults.victim", json.dumps(options)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -84,7 +86,8 @@ async def vitals() -> dict[str, int]:
 async def _main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65536), most))
-    server = Server("127.0.0.1:0", close_timeout=0.2)
+    options = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
+    server = Server("127.0.0.1:0", close_timeout=0.2, **options)
     for func in (echo, wait, sleepy, vitals):
         server.register(func)
     async with server:

@@ -246,6 +246,11 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         "Connections rejected for a missing or invalid token.",
         lambda it: it.status.tokens_refused,
     ),
+    Row(
+        "rap_server_cancel_pauses_total",
+        "Times that new calls of a client waited because it cancels most of its calls.",
+        lambda it: it.status.cancel_pauses,
+    ),
     Row("rap_server_calls", "Open calls of every stream type.", lambda it: it.status.calls),
     Row(
         "rap_server_received_bytes_total",

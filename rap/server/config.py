@@ -314,13 +314,24 @@ class ServerConfig:
     max_cancels: Annotated[
         int,
         Option(
-            "Calls per second that a client may cancel on one connection, with a burst of ten "
-            "times that. A connection that exceeds it is slowed down, then asked to leave, then "
-            "closed.",
+            "Calls per second that a client may cancel on one connection beyond "
+            "`max_cancel_share`, with a burst of ten times that. When half of the burst is used, "
+            "new calls of the connection wait. When all of it is used, the client is asked to "
+            "leave, and then the connection is closed.",
             "per second",
             least=1,
         ),
     ] = 100
+    max_cancel_share: Annotated[
+        float,
+        Option(
+            "Share of the calls of a connection that a client may cancel at any rate: 0.5 is one "
+            "cancelled call for each call that is served.",
+            "share",
+            least=0,
+            most=0.9,
+        ),
+    ] = 0.5
     max_pings: Annotated[
         int,
         Option(

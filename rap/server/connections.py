@@ -100,12 +100,14 @@ class ConnectionManager:
             handshake_timeout=config.handshake_timeout,
             idle_timeout=config.keep_alive,
             max_cancels=config.max_cancels,
+            max_cancel_share=config.max_cancel_share,
             max_pings=config.max_pings,
             max_age=config.max_connection_age,
         )
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._calls = 0  # opened on connections that have ended
+        self._cancel_pauses = self._cancels_excessive = 0  # of such connections
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
         self._load_reporter: LoadReporter | None = None
@@ -132,6 +134,17 @@ class ConnectionManager:
     def calls_opened(self) -> int:
         """Number of calls opened so far, derived from stream ids; counting costs nothing."""
         return self._calls + sum([conn.opened for conn in self._connections])
+
+    @property
+    def cancel_pauses(self) -> int:
+        """How often new calls of a client waited because it cancels most of its calls."""
+        return self._cancel_pauses + sum([conn.cancel_pauses for conn in self._connections])
+
+    @property
+    def cancels_excessive(self) -> int:
+        """Connections whose client was told to go away because it cancels most of its calls."""
+        open_ones = sum([conn.cancels_excessive for conn in self._connections])
+        return self._cancels_excessive + open_ones
 
     @property
     def tokens_refused(self) -> int | None:
@@ -313,6 +326,8 @@ class ConnectionManager:
         self.accept_limiter.release(conn)
         self._connections.discard(conn)
         self._calls += conn.opened
+        self._cancel_pauses += conn.cancel_pauses
+        self._cancels_excessive += conn.cancels_excessive
         if not self._connections:
             self._empty.set()
 

@@ -115,9 +115,12 @@ class Server:
         max_connects: New connections per second per client address (IPv6: per /64), with a burst of
             ten times that. Excess connections are closed. Clients on the same machine are not
             limited. Default 200 per second, at least 1.
-        max_cancels: Calls per second that a client may cancel on one connection, with a burst of
-            ten times that. A connection that exceeds it is slowed down, then asked to leave, then
-            closed. Default 100 per second, at least 1.
+        max_cancels: Calls per second that a client may cancel on one connection beyond
+            `max_cancel_share`, with a burst of ten times that. When half of the burst is used, new
+            calls of the connection wait. When all of it is used, the client is asked to leave, and
+            then the connection is closed. Default 100 per second, at least 1.
+        max_cancel_share: Share of the calls of a connection that a client may cancel at any rate:
+            0.5 is one cancelled call for each call that is served. Default 0.5, 0 to 0.9.
         max_pings: Pings per second that a client may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         max_requests: Maximum total size of the large requests (more than 16 KiB each) of all open

@@ -38,6 +38,7 @@ def limits_of(server: Server) -> Iterator[Limit]:
     """Yield the limits on connections and calls of a server."""
     for name, refused in server.connection_manager.accept_limiter.refused.items():
         yield Limit(name, refused)
+    yield Limit("max_cancels", server.connection_manager.cancels_excessive)
     for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
             yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))
@@ -68,6 +69,7 @@ class ServerStatus:
         tokens_refused: Connections rejected for a missing or invalid token; `None` if
             authentication is off.
         paused: Connections whose peer is not reading (write buffer full).
+        cancel_pauses: How often new calls of a client waited because it cancels most of its calls.
         received: Bytes received on connections that are counted; see `count_traffic`.
         sent: Bytes sent on connections that are counted.
     """
@@ -83,6 +85,7 @@ class ServerStatus:
     opened: int
     tokens_refused: int | None
     paused: int
+    cancel_pauses: int
     received: int
     sent: int
 
@@ -105,6 +108,7 @@ def server_status(server: Server) -> ServerStatus:
         opened=manager.opened,
         tokens_refused=manager.tokens_refused,
         paused=sum(conn.paused for conn in manager.connections),
+        cancel_pauses=manager.cancel_pauses,
         received=0 if manager.traffic is None else manager.traffic.received,
         sent=0 if manager.traffic is None else manager.traffic.sent,
     )

@@ -56,7 +56,7 @@ from rap.wire.frames import (
 )
 from rap.wire.hello import decode_hello
 from rap.wire.load_report import ASK_FOR_LOAD
-from rap.wire.protocol import WireProtocol
+from rap.wire.protocol import CONTROL_FRAMES_PER_TURN, WireProtocol
 from rap.wire.sender import BULK, ignore
 from rap.wire.stream import CLOSED, REMOTE_END, StreamState, is_unsent
 
@@ -79,10 +79,11 @@ _ABILITIES = frozenset({"outcome"})
 # read is closed.
 _MAX_EXCESS = 4 * 1024 * 1024
 _DEFERRED_PER_TURN = 64  # deferred streams that are handed out in one turn of the loop
-# Seconds between two reads of a client that cancels many calls; and of one that was told to go
-# away for it, which may have many more calls left to cancel.
+# Seconds that new calls of a client wait that cancels most of its calls.
 _CANCEL_PAUSE = 0.05
-_CANCEL_PAUSE_DRAINING = 0.005
+# Seconds between two reads of a client that was told to go away for it, which may have many more
+# calls left to cancel.
+_READ_PAUSE = 0.005
 # Seconds before its deadline from which on a cancelled call counts as expired: the clocks of both
 # sides started at different times.
 _DEADLINE_SLACK = 0.1
@@ -133,6 +134,8 @@ class Connection(asyncio.Protocol):
         gate: What holds the connection back until it is admitted; `None` once it is.
         handshake: Done when the peer's Hello has arrived, or the connection has ended.
         ended: Done when the connection has ended.
+        cancel_pauses: How often new calls had to wait because the client cancels most of its calls.
+        cancels_excessive: Whether the client was told to go away for it.
         on_open: Takes the streams that the client opens: the stream handler, unless they are
             deferred.
         on_load: Takes load reports or requests for one; `None`: they are ignored.
@@ -142,9 +145,11 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_abilities",
         "_call_soon",
+        "_cancelled",
         "_cancels",
         "_deferred",
         "_drain_waiter",
+        "_expired",
         "_flush_callback",
         "_handler",
         "_loop",
@@ -153,13 +158,17 @@ class Connection(asyncio.Protocol):
         "_on_lost",
         "_on_made",
         "_open_unary",
+        "_opens_paused",
         "_pings",
         "_random",
         "_scheduled",
+        "_served",
         "_stream_handler",
         "_writelines",
         "acknowledge",
         "active",
+        "cancel_pauses",
+        "cancels_excessive",
         "clock",
         "closed",
         "draining",
@@ -264,7 +273,11 @@ class Connection(asyncio.Protocol):
         self._handler: StreamHandler = _no_handler
         self.on_open: StreamHandler = _no_handler  # the handler, or `_defer`
         self._deferred: deque[tuple[Any, int, bytes, bytes | memoryview]] | None = None
+        self._opens_paused = False
         self._cancels = TokenBucket(options.max_cancels, clock.monotonic())
+        self._cancelled = self._expired = self._served = 0  # calls; counted when one is cancelled
+        self.cancel_pauses = 0
+        self.cancels_excessive = False
         self._pings = TokenBucket(options.max_pings, clock.monotonic())
         self.watchdog = Watchdog(self, self._loop, age_factor=age_factor)
 
@@ -605,16 +618,14 @@ class Connection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Read on in a later turn of the loop, so that other connections get theirs.
 
-        A client that cancels many calls waits for longer.
+        A client that was told to go away for its cancelled calls waits for longer.
         """
         if self.reading_paused or self.closed:
             return
         self.reading_paused = True
         self.transport.pause_reading()
         if self._cancels.exceeded:
-            self._loop.call_later(_CANCEL_PAUSE_DRAINING, self.resume_reading)
-        elif self._cancels.is_low:
-            self._loop.call_later(_CANCEL_PAUSE, self.resume_reading)
+            self._loop.call_later(_READ_PAUSE, self.resume_reading)
         else:
             self._call_soon(self.resume_reading)
 
@@ -628,15 +639,35 @@ class Connection(asyncio.Protocol):
         if not (self.reading_paused or self.transport.is_closing()):
             self.transport.resume_reading()
 
-    # A server that has much to send begins no further call of the client.
+    # A server begins no further call of a client for which it has much to send, and for a while
+    # none of a client that cancels most of its calls.
 
     def _on_write_buffer(self, is_full: bool) -> None:
         """Defer new streams while the protocol's write buffer is full."""
         if not is_full:
             self._call_soon(self._open_deferred)
-        elif self._deferred is None:
+        else:
+            self._defer_opens()
+
+    def _defer_opens(self) -> None:
+        if self._deferred is None:
             self._deferred = deque()
             self.on_open = self._defer
+
+    def _pause_opens(self) -> None:
+        """Begin no new call for a moment; other frames are read on."""
+        if not self._opens_paused:
+            if not self.cancel_pauses:
+                text = "%s cancels most of its calls (%d of %d): its new calls wait"
+                self.log.warning(text, self.peer, self._cancelled, self.opened)
+            self.cancel_pauses += 1
+            self._opens_paused = True
+            self._defer_opens()
+            self._loop.call_later(_CANCEL_PAUSE, self._resume_opens)
+
+    def _resume_opens(self) -> None:
+        self._opens_paused = False
+        self._open_deferred()
 
     def _defer(self, stream: Any, flags: int, meta: bytes, body: bytes | memoryview) -> None:
         assert self._deferred is not None
@@ -645,7 +676,7 @@ class Connection(asyncio.Protocol):
     def _open_deferred(self) -> None:
         """Hand out deferred streams in order, some in each turn of the loop."""
         deferred, write_buffer = self._deferred, self.protocol.write_buffer
-        if deferred is None:
+        if deferred is None or self._opens_paused or self.closed:
             return
         for _ in range(_DEFERRED_PER_TURN):
             if not deferred or write_buffer.is_full:
@@ -735,20 +766,45 @@ class Connection(asyncio.Protocol):
         types = self.exception_types
         error = decode_error(code, message, details, types, unserved=unserved, remote=not refused)
         stream.fail(error)
-        if self.is_server and not self._was_due(stream, code):
-            if not self._cancels.allow(self.clock.monotonic()):
-                self._on_too_many_cancels()
-            if self._cancels.is_low or self._cancels.exceeded:
-                self.pause_reading()
+        if not self.is_server:
+            return
+        if self._was_due(stream, code):
+            self._expired += 1
+        else:
+            self._on_cancel()
 
     def _was_due(self, stream: Any, code: int) -> bool:
         """Whether a call was cancelled at its deadline, when it would have ended anyway."""
         left = stream.deadline - self.clock.monotonic()
         return code == Code.DEADLINE_EXCEEDED and bool(left < _DEADLINE_SLACK)
 
+    def _on_cancel(self) -> None:
+        """Judge a client that cancels a call by the share of its calls that it cancels.
+
+        Every call that was served pays for `max_cancel_share` of cancelled ones. What it does not
+        pay for takes tokens of `max_cancels`.
+        """
+        self._cancelled += 1
+        share = self.options.max_cancel_share
+        # Cancels of this turn that have not been judged yet must not count as served.
+        ended = self.opened - len(self.streams) - CONTROL_FRAMES_PER_TURN
+        served = ended - self._cancelled - self._expired
+        if served > self._served:
+            self._cancels.add((served - self._served) * share / (1.0 - share))
+            self._served = served
+        if not self._cancels.allow(self.clock.monotonic()):
+            self._on_too_many_cancels()
+        if self._cancels.exceeded:
+            self.pause_reading()
+        elif self._cancels.is_low:
+            self._pause_opens()
+
     def _on_too_many_cancels(self) -> None:
         """Serve nothing new, for a good client goes elsewhere; the second time, close."""
-        text = "too many cancelled calls"
+        text = f"too many cancelled calls ({self._cancelled} of {self.opened})"
+        if not self.cancels_excessive:
+            self.cancels_excessive = True
+            self.log.warning("%s is told to go away: %s", self.peer, text)
         if self.protocol.refuse_above == MAX_STREAM_ID:
             self.go_away(final=True, message=text)
             self._cancels.reset()

@@ -104,11 +104,21 @@ class ConnectionOptions:
     max_cancels: Annotated[
         int,
         Option(
-            "Calls per second that the peer may cancel, with a burst of ten times that.",
+            "Calls per second that the peer may cancel beyond `max_cancel_share`, with a burst of "
+            "ten times that.",
             "per second",
             least=1,
         ),
     ] = 100
+    max_cancel_share: Annotated[
+        float,
+        Option(
+            "Share of its calls that the peer may cancel at any rate.",
+            "share",
+            least=0,
+            most=0.9,
+        ),
+    ] = 0.5
     max_pings: Annotated[
         int,
         Option(

@@ -43,6 +43,10 @@ class TokenBucket:
         self.exceeded = True
         return False
 
+    def add(self, tokens: float) -> None:
+        """Add tokens, up to the size of the bucket."""
+        self._tokens = min(self._size, self._tokens + tokens)
+
     def reset(self) -> None:
         """Fill the bucket; `exceeded` stays as it is."""
         self._tokens = self._size

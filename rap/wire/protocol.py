@@ -41,7 +41,7 @@ from rap.wire.hello import DEFAULT_LIMITS, PROTOCOL_VERSION, Limits, hello_frame
 from rap.wire.sender import S, Sender, ignore
 from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State
 
-__all__ = ["LARGE_REQUEST", "Bytes", "Event", "WireProtocol"]
+__all__ = ["CONTROL_FRAMES_PER_TURN", "LARGE_REQUEST", "Bytes", "Event", "WireProtocol"]
 
 # Bytes of a request above which it counts toward `max_requests`.
 LARGE_REQUEST = 16 * 1024
@@ -64,7 +64,7 @@ _SMALL_PART = 1024
 # What one turn takes from a peer: streams that are opened, and control frames. The rest of a chunk
 # waits for the next turn, so that other connections get theirs.
 _OPENS_PER_TURN = 64
-_CONTROL_FRAMES_PER_TURN = 32
+CONTROL_FRAMES_PER_TURN = 32
 _LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more streams than that
 # Calls that a peer may open after our last GoAway: those that were under way when it arrived.
 _MAX_REFUSED = 1000
@@ -324,7 +324,7 @@ class WireProtocol(Sender[S]):
                     break
                 window = self.peer.stream_window  # it may have been the Hello
                 self._control_frames += 1
-                if not self._control_frames % _CONTROL_FRAMES_PER_TURN:
+                if not self._control_frames % CONTROL_FRAMES_PER_TURN:
                     need = 0
                     break
         used = pos - begin - uncounted

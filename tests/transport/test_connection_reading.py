@@ -1,4 +1,6 @@
-"""A client that opens and cancels many calls is read in turns, and closed if it does not stop."""
+"""A client that opens and cancels many calls is slowed down, and closed if it does not stop."""
+
+import pytest
 
 from rap.errors import Code
 from rap.wire.codec import pack
@@ -67,19 +69,42 @@ async def test_calls_that_end_at_their_deadline_do_not_count_as_cancelled() -> N
         assert sum(side.conn._cancels.allow(side.clock.monotonic()) for _ in range(1000)) == 500
 
 
-async def test_a_client_that_cancels_many_calls_is_read_at_intervals() -> None:
+async def test_new_calls_of_a_client_that_cancels_most_of_its_calls_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with facing() as side:
         ids = range(1, 1021, 2)
         await side.send_soon(*(open_frame(n, 0, b"") for n in ids))
         await side.wait_read()
         await side.send_soon(*cancelling(range(1, 1001, 2)))
         await side.wait_read()
-        await side.send_soon(*cancelling(range(1001, 1003)))
-        await eventually(lambda: side.conn.reading_paused)
-        assert not side.conn.protocol.more
-        await side.send_soon(open_frame(1023, 0, b""))
+        assert side.conn.cancel_pauses == 0
+        await side.send(*cancelling(range(1001, 1003)), open_frame(1021, 0, b""))
+        await side.send(open_frame(1023, 0, b""), *cancelling(range(1021, 1022)))
+        assert side.conn.cancel_pauses == 1
+        assert side.inbound[-1].stream.id == 1019  # all was read, and no call has begun
+        await eventually(lambda: side.inbound[-1].stream.id == 1023)
+        assert side.inbound[-2].stream.id == 1019  # a call that was cancelled never begins
+        await side.send(open_frame(1025, 0, b""))
+        assert side.inbound[-1].stream.id == 1025
+        told = [each for each in caplog.messages if "cancels most of its calls" in each]
+        assert len(told) == 1
+        assert "(501 of 511): its new calls wait" in told[0]
+
+
+async def test_a_client_that_cancels_some_of_many_calls_is_not_slowed_down() -> None:
+    async with facing() as side:
+        for first in range(1, 12_001, 4):  # every second call is cancelled, without any pause
+            await side.send_soon(open_frame(first, 0, b""), open_frame(first + 2, 0, b""))
+            await eventually(
+                lambda last=first + 2: side.inbound and side.inbound[-1].stream.id == last
+            )
+            side.conn.reset(side.inbound[-1].stream, Code.OK)
+            await side.send_soon(*cancelling(range(first, first + 1)))
         await side.wait_read()
-        assert side.inbound[-1].stream.id == 1023
+        assert side.conn.protocol.last_id == 11_999
+        assert side.conn.cancel_pauses == 0
+        assert not side.conn.draining
 
 
 async def test_a_client_that_cancels_occasionally_stays_connected() -> None:
