@@ -251,6 +251,18 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         "Times that new calls of a client waited because it cancels most of its calls.",
         lambda it: it.status.cancel_pauses,
     ),
+    Row(
+        "rap_server_loop_blocks_total",
+        "Times that a function held the event loop for longer than block_threshold.",
+        lambda it: it.status.blocks,
+        "method",
+    ),
+    Row(
+        "rap_server_loop_blocked_seconds_total",
+        "Seconds for which a function held the event loop in these cases.",
+        lambda it: it.status.blocked_seconds,
+        "method",
+    ),
     Row("rap_server_calls", "Open calls of every stream type.", lambda it: it.status.calls),
     Row(
         "rap_server_received_bytes_total",

@@ -400,6 +400,17 @@ class ServerConfig:
             see="blocking.md",
         ),
     ] = None
+    block_threshold: Annotated[
+        float,
+        Option(
+            "Seconds that a function may hold the event loop. After that, the server logs its name "
+            "and where it is, at most once a minute, and counts it. With 0, nothing watches the "
+            "event loop.",
+            "seconds",
+            least=0,
+            finite=True,
+        ),
+    ] = 0.5
     lease_ttl: Annotated[
         float,
         Option(

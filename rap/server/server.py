@@ -23,6 +23,7 @@ from rap.server.connections import ConnectionManager
 from rap.server.dispatch import Dispatcher
 from rap.server.hooks import Event, check_events, discard_events, run_event, run_stop_events
 from rap.server.load_report import LoadMeter
+from rap.server.loop_monitor import LoopMonitor
 from rap.server.middleware.chain import Middleware, MiddlewareStack
 from rap.server.registration import Registration
 from rap.server.router import Handler, Router
@@ -137,6 +138,9 @@ class Server:
             fails its call before it is decoded. Default 100,000 values, 1 to 100,000.
         threads: Number of threads that run `def` functions. `None` means the same number as in
             asyncio's default executor. Default None, at least 1.
+        block_threshold: Seconds that a function may hold the event loop. After that, the server
+            logs its name and where it is, at most once a minute, and counts it. With 0, nothing
+            watches the event loop. Default 0.5 seconds, at least 0.
         lease_ttl: Seconds that a registration stays valid unless the server renews it. Default 10
             seconds, 0.1 to 86,400.
         debug: Whether callers get the traceback when a function raises. Default False.
@@ -192,6 +196,7 @@ class Server:
         self._middlewares.load("middleware_list", config.middleware_list)
         self._processors: list[BaseProcessor] = []
         self._add_processors("processor_list", config.processor_list)
+        self._loop_monitor = LoopMonitor(config.block_threshold, _log)
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # set when the server is told to stop
@@ -239,6 +244,11 @@ class Server:
     def connection_manager(self) -> ConnectionManager:
         """The listeners and connections of the server."""
         return self._connections
+
+    @property
+    def loop_monitor(self) -> LoopMonitor:
+        """What notices that a function holds the event loop."""
+        return self._loop_monitor
 
     @property
     def registration(self) -> Registration:
@@ -422,6 +432,7 @@ class Server:
                 await run_event(processor.start_event_handle)
                 self._register_private(processor)
             await self._middlewares.start()
+            self._loop_monitor.start()
             load = LoadMeter(self._connections, self._clock)
             addresses = await self._connections.listen(self._dispatcher, admission)
             await self._registration.register(
@@ -535,6 +546,7 @@ class Server:
         await self._registration.deregister()
         await self._connections.close_connections(0.0)
         await self._dispatcher.close()
+        self._loop_monitor.stop()
         await self._middlewares.stop()
 
     def _on_hangup(self) -> None:
@@ -556,6 +568,7 @@ class Server:
         self._connections.set_draining(True)
         await self._connections.close_connections(self.config.close_timeout)
         await self._dispatcher.close()
+        self._loop_monitor.stop()
         await self._registration.deregister()
         await self._middlewares.stop()
         stops = [processor.stop_event_handle for processor in reversed(self._processors)]

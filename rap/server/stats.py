@@ -1,6 +1,6 @@
 """The state of a server, for metrics, health checks and tools."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,6 +69,8 @@ class ServerStatus:
         tokens_refused: Connections rejected for a missing or invalid token; `None` if
             authentication is off.
         paused: Connections whose peer is not reading (write buffer full).
+        blocks: How often a function held the event loop too long, by method.
+        blocked_seconds: For how many seconds in all, by method.
         cancel_pauses: How often new calls of a client waited because it cancels most of its calls.
         received: Bytes received on connections that are counted; see `count_traffic`.
         sent: Bytes sent on connections that are counted.
@@ -85,6 +87,8 @@ class ServerStatus:
     opened: int
     tokens_refused: int | None
     paused: int
+    blocks: Mapping[str, int]
+    blocked_seconds: Mapping[str, float]
     cancel_pauses: int
     received: int
     sent: int
@@ -108,6 +112,8 @@ def server_status(server: Server) -> ServerStatus:
         opened=manager.opened,
         tokens_refused=manager.tokens_refused,
         paused=sum(conn.paused for conn in manager.connections),
+        blocks=dict(server.loop_monitor.blocks),
+        blocked_seconds=dict(server.loop_monitor.seconds),
         cancel_pauses=manager.cancel_pauses,
         received=0 if manager.traffic is None else manager.traffic.received,
         sent=0 if manager.traffic is None else manager.traffic.sent,

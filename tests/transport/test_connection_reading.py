@@ -1,17 +1,23 @@
 """A client that opens and cancels many calls is slowed down, and closed if it does not stop."""
 
+import functools
+
 import pytest
 
 from rap.errors import Code
 from rap.wire.codec import pack
 from rap.wire.frames import GOAWAY, RESET, Frame
 from tests.loopback import eventually
-from tests.transport.facing import facing
+from tests.transport.facing import Facing, facing
 from tests.wire.endpoints import open_frame
 
 
 def cancelling(ids: range) -> list[Frame]:
     return [Frame(RESET, 0, n, b"", pack([Code.CANCELLED, "", {}])) for n in ids]
+
+
+def has_begun(side: Facing, stream_id: int) -> bool:
+    return bool(side.inbound) and side.inbound[-1].stream.id == stream_id
 
 
 async def test_a_client_that_keeps_cancelling_is_asked_to_leave_then_cut() -> None:
@@ -96,9 +102,7 @@ async def test_a_client_that_cancels_some_of_many_calls_is_not_slowed_down() -> 
     async with facing() as side:
         for first in range(1, 12_001, 4):  # every second call is cancelled, without any pause
             await side.send_soon(open_frame(first, 0, b""), open_frame(first + 2, 0, b""))
-            await eventually(
-                lambda last=first + 2: side.inbound and side.inbound[-1].stream.id == last
-            )
+            await eventually(functools.partial(has_begun, side, first + 2))
             side.conn.reset(side.inbound[-1].stream, Code.OK)
             await side.send_soon(*cancelling(range(first, first + 1)))
         await side.wait_read()
