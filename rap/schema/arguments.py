@@ -33,12 +33,15 @@ class Kind(NamedTuple):
         guard: The check that a body needs first; `None` if no body is costly to decode.
         fitting: Python types whose values can always be decoded as this type; `None` means all
             types.
+        keep_offsets: Value → a value whose datetimes keep their offset when it is encoded; `None`
+            if it has no datetimes.
     """
 
     hint: Any
     decode: Callable[[Body], Any]
     guard: Guard | None
     fitting: frozenset[type] | None
+    keep_offsets: Callable[[Any], Any] | None = None
 
 
 class Serializer(NamedTuple):
@@ -131,7 +134,33 @@ class ArgumentCodec:
             except Exception:
                 return long(args, {}, False)
 
+        if any(kind.keep_offsets for kind in self._kinds.values()):
+            return self._keeping_offsets(encode_args), self._keeping_offsets(encode_args_unchecked)
         return encode_args, encode_args_unchecked
+
+    def _keeping_offsets(self, encode: Callable[..., bytes]) -> Callable[..., bytes]:
+        """Return an encoder that lets datetimes keep their offset."""
+        by_place = [kind.keep_offsets for kind in self._by_place]
+        rest = None if self._rest is None else self._kinds[self._rest.name].keep_offsets
+        names = {name: kind.keep_offsets for name, kind in self._kinds.items()}
+        parameters = self._signature.parameters.values()
+        others = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+
+        def encode_keeping(args: tuple[Any, ...], kwargs: Kwargs | None = None) -> bytes:
+            keepers = [*by_place, *[rest] * (len(args) - len(by_place))]
+            kept = tuple(
+                each if keep is None else keep(each)
+                for each, keep in zip(args, keepers, strict=False)
+            )
+            if kwargs:
+                other = names.get(others) if others else None
+                kwargs = {
+                    name: value if (keep := names.get(name, other)) is None else keep(value)
+                    for name, value in kwargs.items()
+                }
+            return encode(kept, kwargs)
+
+        return encode_keeping
 
     def decoders(
         self,

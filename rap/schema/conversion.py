@@ -23,6 +23,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, Union
 
 import msgspec
+from msgspec import inspect as nodes
 from msgspec.msgpack import Decoder
 
 from rap.schema.models import (
@@ -34,7 +35,7 @@ from rap.schema.models import (
 )
 from rap.schema.shapes import ANY_FORM, Member, Record, Shape, form_of_value, make_chooser
 
-__all__ = ["can_convert", "from_plain", "prepare", "to_plain"]
+__all__ = ["can_convert", "from_plain", "keeps_offsets", "prepare", "to_plain"]
 
 _ADDRESSES = (
     ipaddress.IPv4Address,
@@ -46,8 +47,9 @@ _ADDRESSES = (
 )
 _AS_LISTS = (collections.deque, range, abc.KeysView, abc.ValuesView, abc.ItemsView)
 _UNIONS = (Union, types.UnionType)
-# Refuses a type that msgspec cannot decode, or that cannot be converted afterwards.
-Check = Callable[[Any], None]
+# Returns the description of a type. It raises an exception for one that msgspec cannot decode, or
+# that cannot be converted afterwards.
+Check = Callable[[Any], nodes.Type]
 
 
 def to_plain(value: Any) -> Any:
@@ -122,13 +124,22 @@ def prepare(hint: Any, check: Check, scope: Mapping[str, Any]) -> Any:
     Raises:
         Exception: It cannot be sent.
     """
-    return _Preparation(check, scope).prepare(hint)
+    preparation = _Preparation(check, scope)
+    prepared = preparation.prepare(hint)
+    preparation.finish()
+    return prepared
+
+
+def keeps_offsets(kind: Any) -> bool:
+    """Whether all datetimes in the values of a class may be sent as text."""
+    return isinstance(kind, _StandIn) and kind.rap_keeps_offsets
 
 
 class _StandIn(type):
     """The metaclass of classes that stand for a type; `isinstance` accepts any converted value."""
 
     rap_convert: Callable[[Any], Any]
+    rap_keeps_offsets: bool = False
 
     def __instancecheck__(cls, value: object) -> bool:
         return True
@@ -155,13 +166,16 @@ class _Preparation:
         self._check = check
         self._scope = scope
         self._made: dict[Any, Any] = {}  # type → its stand-in, which may contain itself
+        self._stand_ins: list[_StandIn] = []
+        self._types: set[type] = set()  # of the descriptions of the parts
+        self._seen: dict[int, Any] = {}
 
     def prepare(self, hint: Any) -> Any:
         """Return a type that msgspec can decode."""
         hint = type(None) if hint is None else hint
         try:
             self._refuse_unseen(hint)
-            self._check(hint)
+            self._note(self._check(hint))
         except Exception as exc:  # of msgspec, or of the annotations in a user's class
             error = exc
         else:
@@ -171,6 +185,29 @@ class _Preparation:
         except TypeError:  # metadata that has no hash
             known = None
         return self._replaced(hint, error) if known is None else known
+
+    def finish(self) -> None:
+        """Note for each stand-in whether its datetimes can keep their offset."""
+        if nodes.DateTimeType in self._types and nodes.AnyType not in self._types:
+            for each in self._stand_ins:
+                each.rap_keeps_offsets = True
+
+    def _note(self, node: Any) -> None:
+        if isinstance(node, nodes.AnyType | nodes.DateTimeType):
+            self._types.add(type(node))
+        elif isinstance(node, nodes.CollectionType):
+            self._note(node.item_type)
+        elif isinstance(node, nodes.DictType):
+            self._note(node.value_type)
+        elif isinstance(node, nodes.UnionType):
+            for each in node.types:
+                self._note(each)
+        elif id(node) not in self._seen:
+            self._seen[id(node)] = node
+            for each in getattr(node, "fields", ()):
+                self._note(each.type)
+            for each in getattr(node, "item_types", ()):
+                self._note(each)
 
     def _refuse_unseen(self, hint: Any) -> None:
         """Raise for what pydantic reads in a type and msgspec does not."""
@@ -213,6 +250,7 @@ class _Preparation:
     def _stand_in(self, hint: Any, make: Callable[[], Callable[[Any], Any]]) -> Any:
         """Return the stand-in of a type; it is known before the types inside it are prepared."""
         made = _StandIn(inspect.formatannotation(hint), (), {})
+        self._stand_ins.append(made)
         try:
             self._made[hint] = made
         except TypeError:  # as above

@@ -35,6 +35,7 @@ from rap.schema.arguments import (
     strictest,
 )
 from rap.schema.conversion import can_convert, from_plain, prepare, to_plain
+from rap.schema.offsets import offset_keeper
 from rap.schema.signature import (
     ASYNC_ITERATORS,
     callable_of,
@@ -331,7 +332,10 @@ def _value_codec(
         except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc
 
-    return encode, decode
+    keep = kind.keep_offsets
+    if keep is None:
+        return encode, decode
+    return lambda value: encode(keep(value)), decode
 
 
 def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[Body], list[Any]]:
@@ -373,13 +377,15 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     except Exception as exc:  # of msgspec, or of the annotations in a user's class
         name = inspect.formatannotation(hint)
         raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
-    return Kind(prepared, decode, _guard(node, {}), _fitting(node))
+    return Kind(prepared, decode, _guard(node, {}), _fitting(node), offset_keeper(node))
 
 
-def _check(hint: Any) -> None:
-    """Raise an exception for a type that cannot be decoded as it is."""
-    _guard(nodes.type_info(hint), {})
+def _check(hint: Any) -> nodes.Type:
+    """Return the description of a type; raise for one that cannot be decoded as it is."""
+    node = nodes.type_info(hint)
+    _guard(node, {})
     Decoder(hint, dec_hook=from_plain)
+    return node
 
 
 def _channel_result(

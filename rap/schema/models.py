@@ -15,7 +15,7 @@ from typing import Any
 
 from rap.schema.shapes import ANY_FORM, Record, Shape, form_of_value, look_alike
 
-__all__ = ["Model", "has_schema", "is_model", "make_adapter", "pydantic_metadata"]
+__all__ = ["Model", "has_schema", "is_model", "make_adapter", "pydantic_metadata", "with_offsets"]
 
 _PACKAGES = ("annotated_types", "pydantic", "pydantic_core", "pydantic_extra_types")
 # Types in a core schema that have no form in msgpack, and what they are called.
@@ -152,17 +152,25 @@ def _model_of(kind: Any) -> Model:
 
 
 def with_offsets(plain: Any) -> Any:
-    """Return a plain value whose aware datetimes that are not in UTC are text with the offset."""
+    """Return a plain value whose aware datetimes that are not in UTC are text with the offset.
+
+    A value without any is returned as it is. An offset that has seconds cannot be written as text.
+    """
     if isinstance(plain, datetime.datetime):
         offset = plain.utcoffset()
         if not offset or offset % datetime.timedelta(minutes=1):
             return plain
         return plain.isoformat()
+    found: Any
     if type(plain) is dict:
-        return {key: with_offsets(value) for key, value in plain.items()}
-    if type(plain) in (list, tuple):
-        return [with_offsets(each) for each in plain]
-    return plain
+        found = {key: with_offsets(value) for key, value in plain.items()}
+        changed = any(found[key] is not value for key, value in plain.items())
+    elif type(plain) in (list, tuple):
+        found = [with_offsets(each) for each in plain]
+        changed = any(one is not other for one, other in zip(found, plain, strict=True))
+    else:
+        return plain
+    return found if changed else plain
 
 
 def _to_json(value: Any) -> Any:
