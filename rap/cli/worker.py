@@ -44,13 +44,16 @@ def main() -> None:
 
 async def _serve(server: Server, shares: bool, link: socket.socket, metrics: int | None) -> None:
     async with worker_page(server, metrics):
-        await server.create_server()
         await _serve_and_report(server, shares, link)
 
 
 async def _serve_and_report(server: Server, shares: bool, link: socket.socket) -> None:
-    serving = asyncio.create_task(server.serve_forever(), name="rap serve")
-    await asyncio.sleep(0)  # signals drain from here on; the parent may send one
+    started = asyncio.Event()
+    serving = asyncio.create_task(server.serve_forever(started.set), name="rap serve")
+    serving.add_done_callback(lambda _: started.set())
+    await started.wait()
+    if serving.done():  # the start has failed, or a signal has ended it
+        return serving.result()
     ready = {"addresses": [str(each) for each in server.addresses], "shared": shares}
     reader, writer = await asyncio.open_connection(sock=link)
     writer.write(json.dumps(ready).encode() + b"\n")

@@ -27,6 +27,7 @@ from rap.wire.hello import Limits
 
 __all__ = ["ConnectionManager"]
 
+_DRAIN_REPORT = 5.0  # seconds between two log records on what a drain waits for
 _STOPPED = ConnectionClosed("the server was told to stop at once")
 
 
@@ -151,6 +152,14 @@ class ConnectionManager:
         """Connections rejected for a missing or invalid token; `None` if authentication is off."""
         return None if self._admission is None else self._admission.tokens_refused
 
+    def describe_calls(self) -> str:
+        """Return how many calls are open, and on how many connections."""
+        calls, connections = self.open_calls, len(self._connections)
+        return (
+            f"{calls} call{'' if calls == 1 else 's'} open"
+            f" on {connections} connection{'' if connections == 1 else 's'}"
+        )
+
     def listen_on(self, hosts: Sequence[Address], *, reuse_port: bool = False) -> None:
         """Replace the addresses to listen on; call it before `listen`.
 
@@ -256,13 +265,21 @@ class ConnectionManager:
         """Wait until all connections are closed; after `timeout` seconds close the rest."""
         for listener in self._listeners:
             await listener.settled()
-        try:
-            async with asyncio.timeout(0 if self._stop_now.is_set() else timeout):
-                while self._connections:
-                    self._empty.clear()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (0 if self._stop_now.is_set() else timeout)
+        while self._connections:
+            left = end - loop.time()
+            if left <= 0:
+                await self._end_connections()
+                break
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(min(left, _DRAIN_REPORT)):
                     await self._empty.wait()
-        except TimeoutError:
-            await self._end_connections()
+            except TimeoutError:
+                if left > _DRAIN_REPORT:
+                    text = "draining: still %s, for up to %.0f s more"
+                    self._log.warning(text, self.describe_calls(), left - _DRAIN_REPORT)
         if self._admission is not None:
             await self._admission.close()
 

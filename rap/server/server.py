@@ -200,6 +200,7 @@ class Server:
         self._dispatcher: Dispatcher | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # set when the server is told to stop
+        self._takes_signals = False
 
     def __repr__(self) -> str:
         if not hasattr(self, "_stop"):
@@ -446,18 +447,28 @@ class Server:
         _log.info("listening on %s", ", ".join(map(str, addresses)))
         return self
 
-    async def serve_forever(self) -> None:
+    async def serve_forever(self, started: Callable[[], object] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.
 
         It starts the server unless it is started. A second signal closes all connections at once;
         stop events still run. A third signal kills the process. SIGHUP reloads the certificates.
         The server also drains when this is cancelled, or when `await_closed` is called. Signals are
-        handled only in the main thread.
+        handled only in the main thread, from the beginning: a signal during a start event ends the
+        start, and one that comes after that drains.
+
+        Args:
+            started: Called when clients can call.
+
+        Raises:
+            OSError: An address cannot be bound.
         """
-        if self._dispatcher is None:
-            await self.create_server()
+        self._takes_signals = True
         with handle_signals(self._stop.set, self._connections.stop_at_once, self._on_hangup):
             try:
+                if self._dispatcher is None and not await self._start_unless_stopped():
+                    return
+                if started is not None:
+                    started()
                 await self._stop.wait()
             finally:
                 await self.__aexit__()
@@ -527,6 +538,26 @@ class Server:
             return "starting"
         return "out of rotation" if self._connections.is_draining else "serving"
 
+    async def _start_unless_stopped(self) -> bool:
+        """Start the server; return whether it was started before a signal came."""
+        start = asyncio.ensure_future(self.create_server())
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
+            if not start.done() and not self.addresses:
+                start.cancel()
+            # If it listens, clients may have called already: it drains when it is registered.
+            await asyncio.wait([start])
+        finally:
+            stop.cancel()
+            if not start.done():  # this was cancelled
+                start.cancel()
+                await asyncio.wait([start])
+        if start.cancelled():
+            return False
+        start.result()
+        return True
+
     def _check_new(self, method: str) -> None:
         if self._dispatcher is not None:
             raise RuntimeError(f"{method} must come before the server starts")
@@ -558,6 +589,9 @@ class Server:
     async def _close(self) -> None:
         """Drain and stop, in the order that `docs/operations.md` describes."""
         assert self._dispatcher is not None
+        again = "; a second signal ends it at once" if self._takes_signals else ""
+        calls, timeout = self._connections.describe_calls(), self.config.close_timeout
+        _log.info("draining: %s, for up to %g s%s", calls, timeout, again)
         delay = self.config.drain_delay
         if self._registration.is_registered:
             await self._registration.set_state(State.DRAINING)

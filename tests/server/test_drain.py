@@ -1,6 +1,7 @@
 """How a server drains: two GoAways, sessions that may finish, and `close_timeout`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -12,7 +13,7 @@ from rap.client.session import Session
 from rap.errors import CallError, Unavailable
 from rap.registry.base import State
 from rap.registry.memory import MemoryRegistry
-from rap.server import Server, context
+from rap.server import Server, connections, context
 from rap.wire.hello import hello_frame
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
@@ -299,3 +300,29 @@ async def test_a_client_pings_no_more_often_than_the_server_allows(gate: Gate) -
         assert conn is not None
         assert conn.protocol.peer_hello["min_ping"] == 334  # milliseconds: never more than three
         assert conn.watchdog.keepalive.min_interval == 0.334
+
+
+async def test_a_drain_tells_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connections, "_DRAIN_REPORT", 0.01)
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    caplog.set_level(logging.INFO, "rap.server")
+    async with serving(wait, close_timeout=20) as server, calling(server) as client:
+        call = asyncio.create_task(client.raw_call("wait"))
+        await eventually(lambda: server.connection_manager.open_calls)
+        closing = asyncio.create_task(server.close())
+        await eventually(lambda: len([it for it in texts(caplog) if "still" in it]) > 2)
+        gate.set()
+        await within(asyncio.gather(call, closing))
+    told = texts(caplog)
+    assert "draining: 1 call open on 1 connection, for up to 20 s" in told
+    assert "draining: still 1 call open on 1 connection, for up to 20 s more" in told
+
+
+def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]

@@ -168,3 +168,69 @@ async def test_the_death_of_a_server_is_noticed_at_once() -> None:
             await eventually(lambda: not client.cluster.ready)
             (node,) = client.cluster.nodes.values()
             assert node.stats.in_flight == 0
+
+
+STARTING = """
+import asyncio, os, signal, sys
+from rap.registry.memory import MemoryRegistry
+from rap.server import Server
+
+registry, when = MemoryRegistry(), sys.argv[1]
+told = []
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+class Registry:
+    watch = registry.watch
+
+    async def register(self, service, endpoint, *, ttl):
+        if when == "registering" and not told:
+            told.append(kill())
+        await registry.register(service, endpoint, ttl=ttl)
+
+    async def deregister(self, service, endpoint):
+        print("deregistered", flush=True)
+        await registry.deregister(service, endpoint)
+
+    async def aclose(self):
+        pass
+
+async def prepare():
+    if when == "preparing":
+        kill()
+        await asyncio.sleep(600)
+
+server = Server("127.0.0.1:0", service="s", registry=Registry(), drain_delay=0)
+server.load_start_event([prepare])
+server.load_stop_event([lambda: print("stopped", flush=True)])
+
+def started():
+    print("started", flush=True)
+    kill()
+
+asyncio.run(server.serve_forever(started))
+print("returned", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "lines"),
+    [
+        ("preparing", ["returned"]),
+        ("registering", ["started", "deregistered", "stopped", "returned"]),
+        ("started", ["started", "deregistered", "stopped", "returned"]),
+    ],
+)
+async def test_a_signal_in_the_first_moments_drains(when: str, lines: list[str]) -> None:
+    process = starting(when)
+    try:
+        assert await ended(process) == (0, "\n".join([*lines, ""]), "")
+    finally:
+        process.kill()
+
+
+def starting(when: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", "error", "-c", STARTING, when]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)

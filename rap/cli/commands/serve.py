@@ -101,12 +101,12 @@ def _serve_many(workers: Workers) -> None:
 
 async def _serve(server: Server, metrics: MetricsPort | None) -> None:
     async with metrics_page(server, metrics) as page:
-        await server.create_server()
-        serving = asyncio.create_task(server.serve_forever(), name="rap serve")
-        await asyncio.sleep(0)  # signals drain from here on; a reader of the next line may send one
-        print_page(page)
-        click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
-        await serving
+
+        def on_start() -> None:
+            print_page(page)
+            click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
+
+        await server.serve_forever(on_start)
     _ignore_next_signal()
     _print_stopped()
 
