@@ -354,11 +354,14 @@ class Invoker:
             if session is None and not method.idempotent:
                 error.restate(f"{error.message}{_NOT_IDEMPOTENT}")
         failed = state.exclude | {node.key}
+        if error.details.get("limit") == "max_streams" and error.unserved and not error.remote:
+            # The connection is full, and nothing was sent: the call waits for a place.
+            if session is None or await self.cluster.wait_for_room(conn, call.deadline):
+                return
         if session is not None:
             raise error
         if error.code is Code.RESOURCE_EXHAUSTED and error.unserved and not error.remote:
-            # All connections of the node are full; nothing was sent.
-            if not self.cluster.has_room(failed):
+            if not self.cluster.has_room(failed):  # its stream ids are used up
                 raise error
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
         if error.code is Code.UNIMPLEMENTED and error.unserved:

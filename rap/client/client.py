@@ -83,8 +83,10 @@ class Client:
         max_connections: Maximum connections per server. Another one is opened when every existing
             one has reached the server's `max_streams`. Default 4 connections, at least 1.
         max_in_flight: Maximum unary calls in flight per server. Default 1,024 calls, at least 1.
-        max_waiting: Maximum calls that wait because every server has reached `max_in_flight`. The
-            next call fails with `ResourceExhausted`. Default 1,024 calls, at least 0.
+        max_waiting: Maximum calls that wait for a server: because none is connected, or because
+            every one has reached `max_in_flight` or its `max_streams`. The next call fails with
+            `ResourceExhausted`. A call that waits takes about 4 kB of memory. Default 65,536 calls,
+            at least 0.
         max_attempts: Maximum attempts of one call, including the first one. A call is retried only
             if that is safe. Default 4 attempts, at least 1.
         retry_budget: Maximum retries and hedged requests, as a share of the calls of the last ten

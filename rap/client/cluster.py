@@ -11,7 +11,7 @@ The way from one to the other reads in this order:
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import islice
@@ -115,7 +115,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
 
 
 class PickQueue:
-    """The queue of calls that no server can take now.
+    """The queue of calls that no server can take now, in the order in which they came.
 
     Args:
         limit: How many calls may wait.
@@ -123,54 +123,59 @@ class PickQueue:
 
     Attributes:
         queue: A future for each call; empty, and so false, while no call waits.
+        called: Calls whose turn it is, and that have not run since.
     """
 
     def __init__(self, limit: int, clock: Clock) -> None:
-        self.queue: deque[asyncio.Future[None]] = deque()
+        self.queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()  # removes in O(1)
+        self.called = 0
         self._limit = limit
         self._clock = clock
         self._loop = asyncio.get_running_loop()
 
-    async def wait(self, until: float) -> None:
+    async def wait(self, until: float, *, first: bool = False) -> None:
         """Return when it is this call's turn to pick again.
 
         Args:
             until: Seconds on the monotonic clock.
+            first: Whether it has waited before, and found no place: it is the next again.
 
         Raises:
             ResourceExhausted: Too many calls wait already.
             TimeoutError: Its turn did not come in time.
         """
-        if len(self.queue) >= self._limit:
+        if len(self.queue) >= self._limit and not first:
             raise ResourceExhausted(
                 f"{self._limit} calls wait for a server, which is max_waiting", unserved=True
             )
         turn = self._loop.create_future()
-        self.queue.append(turn)
+        self.queue[turn] = None
+        if first:
+            self.queue.move_to_end(turn, last=False)
         try:
             async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
                 await turn
         except BaseException:
             if turn in self.queue:
-                self.queue.remove(turn)
+                del self.queue[turn]
             elif turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.called -= 1
                 self.wake()  # this call does not use its turn: pass it on
             raise
+        self.called -= 1
 
-    def wake(self) -> None:
-        """Let the first call in the queue go on."""
-        while self.queue:
-            turn = self.queue.popleft()
+    def wake(self, count: int = 1) -> None:
+        """Let the first calls in the queue go on, as many as there are places."""
+        while self.queue and count > 0:
+            turn, _ = self.queue.popitem(last=False)
             if not turn.done():
+                self.called += 1
                 turn.set_result(None)
-                return
+                count -= 1
 
     def wake_all(self) -> None:
         """Let all calls go on; those that find no server wait again."""
-        for turn in self.queue:
-            if not turn.done():
-                turn.set_result(None)
-        self.queue.clear()
+        self.wake(len(self.queue))
 
     def fail(self, error: CallError) -> None:
         """Fail all calls."""
@@ -224,6 +229,7 @@ class Cluster:
         subset = None if size is None or needs_all(picker) else Subset(size, rng)
         self._subsetting = Subsetting(subset)
         self._max_in_flight = config.max_in_flight
+        self._open_places = config.max_in_flight  # 0 while calls wait: new ones queue behind them
         self._dial = dial
         self._config = config
         self._clock = clock
@@ -233,6 +239,7 @@ class Cluster:
         self._known = False  # a first snapshot has come
         self._queue = PickQueue(config.max_waiting, clock)
         self.waiters = self._queue.queue
+        self._waiting_in_sessions = 0
         self._watching: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
         self._not_compared = False  # there is a connection whose server was not asked yet
@@ -265,9 +272,9 @@ class Cluster:
         if node.breaker.state is not _CLOSED:
             node.breaker.allow(self._clock.monotonic())
             self._refresh_soon(0.0)
-        if node.stats.in_flight >= self._max_in_flight:
+        if node.stats.in_flight >= self._open_places:
             node = min(ready, key=lambda each: each.stats.in_flight)
-            if node.stats.in_flight >= self._max_in_flight:
+            if node.stats.in_flight >= self._open_places:
                 return None
         return node
 
@@ -297,11 +304,13 @@ class Cluster:
             text = f"{method}: the deadline passed before it was sent"
             raise DeadlineExceeded(text, unserved=True)
         limit = deadline if is_call else began + self._config.connect_timeout
+        has_waited = False
         while not self._closed:
-            node = self.pick(affinity, exclude)
+            node = (self._pick_in_turn if has_waited else self.pick)(affinity, exclude)
             if node is None:
                 try:
-                    await self._wait(limit)
+                    await self._wait(limit, has_waited)
+                    has_waited = True
                 except TimeoutError:
                     waited = _waited(limit - began, limit, is_call=is_call)
                     what = f"{method}: " if method else ""
@@ -309,28 +318,72 @@ class Cluster:
                     raise Unavailable(text, unserved=True) from None
                 continue
             conn = node.pool.conn
-            if conn is None or not conn.usable or not has_room(conn):
-                node.pool.refresh()
-                conn = node.pool.conn
-            if conn is not None:
+            if conn is not None and conn.usable and has_room(conn):
                 return node, conn
+            node.pool.refresh()
+            if node.pool.conn is not None:
+                return node, node.pool.conn
             self._refresh()
         raise _closed_error(self.loop)
 
-    async def _wait(self, limit: float) -> None:
+    def _pick_in_turn(self, affinity: str | None, exclude: frozenset[str]) -> Node | None:
+        """Return the node for a call that has waited, although others still wait."""
+        places, self._open_places = self._open_places, self._max_in_flight
+        try:
+            return self.pick(affinity, exclude)
+        finally:
+            self._open_places = places
+
+    async def _wait(self, limit: float, has_waited: bool) -> None:
         """Return when it is this call's turn to pick again; see `PickQueue.wait`."""
         if denial := _denial_of(self.nodes.values()):
             raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
         if not self.ready and not self.waiters:  # the first one; `_refresh` sees to later dials
             self._hurry_dials()
         self._look_for_room()
-        await self._queue.wait(limit)
+        self._open_places = 0
+        try:
+            await self._queue.wait(limit, first=has_waited)
+        finally:
+            if not (self._queue.queue or self._queue.called):
+                self._open_places = self._max_in_flight
+
+    async def wait_for_room(self, conn: Connection, deadline: float) -> bool:
+        """Wait until a connection takes one more call of a session; return whether it does.
+
+        Args:
+            conn: The connection of the session, where its calls have to go.
+            deadline: Seconds on the monotonic clock; `NEVER`: wait `connect_timeout`.
+        """
+        if self._waiting_in_sessions >= self._config.max_waiting:
+            return False
+        limit = deadline
+        if deadline == NEVER:
+            limit = self._clock.monotonic() + self._config.connect_timeout
+        self._waiting_in_sessions += 1
+        try:
+            while not (conn.closed or has_room(conn)):
+                if self._clock.monotonic() >= limit:
+                    return False
+                await self._clock.sleep(_FULL_STEP)
+        finally:
+            self._waiting_in_sessions -= 1
+        return True
+
+    def _places(self) -> int:
+        """Return how many calls the ready servers take now."""
+        return sum(
+            min(self._max_in_flight - node.stats.in_flight, node.pool.room)
+            for node in self.ready
+            if node.stats.in_flight < self._max_in_flight
+        )
 
     def release(self) -> None:
         """Let the next waiting call go on: one has ended."""
         if any(node.pool.full for node in self.nodes.values()):
-            self._refresh()  # lets all go on if there is room now
-        self._queue.wake()
+            self._refresh()  # lets as many go on as there is room for now
+        else:
+            self._queue.wake()
 
     def has_room(self, exclude: frozenset[str]) -> bool:
         """Whether a node takes one more call now, or will when the dial under way succeeds."""
@@ -568,7 +621,7 @@ class Cluster:
                     self._remove(node)
                 else:
                     self._refresh_soon(node.keep_until - now)
-            elif node.pool.conn is None and node.pool.connections:
+            elif node.pool.connections and not node.pool.has_room:
                 node.pool.refresh()
         slow_start, subsetting = self._config.slow_start, self._subsetting
         nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
@@ -583,11 +636,13 @@ class Cluster:
         if changing:
             self._refresh_soon(_RAMP_STEP)
         if self.waiters:
-            if nodes or _denial_of(self.nodes.values()):
+            if _denial_of(self.nodes.values()):
                 self._queue.wake_all()
+            elif nodes:
+                self._queue.wake(self._places() + 1)  # the last one lets a full pool dial
             else:
                 self._hurry_dials()
-                self._look_for_room()
+            self._look_for_room()
 
     def _hurry_dials(self) -> None:
         """Dial every server soon: a call waits, and there is none that it could go to."""
@@ -595,8 +650,8 @@ class Cluster:
             node.pool.hurry()
 
     def _look_for_room(self) -> None:
-        """While calls wait at full connections, look now and then whether a stream has ended."""
-        if any(node.pool.full for node in self.nodes.values()):
+        """While calls wait for a place, look now and then whether a stream has ended."""
+        if self.ready or any(node.pool.full for node in self.nodes.values()):
             self._refresh_soon(_FULL_STEP)
 
     def _refresh_soon(self, delay: float) -> None:

@@ -162,12 +162,13 @@ class ClientConfig:
     max_waiting: Annotated[
         int,
         Option(
-            "Maximum calls that wait because every server has reached `max_in_flight`. The next "
-            "call fails with `ResourceExhausted`.",
+            "Maximum calls that wait for a server: because none is connected, or because every "
+            "one has reached `max_in_flight` or its `max_streams`. The next call fails with "
+            "`ResourceExhausted`. A call that waits takes about 4 kB of memory.",
             "calls",
             least=0,
         ),
-    ] = 1024
+    ] = 65536
     max_attempts: Annotated[
         int,
         Option(

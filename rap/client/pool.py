@@ -129,7 +129,10 @@ class Pool:
         return self._dialling is not None and not self._dialling.done()
 
     def describe(self) -> str:
-        """Return why there is no connection: a dial under way, or the last error."""
+        """Return why no connection takes a call: they are full, a dial runs, or the last error."""
+        if self.full and not self.dialling:
+            calls = sum(len(conn.streams) for conn in self.connections)
+            return f"its {len(self.connections)} connections have {calls} calls open, all it takes"
         if self._dial_began is None:
             return self.error
         seconds = self._clock.monotonic() - self._dial_began
@@ -146,15 +149,28 @@ class Pool:
         usable = [conn for conn in self.connections if conn.usable]
         roomy = [conn for conn in usable if has_room(conn)]
         self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
-        if self.conn is None and usable and len(self.connections) >= self._max_connections:
-            self.conn = usable[0]  # a call there fails by the limit of the server
-        if self.conn is None and self.wanted and not self.dialling:
+        may_dial = not usable or len(self.connections) < self._max_connections
+        if self.conn is None and self.wanted and may_dial and not self.dialling:
             self._dialling = asyncio.create_task(self._dial(), name=f"rap dial {self._name}")
 
     @property
     def full(self) -> bool:
         """Whether it is connected, but every connection has reached its limit of calls."""
         return self.conn is None and any(conn.usable for conn in self.connections)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the connection that new calls take has room for one more."""
+        return self.conn is not None and has_room(self.conn)
+
+    @property
+    def room(self) -> int:
+        """How many calls its connections take now."""
+        return sum(
+            max(0, conn.peer_limits.max_streams - len(conn.streams))
+            for conn in self.connections
+            if conn.usable
+        )
 
     @property
     def calls(self) -> int:

@@ -158,19 +158,61 @@ async def test_streams_and_channels_count_too(server: Server, gate: Gate) -> Non
         assert (node.stats.in_flight, node.stats.open_streams) == (0, 0)
 
 
-async def test_beyond_max_connections_a_call_fails_at_once(server: Server, gate: Gate) -> None:
+async def test_beyond_max_connections_calls_wait_for_a_place(server: Server, gate: Gate) -> None:
     async with calling(server, max_connections=2) as client:
-        tasks = tasks_of(client, 8)
-        await eventually(lambda: gate.inside == 8)
-        for call in (client.raw_call("enter"), anext(client.iterator_call("items"))):
-            with pytest.raises(ResourceExhausted, match="4 calls open"):
-                await within(call)
-        (node,) = client.cluster.nodes.values()
-        assert node.stats.in_flight == 8
-        assert node.breaker.state.value == "closed"
+        tasks = tasks_of(client, 200)
+        items = [asyncio.ensure_future(anext(client.iterator_call("items"))) for _ in range(9)]
+        await eventually(lambda: gate.inside == 8 and len(client.cluster.waiters) == 201)
+        with pytest.raises(Unavailable, match="its 2 connections have 8 calls open"):
+            await within(client.raw_call("enter", timeout=0.05))
+        with pytest.raises(Unavailable, match="its 2 connections have 8 calls open"):
+            await within(anext(client.iterator_call("items", timeout=0.05)))
         gate.open.set()
-        assert await within(asyncio.gather(*tasks)) == [1] * 8
-        assert await client.raw_call("enter") == 1
+        assert await within(asyncio.gather(*tasks, *items)) == [1] * 209
+        (node,) = client.cluster.nodes.values()
+        assert node.stats.in_flight == 0
+        assert node.breaker.state.value == "closed"
+        assert connections(client) == 2
+
+
+async def test_calls_beyond_the_limits_of_a_server_all_get_their_turn() -> None:
+    async def square(n: int) -> int:
+        await asyncio.sleep(0)
+        return n * n
+
+    async with serving(square) as server, calling(server) as client:
+        calls = [client.raw_call("square", n, timeout=60) for n in range(5000)]
+        assert await asyncio.gather(*calls) == [n * n for n in range(5000)]
+
+
+async def test_calls_that_wait_come_before_those_that_are_made_later(
+    server: Server, gate: Gate
+) -> None:
+    """Callers that call again and again would otherwise take every place that becomes free."""
+    order: list[int] = []
+
+    async def call_twice(client: Client, n: int) -> None:
+        for _ in range(2):
+            await client.raw_call("enter")
+            order.append(n)
+
+    async with calling(server, max_in_flight=2) as client:
+        gate.open.set()
+        await within(asyncio.gather(*(call_twice(client, n) for n in range(8))))
+    assert sorted(order[:8]) == [*range(8)]
+
+
+async def test_calls_of_a_session_wait_for_a_place_on_its_connection(
+    server: Server, gate: Gate
+) -> None:
+    async with calling(server, max_waiting=9) as client, client.session as session:
+        tasks = tasks_of(client, 10)
+        await eventually(lambda: gate.inside == 4)
+        with pytest.raises(ResourceExhausted, match="4 calls open"):
+            await within(client.raw_call("enter", timeout=0.01))
+        gate.open.set()
+        assert await within(asyncio.gather(*tasks)) == [1] * 10
+        assert session.in_session
 
 
 async def test_a_full_server_is_left_for_one_with_room(server: Server, gate: Gate) -> None:
