@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import Enum, IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -335,7 +335,10 @@ def _checked_twin(kind: object) -> type[HandlerError]:
     return made
 
 
-_BUILTIN_TYPES = {name: _twin((kind,)) for name, kind in _PORTABLE.items()}
+@cache
+def _builtin_type(name: str) -> type[HandlerError]:
+    """Return the class for a builtin type; it is made when it is first needed, and kept."""
+    return _twin((_PORTABLE[name],))
 
 
 @lru_cache(maxsize=256)  # a server chooses the combination
@@ -381,7 +384,7 @@ class ExceptionTypes:
     """
 
     def __init__(self) -> None:
-        self._types = dict(_BUILTIN_TYPES)
+        self._types: dict[str, type[HandlerError]] = {}  # those of users
 
     def load(self, kinds: Iterable[type[Exception]]) -> None:
         """Add exception types.
@@ -405,9 +408,11 @@ class ExceptionTypes:
             name: Name of its class.
             bases: Names of builtin classes that it is derived from, the most specific first.
         """
-        known = self._types.get(name) if isinstance(name, str) else None
-        if known is not None:
-            return known
+        if isinstance(name, str):
+            if name in self._types:
+                return self._types[name]
+            if name in _PORTABLE:
+                return _builtin_type(name)
         if not bases or not isinstance(bases, list | tuple):
             return HandlerError
         return _type_of_bases(tuple(each for each in bases[:_MAX_BASES] if isinstance(each, str)))

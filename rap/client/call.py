@@ -22,7 +22,6 @@ from rap.client.attempt import (
 )
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
-from rap.client.hedging import HedgedCall
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
@@ -266,6 +265,8 @@ class Invoker:
         return self._hedge(method, call, body)
 
     async def _hedge(self, method: Method, call: Call, body: bytes) -> bytes | memoryview:
+        from rap.client.hedging import HedgedCall  # few clients hedge
+
         hedged = HedgedCall(self.attempts, self.policy, method, call, body)
         attempt, error = await hedged.run()
         call.set_answer(attempt.meta or attempt.failed_meta or b"")

@@ -19,7 +19,6 @@ import typing
 import uuid
 from collections import abc
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
 from typing import Any, NamedTuple, Union
 
 import msgspec
@@ -61,7 +60,7 @@ def to_plain(value: Any) -> Any:
     kind = type(value)
     if is_model(kind):
         return Model.of(kind).dump(value)
-    if isinstance(value, (PurePath, *_ADDRESSES)):
+    if isinstance(value, _text_types()):
         return str(value)
     if isinstance(value, _AS_LISTS):
         return [*value]
@@ -109,7 +108,7 @@ def can_convert(kind: Any) -> bool:
             raise TypeError(problem)
         return True
     return isinstance(kind, type) and (
-        isinstance(kind, _StandIn) or issubclass(kind, (PurePath, *_ADDRESSES))
+        isinstance(kind, _StandIn) or issubclass(kind, _text_types())
     )
 
 
@@ -383,7 +382,7 @@ class _Preparation:
             return Shape(ANY_FORM)
         if issubclass(kind, enum.Enum):
             return _shape_of_values([each.value for each in kind])
-        if issubclass(kind, (PurePath, *_ADDRESSES)):
+        if issubclass(kind, _text_types()):
             return Shape(frozenset({"str"}))
         if is_model(kind) or has_schema(kind):
             return Model.of(hint if origin is None else kind).shape
@@ -450,6 +449,15 @@ _FORMS: dict[Any, str] = {
     **dict.fromkeys((abc.Iterable, abc.Container, abc.Reversible, abc.Collection), "array"),
     **dict.fromkeys((abc.Sequence, abc.MutableSequence, abc.Set, abc.MutableSet), "array"),
 }
+
+
+def _text_types() -> tuple[type, ...]:
+    """Return the classes whose objects are sent as their text.
+
+    A program that has no paths has not imported `pathlib`, and this does not do it either.
+    """
+    pathlib = sys.modules.get("pathlib")
+    return _ADDRESSES if pathlib is None else (pathlib.PurePath, *_ADDRESSES)
 
 
 def _evaluated(hint: Any, scope: Mapping[str, Any]) -> Any:

@@ -8,7 +8,6 @@ inverse. This module does not import pydantic: a model exists only if the user h
 import datetime
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -124,6 +123,8 @@ class Model:
                     "it is strict, and has bytes or Any beside types that strict validation"
                     " accepts only from JSON"
                 )
+            import json  # few models need it
+
             strict = functools.partial(validate_json, **options)
             self.validate = lambda value: strict(json.dumps(value, default=_to_json))
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Protocol
 
-from rap.balance.latency import LatencyAt
 from rap.call import StreamType
 from rap.clock import Clock
 from rap.errors import DeadlineExceeded
@@ -109,6 +108,8 @@ class LoadReporter:
         self.sample_at = 0.0
         self._source = source
         self._cpu = cpu
+        from rap.balance.latency import LatencyAt  # few clients ask
+
         self._latency = LatencyAt()
         self._counted_at = self._reported_at = -1.0
         self._in_flight = 0
