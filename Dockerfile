@@ -9,7 +9,7 @@ RUN python -m venv /opt/rap
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY rap rap
-RUN /opt/rap/bin/pip install '.[redis,crypto,fast,cli,api-gateway,metrics,otel,opentracing]' \
+RUN /opt/rap/bin/pip install '.[redis,crypto,fast,cli,gateway,metrics,otel,opentracing]' \
  && /opt/rap/bin/pip uninstall --yes pip setuptools
 
 FROM python:${PYTHON}-slim
