@@ -252,6 +252,31 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         lambda it: it.status.cancel_pauses,
     ),
     Row(
+        "rap_server_threads",
+        "Maximum number of threads of def functions.",
+        lambda it: it.status.threads,
+    ),
+    Row(
+        "rap_server_threads_busy",
+        "Threads that run a function.",
+        lambda it: it.status.threads_busy,
+    ),
+    Row(
+        "rap_server_threads_waiting_calls",
+        "Functions that wait for a thread.",
+        lambda it: it.status.threads_waiting,
+    ),
+    Row(
+        "rap_server_threads_wait_seconds_total",
+        "Seconds that functions have waited for a thread.",
+        lambda it: it.status.threads_waited,
+    ),
+    Row(
+        "rap_server_threads_expired_total",
+        "Calls whose deadline passed before a thread was free.",
+        lambda it: it.status.threads_expired,
+    ),
+    Row(
         "rap_server_loop_blocks_total",
         "Times that a function held the event loop for longer than block_threshold.",
         lambda it: it.status.blocks,

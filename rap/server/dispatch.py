@@ -37,7 +37,7 @@ from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
 from rap.server.router import Handler, Router
 from rap.server.signals import is_ctrl_c
-from rap.server.threads import Threads
+from rap.server.threads import Job, Threads
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
 from rap.wire.codec import pack, unpack
@@ -160,6 +160,7 @@ class ServerStream(Stream):
     items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
+    _job: Job | None = None
     _is_done = False  # the client of a channel reads nothing more
     _on_done: Callable[[], None] | None = None
 
@@ -172,9 +173,8 @@ class ServerStream(Stream):
             which = "its run_timeout"
         elif limit is handler.default_timeout:  # the object: a caller may ask for the same time
             which = "the server's default run_timeout"
-        queued = not (handler.function.is_async or handler.inline)
-        where = "running, or waiting for a thread" if queued else "running"
-        return f"{handler.method}: {which} of {limit:g} s passed while the handler was {where}"
+        where = "was running" if self._job is None else self._job.where
+        return f"{handler.method}: {which} of {limit:g} s passed while the handler {where}"
 
     @property
     def is_over(self) -> bool:
@@ -306,6 +306,10 @@ class ServerStream(Stream):
         """Count the bytes of items that were read from a request stream."""
         self.items_size += size
 
+    def set_job(self, job: Job | None) -> None:
+        """Take what the call runs in a thread, while it waits or runs."""
+        self._job = job
+
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
         """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
         self._on_done = on_done
@@ -391,6 +395,11 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._create_task = self._loop.create_task
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled tasks of streams that are gone
+
+    @property
+    def threads(self) -> Threads:
+        """Where `def` handlers run."""
+        return self._threads
 
     def open(self, stream: ServerStream, flags: int, meta: bytes, body: bytes | memoryview) -> None:
         """Start to serve a stream that the peer opened."""

@@ -247,6 +247,11 @@ class Server:
         return self._connections
 
     @property
+    def threads(self) -> Threads | None:
+        """Where `def` functions run; `None` before the start."""
+        return None if self._dispatcher is None else self._dispatcher.threads
+
+    @property
     def loop_monitor(self) -> LoopMonitor:
         """What notices that a function holds the event loop."""
         return self._loop_monitor
@@ -407,7 +412,7 @@ class Server:
             raise RuntimeError("the server was started already")
         pipeline = Pipeline(self._processors, Side.SERVER)
         self._connections.announce(pipeline.abilities)
-        threads = Threads(self.config.threads)
+        threads = Threads(self.config.threads, self._clock)
         self._dispatcher = Dispatcher(
             self._router,
             pipeline,

@@ -69,6 +69,11 @@ class ServerStatus:
         tokens_refused: Connections rejected for a missing or invalid token; `None` if
             authentication is off.
         paused: Connections whose peer is not reading (write buffer full).
+        threads: Maximum number of threads of `def` functions.
+        threads_busy: Threads that run a function.
+        threads_waiting: Functions that wait for a thread.
+        threads_waited: Seconds that functions have waited for a thread so far.
+        threads_expired: Calls whose deadline passed before a thread was free.
         blocks: How often a function held the event loop too long, by method.
         blocked_seconds: For how many seconds in all, by method.
         cancel_pauses: How often new calls of a client waited because it cancels most of its calls.
@@ -87,6 +92,11 @@ class ServerStatus:
     opened: int
     tokens_refused: int | None
     paused: int
+    threads: int
+    threads_busy: int
+    threads_waiting: int
+    threads_waited: float
+    threads_expired: int
     blocks: Mapping[str, int]
     blocked_seconds: Mapping[str, float]
     cancel_pauses: int
@@ -97,7 +107,7 @@ class ServerStatus:
 def server_status(server: Server) -> ServerStatus:
     """Return the state of a server; call it on its event loop."""
     manager, registration = server.connection_manager, server.registration
-    lease = registration.lease
+    lease, threads = registration.lease, server.threads
     return ServerStatus(
         address=str((manager.addresses or manager.hosts)[0]),
         serving=server.is_serving,
@@ -112,6 +122,11 @@ def server_status(server: Server) -> ServerStatus:
         opened=manager.opened,
         tokens_refused=manager.tokens_refused,
         paused=sum(conn.paused for conn in manager.connections),
+        threads=0 if threads is None else threads.limit,
+        threads_busy=0 if threads is None else threads.busy,
+        threads_waiting=0 if threads is None else threads.waiting,
+        threads_waited=0.0 if threads is None else threads.waited,
+        threads_expired=0 if threads is None else threads.expired,
         blocks=dict(server.loop_monitor.blocks),
         blocked_seconds=dict(server.loop_monitor.seconds),
         cancel_pauses=manager.cancel_pauses,

@@ -12,23 +12,39 @@ pool nevertheless, so no more functions run at a time than the pool has threads.
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
+from math import inf
 from queue import Empty, SimpleQueue
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 
 from rap.call import current
-from rap.errors import ResourceExhausted
+from rap.clock import Clock, clock_of
+from rap.errors import DeadlineExceeded, ResourceExhausted
 
-__all__ = ["OneThread", "Threads"]
+__all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
+
+_log = logging.getLogger("rap.server")
+_LONG_WAIT = 1.0  # seconds after which a job that waits for a thread is worth a line in the log
+_LOG_PAUSE = 60.0  # seconds between two such lines
+# Seconds before its deadline at which a call that still waits fails, at most a tenth of the time
+# that it had: the caller then learns the reason before it gives up itself.
+_EARLY = 0.05
+_MAX_NAMES = 3  # functions that a text names
+_FULL = (
+    "all %d threads are busy (running there: %s), and %d calls wait for one, the first for %.1f s; "
+    "if these functions call `def` functions of this server, they wait for each other: set "
+    "`threads` higher, or declare them with `async def`"
+)
 
 _MAX_KEPT = 1024  # threads that open generators keep; each takes about 30 KB
-
-_Job = tuple["Future[Any]", Callable[[], Any], "OneThread | None"]
 
 
 class Threads:
@@ -37,11 +53,37 @@ class Threads:
     Args:
         count: Maximum number of threads. `None` means as many as `ThreadPoolExecutor` has: the
             number of CPUs plus 4, at most 32.
+        clock: Source of time of the deadlines.
     """
 
-    def __init__(self, count: int | None) -> None:
-        self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4))
+    def __init__(self, count: int | None, clock: Clock | None = None) -> None:
+        self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock_of(clock))
         weakref.finalize(self, self._jobs.dismiss)
+
+    @property
+    def limit(self) -> int:
+        """Maximum number of threads."""
+        return self._jobs.max_threads
+
+    @property
+    def busy(self) -> int:
+        """Number of threads that run a function."""
+        return len(self._jobs.running)
+
+    @property
+    def waiting(self) -> int:
+        """Number of functions that wait for a thread."""
+        return len(self._jobs.waiting)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that all functions together have waited for a thread."""
+        return self._jobs.waited
+
+    @property
+    def expired(self) -> int:
+        """Number of calls whose deadline passed before a thread was free."""
+        return self._jobs.expired
 
     async def run(
         self,
@@ -55,9 +97,12 @@ class Threads:
             func: The function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
+
+        Raises:
+            DeadlineExceeded: No thread was free before the deadline of the current call.
         """
         call = functools.partial(copy_context().run, _call, func, args, kwargs or {})
-        return await _outcome(self._jobs.submit(call))  # pyright: ignore[reportArgumentType]  # of `Context.run`
+        return await self._jobs.run(call)  # pyright: ignore[reportArgumentType]  # of `Context.run`
 
     def one(self) -> "OneThread":
         """Return one thread of the pool, for functions that run one after another.
@@ -75,6 +120,73 @@ class Threads:
     def close(self) -> None:
         """Cancel the jobs that wait, and let the threads end; running functions finish."""
         self._jobs.close()
+
+
+class ThreadUser(Protocol):
+    """The call that a job is for."""
+
+    @property
+    def method(self) -> str:
+        """The function that was called."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """When the call ends, in seconds on the monotonic clock."""
+        ...
+
+    def set_job(self, job: "Job | None") -> None:
+        """Take the job of the call, while there is one."""
+        ...
+
+
+class Job:
+    """A function that waits for a thread, or runs in one.
+
+    Args:
+        call: The function.
+        name: What it is, for texts.
+        jobs: The other jobs.
+        one: What takes the thread out of the pool afterwards, unless it is released.
+    """
+
+    __slots__ = (
+        "_jobs",
+        "call",
+        "expired",
+        "future",
+        "is_queued",
+        "name",
+        "one",
+        "queued_at",
+        "started_at",
+    )
+
+    def __init__(
+        self, call: Callable[[], Any], name: str, jobs: "_Jobs", one: "OneThread | None"
+    ) -> None:
+        self.future: Future[Any] = Future()
+        self.call = call
+        self.name = name
+        self.queued_at = monotonic()
+        self.started_at: float | None = None
+        self.expired = False  # cancelled because its deadline was near
+        self.is_queued = False  # behind others
+        self.one = one
+        self._jobs = jobs
+
+    @property
+    def waited(self) -> float:
+        """Seconds that it has waited for a thread."""
+        return (self.started_at or monotonic()) - self.queued_at
+
+    @property
+    def where(self) -> str:
+        """What it does, for the error of a deadline."""
+        waited = f"waited {round(self.waited, 1):g} s for one of {self._jobs.max_threads} threads"
+        if self.started_at is None:
+            return f"{waited} (running there: {self._jobs.running_names})"
+        return "was running" + (f", after it had {waited}" if self.waited >= _EARLY else "")
 
 
 class OneThread:
@@ -102,11 +214,11 @@ class OneThread:
         call = functools.partial(self._context.run, _call, func, (), {})
         if not self._has_begun:
             self._has_begun = True
-            return await _outcome(self._jobs.submit(call, self))
+            return await self._jobs.run(call, self)
         if self._jobs.is_closed:  # the last function of a generator still runs
             return await _outcome(self._put(call))
         # A thread of the pool waits meanwhile, so this takes a place in the pool.
-        return await _outcome(self._jobs.submit(lambda: self._put(call).result()))
+        return await self._jobs.run(lambda: self._put(call).result())
 
     def leave(self) -> None:
         """Release the thread; called by the function that runs in it, which is the last one."""
@@ -143,52 +255,127 @@ class _Jobs:
 
     Args:
         max_threads: Maximum number of threads in the pool.
+        clock: Source of time of the deadlines.
 
     Attributes:
+        waiting: Jobs that wait for a thread, the oldest first.
+        running: Jobs that run.
+        waited: Seconds that all jobs that have ended have waited.
+        expired: Number of jobs whose deadline passed before a thread was free.
         kept: Number of threads that have left the pool for a generator.
         is_closed: Whether nothing more is run.
     """
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, clock: Clock) -> None:
+        self.max_threads = max_threads
+        self.waiting: dict[Job, None] = {}
+        self.running: dict[Job, None] = {}
+        self.waited = 0.0
+        self.expired = 0
         self.kept = 0
         self.is_closed = False
-        self._max_threads = max_threads
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._clock = clock
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._logged_at = -inf
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait or run
         self._threads = 0  # in the pool
         self._started = 0
 
-    def submit(self, call: Callable[[], Any], one: OneThread | None = None) -> "Future[Any]":
-        """Queue a job, and start another thread if all are busy and there may be more.
+    @property
+    def running_names(self) -> str:
+        """What the threads run, such as "/default/f (4), /default/g"."""
+        names = Counter(job.name for job in list(self.running)).most_common()
+        texts = [name if count == 1 else f"{name} ({count})" for name, count in names]
+        more = [f"and {len(texts) - _MAX_NAMES} more"] if len(texts) > _MAX_NAMES else []
+        return ", ".join(texts[:_MAX_NAMES] + more)
+
+    async def run(self, call: Callable[[], Any], one: OneThread | None = None) -> Any:
+        """Run a function in a thread of the pool, and return its result.
 
         Args:
-            call: What to run.
+            call: The function.
             one: What takes the thread out of the pool afterwards, unless it is released.
+
+        Raises:
+            DeadlineExceeded: No thread was free before the deadline of the current call.
         """
-        future: Future[Any] = Future()
+        user: Any = current.get()
+        if not hasattr(user, "set_job"):
+            user = None
+        name = "a function" if user is None else user.method
+        job = Job(call, name, self, one)
+        self._submit(job)
+        expiry = self._on_full(job, user) if job.is_queued else None
+        if user is not None:
+            user.set_job(job)
+        try:
+            return await _outcome(job.future)
+        except asyncio.CancelledError:
+            self.waiting.pop(job, None)
+            if not job.expired or _is_cancelled():
+                raise
+            self.expired += 1
+            text = f"{name}: the deadline of the call is over: it {job.where}"
+            raise DeadlineExceeded(text, unserved=True) from None
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+            if user is not None:
+                user.set_job(None)  # the job refers to the call: leave no reference cycle
+
+    def _submit(self, job: Job) -> None:
+        """Queue a job, and start another thread if all are busy and there may be more."""
         if self.is_closed:
-            future.cancel()
-            return future
+            job.future.cancel()
+            return
         with self._lock:
             self._unfinished += 1
-        self._queue.put((future, call, one))
+            job.is_queued = self._unfinished > self.max_threads
+        self.waiting[job] = None
+        self._queue.put(job)
         try:
             self._start_if_short()
         except RuntimeError:  # the machine has too many threads for now
             if not self._threads:  # otherwise an existing thread takes the job
-                future.cancel()
+                self.waiting.pop(job, None)
+                job.future.cancel()
                 raise
-        return future
+
+    def _on_full(self, job: Job, user: ThreadUser | None) -> asyncio.TimerHandle | None:
+        """Watch a job that waits; return the timer that ends it shortly before its deadline."""
+        loop = asyncio.get_running_loop()
+        if self._check_timer is None:
+            self._check_timer = loop.call_later(_LONG_WAIT, self._check_waiting, loop)
+        left = inf if user is None else user.deadline - self._clock.monotonic()
+        if left == inf:
+            return None
+        return loop.call_later(max(0.0, left - min(_EARLY, left / 10)), _expire, job)
+
+    def _check_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Log that jobs wait for long, at most once a minute."""
+        self._check_timer = None
+        oldest = next(iter(list(self.waiting)), None)
+        if oldest is None:
+            return
+        self._check_timer = loop.call_later(_LONG_WAIT, self._check_waiting, loop)
+        now = monotonic()
+        if oldest.waited >= _LONG_WAIT * 0.9 and now - self._logged_at >= _LOG_PAUSE:
+            self._logged_at = now
+            waiting = len(self.waiting)
+            _log.warning(_FULL, self.max_threads, self.running_names, waiting, oldest.waited)
 
     def close(self) -> None:
         """Cancel the jobs that wait, and let the threads end."""
         self.is_closed = True
         try:
             while job := self._queue.get_nowait():
-                job[0].cancel()
+                job.future.cancel()
         except Empty:
             pass
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         self.dismiss()
 
     def dismiss(self) -> None:
@@ -197,7 +384,7 @@ class _Jobs:
 
     def _start_if_short(self) -> None:
         with self._lock:
-            if self._threads >= min(self._unfinished, self._max_threads):
+            if self._threads >= min(self._unfinished, self.max_threads):
                 return
             self._threads += 1
             name = f"rap-handler_{self._started}"
@@ -213,16 +400,21 @@ class _Jobs:
     def _work(self) -> None:
         """Run jobs until a `None` comes, which is put back for the other threads."""
         while job := self._queue.get():
-            future, call, one = job
-            settle = _run(future, call)
-            leaves = one is not None and not one.is_released and not future.cancelled()
+            one = job.one
+            job.started_at = monotonic()
+            self.running[job] = None
+            self.waiting.pop(job, None)
+            settle = _run(job.future, job.call)
+            self.running.pop(job, None)
+            leaves = one is not None and not one.is_released and not job.future.cancelled()
             with self._lock:  # before the caller resumes and submits its next job
                 self._unfinished -= 1
+                self.waited += job.waited
                 if leaves:
                     self._threads -= 1
                     self.kept += 1
             settle()
-            del job, future, call, settle  # keep no reference to a finished call
+            del job, settle  # keep no reference to a finished call
             if one is not None and leaves and not self._keep(one):
                 return
             del one
@@ -235,7 +427,7 @@ class _Jobs:
         one.serve()
         with self._lock:
             self.kept -= 1
-            is_needed = self._threads < self._max_threads
+            is_needed = self._threads < self.max_threads
             self._threads += is_needed
         return is_needed
 
@@ -249,6 +441,15 @@ async def _outcome(future: "Future[Any]") -> Any:
         if source is not None:
             source.keep_thread(future)
         raise
+
+
+def _expire(job: Job) -> None:
+    job.expired = job.future.cancel()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _run(future: "Future[Any]", call: Callable[[], Any]) -> Callable[[], None]:

@@ -7,8 +7,11 @@ import weakref
 
 import pytest
 
+from rap.client import SyncClient
+from rap.errors import DeadlineExceeded
+from rap.server.stats import server_status
 from rap.server.threads import Threads
-from tests.loopback import eventually, within
+from tests.loopback import calling, eventually, serving, within
 
 
 def name() -> str:
@@ -126,3 +129,73 @@ async def test_calls_fail_while_no_thread_can_be_started(
         go_on.set()
         assert (await within(calls))[1] == "rap-handler_0"  # by the one that there is
     pool.close()
+
+
+async def test_a_call_that_gets_no_thread_before_its_deadline_says_so() -> None:
+    go_on = threading.Event()
+
+    def block() -> None:
+        go_on.wait(10)
+
+    def wanted() -> int:
+        return 1
+
+    async with serving(block, wanted, threads=1) as server, calling(server) as client:
+        blocked = asyncio.create_task(client.raw_call("block"))
+        await eventually(lambda: server_status(server).threads_busy == 1)
+        text = (
+            r"/default/wanted: .*waited 0\.\d s for one of 1 threads \(running there: /default/bl"
+        )
+        with pytest.raises(DeadlineExceeded, match=text) as caught:
+            await client.raw_call("wanted", timeout=0.5)
+        assert caught.value.remote
+        status = server_status(server)
+        assert (status.threads, status.threads_waiting, status.threads_expired) == (1, 0, 1)
+        go_on.set()
+        await within(blocked)
+        assert await client.raw_call("wanted") == 1
+        await eventually(lambda: server_status(server).threads_busy == 0)
+        assert server_status(server).threads_waited > 0.3
+
+
+async def test_the_run_timeout_of_a_call_that_waits_for_a_thread_names_the_wait() -> None:
+    go_on = threading.Event()
+
+    def block() -> None:
+        go_on.wait(10)
+
+    async with serving(block, threads=1, run_timeout=0.3) as server, calling(server) as client:
+        calls = [asyncio.create_task(client.raw_call("block", timeout=5)) for _ in range(2)]
+        errors = await within(asyncio.gather(*calls, return_exceptions=True))
+        go_on.set()
+    running, waiting = map(str, errors)
+    assert "its run_timeout of 0.3 s passed while the handler was running" in running
+    assert "waited 0.3 s for one of 1 threads (running there: /default/block)" in waiting
+
+
+async def test_functions_that_wait_for_each_other_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rap.server.threads._LONG_WAIT", 0.1)
+    met = threading.Barrier(2, timeout=10)
+    inside: list[SyncClient] = []
+
+    def inner() -> int:
+        return 1
+
+    def outer() -> int:
+        met.wait()
+        return int(inside[0].raw_call("inner", timeout=0.5))
+
+    async with serving(inner, outer, threads=2) as server, calling(server) as client:
+        inside.append(sync := SyncClient(str(server.addresses[0])))
+        await asyncio.to_thread(sync.connect)
+        calls = [asyncio.create_task(client.raw_call("outer")) for _ in range(2)]
+        errors = await within(asyncio.gather(*calls, return_exceptions=True))
+        await asyncio.to_thread(sync.close)
+    for error in errors:
+        assert isinstance(error, DeadlineExceeded)
+        assert "for one of 2 threads (running there: /default/outer (2))" in str(error)
+    (told,) = (each for each in caplog.messages if "threads are busy" in each)
+    assert "all 2 threads are busy (running there: /default/outer (2)), and 2 calls wait" in told
+    assert "they wait for each other" in told
