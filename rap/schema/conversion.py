@@ -284,6 +284,8 @@ class _Preparation:
             model = Model.of(hint)
             if model.problem:
                 raise TypeError(model.problem)
+            if model.parses and hasattr(hint, "__metadata__"):
+                raise TypeError("its value is sent as it is, and would be parsed again")
             base = hint.__origin__ if hasattr(hint, "__metadata__") else hint
             try:
                 first = None if base is hint else self._plain_converter(base)

@@ -51,6 +51,7 @@ _FORMS = {
     **dict.fromkeys(("date", "time", "timedelta", "uuid", "decimal", "url"), "str"),
     **dict.fromkeys(("multi-host-url", "json", "function-plain"), "str"),
 }
+_TEXTS = frozenset({"date", "time", "timedelta", "uuid", "decimal", "url", "function-wrap"})
 _SKIPPED = ("serialization", "metadata", "default", "cls", "config", "computed_fields", "function")
 
 
@@ -90,6 +91,7 @@ class Model:
     Attributes:
         problem: Why it cannot be sent, or `None`.
         dump_options: Arguments of `model_dump`.
+        parses: Whether it makes another value of the one that it is given, as `Json` does.
         keeps_offsets: Whether datetimes keep their offset from UTC: they are sent as text, which
             nothing else in the model could be taken for.
     """
@@ -103,6 +105,9 @@ class Model:
         survey = _Survey(schema)
         self.problem = survey.problem
         self.dump_options = {"round_trip": True} if survey.round_trip else {}
+        if survey.one_way_alias:
+            self.dump_options["by_alias"] = False
+        self.parses = "json" in survey.types or "serialization" in schema
         self.keeps_offsets = bool(schema) and not (
             "any" in survey.types or ("union" in survey.types and "str" in survey.types)
         )
@@ -185,7 +190,7 @@ class _Survey:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.types: set[str] = set()
-        self.strict = self.round_trip = self.swaps = False
+        self.strict = self.round_trip = self.swaps = self.one_way_alias = False
         self.by_name = True
         self.aliases: list[str] = []
         self.problem: str | None = None
@@ -217,7 +222,9 @@ class _Survey:
         config = node.get("config") or config
         own = node.get("strict") and kind in _STRICT_ONLY_JSON
         self.strict |= bool(own or config.get("strict"))
-        if kind in _UNSENDABLE:
+        if kind == "model" and node["cls"].__module__ == "pydantic.main":
+            self._refuse(where, "a model of any class")
+        elif kind in _UNSENDABLE:
             self._refuse(where, _UNSENDABLE[kind])
         elif kind == "json":
             self.round_trip = True
@@ -249,12 +256,20 @@ class _Survey:
                     config.get("validate_by_name") or config.get("populate_by_name")
                 )
                 self.swaps |= bool(_names(alias) & (names - {name}))
+            if config.get("serialize_by_alias"):
+                sent_as = field.get("serialization_alias")
+                self.one_way_alias |= sent_as not in (None, name, *_names(alias))
             required = field["schema"].get("type") != "default" and field.get("required", True)
             if field.get("serialization_exclude") and required:
                 self._refuse(inner, "a required field that is never sent (exclude=True)")
             self._visit(field["schema"], config, inner)
 
     def _check_union(self, node: Mapping[str, Any], where: str) -> None:
+        types = {each.get("type") for each in _choices(node)}
+        if "decimal" in types and types & {"int", "float"}:
+            self._refuse(where, "a union of Decimal and a number, which would read its text")
+        if "bytes" in types and types & _TEXTS:
+            self._refuse(where, "a union of bytes and a type that is sent as text")
         choices = [self._shape(each) for each in _choices(node)]
         for number, one in enumerate(choices):
             for other in choices[:number]:
@@ -354,10 +369,10 @@ def _choices(node: Mapping[str, Any]) -> list[Any]:
 
 
 def _names(alias: Any) -> set[str]:
-    """Return the first keys of an alias: a name, a path, or a list of paths."""
+    """Return the first keys of an alias: `None`, a name, a path, or a list of paths."""
     if isinstance(alias, str):
         return {alias}
-    paths = alias if alias and isinstance(alias[0], list) else [alias]
+    paths = alias if alias and isinstance(alias[0], list) else [alias or ()]
     return {str(path[0]) for path in paths if path}
 
 

@@ -16,11 +16,15 @@ from uuid import UUID
 
 import pytest
 from pydantic import (
+    AliasChoices,
     AliasPath,
+    AwareDatetime,
+    Base64Bytes,
     BaseModel,
     ByteSize,
     ConfigDict,
     Field,
+    FilePath,
     HttpUrl,
     IPvAnyAddress,
     Json,
@@ -29,8 +33,10 @@ from pydantic import (
     RootModel,
     SecretBytes,
     SecretStr,
+    SerializeAsAny,
     computed_field,
 )
+from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from rap.errors import InvalidArgument, RegistrationError
@@ -51,6 +57,34 @@ class Aliased(BaseModel):
     number: int = Field(alias="n")
     text: str = Field(default="", validation_alias="in", serialization_alias="out")
     deep: int = Field(default=0, validation_alias=AliasPath("deep_", 0))
+
+
+class OneWay(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+    some: int = Field(validation_alias="in", serialization_alias="out")
+
+
+class Camel(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, serialize_by_alias=True, extra="forbid")
+    some_name: int
+
+
+class Choice(BaseModel):
+    a: int = Field(validation_alias=AliasChoices("x", "y"))
+
+
+class Keys(BaseModel):
+    by_id: dict[UUID, int]
+    by_color: dict[Color, int]
+    by_number: dict[int, str]
+
+
+class Branch(RootModel[dict[str, "Branch"]]):
+    pass
+
+
+class Scalars(BaseModel):
+    value: bool | int | float | str
 
 
 class Swapped(BaseModel):
@@ -192,6 +226,16 @@ FAMILY: list[tuple[Any, Any]] = [
     (Aliased, Aliased.model_validate({"n": 1, "in": "a", "deep_": [3]})),
     (Swapped, Swapped(**{"b": 1, "a": 2})),
     (Outer, Outer(inner=Aliased(n=1), all=[Aliased(n=2)])),
+    (OneWay, OneWay.model_validate({"in": 1})),
+    (Camel, Camel.model_validate({"someName": 1})),
+    (Choice, Choice.model_validate({"y": 1})),
+    (Keys, Keys(by_id={UUID(int=1): 1}, by_color={Color.RED: 1}, by_number={1: "a"})),
+    (Branch, Branch({"a": Branch({})})),
+    (Scalars, Scalars(value="1")),
+    (Scalars, Scalars(value=True)),
+    (Scalars, Scalars(value=1.0)),
+    (AwareDatetime, NOW),
+    (FilePath, Path(__file__)),
     (Computed, Computed(width=3)),
     (Extra, Extra.model_validate({"width": 3, "more": 1})),
     (Shown, Shown(width=3)),
@@ -284,6 +328,22 @@ class SameFields(BaseModel):
     pet: Frozen | Excluded
 
 
+class Numbered(BaseModel):
+    value: float | Decimal
+
+
+class Texts(BaseModel):
+    value: bytes | UUID
+
+
+class AnyModel(BaseModel):
+    model: SerializeAsAny[BaseModel]
+
+
+class TupleKeys(BaseModel):
+    by_place: dict[tuple[int, int], str]
+
+
 class Deep(BaseModel):
     inner: list[Callback]
 
@@ -301,6 +361,12 @@ class Deep(BaseModel):
         (Alike, "field 'when' is a union whose members look alike when sent: both can be `str`"),
         (SameFields, "field 'pet' is a union whose members look alike when sent: the fields"),
         (Deep, "field 'inner.back' is a callable"),
+        (Numbered, "field 'value' is a union of Decimal and a number"),
+        (Texts, "field 'value' is a union of bytes and a type that is sent as text"),
+        (AnyModel, "it is a model of any class"),
+        (TupleKeys, "field 'by_place' is a dict whose keys are arrays or maps"),
+        (Base64Bytes, "its value is sent as it is, and would be parsed again"),
+        (Json[list[int]], "its value is sent as it is, and would be parsed again"),
         (list[Callback], "field 'back' is a callable"),
         (Frozen | Excluded, "`Frozen` and `Excluded` cannot be told apart"),
     ],
