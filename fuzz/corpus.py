@@ -67,6 +67,7 @@ _TALKS = [
     _opening(1, "wait", []) + _done(1) + _cancel(1) + _done(1),
     _data(1, 3, MESSAGE, pack({"h": 1})) + _bare(1, END, {":trailer": {"t": 1}}),
     _data(3, 3, MESSAGE, pack({":result": True})) + _data(3, None, END),
+    _data(3, None, MESSAGE, pack({":end": True})) + _data(3, None, END),
     _opening(1, "wait", []) + _cancel(1) + _opening(3, "wait", []) + ping_frame(b"12345678"),
     _opening(1, "list", []) + ping_frame(b"12345678", ack=True),
     _data(1, 3, _WHOLE) + _data(3, 4, _WHOLE, pack({"h": 1})),

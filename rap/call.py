@@ -44,10 +44,11 @@ UNTRACED = ":untraced"
 # A whole header that says only that. Calls share it, so it must not be changed.
 UNTRACED_HEADER: Header = {UNTRACED: True}
 # Headers of the outcome of a call (PROTOCOL.md §8.5). RESULT marks the message of a channel that is
-# the result of the server's function. TRAILER holds what the server says when the call ends, as a
-# map. A Reset has no header, so header and trailer of a failed call are in its details, as
-# HEADER_DETAIL and TRAILER.
+# the result of the server's function, and MESSAGES_END the end of its messages if the function has
+# not returned. TRAILER holds what the server says when the call ends, as a map. A Reset has no
+# header, so header and trailer of a failed call are in its details, as HEADER_DETAIL and TRAILER.
 RESULT = ":result"
+MESSAGES_END = ":end"
 TRAILER = ":trailer"
 HEADER_DETAIL = ":header"
 

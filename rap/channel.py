@@ -8,8 +8,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
-from rap.call import RESULT, Call, Header, Request, Response, Side
-from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument
+from rap.call import (
+    HEADER_DETAIL,
+    MESSAGES_END,
+    RESULT,
+    Call,
+    Header,
+    Request,
+    Response,
+    Side,
+)
+from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline
 from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.transport.stream import (
@@ -39,6 +48,7 @@ _CLOSED = CLOSED | LOCAL_DONE
 _MAX_ERRORS = 7  # of a channel that are kept while its handler runs, besides the last one
 _NOT_OF_CHANNELS = BATCH | END  # flags that no message of a channel has
 _RESULT_NAME = RESULT.encode()
+_MESSAGES_END_NAME = MESSAGES_END.encode()
 
 
 class ServerSide(Protocol):
@@ -50,6 +60,10 @@ class ServerSide(Protocol):
 
     def end_response(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
         """Return body and meta of the END of the response."""
+        ...
+
+    def end_messages(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
+        """Return body and meta of the message that ends the messages before that END."""
         ...
 
 
@@ -94,7 +108,12 @@ class Channel(Generic[In, Out]):
         # its messages has left.
         half_closes = not self._is_client and stream.conn.peer_has("outcome")
         self._unwritable = LOCAL_DONE if half_closes else _CLOSED  # states in which nothing is sent
+        self._outlives_end = half_closes  # a server's outcome comes after the end of its messages
+        self._has_ended = False  # this side has sent such an end
         self._finish: str | None = None
+        # Nothing is left to read: this side has closed, or the end of the messages was read.
+        self._is_read = False
+        self._peer_has_ended = False  # the end of the peer's messages was read
         # Whether a write takes the slow way: it has a header, passes processors, or cannot be sent.
         self._is_slow = pipeline.transforms or server is not None
         self._inbox: CountedInbox | None = None  # set when the peer reads nothing more
@@ -119,9 +138,9 @@ class Channel(Generic[In, Out]):
             state = "closed"
         elif stream.error is not None:
             state = f"failed: {stream.error}"
-        elif stream.state & _CLOSED:
+        elif stream.state & _CLOSED or self._has_ended:
             state = "closed"
-        elif stream.ended:
+        elif stream.ended or self._peer_has_ended:
             state = "closed by the peer"
             if stream.inbox:
                 state += f", {len(stream.inbox)} messages unread"
@@ -136,12 +155,17 @@ class Channel(Generic[In, Out]):
     def is_close(self) -> bool:
         """Whether no message is left to read, because either side has closed the channel."""
         stream = self._stream
-        if self._finish is not None:
+        if self._is_read:
             return True
         if self._pipeline.proves_ends and stream.inbox and stream.inbox[0][0] & END:
             self._on_end(stream.try_recv())
-        if stream.inbox and stream.inbox[0][1] and self._is_result(stream.inbox[0][1]):
-            return True
+        if stream.inbox and stream.inbox[0][1]:
+            mark = self._mark(stream.inbox[0][1])
+            if mark == MESSAGES_END:
+                _, meta, body = stream.take()
+                self._on_messages_end(meta, body)
+            if mark:
+                return True
         return not stream.inbox and (stream.ended or stream.error is not None)
 
     @property
@@ -177,12 +201,12 @@ class Channel(Generic[In, Out]):
         if self._pipeline.transforms:
             body = (await self.read()).body
             return body
-        if self._finish is not None:
-            raise self._closed()
+        if self._is_read:
+            raise self._closed("the peer closed the channel")
         stream = self._stream
         try:
             flags, meta, raw = stream.take() if stream.inbox else await stream.recv()
-            if meta and self._take_result(meta, raw):
+            if meta and self._take_mark(meta, raw):
                 raise EndOfStream
             if flags & _NOT_OF_CHANNELS:
                 raise self._not_a_channel()
@@ -213,7 +237,7 @@ class Channel(Generic[In, Out]):
         The peer's iteration ends. Does nothing if this side has ended.
         """
         if self._finish is None and self._stream.error is None:
-            self._stream.end(*self._last_frame())
+            self._end_messages()
 
     async def result(self) -> Any:
         """On a client, return the value of the server's function when that has returned.
@@ -285,7 +309,9 @@ class Channel(Generic[In, Out]):
 
     async def wait_close(self) -> None:
         """Return when the peer has closed the channel, or the connection was lost."""
-        await self._stream.wait_ended()
+        stream = self._stream
+        while not (stream.ended or stream.error is not None or self._messages_ended()):
+            await stream.wait_news()
 
     async def loop(self, flag: bool = True) -> bool:
         """Return whether to continue: `flag` is true and the channel is open."""
@@ -298,10 +324,10 @@ class Channel(Generic[In, Out]):
                 yield message.body
             return
         stream = self._stream
-        while self._finish is None:
+        while not self._is_read:
             try:
                 flags, meta, body = stream.take() if stream.inbox else await stream.recv()
-                if meta and self._take_result(meta, body):
+                if meta and self._take_mark(meta, body):
                     return
                 if flags & _NOT_OF_CHANNELS:
                     raise self._not_a_channel()
@@ -325,7 +351,7 @@ class Channel(Generic[In, Out]):
             raise self._closed()
         if self._inbox is not None and self._inbox.taken == self._taken:
             raise self._closed("the peer closed the channel")
-        if stream.state & self._unwritable:
+        if stream.state & self._unwritable or self._has_ended:
             raise self._closed("the channel is closed")
         if self._inbox is not None:
             self._taken = self._inbox.taken
@@ -344,6 +370,18 @@ class Channel(Generic[In, Out]):
                 message = await pipeline.response(Response(self._call, body, header))
             header, raw = message.header, self._encode_any(message.body)
         await stream.send(raw, pack(header) if header else b"")
+        if self._has_ended:  # while the processors had the message, so the client drops it
+            raise self._closed("the channel is closed")
+
+    def _end_messages(self) -> None:
+        """Send the end of this side's messages, unless it is sent."""
+        stream = self._stream
+        if self._server is None or not self._outlives_end:
+            stream.end(*self._last_frame())
+        elif not (self._has_ended or stream.state & LOCAL_DONE):
+            self._has_ended = self._is_slow = True
+            body, meta = self._server.end_messages(self._pipeline)
+            stream.conn.send_data(stream, MESSAGE, meta, body)
 
     def _last_frame(self) -> tuple[bytes, bytes]:
         """Return body and meta of the END of this side, unless it has ended."""
@@ -363,6 +401,11 @@ class Channel(Generic[In, Out]):
             return InvalidArgument(f"{method} is not a channel function; declare its items")
         return InvalidArgument(f"{method} is a channel function; declare it with a Channel")
 
+    def _wrong_end(self) -> Unauthenticated:
+        """Return the error for an end that the peer has not sent as the one that arrived."""
+        text = "the end of the messages and that of the call were exchanged on their way"
+        return Unauthenticated(f"{self._call.method}: {text}", details={"reason": "seal"})
+
     def _closed(self, text: str = "") -> ChannelClosed:
         """Return the error of a channel that is closed, by this side or as `text` says."""
         error = ChannelClosed(self._finish or f"{self._call.method}: {text}")
@@ -372,10 +415,14 @@ class Channel(Generic[In, Out]):
 
     async def _next(self) -> Request | Response | None:
         """Return the next message, or `None` at the end."""
-        return await self._receive() if self._finish is None else None
+        return None if self._is_read else await self._receive()
 
-    async def _receive(self) -> Request | Response | None:
-        """Return the next message, or `None` at the end, of a channel that may be closed."""
+    async def _receive(self, to_outcome: bool = False) -> Request | Response | None:
+        """Return the next message, or `None` at the end, of a channel that may be closed.
+
+        Args:
+            to_outcome: The end is that of the call, not that of the messages of a server.
+        """
         stream = self._stream
         while True:
             try:
@@ -389,6 +436,11 @@ class Channel(Generic[In, Out]):
                 return None
             if received[0] & _NOT_OF_CHANNELS:
                 raise self._not_a_channel()
+            if received[1] and self._mark(received[1]) == MESSAGES_END:
+                self._on_messages_end(received[1], received[2])
+                if to_outcome:
+                    continue
+                return None
             message = await self._inbound(received)
             if not (self._is_client and message.header.get(RESULT) is True):
                 return message
@@ -399,7 +451,7 @@ class Channel(Generic[In, Out]):
         if self._stream.discard:
             return
         if self._pipeline.transforms:
-            while await self._receive() is not None:
+            while await self._receive(to_outcome=True) is not None:
                 pass
             return
         stream = self._stream
@@ -411,13 +463,18 @@ class Channel(Generic[In, Out]):
             if flags & _NOT_OF_CHANNELS:
                 raise self._not_a_channel()
             if meta:
-                self._take_result(meta, body)
+                self._take_mark(meta, body)
 
     def _finish_now(self, msg: str) -> bool:
         """Close this side; return whether the outcome of the server will come."""
         stream = self._stream
         self._finish = msg or f"{self._call.method}: this side closed the channel"
-        self._is_slow = True
+        self._is_slow = self._is_read = True
+        if self._outlives_end:
+            stream.stop_receiving()
+            self._end_messages()
+            stream.interrupt()
+            return False
         last_frame = self._last_frame()
         if not (self._is_client and stream.conn.peer_has("outcome")):
             stream.leave(*last_frame)
@@ -427,27 +484,59 @@ class Channel(Generic[In, Out]):
         stream.interrupt()
         return True
 
-    def _is_result(self, meta: bytes) -> bool:
-        """Whether a message with this meta is the result of the server's function."""
-        if not self._is_client or _RESULT_NAME not in meta:
-            return False
+    def _messages_ended(self) -> bool:
+        """Return whether the end of the peer's messages has arrived; it may not have been read."""
+        if self._peer_has_ended:
+            return True
+        inbox = self._stream.inbox
+        return self._is_client and any(
+            inbox[i][1] and self._mark(inbox[i][1]) for i in range(-min(2, len(inbox)), 0)
+        )
+
+    def _mark(self, meta: bytes) -> str:
+        """Return what the message with this meta is on a client: `RESULT` or `MESSAGES_END`.
+
+        Messages of users return an empty text.
+        """
+        if not self._is_client or not (_RESULT_NAME in meta or _MESSAGES_END_NAME in meta):
+            return ""
         try:
             header = unpack(meta)
         except ValueError:
-            return False
-        return isinstance(header, dict) and header.get(RESULT) is True
+            return ""
+        if not isinstance(header, dict):
+            return ""
+        return next((name for name in (RESULT, MESSAGES_END) if header.get(name) is True), "")
 
-    def _take_result(self, meta: bytes, body: bytes | memoryview) -> bool:
-        """Keep the body of the result; return whether the message is that."""
-        if not self._is_result(meta):
-            return False
-        self._result = body
-        return True
+    def _take_mark(self, meta: bytes, body: bytes | memoryview) -> bool:
+        """Take a message if it is the result, or the end of the messages; return whether it is."""
+        mark = self._mark(meta)
+        if mark == RESULT:
+            self._result = body
+        elif mark:
+            self._on_messages_end(meta, body)
+        return bool(mark)
+
+    def _on_messages_end(self, meta: bytes, body: bytes | memoryview) -> None:
+        """Take the end of the messages of a server whose function goes on.
+
+        Raises:
+            CallError: A processor refuses it.
+        """
+        if self._pipeline.proves_ends:
+            content = self._pipeline.receive_end(self._call, body)
+            if not (isinstance(content, dict) and content.get(MESSAGES_END) is True):
+                raise self._wrong_end()
+            header = content.get(HEADER_DETAIL)
+            self._stream.on_proven_header(meta, pack(header) if header else b"")
+        self._is_read = self._peer_has_ended = True
 
     def _on_end(self, last: Message | None) -> None:
         """Let the processors check the end of the peer's messages; they raise to refuse it."""
         if not self._proved and (self._finish is None or self._is_client):
             content = self._pipeline.receive_end(self._call, b"" if last is None else last[2])
+            if isinstance(content, dict) and MESSAGES_END in content:
+                raise self._wrong_end()
             if last is not None:
                 self._stream.on_proven_end(last[1], content)
             self._proved = True

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from rap.call import (
     FORWARDED,
     HEADER_DETAIL,
+    MESSAGES_END,
     TRAILER,
     Call,
     Header,
@@ -297,6 +298,19 @@ class ServerStream(Stream):
         if self.response_began:
             content.pop(HEADER_DETAIL, None)
         return pipeline.send_end(self.as_call(), content or None), b""
+
+    def end_messages(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
+        """Return body and meta of the message that ends the messages before the response ends.
+
+        It has the header of the response if no message had it; a proof of the end protects that.
+        """
+        header = self.begin_response()
+        if not pipeline.proves_ends:
+            return pack(None), pack({**header, MESSAGES_END: True})
+        content: Header = {MESSAGES_END: True}
+        if header:
+            content[HEADER_DETAIL] = header
+        return pipeline.send_end(self.as_call(), content), pack({MESSAGES_END: True})
 
     def keep_thread(self, running: Future[Any]) -> None:
         """Remember that the handler goes on in a thread, though its task was cancelled."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rap.call import RESULT, Request, Response, StreamType
 from rap.channel import Channel
-from rap.errors import ChannelClosed, Internal, InvalidArgument
+from rap.errors import ChannelClosed, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any, split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
@@ -128,9 +128,6 @@ class Streaming:
         body = stream.handler.function.encode_result(result)
         if result is None:
             return
-        if stream.state & LOCAL_DONE:
-            text = "the function has ended its side of the channel, so its value cannot be sent"
-            raise Internal(f"{stream.handler.method}: {text}")
         header = {**stream.begin_response(), RESULT: True}
         if self._pipeline.transforms:
             response = Response(stream.as_call(), decode_any(body), header)

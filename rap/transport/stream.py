@@ -211,7 +211,7 @@ class Stream(StreamState):
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
-        if self._ender is not None and self.state & REMOTE_END:
+        if self._ender is not None and (meta or self.state & REMOTE_END):
             self._wake()
 
     def on_header(self, flags: int, meta: bytes) -> None:
@@ -232,6 +232,16 @@ class Stream(StreamState):
         if self.first_meta is meta:
             self.first_meta = None
         self.end_meta = content if isinstance(content, dict) else {}
+
+    def on_proven_header(self, meta: bytes, header: bytes) -> None:
+        """Keep the header that the processors have found in the end of the peer's messages.
+
+        Args:
+            meta: Meta of the message, which they do not protect.
+            header: What replaces it if it was the first.
+        """
+        if self.first_meta is meta:
+            self.first_meta = header
 
     def on_failed_meta(self, meta: Header) -> None:
         """Keep header and trailer of a call that is about to fail, as the Reset has them."""
@@ -391,9 +401,13 @@ class Stream(StreamState):
     async def wait_ended(self) -> None:
         """Wait until the peer has ended or reset the stream, or the connection is lost."""
         while not self.state & REMOTE_END and self.error is None:
-            if self._ender is None:
-                self._ender = self.conn.new_future()
-            await asyncio.shield(self._ender)
+            await self.wait_news()
+
+    async def wait_news(self) -> None:
+        """Wait until the stream may have ended, or a message with a header has arrived."""
+        if self._ender is None:
+            self._ender = self.conn.new_future()
+        await asyncio.shield(self._ender)
 
     async def _flushed(self) -> None:
         if self._writer is None:

@@ -269,13 +269,49 @@ async def test_a_value_of_the_wrong_type_is_an_error() -> None:
         assert caught.value.code == 13
 
 
-async def test_a_value_is_not_lost_in_silence_when_the_handler_has_closed_the_channel() -> None:
+async def test_a_handler_that_has_closed_the_channel_returns_its_value() -> None:
     async with talking(closes) as peer:
         call = await peer.open("/default/closes", end=False)
         assert await call.rest() == []
-        while call.failure is None:
+        assert call.failure is None
+        assert call.messages_ended
+        assert call.result == 3
+
+
+async def test_a_handler_that_has_ended_its_messages_reads_on_and_its_error_is_the_outcome() -> (
+    None
+):
+    async def ends(channel: Channel) -> None:
+        context.set_header("h", 1)
+        await channel.end()
+        context.set_trailer("t", 2)
+        with pytest.raises(RuntimeError, match="the response has begun"):
+            context.set_header("late", 1)
+        raise ValueError(f"lost {[body async for body in channel]}")
+
+    async with talking(ends) as peer:
+        call = await peer.open("/default/ends", end=False)
+        while not call.messages_ended:
             await peer.read()
-        assert "its value cannot be sent" in call.failure.message
+        assert call.answer_header == {"h": 1}
+        await call.send(1)
+        await call.end()
+        with pytest.raises(Failed, match=r"lost \[1\]"):
+            await call.receive()
+        assert call.answer_trailer == {"t": 2}
+
+
+async def test_a_client_of_an_older_release_gets_the_end_of_a_handler_as_the_end() -> None:
+    async def ends(channel: Channel) -> int:
+        await channel.end()
+        await channel.read()
+        return 5
+
+    async with talking(ends, outcome=False) as peer:
+        call = await peer.open("/default/ends", end=False)
+        assert await call.rest() == []
+        assert (call.messages_ended, call.result) == (False, None)
+        await call.end()
 
 
 def test_a_server_refuses_a_channel_function_whose_value_cannot_be_sent() -> None:

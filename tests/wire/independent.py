@@ -97,6 +97,7 @@ class Call:
         self.headers: list[Mapping[str, Any]] = []  # of the frames that began a message or END
         self.last_header: Mapping[str, Any] = {}  # of the message or frame with END
         self.result: Any = None  # of a channel
+        self.messages_ended = False  # the server's, before its call
         self.is_done = False  # the client of a channel reads nothing more
         self.stopped = False  # the server needs no more of what we send
         self._inbox: deque[tuple[Any, int]] = deque()  # with what the message gives back
@@ -220,6 +221,10 @@ class Call:
             self.last_header = header
         if header.get(":result") is True and self._parts:
             self.result = msgpack.unpackb(b"".join(self._parts))
+            self._parts.clear()
+            await self.peer.give_back(self, cost)
+        elif header.get(":end") is True and self._parts:
+            self.messages_ended = True
             self._parts.clear()
             await self.peer.give_back(self, cost)
         elif self._parts and frame.kind == DATA:

@@ -442,6 +442,12 @@ class Foreign:
                 assert call.is_done == (name == "left")
                 await call.send(count, header={":result": True})
                 await call.end()
+            case "/default/ends":
+                await call.receive()
+                await call.send("last")
+                await call.send(None, header={":end": True})
+                await call.send(len(await call.rest()), header={":result": True})
+                await call.end({":trailer": {"t": 1}})
             case "/default/later":  # a peer of later days
                 await call.peer.send(99, 255, 0, b"", b"?")
                 body = msgpack.packb("all the same")
@@ -511,6 +517,19 @@ async def test_a_client_of_rap_sends_a_stream_of_requests_to_the_independent_ser
         items = stub(range(100))
         assert [item async for item in items] == [*range(100)]
         assert items.trailer == {"t": 1}
+
+
+async def test_a_client_of_rap_writes_on_when_the_independent_server_has_ended_its_messages() -> (
+    None
+):
+    async with calling_foreign(abilities=["outcome"]) as (client, _):
+        async with client.channel("ends", "now") as channel:
+            assert [body async for body in channel] == ["last"]
+            assert channel.is_close
+            for number in range(3):
+                await channel.write(number)
+            assert await channel.result() == 3
+        assert channel.trailer == {"t": 1}
 
 
 @pytest.mark.parametrize("name", ["left", "ended"])

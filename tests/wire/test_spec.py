@@ -12,7 +12,7 @@ from uuid import UUID
 import msgpack
 
 import rap.wire
-from rap.call import FORWARDED, RESULT, TRAILER, UNTRACED
+from rap.call import FORWARDED, MESSAGES_END, RESULT, TRAILER, UNTRACED
 from rap.errors import Code
 from rap.processor.compress import HEADER_NAME as DEFLATE
 from rap.processor.encryption.sealing import HEADER_NAME as CRYPTO
@@ -197,5 +197,14 @@ def test_codes_and_reserved_headers_are_those_of_the_specification() -> None:
     assert named == {code.value: code.name for code in Code if code}
     headers = " ".join(row[0] for row in table("name | in"))
     reserved = {name for name in re.findall(r"`(\S+)`", headers) if name.startswith(":")}
-    assert reserved == {":attempt", ":batch", CRYPTO, DEFLATE, RESULT, TRAILER, UNTRACED}
+    assert reserved == {
+        ":attempt",
+        ":batch",
+        CRYPTO,
+        DEFLATE,
+        MESSAGES_END,
+        RESULT,
+        TRAILER,
+        UNTRACED,
+    }
     assert f"`{FORWARDED}`" in headers
