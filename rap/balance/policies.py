@@ -2,26 +2,25 @@
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from random import Random
 
+from rap._lazy import Lazy
 from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.picker import Picker
-from rap.balance.prequal import Prequal
-from rap.balance.rendezvous import Rendezvous
-from rap.balance.weighted import RoundRobin, SmoothWeighted, WeightedRandom
-from rap.balance.zone import ZoneAware
 
 __all__ = ["ENTRY_POINTS", "picker_from_name"]
 
 ENTRY_POINTS = "rap.balance"
 """The group of entry points: callables that take a `random.Random` and return a picker."""
 
-_BUILTIN: dict[str, Callable[[Random], Picker]] = {
-    "p2c": PowerOfTwoChoices,
-    "smooth_weighted": SmoothWeighted,
-    "weighted_random": WeightedRandom,
-    "round_robin": RoundRobin,
-    "rendezvous": Rendezvous,
+# The others are imported when they are chosen.
+_BUILTIN: dict[str, Lazy | None] = {
+    "p2c": None,
+    "smooth_weighted": Lazy("rap.balance.weighted", "SmoothWeighted"),
+    "weighted_random": Lazy("rap.balance.weighted", "WeightedRandom"),
+    "round_robin": Lazy("rap.balance.weighted", "RoundRobin"),
+    "rendezvous": Lazy("rap.balance.rendezvous", "Rendezvous"),
 }
 
 
@@ -44,6 +43,8 @@ def picker_from_name(
         ValueError: The name is unknown, or its object is not a picker.
     """
     if zone:
+        from rap.balance.zone import ZoneAware
+
         return ZoneAware(lambda: picker_from_name(picker, rng, "", now), zone, rng)
     made = _make(picker, rng, now) if isinstance(picker, str) else picker
     if isinstance(made, type) or not callable(getattr(made, "pick", None)):
@@ -52,16 +53,23 @@ def picker_from_name(
 
 
 def _make(name: str, rng: Random, now: Callable[[], float]) -> Picker:
+    made: Picker
     if name == "prequal":
+        from rap.balance.prequal import Prequal
+
         return Prequal(rng, now)
     if name in _BUILTIN:
-        return _BUILTIN[name](rng)
+        source = _BUILTIN[name]
+        if source is None:
+            return PowerOfTwoChoices(rng)
+        made = getattr(import_module(source.module), source.name)(rng)
+        return made
     from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     others = entry_points(group=ENTRY_POINTS)
     for entry in others:
         if entry.name == name:
-            made: Picker = entry.load()(rng)
+            made = entry.load()(rng)
             return made
     known = ", ".join([*_BUILTIN, "prequal", *sorted({entry.name for entry in others})])
     raise ValueError(f"picker must be one of {known}, or a Picker object; got {name!r}")

@@ -16,8 +16,6 @@ from collections.abc import Collection, Iterable, Mapping
 from heapq import nlargest
 from random import Random
 
-from rap.balance.rendezvous import draw
-
 __all__ = ["Subset"]
 
 MORE = 1.1  # times the average, plus one: above it, a node has too many clients
@@ -45,6 +43,8 @@ class Subset:
         """Return the nodes to connect to, from the keys of all nodes."""
         if len(keys) <= self._size:
             return keys
+        from rap.balance.rendezvous import draw  # loads hashlib, which few clients need
+
         if self._client is None:
             self._client = self._rng.getrandbits(128).to_bytes(16, "big")
         old, client = self._ranks, self._client

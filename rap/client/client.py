@@ -16,7 +16,6 @@ from rap.client.config import ClientConfig
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import MethodCache, merge_arguments
-from rap.client.request_pump import client_stream
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, innermost_session
@@ -463,6 +462,8 @@ class Client:
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = method.timeout if check_call_timeout(timeout) is None else timeout
         if method.stream_type is StreamType.CLIENT_STREAM:
+            from rap.client.request_pump import client_stream  # few clients send request streams
+
             _, running = client_stream(
                 self.invoker, method, *arguments, session, header, limit, affinity
             )

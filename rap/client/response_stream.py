@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
@@ -17,13 +17,15 @@ from rap.client.attempt import StreamAttempt, decode_response, explain_deadline
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
-from rap.client.request_pump import RequestPump
 from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.errors import CallError, DeadlineExceeded, Internal, InvalidArgument
 from rap.transport import EndOfStream
 from rap.transport.stream import answer_trailer
 from rap.wire.frames import BATCH, END
+
+if TYPE_CHECKING:
+    from rap.client.request_pump import RequestPump
 
 __all__ = ["ResponseStream"]
 
@@ -58,7 +60,7 @@ class ResponseStream(Generic[T_co]):
         body: bytes,
         decode_item: Callable[[Any], T_co],
         decode_items: Callable[[Any], list[T_co]],
-        pump: RequestPump | None = None,
+        pump: "RequestPump | None" = None,
     ) -> None:
         self._items: deque[T_co] = deque()
         self._invoker = invoker

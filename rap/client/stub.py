@@ -16,7 +16,6 @@ from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.method import Method, MethodCache
-from rap.client.request_pump import RequestPump, client_stream
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
@@ -236,6 +235,8 @@ def _hedged_stub(
 def _client_stream_stub(
     client: StubClient, method: Method, options: tuple[str, ...]
 ) -> Callable[..., Any]:
+    from rap.client.request_pump import client_stream  # few clients send request streams
+
     async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = _split(kwargs, options)
         return await client_stream(client.invoker, method, args, kwargs, **taken)[1]
@@ -251,6 +252,8 @@ def _starter(client: StubClient, method: Method, options: tuple[str, ...]) -> Ca
         if method.stream_type.server_streams:
             return iterator_call(invoker, method, args, kwargs, **taken)
         if method.stream_type is StreamType.CLIENT_STREAM:
+            from rap.client.request_pump import client_stream
+
             return invoker.start_task(*client_stream(invoker, method, args, kwargs, **taken))
         taken.setdefault("timeout", method.timeout)
         return invoker.start(method, args, kwargs, **taken)
@@ -291,6 +294,8 @@ def iterator_call(
     if function is not None:
         decode_item, decode_items = function.decode_item, function.decode_items
         if function.stream_parameter is not None:
+            from rap.client.request_pump import RequestPump
+
             pump = RequestPump(method, call, invoker.pipeline, source)
     return ResponseStream(invoker, method, call, session, body, decode_item, decode_items, pump)
 
