@@ -192,7 +192,7 @@ class RequestPump:
             raise error  # the source was closed, and `stop` raises this
 
     async def _close(self) -> None:
-        items = self._source if self._items is None else self._items
+        items: Any = self._source if self._items is None else self._items
         self._source = self._items = ()
         if hasattr(items, "aclose"):
             await items.aclose()

@@ -106,11 +106,13 @@ class UnaryMiddleware(Protocol):
         kwargs: Mapping[str, Any] | None,
     ) -> Any:
         """Run the handler inside the middleware; return its result, or raise."""
+        ...
 
     def answered(
         self, stream: "ServerStream", error: BaseException | None, began: float, size: int
     ) -> None:
         """Report how a call ended."""
+        ...
 
 
 class StreamServer(Protocol):
@@ -118,9 +120,11 @@ class StreamServer(Protocol):
 
     def serve(self, stream: "ServerStream") -> Coroutine[Any, Any, None]:
         """Run a function of any other stream type than unary, and send what it returns."""
+        ...
 
     def with_requests(self, stream: "ServerStream", arguments: CallArguments) -> CallArguments:
         """Return the arguments of a function together with its request stream."""
+        ...
 
 
 class ResponseMetadata:

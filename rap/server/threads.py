@@ -101,8 +101,8 @@ class Threads:
         Raises:
             DeadlineExceeded: No thread was free before the deadline of the current call.
         """
-        call = functools.partial(copy_context().run, _call, func, args, kwargs or {})
-        return await self._jobs.run(call)  # pyright: ignore[reportArgumentType]  # of `Context.run`
+        run: Callable[..., Any] = copy_context().run
+        return await self._jobs.run(functools.partial(run, _call, func, args, kwargs or {}))
 
     def one(self) -> "OneThread":
         """Return one thread of the pool, for functions that run one after another.
@@ -211,7 +211,8 @@ class OneThread:
         Args:
             func: The function. It does not run if this is cancelled before it begins.
         """
-        call = functools.partial(self._context.run, _call, func, (), {})
+        run: Callable[..., Any] = self._context.run
+        call = functools.partial(run, _call, func, (), {})
         if not self._has_begun:
             self._has_begun = True
             return await self._jobs.run(call, self)
