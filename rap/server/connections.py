@@ -160,6 +160,14 @@ class ConnectionManager:
             f" on {connections} connection{'' if connections == 1 else 's'}"
         )
 
+    def reset(self, incarnation: str) -> None:
+        """Be ready to listen again, in another event loop too, as another run of the server."""
+        self._hello = {**self._hello, "incarnation": incarnation}
+        self._listeners = []
+        self._load_reporter = None
+        self._empty, self._stop_now = asyncio.Event(), asyncio.Event()
+        self.set_draining(False)
+
     def listen_on(self, hosts: Sequence[Address], *, reuse_port: bool = False) -> None:
         """Replace the addresses to listen on; call it before `listen`.
 

@@ -76,7 +76,7 @@ class Registration:
         self._incarnation = incarnation
         self._clock = clock
         self._rng = rng
-        self._owned = isinstance(registry, str)
+        self._url = registry if isinstance(registry, str) else None
         found: object = registry
         if isinstance(registry, str):
             from rap.registry.url import registry_from_url  # only needed with a registry
@@ -103,6 +103,14 @@ class Registration:
     def lease(self) -> "Lease | None":
         """The lease that keeps the server registered, while it is."""
         return self._lease
+
+    def reset(self, incarnation: str) -> None:
+        """Be ready to register again, as another run of the server."""
+        self._incarnation = incarnation
+        if self._url is not None:
+            from rap.registry.url import registry_from_url
+
+            self._registry = cast(Registry, registry_from_url(self._url))
 
     def move_advertised(self, ports: int) -> None:
         """Raise the advertised port by `ports`; call it before `register`."""
@@ -153,7 +161,7 @@ class Registration:
         lease, self._lease = self._lease, None
         if lease is not None:
             await lease.close()
-        if self._owned and self._registry is not None:
+        if self._url is not None and self._registry is not None:
             await self._registry.aclose()
 
     async def _advertised(self, bound: Sequence[Address]) -> Address:

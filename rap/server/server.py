@@ -165,6 +165,7 @@ class Server:
         config = make_config(Server, ServerConfig, {"host": host, **options})
         self.config = config
         self.incarnation = os.urandom(8).hex()
+        self._runs = 0
         self._clock = clock_of(config.clock)
         self._rng = random_of(config.rng)
         self._router = Router(config.run_timeout, is_limit="run_timeout" in options)
@@ -192,7 +193,7 @@ class Server:
         self._stop_events = check_events("stop_event_list", config.stop_event_list)
         # Close the coroutine objects of a server that never starts; Python would warn of them.
         weakref.finalize(self, _discard, self._start_events, self._stop_events)
-        self._middlewares = MiddlewareStack(self.register, config.service or "", _log)
+        self._middlewares = MiddlewareStack(self._register_private, config.service or "", _log)
         self._middlewares.load("middleware_list", config.middleware_list)
         self._processors: list[BaseProcessor] = []
         self._add_processors("processor_list", config.processor_list)
@@ -406,10 +407,12 @@ class Server:
 
         Raises:
             OSError: An address cannot be bound.
-            RuntimeError: The server has been started before.
+            RuntimeError: The server is started, or is stopping. It may be started again when it
+                has stopped, in another event loop too.
         """
         if self._dispatcher is not None:
-            raise RuntimeError("the server was started already")
+            self._reset()
+        self._runs += 1
         pipeline = Pipeline(self._processors, Side.SERVER)
         self._connections.announce(pipeline.abilities)
         threads = Threads(self.config.threads, self._clock)
@@ -432,11 +435,11 @@ class Server:
                 log=_log,
             )
             admission = self._middlewares.admission(authenticator)
-            while self._start_events:
-                await run_event(self._start_events.pop(0))
+            for event in self._start_events:
+                await run_event(event)
             for processor in self._processors:
                 await run_event(processor.start_event_handle)
-                self._register_private(processor)
+                self._register_functions(processor)
             await self._middlewares.start()
             self._loop_monitor.start()
             load = LoadMeter(self._connections, self._clock)
@@ -467,6 +470,8 @@ class Server:
         Raises:
             OSError: An address cannot be bound.
         """
+        if self._is_stopped:
+            self._reset()
         self._takes_signals = True
         with handle_signals(self._stop.set, self._connections.stop_at_once, self._on_hangup):
             try:
@@ -543,6 +548,26 @@ class Server:
             return "starting"
         return "out of rotation" if self._connections.is_draining else "serving"
 
+    @property
+    def _is_stopped(self) -> bool:
+        return self._closing is not None and self._closing.done()
+
+    def _reset(self) -> None:
+        """Be as before the start."""
+        if not self._is_stopped:
+            what = "was started already" if self._closing is None else "is stopping; close() it"
+            raise RuntimeError(f"the server {what}")
+        for event in (*self._start_events, *self._stop_events):
+            if inspect.iscoroutine(event):
+                text = "is a coroutine object, which runs once: give the function instead"
+                raise RuntimeError(f"the server cannot start again: event {event!r} {text}")
+        self._dispatcher = self._closing = None
+        self._stop = asyncio.Event()
+        self._takes_signals = False
+        self.incarnation = os.urandom(8).hex()
+        self._connections.reset(self.incarnation)
+        self._registration.reset(self.incarnation)
+
     async def _start_unless_stopped(self) -> bool:
         """Start the server; return whether it was started before a signal came."""
         start = asyncio.ensure_future(self.create_server())
@@ -564,16 +589,25 @@ class Server:
         return True
 
     def _check_new(self, method: str) -> None:
-        if self._dispatcher is not None:
+        if self._dispatcher is not None and not self._is_stopped:
             raise RuntimeError(f"{method} must come before the server starts")
 
     def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
         for added in add_processors(option, self._processors, processors, Side.SERVER):
-            self._register_private(added)
+            self._register_functions(added)
 
-    def _register_private(self, processor: BaseProcessor) -> None:
+    def _register_functions(self, processor: BaseProcessor) -> None:
         for func, name, group in processor.take_private_functions():
-            self.register(func, name, group, is_private=True)
+            self._register_private(func, name, group)
+
+    def _register_private(self, func: Any, name: str | None, group: str | None) -> None:
+        """Register a function of a processor or middleware, which may do so at each start."""
+        if self._runs > 1:
+            handler = self._router.make(func, name, group, is_private=True)
+            if self._router.find(handler.method) is not None:
+                self._router.replace(handler)
+                return
+        self.register(func, name, group, is_private=True)
 
     async def _abort_start(self) -> None:
         """Clean up after a failed start; the stop events do not run."""
@@ -612,7 +646,6 @@ class Server:
         await self._middlewares.stop()
         stops = [processor.stop_event_handle for processor in reversed(self._processors)]
         await run_stop_events([*stops, *reversed(self._stop_events)], _log)
-        self._stop_events.clear()
         _log.info("stopped")
 
 
@@ -623,4 +656,3 @@ def _count(number: int, noun: str) -> str:
 def _discard(*lists: list[Event]) -> None:
     for events in lists:
         discard_events(events)
-        events.clear()

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 __all__ = ["handle_signals", "hang_up_handler", "is_ctrl_c"]
 
+_handled: set[int] = set()  # signals that a loop of this process handles
 _RAISE = dis.opmap["RAISE_VARARGS"]  # the instruction of a `raise` statement
 
 
@@ -42,6 +43,8 @@ def handle_signals(
             for number, handler in handlers.items():
                 loop.add_signal_handler(number, handler)
                 undo.callback(loop.remove_signal_handler, number)
+            _handled.update(handlers)
+            undo.callback(_handled.clear)
         yield
 
 
@@ -83,6 +86,23 @@ def is_ctrl_c(exc: BaseException) -> bool:
         return code.co_code[innermost.tb_lasti] != _RAISE
     on_signal = getattr(on_signal, "func", on_signal)  # a partial, in `asyncio.Runner`
     return getattr(on_signal, "__code__", None) is code
+
+
+def _after_fork() -> None:
+    """Let signals have their default effect in a forked child.
+
+    It would send them to the loop of its parent: both have the pipe by which a loop hears of them.
+    """
+    if _handled:
+        signal.set_wakeup_fd(-1)
+        for number in _handled:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+        _handled.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _has_terminal() -> bool:

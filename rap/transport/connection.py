@@ -29,6 +29,7 @@ from rap.errors import (
     Unavailable,
     decode_error,
 )
+from rap.transport.fork import let_go_in_children
 from rap.transport.options import ConnectionOptions
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.watchdog import Watchdog
@@ -143,6 +144,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "__weakref__",
         "_abilities",
         "_call_soon",
         "_cancelled",
@@ -295,6 +297,7 @@ class Connection(asyncio.Protocol):
             self.abort(ConnectionClosed("the peer disconnected at once"))
             return
         self.peer = peer
+        let_go_in_children(self)
         self.watchdog.start()
         if self._on_made is not None:
             self._on_made(self)
@@ -559,6 +562,12 @@ class Connection(asyncio.Protocol):
         self.error = error
         self.closed = True
         self.usable = False
+
+    def let_go(self) -> list[int]:
+        """Count as lost in a forked child; return the descriptor of the socket."""
+        text = "the connection belongs to the process that this one was forked from"
+        self.disown(ConnectionClosed(text))
+        return descriptors_of(self.transport)
 
     def _begin_drain(self) -> None:
         self.draining = True
@@ -947,6 +956,12 @@ async def close_all(connections: Iterable[Connection], error: RapError) -> None:
             left[closing].abort(error)
     if slow:
         await asyncio.wait(slow)
+
+
+def descriptors_of(transport: asyncio.BaseTransport) -> list[int]:
+    """Return the descriptor of the socket of a transport; none if it is closed."""
+    sock = transport.get_extra_info("socket")
+    return [] if sock is None else [sock.fileno()]
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer | None:

