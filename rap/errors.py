@@ -41,6 +41,7 @@ __all__ = [
     "InvalidArgument",
     "LocalProtocolError",
     "NotFound",
+    "PeerSilent",
     "PermissionDenied",
     "ProtocolError",
     "RapError",
@@ -253,6 +254,10 @@ class RemoteProtocolError(ProtocolError):
 
 class ConnectionClosed(RapError):
     """The connection is closed."""
+
+
+class PeerSilent(ConnectionClosed):
+    """The peer answered no ping, so the connection was closed."""
 
 
 class ChannelClosed(RapError):
@@ -568,7 +573,9 @@ def verdict_of(error: BaseException | None) -> Verdict:
     if not isinstance(error, CallError):
         return Verdict.IGNORED
     if error.code in _FAILURES:
-        return Verdict.FAILURE
+        # A server that answers no ping is out of the ready set until it answers a Hello.
+        is_silent = not error.remote and error.details.get("limit") == "ping_timeout"
+        return Verdict.IGNORED if is_silent else Verdict.FAILURE
     if error.code is Code.RESOURCE_EXHAUSTED:
         return Verdict.FAILURE if error.unserved else Verdict.IGNORED
     return Verdict.IGNORED if error.code is Code.CANCELLED else Verdict.ANSWERED

@@ -421,3 +421,10 @@ def test_every_error_passes_a_process_pool() -> None:
             arrived = future.exception(timeout=60)
             assert isinstance(arrived, Exception)
             assert state_of(arrived)[:4] == state_of(error)[:4]
+
+
+def test_a_connection_whose_peer_was_silent_does_not_eject_its_server() -> None:
+    details = {"limit": "ping_timeout"}
+    assert verdict_of(Unavailable("silent", details=details)) is Verdict.IGNORED
+    assert verdict_of(Unavailable("silent", details=details, remote=True)) is Verdict.FAILURE
+    assert verdict_of(Unavailable("lost")) is Verdict.FAILURE

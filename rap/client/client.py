@@ -75,10 +75,13 @@ class Client:
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
-            closed. Each ping waits 2.5 seconds for its answer. Default 2 pings, at least 1.
-        ping_sleep_time: Seconds without traffic on an idle connection before the client sends a
-            ping. While calls are open, the client pings after 1 second. Default 30 seconds, more
+            closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
+        ping_timeout: Seconds that a ping waits for its answer. Default 0.75 seconds, more than 0.
+        ping_busy_time: Seconds without traffic before the client sends a ping while calls are open.
+            The interval that the server accepts applies if it is longer. Default 0.5 seconds, more
             than 0.
+        ping_sleep_time: Seconds without traffic on an idle connection before the client sends a
+            ping. While calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
         max_connections: Maximum connections per server. Another one is opened when every existing
             one has reached the server's `max_streams`. Default 4 connections, at least 1.
         max_in_flight: Maximum unary calls in flight per server. Default 1,024 calls, at least 1.

@@ -132,16 +132,35 @@ class ClientConfig:
         int,
         Option(
             "Number of consecutive pings without an answer after which a connection is "
-            "closed. Each ping waits 2.5 seconds for its answer.",
+            "closed. Each ping waits `ping_timeout` for its answer.",
             "pings",
             least=1,
         ),
     ] = 2
+    ping_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that a ping waits for its answer.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 0.75
+    ping_busy_time: Annotated[
+        float,
+        Option(
+            "Seconds without traffic before the client sends a ping while calls are open. The "
+            "interval that the server accepts applies if it is longer.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 0.5
     ping_sleep_time: Annotated[
         float,
         Option(
             "Seconds without traffic on an idle connection before the client sends a ping. While "
-            "calls are open, the client pings after 1 second.",
+            "calls are open, `ping_busy_time` applies.",
             "seconds",
             above=0,
         ),

@@ -93,7 +93,12 @@ class Dialer:
             hello={"load": True} if reports else {},
             stall_timeout=config.stall_timeout,
             max_pings=config.max_pings,
-            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+            keepalive=KeepaliveOptions(
+                idle=config.ping_sleep_time,
+                busy=config.ping_busy_time,
+                timeout=config.ping_timeout,
+                failures=config.ping_fail_cnt,
+            ),
         )
 
     def announce(self, abilities: Iterable[str]) -> None:

@@ -187,16 +187,34 @@ class ServerConfig:
         int,
         Option(
             "Number of consecutive pings without an answer after which a connection is "
-            "closed. Each ping waits 2.5 seconds for its answer.",
+            "closed. Each ping waits `ping_timeout` for its answer.",
             "pings",
             least=1,
         ),
     ] = 2
+    ping_timeout: Annotated[
+        float,
+        Option(
+            "Seconds that a ping waits for its answer.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 2.5
+    ping_busy_time: Annotated[
+        float,
+        Option(
+            "Seconds without traffic before the server sends a ping while calls are open.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 1.0
     ping_sleep_time: Annotated[
         float,
         Option(
             "Seconds without traffic on an idle connection before the server sends a ping. While "
-            "calls are open, the server pings after 1 second.",
+            "calls are open, `ping_busy_time` applies.",
             "seconds",
             above=0,
         ),

@@ -94,7 +94,12 @@ class ConnectionManager:
                 max_requests=config.max_requests,
                 max_backlog=config.max_backlog,
             ),
-            keepalive=KeepaliveOptions(idle=config.ping_sleep_time, failures=config.ping_fail_cnt),
+            keepalive=KeepaliveOptions(
+                idle=config.ping_sleep_time,
+                busy=config.ping_busy_time,
+                timeout=config.ping_timeout,
+                failures=config.ping_fail_cnt,
+            ),
             hello=self._hello,
             timeout=config.timeout,
             stall_timeout=config.stall_timeout,

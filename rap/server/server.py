@@ -84,10 +84,12 @@ class Server:
             callers that set no deadline. `None` means that only the deadline of the caller applies.
             Default 9 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
-            closed. Each ping waits 2.5 seconds for its answer. Default 2 pings, at least 1.
+            closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
+        ping_timeout: Seconds that a ping waits for its answer. Default 2.5 seconds, more than 0.
+        ping_busy_time: Seconds without traffic before the server sends a ping while calls are open.
+            Default 1.0 seconds, more than 0.
         ping_sleep_time: Seconds without traffic on an idle connection before the server sends a
-            ping. While calls are open, the server pings after 1 second. Default 30 seconds, more
-            than 0.
+            ping. While calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
         backlog: Maximum connections that wait in the kernel until the server accepts them. Default
             1,024 connections, at least 1.
         close_timeout: Seconds that open calls and sessions have to finish during a drain. After

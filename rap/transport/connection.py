@@ -24,6 +24,7 @@ from rap.errors import (
     Code,
     ConnectionClosed,
     ExceptionTypes,
+    PeerSilent,
     RapError,
     Unauthenticated,
     Unavailable,
@@ -365,13 +366,16 @@ class Connection(asyncio.Protocol):
         if self.error is None:
             cause = f": {exc}" if exc else ""
             self.error = ConnectionClosed(f"connection to {self.peer} lost{cause}")
+        silent = isinstance(self.error, PeerSilent)
+        details = {"limit": "ping_timeout"} if silent else {}
         maybe_ran = "" if self.is_server else "; the call may have run"
         for stream in list(self.streams.values()):
             unsent = is_unsent(stream)
             had_ended = bool(stream.state & REMOTE_END)
             self.protocol.drop_stream(stream)
             text = f"{self.error}{maybe_ran}" if not unsent else str(self.error)
-            stream.on_lost(Unavailable(text, unserved=unsent), had_ended)
+            error = Unavailable(text, unserved=unsent, details=details)
+            stream.on_lost(error, had_ended)
         self.protocol.close()
         for waiter in (self._drain_waiter, self.handshake, self.ended):
             if waiter is not None and not waiter.done():

@@ -12,7 +12,14 @@ from typing import Any, Protocol
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import Code, ConnectionClosed, DeadlineExceeded, RapError, ResourceExhausted
+from rap.errors import (
+    Code,
+    ConnectionClosed,
+    DeadlineExceeded,
+    PeerSilent,
+    RapError,
+    ResourceExhausted,
+)
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.wire.frames import MAX_STREAM_ID
 from rap.wire.protocol import WireProtocol
@@ -23,6 +30,8 @@ __all__ = ["Keepalive", "PingAction", "Stalls", "Watchdog", "Watched"]
 _MIN_DELAY = 0.01  # seconds
 _MAX_DELAY = 3600.0  # seconds
 _LAST_OPEN = MAX_STREAM_ID - 2**24  # the ids above are more than one tick can use
+_OWN_PAUSE = 0.1  # seconds by which the timer is late if something held the event loop
+_READ_TIME = 0.05  # seconds to read what has arrived while it was held
 _STARVED_DELAY = 1.0  # seconds between two looks at a connection whose window is used up
 # Seconds that a peer may ask for between two pings. If it could forbid pings, a dead peer would
 # never be noticed.
@@ -211,8 +220,10 @@ class Watchdog:
         conn = self._conn
         if conn.closed:
             return
-        self.at = inf
         now = conn.clock.monotonic()
+        if now - self.at > _OWN_PAUSE:
+            self.keepalive.postpone(now)  # what has arrived meanwhile may not have been read
+        self.at = inf
         due = min(self._check_progress(now), self._check_life(now), self._expire(now))
         if not conn.closed:
             self.schedule(min(due, self._check_starved(now), now + _MAX_DELAY))
@@ -264,7 +275,7 @@ class Watchdog:
             silence = options.keepalive.timeout * options.keepalive.failures
             text = f"{conn.peer} answered no ping for {silence} s"
             hint = "it is gone, or something blocks its event loop"
-            conn.abort(ConnectionClosed(f"{text}: {hint}"))
+            conn.abort(PeerSilent(f"{text}: {hint}"))
         if conn.protocol.next_id > _LAST_OPEN:
             conn.drain()  # the pool opens another connection before the ids run out
         if busy or self._last_id != conn.protocol.last_id:
@@ -352,7 +363,15 @@ class Keepalive:
         missed: Pings in a row without an answer.
     """
 
-    __slots__ = ("_options", "_silent_since", "min_interval", "missed", "pinged_at", "round_trip")
+    __slots__ = (
+        "_options",
+        "_postponed",
+        "_silent_since",
+        "min_interval",
+        "missed",
+        "pinged_at",
+        "round_trip",
+    )
 
     def __init__(self, options: KeepaliveOptions, now: float) -> None:
         self.round_trip: float | None = None
@@ -361,6 +380,7 @@ class Keepalive:
         self.missed = 0
         self._options = options
         self._silent_since = now
+        self._postponed = False  # the wait for the current answer has been prolonged
 
     def set_min_interval(self, milliseconds: object) -> None:
         """Ping no more often than the peer's Hello allows; an invalid value is ignored."""
@@ -373,6 +393,12 @@ class Keepalive:
             self.round_trip = now - self.pinged_at
             self.pinged_at = None
         self.missed = 0
+
+    def postpone(self, now: float) -> None:
+        """Wait a little longer for an answer, once, as this side did not run for a while."""
+        if self.pinged_at is not None and not self._postponed:
+            self._postponed = True
+            self.pinged_at = max(self.pinged_at, now + _READ_TIME - self._patience())
 
     def check(self, now: float, *, active: bool, busy: bool) -> tuple[PingAction, float]:
         """Return what to do now, and when to check again.
@@ -392,14 +418,21 @@ class Keepalive:
             due = self._silent_since + max(pause, self.min_interval)
             if now < due:
                 return PingAction.WAIT, due
-        elif now < self.pinged_at + max(options.timeout, self.min_interval):
-            return PingAction.WAIT, self.pinged_at + max(options.timeout, self.min_interval)
+        elif now < self.pinged_at + self._patience():
+            return PingAction.WAIT, self.pinged_at + self._patience()
         else:
             self.missed += 1
             if self.missed >= options.failures:
                 return PingAction.CLOSE, now
         self.pinged_at = now
-        return PingAction.PING, now + max(options.timeout, self.min_interval)
+        self._postponed = False
+        return PingAction.PING, now + self._patience()
+
+    def _patience(self) -> float:
+        """Return the seconds to wait for the answer; another ping must not come too early."""
+        options = self._options
+        is_last = self.missed + 1 >= options.failures
+        return options.timeout if is_last else max(options.timeout, self.min_interval)
 
 
 class Stalls:

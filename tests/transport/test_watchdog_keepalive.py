@@ -1,5 +1,6 @@
 import pytest
 
+from rap.client.config import ClientConfig
 from rap.transport.options import KeepaliveOptions
 from rap.transport.watchdog import Keepalive, PingAction
 
@@ -52,9 +53,39 @@ def test_pings_keep_the_interval_that_the_peer_asks_for() -> None:
         (PingAction.WAIT, 4.0),
         (PingAction.PING, 8.0),
         (PingAction.WAIT, 8.0),
-        (PingAction.PING, 12.0),
+        (PingAction.PING, 10.5),  # no ping follows, so only the answer is waited for
         (PingAction.CLOSE, 12.0),
     ]
+
+
+@pytest.mark.parametrize("min_ping", [None, 100])
+@pytest.mark.parametrize("phase", [0.0, 0.2, 0.49])
+def test_by_default_a_client_finds_a_frozen_server_in_time_for_a_call_of_3_s(
+    min_ping: int | None, phase: float
+) -> None:
+    config = ClientConfig()
+    options = KeepaliveOptions(
+        idle=config.ping_sleep_time,
+        busy=config.ping_busy_time,
+        timeout=config.ping_timeout,
+        failures=config.ping_fail_cnt,
+    )
+    alive = Keepalive(options, 0.0)
+    alive.set_min_interval(min_ping)
+    frozen_at = 10.0 + phase  # the check at 10.5 still sees its last byte
+    move, now = alive.check(10.5, active=True, busy=True)
+    while move is not PingAction.CLOSE:
+        move, now = alive.check(now, active=False, busy=True)
+    assert now - frozen_at <= 2.5
+
+
+def test_a_side_that_did_not_run_reads_before_it_gives_its_peer_up() -> None:
+    alive = Keepalive(KeepaliveOptions(busy=1.0, timeout=2.5, failures=1), 0.0)
+    assert alive.check(1.0, active=False, busy=True) == (PingAction.PING, 3.5)
+    alive.postpone(8.0)  # the timer fired 4.5 s late
+    assert alive.check(8.0, active=False, busy=True) == (PingAction.WAIT, 8.05)
+    alive.postpone(9.0)  # once for each ping
+    assert alive.check(9.0, active=False, busy=True)[0] is PingAction.CLOSE
 
 
 @pytest.mark.parametrize(
