@@ -81,8 +81,10 @@ _ABILITIES = frozenset({"outcome"})
 # read is closed.
 _MAX_EXCESS = 4 * 1024 * 1024
 _DEFERRED_PER_TURN = 64  # deferred streams that are handed out in one turn of the loop
-# Seconds that new calls of a client wait that cancels most of its calls.
+# Seconds that new calls of a client wait that cancels most of its calls; and if it cancels nearly
+# all, seconds between two reads.
 _CANCEL_PAUSE = 0.05
+_NEARLY_ALL = 9  # cancelled calls for each one that was served
 # Seconds between two reads of a client that was told to go away for it, which may have many more
 # calls left to cancel.
 _READ_PAUSE = 0.005
@@ -631,7 +633,8 @@ class Connection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Read on in a later turn of the loop, so that other connections get theirs.
 
-        A client that was told to go away for its cancelled calls waits for longer.
+        A client that cancels nearly all of its calls, or was told to go away for it, waits for
+        longer.
         """
         if self.reading_paused or self.closed:
             return
@@ -639,6 +642,8 @@ class Connection(asyncio.Protocol):
         self.transport.pause_reading()
         if self._cancels.exceeded:
             self._loop.call_later(_READ_PAUSE, self.resume_reading)
+        elif self._cancels.is_low and self._cancels_nearly_all:
+            self._loop.call_later(_CANCEL_PAUSE, self.resume_reading)
         else:
             self._call_soon(self.resume_reading)
 
@@ -807,10 +812,14 @@ class Connection(asyncio.Protocol):
             self._served = served
         if not self._cancels.allow(self.clock.monotonic()):
             self._on_too_many_cancels()
-        if self._cancels.exceeded:
-            self.pause_reading()
-        elif self._cancels.is_low:
+        if self._cancels.is_low and not self._cancels.exceeded:
             self._pause_opens()
+        if self._cancels.exceeded or (self._cancels.is_low and self._cancels_nearly_all):
+            self.pause_reading()
+
+    @property
+    def _cancels_nearly_all(self) -> bool:
+        return self._cancelled > _NEARLY_ALL * self._served
 
     def _on_too_many_cancels(self) -> None:
         """Serve nothing new, for a good client goes elsewhere; the second time, close."""
