@@ -24,7 +24,8 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
-	@echo "make test          run the tests in random order; LOOP=uvloop uses uvloop for all of them"
+	@echo "make test          run the tests in random order; LOOP=uvloop uses uvloop for all of them,"
+	@echo "                   EAGER=1 starts every task at once (Python 3.12 or newer)"
 	@echo "make integration   run system tests: in containers if Docker is available, else as processes"
 	@echo "make observe       run the example with a real Prometheus and check it; KEEP=1 keeps it running"
 	@echo "make traces        print a trace through three services, by OTLP and by jaeger-client"
@@ -47,7 +48,7 @@ demo: $(READY)
 	$(VENV)/bin/rap demo
 
 test: $(READY)
-	$(PY) -m pytest $(if $(LOOP),--loop $(LOOP)) $(ARGS)
+	$(PY) -m pytest $(if $(LOOP),--loop $(LOOP)) $(if $(EAGER),--eager) $(ARGS)
 
 # If Docker is available, the tests run in containers of an image that is built first. RAP_STAGE=
 # overrides the choice.

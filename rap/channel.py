@@ -21,6 +21,7 @@ from rap.call import (
 from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline
 from rap.schema.function import Function, decode_any, encode_any, encode_written
+from rap.tasks import start_task
 from rap.transport.stream import (
     CountedInbox,
     EndOfStream,
@@ -265,7 +266,7 @@ class Channel(Generic[In, Out]):
     def set_finish(self, msg: str = "") -> None:
         """Close this side now; reads, including one in progress, raise `ChannelClosed(msg)`."""
         if self._finish is None and self._finish_now(msg) and not self._stream.ended:
-            self._drainer = asyncio.get_running_loop().create_task(self._drain())
+            self._drainer = start_task(self._drain())
             self._drainer.add_done_callback(_look_at)
 
     async def wait_outcome(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 from rap.clock import Clock
+from rap.tasks import start_task
 
 __all__ = ["Notify"]
 
@@ -48,7 +49,7 @@ class Notify:
         return is_notified
 
     async def _wait_until_timeout(self, waiter: asyncio.Future[None], seconds: float) -> None:
-        timer = asyncio.create_task(self._clock.sleep(seconds))
+        timer = start_task(self._clock.sleep(seconds))
         try:
             await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:

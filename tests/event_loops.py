@@ -2,12 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from tests.loopback import Unnoticed
 
-__all__ = ["LOOPS", "LoopFactory", "nothing_goes_unnoticed"]
+__all__ = [
+    "LOOPS",
+    "LoopFactory",
+    "nothing_goes_unnoticed",
+    "start_task_at_once",
+    "starting_tasks_at_once",
+]
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 LOOPS: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
@@ -18,6 +25,24 @@ except ImportError:
     pass
 else:
     LOOPS["uvloop"] = uvloop.new_event_loop
+
+
+def starting_tasks_at_once(new_event_loop: LoopFactory) -> LoopFactory:
+    """Return a factory of the same loops with `asyncio.eager_task_factory` (Python 3.12+)."""
+
+    def new_eager_loop() -> asyncio.AbstractEventLoop:
+        loop = new_event_loop()
+        loop.set_task_factory(start_task_at_once)
+        return loop
+
+    return new_eager_loop
+
+
+def start_task_at_once(
+    loop: asyncio.AbstractEventLoop, coro: Any, *, eager_start: object = None, **options: Any
+) -> Any:
+    """Do what `asyncio.eager_task_factory` does; uvloop passes an argument that it may not know."""
+    return getattr(asyncio, "eager_task_factory")(loop, coro, **options)  # noqa: B009
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ SOURCES = {path.relative_to(RAP).as_posix(): path.read_text() for path in RAP.rg
 # those of lower layers, but not those of its own layer. In the lowest layer, a file may also import
 # the files on its left.
 LAYERS = [
-    ["__init__", "_lazy", "errors", "clock", "address", "call", "options", "notify"],
+    ["__init__", "_lazy", "errors", "clock", "address", "call", "options", "tasks", "notify"],
     ["wire", "redis"],
     ["transport", "registry", "balance", "shared_state"],
     ["schema"],
@@ -191,6 +191,17 @@ def test_no_module_assigns_to_attributes_of_objects_of_other_modules() -> None:
         f"{path}:{each.line}: assigns to {each.target}; give {each.owner} a method that does it"
         for path, each in foreign_assignments(SOURCES)
         if not is_exception(path, each)
+    ]
+    assert not found, listed(found)
+
+
+def test_tasks_of_the_library_begin_in_order_under_an_eager_task_factory() -> None:
+    found = [
+        f"{path}:{node.lineno}: use rap.tasks.start_task"
+        for path, source in SOURCES.items()
+        if not path.startswith("cli/")  # runs its own loop
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
     ]
     assert not found, listed(found)
 

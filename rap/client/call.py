@@ -130,7 +130,7 @@ class Invoker:
 
     def start_task(self, call: Call, running: Coroutine[Any, Any, Any]) -> UnaryCall[Any]:
         """Run a call with one response in a task, which the client keeps until it ends."""
-        task = self.cluster.loop.create_task(running)
+        task = asyncio.Task(running, loop=self.cluster.loop)  # not by an eager factory
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return UnaryCall(call, task)

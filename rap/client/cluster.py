@@ -44,6 +44,7 @@ from rap.errors import (
 )
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
+from rap.tasks import start_task
 from rap.transport import Connection
 
 __all__ = ["Cluster", "PickQueue", "Ready", "ready_nodes"]
@@ -252,7 +253,7 @@ class Cluster:
 
     def start(self) -> None:
         """Watch the service and connect to its servers, in the background."""
-        self._watching = asyncio.create_task(self._watch(), name=f"rap watch {self.service}")
+        self._watching = start_task(self._watch(), name=f"rap watch {self.service}")
 
     def pick(
         self, affinity: str | None = None, exclude: frozenset[str] = frozenset()
@@ -552,7 +553,7 @@ class Cluster:
             del self.nodes[node.key]
             node.pool.set_wanted(False)
             node.pool.drain()
-            task = asyncio.create_task(self._retire(node), name=f"rap retire {node.key}")
+            task = start_task(self._retire(node), name=f"rap retire {node.key}")
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
@@ -672,7 +673,7 @@ class Cluster:
     def _compare_clients_soon(self) -> None:
         self._not_compared = True
         if self._comparing is None or self._comparing.done():
-            self._comparing = asyncio.create_task(self._compare_clients(), name="rap subset")
+            self._comparing = start_task(self._compare_clients(), name="rap subset")
 
     async def _compare_clients(self) -> None:
         """Ask the servers how many clients they have, and leave some of those with too many."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from rap.clock import Clock
 from rap.errors import ConnectionClosed, RapError, Unauthenticated
 from rap.notify import Notify
+from rap.tasks import start_task
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
@@ -151,7 +152,7 @@ class Pool:
         self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
         may_dial = not usable or len(self.connections) < self._max_connections
         if self.conn is None and self.wanted and may_dial and not self.dialling:
-            self._dialling = asyncio.create_task(self._dial(), name=f"rap dial {self._name}")
+            self._dialling = start_task(self._dial(), name=f"rap dial {self._name}")
 
     @property
     def full(self) -> bool:

@@ -22,6 +22,7 @@ from rap.client.session import Session
 from rap.errors import CallError, Code, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import encode_any
+from rap.tasks import start_task
 from rap.transport import EndOfStream, Stream
 from rap.transport.batching import ItemSender
 from rap.wire.codec import pack
@@ -89,7 +90,7 @@ class RequestPump:
             raise self.error
         self._stream = stream
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = start_task(self._run())
         elif self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
 

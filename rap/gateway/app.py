@@ -33,6 +33,7 @@ from rap.gateway.response import (
     to_json,
 )
 from rap.gateway.websocket import bridge, close_code, receive_text
+from rap.tasks import start_task
 
 __all__ = ["create_app"]
 
@@ -176,7 +177,7 @@ class _Gateway:
                 started = self._caller.iterate(call, items, header, timeout)
             else:
                 started = self._caller.start_with_items(call, items, header, timeout)
-            leaving = asyncio.create_task(lines.wait_disconnected(), name="rap gateway leaving")
+            leaving = start_task(lines.wait_disconnected(), name="rap gateway leaving")
             leaving.add_done_callback(lambda task: task.cancelled() or started.cancel())
             if isinstance(started, UnaryCall):
                 return await _answer(started)

@@ -10,6 +10,7 @@ from rap.client import Client
 from rap.errors import CallError, ChannelClosed
 from rap.gateway.request import FunctionCall, header_of, parse_json
 from rap.gateway.response import BadRequest, result_object, to_json
+from rap.tasks import start_task
 
 __all__ = ["bridge", "close_code", "receive_text"]
 
@@ -44,8 +45,8 @@ async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body
     async with opened as channel:
         await _wait_accepted(client, channel)
         await socket.send_text(to_json(result_object("accept")))
-        down = asyncio.create_task(_send_down(channel, socket, call.json_messages))
-        up = asyncio.create_task(_send_up(channel, socket, max_body, call.json_messages))
+        down = start_task(_send_down(channel, socket, call.json_messages))
+        up = start_task(_send_up(channel, socket, max_body, call.json_messages))
         try:
             await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
             if up.done() and not up.result():

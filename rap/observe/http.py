@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from rap.address import Address
+from rap.tasks import start_task
 
 __all__ = ["TEXT", "Endpoint", "HttpResponse", "HttpServer", "fetch"]
 
@@ -102,7 +103,7 @@ class HttpServer:
         if len(self._tasks) >= _MAX_CONNECTIONS:
             writer.close()
             return
-        task = asyncio.create_task(self._serve(reader, writer), name="rap metrics request")
+        task = start_task(self._serve(reader, writer), name="rap metrics request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -27,6 +27,7 @@ from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
 from rap.redis.servers import Host, Servers
 from rap.redis.url import RedisTarget
+from rap.tasks import start_task
 
 __all__ = ["PubSub", "RedisClient", "Script"]
 
@@ -175,7 +176,7 @@ class RedisClient:
         used: Servers | None = None
         if self._primary_is_due() and (self._looking is None or self._looking.done()):
             # A primary that was replaced may still answer, and what it is told is lost.
-            self._looking = asyncio.create_task(self._look_for_primary(), name="rap redis primary")
+            self._looking = start_task(self._look_for_primary(), name="rap redis primary")
         try:
             async with self._translated(self._timeout):
                 used = self._servers or await self._connect()
@@ -210,7 +211,7 @@ class RedisClient:
     async def _connect(self) -> "Servers":
         """Find the servers. All callers wait for the same task, each with its own time limit."""
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._find(), name="rap redis connect")
+            self._connecting = start_task(self._find(), name="rap redis connect")
             self._connecting.add_done_callback(_take_exception)
         return await asyncio.shield(self._connecting)
 

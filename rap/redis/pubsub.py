@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from rap.clock import Clock
 from rap.errors import RegistryError
+from rap.tasks import start_task
 
 __all__ = ["PubSubClient", "PubSubConnection", "Subscription"]
 
@@ -82,7 +83,7 @@ class Subscription:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._supervise(), name=f"rap listen {self._channel}")
+        self._task = start_task(self._supervise(), name=f"rap listen {self._channel}")
         return self
 
     async def __aexit__(self, *_: object) -> None:

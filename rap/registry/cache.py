@@ -18,6 +18,7 @@ from typing import cast
 from rap.clock import Clock, SystemClock
 from rap.registry.base import Resolver, Snapshot, check_name, last_error_of
 from rap.registry.records import from_record, to_record
+from rap.tasks import start_task
 
 __all__ = ["CachedResolver", "SnapshotCache"]
 
@@ -63,7 +64,7 @@ class SnapshotCache:
         """
         kept: Snapshot = {}
         async with aclosing(snapshots):
-            first = asyncio.create_task(_next(snapshots))
+            first = start_task(_next(snapshots))
             try:
                 if not await self._in_time(first):
                     kept = await asyncio.to_thread(self.load, service)
@@ -110,7 +111,7 @@ class SnapshotCache:
 
     async def _in_time(self, first: "asyncio.Task[Snapshot]") -> bool:
         """Return whether the first answer came in time and is not empty."""
-        timer = asyncio.create_task(self._clock.sleep(self._patience))
+        timer = start_task(self._clock.sleep(self._patience))
         try:
             await asyncio.wait((first, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:

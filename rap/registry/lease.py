@@ -26,6 +26,7 @@ from rap.registry.base import (
     check_name,
     check_ttl,
 )
+from rap.tasks import start_task
 
 __all__ = ["Lease"]
 
@@ -125,7 +126,7 @@ class Lease:
         self._notify = Notify(self._clock)
         name = f"rap lease {self._service} {self._endpoint.id}"
         async with self._turn:
-            self._task = asyncio.create_task(self._renew(self._notify), name=name)
+            self._task = start_task(self._renew(self._notify), name=name)
             self._pause = await self._attempt()
 
     async def update(self, endpoint: Endpoint) -> None:

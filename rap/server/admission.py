@@ -12,6 +12,7 @@ from rap.clock import Clock
 from rap.errors import ConnectionClosed
 from rap.server.authentication import Authenticator
 from rap.server.signals import is_ctrl_c
+from rap.tasks import start_task
 from rap.transport import Connection
 from rap.transport.connection import close_all
 from rap.transport.listen import Handshake
@@ -121,7 +122,7 @@ class Admission:
     def admit(self, conn: Connection) -> None:
         """Decide on a new connection; it is not read until it is admitted."""
         conn.hold_back()
-        task = asyncio.create_task(self._run(conn), name=f"rap connection {conn.peer}")
+        task = start_task(self._run(conn), name=f"rap connection {conn.peer}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

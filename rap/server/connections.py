@@ -18,6 +18,7 @@ from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
 from rap.server.message_limits import MessageLimits, stream_hooks
+from rap.tasks import start_task
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.connection import StreamHandler, close_all
 from rap.transport.listen import Listener, listen
@@ -259,8 +260,8 @@ class ConnectionManager:
     async def delay_drain(self, seconds: float) -> None:
         """Serve on for some seconds, or until `stop_at_once` is called."""
         waits = [
-            asyncio.ensure_future(self._clock.sleep(seconds)),
-            asyncio.ensure_future(self._stop_now.wait()),
+            start_task(self._clock.sleep(seconds)),
+            start_task(self._stop_now.wait()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -411,7 +411,6 @@ class Dispatcher:
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
         router.notify_on_replace(self._routes.clear)
         self._loop = asyncio.get_running_loop()
-        self._create_task = self._loop.create_task
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled tasks of streams that are gone
 
     @property
@@ -448,7 +447,7 @@ class Dispatcher:
                 if not task.done():
                     stream.task = task
             else:
-                stream.task = self._create_task(run(stream))
+                stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
         except BaseException as exc:
             self.fail(stream, exc)
 

@@ -30,6 +30,7 @@ from rap.server.router import Handler, Router
 from rap.server.signals import handle_signals
 from rap.server.streaming import Streaming
 from rap.server.threads import Threads
+from rap.tasks import start_task
 
 __all__ = ["Server"]
 
@@ -451,7 +452,7 @@ class Server:
             )
         except BaseException:
             _discard(self._start_events, self._stop_events)
-            self._closing = asyncio.create_task(self._abort_start(), name="rap server abort")
+            self._closing = start_task(self._abort_start(), name="rap server abort")
             await asyncio.shield(self._closing)
             raise
         _log.info("listening on %s", ", ".join(map(str, addresses)))
@@ -522,7 +523,7 @@ class Server:
             return
         self._stop.set()
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name="rap server close")
+            self._closing = start_task(self._close(), name="rap server close")
         await asyncio.shield(self._closing)
 
     async def close(self) -> None:
@@ -572,8 +573,8 @@ class Server:
 
     async def _start_unless_stopped(self) -> bool:
         """Start the server; return whether it was started before a signal came."""
-        start = asyncio.ensure_future(self.create_server())
-        stop = asyncio.ensure_future(self._stop.wait())
+        start = start_task(self.create_server())
+        stop = start_task(self._stop.wait())
         try:
             await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
             if not start.done() and not self.addresses:

@@ -17,6 +17,7 @@ from typing import Any
 from rap.errors import RegistryError
 from rap.redis.client import RedisClient, Script, Value
 from rap.shared_state.base import StateUnavailable, check_number
+from rap.tasks import start_task
 
 __all__ = ["RedisConnections"]
 
@@ -77,7 +78,7 @@ class RedisConnections:
         if self._closed:
             raise RuntimeError(f"the counter of {self._scope} is closed")
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=f"rap limit {self._scope}")
+            self._task = start_task(self._run(), name=f"rap limit {self._scope}")
 
     async def acquire(self, key: str, limit: int) -> bool:
         """Count one more connection under `key` if that keeps `limit`; return whether it does."""

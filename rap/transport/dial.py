@@ -15,6 +15,7 @@ from typing import Any
 
 from rap.address import Address
 from rap.errors import ConnectionClosed, RapError, Unauthenticated, Unavailable
+from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.tls import is_pinned
 
@@ -168,7 +169,7 @@ async def _open_socket(infos: Sequence[_Info]) -> socket.socket:
         while (waiting or running) and not connected:
             if waiting:
                 info = waiting.popleft()
-                running.add(asyncio.create_task(_connect_socket(info), name="rap connect"))
+                running.add(start_task(_connect_socket(info), name="rap connect"))
             done, running = await asyncio.wait(
                 running,
                 timeout=_ATTEMPT_DELAY if waiting else None,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from rap.address import Address, Peer
 from rap.errors import ConnectionClosed, RapError
+from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.fork import let_go_in_children
 
@@ -58,7 +59,7 @@ class Handshake:
         if self._is_aborted:
             self._sock.close()
         else:
-            self._task = asyncio.create_task(self._run(context, timeout), name="rap TLS handshake")
+            self._task = start_task(self._run(context, timeout), name="rap TLS handshake")
         return self._task
 
     def abort(self, error: RapError) -> None:
@@ -189,7 +190,7 @@ class PlainServer:
             await asyncio.wait(self._under_way)
 
     def _take(self, sock: socket.socket, _: object) -> None:
-        task = asyncio.create_task(self._connect(sock), name="rap accept")
+        task = start_task(self._connect(sock), name="rap accept")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 

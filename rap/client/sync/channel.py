@@ -16,6 +16,7 @@ from rap.client.session import Session, ambient_session
 from rap.client.sync.items import ThreadItems
 from rap.client.sync.loop_thread import LoopThread
 from rap.errors import ChannelClosed
+from rap.tasks import start_task
 
 __all__ = ["SyncChannel", "SyncIterator"]
 
@@ -263,7 +264,7 @@ class SyncChannel:
         loop = asyncio.get_running_loop()
         self._left = loop.create_future()
         opened: asyncio.Future[Channel] = loop.create_future()
-        self._task = task = asyncio.create_task(self._keep(opened, self._left))
+        self._task = task = start_task(self._keep(opened, self._left))
         try:
             await asyncio.wait((opened, task), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
