@@ -36,6 +36,8 @@ class Node:
         stats: Load, from the calls of this client.
         load: Returns the cost of giving it a call now; lower is better.
         breaker: Health, from the calls of this client.
+        listed_as_draining: Whether the registry says that it drains, and not of a process that it
+            has replaced.
         leaving: Whether the registry no longer lists it.
         since: When it was first usable; `None` before.
         keep_until: Until when it stays without a connection although the registry does not list it.
@@ -60,6 +62,7 @@ class Node:
         self.incarnation = endpoint.incarnation
         self.pool = pool
         self.weight = float(endpoint.weight)
+        self.listed_as_draining = self._is_listed_as_draining()
         self.leaving = False
         self.since: float | None = None
         self.keep_until = 0.0
@@ -88,13 +91,6 @@ class Node:
     def alive(self) -> bool:
         """Whether one of its connections takes new calls."""
         return any(conn.usable for conn in self.pool.connections)
-
-    @property
-    def listed_as_draining(self) -> bool:
-        """Whether the registry says that it drains, and not of a process that it has replaced."""
-        endpoint = self.endpoint
-        same = endpoint.incarnation in ("", self.incarnation)
-        return same and endpoint.state is State.DRAINING
 
     @property
     def conn(self) -> Connection | None:
@@ -190,6 +186,7 @@ class Node:
         self.leaving = False
         self.weight = float(endpoint.weight)
         if endpoint.incarnation in known:  # a process may be replaced before the registry knows
+            self.listed_as_draining = self._is_listed_as_draining()
             return False
         self.reset(endpoint.incarnation)
         return True
@@ -217,6 +214,7 @@ class Node:
             return False
         if not self.incarnation:
             self.incarnation = incarnation
+            self.listed_as_draining = self._is_listed_as_draining()
             return False
         self.reset(incarnation)
         return True
@@ -224,8 +222,13 @@ class Node:
     def reset(self, incarnation: str) -> None:
         """Forget what was measured: another process is at the address now."""
         self.incarnation = incarnation
+        self.listed_as_draining = self._is_listed_as_draining()
         self.stats.reset()
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None
         self.report = None
         self.avoid_until = 0.0
+
+    def _is_listed_as_draining(self) -> bool:
+        endpoint = self.endpoint
+        return endpoint.state is State.DRAINING and endpoint.incarnation in ("", self.incarnation)
