@@ -407,7 +407,7 @@ class Dispatcher:
         self._exception_level = logging.ERROR if middleware is None else middleware.exception_level
         self._debug = debug
         self._log = log
-        self._hints = TokenBucket(_HINTS, self._monotonic())
+        self._hints: TokenBucket | None = None  # made with the first
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
         router.notify_on_replace(self._routes.clear)
         self._loop = asyncio.get_running_loop()
@@ -524,11 +524,17 @@ class Dispatcher:
             self._routes[meta] = route
         return route
 
+    def _allow_hint(self) -> bool:
+        now = self._monotonic()
+        if self._hints is None:
+            self._hints = TokenBucket(_HINTS, now)
+        return self._hints.allow(now)
+
     def _unknown(self, stream: ServerStream, method: str, header: Header) -> CallError:
         """Return the error of a call to a function that does not exist, or is hidden."""
         sees_private = FORWARDED not in header and stream.conn.peer.is_local
         # A processor that seals errors has not verified this peer: it learns no names.
-        hints = not self._pipeline.sees_errors and self._hints.allow(self._monotonic())
+        hints = not self._pipeline.sees_errors and self._allow_hint()
         return self._router.unknown(method, sees_private=sees_private, hints=hints)
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:

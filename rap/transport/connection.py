@@ -279,11 +279,11 @@ class Connection(asyncio.Protocol):
         self.on_open: StreamHandler = _no_handler  # the handler, or `_defer`
         self._deferred: deque[tuple[Any, int, bytes, bytes | memoryview]] | None = None
         self._opens_paused = False
-        self._cancels = TokenBucket(options.max_cancels, clock.monotonic())
+        self._cancels: TokenBucket | None = None  # made with the first that is cancelled
         self._cancelled = self._expired = self._served = 0  # calls; counted when one is cancelled
         self.cancel_pauses = 0
         self.cancels_excessive = False
-        self._pings = TokenBucket(options.max_pings, clock.monotonic())
+        self._pings: TokenBucket | None = None  # made with the first
         self.watchdog = Watchdog(self, self._loop, age_factor=age_factor)
 
     # The transport calls these.
@@ -640,9 +640,9 @@ class Connection(asyncio.Protocol):
             return
         self.reading_paused = True
         self.transport.pause_reading()
-        if self._cancels.exceeded:
+        if self.cancels_excessive:
             self._loop.call_later(_READ_PAUSE, self.resume_reading)
-        elif self._cancels.is_low and self._cancels_nearly_all:
+        elif self._cancels_nearly_all:
             self._loop.call_later(_CANCEL_PAUSE, self.resume_reading)
         else:
             self._call_soon(self.resume_reading)
@@ -802,26 +802,33 @@ class Connection(asyncio.Protocol):
         Every call that was served pays for `max_cancel_share` of cancelled ones. What it does not
         pay for takes tokens of `max_cancels`.
         """
+        now = self.clock.monotonic()
+        cancels = self._cancels
+        if cancels is None:
+            cancels = self._cancels = TokenBucket(self.options.max_cancels, now)
         self._cancelled += 1
         share = self.options.max_cancel_share
         # Cancels of this turn that have not been judged yet must not count as served.
         ended = self.opened - len(self.streams) - CONTROL_FRAMES_PER_TURN
         served = ended - self._cancelled - self._expired
         if served > self._served:
-            self._cancels.add((served - self._served) * share / (1.0 - share))
+            cancels.add((served - self._served) * share / (1.0 - share))
             self._served = served
-        if not self._cancels.allow(self.clock.monotonic()):
-            self._on_too_many_cancels()
-        if self._cancels.is_low and not self._cancels.exceeded:
+        if not cancels.allow(now):
+            self._on_too_many_cancels(cancels)
+        if cancels.is_low and not self.cancels_excessive:
             self._pause_opens()
-        if self._cancels.exceeded or (self._cancels.is_low and self._cancels_nearly_all):
+        if self.cancels_excessive or self._cancels_nearly_all:
             self.pause_reading()
 
     @property
     def _cancels_nearly_all(self) -> bool:
-        return self._cancelled > _NEARLY_ALL * self._served
+        """Whether it cancels nearly all of its calls, and faster than is allowed for long."""
+        cancels = self._cancels
+        is_low = cancels is not None and cancels.is_low
+        return is_low and self._cancelled > _NEARLY_ALL * self._served
 
-    def _on_too_many_cancels(self) -> None:
+    def _on_too_many_cancels(self, cancels: TokenBucket) -> None:
         """Serve nothing new, for a good client goes elsewhere; the second time, close."""
         text = f"too many cancelled calls ({self._cancelled} of {self.opened})"
         if not self.cancels_excessive:
@@ -829,7 +836,7 @@ class Connection(asyncio.Protocol):
             self.log.warning("%s is told to go away: %s", self.peer, text)
         if self.protocol.refuse_above == MAX_STREAM_ID:
             self.go_away(final=True, message=text)
-            self._cancels.reset()
+            cancels.reset()
         else:
             self.abort(ConnectionClosed(f"{self.peer}: {text}"))
 
@@ -837,8 +844,14 @@ class Connection(asyncio.Protocol):
         now = self.clock.monotonic()
         if flags & ACK:
             self.watchdog.keepalive.on_pong(now)
-        elif not self._pings.allow(now):
+        elif not self._allow_ping(now):
             self.abort(ConnectionClosed(f"{self.peer}: too many pings"))
+
+    def _allow_ping(self, now: float) -> bool:
+        """Take a token of `max_pings`; return `False` if none is left."""
+        if self._pings is None:
+            self._pings = TokenBucket(self.options.max_pings, now)
+        return self._pings.allow(now)
 
     def _on_go_away(self, last_id: int, body: bytes) -> None:
         """Open nothing new; streams above the last id were never served."""
@@ -863,7 +876,7 @@ class Connection(asyncio.Protocol):
     def _on_load_frame(self, body: bytes) -> None:
         if self.on_load is None:
             return
-        if self.is_server and not self._pings.allow(self.clock.monotonic()):
+        if self.is_server and not self._allow_ping(self.clock.monotonic()):
             self.abort(ConnectionClosed(f"{self.peer}: too many requests for load reports"))
         else:
             self.on_load(self, body)

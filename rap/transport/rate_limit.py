@@ -15,18 +15,14 @@ class TokenBucket:
     Args:
         rate: Tokens added per second.
         now: Seconds on the monotonic clock.
-
-    Attributes:
-        exceeded: Whether `allow` has ever returned `False`.
     """
 
-    __slots__ = ("_rate", "_size", "_tokens", "_updated", "exceeded")
+    __slots__ = ("_rate", "_size", "_tokens", "_updated")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
         self._size = self._tokens = float(_BURST * rate)
         self._updated = now
-        self.exceeded = False
 
     @property
     def is_low(self) -> bool:
@@ -40,7 +36,6 @@ class TokenBucket:
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return True
-        self.exceeded = True
         return False
 
     def add(self, tokens: float) -> None:
@@ -48,5 +43,5 @@ class TokenBucket:
         self._tokens = min(self._size, self._tokens + tokens)
 
     def reset(self) -> None:
-        """Fill the bucket; `exceeded` stays as it is."""
+        """Fill the bucket."""
         self._tokens = self._size

@@ -37,12 +37,3 @@ def test_it_is_low_while_less_than_half_is_left() -> None:
     assert bucket.is_low
     assert bucket.allow(5.0)
     assert not bucket.is_low
-
-
-def test_a_reset_keeps_that_it_was_exceeded() -> None:
-    bucket = TokenBucket(1, 0.0)
-    assert all(bucket.allow(0.0) and not bucket.exceeded for _ in range(10))
-    assert not bucket.allow(0.0)
-    bucket.reset()
-    assert bucket.allow(500.0)
-    assert bucket.exceeded
