@@ -6,7 +6,6 @@ import math
 import random
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +74,7 @@ class ConnectionManager:
         self._clock = clock
         self._rng = rng
         self._log = log
+        # Of new connections, as the options are: each connection takes a copy.
         self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
         self._tls = tls
         self._message_limits = MessageLimits(
@@ -84,7 +84,7 @@ class ConnectionManager:
         for address in self.hosts:
             if address.scheme == "tls" and self._context is None:
                 raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
-        self._options = ConnectionOptions(  # of new connections
+        self._options = ConnectionOptions(
             limits=Limits(
                 max_frame=config.max_frame,
                 max_message=config.max_message,
@@ -201,6 +201,7 @@ class ConnectionManager:
         Raises:
             OSError: An address cannot be bound. Call `close_listeners` then.
         """
+        ipv4_ports = {each.port for each in self.hosts if each.host == "0.0.0.0"}
         self._dispatcher = dispatcher
         self._keep_task = dispatcher.keep_task  # bound once for all connections
         self._new_stream, self._on_open = stream_hooks(dispatcher, self._message_limits)
@@ -214,9 +215,7 @@ class ConnectionManager:
                 context=None if address.scheme == "unix" else self._context,
                 handshake_timeout=self._config.handshake_timeout,
                 reuse_port=self.reuse_port,
-                ipv6_only=any(
-                    each.host == "0.0.0.0" and each.port == address.port for each in self.hosts
-                ),
+                ipv6_only=address.port in ipv4_ports,
                 on_handshake=self.accept_limiter.accept_handshake,
                 on_failed=self.accept_limiter.release,
             )
@@ -244,15 +243,15 @@ class ConnectionManager:
 
     def announce(self, abilities: Iterable[str]) -> None:
         """Let the Hello of future connections name these abilities."""
-        self._hello = {**self._hello, "abilities": sorted(abilities)}
-        self._options = replace(self._options, hello={**self._options.hello, **self._hello})
+        self._hello["abilities"] = sorted(abilities)
 
     def set_draining(self, draining: bool) -> None:
         """Tell connected and future clients whether to open new calls here."""
         self.is_draining = draining
-        hello = {**self._hello, "draining": True} if draining else self._hello
-        self._options = replace(self._options, hello=hello)
-        if draining:
+        if not draining:
+            self._hello.pop("draining", None)
+        else:
+            self._hello["draining"] = True
             for conn in self._connections:
                 conn.go_away(message="draining")
                 conn.watchdog.on_busy()

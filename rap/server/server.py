@@ -455,7 +455,8 @@ class Server:
             self._closing = start_task(self._abort_start(), name="rap server abort")
             await asyncio.shield(self._closing)
             raise
-        _log.info("listening on %s", ", ".join(map(str, addresses)))
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("listening on %s", ", ".join(map(str, addresses)))
         return self
 
     async def serve_forever(self, started: Callable[[], object] | None = None) -> None:

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from rap.call import current
-from rap.clock import Clock, clock_of
+from rap.clock import Clock, SystemClock
 from rap.errors import DeadlineExceeded, ResourceExhausted
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
@@ -57,7 +57,7 @@ class Threads:
     """
 
     def __init__(self, count: int | None, clock: Clock | None = None) -> None:
-        self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock_of(clock))
+        self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock or SystemClock())
         weakref.finalize(self, self._jobs.dismiss)
 
     @property
