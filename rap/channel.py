@@ -158,6 +158,8 @@ class Channel(Generic[In, Out]):
         stream = self._stream
         if self._is_read:
             return True
+        if stream.is_processing:
+            return False
         if self._pipeline.proves_ends and stream.inbox and stream.inbox[0][0] & END:
             self._on_end(stream.try_recv())
         if stream.inbox and stream.inbox[0][1]:
@@ -425,7 +427,13 @@ class Channel(Generic[In, Out]):
             to_outcome: The end is that of the call, not that of the messages of a server.
         """
         stream = self._stream
+        message: Request | Response
         while True:
+            if stream.is_processing:  # a read was cancelled
+                message = await stream.join_processing(shared=to_outcome)
+                if self._is_message(message):
+                    return message
+                continue
             try:
                 received = stream.try_recv() or await stream.recv()
             except EndOfStream:
@@ -442,10 +450,17 @@ class Channel(Generic[In, Out]):
                 if to_outcome:
                     continue
                 return None
-            message = await self._inbound(received)
-            if not (self._is_client and message.header.get(RESULT) is True):
+            passing = self._inbound(received)
+            message = await (stream.process(passing) if self._pipeline.transforms else passing)
+            if self._is_message(message):
                 return message
-            self._result = encode_any(message.body)
+
+    def _is_message(self, message: Request | Response) -> bool:
+        """Keep the result, which is not one of the messages; return whether it is one."""
+        if not (self._is_client and message.header.get(RESULT) is True):
+            return True
+        self._result = encode_any(message.body)
+        return False
 
     async def _drain(self) -> None:
         """Drop all messages that are left, but for the result; raise the error of the server."""

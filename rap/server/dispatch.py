@@ -350,6 +350,8 @@ class ServerStream(Stream):
 
         Messages that still arrive are discarded, and the client is told to send no more.
         """
+        if self.is_processing:
+            self.stop_processing()
         if self.outbox is not None:
             await self.writable()
         if self.state != CLOSED:
@@ -360,12 +362,14 @@ class ServerStream(Stream):
     def refuse(self, code: Code, message: str, details: dict[str, Any], flags: int) -> None:
         """End a call by an error; a task of the handler that still reads sees the end."""
         self.discard = True
+        self.stop_processing()
         self.conn.reset(self, code, message, details, flags)
         self._wake()
 
     def fail(self, error: CallError) -> None:
         """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
         super().fail(error)
+        self.stop_processing()
         task = self.task
         if task is not None and not task.done():
             self.conn.keep_task(task)

@@ -205,6 +205,9 @@ class RequestStream:
         if self._ended:
             raise StopAsyncIteration
         stream = self._stream
+        if stream.is_processing:  # a read was cancelled
+            self._raw.extend(await stream.join_processing())
+            return self._decode(self._raw.popleft())
         try:
             flags, meta, raw = stream.try_recv() or await stream.recv()
         except EndOfStream:
@@ -216,7 +219,7 @@ class RequestStream:
                 raise StopAsyncIteration
             stream.count_items(len(raw))
             if self._pipeline.transforms:
-                self._raw.extend(await self._pass(flags, meta, raw))
+                self._raw.extend(await stream.process(self._pass(flags, meta, raw)))
             elif flags & BATCH:
                 self._take_batch(raw)
             else:

@@ -5,12 +5,14 @@ and idempotent, so it is safe in `finally`, in callbacks and in `__del__`.
 """
 
 import asyncio
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from rap.call import HEADER_DETAIL, TRAILER, Header
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
+from rap.tasks import start_task
 from rap.wire.codec import unpack
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
@@ -31,6 +33,7 @@ __all__ = [
 DEADLINE_PASSED = "the deadline of the call passed"
 """Message of the error of a deadline until the client has named the call."""
 
+_EAGER = sys.version_info >= (3, 12)
 _WHOLE_LAST = MESSAGE | END
 _KNOWN = MESSAGE | MORE | END | BATCH  # flags of later protocol versions are ignored
 # Flags, meta, body.
@@ -155,6 +158,8 @@ class Stream(StreamState):
     _reader: "asyncio.Future[None] | None" = None
     _writer: "asyncio.Future[None] | None" = None
     _ender: "asyncio.Future[None] | None" = None
+    _processing: "asyncio.Task[Any] | None" = None
+    _is_joined = False
 
     def __init__(
         self, conn: "Connection", stream_id: int = 0, send_window: int = 0, state: int = 0
@@ -329,6 +334,58 @@ class Stream(StreamState):
                     self._reader = None
         return self.take()
 
+    @property
+    def is_processing(self) -> bool:
+        """Whether a message was taken that the processors have not returned to a reader."""
+        return self._processing is not None
+
+    async def process(self, passing: Coroutine[Any, Any, Any]) -> Any:
+        """Return what the processors make of the message that was taken.
+
+        A task of the stream runs them. If the reader is cancelled, the next one calls
+        `join_processing` before it takes a message, so that no message is lost.
+        """
+        if _EAGER:
+            loop = asyncio.get_running_loop()
+            task = asyncio.Task(passing, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
+            if task.done() and not task.cancelled():
+                return task.result()
+        else:
+            task = start_task(passing)
+        self._processing = task
+        return await self.join_processing()
+
+    async def join_processing(self, *, shared: bool = False) -> Any:
+        """Return the message that the processors have, when they are done.
+
+        Args:
+            shared: The caller drops the message, so another task may return it.
+
+        Raises:
+            RuntimeError: Another task is reading from this stream.
+        """
+        task = self._processing
+        assert task is not None
+        if self._is_joined and not shared:
+            raise RuntimeError("another task is already reading from this stream")
+        self._is_joined = True
+        ended = True
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            ended = task.cancelled()
+            raise
+        finally:
+            self._is_joined = False
+            if ended and self._processing is task:
+                self._processing = None
+
+    def stop_processing(self) -> None:
+        """Drop the message that the processors have, if a cancelled reader has left one."""
+        task, self._processing = self._processing, None
+        if task is not None:
+            task.cancel()
+
     async def send(self, body: bytes, meta: bytes = b"", flags: int = MESSAGE) -> None:
         """Send one message; return when it has been handed to the transport.
 
@@ -394,6 +451,8 @@ class Stream(StreamState):
         """
         self.unwritten = self.outbox is not None
         self.inbox = ()
+        if self._processing is not None:
+            self.stop_processing()
         self.conn.reset(self, code, message)
         self._wake()
         self.on_flushed()
