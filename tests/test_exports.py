@@ -51,6 +51,8 @@ DOCUMENTED = {
     "rap.client": ["Client", "Channel", "Session", "Request", "Response", "SyncClient"],
     "rap.gateway": ["create_app"],
     "rap.api_gateway": ["create_app"],
+    "rap.api_gateway.app": ["create_app"],
+    "rap.common.exceptions": ["BaseRapError", "FuncNotFoundError", "TooManyRequest"],
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
     "rap.balance": ["Picker", "PowerOfTwoChoices", "Prequal", "picker_from_name"],

@@ -16,6 +16,7 @@ __all__ = ["FunctionCall", "Parser", "header_of", "parse_json", "read_body", "ti
 TIMEOUT_HEADER = "rap-timeout"
 _FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
 _CHANNEL_FIELDS = _FIELDS | {"messages"}
+_IGNORED = {"func_type"}  # clients of release 0.5.3.8 send it
 _MESSAGES = ("text", "json")
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 # Trace headers of W3C Trace Context and Jaeger. Baggage of HTTP clients is dropped.
@@ -63,7 +64,7 @@ class Parser:
         """
         fields = _object(text)
         known = _CHANNEL_FIELDS if is_channel else _FIELDS
-        unknown = fields.keys() - known
+        unknown = fields.keys() - known - _IGNORED
         if unknown:
             raise BadRequest(400, f"unknown field {min(unknown)!r}; there are {sorted(known)}")
         messages = _get(fields, "messages", str, "text")

@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 import rap.api_gateway
+import rap.api_gateway.app
 from rap.client import Client
 from rap.errors import CallError, Code
 from rap.gateway import create_app
@@ -427,3 +428,9 @@ def test_the_client_must_be_a_client() -> None:
 
 def test_the_former_module_exports_create_app() -> None:
     assert rap.api_gateway.create_app is create_app
+    assert rap.api_gateway.app.create_app is create_app
+
+
+def test_the_field_func_type_of_former_clients_is_ignored(http: TestClient) -> None:
+    body = {"func_name": "echo", "func_type": "normal", "arg_list": [1]}
+    assert http.post("/api/normal", json=body).json() == {"code": 0, "data": 1}
