@@ -10,6 +10,7 @@ import functools
 import random
 from collections.abc import Coroutine, Mapping
 from contextlib import nullcontext
+from threading import get_ident
 from typing import Any
 
 from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, running_call
@@ -25,7 +26,7 @@ from rap.client.config import ClientConfig
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
-from rap.client.session import Session, ambient_session, innermost_session
+from rap.client.session import Session, SessionClient, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
 from rap.clock import NEVER, Clock, inherited_deadline
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, Unavailable
@@ -51,7 +52,7 @@ class Invoker:
         clock: Source of time.
         rng: Source of jitter.
         config: Options of the client.
-        identity: Tells the sessions of this client from those of others.
+        owner: The client. It lives as long as its calls.
     """
 
     def __init__(
@@ -61,9 +62,13 @@ class Invoker:
         clock: Clock,
         rng: random.Random,
         config: ClientConfig,
-        identity: object,
+        owner: SessionClient,
     ) -> None:
         self.cluster = cluster
+        self.loop = cluster.loop
+        self.thread = get_ident()
+        self._is_running = cluster.loop.is_running
+        self._owner = owner
         self.pipeline = pipeline
         self.plain = pipeline.empty
         self.wants_next = pipeline.wants_next
@@ -72,8 +77,12 @@ class Invoker:
         self.attempts = AttemptFactory(cluster, pipeline, clock.monotonic)
         self.budget = RetryBudget(config.retry_budget, cluster.attempts_by_node, clock.monotonic)
         self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
-        self.identity = identity
+        self.identity = owner.identity
         self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
+
+    def is_here(self) -> bool:
+        """Whether the event loop of the client is the one that runs in this thread."""
+        return get_ident() == self.thread and self._is_running()
 
     async def unary(
         self,

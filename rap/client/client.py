@@ -1,13 +1,19 @@
 """The client: it finds servers, keeps connections to them, and makes calls."""
 
+import asyncio
 import inspect
 import logging
+import os
+import threading
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextvars import copy_context
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from rap.address import brief
 from rap.balance import picker_from_name, wants_reports
-from rap.call import Side, StreamType
+from rap.call import Side, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
@@ -18,7 +24,7 @@ from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_options
-from rap.client.session import Session, innermost_session
+from rap.client.session import Session, ambient_session, innermost_session
 from rap.client.stub import (
     Declare,
     StreamStub,
@@ -41,6 +47,11 @@ _log = logging.getLogger("rap.client")
 P = ParamSpec("P")
 R = TypeVar("R")
 I = TypeVar("I")  # noqa: E741
+
+
+# The clients of this process; a forked child tells them that they are another process's.
+_clients: "weakref.WeakSet[Client]" = weakref.WeakSet()
+_kept: list[object] = []  # what a forked child has inherited; collecting it would close it
 
 
 class Client:
@@ -124,6 +135,8 @@ class Client:
         TypeError: An option does not exist.
     """
 
+    _cluster: Cluster | None = None  # until it is made
+
     @takes_options_of(ClientConfig)
     def __init__(self, host_list: Hosts = None, **options: Any) -> None:
         config = make_config(Client, ClientConfig, {"host_list": host_list, **options})
@@ -150,8 +163,12 @@ class Client:
         add_processors("processor_list", self._processors, config.processor_list, Side.CLIENT)
         self.monotonic = self._clock.monotonic
         self.identity = object()  # tells its sessions from those of other clients
-        self._cluster: Cluster | None = None
         self._closed = False
+        self._opened = False  # at least once
+        self._any_thread = False
+        self._inherited = False  # it was connected in the process that this one was forked from
+        self._lock = threading.Lock()
+        _clients.add(self)
         self._methods = MethodCache(self.config.timeout)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
@@ -296,17 +313,15 @@ class Client:
 
     @property
     def invoker(self) -> Invoker:
-        """What makes the calls.
+        """What makes the calls. The first call connects the client.
 
         Raises:
-            RuntimeError: The client is not connected, or was closed.
+            RuntimeError: The client was closed, or belongs to another event loop or process.
         """
-        if self.connected is None:
-            what = (
-                "was closed" if self._closed else "is not connected; await client.connect() first"
-            )
-            raise RuntimeError(f"the client {what}")
-        return self.connected
+        invoker = self.connected
+        if invoker is None or not (self._any_thread or invoker.is_here()):
+            invoker = self._open()
+        return invoker
 
     @property
     def cluster(self) -> Cluster:
@@ -316,15 +331,57 @@ class Client:
     async def connect(self) -> None:
         """Connect to the servers; return when the first one has answered.
 
-        You may call it again after a failure.
+        You need not call it, because the first call connects; but it fails early. You may call it
+        again, after a failure, and after the client was closed, in another event loop too.
 
         Raises:
             Unavailable: No server answered within `connect_timeout`. The client goes on trying.
-            RuntimeError: The client was closed.
+            RuntimeError: The client is connected in another event loop.
+        """
+        await self.open()
+        await self.invoker.cluster.acquire(NEVER)
+
+    async def open(self) -> None:
+        """Begin to connect, in the event loop of the caller; see `connect`."""
+        self._closed = self._inherited = False
+        if self.connected is None:
+            self._open()
+
+    def use_from_any_thread(self) -> None:
+        """Check no more who makes calls, because they are handed to the client's event loop."""
+        self._any_thread = True
+
+    def _open(self) -> Invoker:
+        """Begin to connect; return what makes the calls of the running event loop.
+
+        Raises:
+            RuntimeError: See `invoker`.
         """
         if self._closed:
-            raise RuntimeError("the client was closed; make a new one")
-        if self.connected is None:
+            raise RuntimeError("the client was closed; connect() it to use it again")
+        if self._inherited:
+            raise RuntimeError(
+                "the client belongs to the process that this one was forked from; connect() it to"
+                " use it here too, or make it after the fork"
+            )
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("the client is not connected, and no event loop runs here") from None
+        with self._lock:
+            if self.connected is not None:
+                owner = self.connected.loop
+                if owner is loop:
+                    return self.connected
+                if not owner.is_closed():
+                    raise RuntimeError(
+                        "the client belongs to another event loop; use it there, make another one"
+                        " for this loop, or use a SyncClient, which all threads may share"
+                    )
+                self.on_loop_end()
+            if self._opened:
+                self._renew()
+            self._opened = True
             cluster = self._cluster = Cluster(
                 self.target.service,
                 self.target.resolver,
@@ -334,21 +391,55 @@ class Client:
                 self._clock,
                 self._rng,
             )
+            cluster.notify_on_loop_end(weakref.WeakMethod(self.on_loop_end))
             pipeline = Pipeline(self._processors, Side.CLIENT)
             self.dialer.announce(pipeline.abilities)
-            self.connected = Invoker(
-                cluster, pipeline, self._clock, self._rng, self.config, self.identity
+            invoker = self.connected = Invoker(
+                cluster, pipeline, self._clock, self._rng, self.config, self
             )
-            cluster.start()
-        cluster = self.connected.cluster
-        await cluster.acquire(NEVER)
+            copy_context().run(_start_outside_calls, cluster)
+        return invoker
+
+    def _renew(self) -> None:
+        """Replace what belonged to the connections of an earlier event loop."""
+        config = self.config
+        if self.target.owned:
+            self.target = parse_target(config.host_list, config.service, config.registry)
+        if isinstance(config.picker, str):
+            self._picker = picker_from_name(
+                config.picker, self._rng, config.zone, self._clock.monotonic
+            )
+
+    def on_loop_end(self) -> None:
+        """Let go of the connections: their event loop has ended before the client was closed."""
+        what = repr(self)
+        self.connected = self._cluster = None
+        text = f"{what} was not closed before its event loop ended"
+        warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def __del__(self) -> None:
+        cluster = self._cluster
+        if cluster is not None and not self._closed:
+            text = f"{self!r} was never closed"
+            self._cluster = None
+            cluster.let_go()
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     async def await_close(self) -> None:
-        """Close every connection; open calls fail. You may call it again."""
+        """Close every connection; open calls fail. You may call it again.
+
+        Raises:
+            RuntimeError: The client is connected in another event loop.
+        """
+        cluster = self._cluster
+        if cluster is not None and cluster.loop is not asyncio.get_running_loop():
+            if not cluster.loop.is_closed():
+                raise RuntimeError("the client belongs to another event loop; close it there")
+            cluster = self._cluster = None
         self._closed = True
         self.connected = None
-        if self._cluster is not None:
-            await self._cluster.close()
+        if cluster is not None:
+            await cluster.close()
             self._cluster = None
         if self.target.owned:
             await self.target.resolver.aclose()
@@ -370,12 +461,17 @@ class Client:
 
     def disown(self) -> None:
         """Mark every connection as lost and leave its socket alone; called in a forked child."""
-        if self.connected is None:
+        cluster = self._cluster
+        self._lock = threading.Lock()
+        if cluster is None:
             return
+        _kept.append((cluster, self.connected))
+        self.connected = self._cluster = None
+        self._inherited = True
         error = ConnectionClosed(
             "the connection belongs to the process that this one was forked from"
         )
-        for node in self.connected.cluster.nodes.values():
+        for node in cluster.nodes.values():
             for conn in node.pool.connections:
                 conn.disown(error)
 
@@ -578,3 +674,19 @@ class Client:
             pending: Any = target(*args, **kwargs)
             return await pending
         return await self.call(target, arg_param=args, kwarg_param=kwargs)
+
+
+def _start_outside_calls(cluster: Cluster) -> None:
+    """Start a cluster in a context that is neither in a call nor in a session."""
+    current.set(None)
+    ambient_session.set(None)
+    cluster.start()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -9,6 +9,7 @@ The way from one to the other reads in this order:
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import OrderedDict
@@ -248,6 +249,7 @@ class Cluster:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
+        self._on_loop_end: Callable[[], Callable[[], object] | None] | None = None
 
     # For calls.
 
@@ -439,6 +441,26 @@ class Cluster:
             raise
         self.nodes.clear()
 
+    def notify_on_loop_end(self, reference: Callable[[], Callable[[], object] | None]) -> None:
+        """Call a function if the event loop ends before this is closed.
+
+        Args:
+            reference: Returns the function; `None` if its object is gone.
+        """
+        self._on_loop_end = reference
+
+    def let_go(self) -> None:
+        """Close every connection without waiting; may be called in any thread."""
+        if not (self._closed or self.loop.is_closed()):
+            with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
+                self.loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._abort()
+        for task in (self._watching, self._comparing, *self._retiring):
+            if task is not None:
+                task.cancel()
+
     def _abort(self) -> None:
         self._closed = True
         for node in self.nodes.values():
@@ -457,6 +479,9 @@ class Cluster:
         except asyncio.CancelledError:
             if not self._closed:  # the program ends without having closed its client
                 self._abort()
+                on_loop_end = None if self._on_loop_end is None else self._on_loop_end()
+                if on_loop_end is not None:
+                    on_loop_end()
             raise
 
     async def _watch_once(self) -> None:

@@ -8,6 +8,7 @@ live in the call, never on the stub.
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
+from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -166,7 +167,9 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
     timeout = NEVER if method.timeout is None else method.timeout
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
-        invoker = client.connected or client.invoker
+        invoker = client.connected
+        if invoker is None or get_ident() != invoker.thread or kwargs:
+            invoker = client.invoker
         if kwargs:
             taken = _split(kwargs, options)
             taken.setdefault("timeout", method.timeout)
@@ -206,6 +209,8 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             raw = await invoker.retry_unary(method, node, stream, now, body, error)
         except BaseException as exc:
             node.record_result(now, exc)
+            if type(exc) is RuntimeError and not invoker.is_here():
+                return await client.invoker.unary(method, args, None, timeout=method.timeout)
             conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
             if cluster.waiters:
                 cluster.release()

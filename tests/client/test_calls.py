@@ -273,23 +273,21 @@ async def test_an_unknown_function_is_unimplemented(client: Client) -> None:
         await client.raw_call("add", 1, 2, group="elsewhere")
 
 
-async def test_calls_before_connect_and_after_close_raise(server: Server) -> None:
+async def test_calls_after_close_raise_until_it_is_connected_again(server: Server) -> None:
     client = Client(server.addresses)
     stub = client.register()(add)
     generator = client.register()(counted)
-    for attempt in range(2):
-        why = ("not connected; await client.connect", "was closed")[attempt]
-        for call in (client.raw_call("add", 1, 2), client.call(add, 1, 2), stub(1, 2)):
-            with pytest.raises(RuntimeError, match=why):
-                await call
-        with pytest.raises(RuntimeError, match=why):
-            generator()
-        with pytest.raises(RuntimeError, match=why):
-            await client.session.__aenter__()
-        await client.connect() if not attempt else None
-        await client.await_close()
-    with pytest.raises(RuntimeError, match="was closed; make a new one"):
+    for _ in range(2):
         await client.connect()
+        assert await stub(1, 2) == 3
+        await client.await_close()
+        for call in (client.raw_call("add", 1, 2), client.call(add, 1, 2), stub(1, 2)):
+            with pytest.raises(RuntimeError, match=r"was closed; connect\(\) it"):
+                await call
+        with pytest.raises(RuntimeError, match="was closed"):
+            generator()
+        with pytest.raises(RuntimeError, match="was closed"):
+            await client.session.__aenter__()
 
 
 async def test_a_client_can_be_closed_twice_and_before_it_connects(server: Server) -> None:

@@ -192,7 +192,7 @@ async def test_cancelling_async_with_closes_the_client() -> None:
     await asyncio.sleep(0)
     await cancel(task)
     with pytest.raises(RuntimeError, match="was closed"):
-        await client.connect()
+        await client.raw_call("fine")
 
 
 async def test_a_cancelled_close_can_be_repeated(server: Server, handler: Handler) -> None:
@@ -243,6 +243,7 @@ async def test_a_call_of_a_lost_client_is_cancelled(server: Server, handler: Han
         await eventually(lambda: handler.cancelled == 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*was not closed before its event loop:ResourceWarning")
 async def test_a_loop_that_ends_without_closing_the_client_leaves_no_socket(
     server: Server,
 ) -> None:
@@ -255,8 +256,7 @@ async def test_a_loop_that_ends_without_closing_the_client_leaves_no_socket(
         if task.get_name().startswith("rap watch"):
             task.cancel()
     await eventually(lambda: all(conn.closed for conn in connections))
-    with pytest.raises(Unavailable, match="was closed"):
-        await client.raw_call("fine")
+    assert client.connected is None
     await client.await_close()
 
 
@@ -301,8 +301,7 @@ async def test_a_program_may_be_cancelled_at_any_of_its_steps(server: Server) ->
         await within(asyncio.wait([task]))
         assert finished or task.cancelled()
         assert not finished or task.exception() is None
-        with pytest.raises(RuntimeError, match=r"was closed|not connected"):
-            await client.raw_call("fine")
+        assert client.connected is None
         assert not server.connection_manager.connections or await gone(server)
         steps += 1
     assert steps > 10

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.errors import CallError, Unavailable
+from rap.errors import CallError
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, OPEN, Frame
 from rap.wire.hello import DEFAULT_LIMITS, hello_frame
+from tests.client import threaded
 from tests.loopback import eventually, serving, within
 
 ON_BOTH_LOOPS = True
@@ -73,16 +74,21 @@ async def test_a_client_closes_while_it_dials() -> None:
             await within(connecting)
 
 
-def test_a_client_that_outlives_its_event_loop_says_so() -> None:
-    async def connect() -> Client:
-        async with serving() as server:
-            client = Client([str(each) for each in server.addresses])
-            await client.connect()
-            return client
+@pytest.mark.filterwarnings("ignore:.*was not closed before its event loop:ResourceWarning")
+def test_a_client_that_was_not_closed_connects_again_in_another_event_loop() -> None:
+    with threaded.serving(fine) as server:
+        client = Client([str(each) for each in server.addresses])
+        stub: Any = client.register("fine")(fine)
 
-    client = asyncio.run(connect())
-    with pytest.raises(Unavailable, match=r"with the event loop .* keep it to one asyncio\.run"):
-        asyncio.run(client.connect())
+        async def use(how: str) -> None:
+            assert await within(stub() if how == "stub" else client.raw_call("fine")) == 1
+
+        for how in ("stub", "raw", "stub"):
+            asyncio.run(use(how))
+
+
+async def fine() -> int:
+    return 1
 
 
 async def test_a_server_of_a_frozen_client_closes() -> None:

@@ -137,8 +137,7 @@ async def test_a_failed_async_with_leaves_nothing_running() -> None:
     client = Client(free_address(), connect_timeout=0.02)
     with pytest.raises(Unavailable):
         await client.__aenter__()
-    with pytest.raises(RuntimeError, match="was closed"):
-        await client.connect()
+    assert "closed" in repr(client)
 
 
 async def test_a_name_that_no_resolver_takes_is_an_error_of_connect() -> None:

@@ -135,8 +135,10 @@ async def test_arguments_are_checked_when_the_call_is_started(client: Client) ->
         stub(client, "add").start(1, "2")
     with pytest.raises(ValueError, match="timeout"):
         stub(client, "add").start(1, 2, timeout="0")
-    with pytest.raises(RuntimeError, match="not connected"):
-        stub(Client(), "add").start(1, 2)
+    closed = Client()
+    await closed.close()
+    with pytest.raises(RuntimeError, match="was closed"):
+        stub(closed, "add").start(1, 2)
 
 
 async def test_a_started_call_is_in_the_session_of_its_caller(client: Client) -> None:

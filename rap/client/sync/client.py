@@ -253,15 +253,19 @@ class SyncClient:
     # Connecting and closing.
 
     def connect(self) -> None:
-        """Block until one server has answered. It may be called again after a failure.
+        """Block until one server has answered.
+
+        You need not call it, because the first call connects; but it fails early. You may call it
+        again, after a failure, and after the client was closed.
 
         Raises:
             Unavailable: No server answered within `connect_timeout`; the client continues to try.
-            RuntimeError: The client was closed.
         """
         with self._lock:
+            self._closed = False
             thread = self._start()
-        thread.run(self._client.connect())
+            client = self._client
+        thread.run(client.connect())
 
     def close(self) -> None:
         """Close every connection and end the thread; open calls fail.
@@ -423,15 +427,23 @@ class SyncClient:
         """The asynchronous client of this process, and its thread.
 
         Raises:
-            RuntimeError: The client is not connected, or was closed.
+            RuntimeError: The client was closed.
         """
-        if self._forked:
-            self.connect()
-        thread = self._thread
-        if thread is None:
-            what = "was closed" if self._closed else "is not connected; call client.connect() first"
-            raise RuntimeError(f"the client {what}")
-        return self._client, thread
+        client, thread = self._client, self._thread
+        if thread is None or self._forked or client.connected is None:
+            return self._open()
+        return client, thread
+
+    def _open(self) -> tuple[Client, LoopThread]:
+        """Begin to connect, unless another thread has done so."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client was closed; connect() it to use it again")
+            thread = self._start()
+            client = self._client
+            if client.connected is None:
+                thread.run(client.open())
+        return client, thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the thread of the client and return its result."""
@@ -472,11 +484,10 @@ class SyncClient:
             self._forked = True
 
     def _start(self) -> LoopThread:
-        if self._closed:
-            raise RuntimeError("the client was closed; make a new one")
         if self._forked:
             self._renew()
         if self._thread is None:
+            self._client.use_from_any_thread()
             thread = self._thread = LoopThread("rap client")
             self._finalizer = weakref.finalize(self, _end, os.getpid(), thread, self._client)
         return self._thread
