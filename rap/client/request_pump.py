@@ -335,5 +335,19 @@ async def _answer(
     if flags & (_RESPONSE | BATCH) != _RESPONSE:
         raise InvalidArgument(f"{method.path} answers with items; declare that it returns them")
     if invoker.pipeline.transforms:
-        return await decode_response(invoker.pipeline, call, meta, raw)
+        try:
+            return await decode_response(invoker.pipeline, call, meta, raw)
+        except CallError:
+            if not _is_proof(invoker.pipeline, call, raw):
+                raise
+        raise CallError("the server ended the call without a response")
     return raw
+
+
+def _is_proof(pipeline: Pipeline, call: Call, raw: bytes | memoryview) -> bool:
+    """Return whether a body is the end of items, as a bidirectional function sends it."""
+    try:
+        pipeline.receive_end(call, raw)
+    except CallError:
+        return False
+    return pipeline.proves_ends

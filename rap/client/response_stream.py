@@ -181,7 +181,7 @@ class ResponseStream(Generic[T_co]):
                     raise Internal(f"{self._method.path}: an empty batch")
                 return self._items.popleft()
             if flags & END:
-                raise InvalidArgument(f"{self._method.path} is not a generator; call it instead")
+                raise self._one_response()
             return self._decode_item(raw)
         except EndOfStream:
             if self._done:  # this side has ended the call
@@ -189,7 +189,7 @@ class ResponseStream(Generic[T_co]):
             try:
                 if self._pump is not None and self._pump.error is not None:
                     raise self._pump.error from None
-                content = pipeline.receive_end(self._call, proof)
+                content = await self._check_end(proof_meta, proof)
                 if proof and self._stream is not None:
                     self._stream.on_proven_end(proof_meta, content)
             except BaseException as exc:
@@ -209,6 +209,34 @@ class ResponseStream(Generic[T_co]):
             self._running = False
             if self._done and self._pump is not None:
                 await self._pump.stop()
+
+    async def _check_end(self, meta: bytes, proof: bytes) -> Any:
+        """Return what the processors find in the end of the items.
+
+        Raises:
+            CallError: They refuse it.
+            InvalidArgument: It is the one response of a function that has no items.
+        """
+        pipeline = self._invoker.pipeline
+        try:
+            return pipeline.receive_end(self._call, proof)
+        except CallError:
+            if not proof:
+                raise
+            try:
+                await decode_response(pipeline, self._call, meta, proof)
+            except CallError:
+                pass
+            else:
+                raise self._one_response() from None
+            raise
+
+    def _one_response(self) -> InvalidArgument:
+        """Return the error for a function that answers with one response."""
+        text = "is not a generator; call it instead"
+        if self._pump is not None:
+            text = "is a client-streaming function; declare that it returns its result"
+        return InvalidArgument(f"{self._method.path} {text}")
 
     async def _first(self) -> Any:
         """Open the stream and return its first message; make further attempts as for any call."""

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from rap.call import Call, Request, Response
 from rap.client import Client
-from rap.errors import NotFound, ResourceExhausted
+from rap.errors import CallError, InvalidArgument, NotFound, ResourceExhausted
 from rap.processor.base import BaseProcessor
 from rap.processor.compress import CompressProcessor
 from rap.processor.limit import LimitProcessor, Rule
@@ -229,3 +229,22 @@ async def test_a_scope_is_around_a_call_with_a_request_stream() -> None:
     ):
         await client.register()(total)("x", [[1]])  # type: ignore[arg-type]
     assert seen == ["begin client_stream", "end"]
+
+
+@kinds
+async def test_a_function_that_answers_once_is_named_when_its_items_are_asked_for(
+    make: Make,
+) -> None:
+    async def items(name: str, rows: AsyncIterator[list[int]]) -> AsyncIterator[str]:
+        yield ""
+
+    async def result(rows: AsyncIterator[list[int]]) -> list[int]:
+        return []
+
+    async with pair(make) as (client, _):
+        stub: Any = client.register("total")(items)
+        with pytest.raises(InvalidArgument, match="/total is a client-streaming function"):
+            await anext(stub("all", ROWS[:2]))
+        stub = client.register("echo")(result)
+        with pytest.raises(CallError, match="ended the call without a response"):
+            await stub([])
