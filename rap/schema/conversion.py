@@ -69,8 +69,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, re.Pattern) and value.flags == re.compile(value.pattern).flags:
         return value.pattern
     if has_schema(kind):  # a type of pydantic itself
-        if hasattr(value, "get_secret_value"):
-            return value.get_secret_value()
+        get_secret = getattr(value, "get_secret_value", None)
+        if get_secret is not None:
+            return get_secret()
         if isinstance(value, str | int | float):
             return value.__reduce_ex__(2)[1][-1] if not isinstance(value, str) else str(value)
         return str(value)
@@ -254,7 +255,7 @@ class _Preparation:
             self._made[hint] = made
         except TypeError:  # as above
             pass
-        made.rap_convert = make()
+        made.rap_convert = make()  # pyright: ignore[reportAttributeAccessIssue]  # not a method
         return made
 
     def _converter(self, hint: Any) -> Callable[[Any], Any]:
@@ -327,8 +328,8 @@ class _Preparation:
 
     def _wrapped(self, hint: Any, inner: Any, wrap: Callable[[Any], Any] | None) -> Any:
         def make() -> Callable[[Any], Any]:
-            convert = self._converter(inner)
-            return convert if wrap is None else lambda value: wrap(convert(value))
+            convert, outer = self._converter(inner), wrap
+            return convert if outer is None else lambda value: outer(convert(value))
 
         return self._stand_in(hint, make)
 
@@ -482,7 +483,9 @@ def _substituted(hint: Any, known: Mapping[Any, Any]) -> Any:
     """Return a type with other types in the place of its type variables."""
     if isinstance(hint, typing.TypeVar):
         return known.get(hint, Any)
-    parameters = () if isinstance(hint, type) else getattr(hint, "__parameters__", ())
+    if isinstance(hint, type):
+        return hint
+    parameters = getattr(hint, "__parameters__", ())
     return hint[tuple(known.get(each, Any) for each in parameters)] if parameters else hint
 
 
@@ -525,9 +528,11 @@ def _enum_converter(kind: type[enum.Enum]) -> Callable[[Any], Any]:
 
 def _is_array(kind: Any) -> bool:
     config = getattr(kind, "__struct_config__", None)
-    return (issubclass(kind, tuple) and hasattr(kind, "_fields")) or bool(
-        config is not None and config.array_like
-    )
+    return _is_named_tuple(kind) or bool(config is not None and config.array_like)
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _hints_of(hint: Any) -> dict[str, Any]:
@@ -552,7 +557,7 @@ def _fields_of(hint: Any) -> list[_Field] | None:
         hints = _hints_of(hint)
         required = kind.__required_keys__
         return [_Field(n, n, _bare(h), n in required, n in required) for n, h in hints.items()]
-    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+    if _is_named_tuple(kind):
         hints, defaults = _hints_of(hint), kind._field_defaults
         return [_Field(n, n, hints.get(n, Any), n not in defaults, True) for n in kind._fields]
     if hasattr(kind, "__struct_fields__"):
