@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from threading import get_ident
 from typing import Any
 
-from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, running_call
+from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, current, running_call
 from rap.client.attempt import (
     AttemptFactory,
     Pick,
@@ -37,6 +37,7 @@ from rap.transport import UnaryStream
 __all__ = ["Invoker"]
 
 _ambient = ambient_session.get
+_current = current.get
 _UNARY, _CLIENT = StreamType.UNARY, Side.CLIENT  # look-ups are slow
 
 
@@ -177,9 +178,9 @@ class Invoker:
             _check_names(own)
         if session is not None:
             own["session_id"] = session.id
-        outer = running_call()
+        outer = _current()  # `running_call` unrolled
         deadline = NEVER
-        if outer is not None and outer.deadline != NEVER:
+        if outer is not None and not outer.is_over and outer.deadline != NEVER:
             deadline = inherited_deadline(outer.deadline, self.monotonic())
         if timeout is not None:
             limit = self.monotonic() + timeout
