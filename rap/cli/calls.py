@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rap.call import FORWARDED, RESULT, Header, StreamType
+from rap.call import FORWARDED, MESSAGES_END, RESULT, Header, StreamType
 from rap.cli.json_values import parse_arguments
 from rap.cli.remote import Remote, remote_options
 from rap.client import Client
@@ -73,8 +73,8 @@ class Answer:
         if flags & BATCH:
             for each in decode_any(raw):
                 yield True, each
-        else:
-            yield not (flags & END or _is_result(meta)), decode_any(raw)
+        elif not _has_mark(meta, MESSAGES_END):
+            yield not (flags & END or _has_mark(meta, RESULT)), decode_any(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +263,12 @@ def refused_type(error: CallError) -> StreamType | None:
     return next((kind for text, kind in _REFUSALS.items() if text in error.message), None)
 
 
-def _is_result(meta: bytes) -> bool:
-    """Whether a message is the value of a channel function."""
+def _has_mark(meta: bytes, name: str) -> bool:
+    """Whether a message is not one of the items: the reserved header `name` says what it is."""
     if not meta:
         return False
     content = unpack(meta)
-    return isinstance(content, dict) and content.get(RESULT) is True
+    return isinstance(content, dict) and content.get(name) is True
 
 
 def call_options(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from rap.cli.commands.call import _Printer
 from rap.cli.json_values import parse_value, to_json
-from rap.server import Server
+from rap.server import Channel, Server
 from rap.transport import Connection
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
 from tests.cli.shop import invoke, shop
@@ -75,6 +75,17 @@ async def test_lines_of_the_input_are_the_messages_to_a_channel(
 ) -> None:
     result = await invoke(server, "call", func, "--linger", "60", input=lines)
     assert (result.stdout, result.stderr, result.exit_code) == (answer, "", 0)
+
+
+async def test_the_end_of_the_messages_of_a_channel_is_not_shown(server: Server) -> None:
+    async def leave(channel: Channel) -> int:
+        await channel.write("last")
+        await channel.end()
+        return len([body async for body in channel])
+
+    server.register(leave)
+    result = await invoke(server, "call", "leave", input="1\n2\n")
+    assert (result.stdout, result.stderr, result.exit_code) == ('"last"\n2\n', "", 0)
 
 
 async def test_lines_are_strings_with_text(server: Server) -> None:
