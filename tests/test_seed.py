@@ -46,7 +46,9 @@ RUNNER = (
     "runpy.run_path(sys.argv[1], run_name='__main__')"
 )
 # The server's program leaves its loop open; that is its own affair.
-WARNINGS = ["-W", "error", "-W", "ignore:unclosed event loop:ResourceWarning"]
+# They close neither their event loop nor their client.
+IGNORED = ["ignore:unclosed event loop:ResourceWarning", "ignore:unclosed client:ResourceWarning"]
+WARNINGS = ["-W", "error", *(part for each in IGNORED for part in ("-W", each))]
 
 
 def at(program: str, address: str) -> str:

@@ -414,13 +414,13 @@ class Client:
         """Let go of the connections: their event loop has ended before the client was closed."""
         what = repr(self)
         self.connected = self._cluster = None
-        text = f"{what} was not closed before its event loop ended"
+        text = f"unclosed client {what}: it was not closed before its event loop ended"
         warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     def __del__(self) -> None:
         cluster = self._cluster
         if cluster is not None and not self._closed:
-            text = f"{self!r} was never closed"
+            text = f"unclosed client {self!r}: it was never closed"
             self._cluster = None
             cluster.let_go()
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
