@@ -168,7 +168,7 @@ class ConnectionManager:
 
     def reset(self, incarnation: str) -> None:
         """Be ready to listen again, in another event loop too, as another run of the server."""
-        self._hello = {**self._hello, "incarnation": incarnation}
+        self._hello["incarnation"] = incarnation
         self._listeners = []
         self._load_reporter = None
         self._empty, self._stop_now = asyncio.Event(), asyncio.Event()
