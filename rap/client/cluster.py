@@ -111,7 +111,8 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
             node.stats.assume(prior)
             node.join(now)
     for node, weight in zip(healthy, weights, strict=True):
-        node.set_weight(weight)
+        if node.weight != weight:  # of a thousand few change
+            node.set_weight(weight)
     changing = ejected > 0 or any(age < slow_start for _, age in ages)
     return Ready(tuple(healthy), changing, panic)
 

@@ -417,7 +417,6 @@ class Server:
             self._reset()
         self._runs += 1
         pipeline = Pipeline(self._processors, Side.SERVER)
-        self._connections.announce(pipeline.abilities)
         threads = Threads(self.config.threads, self._clock)
         self._dispatcher = Dispatcher(
             self._router,
@@ -446,6 +445,7 @@ class Server:
             await self._middlewares.start()
             self._loop_monitor.start()
             load = LoadMeter(self._connections, self._clock)
+            self._connections.announce(pipeline.abilities)
             addresses = await self._connections.listen(self._dispatcher, admission)
             await self._registration.register(
                 addresses, load, draining=self._connections.is_draining

@@ -11,6 +11,7 @@ that the child has copies of then do no harm when they use or close these number
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
@@ -28,9 +29,8 @@ class SocketHolder(Protocol):
 _holders: "WeakSet[SocketHolder]" = WeakSet()
 
 
-def let_go_in_children(holder: SocketHolder) -> None:
-    """Let forked children release the sockets of an object, as long as it lives."""
-    _holders.add(holder)
+let_go_in_children: Callable[[SocketHolder], None] = _holders.add
+"""Let forked children release the sockets of an object, as long as it lives."""
 
 
 def replace_descriptors(descriptors: list[int]) -> None:
