@@ -47,7 +47,9 @@ __all__ = ["Channel"]
 
 _CLOSED = CLOSED | LOCAL_DONE
 _MAX_ERRORS = 7  # of a channel that are kept while its handler runs, besides the last one
-_NOT_OF_CHANNELS = BATCH | END  # flags that no message of a channel has
+# Flags that no message of a channel has. A client may send END with its last message.
+_REFUSED_OF_SERVERS = BATCH | END
+_REFUSED_OF_CLIENTS = BATCH
 _RESULT_NAME = RESULT.encode()
 _MESSAGES_END_NAME = MESSAGES_END.encode()
 
@@ -97,6 +99,7 @@ class Channel(Generic[In, Out]):
         self._pipeline = pipeline
         self._server = server
         self._is_client = call.side is Side.CLIENT
+        self._refused_flags = _REFUSED_OF_SERVERS if self._is_client else _REFUSED_OF_CLIENTS
         self._encode_any = encode_any if self._is_client else encode_written
         self._encode, self._decode = self._encode_any, decode_any
         self._is_typed = function is not None and function.has_typed_messages
@@ -211,7 +214,7 @@ class Channel(Generic[In, Out]):
             flags, meta, raw = stream.take() if stream.inbox else await stream.recv()
             if meta and self._take_mark(meta, raw):
                 raise EndOfStream
-            if flags & _NOT_OF_CHANNELS:
+            if flags & self._refused_flags:
                 raise self._not_a_channel()
         except EndOfStream:
             raise self._closed("the peer closed the channel") from None
@@ -332,7 +335,7 @@ class Channel(Generic[In, Out]):
                 flags, meta, body = stream.take() if stream.inbox else await stream.recv()
                 if meta and self._take_mark(meta, body):
                     return
-                if flags & _NOT_OF_CHANNELS:
+                if flags & self._refused_flags:
                     raise self._not_a_channel()
             except EndOfStream:
                 return
@@ -443,7 +446,7 @@ class Channel(Generic[In, Out]):
             if self._pipeline.proves_ends and received[0] & END:
                 self._on_end(received)
                 return None
-            if received[0] & _NOT_OF_CHANNELS:
+            if received[0] & self._refused_flags:
                 raise self._not_a_channel()
             if received[1] and self._mark(received[1]) == MESSAGES_END:
                 self._on_messages_end(received[1], received[2])
@@ -476,7 +479,7 @@ class Channel(Generic[In, Out]):
                 flags, meta, body = stream.try_recv() or await stream.recv()
             except EndOfStream:
                 return
-            if flags & _NOT_OF_CHANNELS:
+            if flags & self._refused_flags:
                 raise self._not_a_channel()
             if meta:
                 self._take_mark(meta, body)

@@ -123,10 +123,13 @@ async def test_a_server_that_hangs_is_dear_at_once_and_cut_when_it_answers_no_pi
                         assert await client.raw_call("echo", "z") == "z"
                 assert node.stats.in_flight == stuck
                 (conn,) = node.pool.connections
-                conn.watchdog.tick()
-                for seconds in (1.0, 2.5, 2.5):
-                    clock.advance(seconds)
+
+                def is_cut() -> bool:
                     conn.watchdog.tick()
+                    clock.advance(0.5)
+                    return conn.error is not None
+
+                await eventually(is_cut)
                 assert "answered no ping" in str(conn.error)
                 await eventually(lambda: node not in client.cluster.ready)
 
