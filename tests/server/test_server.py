@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.errors import CallError, Code
+from rap.errors import CallError
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from rap.server.middleware import BaseMsgMiddleware
@@ -304,7 +304,7 @@ async def test_connections_may_have_no_limit_of_age_and_idleness() -> None:
             assert await client.raw_call("fine") == 1
 
 
-async def test_more_calls_than_max_streams_are_refused_unserved() -> None:
+async def test_more_calls_than_max_streams_wait_for_a_place() -> None:
     async def hang() -> None:
         await asyncio.Event().wait()
 
@@ -316,12 +316,14 @@ async def test_more_calls_than_max_streams_are_refused_unserved() -> None:
                 lambda: len(client.cluster.ready[0].pool.connections.copy().pop().streams) == 2
             )
             with pytest.raises(CallError) as caught:
-                await within(client.raw_call("fine"))
-            assert caught.value.code is Code.RESOURCE_EXHAUSTED
+                await within(client.raw_call("fine", timeout=0.05))
+            assert caught.value.unserved
+            waiting = asyncio.ensure_future(client.raw_call("fine"))
+            await eventually(lambda: len(client.cluster.waiters) == 1)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            assert await within(client.raw_call("fine")) == 1
+            assert await within(waiting) == 1
 
 
 async def test_a_program_can_be_cancelled_at_every_step() -> None:
