@@ -131,7 +131,12 @@ async def _connect(
             ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
     except BaseException:
-        sock.close()
+        if getattr(sock, "_io_refs", 0):
+            # uvloop has the descriptor and closes it, but does not tell the socket: closing that,
+            # too, could close the descriptor of another file.
+            sock.detach()
+        else:
+            sock.close()
         raise
     return conn
 

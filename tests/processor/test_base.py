@@ -92,13 +92,23 @@ async def test_the_same_list_on_both_ends_mirrors_itself() -> None:
 async def test_an_end_without_what_a_processor_sends_is_refused() -> None:
     async with serving(count, echo, processor_list=marks(Side.SERVER)[:2]) as server:
         async with calling(server, processor_list=marks(Side.CLIENT)[:2]) as client:
-            client.invoker.pipeline.receive_end = refuse  # type: ignore[method-assign]  # as if
+            # As if its processors refused what came with END, and took it for no message either.
+            pipeline, pass_message = client.invoker.pipeline, client.invoker.pipeline.response
+            refused: list[bytes | memoryview] = []
+
+            def refuse(call: Call, body: bytes | memoryview) -> None:
+                refused.append(body)
+                raise CallError(f"refused {len(body)} bytes")
+
+            async def pass_items(response: Response) -> Response:
+                if refused:
+                    raise CallError("no message")
+                return await pass_message(response)
+
+            pipeline.receive_end = refuse  # type: ignore[method-assign]
+            pipeline.response = pass_items
             with pytest.raises(CallError, match="refused"):
                 assert [i async for i in client.iterator_call("count", 2)] == []
-
-
-def refuse(call: Call, body: bytes | memoryview) -> None:
-    raise CallError(f"refused {len(body)} bytes")
 
 
 class Seen(BaseProcessor):
