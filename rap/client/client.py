@@ -604,9 +604,14 @@ class Client:
         check_call_timeout(timeout)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         return iterator_call(
-            self.invoker, method, *arguments,
-            session=session, header=header, timeout=timeout, affinity=affinity,
-        )  # fmt: skip
+            self.invoker,
+            method,
+            *arguments,
+            session=session,
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+        )
 
     def channel(
         self,

@@ -492,13 +492,17 @@ def _substituted(hint: Any, known: Mapping[Any, Any]) -> Any:
 def _without_literals_of_others(members: list[Member]) -> list[Member]:
     """Return the members without literals that a wider member, as str, accepts anyway."""
     wide = {
-        form for name, shape, _ in members if shape.values is None for form in shape.forms
+        form
+        for name, shape, _ in members
+        if shape.values is None
+        for form in shape.forms
         if name in ("int", "str", "bool")
-    }  # fmt: skip
+    }
     return [
-        each for each in members
+        each
+        for each in members
         if not (each[0].startswith("typing.Literal") and each[1].forms <= wide)
-    ]  # fmt: skip
+    ]
 
 
 def _shape_of_values(values: Any) -> Shape:
@@ -564,19 +568,27 @@ def _fields_of(hint: Any) -> list[_Field] | None:
         hints, config = _hints_of(hint), kind.__struct_config__
         return [
             _Field(
-                each.name, each.encode_name, hints[each.name], each.required,
+                each.name,
+                each.encode_name,
+                hints[each.name],
+                each.required,
                 each.required or not config.omit_defaults,
             )
             for each in msgspec.structs.fields(kind)
-        ]  # fmt: skip
+        ]
     if dataclasses.is_dataclass(kind):
         hints = _hints_of(hint)
         missing = dataclasses.MISSING
         return [
-            _Field(f.name, f.name, hints[f.name],
-                   f.default is missing and f.default_factory is missing, True)
+            _Field(
+                f.name,
+                f.name,
+                hints[f.name],
+                f.default is missing and f.default_factory is missing,
+                True,
+            )
             for f in dataclasses.fields(kind)
-        ]  # fmt: skip
+        ]
     if hasattr(kind, "__attrs_attrs__"):
         hints = _hints_of(hint)
         return [
