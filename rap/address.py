@@ -5,7 +5,6 @@ An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls:/
 """
 
 import functools
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +63,10 @@ class Address:
         """Whether only processes on this machine can reach it."""
         if self.scheme == "unix" or self.host == "localhost":
             return True
+        from ipaddress import ip_address  # few programs need this
+
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ip_address(self.host).is_loopback
         except ValueError:
             return False
 
@@ -80,9 +81,11 @@ class Address:
 def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
     host, separator, digits = rest.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
+        from ipaddress import IPv6Address
+
         host = host[1:-1]
         try:
-            ipaddress.IPv6Address(host)
+            IPv6Address(host)
         except ValueError as exc:
             raise ValueError(f"{option}: no IPv6 address in {text!r}: {exc}") from exc
     elif ":" in host:
@@ -122,7 +125,9 @@ class Peer:
         """The network that limits count as one client: the IPv4 address, or the /64 of IPv6."""
         if ":" not in self.host:
             return self.host
-        return str(ipaddress.ip_network((self.host, 64), strict=False))
+        from ipaddress import ip_network
+
+        return str(ip_network((self.host, 64), strict=False))
 
     @classmethod
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
@@ -141,7 +146,11 @@ class Peer:
 @functools.lru_cache(maxsize=1024)
 def _plain_host(text: str) -> tuple[str, bool]:
     """Return an IP address without its zone, IPv4 if it is mapped, and whether it is loopback."""
-    ip = ipaddress.ip_address(text.split("%")[0])
+    if ":" not in text:  # IPv4, which has one form
+        return text, text.startswith("127.")
+    from ipaddress import ip_address  # it takes a millisecond
+
+    ip = ip_address(text.split("%")[0])
     mapped = getattr(ip, "ipv4_mapped", None)
     if mapped is not None:
         ip = mapped

@@ -1,8 +1,7 @@
-"""Types that msgspec does not know: how they are sent, and how a plain value becomes one again.
+"""Types that msgspec cannot decode even with `from_plain`: unions of such types, or what holds one.
 
-msgspec calls `to_plain` for a value that it cannot encode, and `from_plain` for a type that it
-cannot decode. A type for which that is not enough, because it is a union of such types or holds
-one, is replaced by a class that `prepare` makes: a stand-in whose values are converted as a whole.
+`prepare` replaces each of them by a class: a stand-in whose values are converted as a whole. Few
+functions have such types, so this module is loaded for the first of them.
 """
 
 import collections
@@ -11,8 +10,6 @@ import datetime
 import decimal
 import enum
 import inspect
-import ipaddress
-import re
 import sys
 import types
 import typing
@@ -25,92 +22,23 @@ import msgspec
 from msgspec import inspect as nodes
 from msgspec.msgpack import Decoder
 
-from rap.schema.models import (
-    Model,
+from rap.schema.models import make_adapter
+from rap.schema.plain import (
+    from_plain,
     has_schema,
     is_model,
-    make_adapter,
+    model_of,
     pydantic_metadata,
+    text_types,
 )
 from rap.schema.shapes import ANY_FORM, Member, Record, Shape, form_of_value, make_chooser
 
-__all__ = ["can_convert", "from_plain", "keeps_offsets", "prepare", "to_plain"]
+__all__ = ["prepare"]
 
-_ADDRESSES = (
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-    ipaddress.IPv4Interface,
-    ipaddress.IPv6Interface,
-)
-_AS_LISTS = (collections.deque, range, abc.KeysView, abc.ValuesView, abc.ItemsView)
 _UNIONS = (Union, types.UnionType)
 # Returns the description of a type. It raises an exception for one that msgspec cannot decode, or
 # that cannot be converted afterwards.
 Check = Callable[[Any], nodes.Type]
-
-
-def to_plain(value: Any) -> Any:
-    """Return a value that msgspec can encode, for one that it does not know.
-
-    Raises:
-        TypeError: There is none.
-    """
-    kind = type(value)
-    if is_model(kind):
-        return Model.of(kind).dump(value)
-    if isinstance(value, _text_types()):
-        return str(value)
-    if isinstance(value, _AS_LISTS):
-        return [*value]
-    if isinstance(value, Mapping):
-        return {**value} if all(isinstance(key, str) for key in value) else dict(value)
-    if isinstance(value, re.Pattern) and value.flags == re.compile(value.pattern).flags:
-        return value.pattern
-    if has_schema(kind):  # a type of pydantic itself
-        get_secret = getattr(value, "get_secret_value", None)
-        if get_secret is not None:
-            return get_secret()
-        if isinstance(value, str | int | float):
-            return value.__reduce_ex__(2)[1][-1] if not isinstance(value, str) else str(value)
-        return str(value)
-    if isinstance(value, abc.Iterator):
-        raise TypeError(
-            f"an object of type `{kind.__qualname__}` can be read only once; pass a list of it"
-        )
-    raise TypeError(f"an object of type `{kind.__qualname__}` cannot be sent")
-
-
-def from_plain(kind: Any, value: Any) -> Any:
-    """Return the value of a type that was sent as `value`.
-
-    Raises:
-        Exception: It is no such value.
-    """
-    convert = getattr(kind, "rap_convert", None)
-    if convert is not None:
-        return convert(value)
-    if is_model(kind):
-        return Model.of(kind).validate(value)
-    if not isinstance(value, str):
-        raise TypeError(f"expected `str`, got `{type(value).__name__}`")
-    return kind(value)
-
-
-def can_convert(kind: Any) -> bool:
-    """Whether `from_plain` knows a class.
-
-    Raises:
-        TypeError: It is a model that cannot be sent.
-    """
-    if is_model(kind):
-        if problem := Model.of(kind).problem:
-            raise TypeError(problem)
-        return True
-    return isinstance(kind, type) and (
-        isinstance(kind, _StandIn) or issubclass(kind, _text_types())
-    )
 
 
 def prepare(hint: Any, check: Check, scope: Mapping[str, Any]) -> Any:
@@ -128,11 +56,6 @@ def prepare(hint: Any, check: Check, scope: Mapping[str, Any]) -> Any:
     prepared = preparation.prepare(hint)
     preparation.finish()
     return prepared
-
-
-def keeps_offsets(kind: Any) -> bool:
-    """Whether all datetimes in the values of a class may be sent as text."""
-    return isinstance(kind, _StandIn) and kind.rap_keeps_offsets
 
 
 class _StandIn(type):
@@ -174,7 +97,6 @@ class _Preparation:
         """Return a type that msgspec can decode."""
         hint = type(None) if hint is None else hint
         try:
-            self._refuse_unseen(hint)
             self._note(self._check(hint))
         except Exception as exc:  # of msgspec, or of the annotations in a user's class
             error = exc
@@ -208,14 +130,6 @@ class _Preparation:
                 self._note(each.type)
             for each in getattr(node, "item_types", ()):
                 self._note(each)
-
-    def _refuse_unseen(self, hint: Any) -> None:
-        """Raise for what pydantic reads in a type and msgspec does not."""
-        if pydantic_metadata(hint):
-            raise TypeError("it has constraints of pydantic")
-        for each in typing.get_args(hint):
-            if not isinstance(each, str | int):
-                self._refuse_unseen(each)
 
     def _replaced(self, hint: Any, error: Exception) -> Any:
         origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -282,7 +196,7 @@ class _Preparation:
         """Return the stand-in of a type that pydantic validates."""
 
         def make() -> Callable[[Any], Any]:
-            model = Model.of(hint)
+            model = model_of(hint)
             if model.problem:
                 raise TypeError(model.problem)
             if model.parses and hasattr(hint, "__metadata__"):
@@ -385,10 +299,11 @@ class _Preparation:
             return Shape(ANY_FORM)
         if issubclass(kind, enum.Enum):
             return _shape_of_values([each.value for each in kind])
-        if issubclass(kind, _text_types()):
+        if issubclass(kind, text_types()):
             return Shape(frozenset({"str"}))
         if is_model(kind) or has_schema(kind):
-            return Model.of(hint if origin is None else kind).shape
+            model: Any = hint if origin is None else kind
+            return model_of(model).shape
         if _is_array(kind):
             return Shape(frozenset({"array"}))
         fields = _fields_of(hint)
@@ -452,15 +367,6 @@ _FORMS: dict[Any, str] = {
     **dict.fromkeys((abc.Iterable, abc.Container, abc.Reversible, abc.Collection), "array"),
     **dict.fromkeys((abc.Sequence, abc.MutableSequence, abc.Set, abc.MutableSet), "array"),
 }
-
-
-def _text_types() -> tuple[type, ...]:
-    """Return the classes whose objects are sent as their text.
-
-    A program that has no paths has not imported `pathlib`, and this does not do it either.
-    """
-    pathlib = sys.modules.get("pathlib")
-    return _ADDRESSES if pathlib is None else (pathlib.PurePath, *_ADDRESSES)
 
 
 def _evaluated(hint: Any, scope: Mapping[str, Any]) -> Any:

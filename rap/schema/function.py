@@ -34,8 +34,7 @@ from rap.schema.arguments import (
     reason,
     strictest,
 )
-from rap.schema.conversion import can_convert, from_plain, prepare, to_plain
-from rap.schema.offsets import offset_keeper
+from rap.schema.plain import can_convert, from_plain, refuse_constraints, to_plain
 from rap.schema.signature import (
     ASYNC_ITERATORS,
     callable_of,
@@ -370,22 +369,38 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     Raises:
         RegistrationError: It cannot be sent; the message starts with `where`.
     """
+    prepared = NoneType if hint is None else hint
     try:
-        prepared = prepare(hint, _check, scope)
-        node = nodes.type_info(prepared)
+        try:
+            node = _check(prepared)
+        except Exception:  # of msgspec, or of the annotations in a user's class
+            from rap.schema.conversion import prepare  # few functions have such types
+
+            prepared = prepare(hint, _check, scope)
+            node = _check(prepared)
         decode = Decoder(prepared, dec_hook=from_plain).decode
-    except Exception as exc:  # of msgspec, or of the annotations in a user's class
+    except Exception as exc:
         name = inspect.formatannotation(hint)
         raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
-    return Kind(prepared, decode, _guard(node, {}), _fitting(node), offset_keeper(node))
+    return Kind(prepared, decode, _guard(node, {}), _fitting(node), _offset_keeper(node))
 
 
 def _check(hint: Any) -> nodes.Type:
     """Return the description of a type; raise for one that cannot be decoded as it is."""
+    refuse_constraints(hint)
     node = nodes.type_info(hint)
     _guard(node, {})
     Decoder(hint, dec_hook=from_plain)
     return node
+
+
+def _offset_keeper(node: nodes.Type) -> Callable[[Any], Any] | None:
+    """Return what lets the datetimes in a value keep their offset; see `Kind`."""
+    if isinstance(node, _SCALARS):
+        return None
+    from rap.schema.offsets import offset_keeper  # many programs have only scalars
+
+    return offset_keeper(node)
 
 
 def _channel_result(
@@ -449,6 +464,15 @@ def _inner(node: Any) -> Iterator[nodes.Type]:
         yield field.type
 
 
+_SCALARS = (
+    nodes.AnyType,
+    nodes.NoneType,
+    nodes.BoolType,
+    nodes.IntType,
+    nodes.FloatType,
+    nodes.StrType,
+    nodes.BytesType,
+)
 _SIMPLE: tuple[tuple[nodes.Type, tuple[type, ...]], ...] = (
     (nodes.NoneType(), (NoneType,)),
     (nodes.BoolType(), (bool,)),

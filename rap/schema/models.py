@@ -1,7 +1,7 @@
 """Models of pydantic: how they are sent, and which of them cannot be sent.
 
 A model is sent as the map that `model_dump` returns, with the names of its fields, and validated
-when it arrives. `Model.of` looks through the core schema of a model once, so that the two are
+when it arrives. `Model` looks through the core schema of a model once, so that the two are
 inverse. This module does not import pydantic: a model exists only if the user has imported it.
 """
 
@@ -14,9 +14,8 @@ from typing import Any
 
 from rap.schema.shapes import ANY_FORM, Record, Shape, form_of_value, look_alike
 
-__all__ = ["Model", "has_schema", "is_model", "make_adapter", "pydantic_metadata", "with_offsets"]
+__all__ = ["Model", "make_adapter", "with_offsets"]
 
-_PACKAGES = ("annotated_types", "pydantic", "pydantic_core", "pydantic_extra_types")
 # Types in a core schema that have no form in msgpack, and what they are called.
 _UNSENDABLE = {
     "callable": "a callable",
@@ -53,26 +52,6 @@ _FORMS = {
 }
 _TEXTS = frozenset({"date", "time", "timedelta", "uuid", "decimal", "url", "function-wrap"})
 _SKIPPED = ("serialization", "metadata", "default", "cls", "config", "computed_fields", "function")
-
-
-def is_model(kind: Any) -> bool:
-    """Whether it is a pydantic model; checks its methods, so that pydantic is not imported."""
-    return callable(getattr(kind, "model_validate", None)) and hasattr(kind, "model_dump")
-
-
-def has_schema(kind: Any) -> bool:
-    """Whether pydantic validates this class itself: a network type, a secret, its dataclass."""
-    return "pydantic" in sys.modules and (
-        hasattr(kind, "__get_pydantic_core_schema__") or hasattr(kind, "__pydantic_validator__")
-    )
-
-
-def pydantic_metadata(hint: Any) -> tuple[Any, ...]:
-    """Return what an `Annotated` says to pydantic, which msgspec would ignore."""
-    if "pydantic" not in sys.modules:
-        return ()
-    metadata = getattr(hint, "__metadata__", ())
-    return tuple(each for each in metadata if type(each).__module__.partition(".")[0] in _PACKAGES)
 
 
 def make_adapter(hint: Any) -> Any:
@@ -134,27 +113,25 @@ class Model:
             self.validate = lambda value: strict(json.dumps(value, default=_to_json))
 
     @classmethod
-    def of(cls, kind: Any) -> "Model":
-        """Return the `Model` of a class; it is made once."""
-        return _model_of(kind)
+    def of_class(cls, kind: Any) -> "Model":
+        """Return the `Model` of a pydantic model."""
+        if hasattr(kind, "__pydantic_core_schema__"):
+            kind.model_rebuild()
+            schema = kind.__pydantic_core_schema__
+            if isinstance(schema, Mapping) and "type" in schema:
+                return cls(schema, kind.model_validate, kind.model_validate_json)
+        return cls({}, kind.model_validate)
+
+    @classmethod
+    def of_type(cls, kind: Any) -> "Model":
+        """Return the `Model` of another type that pydantic validates."""
+        adapter = make_adapter(kind)
+        return cls(adapter.core_schema, adapter.validate_python, adapter.validate_json)
 
     def dump(self, value: Any) -> Any:
         """Return a model as the plain value that is sent."""
         plain = value.model_dump(**self.dump_options)
         return with_offsets(plain) if self.keeps_offsets else plain
-
-
-@functools.lru_cache(maxsize=4096)
-def _model_of(kind: Any) -> Model:
-    if not is_model(kind):
-        adapter = make_adapter(kind)
-        return Model(adapter.core_schema, adapter.validate_python, adapter.validate_json)
-    if hasattr(kind, "__pydantic_core_schema__"):
-        kind.model_rebuild()
-        schema = kind.__pydantic_core_schema__
-        if isinstance(schema, Mapping) and "type" in schema:
-            return Model(schema, kind.model_validate, kind.model_validate_json)
-    return Model({}, kind.model_validate)
 
 
 def with_offsets(plain: Any) -> Any:

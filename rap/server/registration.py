@@ -1,7 +1,6 @@
 """The registration of a server in its registry: register, change the state, deregister."""
 
 import asyncio
-import ipaddress
 import logging
 import random
 import socket
@@ -207,7 +206,7 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
                 found = str(sock.getsockname()[0])
             except OSError:
                 continue
-            if loopback or not ipaddress.ip_address(found).is_loopback:
+            if loopback or not Address("tcp", found).is_loopback:
                 return found
     if family == socket.AF_INET6:  # a server that listens on ``::`` listens on IPv4, too
         return await route_address("0.0.0.0", registry)
