@@ -14,6 +14,7 @@ from rap.client.config import ClientConfig
 from rap.options import DeclaredOption, declared_options
 from rap.server import Server
 from rap.server.config import ServerConfig
+from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from tests.option_texts import Text, texts
 from tests.test_readme import Block, Example, blocks_of, examples_of, run
 
@@ -40,6 +41,12 @@ BESIDE = {
 def test_what_is_made_from_the_declarations_of_options_is_current(text: Text) -> None:
     content = (ROOT / text.path).read_text()
     assert text.apply(content) == content, "run python -m tests.option_texts"
+
+
+def test_a_text_belongs_to_one_declaration() -> None:
+    configs = [*OWNERS.values(), ConnectionOptions, KeepaliveOptions]
+    found = {each.option for config in configs for each in declared_options(config)}
+    assert len({option.text for option in found}) == len(found)
 
 
 @pytest.mark.parametrize("config", list(OWNERS.values()))

@@ -88,11 +88,10 @@ class Client:
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
         ping_timeout: Seconds that a ping waits for its answer. Default 0.75 seconds, more than 0.
-        ping_busy_time: Seconds without traffic before the client sends a ping while calls are open.
-            The interval that the server accepts applies if it is longer. Default 0.5 seconds, more
-            than 0.
-        ping_sleep_time: Seconds without traffic on an idle connection before the client sends a
-            ping. While calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
+        ping_busy_time: Seconds without traffic before a ping is sent while calls are open. A client
+            pings at most as often as the server accepts. Default 0.5 seconds, more than 0.
+        ping_sleep_time: Seconds without traffic on an idle connection before a ping is sent. While
+            calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
         max_connections: Maximum connections per server. Another one is opened when every existing
             one has reached the server's `max_streams`. Default 4 connections, at least 1.
         max_in_flight: Maximum unary calls in flight per server. Default 1,024 calls, at least 1.
@@ -112,19 +111,19 @@ class Client:
         subset: If a service has more servers than this, each client connects to its own random
             subset of this size. With `None`, or with a picker that must see all servers, the client
             connects to all servers. Default 100 servers, at least 2.
-        max_message: Maximum size of one response. A larger response fails its call with
+        max_message: Maximum size of one incoming message. A larger message fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
             bytes, 16,384 to 67,108,864.
-        stream_window: Receive window of a stream: the bytes that the server may send on one call
+        stream_window: Receive window of a stream: the bytes that the peer may send on one call
             before your code reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
         connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
-        max_unfinished: Maximum total size of partially received responses per connection. A call
+        max_unfinished: Maximum total size of partially received messages per connection. A call
             that would exceed it fails. `None` means eight times `max_message`. Default None, at
             least `max_message`.
-        max_pings: Pings per second that a server may send on one connection, with a burst of ten
+        max_pings: Pings per second that the peer may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         token: Token that identifies this client to servers that verify it: a string, bytes, or a
             function (`def` or `async def`) that returns the token for each new connection. Default

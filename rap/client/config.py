@@ -14,7 +14,8 @@ from rap.errors import Unauthenticated
 from rap.options import Option, check_options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
-from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
+from rap.transport import options as common
+from rap.wire.hello import DEFAULT_LIMITS
 
 __all__ = ["ClientConfig", "Token", "TokenSource", "token_of"]
 
@@ -83,24 +84,11 @@ class ClientConfig:
         str | None,
         Option("PEM file of the private key of `ssl_client_crt_path`."),
     ] = None
-    processor_list: Annotated[
-        Iterable[BaseProcessor],
-        Option(
-            "Processors of messages. Outgoing messages pass through them in this order, "
-            "incoming messages in the reverse order.",
-            see="middleware.md",
-        ),
-    ] = field(default=(), repr=False)
-    clock: Annotated[
-        Clock | None,
-        Option("Source of time, for tests. `None` means the clock of this machine."),
-    ] = field(default=None, repr=False)
-    rng: Annotated[
-        random.Random | None,
-        Option(
-            "Source of randomness, for tests. `None` means the random generator of the process."
-        ),
-    ] = field(default=None, repr=False)
+    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = field(
+        default=(), repr=False
+    )
+    clock: Annotated[Clock | None, common.CLOCK] = field(default=None, repr=False)
+    rng: Annotated[random.Random | None, common.RNG] = field(default=None, repr=False)
     timeout: Annotated[
         float | None,
         Option(
@@ -119,52 +107,11 @@ class ClientConfig:
             above=0,
         ),
     ] = 9
-    stall_timeout: Annotated[
-        float,
-        Option(
-            "Seconds that unread streams may hold the whole connection window. After that, the "
-            "stream that has been unread the longest is reset.",
-            "seconds",
-            above=0,
-        ),
-    ] = 10
-    ping_fail_cnt: Annotated[
-        int,
-        Option(
-            "Number of consecutive pings without an answer after which a connection is "
-            "closed. Each ping waits `ping_timeout` for its answer.",
-            "pings",
-            least=1,
-        ),
-    ] = 2
-    ping_timeout: Annotated[
-        float,
-        Option(
-            "Seconds that a ping waits for its answer.",
-            "seconds",
-            above=0,
-            finite=True,
-        ),
-    ] = 0.75
-    ping_busy_time: Annotated[
-        float,
-        Option(
-            "Seconds without traffic before the client sends a ping while calls are open. The "
-            "interval that the server accepts applies if it is longer.",
-            "seconds",
-            above=0,
-            finite=True,
-        ),
-    ] = 0.5
-    ping_sleep_time: Annotated[
-        float,
-        Option(
-            "Seconds without traffic on an idle connection before the client sends a ping. While "
-            "calls are open, `ping_busy_time` applies.",
-            "seconds",
-            above=0,
-        ),
-    ] = 30
+    stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
+    ping_fail_cnt: Annotated[int, common.PING_FAIL_CNT] = 2
+    ping_timeout: Annotated[float, common.PING_TIMEOUT] = 0.75
+    ping_busy_time: Annotated[float, common.PING_BUSY_TIME] = 0.5
+    ping_sleep_time: Annotated[float, common.PING_SLEEP_TIME] = 30
     max_connections: Annotated[
         int,
         Option(
@@ -237,59 +184,12 @@ class ClientConfig:
             see="discovery.md#subsetting",
         ),
     ] = 100
-    max_message: Annotated[
-        int,
-        Option(
-            "Maximum size of one response. A larger response fails its call with "
-            "`ResourceExhausted`.",
-            "bytes",
-            *BOUNDS["max_message"],
-        ),
-    ] = DEFAULT_LIMITS.max_message
-    max_frame: Annotated[
-        int,
-        Option(
-            "Maximum size of one frame. A larger frame ends the connection.",
-            "bytes",
-            *BOUNDS["max_frame"],
-        ),
-    ] = DEFAULT_LIMITS.max_frame
-    stream_window: Annotated[
-        int,
-        Option(
-            "Receive window of a stream: the bytes that the server may send on one call before "
-            "your code reads some.",
-            "bytes",
-            *BOUNDS["stream_window"],
-        ),
-    ] = DEFAULT_LIMITS.stream_window
-    connection_window: Annotated[
-        int,
-        Option(
-            "Receive window of a connection: like `stream_window`, but for all calls of "
-            "the connection together. It must be at least `stream_window`.",
-            "bytes",
-            *BOUNDS["connection_window"],
-        ),
-    ] = DEFAULT_LIMITS.connection_window
-    max_unfinished: Annotated[
-        int | None,
-        Option(
-            "Maximum total size of partially received responses per connection. A call "
-            "that would exceed it fails. `None` means eight times `max_message`.",
-            "bytes",
-            least="max_message",
-        ),
-    ] = None
-    max_pings: Annotated[
-        int,
-        Option(
-            "Pings per second that a server may send on one connection, with a burst of ten times "
-            "that. After more, the connection is closed.",
-            "per second",
-            least=1,
-        ),
-    ] = 10
+    max_message: Annotated[int, common.MAX_MESSAGE] = DEFAULT_LIMITS.max_message
+    max_frame: Annotated[int, common.MAX_FRAME] = DEFAULT_LIMITS.max_frame
+    stream_window: Annotated[int, common.STREAM_WINDOW] = DEFAULT_LIMITS.stream_window
+    connection_window: Annotated[int, common.CONNECTION_WINDOW] = DEFAULT_LIMITS.connection_window
+    max_unfinished: Annotated[int | None, common.MAX_UNFINISHED] = None
+    max_pings: Annotated[int, common.MAX_PINGS] = 10
     token: Annotated[
         TokenSource | None,
         Option(

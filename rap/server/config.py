@@ -15,6 +15,7 @@ from rap.registry.base import Registry, check_ttl, check_weight
 from rap.server.authentication import Verifier, verify_with
 from rap.server.hooks import Event
 from rap.server.middleware.base import BaseConnMiddleware, BaseMsgMiddleware
+from rap.transport import options as common
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
 from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
@@ -119,59 +120,15 @@ class ServerConfig:
             see="middleware.md",
         ),
     ] = field(default=(), repr=False)
-    processor_list: Annotated[
-        Iterable[BaseProcessor],
-        Option(
-            "Processors of messages. Outgoing messages pass through them in this order, "
-            "incoming messages in the reverse order.",
-            see="middleware.md",
-        ),
-    ] = field(default=(), repr=False)
-    clock: Annotated[
-        Clock | None,
-        Option("Source of time, for tests. `None` means the clock of this machine."),
-    ] = field(default=None, repr=False)
-    rng: Annotated[
-        random.Random | None,
-        Option(
-            "Source of randomness, for tests. `None` means the random generator of the process."
-        ),
-    ] = field(default=None, repr=False)
-    timeout: Annotated[
-        float,
-        Option(
-            "Seconds for a client to finish sending a frame, or to read what the server "
-            "has written. After that, the connection is closed.",
-            "seconds",
-            above=0,
-        ),
-    ] = 9
-    stall_timeout: Annotated[
-        float,
-        Option(
-            "Seconds that unread streams may hold the whole connection window. After that, the "
-            "stream that has been unread the longest is reset.",
-            "seconds",
-            above=0,
-        ),
-    ] = 10
-    handshake_timeout: Annotated[
-        float,
-        Option(
-            "Seconds for a new connection to send its Hello. After that, it is closed.",
-            "seconds",
-            above=0,
-        ),
-    ] = 5
-    keep_alive: Annotated[
-        float | None,
-        Option(
-            "Seconds without a call after which the server sends GoAway on a connection. "
-            "`None` means never.",
-            "seconds",
-            above=0,
-        ),
-    ] = 1200
+    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = field(
+        default=(), repr=False
+    )
+    clock: Annotated[Clock | None, common.CLOCK] = field(default=None, repr=False)
+    rng: Annotated[random.Random | None, common.RNG] = field(default=None, repr=False)
+    timeout: Annotated[float, common.TIMEOUT] = 9
+    stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
+    handshake_timeout: Annotated[float, common.HANDSHAKE_TIMEOUT] = 5
+    keep_alive: Annotated[float | None, common.KEEP_ALIVE] = 1200
     run_timeout: Annotated[
         float | None,
         Option(
@@ -183,42 +140,10 @@ class ServerConfig:
             above=0,
         ),
     ] = 9
-    ping_fail_cnt: Annotated[
-        int,
-        Option(
-            "Number of consecutive pings without an answer after which a connection is "
-            "closed. Each ping waits `ping_timeout` for its answer.",
-            "pings",
-            least=1,
-        ),
-    ] = 2
-    ping_timeout: Annotated[
-        float,
-        Option(
-            "Seconds that a ping waits for its answer.",
-            "seconds",
-            above=0,
-            finite=True,
-        ),
-    ] = 2.5
-    ping_busy_time: Annotated[
-        float,
-        Option(
-            "Seconds without traffic before the server sends a ping while calls are open.",
-            "seconds",
-            above=0,
-            finite=True,
-        ),
-    ] = 1.0
-    ping_sleep_time: Annotated[
-        float,
-        Option(
-            "Seconds without traffic on an idle connection before the server sends a ping. While "
-            "calls are open, `ping_busy_time` applies.",
-            "seconds",
-            above=0,
-        ),
-    ] = 30
+    ping_fail_cnt: Annotated[int, common.PING_FAIL_CNT] = 2
+    ping_timeout: Annotated[float, common.PING_TIMEOUT] = 2.5
+    ping_busy_time: Annotated[float, common.PING_BUSY_TIME] = 1.0
+    ping_sleep_time: Annotated[float, common.PING_SLEEP_TIME] = 30
     backlog: Annotated[
         int,
         Option(
@@ -249,32 +174,9 @@ class ServerConfig:
             see="operations.md#draining",
         ),
     ] = None
-    max_connection_age: Annotated[
-        float | None,
-        Option(
-            "Age of a connection in seconds (±10 %) at which the server sends GoAway. "
-            "Open calls continue. `None` means never.",
-            "seconds",
-            above=0,
-        ),
-    ] = 1800
-    max_message: Annotated[
-        int,
-        Option(
-            "Maximum size of one message. A larger message fails its call with "
-            "`ResourceExhausted`.",
-            "bytes",
-            *BOUNDS["max_message"],
-        ),
-    ] = DEFAULT_LIMITS.max_message
-    max_frame: Annotated[
-        int,
-        Option(
-            "Maximum size of one frame. A larger frame ends the connection.",
-            "bytes",
-            *BOUNDS["max_frame"],
-        ),
-    ] = DEFAULT_LIMITS.max_frame
+    max_connection_age: Annotated[float | None, common.MAX_CONNECTION_AGE] = 1800
+    max_message: Annotated[int, common.MAX_MESSAGE] = DEFAULT_LIMITS.max_message
+    max_frame: Annotated[int, common.MAX_FRAME] = DEFAULT_LIMITS.max_frame
     max_streams: Annotated[
         int,
         Option(
@@ -283,33 +185,9 @@ class ServerConfig:
             *BOUNDS["max_streams"],
         ),
     ] = DEFAULT_LIMITS.max_streams
-    stream_window: Annotated[
-        int,
-        Option(
-            "Receive window of a stream: the bytes that a client may send on one call before the "
-            "function reads some.",
-            "bytes",
-            *BOUNDS["stream_window"],
-        ),
-    ] = DEFAULT_LIMITS.stream_window
-    connection_window: Annotated[
-        int,
-        Option(
-            "Receive window of a connection: like `stream_window`, but for all calls of "
-            "the connection together. It must be at least `stream_window`.",
-            "bytes",
-            *BOUNDS["connection_window"],
-        ),
-    ] = DEFAULT_LIMITS.connection_window
-    max_unfinished: Annotated[
-        int | None,
-        Option(
-            "Maximum total size of partially received messages per connection. A call that would "
-            "exceed it fails. `None` means eight times `max_message`.",
-            "bytes",
-            least="max_message",
-        ),
-    ] = None
+    stream_window: Annotated[int, common.STREAM_WINDOW] = DEFAULT_LIMITS.stream_window
+    connection_window: Annotated[int, common.CONNECTION_WINDOW] = DEFAULT_LIMITS.connection_window
+    max_unfinished: Annotated[int | None, common.MAX_UNFINISHED] = None
     max_handshakes: Annotated[
         int,
         Option(
@@ -329,36 +207,9 @@ class ServerConfig:
             least=1,
         ),
     ] = 200
-    max_cancels: Annotated[
-        int,
-        Option(
-            "Calls per second that a client may cancel on one connection beyond "
-            "`max_cancel_share`, with a burst of ten times that. When half of the burst is used, "
-            "new calls of the connection wait. When all of it is used, the client is asked to "
-            "leave, and then the connection is closed.",
-            "per second",
-            least=1,
-        ),
-    ] = 100
-    max_cancel_share: Annotated[
-        float,
-        Option(
-            "Share of the calls of a connection that a client may cancel at any rate: 0.5 is one "
-            "cancelled call for each call that is served.",
-            "share",
-            least=0,
-            most=0.9,
-        ),
-    ] = 0.5
-    max_pings: Annotated[
-        int,
-        Option(
-            "Pings per second that a client may send on one connection, with a burst of ten times "
-            "that. After more, the connection is closed.",
-            "per second",
-            least=1,
-        ),
-    ] = 10
+    max_cancels: Annotated[int, common.MAX_CANCELS] = 100
+    max_cancel_share: Annotated[float, common.MAX_CANCEL_SHARE] = 0.5
+    max_pings: Annotated[int, common.MAX_PINGS] = 10
     max_requests: Annotated[
         int | None,
         Option(

@@ -72,7 +72,7 @@ class Server:
         clock: Source of time, for tests. `None` means the clock of this machine. Default None.
         rng: Source of randomness, for tests. `None` means the random generator of the process.
             Default None.
-        timeout: Seconds for a client to finish sending a frame, or to read what the server has
+        timeout: Seconds for the peer to finish sending a frame, or to read some of what was
             written. After that, the connection is closed. Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
@@ -87,10 +87,10 @@ class Server:
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
         ping_timeout: Seconds that a ping waits for its answer. Default 2.5 seconds, more than 0.
-        ping_busy_time: Seconds without traffic before the server sends a ping while calls are open.
-            Default 1.0 seconds, more than 0.
-        ping_sleep_time: Seconds without traffic on an idle connection before the server sends a
-            ping. While calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
+        ping_busy_time: Seconds without traffic before a ping is sent while calls are open. A client
+            pings at most as often as the server accepts. Default 1.0 seconds, more than 0.
+        ping_sleep_time: Seconds without traffic on an idle connection before a ping is sent. While
+            calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
         backlog: Maximum connections that wait in the kernel until the server accepts them. Default
             1,024 connections, at least 1.
         close_timeout: Seconds that open calls and sessions have to finish during a drain. After
@@ -100,13 +100,13 @@ class Server:
             Default None, at least 0.
         max_connection_age: Age of a connection in seconds (±10 %) at which the server sends GoAway.
             Open calls continue. `None` means never. Default 1,800 seconds, more than 0.
-        max_message: Maximum size of one message. A larger message fails its call with
+        max_message: Maximum size of one incoming message. A larger message fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
             bytes, 16,384 to 67,108,864.
         max_streams: Maximum open calls per connection. Default 16,384 calls, 1 to 1,048,576.
-        stream_window: Receive window of a stream: the bytes that a client may send on one call
-            before the function reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
+        stream_window: Receive window of a stream: the bytes that the peer may send on one call
+            before your code reads some. Default 1,048,576 bytes, 65,536 to 1,073,741,824.
         connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
@@ -125,7 +125,7 @@ class Server:
             then the connection is closed. Default 100 per second, at least 1.
         max_cancel_share: Share of the calls of a connection that a client may cancel at any rate:
             0.5 is one cancelled call for each call that is served. Default 0.5, 0 to 0.9.
-        max_pings: Pings per second that a client may send on one connection, with a burst of ten
+        max_pings: Pings per second that the peer may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         max_requests: Maximum total size of the large requests (more than 16 KiB each) of all open
             calls, per connection. A call that would exceed it fails. `None` means sixteen times

@@ -1,4 +1,8 @@
-"""Options of a connection, given once, when it is made."""
+"""Options of a connection, and those that clients and servers have in common.
+
+A constant declares an option that means the same in `ClientConfig`, `ServerConfig` and
+`ConnectionOptions`.
+"""
 
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
@@ -6,11 +10,139 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from rap.clock import check_timeout
 from rap.options import Option, check_options
-from rap.wire.hello import DEFAULT_LIMITS, Limits
+from rap.wire.hello import BOUNDS, DEFAULT_LIMITS, Limits
 
-__all__ = ["ConnectionOptions", "KeepaliveOptions"]
+__all__ = [
+    "CLOCK",
+    "CONNECTION_WINDOW",
+    "HANDSHAKE_TIMEOUT",
+    "KEEP_ALIVE",
+    "MAX_CANCELS",
+    "MAX_CANCEL_SHARE",
+    "MAX_CONNECTION_AGE",
+    "MAX_FRAME",
+    "MAX_MESSAGE",
+    "MAX_PINGS",
+    "MAX_UNFINISHED",
+    "PING_BUSY_TIME",
+    "PING_FAIL_CNT",
+    "PING_SLEEP_TIME",
+    "PING_TIMEOUT",
+    "PROCESSOR_LIST",
+    "RNG",
+    "STALL_TIMEOUT",
+    "STREAM_WINDOW",
+    "TIMEOUT",
+    "ConnectionOptions",
+    "KeepaliveOptions",
+]
+
+PROCESSOR_LIST = Option(
+    "Processors of messages. Outgoing messages pass through them in this order, incoming messages "
+    "in the reverse order.",
+    see="middleware.md",
+)
+CLOCK = Option("Source of time, for tests. `None` means the clock of this machine.")
+RNG = Option("Source of randomness, for tests. `None` means the random generator of the process.")
+TIMEOUT = Option(
+    "Seconds for the peer to finish sending a frame, or to read some of what was written. After "
+    "that, the connection is closed.",
+    "seconds",
+    above=0,
+)
+HANDSHAKE_TIMEOUT = Option(
+    "Seconds for a new connection to send its Hello. After that, it is closed.",
+    "seconds",
+    above=0,
+)
+KEEP_ALIVE = Option(
+    "Seconds without a call after which the server sends GoAway on a connection. `None` means "
+    "never.",
+    "seconds",
+    above=0,
+)
+MAX_CONNECTION_AGE = Option(
+    "Age of a connection in seconds (±10 %) at which the server sends GoAway. Open calls continue. "
+    "`None` means never.",
+    "seconds",
+    above=0,
+)
+STALL_TIMEOUT = Option(
+    "Seconds that unread streams may hold the whole connection window. After that, the stream that "
+    "has been unread the longest is reset.",
+    "seconds",
+    above=0,
+)
+PING_FAIL_CNT = Option(
+    "Number of consecutive pings without an answer after which a connection is closed. Each ping "
+    "waits `ping_timeout` for its answer.",
+    "pings",
+    least=1,
+)
+PING_TIMEOUT = Option("Seconds that a ping waits for its answer.", "seconds", above=0, finite=True)
+PING_BUSY_TIME = Option(
+    "Seconds without traffic before a ping is sent while calls are open. A client pings at most as "
+    "often as the server accepts.",
+    "seconds",
+    above=0,
+    finite=True,
+)
+PING_SLEEP_TIME = Option(
+    "Seconds without traffic on an idle connection before a ping is sent. While calls are open, "
+    "`ping_busy_time` applies.",
+    "seconds",
+    above=0,
+)
+MAX_MESSAGE = Option(
+    "Maximum size of one incoming message. A larger message fails its call with "
+    "`ResourceExhausted`.",
+    "bytes",
+    *BOUNDS["max_message"],
+)
+MAX_FRAME = Option(
+    "Maximum size of one frame. A larger frame ends the connection.",
+    "bytes",
+    *BOUNDS["max_frame"],
+)
+STREAM_WINDOW = Option(
+    "Receive window of a stream: the bytes that the peer may send on one call before your code "
+    "reads some.",
+    "bytes",
+    *BOUNDS["stream_window"],
+)
+CONNECTION_WINDOW = Option(
+    "Receive window of a connection: like `stream_window`, but for all calls of the connection "
+    "together. It must be at least `stream_window`.",
+    "bytes",
+    *BOUNDS["connection_window"],
+)
+MAX_UNFINISHED = Option(
+    "Maximum total size of partially received messages per connection. A call that would exceed it "
+    "fails. `None` means eight times `max_message`.",
+    "bytes",
+    least="max_message",
+)
+MAX_PINGS = Option(
+    "Pings per second that the peer may send on one connection, with a burst of ten times that. "
+    "After more, the connection is closed.",
+    "per second",
+    least=1,
+)
+MAX_CANCELS = Option(
+    "Calls per second that a client may cancel on one connection beyond `max_cancel_share`, with a "
+    "burst of ten times that. When half of the burst is used, new calls of the connection wait. "
+    "When all of it is used, the client is asked to leave, and then the connection is closed.",
+    "per second",
+    least=1,
+)
+MAX_CANCEL_SHARE = Option(
+    "Share of the calls of a connection that a client may cancel at any rate: 0.5 is one cancelled "
+    "call for each call that is served.",
+    "share",
+    least=0,
+    most=0.9,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +156,13 @@ class KeepaliveOptions:
         failures: Unanswered pings in a row after which the connection is closed.
     """
 
-    idle: float = 30.0
-    busy: float = 1.0
-    timeout: float = 2.5
-    failures: int = 2
+    idle: Annotated[float, PING_SLEEP_TIME] = 30.0
+    busy: Annotated[float, PING_BUSY_TIME] = 1.0
+    timeout: Annotated[float, PING_TIMEOUT] = 2.5
+    failures: Annotated[int, PING_FAIL_CNT] = 2
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("idle", "busy", "timeout"):
-            if check_timeout(f"keepalive {name}", getattr(self, name)) is None:
-                raise ValueError(f"keepalive {name} must be a number of seconds, got None")
-        failures = self.failures
-        if isinstance(failures, bool) or not isinstance(failures, int) or failures < 1:
-            raise ValueError(f"keepalive failures must be an integer from 1 on, got {failures!r}")
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,44 +180,11 @@ class ConnectionOptions:
     hello: Annotated[
         Mapping[str, Any], Option("What the Hello of this side says besides version and limits.")
     ] = field(default_factory=dict)
-    timeout: Annotated[
-        float,
-        Option(
-            "Seconds for the peer to finish a frame, or to read some of what was written.",
-            "seconds",
-            above=0,
-        ),
-    ] = 9.0
-    stall_timeout: Annotated[
-        float,
-        Option(
-            "Seconds that unread streams may hold the whole connection window. After that, the "
-            "stream that has been unread the longest is reset.",
-            "seconds",
-            above=0,
-        ),
-    ] = 10.0
-    handshake_timeout: Annotated[
-        float, Option("Seconds for the peer's Hello to arrive.", "seconds", above=0)
-    ] = 5.0
-    idle_timeout: Annotated[
-        float | None,
-        Option(
-            "Seconds without a call after which a server asks the client to leave. `None` means "
-            "never.",
-            "seconds",
-            above=0,
-        ),
-    ] = None
-    max_age: Annotated[
-        float | None,
-        Option(
-            "Seconds after which a server asks the client to leave. Open calls go on. `None` means "
-            "never.",
-            "seconds",
-            above=0,
-        ),
-    ] = None
+    timeout: Annotated[float, TIMEOUT] = 9.0
+    stall_timeout: Annotated[float, STALL_TIMEOUT] = 10.0
+    handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0
+    idle_timeout: Annotated[float | None, KEEP_ALIVE] = None
+    max_age: Annotated[float | None, MAX_CONNECTION_AGE] = None
     write_buffer: Annotated[
         int,
         Option(
@@ -101,32 +194,9 @@ class ConnectionOptions:
             least=4096,
         ),
     ] = 256 * 1024
-    max_cancels: Annotated[
-        int,
-        Option(
-            "Calls per second that the peer may cancel beyond `max_cancel_share`, with a burst of "
-            "ten times that.",
-            "per second",
-            least=1,
-        ),
-    ] = 100
-    max_cancel_share: Annotated[
-        float,
-        Option(
-            "Share of its calls that the peer may cancel at any rate.",
-            "share",
-            least=0,
-            most=0.9,
-        ),
-    ] = 0.5
-    max_pings: Annotated[
-        int,
-        Option(
-            "Pings per second that the peer may send, with a burst of ten times that.",
-            "per second",
-            least=1,
-        ),
-    ] = 10
+    max_cancels: Annotated[int, MAX_CANCELS] = 100
+    max_cancel_share: Annotated[float, MAX_CANCEL_SHARE] = 0.5
+    max_pings: Annotated[int, MAX_PINGS] = 10
 
     def __post_init__(self) -> None:
         check_options(self)
