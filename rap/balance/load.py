@@ -203,6 +203,14 @@ class PeakEwma:
             self._updated = now
             self.measured = True
 
+    def refused(self, now: float, elapsed: float, pause: float) -> None:
+        """Count a refusal by an overloaded node; it costs the seconds for which it wants no calls.
+
+        Unlike a failure, it is a sign of life.
+        """
+        self.failed(now, elapsed, Verdict.FAILURE, pause)
+        self._progress = now
+
     def value(self, now: float | None = None) -> float:
         """Return latency times calls on the node, with one more call; by default as of now."""
         if now is None:
@@ -216,6 +224,10 @@ class PeakEwma:
         elif now - self._picked > STALE_AFTER:
             latency = 0.0
         return (latency + EPSILON) * (waiting + self.open_streams + 1)
+
+    def answered_since(self, then: float) -> bool:
+        """Whether the node has answered a call since a call in flight was started at `then`."""
+        return self._progress > then
 
     def stale(self, now: float) -> bool:
         """Whether the node is idle and its last call started more than 3 s ago."""

@@ -25,7 +25,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.method import Method
 from rap.client.node import Node
-from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, serves_retry
+from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, is_refusal, serves_retry
 from rap.client.session import Session, SessionClient, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
 from rap.clock import NEVER, Clock, inherited_deadline
@@ -365,6 +365,8 @@ class Invoker:
             if session is None and not method.idempotent:
                 error.restate(f"{error.message}{_NOT_IDEMPOTENT}")
         failed = state.exclude | {node.key}
+        if is_refusal(error):
+            failed |= self.cluster.refusing()
         if error.details.get("limit") == "max_streams" and error.unserved and not error.remote:
             # The connection is full, and nothing was sent: the call waits for a place.
             if session is None or await self.cluster.wait_for_room(conn, call.deadline):
@@ -375,6 +377,9 @@ class Invoker:
             if not self.cluster.has_room(failed):  # its stream ids are used up
                 raise error
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
+        if not elsewhere and is_refusal(error):
+            self.policy.gives_up(error)
+            raise error
         if error.code is Code.UNIMPLEMENTED and error.unserved:
             # A server of another version may have the function: ask each once.
             if not elsewhere or self.policy.max_attempts < 2 or self.monotonic() >= call.deadline:

@@ -398,6 +398,11 @@ class Cluster:
                 return True
         return False
 
+    def refusing(self) -> frozenset[str]:
+        """Return the ids of the ready nodes that asked for no more calls, as of now."""
+        now = self._clock.monotonic()
+        return frozenset(node.key for node in self.ready if node.refused_until > now)
+
     def attempts_by_node(self) -> list[tuple[str, int]]:
         """Return how many attempts each node was given so far, by its id."""
         return [(key, node.pool.calls) for key, node in self.nodes.items()]

@@ -117,12 +117,13 @@ class HedgedCall:
         hedge, first, policy = self._hedge, self._first, self._policy
         if not hedge.allows or policy.max_attempts < 2 or serves_retry(running_call()):
             return None
-        pick = self._attempts.pick(self._call, None, exclude)
+        pick = self._attempts.pick(self._call, None, exclude | self._attempts.cluster.refusing())
         if pick is None or pick[0] is first.node:
             return None
         now, (node, conn) = self._attempts.monotonic(), pick
         may_cancel = _may_cancel(first.conn, now) and _may_cancel(conn, now)
-        if not (may_cancel and policy.budget.take_hedge()):
+        is_refusing = node.refused_until > now  # as all others are
+        if is_refusing or not (may_cancel and policy.budget.take_hedge()):
             node.cancel_probe(now)
             return None
         hedge.spend()

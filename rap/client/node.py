@@ -8,7 +8,7 @@ from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.pool import Pool
 from rap.client.retry import pushback
 from rap.clock import Clock
-from rap.errors import CallError, ResourceExhausted, Verdict, verdict_of
+from rap.errors import CallError, DeadlineExceeded, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
 from rap.wire.load_report import ServerLoad, read_load
@@ -45,6 +45,7 @@ class Node:
         reported_at: When that report came.
         own_in_flight: How many of the calls that the report counts are this client's.
         avoid_until: Until when pickers that go by reports avoid it, because a call has failed.
+        refused_until: Until when it asked for no more calls, because it is overloaded.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Node:
         self.reported_at = 0.0
         self.own_in_flight = 0
         self.avoid_until = 0.0
+        self.refused_until = 0.0
         self._asked_at = -_ASK_PAUSE
         self.stats = PeakEwma(clock=clock)
         self.load = self.stats.value  # bound once: a pick calls it twice
@@ -146,21 +148,45 @@ class Node:
             self.stats.finished(now, now - started, True)
             self.breaker.succeeded(now)
             return
-        verdict = verdict_of(error)
-        if isinstance(error, ResourceExhausted) and not error.remote:
-            verdict = Verdict.IGNORED  # a limit of this side; the server has not seen the call
-        told = pushback(error) if isinstance(error, CallError) else None
-        seconds = None if told is None or told < 0.0 else told
-        self.stats.failed(now, now - started, verdict, seconds)
-        if verdict is Verdict.FAILURE:
-            pause = FAILURE_PENALTY if seconds is None else min(seconds, MAX_PENALTY)
-            self.avoid_until = max(self.avoid_until, now + pause)
+        health = self._count_failure(started, now, error)
         before = self.breaker.state
-        self.breaker.record(verdict, now)
+        self.breaker.record(health, now)
         if self.breaker.state is not before:
             if self.breaker.state is BreakerState.OPEN:
                 self.pool.counters.count_ejection()
             self._on_change()
+
+    def avoid(self, seconds: float) -> None:
+        """Note that it has refused a call, and wants no calls for some seconds."""
+        until = self._now() + min(seconds, MAX_PENALTY)
+        self.refused_until = max(self.refused_until, until)
+        self.avoid_until = max(self.avoid_until, until)
+
+    def _count_failure(self, started: float, now: float, error: BaseException) -> Verdict:
+        """Count a failed attempt in the load; return what it says about the health."""
+        stats, elapsed, verdict = self.stats, now - started, verdict_of(error)
+        told = pushback(error) if isinstance(error, CallError) else None
+        pause = None if told is None or told < 0.0 else min(told, MAX_PENALTY)
+        if isinstance(error, ResourceExhausted):
+            if pause is not None:
+                # It is alive. If it were ejected, the others would have even more to do.
+                if error.unserved:
+                    stats.refused(now, elapsed, pause)
+                    self.avoid(pause)
+                else:
+                    stats.failed(now, elapsed, Verdict.IGNORED, None)
+                return Verdict.ANSWERED
+            if not error.remote:
+                verdict = Verdict.IGNORED  # a limit of this side; the server has not seen the call
+        elif isinstance(error, DeadlineExceeded) and stats.answered_since(started):
+            stats.failed(now, elapsed, Verdict.FAILURE, elapsed)  # this call was late, and no other
+            return Verdict.IGNORED
+        stats.failed(now, elapsed, verdict, pause)
+        if verdict is Verdict.FAILURE:
+            self.avoid_until = max(
+                self.avoid_until, now + (FAILURE_PENALTY if pause is None else pause)
+            )
+        return verdict
 
     def record_overtaken(self, started: float) -> None:
         """Account for an attempt that is cancelled because another one was answered first.
@@ -227,7 +253,7 @@ class Node:
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
         self.since = None
         self.report = None
-        self.avoid_until = 0.0
+        self.avoid_until = self.refused_until = 0.0
 
     def _is_listed_as_draining(self) -> bool:
         endpoint = self.endpoint

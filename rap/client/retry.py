@@ -20,6 +20,8 @@ not notice a server that is killed, however many calls it had. If the next serve
 call itself may be the cause, and its further retries count.
 
 All other retries count: a server that sheds load, or is down and says so, says so to each attempt.
+A call that an overloaded server has refused is retried only if there is a server that has not
+refused calls just now, because more attempts are what an overloaded service needs least.
 A call that a handler makes while it serves a further attempt is not retried by its own client:
 four attempts at each of four would be sixteen, and so are seven. What that call in turn calls does
 not know of it; there the budgets of the services between bound the load.
@@ -45,6 +47,7 @@ __all__ = [
     "RetryState",
     "RollingQuantile",
     "check_options",
+    "is_refusal",
     "is_retryable",
     "pushback",
     "serves_retry",
@@ -54,6 +57,9 @@ WINDOW = 10.0
 """Seconds for which a call and a retry count in the budget."""
 FLOOR = 10.0
 """Retries per second that are allowed without any calls, for clients that have just started."""
+REFUSED_PART = 0.5
+"""The part of the budget that retries of refused calls may use up. While all servers refuse, these
+retries are of no use, and the rest is for calls whose server has failed."""
 _SLOTS = 10  # in which a window expires
 _BUDGET_LOOK = 0.05  # seconds between two looks at the counts of calls
 _FIRST_PAUSE, _MAX_PAUSE = 0.05, 1.0  # seconds of backoff; doubled with each attempt
@@ -157,11 +163,16 @@ class RetryBudget:
     def __str__(self) -> str:
         return f"{self._share * 100:g} % of calls + {FLOOR:g}/s" if self._share else "0"
 
-    def take(self) -> bool:
-        """Take a retry out of the budget; return whether there was one."""
+    def take(self, part: float = 1.0) -> bool:
+        """Take a retry out of the budget; return whether there was one.
+
+        Args:
+            part: The part of the budget that may be used up, from 0 to 1.
+        """
         now = self._now()
         slot = self._slot(now)
-        if not self._share or self._spent + 1 > FLOOR * WINDOW + self._share * self._calls:
+        budget = (FLOOR * WINDOW + self._share * self._calls) * part
+        if not self._share or self._spent + 1 > budget:
             self.refused += 1
             return False
         slot[2] += 1
@@ -265,10 +276,14 @@ class RetryPolicy:
         if parted and not error.remote and attempts == 1:
             self.budget.count_free()
             return True
-        if self.budget.take():
+        if self.budget.take(REFUSED_PART if is_refusal(error) else 1.0):
             return True
         _explain(error, f"the retry budget ({self.budget}) is used up")
         return False
+
+    def gives_up(self, error: CallError) -> None:
+        """Note in the error of a refused call that all other servers refuse calls as well."""
+        _explain(error, "no other server takes calls now")
 
 
 class HedgePolicy:
@@ -378,6 +393,14 @@ def is_retryable(error: CallError, *, idempotent: bool) -> bool:
         return True
     busy = error.code is Code.RESOURCE_EXHAUSTED and told is not None
     return idempotent and (busy or error.code is Code.UNAVAILABLE)
+
+
+def is_refusal(error: CallError) -> bool:
+    """Whether an overloaded server has refused the call, and said when it would take calls."""
+    if error.code is not Code.RESOURCE_EXHAUSTED or not error.unserved:
+        return False
+    told = pushback(error)
+    return told is not None and told >= 0.0
 
 
 def pushback(error: CallError) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 from rap.address import Address
 from rap.client.cluster import ready_nodes
 from rap.client.node import Node
+from rap.client.pool import Counters
 from rap.errors import CallError, Code, ResourceExhausted, Verdict
 from rap.registry.base import Endpoint, State
 from tests.fake_clock import FakeClock
@@ -24,6 +25,7 @@ def node(name: str = "a", *, connected: bool = True, wanted: bool = True, **chan
         conn=conn if connected else None,
         connections={1: conn}.values() if connected else [],
         wanted=wanted,
+        counters=Counters(),
     )
     return Node(
         Endpoint(name, Address.parse("192.0.2.1:1"), **changes),
