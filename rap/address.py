@@ -6,16 +6,16 @@ An address is written ``host:port``, ``[v6]:port``, ``tcp://host:port``, ``tls:/
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from rap.record import Record, field
 
 __all__ = ["Address", "Peer", "brief"]
 
 _FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Record, frozen=True):
     """The address of a server.
 
     Args:
@@ -97,9 +97,8 @@ def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
     return host, int(digits)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The other end of a connection.
+class Peer(Record, frozen=True):
+    """The other end of a connection; equal to another one of the same place and identity.
 
     Args:
         host: IP address as text; empty on a unix socket.
@@ -116,9 +115,9 @@ class Peer:
     port: int = 0
     is_local: bool = False
     identity: Any = None
-    binding: bytes = field(default=b"", repr=False, compare=False)
-    state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    abilities: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    binding: bytes = b""
+    state: dict[str, Any] = field(default_factory=dict)
+    abilities: frozenset[str] = frozenset()
 
     @property
     def network(self) -> str:
@@ -136,6 +135,20 @@ class Peer:
             host, is_loopback = _plain_host(str(name[0]))
             return cls(host, int(name[1]), is_loopback, identity)
         return cls("", 0, True, identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Peer) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        host, port, is_local, identity = self._key
+        return f"Peer({host=}, {port=}, {is_local=}, {identity=})"
+
+    @property
+    def _key(self) -> tuple[str, int, bool, Any]:
+        return self.host, self.port, self.is_local, self.identity
 
     def __str__(self) -> str:
         if not self.host:

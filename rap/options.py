@@ -1,7 +1,7 @@
 """How options are declared, checked and described.
 
-The options of a client, a server or a connection are the fields of one frozen dataclass. Each field
-is declared once, with its type, its default and an `Option`::
+The options of a client, a server or a connection are the fields of one class that is derived from
+`Options`. Each field is declared once, with its type, its default and an `Option`::
 
     timeout: Annotated[float | None, Option("Deadline of a call.", "seconds", above=0)] = 9
 
@@ -10,16 +10,19 @@ type checkers and editors (`takes_options_of`), of the docstrings, and of the ta
 """
 
 import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+
+from rap.record import Record
 
 __all__ = [
     "DeclaredOption",
     "Option",
+    "Options",
     "as_list",
     "check_flag",
     "check_options",
@@ -85,7 +88,7 @@ class Option:
 
 
 class DeclaredOption:
-    """One field of a dataclass that has an `Option`.
+    """One field of an `Options` class.
 
     Args:
         name: Name of the field.
@@ -162,12 +165,33 @@ class DeclaredOption:
         return low, inf if most is None else most
 
 
-def declared_options(config: type) -> list[DeclaredOption]:
-    """Return the options that a dataclass declares, in their order."""
-    return [_declared(config, each.name) for each in fields(config) if each.init]
+class Options(Record, frozen=True):
+    """The base class of configurations, whose values are checked against their declarations.
+
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
+    """
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def __repr__(self) -> str:
+        """Show the numbers, flags and names that are not the default; others may have secrets."""
+        kind: Any = type(self)
+        changed = [
+            (name, getattr(self, name))
+            for name, default in _defaults(kind)
+            if getattr(self, name) != default and _declared(kind, name).kind is not None
+        ]
+        return f"{kind.__name__}({', '.join(f'{name}={value!r}' for name, value in changed)})"
 
 
-def check_options(config: object) -> None:
+def declared_options(config: type[Options]) -> list[DeclaredOption]:
+    """Return the options that a class declares, in their order."""
+    return [_declared(config, name) for name, _ in _defaults(config)]
+
+
+def check_options(config: Options) -> None:
     """Check the value of every option of a configuration against its declaration.
 
     Raises:
@@ -183,7 +207,7 @@ def check_options(config: object) -> None:
 def takes_options_of(
     config: Callable[P, object],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Return a decorator that gives an `__init__` the parameters of a dataclass.
+    """Return a decorator that gives an `__init__` the parameters of a configuration.
 
     Type checkers, editors and `inspect.signature` then know every option with its type and its
     default. The function itself stays as it is: it takes ``**options`` and passes them to
@@ -191,12 +215,27 @@ def takes_options_of(
     """
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        made: Any = config.__init__
-        made.__annotations__.clear()  # descriptions and all: `help()` would be hard to read
-        init.__wrapped__ = made  # type: ignore[attr-defined]  # for `inspect`
+        init.__wrapped__ = _Constructor(config)  # type: ignore[attr-defined]  # for `inspect`
         return init
 
     return decorate
+
+
+class _Constructor:
+    """Tells `inspect` the parameters of a constructor, when it asks for them.
+
+    It leaves out their annotations: with the descriptions in them, `help()` would be hard to read.
+    """
+
+    def __init__(self, config: Callable[..., object]) -> None:
+        self._config = config
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        given = inspect.signature(self._config).parameters.values()
+        parameters = [each.replace(annotation=each.empty) for each in given]
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return inspect.Signature([own, *parameters])
 
 
 def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
@@ -204,7 +243,7 @@ def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
 
     Args:
         owner: Class of the object, for the error.
-        config: A dataclass.
+        config: Class of the configuration.
         options: From users.
 
     Raises:
@@ -246,18 +285,18 @@ def as_list(option: str, values: Iterable[T]) -> list[T]:
 
 @functools.cache
 def _defaults(config: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((each.name, each.default) for each in fields(config) if each.init)
+    return tuple(zip(config.__struct_fields__, config.__struct_defaults__, strict=True))
 
 
 @functools.cache
 def _declared(config: Any, name: str) -> DeclaredOption:
     """Return one option. A module of options has its annotations as strings: import is faster."""
-    found = config.__dataclass_fields__[name]
-    annotation = found.type
+    owner = next(each for each in config.__mro__ if name in vars(each)["__annotations__"])
+    annotation = owner.__annotations__[name]
     if isinstance(annotation, str):
-        annotation = eval(annotation, vars(sys.modules[config.__module__]))
+        annotation = eval(annotation, vars(sys.modules[owner.__module__]))
     (option,) = annotation.__metadata__
-    return DeclaredOption(name, found.default, annotation.__origin__, option)
+    return DeclaredOption(name, dict(_defaults(config))[name], annotation.__origin__, option)
 
 
 def _number(value: float | str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rap.client.config import ClientConfig
-from rap.options import DeclaredOption, declared_options
+from rap.options import DeclaredOption, Options, declared_options
 from rap.server.config import ServerConfig
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def texts() -> Iterator[Text]:
         yield Text(module, docstring, arguments(config))
 
 
-def table(config: type) -> str:
+def table(config: type[Options]) -> str:
     """Return the table of the options of a class, for the documentation."""
     rows = ["| option | default | unit | bounds | |", "| --- | --- | --- | --- | --- |"]
     rows += [row(declared) for declared in declared_options(config)]
@@ -83,7 +83,7 @@ def row(declared: DeclaredOption) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def arguments(config: type) -> str:
+def arguments(config: type[Options]) -> str:
     """Return the entries of a docstring, each with default, bounds and text."""
     return "".join(f"{entry(declared)}\n" for declared in declared_options(config))
 

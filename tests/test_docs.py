@@ -4,14 +4,13 @@ import builtins
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from rap.client import Client
 from rap.client.config import ClientConfig
-from rap.options import DeclaredOption, declared_options
+from rap.options import DeclaredOption, Options, declared_options
 from rap.server import Server
 from rap.server.config import ServerConfig
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
@@ -24,7 +23,7 @@ MIB = 1024 * 1024
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
-OWNERS: dict[Callable[..., object], type] = {Server: ServerConfig, Client: ClientConfig}
+OWNERS: dict[Callable[..., object], type[Options]] = {Server: ServerConfig, Client: ClientConfig}
 OPTIONS = [
     pytest.param(make, declared, id=f"{make.__name__} {declared.name}")
     for make, config in OWNERS.items()
@@ -44,14 +43,14 @@ def test_what_is_made_from_the_declarations_of_options_is_current(text: Text) ->
 
 
 def test_a_text_belongs_to_one_declaration() -> None:
-    configs = [*OWNERS.values(), ConnectionOptions, KeepaliveOptions]
+    configs: list[type[Options]] = [*OWNERS.values(), ConnectionOptions, KeepaliveOptions]
     found = {each.option for config in configs for each in declared_options(config)}
     assert len({option.text for option in found}) == len(found)
 
 
 @pytest.mark.parametrize("config", list(OWNERS.values()))
-def test_every_option_is_declared(config: type) -> None:
-    options = [each.name for each in fields(config) if each.init]
+def test_every_option_is_declared(config: type[Options]) -> None:
+    options = [*config.__struct_fields__]
     assert options == [declared.name for declared in declared_options(config)]
 
 

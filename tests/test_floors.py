@@ -17,7 +17,18 @@ SOURCES = {path.relative_to(RAP).as_posix(): path.read_text() for path in RAP.rg
 # those of lower layers, but not those of its own layer. In the lowest layer, a file may also import
 # the files on its left.
 LAYERS = [
-    ["__init__", "_lazy", "errors", "clock", "address", "call", "options", "tasks", "notify"],
+    [
+        "__init__",
+        "_lazy",
+        "record",
+        "errors",
+        "clock",
+        "address",
+        "call",
+        "options",
+        "tasks",
+        "notify",
+    ],
     ["wire", "redis"],
     ["transport", "registry", "balance", "shared_state"],
     ["schema"],
@@ -33,7 +44,7 @@ LEVEL = {unit: (layer, place) for layer, row in enumerate(LAYERS) for place, uni
 # Where a third-party package may be imported: one file, or the files of one folder.
 THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
     "msgpack": "wire/codec.py",
-    "msgspec": "schema/",
+    "msgspec": ("schema/", "record.py"),
     "redis": "redis/client.py",
     "Crypto": "processor/encryption/sealing.py",
     "prometheus_client": ("processor/metrics/prometheus.py", "observe/"),

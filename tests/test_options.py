@@ -1,6 +1,5 @@
 """Options that are no numbers: what is refused, and that the error helps to put it right."""
 
-import dataclasses
 import inspect
 from inspect import Parameter
 from typing import Any
@@ -13,7 +12,7 @@ from rap.client.config import ClientConfig
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.client.sync import SyncClient
 from rap.errors import RegistrationError
-from rap.options import as_list, check_flag
+from rap.options import Options, as_list, check_flag, declared_options
 from rap.processor.base import BaseProcessor
 from rap.server import Server
 from rap.server.config import ServerConfig
@@ -176,7 +175,11 @@ def test_a_store_of_nonces_is_named_by_its_option() -> None:
 # Every option of every constructor refuses what nobody can mean, by its name and with the value.
 
 NONSENSE = object()
-CONFIGS = {Server: ServerConfig, Client: ClientConfig, SyncClient: ClientConfig}
+CONFIGS: dict[Any, type[Options]] = {
+    Server: ServerConfig,
+    Client: ClientConfig,
+    SyncClient: ClientConfig,
+}
 NEEDED: dict[Any, dict[str, Any]] = {
     ClientCrypto: {"key_id": "k", "key": KEY},
     ServerCrypto: {"keys": {"k": KEY}},
@@ -199,8 +202,8 @@ KINDS: list[Any] = [
 def options_of(kind: Any) -> list[str]:
     parameters = [name for name in inspect.signature(kind).parameters if name != "options"]
     config = CONFIGS.get(kind)
-    fields = [] if config is None else [each.name for each in dataclasses.fields(config)]
-    return [name for name in [*parameters, *fields] if name != "addresses"]
+    fields = [] if config is None else [each.name for each in declared_options(config)]
+    return [*parameters, *fields]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import ast
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from rap.client.config import ClientConfig
 from rap.gateway import create_app
+from rap.options import Options, declared_options
 from rap.processor.compress import CompressProcessor
 from rap.server.config import ServerConfig
 from rap.server.middleware import ConnLimitMiddleware, IpMaxConnMiddleware
@@ -28,12 +28,12 @@ MADE: dict[str, Callable[..., object]] = {
     "IpMaxConnMiddleware": IpMaxConnMiddleware,
     "create_app": create_app,
 }
-CONFIGS = {"Server": ServerConfig, "Client": ClientConfig}
+CONFIGS: dict[str, type[Options]] = {"Server": ServerConfig, "Client": ClientConfig}
 
 
 def default_of(kind: str, option: str) -> object:
     if kind in CONFIGS:
-        found = {each.name: each.default for each in fields(CONFIGS[kind])}
+        found = {each.name: each.default for each in declared_options(CONFIGS[kind])}
         return found[option]
     return inspect.signature(MADE[kind]).parameters[option].default
 

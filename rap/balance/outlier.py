@@ -17,12 +17,12 @@ ignored (gRPC A50; the panic threshold of Envoy).
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from random import Random
 
 from rap.errors import Verdict
+from rap.record import Record
 
 __all__ = ["Breaker", "BreakerPolicy", "BreakerState", "ejection_limit", "is_panic"]
 
@@ -39,8 +39,7 @@ class BreakerState(Enum):
     HALF_OPEN = "half_open"  # one call is in flight as a probe
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerPolicy:
+class BreakerPolicy(Record, frozen=True, kw_only=True):
     """When a breaker opens, and for how long.
 
     Args:

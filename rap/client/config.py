@@ -4,14 +4,13 @@ from __future__ import annotations  # evaluated when an option is used: see `rap
 
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, Any
 
 from rap.balance import Picker
 from rap.client.target import Hosts
 from rap.clock import Clock
 from rap.errors import Unauthenticated
-from rap.options import Option, check_options
+from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
 from rap.transport import options as common
@@ -26,13 +25,8 @@ TokenSource = Token | Callable[[], Any]
 _MAX_TOKEN = 8192  # bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ClientConfig:
-    """The options of `Client` and `SyncClient`.
-
-    Raises:
-        ValueError: A value is not allowed; the message names the option.
-    """
+class _Place(Options, frozen=True, eq=False):
+    """The only option that is also given by position."""
 
     host_list: Annotated[
         Hosts,
@@ -42,7 +36,15 @@ class ClientConfig:
             "`localhost:9000`."
         ),
     ] = None
-    _: KW_ONLY
+
+
+class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
+    """The options of `Client` and `SyncClient`.
+
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
+    """
+
     service: Annotated[
         str | None,
         Option("Name of the service to call, which is looked up in `registry`."),
@@ -54,7 +56,7 @@ class ClientConfig:
             "`service`. Give either `registry` or `host_list`.",
             see="discovery.md",
         ),
-    ] = field(default=None, repr=False)  # a URL may have a password
+    ] = None
     picker: Annotated[
         str | Picker,
         Option(
@@ -84,11 +86,9 @@ class ClientConfig:
         str | None,
         Option("PEM file of the private key of `ssl_client_crt_path`."),
     ] = None
-    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = field(
-        default=(), repr=False
-    )
-    clock: Annotated[Clock | None, common.CLOCK] = field(default=None, repr=False)
-    rng: Annotated[random.Random | None, common.RNG] = field(default=None, repr=False)
+    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = ()
+    clock: Annotated[Clock | None, common.CLOCK] = None
+    rng: Annotated[random.Random | None, common.RNG] = None
     timeout: Annotated[
         float | None,
         Option(
@@ -197,10 +197,10 @@ class ClientConfig:
             "function (`def` or `async def`) that returns the token for each new connection.",
             see="authentication.md",
         ),
-    ] = field(default=None, repr=False)
+    ] = None
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         _check_token(self.token)
 
 

@@ -3,7 +3,6 @@
 import logging
 import ssl
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -104,7 +103,7 @@ class Dialer:
     def announce(self, abilities: Iterable[str]) -> None:
         """Let the Hello of future connections name these abilities."""
         hello = {**self._options.hello, "abilities": sorted(abilities)}
-        self._options = replace(self._options, hello=hello)
+        self._options = self._options.replace(hello=hello)
 
     def count_traffic(self) -> None:
         """Count the bytes of connections that are made from now on."""
@@ -137,7 +136,7 @@ class Dialer:
     ) -> Connection:
         assert self._config.token is not None
         hello = {**self._options.hello, "token": await token_of(self._config.token)}
-        options = replace(self._options, hello=hello)
+        options = self._options.replace(hello=hello)
         return await self._dial(address, options, on_change, on_load)
 
     def _dial(

@@ -5,14 +5,13 @@ A registry maps a service to endpoints. Watchers see it as snapshots, each of th
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from rap.address import Address
 from rap.errors import RegistryError
+from rap.record import Record
 
 __all__ = [
     "AddressTaken",
@@ -47,8 +46,7 @@ class State(StrEnum):
     SUSPECT = "suspect"  # its lease has expired, but its record still exists
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Record, frozen=True):
     """One instance of a service in a registry.
 
     Args:
@@ -67,15 +65,17 @@ class Endpoint:
     state: State = State.UP
     incarnation: str = ""
     zone: str = ""
-    metadata: Mapping[str, str] = field(default_factory=partial(MappingProxyType, {}), hash=False)
+    metadata: Mapping[str, str] = MappingProxyType({})
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.address, self.state, self.incarnation))
 
 
 # Endpoint id to endpoint. Do not change it.
 Snapshot = Mapping[str, Endpoint]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Record, frozen=True):
     """The difference between two snapshots; false if they are equal.
 
     Args:

@@ -7,7 +7,6 @@ the constants below.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from rap.registry.base import Endpoint, State
 
@@ -36,5 +35,5 @@ def as_seen(endpoint: Endpoint, remaining: float) -> Endpoint:
     An expired lease turns UP into SUSPECT. A DRAINING endpoint stays DRAINING.
     """
     if remaining <= 0 and endpoint.state is State.UP:
-        return replace(endpoint, state=State.SUSPECT)
+        return endpoint.replace(state=State.SUSPECT)
     return endpoint

@@ -4,12 +4,11 @@ from __future__ import annotations  # evaluated when an option is used: see `rap
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated
 
 from rap.address import Address
 from rap.clock import Clock
-from rap.options import Option, check_options
+from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry.base import Registry, check_ttl, check_weight
 from rap.server.authentication import Verifier, verify_with
@@ -23,16 +22,8 @@ from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
 __all__ = ["ServerConfig"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ServerConfig:
-    """The options of `Server`.
-
-    Attributes:
-        addresses: `host` as a tuple of addresses.
-
-    Raises:
-        ValueError: A value is not allowed; the message names the option.
-    """
+class _Place(Options, frozen=True, eq=False):
+    """The only option that is also given by position."""
 
     host: Annotated[
         str | Address | Sequence[str | Address],
@@ -42,7 +33,15 @@ class ServerConfig:
             "`server.addresses` has the result."
         ),
     ] = "localhost:9000"
-    _: KW_ONLY
+
+
+class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
+    """The options of `Server`.
+
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
+    """
+
     service: Annotated[
         str | None,
         Option("Name under which the server registers. It needs `registry`."),
@@ -54,7 +53,7 @@ class ServerConfig:
             "`service`.",
             see="discovery.md",
         ),
-    ] = field(default=None, repr=False)  # a URL may have a password
+    ] = None
     weight: Annotated[
         int,
         Option(
@@ -104,14 +103,14 @@ class ServerConfig:
             "Functions, async functions or coroutines to run before the server listens. If one "
             "fails, the server does not start."
         ),
-    ] = field(default=(), repr=False)
+    ] = ()
     stop_event_list: Annotated[
         Iterable[Event],
         Option(
             "Functions, async functions or coroutines to run after all connections are closed, the "
             "last one first. If one fails, the error is logged and the others run."
         ),
-    ] = field(default=(), repr=False)
+    ] = ()
     middleware_list: Annotated[
         Iterable[BaseConnMiddleware | BaseMsgMiddleware],
         Option(
@@ -119,12 +118,10 @@ class ServerConfig:
             "first one is the outermost.",
             see="middleware.md",
         ),
-    ] = field(default=(), repr=False)
-    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = field(
-        default=(), repr=False
-    )
-    clock: Annotated[Clock | None, common.CLOCK] = field(default=None, repr=False)
-    rng: Annotated[random.Random | None, common.RNG] = field(default=None, repr=False)
+    ] = ()
+    processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = ()
+    clock: Annotated[Clock | None, common.CLOCK] = None
+    rng: Annotated[random.Random | None, common.RNG] = None
     timeout: Annotated[float, common.TIMEOUT] = 9
     stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
     handshake_timeout: Annotated[float, common.HANDSHAKE_TIMEOUT] = 5
@@ -310,7 +307,7 @@ class ServerConfig:
             "client may connect.",
             see="authentication.md",
         ),
-    ] = field(default=None, repr=False)
+    ] = None
     max_token_failures: Annotated[
         int,
         Option(
@@ -321,14 +318,17 @@ class ServerConfig:
             least=1,
         ),
     ] = 10
-    addresses: tuple[Address, ...] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """`host` as a tuple of addresses."""
         hosts = [self.host] if isinstance(self.host, str | Address) else self.host
         if not isinstance(hosts, Sequence) or isinstance(hosts, bytes) or not hosts:
             raise ValueError(f"host must be an address or a list of addresses, got {self.host!r}")
-        addresses = tuple(Address.parse(each, option="host") for each in hosts)
-        object.__setattr__(self, "addresses", addresses)
-        check_options(self)
+        return tuple(Address.parse(each, option="host") for each in hosts)
+
+    def __post_init__(self) -> None:
+        _ = self.addresses  # checks `host`
+        super().__post_init__()
         if self.verify_token is not None:
             verify_with(self.verify_token)

@@ -4,11 +4,11 @@
 and `context.set_trailer` set values for its response.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rap.address import Peer
 from rap.call import Call, CallSource, Request, current
+from rap.record import Record
 
 if TYPE_CHECKING:
     call: Call
@@ -20,8 +20,7 @@ __all__ = ["Session", "call", "request", "session", "set_header", "set_trailer"]
 _VALUES = ("call", "request", "session")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Session:
+class Session(Record, frozen=True):
     """A session of a client: all calls with its id come over one connection.
 
     Args:

@@ -4,10 +4,10 @@ A server with the default limits pays nothing: its streams are plain `ServerStre
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
+from rap.record import Record
 from rap.server.dispatch import Dispatcher, ServerStream
 from rap.transport import Connection
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
@@ -19,8 +19,7 @@ OnOpen = Callable[[ServerStream, int, bytes, bytes | memoryview], None]
 NewStream = Callable[[Connection, int, int, int], ServerStream]
 
 
-@dataclass(frozen=True, slots=True)
-class MessageLimits:
+class MessageLimits(Record, frozen=True):
     """Limits of one inbound message.
 
     Args:

@@ -6,7 +6,6 @@ a client's balancer could neither see nor choose the workers.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rap.address import Address
 from rap.server.server import Server
@@ -47,4 +46,4 @@ def _moved(address: Address, ports: int) -> Address:
         return address
     if address.port + ports > 65535:
         raise ValueError(f"host {address}: there is no port {address.port + ports} for a worker")
-    return replace(address, port=address.port + ports)
+    return address.replace(port=address.port + ports)

@@ -5,7 +5,6 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from rap.address import Address
@@ -115,7 +114,7 @@ class Registration:
         """Raise the advertised port by `ports`; call it before `register`."""
         address = self._advertise
         if address is not None and address.port:
-            self._advertise = replace(address, port=address.port + ports)
+            self._advertise = address.replace(port=address.port + ports)
 
     async def register(
         self, bound: Sequence[Address], load: Callable[[], LoadReport], *, draining: bool = False
@@ -153,7 +152,7 @@ class Registration:
     async def set_state(self, state: State) -> None:
         """Publish a change of state; if the registry is down, it is published later."""
         if self._lease is not None:
-            await self._lease.update(replace(self._lease.endpoint, state=state))
+            await self._lease.update(self._lease.endpoint.replace(state=state))
 
     async def deregister(self) -> None:
         """Remove the registration, and close a registry that was made from a URL."""
@@ -166,12 +165,12 @@ class Registration:
     async def _advertised(self, bound: Sequence[Address]) -> Address:
         address = self._advertise or bound[0]
         if address.scheme != "unix" and not address.port:
-            address = replace(address, port=bound[0].port)
+            address = address.replace(port=bound[0].port)
         registry = getattr(self._registry, "location", None)
         if not isinstance(registry, Address):
             registry = None
         if address.is_wildcard:
-            address = replace(address, host=await route_address(address.host, registry))
+            address = address.replace(host=await route_address(address.host, registry))
         is_remote = registry is not None and not registry.is_loopback
         if is_remote and self._advertise is None and address.is_loopback:
             _log.warning(

@@ -7,7 +7,6 @@ One `Watchdog` has the timer for deadlines, keepalive and stalls of all streams.
 """
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import os
@@ -423,7 +422,7 @@ class Connection(asyncio.Protocol):
 
     def set_identity(self, identity: object) -> None:
         """Set the identity of the peer, which the application has verified."""
-        self.peer = dataclasses.replace(self.peer, identity=identity)
+        self.peer = self.peer.replace(identity=identity)
 
     # Streams.
 
@@ -751,9 +750,7 @@ class Connection(asyncio.Protocol):
                 self._abilities = _ABILITIES if shared == _ABILITIES else shared
             case _:
                 self._abilities = frozenset()
-        self.peer = dataclasses.replace(
-            self.peer, binding=binding, state=self.state, abilities=self._abilities
-        )
+        self.peer = self.peer.replace(binding=binding, state=self.state, abilities=self._abilities)
         hello.pop("token", None)  # the gate has read it, nothing else may
         if self._stream_handler is not None:
             self._handler = self.on_open = self._stream_handler(self)

@@ -7,10 +7,9 @@ A constant declares an option that means the same in `ClientConfig`, `ServerConf
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from rap.options import Option, check_options
+from rap.options import Option, Options
 from rap.wire.hello import BOUNDS, DEFAULT_LIMITS, Limits
 
 __all__ = [
@@ -145,8 +144,7 @@ MAX_CANCEL_SHARE = Option(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepaliveOptions:
+class KeepaliveOptions(Options, frozen=True, kw_only=True):
     """When a connection pings its peer.
 
     Args:
@@ -161,12 +159,8 @@ class KeepaliveOptions:
     timeout: Annotated[float, PING_TIMEOUT] = 2.5
     failures: Annotated[int, PING_FAIL_CNT] = 2
 
-    def __post_init__(self) -> None:
-        check_options(self)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionOptions:
+class ConnectionOptions(Options, frozen=True, kw_only=True):
     """Limits and times of the connections of one side.
 
     Raises:
@@ -174,12 +168,12 @@ class ConnectionOptions:
     """
 
     limits: Annotated[Limits, Option("What this side accepts.")] = DEFAULT_LIMITS
-    keepalive: Annotated[KeepaliveOptions, Option("When the connection pings its peer.")] = field(
-        default_factory=KeepaliveOptions
+    keepalive: Annotated[KeepaliveOptions, Option("When the connection pings its peer.")] = (
+        KeepaliveOptions()
     )
     hello: Annotated[
         Mapping[str, Any], Option("What the Hello of this side says besides version and limits.")
-    ] = field(default_factory=dict)
+    ] = {}
     timeout: Annotated[float, TIMEOUT] = 9.0
     stall_timeout: Annotated[float, STALL_TIMEOUT] = 10.0
     handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0
@@ -197,6 +191,3 @@ class ConnectionOptions:
     max_cancels: Annotated[int, MAX_CANCELS] = 100
     max_cancel_share: Annotated[float, MAX_CANCEL_SHARE] = 0.5
     max_pings: Annotated[int, MAX_PINGS] = 10
-
-    def __post_init__(self) -> None:
-        check_options(self)

@@ -5,9 +5,9 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from rap.record import Record
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import HEADER, HELLO
 
@@ -30,8 +30,7 @@ _REQUESTS = 16  # default of `max_requests`, in messages of the largest size
 _MESSAGES = 8  # default of `max_unfinished`, in messages of the largest size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Record, frozen=True, kw_only=True):
     """Limits of one side of a connection.
 
     Args:
@@ -111,8 +110,7 @@ _TOLD = ("max_frame", "max_message", "max_streams", "stream_window", "connection
 DEFAULT_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class PeerLimits:
+class PeerLimits(Record, frozen=True):
     """The limits of the peer; the defaults hold until its Hello has arrived."""
 
     max_frame: int = 16 * _KIB

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,7 +158,7 @@ async def test_pickers_get_a_new_tuple_when_a_weight_has_changed() -> None:
         listed = {each.key: each.endpoint for each in before}
         cluster._apply(dict(listed))
         assert cluster.ready is before
-        cluster._apply({**listed, before[0].key: replace(before[0].endpoint, weight=7)})
+        cluster._apply({**listed, before[0].key: before[0].endpoint.replace(weight=7)})
         assert cluster.ready == before
         assert cluster.ready is not before
         assert [each.weight for each in cluster.ready] == [7.0, 1.0]

@@ -1,7 +1,6 @@
 """What time does to a connection: nothing here waits for a clock of the machine."""
 
 import asyncio
-import dataclasses
 import itertools
 
 import pytest
@@ -306,7 +305,7 @@ async def test_if_unread_streams_hold_the_whole_window_the_one_unread_the_longes
 
 
 async def test_stall_timeout_is_an_option() -> None:
-    options = dataclasses.replace(stalled_server(), stall_timeout=3.0)
+    options = stalled_server().replace(stall_timeout=3.0)
     async with facing(options) as side:
         await side.send(open_frame(1, 0, b""), open_frame(3, 0, b""))
         for number in (1, 3):

@@ -1,6 +1,5 @@
 """The protocol by bytes: what each frame of the peer means, and what is a violation."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -398,7 +397,7 @@ def test_a_message_over_max_message_resets_its_call_only() -> None:
 
 
 def test_unfinished_messages_of_all_streams_together_are_limited() -> None:
-    limits = replace(SMALL, max_message=8 * KIB, max_unfinished=20 * KIB)
+    limits = SMALL.replace(max_message=8 * KIB, max_unfinished=20 * KIB)
     endpoint = make(is_server=True, limits=limits)
     endpoint.receive(open_frame(1, 0, b""), open_frame(3, 0, b""), open_frame(5, 0, b""))
     part = b"x" * 7 * KIB
@@ -414,7 +413,7 @@ def test_unfinished_messages_of_all_streams_together_are_limited() -> None:
 
 
 def test_requests_of_open_calls_together_are_limited() -> None:
-    limits = replace(SMALL, max_message=20 * KIB, max_requests=40 * KIB, max_frame=64 * KIB)
+    limits = SMALL.replace(max_message=20 * KIB, max_requests=40 * KIB, max_frame=64 * KIB)
     endpoint = make(is_server=True, limits=limits)
     part = b"x" * 9 * KIB
     endpoint.receive(open_frame(1, WHOLE, b"x" * 19 * KIB))
