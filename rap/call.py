@@ -15,6 +15,7 @@ from rap.clock import MAX_MARGIN, NEVER, SystemClock
 from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
+    "CALL_OPTIONS",
     "FORWARDED",
     "HEADER_DETAIL",
     "RESULT",
@@ -34,6 +35,9 @@ __all__ = [
     "split_method",
 ]
 
+# Options of a call that a stub takes as keyword arguments. A parameter of the function that has the
+# same name comes first.
+CALL_OPTIONS = ("session", "timeout", "header", "affinity")
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
 # Header of a call that is made on behalf of another machine, as a gateway does. Private functions

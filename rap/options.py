@@ -7,6 +7,10 @@ The options of a client, a server or a connection are the fields of one class th
 
 The declaration is the source of the check (`check_options`), of the constructor's signature for
 type checkers and editors (`takes_options_of`), of the docstrings, and of the tables in docs/.
+
+The options of functions such as `Server.register` are declared in the same way, in a class without
+instances. The functions have these options as their parameters (`checks_options`); a test
+compares names and defaults.
 """
 
 import functools
@@ -15,7 +19,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args
 
 from rap.record import Record
 
@@ -26,12 +30,14 @@ __all__ = [
     "as_list",
     "check_flag",
     "check_options",
+    "checks_options",
     "declared_options",
     "make_config",
     "takes_options_of",
 ]
 
 C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -88,12 +94,12 @@ class Option:
 
 
 class DeclaredOption:
-    """One field of an `Options` class.
+    """One attribute of an `Options` class that has an `Option`.
 
     Args:
-        name: Name of the field.
-        default: Value of the field if users give none.
-        kind: Type of the field, without its `Option`.
+        name: Name of the attribute.
+        default: Its value if users give none.
+        kind: Its type, without its `Option`.
         option: The declaration.
 
     Attributes:
@@ -238,6 +244,37 @@ class _Constructor:
         return inspect.Signature([own, *parameters])
 
 
+def checks_options(declaration: type[Options]) -> Callable[[F], F]:
+    """Return a decorator that checks the options of a function before it runs.
+
+    It raises `TypeError` for an option that does not exist, with the one that was meant, and the
+    error of `DeclaredOption.check` for a value that is not allowed. Parameters of the function that
+    are not declared are left to it.
+
+    Args:
+        declaration: A class that declares the options. It may declare more than the function has.
+    """
+    defaults = dict(_defaults(declaration))
+
+    def decorate(func: F) -> F:
+        code = func.__code__
+        places = code.co_varnames[: code.co_argcount]
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+        @functools.wraps(func)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            for name in kwargs.keys() - names:
+                raise _unknown(func.__qualname__, name, defaults.keys() & names)
+            for name, value in (*zip(places, args, strict=False), *kwargs.items()):
+                if name in defaults and value is not defaults[name]:
+                    _declared(declaration, name).check(value)
+            return func(*args, **kwargs)
+
+        return cast(F, checked)
+
+    return decorate
+
+
 def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
     """Return the configuration of an object of `owner`, with the options that a user gave.
 
@@ -253,12 +290,7 @@ def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
     kind: Any = config
     names = {name for name, _ in _defaults(kind)}
     for name in options.keys() - names:
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, sorted(names), n=1)
-        known = ", ".join(sorted(names))
-        hint = f"did you mean {close[0]!r}?" if close else f"the options are {known}"
-        raise TypeError(f"{owner.__name__} has no option {name!r}; {hint}")
+        raise _unknown(owner.__name__, name, names)
     return config(**options)
 
 
@@ -281,6 +313,16 @@ def as_list(option: str, values: Iterable[T]) -> list[T]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise TypeError(f"{option} must be a list, got {values!r}")
     return list(values)
+
+
+def _unknown(owner: str, name: str, names: Iterable[str]) -> TypeError:
+    """Return the error for an option that does not exist; it suggests the one that was meant."""
+    from difflib import get_close_matches
+
+    known = sorted(names)
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
+    return TypeError(f"{owner} has no option {name!r}; {hint}")
 
 
 @functools.cache

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rap.client import Client
-from rap.client.config import ClientConfig
+from rap.client.config import CallOptions, ClientConfig, StubOptions
 from rap.options import DeclaredOption, Options, declared_options
 from rap.server import Server
-from rap.server.config import ServerConfig
+from rap.server.config import HandlerOptions, ServerConfig
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from tests.option_texts import Text, texts
 from tests.test_readme import Block, Example, blocks_of, examples_of, run
@@ -29,6 +29,11 @@ OPTIONS = [
     for make, config in OWNERS.items()
     for declared in declared_options(config)
 ]
+ALL_OPTIONS = OPTIONS + [
+    pytest.param(kind, declared, id=f"{kind.__name__} {declared.name}")
+    for kind in (HandlerOptions, StubOptions, CallOptions)
+    for declared in declared_options(kind)
+]
 # A connection's window is never less than a stream's, so both bounds need the other option too.
 BESIDE = {
     ("connection_window", "least"): {"stream_window": 65536},
@@ -44,6 +49,7 @@ def test_what_is_made_from_the_declarations_of_options_is_current(text: Text) ->
 
 def test_a_text_belongs_to_one_declaration() -> None:
     configs: list[type[Options]] = [*OWNERS.values(), ConnectionOptions, KeepaliveOptions]
+    configs += [HandlerOptions, StubOptions, CallOptions]
     found = {each.option for config in configs for each in declared_options(config)}
     assert len({option.text for option in found}) == len(found)
 
@@ -61,7 +67,7 @@ def test_the_signature_of_a_constructor_has_every_option(make: Callable[..., obj
     assert found == declared
 
 
-@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+@pytest.mark.parametrize(("make", "declared"), ALL_OPTIONS)
 def test_a_description_is_made_of_sentences(
     make: Callable[..., object], declared: DeclaredOption
 ) -> None:
@@ -70,16 +76,16 @@ def test_a_description_is_made_of_sentences(
     assert text.endswith(".")
 
 
-@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+@pytest.mark.parametrize(("make", "declared"), ALL_OPTIONS)
 def test_every_number_has_a_bound_and_a_unit(
     make: Callable[..., object], declared: DeclaredOption
 ) -> None:
     if declared.kind in (int, float):
-        assert declared.option.bounds
+        assert declared.option.bounds or make is CallOptions  # a timeout may be computed
         assert declared.option.unit or declared.name == "weight"
 
 
-@pytest.mark.parametrize(("make", "declared"), OPTIONS)
+@pytest.mark.parametrize(("make", "declared"), ALL_OPTIONS)
 def test_a_default_is_a_value_that_is_allowed(
     make: Callable[..., object], declared: DeclaredOption
 ) -> None:

@@ -87,6 +87,10 @@ async def tell(channel: Channel[str]) -> None:
 async def misspelt() -> None: ...
 
 
+client.inject(misspelt, timeuot=3)  # wrong: call-arg, reportCallIssue
+client.inject(misspelt, timeout="3")  # wrong: arg-type, reportArgumentType
+client.bind(Calling, timeuot=3)  # wrong: call-arg, reportCallIssue
+client.bind(Calling, timeout="3")  # wrong: arg-type, reportArgumentType
 client.register(timeout="3")  # wrong: call-overload, reportCallIssue|reportArgumentType
 
 
@@ -113,6 +117,8 @@ async def halve(value: int) -> float:
 server.register(double, "twice", idempotent=True)
 server.register(double, run_timeout="3")  # wrong: call-overload, reportCallIssue|reportArgumentType
 server.register(double, run_timeuot=3)  # wrong: call-overload, reportCallIssue
+server.allow_group("math", {"a"})
+server.allow_group("math", alow={"a"})  # wrong: call-arg, reportCallIssue
 double("3")  # wrong: arg-type, reportArgumentType
 
 
@@ -141,7 +147,14 @@ async def use(session: Session, channel: Channel) -> None:
         await talk.write(other.header)
         await talk.end()
         await other.result()
+    await client.raw_call("count", 1, timeout=3, header={"a": 1}, session=session)
+    await client.raw_call("count", 1, timeout="3")  # wrong: arg-type, reportArgumentType
+    client.iterator_call(count, 1, affinity=3)  # wrong: arg-type, reportArgumentType
+    session.channel(chat, "tea", timeout="3")  # wrong: arg-type, reportArgumentType
     assert_type(remote(1), str)
+    blocking.raw_call("count", 1, timeout=3, group=None)
+    blocking.raw_call("count", 1, timeout="3")  # wrong: arg-type, reportArgumentType
+    blocking.call(remote, 1, header=3)  # wrong: arg-type, reportArgumentType
     assert_type(remote.start(1).result(), str)
     remote("1")  # wrong: arg-type, reportArgumentType
     for number in numbers(3):

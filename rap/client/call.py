@@ -171,7 +171,7 @@ class Invoker:
         elif _ambient() is not None:
             session = innermost_session(self.identity)
         own: Header = {}
-        if header:
+        if header is not None:
             if not isinstance(header, Mapping):
                 raise TypeError(f"header must be a dict, got {header!r}")
             own.update(header)

@@ -18,12 +18,12 @@ from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.cluster import Cluster
-from rap.client.config import ClientConfig
+from rap.client.config import ClientConfig, StubOptions
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
-from rap.client.retry import check_options
+from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.client.stub import (
     Declare,
@@ -37,7 +37,7 @@ from rap.client.stub import (
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.clock import NEVER, check_call_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
-from rap.options import check_flag, make_config, takes_options_of
+from rap.options import checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.schema.function import Function
 
@@ -213,6 +213,7 @@ class Client:
         hedge: bool | float | None = None,
     ) -> Declare: ...
 
+    @checks_options(StubOptions)
     def register(
         self,
         name: Any = "",
@@ -229,25 +230,27 @@ class Client:
         ``@client.register(timeout=3)``.
 
         Args:
-            name: Name of the function on the server. By default the name of the ``async def``.
-            group: Group of the function on the server. By default ``default``.
+            name: Name of the function on the server. An empty name means the name of the declared
+                function. Default ''.
+            group: Group of the function on the server. `None` means `default`, or with `bind` the
+                name of the class. Default None.
             enable_type_check: Whether arguments are checked against the type hints before they are
-                sent.
-            timeout: Deadline of a call in seconds, more than 0. By default the client's `timeout`
-                for unary functions, and no deadline for generators and channels.
-            idempotent: Whether calling twice has the effect of calling once. Then a call whose
-                connection is lost is retried on another server.
-            hedge: Seconds without an answer after which the call is also sent to a second server,
-                more than 0. The first answer counts. `True` means the time in which 95 % of the
-                calls are answered. It needs `idempotent` and a unary function.
+                sent. Default True.
+            timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
+                functions, and no deadline for all others. Default None, more than 0.
+            idempotent: Whether calling twice has the same effect as calling once. If so, a call
+                whose connection is lost is retried on another server. Default False.
+            hedge: Seconds without an answer after which the call is also sent to a second server;
+                the first answer counts. `True` means the 95th to 99th percentile of the function's
+                latency. It needs `idempotent` and a unary function; with `bind`, it applies to the
+                unary functions. Default None, more than 0.
 
         Raises:
             TypeError: The function is not an ``async def``, or `name` is not a string.
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        check_options(timeout, idempotent, hedge)
-        check_flag("enable_type_check", enable_type_check)
+        check_hedge(hedge, idempotent)
         func, name = split_decorated(
             "client", name, (group, enable_type_check, timeout, idempotent, hedge)
         )
@@ -262,6 +265,7 @@ class Client:
 
         return decorate if func is None else decorate(func)
 
+    @checks_options(StubOptions)
     def bind(
         self,
         interface: Callable[..., I],
@@ -275,10 +279,16 @@ class Client:
 
         Args:
             interface: Declares the methods, each with `self` and type hints.
-            group: Group of the methods on the server. By default the name of the class.
-            timeout: Deadline of a call in seconds, more than 0; see `register`.
-            idempotent: As in `register`, for all methods.
-            hedge: As in `register`, for unary methods.
+            group: Group of the function on the server. `None` means `default`, or with `bind` the
+                name of the class. Default None.
+            timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
+                functions, and no deadline for all others. Default None, more than 0.
+            idempotent: Whether calling twice has the same effect as calling once. If so, a call
+                whose connection is lost is retried on another server. Default False.
+            hedge: Seconds without an answer after which the call is also sent to a second server;
+                the first answer counts. `True` means the 95th to 99th percentile of the function's
+                latency. It needs `idempotent` and a unary function; with `bind`, it applies to the
+                unary functions. Default None, more than 0.
 
         Raises:
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
@@ -509,14 +519,21 @@ class Client:
         Args:
             name: Name of the function.
             args: Positional arguments of the function.
-            group: Group of the function. By default ``default``.
-            session: Session of the call. By default the one that the caller is in, if any.
-            header: Sent with the call: a mapping of names to msgpack values.
-            timeout: Deadline in seconds; with 0 or less, the call fails with `DeadlineExceeded` at
-                once. By default the client's `timeout`.
-            affinity: Key whose calls keep to one server, with ``picker="rendezvous"``.
-            arg_param: Positional arguments as a list, instead of `args`.
-            kwarg_param: More keyword arguments; their names may be those of the options here.
+            group: Group of the function. `None` means `default`, or the group of a stub. Default
+                None.
+            session: Session of the call. `None` means the one that the caller is in, if any.
+                Default None.
+            header: Header that is sent with the call: a dict of names to msgpack values. Default
+                None.
+            timeout: Seconds that the call may take. With 0 or less, it fails with
+                `DeadlineExceeded` at once. `None` means the `timeout` of the stub, or for unary
+                calls that of the client. Default None.
+            affinity: Key whose calls go to the same server, with `picker="rendezvous"`. Default
+                None.
+            arg_param: Positional arguments of the function as a list, instead of one by one.
+                Default None.
+            kwarg_param: More keyword arguments of the function as a dict. Their names may be those
+                of options. Default None.
             kwargs: Keyword arguments of the function.
 
         Raises:

@@ -1,9 +1,10 @@
-"""The options of a client: one frozen value, checked once, passed whole."""
+"""The options of a client, one frozen value that is checked once, of its stubs, and of calls."""
 
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Annotated, Any
 
 from rap.balance import Picker
@@ -16,7 +17,7 @@ from rap.registry import Registry, Resolver
 from rap.transport import options as common
 from rap.wire.hello import DEFAULT_LIMITS
 
-__all__ = ["ClientConfig", "Token", "TokenSource", "token_of"]
+__all__ = ["CallOptions", "ClientConfig", "StubOptions", "Token", "TokenSource", "token_of"]
 
 Token = str | bytes
 # What users give: a token, or a function that returns one, plain or ``async``.
@@ -202,6 +203,123 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_token(self.token)
+
+
+def _check_name(name: object, option: str) -> None:
+    """Check the option ``name`` of a stub; `register` also takes the function in its place."""
+    if not isinstance(name, str) and not callable(name):
+        raise TypeError(f"{option} must be a string, got {name!r}")
+
+
+def _check_group(group: object, option: str) -> None:
+    if not isinstance(group, str):
+        raise TypeError(f"{option} must be a string, got {group!r}")
+
+
+def _check_hedge(hedge: object, option: str) -> None:
+    if hedge is False:
+        return
+    if not isinstance(hedge, int | float) or not 0 < hedge < inf:
+        text = f"{option} must be True, a number of seconds above 0, or None"
+        raise ValueError(f"{text}, got {hedge!r}")
+
+
+class StubOptions(Options, frozen=True, kw_only=True):
+    """The options of `Client.register`, `Client.bind` and `inject`."""
+
+    name: Annotated[
+        str,
+        Option(
+            "Name of the function on the server. An empty name means the name of the declared "
+            "function.",
+            check=_check_name,
+        ),
+    ] = ""
+    group: Annotated[
+        str | None,
+        Option(
+            "Group of the function on the server. `None` means `default`, or with `bind` the name "
+            "of the class.",
+            check=_check_group,
+        ),
+    ] = None
+    enable_type_check: Annotated[
+        bool,
+        Option("Whether arguments are checked against the type hints before they are sent."),
+    ] = True
+    timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds that a call may take. `None` means the client's `timeout` for unary "
+            "functions, and no deadline for all others.",
+            "seconds",
+            above=0,
+        ),
+    ] = None
+    idempotent: Annotated[
+        bool,
+        Option(
+            "Whether calling twice has the same effect as calling once. If so, a call whose "
+            "connection is lost is retried on another server.",
+            see="calls.md#retries",
+        ),
+    ] = False
+    hedge: Annotated[
+        bool | float | None,
+        Option(
+            "Seconds without an answer after which the call is also sent to a second server; the "
+            "first answer counts. `True` means the 95th to 99th percentile of the function's "
+            "latency. It needs `idempotent` and a unary function; with `bind`, it applies to the "
+            "unary functions.",
+            "seconds",
+            above=0,
+            finite=True,
+            check=_check_hedge,
+            see="calls.md#hedged-requests",
+        ),
+    ] = None
+
+
+class CallOptions(Options, frozen=True, kw_only=True):
+    """The options of `Client.raw_call`, `call`, `iterator_call` and `channel`.
+
+    They are on the path of each call, so they are checked where they are used.
+    """
+
+    group: Annotated[
+        str | None,
+        Option("Group of the function. `None` means `default`, or the group of a stub."),
+    ] = None
+    session: Annotated[
+        Any,
+        Option("Session of the call. `None` means the one that the caller is in, if any."),
+    ] = None
+    header: Annotated[
+        dict[str, Any] | None,
+        Option("Header that is sent with the call: a dict of names to msgpack values."),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds that the call may take. With 0 or less, it fails with `DeadlineExceeded` at "
+            "once. `None` means the `timeout` of the stub, or for unary calls that of the client.",
+            "seconds",
+        ),
+    ] = None
+    affinity: Annotated[
+        str | None,
+        Option('Key whose calls go to the same server, with `picker="rendezvous"`.'),
+    ] = None
+    arg_param: Annotated[
+        Sequence[Any] | None,
+        Option("Positional arguments of the function as a list, instead of one by one."),
+    ] = None
+    kwarg_param: Annotated[
+        dict[str, Any] | None,
+        Option(
+            "More keyword arguments of the function as a dict. Their names may be those of options."
+        ),
+    ] = None
 
 
 async def token_of(source: TokenSource) -> Token:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
+from rap.client.config import StubOptions
+from rap.options import checks_options
+
 __all__ = ["get_raw_func", "inject", "recovery"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,6 +28,7 @@ class Registers(Protocol):
         ...
 
 
+@checks_options(StubOptions)
 def inject(
     client: Registers,
     func: F,
@@ -40,11 +44,18 @@ def inject(
     Args:
         client: Makes the calls.
         func: A function of a module: for `Client` an ``async def``, for `SyncClient` any.
-        name: Name of the function on the server. By default the name of `func`.
-        group: Group of the function on the server. By default ``default``.
-        timeout: Deadline of a call in seconds; see `Client.register`.
-        idempotent: See `Client.register`.
-        hedge: See `Client.register`.
+        name: Name of the function on the server. An empty name means the name of the declared
+            function. Default ''.
+        group: Group of the function on the server. `None` means `default`, or with `bind` the name
+            of the class. Default None.
+        timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
+            functions, and no deadline for all others. Default None, more than 0.
+        idempotent: Whether calling twice has the same effect as calling once. If so, a call whose
+            connection is lost is retried on another server. Default False.
+        hedge: Seconds without an answer after which the call is also sent to a second server; the
+            first answer counts. `True` means the 95th to 99th percentile of the function's latency.
+            It needs `idempotent` and a unary function; with `bind`, it applies to the unary
+            functions. Default None, more than 0.
 
     Raises:
         ValueError: It is not a function of a module, or it is injected already.

@@ -52,8 +52,7 @@ class Method:
         hedge: HedgePolicy | None = None,
         stream_type: StreamType = StreamType.UNARY,
     ) -> None:
-        if not isinstance(group, str | None):
-            raise TypeError(f"group must be a string, got {group!r}")
+        _check_group(group)
         self.name = name
         self.path = method_path(group or DEFAULT_GROUP, name)
         self.function = function
@@ -162,12 +161,16 @@ class MethodCache:
         """Return the method for a bare name.
 
         Raises:
-            TypeError: It is not a name.
+            TypeError: It is not a name, or `group` is not a string.
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a function must be a string, got {name!r}")
         key = (name, group, stream_type)
-        method = self._kept.get(key)
+        try:
+            method = self._kept.get(key)
+        except TypeError:  # it cannot be a key
+            _check_group(group)
+            raise
         if method is None:
             method = self.make(name, group, None, stream_type=stream_type)
             self._keep(key, method)
@@ -183,7 +186,11 @@ class MethodCache:
         if declared is not None and group is None:
             return declared
         key = (func, group)
-        method = self._kept.get(key)
+        try:
+            method = self._kept.get(key)
+        except TypeError:  # it cannot be a key
+            _check_group(group)
+            raise
         if method is None:
             function = None if declared is None else declared.function
             function = function or Function.of(func)
@@ -194,6 +201,11 @@ class MethodCache:
     def _keep(self, key: Any, method: Method) -> None:
         if len(self._kept) < _MAX_KEPT:
             self._kept[key] = method
+
+
+def _check_group(group: object) -> None:
+    if not isinstance(group, str | None):
+        raise TypeError(f"group must be a string, got {group!r}")
 
 
 def merge_arguments(
@@ -213,7 +225,7 @@ def merge_arguments(
         if not isinstance(arg_param, list | tuple):
             raise TypeError(f"arg_param must be a list or tuple, got {arg_param!r}")
         args = tuple(arg_param)
-    if not kwarg_param:
+    if kwarg_param is None:
         return args, kwargs
     if not isinstance(kwarg_param, Mapping):
         raise TypeError(f"kwarg_param must be a dict, got {kwarg_param!r}")

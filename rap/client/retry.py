@@ -35,9 +35,7 @@ from math import ceil, exp, inf, log
 from typing import Any
 
 from rap.call import CallSource
-from rap.clock import check_timeout
 from rap.errors import CallError, Code
-from rap.options import check_flag
 
 __all__ = [
     "NONE",
@@ -46,7 +44,7 @@ __all__ = [
     "RetryPolicy",
     "RetryState",
     "RollingQuantile",
-    "check_options",
+    "check_hedge",
     "is_refusal",
     "is_retryable",
     "pushback",
@@ -419,20 +417,13 @@ def serves_retry(outer: CallSource | None) -> bool:
     return outer is not None and outer.header.get(":attempt", 1) != 1
 
 
-def check_options(timeout: float | None, idempotent: bool, hedge: bool | float | None) -> None:
-    """Refuse bad options of a function.
+def check_hedge(hedge: bool | float | None, idempotent: bool) -> None:
+    """Refuse to hedge the calls of a function that may be served once only.
 
     Raises:
-        ValueError: An option has a bad value; the message names it.
+        ValueError: The function is not idempotent.
     """
-    check_timeout("timeout", timeout)
-    check_flag("idempotent", idempotent)
-    if hedge is None or hedge is False:
-        return
-    if not isinstance(hedge, int | float) or not 0 < hedge < inf:
-        text = "hedge must be True, a number of seconds above 0, or None"
-        raise ValueError(f"{text}, got {hedge!r}")
-    if not idempotent:
+    if hedge and not idempotent:
         raise ValueError(f"hedge={hedge!r} needs idempotent=True: a call may be served twice")
 
 

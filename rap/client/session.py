@@ -170,10 +170,31 @@ class Session:
             ambient_session.reset(token)
 
     def channel(
-        self, func: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+        self,
+        func: Callable[..., Any] | str,
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> AbstractAsyncContextManager[Channel]:
         """Return a call of a channel function in this session; see `Client.channel`."""
-        return self.client.channel(func, *args, session=self, **kwargs)
+        return self.client.channel(
+            func,
+            *args,
+            group=group,
+            session=self,
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            arg_param=arg_param,
+            kwarg_param=kwarg_param,
+            **kwargs,
+        )
 
     async def __aenter__(self) -> Self:
         if self._bound is not None:

@@ -12,13 +12,13 @@ from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
-from rap.call import UNTRACED_HEADER, StreamType, current
+from rap.call import CALL_OPTIONS, UNTRACED_HEADER, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.method import Method, MethodCache
 from rap.client.response_stream import ResponseStream
-from rap.client.retry import check_options
+from rap.client.retry import check_hedge
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
 from rap.client.unary_call import UnaryCall
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
@@ -37,7 +37,6 @@ __all__ = [
     "split_decorated",
 ]
 
-_OPTIONS = ("session", "timeout", "header", "affinity")
 I = TypeVar("I")  # noqa: E741
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,7 +104,7 @@ class StubClient(SessionClient, Protocol):
 
 
 def split_decorated(
-    owner: str, name: object, options: tuple[object, ...]
+    owner: str, name: str | Callable[..., Any], options: tuple[object, ...]
 ) -> tuple[Callable[..., Any] | None, str]:
     """Return the function and the name in the first argument of `Client.register`.
 
@@ -115,12 +114,10 @@ def split_decorated(
         options: Group, `enable_type_check`, `timeout`, `idempotent` and `hedge`.
 
     Raises:
-        TypeError: `name` is neither, or it is a function and there are options.
+        TypeError: `name` is a function and there are options.
     """
-    if isinstance(name, str):
-        return None, name
     if not callable(name):
-        raise TypeError(f"name must be a string, got {name!r}")
+        return None, name
     if options != (None, True, None, False, None):
         raise TypeError(f"write the options first, then the function: @{owner}.register(group=...)")
     return name, ""
@@ -132,7 +129,7 @@ def make_stub(
     """Return the stub of a declared function; it keeps name, docstring and signature."""
     function = method.function
     assert function is not None
-    options = tuple(name for name in _OPTIONS if name not in function.signature.parameters)
+    options = tuple(name for name in CALL_OPTIONS if name not in function.signature.parameters)
     if method.hedge is not None:
         stub = _hedged_stub(client, method, options)
     elif function.stream_type is StreamType.UNARY:
@@ -352,11 +349,11 @@ def bind_interface(
         hedge: Of the unary ones.
 
     Raises:
-        ValueError: One of the last three has a bad value.
+        ValueError: `hedge` is set without `idempotent`.
         RegistrationError: Hints are missing or cannot be sent.
         TypeError: It is not a class, or declares no public method.
     """
-    check_options(timeout, idempotent, hedge)
+    check_hedge(hedge, idempotent)
     if not isinstance(interface, type):
         raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
     bound = cast(I, type(f"{interface.__name__}Stub", (), {})())

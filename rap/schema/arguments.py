@@ -10,6 +10,7 @@ from contextlib import suppress
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
 
+from rap.call import CALL_OPTIONS
 from rap.errors import InvalidArgument
 from rap.wire.codec import MAX_ELEMENTS, check_body
 
@@ -22,6 +23,7 @@ Kwargs = Mapping[str, Any]
 
 # A sender does not decode larger bodies as a check if the types alone prove that they are valid.
 _LARGE = 4096
+_MAX_NAME = 64  # characters of an unknown keyword that are compared with the known ones
 
 
 class Kind(NamedTuple):
@@ -235,9 +237,21 @@ class ArgumentCodec:
             return self._signature.bind(*args, **kwargs)
         except TypeError as exc:
             got = f"{len(args)} by position" + (f" and {[*kwargs]}" if kwargs else "")
-            raise InvalidArgument(
-                f"{self._name}(): {exc}; expected {self._name}{self._signature}, got {got}"
-            ) from exc
+            text = str(exc)
+            if "unexpected keyword" in text:
+                text += self._suggestion(kwargs)
+            expected = f"expected {self._name}{self._signature}, got {got}"
+            raise InvalidArgument(f"{self._name}(): {text}; {expected}") from exc
+
+    def _suggestion(self, kwargs: Kwargs) -> str:
+        """Return the parameter or the option of calls that an unknown keyword may stand for."""
+        from difflib import get_close_matches  # few programs need it
+
+        parameters = self._signature.parameters
+        name = next((each for each in kwargs if each not in parameters), "")
+        known = [each for each in parameters if each not in kwargs]
+        close = get_close_matches(name[:_MAX_NAME], [*known, *CALL_OPTIONS], 1)
+        return f"; did you mean {close[0]!r}?" if close else ""
 
     def _encode(self, args: Args, kwargs: Kwargs, check: bool = True) -> bytes:
         """Encode and check like the server; the error names the invalid argument."""

@@ -14,12 +14,13 @@ Predicate = Callable[[Call], object]
 Allow = Predicate | Collection[str]
 
 
-def allow_rule(allow: Allow | None) -> Predicate | None:
+def allow_rule(allow: Allow | None, option: str = "allow") -> Predicate | None:
     """Return the rule of an option ``allow``; `None` if every client may call.
 
     Args:
         allow: A function that takes the `Call` and returns `True` if the client may make it, and
             anything else if not; or a collection of client names, see `names_of`.
+        option: Name of the option, for the error.
 
     Raises:
         RegistrationError: It is neither.
@@ -28,14 +29,14 @@ def allow_rule(allow: Allow | None) -> Predicate | None:
         return None
     if callable(allow):
         if inspect.iscoroutinefunction(allow):
-            raise RegistrationError(f"allow must be a plain function, {allow!r} is async")
+            raise RegistrationError(f"{option} must be a plain function, {allow!r} is async")
         return allow
     if isinstance(allow, str | bytes) or not isinstance(allow, Collection):
-        raise RegistrationError(f"allow must be a function or a set of names, got {allow!r}")
+        raise RegistrationError(f"{option} must be a function or a set of names, got {allow!r}")
     allowed = frozenset(allow)
     wrong = [name for name in allowed if not isinstance(name, str) or not name]
     if wrong:
-        raise RegistrationError(f"allow: a name is a non-empty string, got {wrong[0]!r}")
+        raise RegistrationError(f"{option}: a name is a non-empty string, got {wrong[0]!r}")
 
     def rule(call: Call) -> bool:
         identity = call.peer.identity if call.peer is not None else None

@@ -1,4 +1,4 @@
-"""The options of a server: one frozen value, checked once, passed whole."""
+"""The options of a server, one frozen value that is checked once, and of its functions."""
 
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
@@ -8,10 +8,12 @@ from typing import Annotated
 
 from rap.address import Address
 from rap.clock import Clock
+from rap.errors import RegistrationError
 from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry.base import Registry, check_ttl, check_weight
 from rap.server.authentication import Verifier, verify_with
+from rap.server.authorization import Allow, allow_rule
 from rap.server.hooks import Event
 from rap.server.middleware.base import BaseConnMiddleware, BaseMsgMiddleware
 from rap.transport import options as common
@@ -19,7 +21,7 @@ from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
 from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
 
-__all__ = ["ServerConfig"]
+__all__ = ["HandlerOptions", "ServerConfig", "check_path"]
 
 
 class _Place(Options, frozen=True, eq=False):
@@ -332,3 +334,84 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         super().__post_init__()
         if self.verify_token is not None:
             verify_with(self.verify_token)
+
+
+def check_path(value: object, option: str) -> None:
+    """Check a name or a group.
+
+    Raises:
+        RegistrationError: It cannot be part of the full name of a function.
+    """
+    if not isinstance(value, str) or not value or "/" in value or len(value) > 255:
+        raise RegistrationError(f"{option} must be 1 to 255 characters without '/', got {value!r}")
+
+
+def _check_doc(value: object, option: str) -> None:
+    if not isinstance(value, str):
+        raise RegistrationError(f"{option} must be a string, got {value!r}")
+
+
+class HandlerOptions(Options, frozen=True, kw_only=True):
+    """The options of `Server.register`."""
+
+    name: Annotated[
+        str | None,
+        Option(
+            "Name that clients use. `None` means the name of the function.",
+            check=check_path,
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        Option(
+            "Group of the function. `None` means `default`, or for the methods of an object or a "
+            "class, the name of the class.",
+            check=check_path,
+        ),
+    ] = None
+    is_private: Annotated[
+        bool,
+        Option("Whether only clients on the same machine may call the function."),
+    ] = False
+    doc: Annotated[
+        str | None,
+        Option(
+            "Description of the function, for listings. `None` means its docstring.",
+            check=_check_doc,
+        ),
+    ] = None
+    idempotent: Annotated[
+        bool,
+        Option(
+            "Whether calling twice has the same effect as calling once. Descriptions tell clients, "
+            "which may then declare it so, too.",
+            see="calls.md#retries",
+        ),
+    ] = False
+    run_timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds that the function may run; a caller that allows more time does not get it. "
+            "`None` means the server's `run_timeout` for unary functions, and no limit for all "
+            "others.",
+            "seconds",
+            above=0,
+        ),
+    ] = None
+    inline: Annotated[
+        bool,
+        Option(
+            "Whether a `def` runs on the event loop instead of in a thread. Use it only for "
+            "functions that never block.",
+            see="blocking.md",
+        ),
+    ] = False
+    allow: Annotated[
+        Allow | None,
+        Option(
+            "Names of the clients that may call the function, or a function that takes the `Call` "
+            "and returns whether its client may. `None` means all clients.",
+            check=allow_rule,
+            see="authentication.md",
+        ),
+    ] = None

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from rap.call import StreamType, method_path
-from rap.clock import NEVER, check_timeout
+from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
-from rap.options import check_flag
+from rap.options import checks_options
 from rap.schema.function import Function
 from rap.schema.signature import is_plain_iterator
 from rap.server.authorization import Allow, Predicate, allow_rule, both
+from rap.server.config import HandlerOptions, check_path
 
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
@@ -162,8 +163,10 @@ class Router:
         """Add a rule for all functions of a group, in addition to their rules.
 
         Raises:
-            RegistrationError: `allow` is neither a function nor a collection of names.
+            RegistrationError: `group` is not the name of a group, or `allow` is neither a function
+                nor a collection of names.
         """
+        check_path(group, "group")
         rule = allow_rule(allow)
         if rule is None:
             raise RegistrationError("allow must be a function or a set of names, got None")
@@ -191,6 +194,7 @@ class Router:
         """Call `callback` whenever a handler was replaced; it drops cached handlers."""
         self._on_replace = callback
 
+    @checks_options(HandlerOptions)
     def make(
         self,
         func: Callable[..., Any],
@@ -207,8 +211,7 @@ class Router:
         function = Function.of(func)
         name = function.name if name is None else name
         group = DEFAULT_GROUP if group is None else group
-        _check_path("name", name)
-        _check_path("group", group)
+        check_path(name, "name")
         if inline and function.is_async:
             raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
         is_async = function.is_async or inspect.iscoroutinefunction(inspect.unwrap(func))
@@ -218,14 +221,8 @@ class Router:
             raise function.unsendable
         if function.stream_parameter is not None and not function.is_async:
             _check_plain_stream(name, function.stream_parameter, function, inline)
-        if not isinstance(doc, str | None):
-            raise RegistrationError(f"{name}: doc must be a string, got {doc!r}")
-        check_flag("is_private", is_private)
-        check_flag("idempotent", idempotent)
-        check_flag("inline", inline)
         method = method_path(group, name)
-        limit = check_timeout("run_timeout", run_timeout)
-        default = NEVER
+        limit, default = run_timeout, NEVER
         if limit is None:
             limit = self._run_timeout if function.stream_type is StreamType.UNARY else NEVER
             if not self._is_limit:
@@ -318,8 +315,3 @@ def _check_plain_stream(name: str, parameter: str, function: Function, inline: b
     if not is_plain_iterator(function.type_hints[parameter]):
         text = f"a `def` reads its stream with `for`: declare {parameter!r} as Iterator[...]"
         raise RegistrationError(f"{name}: {text}, or write an `async def`")
-
-
-def _check_path(option: str, value: object) -> None:
-    if not isinstance(value, str) or not value or "/" in value or len(value) > 255:
-        raise RegistrationError(f"{option} must be 1 to 255 characters without '/', got {value!r}")

@@ -12,13 +12,13 @@ from rap.address import Address, brief
 from rap.call import Side
 from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
-from rap.options import check_flag, make_config, takes_options_of
+from rap.options import check_flag, checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import State
 from rap.server.admin import Admin
 from rap.server.authentication import make_authenticator
 from rap.server.authorization import Allow
-from rap.server.config import ServerConfig
+from rap.server.config import HandlerOptions, ServerConfig
 from rap.server.connections import ConnectionManager
 from rap.server.dispatch import Dispatcher
 from rap.server.hooks import Event, check_events, discard_events, run_event, run_stop_events
@@ -295,6 +295,7 @@ class Server:
         allow: Allow | None = None,
     ) -> Callable[[F], F]: ...
 
+    @checks_options(HandlerOptions)
     def register(
         self,
         func: Any = None,
@@ -316,19 +317,22 @@ class Server:
 
         Args:
             func: The function, object or class.
-            name: Name that clients use. By default the name of the function.
-            group: Group of the function. By default ``default``.
-            is_private: Whether only clients on the same machine may call it.
-            doc: Description of the function. By default its docstring.
-            idempotent: Whether calling twice has the effect of calling once. Clients may then
-                retry it.
-            run_timeout: Seconds that the function may run, more than 0. By default the server's
-                `run_timeout` for unary functions, and no limit for the others. A caller that
-                allows more time does not get it.
-            inline: Whether a ``def`` runs on the event loop instead of in a thread. Use it only for
-                functions that never block.
-            allow: Names of the clients that may call it, or a function that takes the `Call` and
-                returns whether the client may. See `rap.server.authorization`.
+            name: Name that clients use. `None` means the name of the function. Default None.
+            group: Group of the function. `None` means `default`, or for the methods of an object or
+                a class, the name of the class. Default None.
+            is_private: Whether only clients on the same machine may call the function. Default
+                False.
+            doc: Description of the function, for listings. `None` means its docstring. Default
+                None.
+            idempotent: Whether calling twice has the same effect as calling once. Descriptions tell
+                clients, which may then declare it so, too. Default False.
+            run_timeout: Seconds that the function may run; a caller that allows more time does not
+                get it. `None` means the server's `run_timeout` for unary functions, and no limit
+                for all others. Default None, more than 0.
+            inline: Whether a `def` runs on the event loop instead of in a thread. Use it only for
+                functions that never block. Default False.
+            allow: Names of the clients that may call the function, or a function that takes the
+                `Call` and returns whether its client may. `None` means all clients. Default None.
 
         Raises:
             ValueError: An option has a bad value; the message names it.
@@ -353,6 +357,7 @@ class Server:
             self._router.register_methods(func, group, **options)
         return func
 
+    @checks_options(HandlerOptions)
     def allow_group(self, group: str, allow: Allow) -> None:
         """Let only some clients call a group, in addition to the rules of its functions.
 
@@ -361,7 +366,8 @@ class Server:
             allow: As for `register`.
 
         Raises:
-            RegistrationError: `allow` is neither a function nor a collection of names.
+            RegistrationError: `group` is not the name of a group, or `allow` is neither a function
+                nor a collection of names.
         """
         self._router.allow_group(group, allow)
 

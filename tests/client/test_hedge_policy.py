@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rap.client import Client
-from rap.client.retry import HedgePolicy, RollingQuantile, check_options
+from rap.client.retry import HedgePolicy, RollingQuantile
 from rap.client.sync import SyncClient
 from rap.errors import RegistrationError
 from tests.fake_clock import FakeClock
@@ -144,7 +144,7 @@ def test_a_hedge_is_a_time_or_a_flag(hedge: Any) -> None:
 
 @pytest.mark.parametrize("hedge", [None, False, True, 0.5, 3])
 def test_a_valid_hedge_is_accepted(hedge: Any) -> None:
-    check_options(None, True, hedge)
+    Client().register(idempotent=True, hedge=hedge)
 
 
 @pytest.mark.parametrize("client", [Client, SyncClient])

@@ -109,6 +109,8 @@ def test_a_call_is_refused_on_both_sides_alike(values: list[int]) -> None:
         (add, (1,), {}, r"missing a required argument: 'b'; expected add\(a: int, b: int\), got 1"),
         (add, (1, 2, 3), {}, r"add\(\): too many positional arguments; .*, got 3 by position"),
         (add, (1, 2), {"c": 3}, r"unexpected keyword argument 'c'; .* and \['c'\]"),
+        (add, (1, 2), {"timeuot": 3}, r"argument 'timeuot'; did you mean 'timeout'\?; expected"),
+        (total, (), {"number": 3}, r"argument 'number'; did you mean 'numbers'\?; expected"),
         (add, (1, 2), {"b": 3}, r"multiple values for argument 'b'"),
         (total, (1, "x"), {}, r"argument 'numbers': expected `int`, got `str`"),
         (

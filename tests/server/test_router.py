@@ -259,7 +259,7 @@ async def test_an_object_may_be_registered_under_another_group() -> None:
         (lambda s: s.register(where, "x" * 256), "name must be 1 to 255 characters"),
         (lambda s: s.register(where, 5), "name must be 1 to 255 characters without '/', got 5"),
         (lambda s: s.register(where, group=5), "group must be 1 to 255 .*, got 5"),
-        (lambda s: s.register(where, doc=5), "where: doc must be a string, got 5"),
+        (lambda s: s.register(where, doc=5), "doc must be a string, got 5"),
         (
             lambda s: s.register(plain_channel),
             "plain_channel: a channel function is an",

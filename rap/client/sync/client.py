@@ -21,14 +21,14 @@ from collections.abc import (
 from contextvars import Token
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from rap.call import StreamType
+from rap.call import CALL_OPTIONS, StreamType
 from rap.channel import Channel
 from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
-from rap.client.config import ClientConfig
+from rap.client.config import ClientConfig, StubOptions
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache, merge_arguments
-from rap.client.retry import check_options
+from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session
 from rap.client.stub import bind_interface, make_stub, split_decorated
 from rap.client.sync.call import SyncCall
@@ -37,7 +37,7 @@ from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.clock import check_call_timeout
-from rap.options import check_flag, takes_options_of
+from rap.options import checks_options, takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
 from rap.transport import Connection
@@ -45,8 +45,6 @@ from rap.transport import Connection
 __all__ = ["SyncClient", "SyncSession", "SyncStreamStub", "SyncUnaryStub"]
 
 
-_CALL_OPTIONS = {"group", "session", "header", "timeout", "affinity"}
-_CHANNEL_OPTIONS = ("session", "timeout", "header", "affinity")
 # What a forked child has inherited. It is kept, because collecting a loop would close it.
 _inherited: list[tuple[LoopThread, Client]] = []
 # The clients that a forked child has to be told to; a client that is dropped leaves the set.
@@ -173,6 +171,7 @@ class SyncClient:
         hedge: bool | float | None = None,
     ) -> _Declare: ...
 
+    @checks_options(StubOptions)
     def register(
         self,
         name: Any = "",
@@ -200,8 +199,7 @@ class SyncClient:
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        check_options(timeout, idempotent, hedge)
-        check_flag("enable_type_check", enable_type_check)
+        check_hedge(hedge, idempotent)
         declared, name = split_decorated(
             "client", name, (group, enable_type_check, timeout, idempotent, hedge)
         )
@@ -214,6 +212,7 @@ class SyncClient:
 
         return decorate if declared is None else decorate(declared)
 
+    @checks_options(StubOptions)
     def bind(
         self,
         interface: Callable[..., I],
@@ -299,28 +298,56 @@ class SyncClient:
         return SyncSession(self, Session(self.live[0]))
 
     def raw_call(
-        self, name: str, *args: Any, session: "SyncSession | None" = None, **options: Any
+        self,
+        name: str,
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Call a function by its name.
 
         Args:
             name: Name of the function.
-            args: Arguments of the function.
-            session: Session of the call; by default the current session of the thread.
-            options: Options of `Client.raw_call`, and keyword arguments of the function.
+            args: Positional arguments of the function.
+            group: See `Client.raw_call`, also for the other options.
+            kwargs: Keyword arguments of the function.
 
         Raises:
             CallError: The call failed.
         """
         client, thread = self.live
-        return thread.run(client.raw_call(name, *args, session=_plain(session), **options))
+        running = client.raw_call(
+            name,
+            *args,
+            group=group,
+            session=_plain(session),
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            arg_param=arg_param,
+            kwarg_param=kwarg_param,
+            **kwargs,
+        )
+        return thread.run(running)
 
     def call(
         self,
         func: Callable[..., Any],
         *args: Any,
+        group: str | None = None,
         session: "SyncSession | None" = None,
-        **options: Any,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Call the server's function that a local function declares.
 
@@ -333,15 +360,32 @@ class SyncClient:
             TypeError: `func` is a generator or channel function.
         """
         client, thread = self.live
-        args, options, items = self._lend(func, args, options)
-        return _run(thread, client.call(func, *args, session=_plain(session), **options), items)
+        given, named = merge_arguments(args, arg_param, kwargs, kwarg_param)
+        given, named, items = self._lend(func, group, given, named)
+        running = client.call(
+            func,
+            *given,
+            group=group,
+            session=_plain(session),
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            kwarg_param=named,
+        )
+        return _run(thread, running, items)
 
     def iterator_call(
         self,
         func: Callable[..., Any] | str,
         *args: Any,
+        group: str | None = None,
         session: "SyncSession | None" = None,
-        **options: Any,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> SyncIterator[Any]:
         """Return an iterator over the items of a server's generator.
 
@@ -353,8 +397,18 @@ class SyncClient:
             TypeError: `func` is not a generator function.
         """
         client, thread = self.live
-        args, options, items = self._lend(func, args, options)
-        remote = client.iterator_call(func, *args, session=_plain(session), **options)
+        given, named = merge_arguments(args, arg_param, kwargs, kwarg_param)
+        given, named, items = self._lend(func, group, given, named)
+        remote = client.iterator_call(
+            func,
+            *given,
+            group=group,
+            session=_plain(session),
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            kwarg_param=named,
+        )
         return SyncIterator(self, thread, remote, items)
 
     def channel(
@@ -376,11 +430,8 @@ class SyncClient:
         Args:
             func: Name of the function, or a function that declares it; that is not run.
             args: Positional arguments, without the channel.
-            group: Group of the function; by default ``default``.
-            session: Session of the call; by default the current session of the thread.
-            header: Header of the call.
-            timeout: Seconds that the whole call may take.
-            affinity: See `Client.raw_call`, also for the other arguments.
+            group: See `Client.raw_call`, also for the other options.
+            kwargs: Keyword arguments of the function.
 
         Raises:
             TypeError: `func` is not a channel function.
@@ -455,23 +506,23 @@ class SyncClient:
         return thread.run(coroutine)
 
     def _lend(
-        self, func: Callable[..., Any] | str, args: Any, options: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any], ThreadItems | None]:
+        self,
+        func: Callable[..., Any] | str,
+        group: str | None,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[Sequence[Any], dict[str, Any], ThreadItems | None]:
         """Return the arguments of a call, in which an iterator stands for a plain request stream.
 
         Raises:
             InvalidArgument: The request stream is missing.
         """
         if isinstance(func, str):
-            return args, options, None
-        function = self._methods.for_function(func, options.get("group")).function
+            return args, kwargs, None
+        function = self._methods.for_function(func, group).function
         if function is None or function.stream_parameter is None:
-            return args, options, None
-        lists = options.pop("arg_param", None), options.pop("kwarg_param", None)
-        named = {key: options.pop(key) for key in [*options] if key not in _CALL_OPTIONS}
-        args, named = merge_arguments(args, lists[0], named, lists[1])
-        args, named, items = lend_items(function, args, named)
-        return args, {**options, "kwarg_param": named}, items
+            return args, kwargs, None
+        return lend_items(function, args, kwargs)
 
     def after_fork(self) -> None:
         """Give up the connections of the parent process; called in a forked child."""
@@ -559,9 +610,32 @@ class SyncSession:
         """
         return self._client.execute(self, obj, list(arg_list or ()), dict(kwarg_dict or {}))
 
-    def channel(self, func: Callable[..., Any] | str, /, *args: Any, **options: Any) -> SyncChannel:
+    def channel(
+        self,
+        func: Callable[..., Any] | str,
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel:
         """Return a channel in this session; see `SyncClient.channel`."""
-        return self._client.channel(func, *args, session=self, **options)
+        return self._client.channel(
+            func,
+            *args,
+            group=group,
+            session=self,
+            header=header,
+            timeout=timeout,
+            affinity=affinity,
+            arg_param=arg_param,
+            kwarg_param=kwarg_param,
+            **kwargs,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session.describe()}>"
@@ -654,7 +728,7 @@ class _SyncStub:
         parameters = function.signature.parameters
         options = {
             name: kwargs.pop(name)
-            for name in _CHANNEL_OPTIONS
+            for name in CALL_OPTIONS
             if name in kwargs and name not in parameters
         }
         if (args or kwargs) and len(parameters) == 1:
