@@ -37,7 +37,7 @@ __all__ = [
 
 # Options of a call that a stub takes as keyword arguments. A parameter of the function that has the
 # same name comes first.
-CALL_OPTIONS = ("session", "timeout", "header", "affinity")
+CALL_OPTIONS = ("session", "timeout", "header", "affinity", "wait_for_ready")
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
 # Header of a call that is made on behalf of another machine, as a gateway does. Private functions
@@ -108,6 +108,7 @@ class Call:
         deadline: Seconds on the monotonic clock; `NEVER` without a deadline.
         peer: The other end; on a client `None` until a connection is picked.
         affinity: On a client, the key whose calls go to one node, or `None`.
+        wait_for_ready: On a client, how long the call waits for a server; see `Client`.
 
     Attributes:
         answer: On a client, what has header and trailer of the answer: the meta of its frame, or
@@ -131,6 +132,7 @@ class Call:
         "side",
         "state",
         "stream_type",
+        "wait_for_ready",
     )
 
     def __init__(
@@ -142,6 +144,7 @@ class Call:
         deadline: float = NEVER,
         peer: Peer | None = None,
         affinity: str | None = None,
+        wait_for_ready: bool | float | None = None,
     ) -> None:
         self.method = method
         self.stream_type = stream_type
@@ -150,6 +153,7 @@ class Call:
         self.deadline = deadline
         self.peer = peer
         self.affinity = affinity
+        self.wait_for_ready = wait_for_ready
         self.answer: bytes | Header = b""
         self.attempt = 1
         self.retried: CallError | None = None
@@ -202,6 +206,7 @@ class Call:
         """
         copy = Call(self.method, self.stream_type, self.side, self.header, self.deadline)
         copy.affinity = self.affinity
+        copy.wait_for_ready = self.wait_for_ready
         copy.on_attempt = self.on_attempt
         copy.state = dict(self.state)
         return copy

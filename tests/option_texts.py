@@ -22,6 +22,7 @@ TOPICS = {
     "blocking.md": "blocking functions",
     "calls.md#hedged-requests": "hedged requests",
     "calls.md#retries": "retries",
+    "calls.md#waiting-for-a-server": "waiting for a server",
     "discovery.md": "discovery",
     "discovery.md#subsetting": "subsetting",
     "discovery.md#zones": "zones",

@@ -119,7 +119,7 @@ async def _connected(instance: Instance, end: float, patience: float) -> tuple[N
         pool = next((node.pool for node in cluster.nodes.values()), None)
         if pool is not None and pool.denial is not None:
             raise pool.denial
-        if pool is not None and refuses(cluster):
+        if pool is not None and refuses(cluster) and not client.config.wait_for_ready:
             raise Unavailable(pool.error)
         if loop.time() >= end:
             raise Unavailable(f"there was no connection within {patience:g} s")

@@ -1,6 +1,5 @@
 """The servers that a command calls: the options that name them, and a client for them."""
 
-import asyncio
 import functools
 import re
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +24,7 @@ T = TypeVar("T")
 DEFAULT_HOST = "localhost:9000"
 
 _PATIENCE = 9.0  # seconds to find a server without --timeout
-_POLL = 0.02  # seconds between two checks whether all servers refuse
+_FAILED_FAST = "wait_for_ready=False"  # in an error of the client
 # Options of `Client` and of the command line, to translate messages.
 _NAMES = {
     "host_list": "--host",
@@ -54,6 +53,7 @@ class Remote:
     key: str | None
     token: str | None
     timeout: float | None
+    wait: bool = False
 
     @property
     def registry_url(self) -> str | None:
@@ -117,6 +117,7 @@ class Remote:
             token=self.token,
             connect_timeout=self.patience,
             timeout=self.timeout,
+            wait_for_ready=self.wait or None,
             **options,
         )
 
@@ -129,7 +130,12 @@ class Remote:
         """
         client = self.client(**options)
         try:
-            await _connect(client)
+            await client.open()
+            try:
+                await client.cluster.connect(self.wait)
+            except Unavailable as error:
+                hint = "use --wait to wait for a server"
+                raise Unavailable(error.message.replace(_FAILED_FAST, hint)) from None
             yield client
         finally:
             await client.await_close()
@@ -145,19 +151,6 @@ def checked(make: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return make(*args, **kwargs)
     except (ValueError, ImportError) as exc:
         raise click.UsageError(_NAMED.sub(lambda it: _NAMES[it[1]], str(exc))) from exc
-
-
-async def _connect(client: Client) -> None:
-    """Connect, or fail as soon as all servers refuse: a user should not wait for a retry."""
-    connecting = asyncio.create_task(client.connect(), name="rap connect")
-    try:
-        while not connecting.done():
-            await asyncio.wait([connecting], timeout=_POLL)
-            if not connecting.done() and refuses(client.cluster):
-                raise Unavailable(client.cluster.describe())
-        await connecting
-    finally:
-        connecting.cancel()
 
 
 def refuses(cluster: Cluster) -> bool:
@@ -238,5 +231,11 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         metavar="SECONDS",
         help="Time limit to find a server, and for each call. [default: 9 to find a server (rap"
         " ping: 2, rap top: 1), none for calls]",
+    ),
+    click.option(
+        "--wait",
+        is_flag=True,
+        help="Wait for a server until --timeout. Otherwise the command fails as soon as every"
+        " server has refused a connection, or if there is none.",
     ),
 ]

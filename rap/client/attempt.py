@@ -104,12 +104,14 @@ class AttemptFactory:
         return None
 
     def wait_for_pick(self, call: Call, exclude: frozenset[str]) -> Coroutine[Any, Any, Pick]:
-        """Return a node and a connection; wait for them until the deadline of the call.
+        """Return a node and a connection; wait for them as long as the call wants.
 
         Raises:
             CallError: See `Cluster.acquire`.
         """
-        return self.cluster.acquire(call.deadline, call.affinity, exclude, call.method)
+        return self.cluster.acquire(
+            call.deadline, call.affinity, exclude, call.method, call.wait_for_ready
+        )
 
     def start_unary(
         self,

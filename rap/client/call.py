@@ -28,6 +28,7 @@ from rap.client.node import Node
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, is_refusal, serves_retry
 from rap.client.session import Session, SessionClient, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
+from rap.client.waiting import WaitForReady, check_wait_for_ready
 from rap.clock import NEVER, Clock, inherited_deadline
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, Unavailable
 from rap.processor.base import Pipeline
@@ -94,6 +95,7 @@ class Invoker:
         header: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
     ) -> Any:
         """Make a unary call and return its result.
 
@@ -105,12 +107,15 @@ class Invoker:
             header: Sent with the call: a mapping of names to msgpack values.
             timeout: Seconds; `None`: no limit but the deadline of the call that runs here.
             affinity: Key whose calls should keep to one server.
+            wait_for_ready: How long the call waits for a server; `None`: as the client does.
 
         Raises:
             CallError: It failed; see `rap.errors`.
         """
         body = method.encode(args, kwargs)
-        call, session = self.start_call(method, _UNARY, session, header, timeout, affinity)
+        call, session = self.start_call(
+            method, _UNARY, session, header, timeout, affinity, wait_for_ready
+        )
         send = self.call_with_retries if method.hedge is None else self.call_with_hedging
         if self.pipeline.has_scope and not self.untraced(call):
             with self.pipeline.scope(call):
@@ -128,6 +133,7 @@ class Invoker:
         header: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
     ) -> UnaryCall[Any]:
         """Start a unary call in a task; see `unary` for the arguments.
 
@@ -135,7 +141,9 @@ class Invoker:
             InvalidArgument: The arguments do not fit the function.
         """
         body = method.encode(args, kwargs)
-        call, session = self.start_call(method, _UNARY, session, header, timeout, affinity)
+        call, session = self.start_call(
+            method, _UNARY, session, header, timeout, affinity, wait_for_ready
+        )
         return self.start_task(call, self._unary(method, call, session, body))
 
     def start_task(self, call: Call, running: Coroutine[Any, Any, Any]) -> UnaryCall[Any]:
@@ -160,10 +168,13 @@ class Invoker:
         header: Mapping[str, Any] | None,
         timeout: float | None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
     ) -> tuple[Call, Session | None]:
         """Return the `Call`, with session, header and deadline settled, and its session."""
         if affinity is not None and not isinstance(affinity, str):
             raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
+        if wait_for_ready is not None:
+            check_wait_for_ready(wait_for_ready)
         if session is not None:
             if not isinstance(session, Session):
                 raise TypeError(f"session must be a Session, got {session!r}")
@@ -186,7 +197,9 @@ class Invoker:
             limit = self.monotonic() + timeout
             if limit < deadline:
                 deadline = limit
-        call = Call(method.path, stream_type, _CLIENT, own, deadline, None, affinity)
+        call = Call(
+            method.path, stream_type, _CLIENT, own, deadline, None, affinity, wait_for_ready
+        )
         return call, session
 
     def untraced(self, call: Call) -> bool:

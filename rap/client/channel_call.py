@@ -14,6 +14,7 @@ from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState, is_refusal, pushback
 from rap.client.session import PinnedSession, Session, SessionClient, ambient_session
+from rap.client.waiting import WaitForReady
 from rap.errors import CallError, Code, DeadlineExceeded
 
 __all__ = ["ChannelCall"]
@@ -36,6 +37,7 @@ class ChannelCall:
         header: Sent with the call: a mapping of names to msgpack values.
         timeout: Seconds that the whole call may take; `None`: no limit.
         affinity: Key whose calls should keep to one server.
+        wait_for_ready: How long the call waits for a server; `None`: as the client does.
 
     Raises:
         InvalidArgument: The arguments do not fit the function.
@@ -53,6 +55,7 @@ class ChannelCall:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
     ) -> None:
         self._invoker = invoker
         self._method = method
@@ -64,7 +67,7 @@ class ChannelCall:
         self._body = body if args or kwargs else None
         limit = method.timeout if timeout is None else timeout
         self._call, self._session = invoker.start_call(
-            method, StreamType.CHANNEL, session, header, limit, affinity
+            method, StreamType.CHANNEL, session, header, limit, affinity, wait_for_ready
         )
         if self._session is None:
             self._call.header["session_id"] = self._own.id

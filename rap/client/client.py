@@ -35,7 +35,8 @@ from rap.client.stub import (
     split_decorated,
 )
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
-from rap.clock import NEVER, check_call_timeout, clock_of, random_of
+from rap.client.waiting import WaitForReady
+from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import ConnectionClosed, ExceptionTypes
 from rap.options import checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
@@ -81,8 +82,8 @@ class Client:
         timeout: Default timeout of a unary call, in seconds. `None` means no deadline. Generators
             and channels have no deadline unless the call sets one. Default 9 seconds, more than 0.
         connect_timeout: Maximum seconds to open a connection. Also the maximum seconds that
-            `connect`, or a call without a deadline, waits for a server. Default 9 seconds, more
-            than 0.
+            `connect`, or a call without a deadline, waits for a server; see `wait_for_ready`.
+            Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
@@ -99,6 +100,11 @@ class Client:
             every one has reached `max_in_flight` or its `max_streams`. The next call fails with
             `ResourceExhausted`. A call that waits takes about 4 kB of memory. Default 65,536 calls,
             at least 0.
+        wait_for_ready: How long a call waits for a server if none is connected. `True`: until its
+            deadline. `False`: it fails as soon as every server has refused or could not be reached.
+            A number: at most so many seconds. `None`: while a server is connected to for the first
+            time, then for 1 second, or until 5 seconds after a server was last connected. Default
+            None.
         max_attempts: Maximum attempts of one call, including the first one. A call is retried only
             if that is safe. Default 4 attempts, at least 1.
         retry_budget: Maximum retries and hedged requests, as a share of the calls of the last ten
@@ -348,7 +354,7 @@ class Client:
             RuntimeError: The client is connected in another event loop.
         """
         await self.open()
-        await self.invoker.cluster.acquire(NEVER)
+        await self.invoker.cluster.connect()
 
     async def open(self) -> None:
         """Begin to connect, in the event loop of the caller; see `connect`."""
@@ -510,6 +516,7 @@ class Client:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -543,7 +550,7 @@ class Client:
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = method.timeout if check_call_timeout(timeout) is None else timeout
         return await self.invoker.unary(
-            method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
+            method, *arguments, session, header, limit, affinity, wait_for_ready
         )
 
     async def call(
@@ -555,6 +562,7 @@ class Client:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -580,11 +588,11 @@ class Client:
             from rap.client.request_pump import client_stream  # few clients send request streams
 
             _, running = client_stream(
-                self.invoker, method, *arguments, session, header, limit, affinity
+                self.invoker, method, *arguments, session, header, limit, affinity, wait_for_ready
             )
             return await running
         return await self.invoker.unary(
-            method, *arguments, session=session, header=header, timeout=limit, affinity=affinity
+            method, *arguments, session, header, limit, affinity, wait_for_ready
         )
 
     def iterator_call(
@@ -596,6 +604,7 @@ class Client:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -627,6 +636,7 @@ class Client:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
         )
 
     def channel(
@@ -639,6 +649,7 @@ class Client:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -671,6 +682,7 @@ class Client:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
         )
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import islice
+from math import inf
 from typing import Any, NamedTuple
 
 from rap.balance import (
@@ -29,17 +29,15 @@ from rap.balance import (
     median_ewma,
     needs_all,
 )
-from rap.call import inherited_from
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Counters, Pool, ServerDraining, has_room
 from rap.client.subsetting import Subsetting
+from rap.client.waiting import Outlook, Patience, PickQueue, WaitForReady
 from rap.clock import NEVER, Clock
 from rap.errors import (
-    CallError,
     ConnectionClosed,
     DeadlineExceeded,
-    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
@@ -48,7 +46,7 @@ from rap.registry.base import last_error_of
 from rap.tasks import start_task
 from rap.transport import Connection
 
-__all__ = ["Cluster", "PickQueue", "Ready", "ready_nodes"]
+__all__ = ["Cluster", "Ready", "ready_nodes"]
 
 _log = logging.getLogger("rap.client")
 
@@ -117,77 +115,6 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     return Ready(tuple(healthy), changing, panic)
 
 
-class PickQueue:
-    """The queue of calls that no server can take now, in the order in which they came.
-
-    Args:
-        limit: How many calls may wait.
-        clock: Source of time.
-
-    Attributes:
-        queue: A future for each call; empty, and so false, while no call waits.
-        called: Calls whose turn it is, and that have not run since.
-    """
-
-    def __init__(self, limit: int, clock: Clock) -> None:
-        self.queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()  # removes in O(1)
-        self.called = 0
-        self._limit = limit
-        self._clock = clock
-        self._loop = asyncio.get_running_loop()
-
-    async def wait(self, until: float, *, first: bool = False) -> None:
-        """Return when it is this call's turn to pick again.
-
-        Args:
-            until: Seconds on the monotonic clock.
-            first: Whether it has waited before, and found no place: it is the next again.
-
-        Raises:
-            ResourceExhausted: Too many calls wait already.
-            TimeoutError: Its turn did not come in time.
-        """
-        if len(self.queue) >= self._limit and not first:
-            raise ResourceExhausted(
-                f"{self._limit} calls wait for a server, which is max_waiting", unserved=True
-            )
-        turn = self._loop.create_future()
-        self.queue[turn] = None
-        if first:
-            self.queue.move_to_end(turn, last=False)
-        try:
-            async with asyncio.timeout(max(0.0, until - self._clock.monotonic())):
-                await turn
-        except BaseException:
-            if turn in self.queue:
-                del self.queue[turn]
-            elif turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.called -= 1
-                self.wake()  # this call does not use its turn: pass it on
-            raise
-        self.called -= 1
-
-    def wake(self, count: int = 1) -> None:
-        """Let the first calls in the queue go on, as many as there are places."""
-        while self.queue and count > 0:
-            turn, _ = self.queue.popitem(last=False)
-            if not turn.done():
-                self.called += 1
-                turn.set_result(None)
-                count -= 1
-
-    def wake_all(self) -> None:
-        """Let all calls go on; those that find no server wait again."""
-        self.wake(len(self.queue))
-
-    def fail(self, error: CallError) -> None:
-        """Fail all calls."""
-        for turn in self.queue:
-            if not turn.done():
-                turn.set_exception(error)
-        self.queue.clear()
-
-
 class Cluster:
     """The nodes of one service.
 
@@ -242,6 +169,9 @@ class Cluster:
         self._known = False  # a first snapshot has come
         self._queue = PickQueue(config.max_waiting, clock)
         self.waiters = self._queue.queue
+        self._outlook = Outlook()  # of the calls that wait
+        self._answer_due = NEVER  # when the registry should have answered
+        self._ready_until = -inf  # when a server was last ready
         self._waiting_in_sessions = 0
         self._watching: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
@@ -256,6 +186,7 @@ class Cluster:
 
     def start(self) -> None:
         """Watch the service and connect to its servers, in the background."""
+        self._answer_due = self._clock.monotonic() + self._config.connect_timeout
         self._watching = start_task(self._watch(), name=f"rap watch {self.service}")
 
     def pick(
@@ -282,20 +213,36 @@ class Cluster:
                 return None
         return node
 
+    async def connect(self, chosen: WaitForReady = True) -> None:
+        """Return when a server is ready; wait for `connect_timeout` at most.
+
+        Args:
+            chosen: As in `acquire`.
+
+        Raises:
+            CallError: See `acquire`.
+        """
+        began = self._clock.monotonic()
+        limit = began + self._config.connect_timeout
+        await self._acquire(Patience(began, limit, chosen, is_call=False))
+
     async def acquire(
         self,
         deadline: float,
         affinity: str | None = None,
         exclude: frozenset[str] = frozenset(),
         method: str = "",
+        chosen: WaitForReady = None,
     ) -> tuple[Node, Connection]:
-        """Return a node and a connection of it; wait for them until `deadline`.
+        """Return a node and a connection of it; wait for them as long as the caller has chosen.
 
         Args:
-            deadline: Seconds on the monotonic clock; `NEVER`: wait `connect_timeout`.
+            deadline: Seconds on the monotonic clock; `NEVER`: wait `connect_timeout`, or without
+                limit if that was chosen.
             affinity: See `pick`.
             exclude: See `pick`.
             method: What is called, for the error; empty for no call.
+            chosen: The option ``wait_for_ready`` of the call; `None`: that of the client.
 
         Raises:
             DeadlineExceeded: It was too late from the start.
@@ -307,16 +254,28 @@ class Cluster:
         if deadline <= began:
             text = f"{method}: the deadline passed before it was sent"
             raise DeadlineExceeded(text, unserved=True)
-        limit = deadline if is_call else began + self._config.connect_timeout
+        chosen = self._config.wait_for_ready if chosen is None else chosen
+        if not is_call and chosen is not True:
+            deadline = began + self._config.connect_timeout
+        patience = Patience(began, deadline, chosen, is_call=is_call)
+        return await self._acquire(patience, affinity, exclude, method)
+
+    async def _acquire(
+        self,
+        patience: Patience,
+        affinity: str | None = None,
+        exclude: frozenset[str] = frozenset(),
+        method: str = "",
+    ) -> tuple[Node, Connection]:
         has_waited = False
         while not self._closed:
             node = (self._pick_in_turn if has_waited else self.pick)(affinity, exclude)
             if node is None:
                 try:
-                    await self._wait(limit, has_waited)
+                    await self._wait(patience, has_waited)
                     has_waited = True
                 except TimeoutError:
-                    waited = _waited(limit - began, limit, is_call=is_call)
+                    waited = patience.describe(self._clock.monotonic())
                     what = f"{method}: " if method else ""
                     text = f"{what}{self.describe()}; {waited}"
                     raise Unavailable(text, unserved=True) from None
@@ -338,19 +297,36 @@ class Cluster:
         finally:
             self._open_places = places
 
-    async def _wait(self, limit: float, has_waited: bool) -> None:
+    async def _wait(self, patience: Patience, has_waited: bool) -> None:
         """Return when it is this call's turn to pick again; see `PickQueue.wait`."""
         if denial := _denial_of(self.nodes.values()):
             raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
         if not self.ready and not self.waiters:  # the first one; `_refresh` sees to later dials
             self._hurry_dials()
+        self._outlook = self._look_ahead()
+        if patience.until(self._outlook) <= self._clock.monotonic():
+            raise TimeoutError
         self._look_for_room()
         self._open_places = 0
         try:
-            await self._queue.wait(limit, first=has_waited)
+            await self._queue.wait(lambda: patience.until(self._outlook), first=has_waited)
         finally:
             if not (self._queue.queue or self._queue.called):
                 self._open_places = self._max_in_flight
+
+    def _look_ahead(self) -> Outlook:
+        """Return what calls may hope for that find no server."""
+        nodes = self.nodes.values()
+        if self.ready or any(node.pool.full for node in nodes):
+            return Outlook(full=True)
+        if not self._known:  # by then it is as if the registry had answered with no server
+            return Outlook(False, self._answer_due, self._answer_due, self._ready_until)
+        dialled = [node for node in nodes if node.pool.wanted and not node.listed_as_draining]
+        has_failed = all(node.pool.failed for node in dialled)
+        is_tried = all(node.pool.tried for node in dialled)
+        return Outlook(
+            False, -inf if has_failed else inf, -inf if is_tried else inf, self._ready_until
+        )
 
     async def wait_for_room(self, conn: Connection, deadline: float) -> bool:
         """Wait until a connection takes one more call of a session; return whether it does.
@@ -503,7 +479,7 @@ class Cluster:
         """Take a snapshot of the registry."""
         self._known = True
         self._listed = listed
-        if self._set_nodes():
+        if self._set_nodes() or self.waiters:
             self._refresh()
 
     def _set_nodes(self) -> bool:
@@ -662,6 +638,8 @@ class Cluster:
             nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
         weights = [node.weight for node in nodes]
         if nodes != self.ready or weights != self._weights:  # pickers know it by identity
+            if self.ready and not nodes:
+                self._ready_until = now
             self.ready, self._weights = nodes, weights
         if self._zones is not None:
             self._zones.plan(self.ready, panic)
@@ -674,6 +652,10 @@ class Cluster:
                 self._queue.wake(self._places() + 1)  # the last one lets a full pool dial
             else:
                 self._hurry_dials()
+            outlook = self._look_ahead()
+            if outlook != self._outlook:
+                self._outlook = outlook
+                self._queue.retime()
             self._look_for_room()
 
     def _hurry_dials(self) -> None:
@@ -726,14 +708,6 @@ def _denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
     """Return why no server takes this client, if all of them reject it."""
     denials = [node.pool.denial for node in nodes]
     return denials[0] if all(denials) and denials else None
-
-
-def _waited(seconds: float, limit: float, *, is_call: bool) -> str:
-    """Return how long a call waited for a server, and which timeout ended that."""
-    which = "the timeout of the call" if is_call else "option connect_timeout"
-    if is_call and (outer := inherited_from(limit)):
-        which = f"the deadline of {outer} left no more"
-    return f"waited {round(max(seconds, 0.0), 3):g} s ({which})"
 
 
 def _closed_error(loop: asyncio.AbstractEventLoop) -> Unavailable:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from rap.balance import Picker
 from rap.client.target import Hosts
+from rap.client.waiting import check_wait_for_ready
 from rap.clock import Clock
 from rap.errors import Unauthenticated
 from rap.options import Option, Options
@@ -103,7 +104,7 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
         float,
         Option(
             "Maximum seconds to open a connection. Also the maximum seconds that "
-            "`connect`, or a call without a deadline, waits for a server.",
+            "`connect`, or a call without a deadline, waits for a server; see `wait_for_ready`.",
             "seconds",
             above=0,
         ),
@@ -136,6 +137,17 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             least=0,
         ),
     ] = 65536
+    wait_for_ready: Annotated[
+        bool | float | None,
+        Option(
+            "How long a call waits for a server if none is connected. `True`: until its deadline. "
+            "`False`: it fails as soon as every server has refused or could not be reached. A "
+            "number: at most so many seconds. `None`: while a server is connected to for the first "
+            "time, then for 1 second, or until 5 seconds after a server was last connected.",
+            check=check_wait_for_ready,
+            see="calls.md#waiting-for-a-server",
+        ),
+    ] = None
     max_attempts: Annotated[
         int,
         Option(
@@ -309,6 +321,15 @@ class CallOptions(Options, frozen=True, kw_only=True):
     affinity: Annotated[
         str | None,
         Option('Key whose calls go to the same server, with `picker="rendezvous"`.'),
+    ] = None
+    wait_for_ready: Annotated[
+        bool | float | None,
+        Option(
+            "How long the call waits for a server if none is connected: `True`, `False` or a "
+            "number of seconds. `None` means the `wait_for_ready` of the client.",
+            check=check_wait_for_ready,
+            see="calls.md#waiting-for-a-server",
+        ),
     ] = None
     arg_param: Annotated[
         Sequence[Any] | None,

@@ -1,8 +1,10 @@
 """A pool of connections to one server, dialled in the background and again after a loss.
 
 The backoff between dials is that of gRPC: 1 s, times 1.6 for each failure, at most 15 s, with a
-jitter of 20 %. While calls wait for a server, it is at most half a second. A connection that ends
-within a second counts as a failure too, if the one before did the same.
+jitter of 20 %. While calls wait for a server, it is at most half a second, and a dial that hangs is
+accompanied by a new one every second: its packets may have been lost while the host was away, and
+the kernel repeats them with growing pauses. A connection that ends within a second counts as a
+failure too, if the one before did the same.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ _GROWTH = 1.6
 _JITTER = 0.2
 _MAX_PAUSE = 15.0
 _HURRIED_PAUSE = 0.5  # while a call waits
+_HANGING = 1.0  # seconds after which a dial is accompanied by another one, while a call waits
 _BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failures
 
 
@@ -83,6 +86,8 @@ class Pool:
         error: Why the last dial failed, or the last connection ended.
         denial: Why the server rejected this client at the last dial; `None` if it did not.
         failures: Number of dials that failed in a row.
+        tried: Whether a dial has ended, in one way or the other.
+        failed: Whether the last dial failed. It holds until one succeeds, also while a dial runs.
         draining: Whether the last dial found a server that drains.
         wanted: Whether one connection is to be kept open.
         connections: All open connections.
@@ -104,6 +109,8 @@ class Pool:
         self.error: str = NOT_DIALLED
         self.denial: Unauthenticated | None = None
         self.failures = 0
+        self.tried = False
+        self.failed = False
         self.draining = False
         self.wanted = False
         self.counters = counters or Counters()
@@ -120,6 +127,8 @@ class Pool:
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
         self._dial_began: float | None = None  # of a dial that is under way
+        self._beside: asyncio.Task[None] | None = None  # accompanies it
+        self._is_hurried = False  # a call waits, as far as is known
         self._news: Notify | None = None  # tells a pause between two dials of a change
         self._due = 0.0  # when the pause ends
         self._hurried_due = 0.0  # when it ends if a call waits
@@ -181,12 +190,16 @@ class Pool:
     def reset_backoff(self) -> None:
         """Dial at once if a pause runs, with the shortest pause after that: the server is up."""
         self.failures = self._brief = 0
+        self.failed = False
         self._end_pause_at(0.0)
 
     def hurry(self) -> None:
-        """Dial soon if a pause runs or is about to: a call waits for a server."""
+        """Dial soon, beside a dial that hangs too: a call waits for a server."""
+        self._is_hurried = True
         if self._hurried_due < self._due:
             self._end_pause_at(self._hurried_due)
+        if self._dial_began is not None and self._beside is None:
+            self._beside = start_task(self._dial_beside(), name=f"rap dial {self._name} again")
 
     def _end_pause_at(self, due: float) -> None:
         self._due = due
@@ -214,16 +227,19 @@ class Pool:
     async def close(self) -> None:
         """Close every connection; calls on them fail."""
         self.wanted = False
-        if self._dialling is not None:
-            self._dialling.cancel()
-            await asyncio.wait([self._dialling])
+        tasks = [task for task in (self._dialling, self._beside) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await close_all(self.connections, ConnectionClosed("the client was closed"))
 
     def abort(self) -> None:
         """End every connection now, and the dial under way."""
         self.wanted = False
-        if self._dialling is not None:
-            self._dialling.cancel()
+        for task in (self._dialling, self._beside):
+            if task is not None:
+                task.cancel()
         for conn in list(self.connections):
             conn.abort(ConnectionClosed("the client was closed"))
 
@@ -236,17 +252,16 @@ class Pool:
         while self.wanted:
             try:
                 self._dial_began = self._clock.monotonic()
+                if self._is_hurried:
+                    self.hurry()
                 conn = await self._open_one()
-                self._dial_began = None
+                self._end_dial()
                 if self._admit(conn):
                     self.drain()
             except (RapError, OSError, ValueError) as exc:  # ValueError: a bad host name
-                self._dial_began = None
-                self.error = str(exc)
-                self.denial = exc if isinstance(exc, Unauthenticated) else None
+                self._end_dial()
                 self.failures += 1
-                self.counters.count_failed()
-                _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", exc)
+                self._note_failure(exc)
                 self.draining = isinstance(exc, ServerDraining)
                 if self.draining:
                     self.failures = 1
@@ -254,26 +269,73 @@ class Pool:
                 self.refresh()  # a call may have ended meanwhile
                 self._on_change()
             else:
-                self.failures = 0
-                self.counters.count_opened()
-                self.denial = None
-                self.draining = False
-                now = self._clock.monotonic()
-                if conn.closed:
-                    self._note_end(now)
-                else:
-                    self.connections.add(conn)
-                    self._opened_at[conn] = now
                 self._dialling = None
-                self.refresh()
-                self._on_change()
+                self._add(conn)
                 return
             await self._pause()
+
+    async def _dial_beside(self) -> None:
+        """While a dial hangs, try again and again beside it; the first that succeeds counts."""
+        assert self._dial_began is not None
+        await self._clock.sleep(self._dial_began + _HANGING - self._clock.monotonic())
+        while True:
+            try:
+                async with asyncio.timeout(_HANGING):
+                    conn = await self._open_one()
+                if self._admit(conn):
+                    self.drain()
+            except TimeoutError:
+                continue
+            except (RapError, OSError, ValueError) as exc:
+                self._note_failure(exc)
+                self._on_change()
+                await self._clock.sleep(_HURRIED_PAUSE)
+            else:
+                self._beside = None
+                if self._dialling is not None:
+                    self._dialling.cancel()
+                    self._dialling = None
+                self._end_dial()
+                self._add(conn)
+                return
+
+    def _end_dial(self) -> None:
+        """Note that no dial is under way, and end what accompanied it."""
+        self._dial_began = None
+        self._is_hurried = False
+        if self._beside is not None:
+            self._beside.cancel()
+            self._beside = None
+
+    def _note_failure(self, error: Exception) -> None:
+        """Note why a dial has failed."""
+        self.error = str(error)
+        self.denial = error if isinstance(error, Unauthenticated) else None
+        self.tried = self.failed = True
+        self.counters.count_failed()
+        _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", error)
+
+    def _add(self, conn: Connection) -> None:
+        """Take a connection that was dialled into the pool."""
+        self.failures = 0
+        self.tried, self.failed = True, False
+        self.counters.count_opened()
+        self.denial = None
+        self.draining = False
+        now = self._clock.monotonic()
+        if conn.closed:
+            self._note_end(now)
+        else:
+            self.connections.add(conn)
+            self._opened_at[conn] = now
+        self.refresh()
+        self._on_change()
 
     def _note_end(self, opened_at: float) -> None:
         """Count a connection that was open for a short time only."""
         brief = self._clock.monotonic() - opened_at < _BRIEF
         self._brief = self._brief + 1 if brief else 0
+        self.failed = self._brief > 1
 
     def _notify(self) -> Notify:
         """Return what ends a pause; made when it is first needed, which few pools do."""

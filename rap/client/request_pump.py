@@ -19,6 +19,7 @@ from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
 from rap.client.session import Session
+from rap.client.waiting import WaitForReady
 from rap.errors import CallError, Code, InvalidArgument
 from rap.processor.base import Pipeline
 from rap.schema.function import encode_any
@@ -245,6 +246,7 @@ def client_stream(
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
     affinity: str | None = None,
+    wait_for_ready: WaitForReady = None,
 ) -> tuple[Call, Coroutine[Any, Any, Any]]:
     """Return a client-streaming call, and the coroutine that makes it and returns its result.
 
@@ -257,6 +259,7 @@ def client_stream(
         header: Sent with the call: a mapping of names to msgpack values.
         timeout: Seconds; `None`: the limit of the method.
         affinity: Key whose calls should keep to one server.
+        wait_for_ready: How long the call waits for a server; `None`: as the client does.
 
     Raises:
         InvalidArgument: The arguments do not fit the function.
@@ -266,7 +269,9 @@ def client_stream(
     others, named, source = function.split_arguments(args, kwargs)
     body = method.encode(others, named)
     limit = method.timeout if timeout is None else timeout
-    call, session = invoker.start_call(method, method.stream_type, session, header, limit, affinity)
+    call, session = invoker.start_call(
+        method, method.stream_type, session, header, limit, affinity, wait_for_ready
+    )
     pump = RequestPump(method, call, invoker.pipeline, source)
     return call, _call(invoker, method, call, session, body, pump)
 

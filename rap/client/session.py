@@ -13,6 +13,7 @@ from rap.call import running_call
 from rap.channel import Channel
 from rap.client.cluster import Cluster
 from rap.client.node import Node
+from rap.client.waiting import WaitForReady
 from rap.clock import NEVER, inherited_deadline
 from rap.errors import CallError, Code, Unavailable
 from rap.transport import Connection
@@ -178,6 +179,7 @@ class Session:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -191,6 +193,7 @@ class Session:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,

@@ -21,6 +21,7 @@ from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_hedge
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
 from rap.client.unary_call import UnaryCall
+from rap.client.waiting import WaitForReady
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
@@ -283,6 +284,7 @@ def iterator_call(
     header: dict[str, Any] | None = None,
     timeout: float | None = None,
     affinity: str | None = None,
+    wait_for_ready: WaitForReady = None,
 ) -> ResponseStream[Any]:
     """Return the response stream of a remote generator, or of a bidirectional call."""
     function, source, pump = method.function, None, None
@@ -290,7 +292,9 @@ def iterator_call(
         args, kwargs, source = function.split_arguments(args, kwargs)
     body = method.encode(args, kwargs)
     limit = method.timeout if timeout is None else timeout
-    call, session = invoker.start_call(method, method.stream_type, session, header, limit, affinity)
+    call, session = invoker.start_call(
+        method, method.stream_type, session, header, limit, affinity, wait_for_ready
+    )
     decode_item: Callable[[Any], Any] = decode_any
     decode_items: Callable[[Any], list[Any]] = _decode_items
     if function is not None:

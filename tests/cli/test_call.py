@@ -257,6 +257,25 @@ async def test_servers_that_refuse_connections_fail_the_command_at_once() -> Non
     assert result.exit_code == 1
 
 
+async def test_a_service_without_servers_fails_the_command_at_once() -> None:
+    where = ("--registry", "memory://none", "--service", "shoe", "--timeout", "3600")
+    result = await asyncio.wait_for(invoke(None, "call", "f", *where), PATIENCE)
+    text = "Error: UNAVAILABLE: no server of service 'shoe': the registry lists none; waited"
+    assert result.stderr.startswith(text)
+    assert result.stderr.endswith("(use --wait to wait for a server)\n")
+
+
+async def test_a_command_waits_for_a_server_on_request() -> None:
+    async with shop() as server:
+        where = str(server.addresses[0])
+    refused = ("--host", where, "--timeout", "0.2", "--wait")
+    result = await invoke(None, "call", "f", *refused)
+    assert result.stderr.endswith("; waited 0.2 s (option connect_timeout)\n")
+    calling = asyncio.create_task(invoke(None, "call", "add", "1", "--host", where, "--wait"))
+    async with shop(host=where):
+        assert (await asyncio.wait_for(calling, PATIENCE)).stdout == "2\n"
+
+
 async def test_a_service_is_found_in_a_registry(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     where = ("--registry", url, "--namespace", "lab")

@@ -155,7 +155,7 @@ async def test_a_call_waits_for_a_server_until_its_deadline() -> None:
     with pytest.raises(Unavailable, match=f"no usable server: {address} .*cannot reach") as caught:
         await client.raw_call("which", timeout=0.02)
     assert caught.value.unserved
-    call = asyncio.create_task(client.raw_call("which", timeout=9000))
+    call = asyncio.create_task(client.raw_call("which", timeout=9000, wait_for_ready=True))
     async with numbered(1, host=address):
         await eventually(every_pause(client, clock))
         assert await within(call) == 1
@@ -276,7 +276,7 @@ async def test_a_client_may_start_before_any_server_is_registered() -> None:
     client = Client(service="calc", registry=registry, connect_timeout=0.02)
     with pytest.raises(Unavailable, match="no server of service 'calc': the registry lists none"):
         await client.connect()
-    call = asyncio.create_task(client.raw_call("which"))
+    call = asyncio.create_task(client.raw_call("which", wait_for_ready=True))
     async with numbered(1, registry=registry, service="calc"):
         assert await within(call) == 1
         await client.await_close()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rap.client import Channel, Client
-from rap.client.cluster import PickQueue
-from rap.clock import SystemClock
+from rap.client.waiting import PickQueue
+from rap.clock import NEVER, SystemClock
 from rap.errors import ResourceExhausted, Unavailable
 from rap.server import Channel as ServerChannel
 from rap.server import Server
@@ -255,7 +255,7 @@ async def test_waiting_is_in_order() -> None:
     order: list[int] = []
 
     async def wait(n: int) -> None:
-        await waiting.wait(float("inf"))
+        await waiting.wait(lambda: NEVER)
         order.append(n)
 
     tasks = [asyncio.create_task(wait(n)) for n in range(5)]
@@ -270,13 +270,13 @@ async def test_waiting_is_in_order() -> None:
 
 async def test_all_waiting_may_fail_or_go_on_together() -> None:
     waiting = PickQueue(10, SystemClock())
-    tasks = [asyncio.create_task(waiting.wait(float("inf"))) for _ in range(3)]
+    tasks = [asyncio.create_task(waiting.wait(lambda: NEVER)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting.fail(Unavailable("closed"))
     for task in tasks:
         with pytest.raises(Unavailable, match="closed"):
             await task
-    tasks = [asyncio.create_task(waiting.wait(float("inf"))) for _ in range(3)]
+    tasks = [asyncio.create_task(waiting.wait(lambda: NEVER)) for _ in range(3)]
     await asyncio.sleep(0)
     waiting.wake_all()
     await within(asyncio.gather(*tasks))
@@ -287,5 +287,5 @@ async def test_a_call_that_waits_too_long_leaves_the_queue() -> None:
     clock = SystemClock()
     waiting = PickQueue(10, clock)
     with pytest.raises(TimeoutError):
-        await waiting.wait(clock.monotonic() - 1.0)
+        await waiting.wait(lambda: clock.monotonic() - 1.0)
     assert not waiting.queue

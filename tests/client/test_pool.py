@@ -1,13 +1,18 @@
-"""The pauses between dials of one server."""
+"""The pauses between dials of one server, and dials that hang."""
 
+import asyncio
 import random
 from collections.abc import Callable
 
 import pytest
 
+from rap.client import Client
 from rap.client.pool import Pool
 from rap.errors import Unavailable
 from rap.transport import Connection
+from tests.client.fed import numbered
+from tests.fault_proxy import Fate, FaultProxy
+from tests.loopback import eventually, within
 from tests.registry.fake_clock import FakeClock, settle
 
 
@@ -109,3 +114,75 @@ async def test_a_server_that_is_not_wanted_any_more_is_dialled_no_more() -> None
     await clock.run(100.0)
     assert dials.count == 1
     assert not pool.dialling
+
+
+# A dial that hangs: the host is away, or the packets of the dial were lost.
+
+
+async def test_a_dial_that_hangs_is_accompanied_by_others_while_a_call_waits() -> None:
+    async with numbered(1) as server, FaultProxy(server.addresses[0].port) as proxy:
+        proxy.judge = lambda _: Fate.SWALLOW
+        client = Client(f"127.0.0.1:{proxy.port}", connect_timeout=60)
+        call = asyncio.create_task(client.raw_call("which", timeout=60))
+        await eventually(lambda: proxy.lost)
+        proxy.judge = lambda _: Fate.PASS
+        assert await within(call) == 1
+        (node,) = client.cluster.nodes.values()
+        assert len(node.pool.connections) == 1
+        assert not node.pool.dialling
+        await client.close()
+
+
+async def test_a_dial_beside_one_that_hangs_may_fail_and_is_tried_again() -> None:
+    async with numbered(1) as server, FaultProxy(server.addresses[0].port) as proxy:
+        proxy.judge = lambda _: Fate.SWALLOW
+        client = Client(f"127.0.0.1:{proxy.port}", connect_timeout=60)
+        call = asyncio.create_task(client.raw_call("which", timeout=60, wait_for_ready=True))
+        await eventually(lambda: proxy.lost == 1)
+        proxy.judge = lambda _: Fate.CUT
+        (node,) = client.cluster.nodes.values()
+        await eventually(lambda: node.pool.failed)
+        assert "before its Hello" in client.cluster.describe()
+        assert "being dialled for" in client.cluster.describe()
+        proxy.judge = lambda _: Fate.PASS
+        assert await within(call) == 1
+        await client.close()
+
+
+async def test_a_client_may_be_closed_while_two_dials_hang() -> None:
+    async with numbered(1) as server, FaultProxy(server.addresses[0].port) as proxy:
+        proxy.judge = lambda _: Fate.SWALLOW
+        client = Client(f"127.0.0.1:{proxy.port}", connect_timeout=60)
+        call = asyncio.create_task(client.raw_call("which", timeout=60))
+        await eventually(lambda: proxy.lost == 2)
+        await client.close()
+        with pytest.raises(Unavailable):
+            await within(call)
+
+
+async def test_a_dial_that_hangs_is_left_alone_while_no_call_waits() -> None:
+    count = 0
+
+    async def hang() -> Connection:
+        nonlocal count
+        count += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    clock = FakeClock()
+    pool = Pool(
+        "server",
+        hang,
+        lambda conn: False,
+        max_connections=1,
+        clock=clock,
+        rng=random.Random(1),
+        on_change=lambda: None,
+    )
+    pool.set_wanted(True)
+    await clock.run(60.0)
+    assert count == 1
+    pool.hurry()
+    await settle()
+    assert count == 2
+    await pool.close()

@@ -222,7 +222,7 @@ async def test_a_waiting_call_hurries_the_dial_of_a_server_that_is_back() -> Non
             await eventually(partial(has_failed, node, failures))
         async with numbered(7, host=address):
             clock.advance(0.3)
-            call = asyncio.create_task(client.raw_call("which", timeout=9))
+            call = asyncio.create_task(client.raw_call("which", timeout=9, wait_for_ready=True))
             await eventually(lambda: client.cluster.waiters)
             clock.advance(0.3)
             assert await within(call) == 7

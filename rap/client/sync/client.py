@@ -36,6 +36,7 @@ from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
+from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout
 from rap.options import checks_options, takes_options_of
 from rap.processor.base import BaseProcessor
@@ -306,6 +307,7 @@ class SyncClient:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -330,6 +332,7 @@ class SyncClient:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
@@ -345,6 +348,7 @@ class SyncClient:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -370,6 +374,7 @@ class SyncClient:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             kwarg_param=named,
         )
         return _run(thread, running, items)
@@ -383,6 +388,7 @@ class SyncClient:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -407,6 +413,7 @@ class SyncClient:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             kwarg_param=named,
         )
         return SyncIterator(self, thread, remote, items)
@@ -421,6 +428,7 @@ class SyncClient:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -446,6 +454,7 @@ class SyncClient:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
@@ -619,6 +628,7 @@ class SyncSession:
         header: dict[str, Any] | None = None,
         timeout: float | None = None,
         affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -632,6 +642,7 @@ class SyncSession:
             header=header,
             timeout=timeout,
             affinity=affinity,
+            wait_for_ready=wait_for_ready,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
