@@ -18,6 +18,8 @@ __all__ = [
     "CALL_OPTIONS",
     "FORWARDED",
     "HEADER_DETAIL",
+    "PRIORITIES",
+    "PRIORITY",
     "RESULT",
     "TRAILER",
     "UNTRACED",
@@ -29,6 +31,7 @@ __all__ = [
     "Response",
     "Side",
     "StreamType",
+    "check_priority",
     "current",
     "method_path",
     "running_call",
@@ -47,6 +50,10 @@ FORWARDED = "forwarded_for"
 UNTRACED = ":untraced"
 # A whole header that says only that. Calls share it, so it must not be changed.
 UNTRACED_HEADER: Header = {UNTRACED: True}
+# Header of the priority of a call, which is one of these, the highest first. A call without it has
+# the default of its function. An overloaded server refuses the lowest first.
+PRIORITY = ":priority"
+PRIORITIES = ("critical", "default", "sheddable")
 # Headers of the outcome of a call (PROTOCOL.md §8.5). RESULT marks the message of a channel that is
 # the result of the server's function, and MESSAGES_END the end of its messages if the function has
 # not returned. TRAILER holds what the server says when the call ends, as a map. A Reset has no
@@ -84,6 +91,16 @@ class StreamType(Enum):
     def __init__(self, _: str) -> None:
         self.client_streams = self.name in ("CLIENT_STREAM", "BIDI", "CHANNEL")
         self.server_streams = self.name in ("STREAM", "BIDI", "CHANNEL")
+
+
+def check_priority(value: object, option: str) -> None:
+    """Check the name of a priority.
+
+    Raises:
+        ValueError: There is no such priority; the message names the option.
+    """
+    if value not in PRIORITIES:
+        raise ValueError(f"{option} must be one of {', '.join(PRIORITIES)}, got {value!r}")
 
 
 def method_path(group: str, name: str) -> str:

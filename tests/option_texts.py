@@ -29,6 +29,7 @@ TOPICS = {
     "functions.md": "functions",
     "middleware.md": "middleware",
     "operations.md#draining": "draining",
+    "operations.md#overload": "overload",
 }
 # Each table: the class that declares the options, whose they are, and the page.
 TABLES: list[tuple[type[Options], str, str]] = [

@@ -61,7 +61,7 @@ class Admin:
         if allow_load:
             functions += [("load", self.load), ("reload", self.reload)]
         for name, func in functions:
-            router.register(func, name, GROUP, is_private=True)
+            router.register(func, name, GROUP, is_private=True, priority="critical")
 
     async def list_functions(self) -> list[FunctionEntry]:
         """Return all registered functions."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from rap.address import Address
+from rap.call import check_priority
 from rap.clock import Clock
 from rap.errors import RegistrationError
 from rap.options import Option, Options
@@ -289,6 +290,15 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             check=check_ttl,
         ),
     ] = 10
+    shed: Annotated[
+        bool,
+        Option(
+            "Whether the server refuses calls with `ResourceExhausted` that would wait longer than "
+            "half of their time, because it is asked for more than it can do. Without it, an "
+            "overloaded server begins all calls, and most of them too late.",
+            see="operations.md#overload",
+        ),
+    ] = True
     debug: Annotated[
         bool,
         Option("Whether callers get the traceback when a function raises."),
@@ -413,5 +423,15 @@ class HandlerOptions(Options, frozen=True, kw_only=True):
             "and returns whether its client may. `None` means all clients.",
             check=allow_rule,
             see="authentication.md",
+        ),
+    ] = None
+    priority: Annotated[
+        str | None,
+        Option(
+            "Priority of the calls whose client names none: `'critical'`, `'default'` or "
+            "`'sheddable'`. An overloaded server begins critical calls first, and refuses "
+            "sheddable calls first. `None` means `'default'`.",
+            check=check_priority,
+            see="operations.md#overload",
         ),
     ] = None

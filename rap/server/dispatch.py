@@ -36,6 +36,8 @@ from rap.errors import (
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
+from rap.server.overload.gate import Gate, Line
+from rap.server.overload.refusals import Refusals, overload_error, priority_of, retry_after
 from rap.server.router import Handler, Router
 from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
@@ -166,6 +168,7 @@ class ServerStream(Stream):
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
     _job: Job | None = None
+    _line: "Line[ServerStream] | None" = None
     _is_done = False  # the client of a channel reads nothing more
     _on_done: Callable[[], None] | None = None
 
@@ -178,8 +181,21 @@ class ServerStream(Stream):
             which = "its run_timeout"
         elif limit is handler.default_timeout:  # the object: a caller may ask for the same time
             which = "the server's default run_timeout"
-        where = "was running" if self._job is None else self._job.where
-        return f"{handler.method}: {which} of {limit:g} s passed while the handler {where}"
+        where = "the handler was running" if self._job is None else f"the handler {self._job.where}"
+        if self.is_waiting:
+            where = "it waited for its turn"
+        return f"{handler.method}: {which} of {limit:g} s passed while {where}"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the call has not begun, because the server has others to begin first."""
+        return self._line is not None
+
+    @property
+    def priority(self) -> int:
+        """Index of the priority of the call in `rap.call.PRIORITIES`."""
+        handler, _, header, _ = self.route
+        return priority_of(header, handler.priority)
 
     @property
     def is_over(self) -> bool:
@@ -328,6 +344,10 @@ class ServerStream(Stream):
         """Take what the call runs in a thread, while it waits or runs."""
         self._job = job
 
+    def set_line(self, line: "Line[ServerStream] | None") -> None:
+        """Take the queue in which the call waits; `None` when it begins."""
+        self._line = line
+
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
         """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
         self._on_done = on_done
@@ -363,13 +383,21 @@ class ServerStream(Stream):
         """End a call by an error; a task of the handler that still reads sees the end."""
         self.discard = True
         self.stop_processing()
+        self.leave_line()
         self.conn.reset(self, code, message, details, flags)
         self._wake()
+
+    def leave_line(self) -> None:
+        """Wait no longer: the call has ended before it began."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.remove(self)
 
     def fail(self, error: CallError) -> None:
         """End the call with `error`: the peer reset it, its deadline passed, or it was lost."""
         super().fail(error)
         self.stop_processing()
+        self.leave_line()
         task = self.task
         if task is not None and not task.done():
             self.conn.keep_task(task)
@@ -387,7 +415,12 @@ class Dispatcher:
         streaming: Serves generator and channel functions.
         middleware: Message middleware around calls with one response; `None` if there is none.
         debug: Send tracebacks to callers.
+        shed: Refuse calls that would begin too late.
         log: Logger of the server.
+
+    Attributes:
+        gate: Decides when calls begin.
+        refusals: The calls that were refused because the server is overloaded.
     """
 
     def __init__(
@@ -400,6 +433,7 @@ class Dispatcher:
         streaming: StreamServer,
         middleware: UnaryMiddleware | None = None,
         debug: bool,
+        shed: bool = True,
         log: logging.Logger,
     ) -> None:
         self._router = router
@@ -416,6 +450,10 @@ class Dispatcher:
         router.notify_on_replace(self._routes.clear)
         self._loop = asyncio.get_running_loop()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled tasks of streams that are gone
+        self.refusals = Refusals(log, self._loop)
+        self.gate: Gate[ServerStream] = Gate(
+            self._begin, self._refuse, clock, self._loop, is_on=shed
+        )
 
     @property
     def threads(self) -> Threads:
@@ -436,6 +474,7 @@ class Dispatcher:
                 raise self._unknown(stream, handler.method, header)
             if handler.allow is not None and handler.allow(stream.as_call()) is not True:
                 raise PermissionDenied(f"{handler.method}: this client may not call it")
+            now = 0.0
             if limit != NEVER:
                 now = self._monotonic()
                 stream.deadline = deadline = now + limit
@@ -443,6 +482,22 @@ class Dispatcher:
                     stream.conn.watchdog.schedule(deadline)
             if (flags != _RESPONSE or handler.reads_stream) and not _fits(handler, flags):
                 raise InvalidArgument(f"{handler.method} is a {_DECLARED[handler.stream_type]}")
+            gate = self.gate
+            if not (now < gate.until and next(gate.room, False)) and gate.hold(
+                stream, flags, stream.priority, now or None
+            ):
+                return
+            if run is None or _EAGER:
+                self._begin(stream, flags)
+            else:
+                stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
+        except BaseException as exc:
+            self.fail(stream, exc)
+
+    def _begin(self, stream: ServerStream, flags: int) -> None:
+        """Run the handler of a call."""
+        run = stream.route[3]
+        try:
             if run is None:
                 self._run_inline(stream)
             elif _EAGER and (flags == _RESPONSE or not stream.state):
@@ -454,6 +509,15 @@ class Dispatcher:
                 stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
         except BaseException as exc:
             self.fail(stream, exc)
+
+    def _refuse(self, stream: ServerStream, priority: int, why: str, wait: float) -> None:
+        """Refuse a call because the server is overloaded."""
+        if self._pipeline.sees_errors:
+            self.refusals.count(stream, priority, why)
+            self.fail(stream, overload_error(why, retry_after(wait)))
+        else:
+            stream.failed = True
+            self.refusals.refuse(stream, priority, why, wait)
 
     def fail(self, stream: ServerStream, exc: BaseException, *, began: bool = False) -> None:
         """Tell the caller how the call ended. Only this method turns an exception into a Reset.
@@ -497,7 +561,8 @@ class Dispatcher:
 
     def give_up(self, stream: ServerStream) -> None:
         """End a call because the server shuts down."""
-        error = Unavailable("the server is shutting down")
+        is_new = stream.is_waiting or not hasattr(stream, "handler")  # it has not begun
+        error = Unavailable("the server is shutting down", unserved=is_new)
         self.fail(stream, error)
         stream.fail(error)
 
@@ -509,6 +574,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Wait for cancelled handlers; call it when the connections are closed."""
         self._threads.close()
+        self.refusals.close()
         if self._orphans:
             _, deaf = await asyncio.wait(self._orphans, timeout=_CANCEL_GRACE)
             for task in deaf:

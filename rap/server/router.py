@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rap.call import StreamType, method_path
+from rap.call import PRIORITIES, StreamType, method_path
 from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
 from rap.options import checks_options
@@ -18,6 +18,7 @@ from rap.server.config import HandlerOptions, check_path
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
 DEFAULT_GROUP = "default"
+DEFAULT_PRIORITY = PRIORITIES.index("default")
 _MAX_GROUPS = 10  # named in the error of an unknown function
 _MAX_NAME = 64  # characters of a name for which a similar one is looked for
 
@@ -36,6 +37,7 @@ class Handler:
         idempotent: Whether calling twice has the effect of calling once; shown in listings.
         run_timeout: Seconds that it may run; `NEVER` for no limit.
         default_timeout: Seconds that it may run if the caller sets no deadline.
+        priority: Index in `rap.call.PRIORITIES` of the priority of calls that name none.
         inline: Whether a ``def`` runs on the event loop.
         doc: Description, shown in listings.
         stream_type: How many messages each side may send.
@@ -60,6 +62,7 @@ class Handler:
     stream_type: StreamType
     allow: Predicate | None = None
     default_timeout: float = NEVER
+    priority: int = DEFAULT_PRIORITY
     reads_stream: bool = False
     has_one_response: bool = True
     takes_nothing: bool = False
@@ -105,13 +108,15 @@ class Router:
         run_timeout: float | None = None,
         inline: bool = False,
         allow: Allow | None = None,
+        priority: str | None = None,
     ) -> Handler:
         """Register a function.
 
         Raises:
             RegistrationError: Type hints are missing, values of a type cannot be sent, the name is
                 taken, or `allow` is invalid.
-            ValueError: `run_timeout` is not a positive number, or a flag is not a bool.
+            ValueError: `run_timeout` is not a positive number, a flag is not a bool, or there is no
+                such priority.
         """
         handler = self.make(
             func,
@@ -122,6 +127,7 @@ class Router:
             idempotent=idempotent,
             run_timeout=run_timeout,
             inline=inline,
+            priority=priority,
         )
         self._add([handler], allow)
         return handler
@@ -178,11 +184,12 @@ class Router:
     def replace(self, handler: Handler) -> None:
         """Replace the handler of the same method; running calls finish with the old one.
 
-        The new handler keeps the rules of the old one, and if it has the same stream type, also its
-        time limit.
+        The new handler keeps the rules and the priority of the old one, and if it has the same
+        stream type, also its time limit.
         """
         old = self._handlers[handler.method]
         handler.allow = old.allow
+        handler.priority = old.priority
         if handler.stream_type is old.stream_type:
             handler.run_timeout = old.run_timeout
             handler.default_timeout = old.default_timeout
@@ -206,6 +213,7 @@ class Router:
         idempotent: bool = False,
         run_timeout: float | None = None,
         inline: bool = False,
+        priority: str | None = None,
     ) -> Handler:
         """Return a handler for a function; see `register`."""
         function = Function.of(func)
@@ -241,6 +249,7 @@ class Router:
             text or "",
             function.stream_type,
             default_timeout=default,
+            priority=DEFAULT_PRIORITY if priority is None else PRIORITIES.index(priority),
         )
 
     def find(self, method: str) -> Handler | None:

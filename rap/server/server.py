@@ -146,6 +146,9 @@ class Server:
             watches the event loop. Default 0.5 seconds, at least 0.
         lease_ttl: Seconds that a registration stays valid unless the server renews it. Default 10
             seconds, 0.1 to 86,400.
+        shed: Whether the server refuses calls with `ResourceExhausted` that would wait longer than
+            half of their time, because it is asked for more than it can do. Without it, an
+            overloaded server begins all calls, and most of them too late. Default True.
         debug: Whether callers get the traceback when a function raises. Default False.
         allow_load: Whether clients on the same machine may import code into the server, with the
             private functions `load` and `reload` of the group `registry`. Default False.
@@ -278,6 +281,7 @@ class Server:
         run_timeout: float | None = None,
         inline: bool = False,
         allow: Allow | None = None,
+        priority: str | None = None,
     ) -> F: ...
 
     @overload
@@ -293,6 +297,7 @@ class Server:
         run_timeout: float | None = None,
         inline: bool = False,
         allow: Allow | None = None,
+        priority: str | None = None,
     ) -> Callable[[F], F]: ...
 
     @checks_options(HandlerOptions)
@@ -308,6 +313,7 @@ class Server:
         run_timeout: float | None = None,
         inline: bool = False,
         allow: Allow | None = None,
+        priority: str | None = None,
     ) -> Any:
         """Let clients call a function.
 
@@ -346,6 +352,7 @@ class Server:
             "run_timeout": run_timeout,
             "inline": inline,
             "allow": allow,
+            "priority": priority,
         }
         if func is None:
             return lambda each: self.register(each, name, group, **options)
@@ -432,6 +439,7 @@ class Server:
             streaming=Streaming(pipeline, threads),
             middleware=self._middlewares.message_chain(threads, self._clock),
             debug=self.config.debug,
+            shed=self.config.shed,
             log=_log,
         )
         try:

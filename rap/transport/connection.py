@@ -468,6 +468,11 @@ class Connection(asyncio.Protocol):
             self.protocol.reset_stream(stream, code, message, details, flags)
             self._flush_soon()
 
+    def refuse(self, stream: Any, body: bytes) -> None:
+        """End a stream on which no handler began; `body` is that of the Reset, packed."""
+        if not self.closed:
+            self.protocol.refuse_stream(stream, body)
+
     def send_done(self, stream: Any) -> None:
         """Tell the server that this side reads nothing more of a stream."""
         self.protocol.send_done(stream)

@@ -40,6 +40,7 @@ __all__ = [
     "ping_frame",
     "read_go_away",
     "read_reset",
+    "reset_body",
     "reset_frame",
 ]
 
@@ -117,13 +118,19 @@ def reset_frame(
     It never fails, and its body has at most `limit` bytes: a long message is cut, and details that
     are large or cannot be sent are left out.
     """
+    body = reset_body(code, message, details, limit)
+    return Frame(RESET, flags, stream_id, b"", body).encode()
+
+
+def reset_body(code: int, message: str, details: Mapping[str, Any], limit: int = MAX_META) -> bytes:
+    """Return the body of a Reset; see `reset_frame`."""
     try:
         body = pack([code, message, dict(details)])
     except ValueError:
         body = b""
     if not 0 < len(body) <= limit:
         body = pack([code, _short(message, _MAX_TEXT), _small_details(details)])
-    return Frame(RESET, flags, stream_id, b"", body).encode()
+    return body
 
 
 def read_reset(body: bytes) -> tuple[int, str, dict[str, Any]]:

@@ -24,6 +24,8 @@ from rap.wire.frames import (
     MESSAGE,
     MORE,
     OPEN,
+    RESET,
+    UNSERVED,
     credit_frame,
     reset_frame,
 )
@@ -285,6 +287,27 @@ class Sender(Generic[S]):
             if is_known:
                 limit = self.peer.max_frame
                 self.out.append(reset_frame(stream.id, code, message, details or {}, flags, limit))
+
+    def refuse_stream(self, stream: S, body: bytes) -> None:
+        """End a stream on which no handler began by a Reset; the fast path of `reset_stream`.
+
+        Args:
+            stream: The stream, which the peer has opened.
+            body: Body of the Reset, packed.
+        """
+        if stream.held or stream.parts is not None:
+            self.drop_stream(stream)
+        else:
+            self.streams.pop(stream.id, None)
+            stream.state = CLOSED
+        out = self.out
+        out.append(_pack_header(len(body), RESET, UNSERVED, stream.id, 0))
+        out.append(body)
+        pieces = len(out)
+        if pieces == 2:
+            self._wake()
+        elif pieces >= _FLUSH_PIECES:
+            self._flush()
 
     def send_done(self, stream: S) -> None:
         """Tell the server that this side reads nothing more of a stream.

@@ -1,0 +1,5 @@
+"""Overload control of a server: which calls begin, which wait, and which are refused.
+
+`gate.py` begins calls in slices of the event loop's time, and lets the others wait. `refusals.py`
+answers the calls that would begin too late, and counts them.
+"""

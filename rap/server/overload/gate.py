@@ -1,0 +1,395 @@
+"""Begins calls in slices of the event loop's time.
+
+A server that begins every call that has arrived begins them all too late when there are too many:
+its loop runs handlers for seconds before it reads its sockets again, so each call is past its
+deadline when its turn comes. The gate begins about 10 ms of work in one turn of the loop. The rest
+waits in a queue of its connection, and connections take turns, so a client with few calls does not
+wait behind one with many.
+
+How many calls are 10 ms of work is learned from how long turns of the loop take. While calls wait,
+each turn is a sample. Otherwise one turn per slice is measured.
+
+The deadline of a call says how long its caller would wait. A call is refused as soon as its wait
+will take more than half of that, because the caller can then still ask another server. There is no
+other target: a burst of calls with much time is served in full.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from math import inf
+from operator import length_hint
+from typing import Any, Generic, Protocol, TypeVar
+
+from rap.call import PRIORITIES
+from rap.clock import Clock
+
+__all__ = ["Gate", "Line", "Waiting"]
+
+_SLICE = 0.01  # seconds of work that are begun in one turn of the loop
+_SHORTEST_SLICE = 0.001
+_SLICE_SHARE = 0.1  # of the time that the caller of a waiting call allows
+_SHORTEST_KEPT = 0.05  # seconds for which the shortest of these times counts at least
+_FIRST_COST = _SLICE / 8  # seconds that a call takes until the first one is measured
+_MOST = 1024  # calls of one slice
+_RISE = 0.5  # of the difference, when a call costs more than was thought
+_SINK = 0.1  # the same when it costs less
+_LEAST_WORK = 0.25  # share of a turn that is not reading; what reads in two places counts as less
+_MEMORY = 0.25  # seconds over which the pace of waiting calls is averaged
+_MEASURED = 2 * _SLICE  # seconds of measuring before a wait is predicted
+_PATIENCE = 0.5  # share of its time that a call may wait, by the prediction when it arrives
+_LATEST = 0.75  # share of its time at which it is begun at the latest
+_MAX_WAITING = 16_384  # calls that wait, when one without a deadline arrives
+
+
+class Waiting(Protocol):
+    """A call that may have to wait."""
+
+    conn: Any
+    deadline: float
+
+    def set_line(self, line: "Line[Any] | None") -> None:
+        """Take the queue in which the call waits; it must be removed there if it ends."""
+        ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class Line(Generic[W]):
+    """The waiting calls of one connection and one priority, in order of arrival.
+
+    Args:
+        level: All calls of the priority.
+
+    Attributes:
+        calls: The flags of its Open and its time of arrival, by call.
+    """
+
+    __slots__ = ("_level", "calls")
+
+    def __init__(self, level: "_Level[W]") -> None:
+        self.calls: OrderedDict[W, tuple[int, float]] = OrderedDict()
+        self._level = level
+
+    def remove(self, call: W) -> None:
+        """Forget a call that has ended while it waited."""
+        del self.calls[call]
+        self._level.count -= 1
+
+
+class _Level(Generic[W]):
+    """The waiting calls of one priority.
+
+    Attributes:
+        count: Number of calls.
+        lines: Their queues, by connection.
+        turns: Connections in the order in which they are served; each is in `lines`.
+    """
+
+    __slots__ = ("count", "lines", "turns")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lines: dict[Any, Line[W]] = {}
+        self.turns: deque[Any] = deque()
+
+    def add(self, call: W, flags: int, now: float) -> None:
+        """Append a call to the queue of its connection."""
+        line = self.lines.get(call.conn)
+        if line is None:
+            line = self.lines[call.conn] = Line(self)
+            self.turns.append(call.conn)
+        line.calls[call] = (flags, now)
+        self.count += 1
+        call.set_line(line)
+
+    def ahead(self, conn: Any) -> int:
+        """Return how many calls begin before the next one of a connection."""
+        line = self.lines.get(conn)
+        if line is None:
+            return min(self.count, len(self.lines))
+        return min(self.count, (len(line.calls) + 1) * len(self.lines))
+
+    def take(self) -> tuple[W, int, float] | None:
+        """Return the next call, its flags and its time of arrival."""
+        turns = self.turns
+        while turns:
+            conn = turns.popleft()
+            line = self.lines[conn]
+            if not line.calls:  # they have ended
+                del self.lines[conn]
+                continue
+            call, (flags, arrived) = line.calls.popitem(last=False)
+            self.count -= 1
+            if line.calls:
+                turns.append(conn)
+            else:
+                del self.lines[conn]
+            call.set_line(None)
+            return call, flags, arrived
+        return None
+
+
+class Gate(Generic[W]):
+    """Decides when the calls of a server begin.
+
+    A call that finds room costs little: its caller takes an element of `room`. It calls `hold` if
+    there is none, or if it is `until` or later.
+
+    Args:
+        begin: Begins a call that has waited: call, flags. It must not raise for a bad call.
+        refuse: Refuses a call: call, priority, why, seconds that it would have waited.
+        clock: Source of time.
+        loop: The event loop of the server.
+        is_on: Whether calls ever wait.
+
+    Attributes:
+        room: Has one `True` for each call that may begin before `hold` is to be asked.
+        until: When it is to be asked at the latest, in seconds on the monotonic clock.
+        waited: Seconds that all calls that began after a wait have waited.
+        delay: Seconds that the last of them has waited; 0 while no call waits.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_call_soon",
+        "_clock",
+        "_cost",
+        "_drained_at",
+        "_first_arrival",
+        "_granted",
+        "_in_turn",
+        "_is_draining",
+        "_is_on",
+        "_last_arrival",
+        "_last_begun",
+        "_levels",
+        "_pace_calls",
+        "_pace_time",
+        "_probe",
+        "_reading",
+        "_refuse",
+        "_shortest",
+        "_shortest_at",
+        "_shortest_before",
+        "delay",
+        "room",
+        "until",
+        "waited",
+    )
+
+    def __init__(
+        self,
+        begin: Callable[[W, int], None],
+        refuse: Callable[[W, int, str, float], None],
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_on: bool = True,
+    ) -> None:
+        self.room = _room(0)
+        self.until = -inf
+        self.waited = 0.0
+        self.delay = 0.0
+        self._begin = begin
+        self._refuse = refuse
+        self._clock = clock.monotonic
+        self._call_soon = loop.call_soon
+        self._is_on = is_on
+        self._levels: tuple[_Level[W], ...] = tuple(_Level() for _ in PRIORITIES)
+        self._cost = _FIRST_COST
+        self._granted = 0  # elements that `room` has had so far
+        self._in_turn = False  # the loop has not turned since `room` was made
+        self._probe = (0.0, 0, 0)  # when it began, calls begun then, and before
+        # While calls wait:
+        self._is_draining = False
+        self._drained_at = 0.0
+        self._last_begun = 0  # calls that the last drain has begun
+        self._reading = 0.0  # seconds of reading calls since
+        self._first_arrival = self._last_arrival = 0.0  # in this phase of reading
+        self._pace_time = self._pace_calls = 0.0  # both with exponential decay
+        self._shortest = self._shortest_before = inf  # seconds that callers allow
+        self._shortest_at = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait."""
+        return sum([level.count for level in self._levels])
+
+    @property
+    def slice(self) -> float:
+        """Seconds of work that are begun in one turn of the loop."""
+        shortest = min(self._shortest, self._shortest_before)
+        return max(_SHORTEST_SLICE, min(_SLICE, shortest * _SLICE_SHARE))
+
+    def hold(self, call: W, flags: int, priority: int, now: float | None = None) -> bool:
+        """Return whether a call that has arrived waits or is refused, and must not begin now.
+
+        Args:
+            call: The call.
+            flags: Flags of its Open.
+            priority: Index in `rap.call.PRIORITIES`; the highest begins first.
+            now: Seconds on the monotonic clock, if they are known.
+        """
+        if not self._is_on:
+            self.room, self.until = repeat(True), inf
+            return False
+        if now is None:
+            now = self._clock()
+        if not self._is_draining:
+            if not self._in_turn:
+                self._renew(now)
+                next(self.room)
+                return False
+            self._start_draining(now)
+        if not self._first_arrival:
+            self._first_arrival = now
+        self._last_arrival = now
+        time = call.deadline - now
+        wait = self._expected_wait(call.conn, priority)
+        if wait > time * _PATIENCE or (time == inf and self.waiting >= _MAX_WAITING):
+            self._refuse(call, priority, "queue", wait)
+            return True
+        if time < self._shortest:
+            self._shortest = time
+        self._levels[priority].add(call, flags, now)
+        return True
+
+    def _renew(self, now: float) -> None:
+        """Begin a slice, and measure the next turn of the loop."""
+        self._make_room(max(1, min(int(_SLICE / self._cost), _MOST)))
+        self.until = now + _SLICE
+        self._pace_time = self._pace_calls = 0.0
+        self._watch_turn()
+
+    def _make_room(self, count: int) -> None:
+        self._granted = self._begun + count
+        self.room = _room(count)
+
+    @property
+    def _begun(self) -> int:
+        """Number of calls that have begun without a wait."""
+        return self._granted - length_hint(self.room)
+
+    def _watch_turn(self) -> None:
+        self._in_turn = True
+        self._call_soon(self._begin_probe, self._begun)
+
+    def _begin_probe(self, before: int) -> None:
+        """Note when the turn begins in which the calls run that were begun in the last one."""
+        self._in_turn = False
+        if not self._is_draining:
+            self._probe = (self._clock(), self._begun, before)
+            self._call_soon(self._end_probe)
+
+    def _end_probe(self) -> None:
+        if not self._is_draining:
+            began, begun, before = self._probe
+            calls = max(begun - before, self._begun - begun)
+            if calls:
+                self._learn((self._clock() - began) / calls)
+
+    def _learn(self, cost: float) -> None:
+        more = cost - self._cost
+        self._cost += more * (_RISE if more > 0 else _SINK)
+
+    # While calls wait.
+
+    def _start_draining(self, now: float) -> None:
+        self._is_draining = True
+        self._make_room(0)
+        self.until = inf
+        self._drained_at = now
+        self._last_begun = 0
+        self._reading = self._first_arrival = self._last_arrival = 0.0
+        self._shortest = self._shortest_before = inf
+        self._shortest_at = now
+        self._call_soon(self._before_drain)
+
+    def _expected_wait(self, conn: Any, priority: int) -> float:
+        """Return how many seconds a call will wait; 0 if that cannot be known yet."""
+        if self._pace_time < _MEASURED or not self._pace_calls:
+            return 0.0
+        ahead = self._levels[priority].ahead(conn)
+        for level in self._levels[:priority]:
+            ahead += level.count
+        return ahead * self._pace_time / self._pace_calls
+
+    def _count_reading(self) -> None:
+        self._reading += self._last_arrival - self._first_arrival
+        self._first_arrival = self._last_arrival = 0.0
+
+    def _before_drain(self) -> None:
+        """Let the loop read what has arrived while calls ran: it may end calls that wait."""
+        self._count_reading()
+        self._call_soon(self._drain)
+
+    def _drain(self) -> None:
+        """Begin the calls of one slice."""
+        now = self._clock()
+        self._count_reading()
+        self._measure(now)
+        length = self.slice
+        most = max(1, min(int(length / self._cost), _MOST))
+        end = now + length
+        self._last_begun = 0
+        try:
+            while self._last_begun < most:
+                call = self._next(now)
+                if call is None:
+                    break
+                self._last_begun += 1
+                self._begin(*call)
+                now = self._clock()
+                if now >= end:  # handlers have run already
+                    break
+        finally:
+            if self.waiting:
+                self._call_soon(self._before_drain)
+            else:
+                self._stop_draining(now, most - self._last_begun)
+
+    def _measure(self, now: float) -> None:
+        """Learn from the calls that the last drain has begun."""
+        spent, begun = now - self._drained_at, self._last_begun
+        self._drained_at = now
+        if begun:
+            self._learn(max(spent - self._reading, spent * _LEAST_WORK) / begun)
+            keep = max(0.0, 1.0 - spent / _MEMORY)
+            self._pace_time = self._pace_time * keep + spent
+            self._pace_calls = self._pace_calls * keep + begun
+        self._reading = 0.0
+        if now - self._shortest_at >= _SHORTEST_KEPT:
+            self._shortest_at = now
+            self._shortest_before, self._shortest = self._shortest, inf
+
+    def _next(self, now: float) -> tuple[W, int] | None:
+        """Return the next call that is in time, and its flags; refuse those that are late."""
+        for priority, level in enumerate(self._levels):
+            while level.count:
+                found = level.take()
+                if found is None:
+                    break
+                call, flags, arrived = found
+                deadline = call.deadline
+                latest = arrived + (deadline - arrived) * _LATEST - self.slice
+                if now > latest and now > arrived:
+                    self._refuse(call, priority, "late", now - arrived)
+                    continue
+                self.delay = now - arrived
+                self.waited += self.delay
+                return call, flags
+        return None
+
+    def _stop_draining(self, now: float, left: int) -> None:
+        self._is_draining = False
+        self.delay = 0.0
+        self._make_room(left)
+        self.until = now + _SLICE
+        self._watch_turn()
+
+
+def _room(count: int) -> Iterator[bool]:
+    return repeat(True, count)

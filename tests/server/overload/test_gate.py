@@ -1,0 +1,226 @@
+"""The gate in simulated time: what begins, what waits, and what is refused."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rap.call import PRIORITIES
+from tests.server.overload.simulated import Conn, SimulatedCall, Simulation
+
+CRITICAL, DEFAULT, SHEDDABLE = range(len(PRIORITIES))
+EAGER = pytest.mark.parametrize("eager", [False, True], ids=["by task", "eager"])
+
+
+def share(calls: list[SimulatedCall]) -> float:
+    return sum(call.succeeded for call in calls) / len(calls)
+
+
+def test_calls_of_a_server_with_room_begin_at_once() -> None:
+    sim = Simulation()
+    sim.offer([Conn()], rate=100, duration=1, timeout=0.5, seconds=0.001)
+    sim.run()
+    assert sim.outcome() == {"good": 100}
+    assert sim.gate.waited == 0.0
+
+
+@EAGER
+@pytest.mark.parametrize("load", [1.2, 2, 4, 10])
+@pytest.mark.parametrize("clients", [1, 8])
+def test_an_overloaded_server_goes_on_doing_what_it_can(
+    eager: bool, load: float, clients: int
+) -> None:
+    sim = Simulation(eager=eager, read_cost=4e-6, refuse_cost=2e-6)
+    conns = [Conn() for _ in range(clients)]
+    sim.offer(conns, rate=load * 500, duration=4, timeout=0.5, seconds=0.002)
+    sim.run()
+    good = sim.outcome()["good"]
+    assert good >= 0.95 * 500 * 4
+    assert sim.outcome()["late answer"] <= 5
+
+
+def test_without_the_gate_an_overloaded_server_answers_nothing_in_time() -> None:
+    sim = Simulation(is_on=False)
+    sim.offer([Conn()], rate=1000, duration=4, timeout=0.5, seconds=0.002)
+    sim.run()
+    assert sim.outcome()["good"] < 0.5 * 500 * 4
+
+
+@EAGER
+def test_the_server_serves_every_call_as_soon_as_the_load_has_fallen(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    conn = Conn()
+    sim.offer([conn], rate=2000, duration=3, timeout=0.5, seconds=0.002)
+    after = sim.offer([conn], rate=250, duration=3, timeout=0.5, seconds=0.002, begin=3.5)
+    sim.run()
+    assert sim.outcome(after) == {"good": len(after)}
+
+
+@EAGER
+def test_the_loop_reads_its_sockets_every_slice(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    conn = Conn()
+    sim.offer([conn], rate=500, duration=0.5, timeout=0.5, seconds=0.001)
+    sim.arrive(conn, 0.5, 0.001, count=400, after=0.6)
+    sim.run()
+    assert sim.longest_turn <= 0.025
+
+
+@EAGER
+def test_a_server_that_has_just_started_does_not_begin_a_whole_burst(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    sim.arrive(Conn(), 0.5, 0.002, count=2000)
+    sim.run()
+    assert sim.longest_turn <= 0.03
+    assert sim.outcome()["good"] >= 150
+
+
+@EAGER
+def test_a_polite_client_beside_a_greedy_one_is_served_in_full(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    greedy, polite = Conn(), Conn()
+    sim.offer([greedy], rate=2000, duration=4, timeout=0.5, seconds=0.002)
+    calls = sim.offer([polite], rate=50, duration=4, timeout=0.5, seconds=0.002)
+    sim.run()
+    assert sim.outcome(calls) == {"good": len(calls)}
+
+
+@EAGER
+@pytest.mark.parametrize("seconds", [0.00003, 0.001, 0.005])
+def test_a_burst_of_calls_with_much_time_loses_none(eager: bool, seconds: float) -> None:
+    sim = Simulation(eager=eager)
+    sim.arrive(Conn(), 9, seconds, count=1000)
+    sim.run()
+    assert sim.outcome() == {"good": 1000}
+
+
+def test_a_burst_loses_none_after_cheap_and_after_dear_calls() -> None:
+    for before in (0.00001, 0.05):
+        sim = Simulation()
+        conn = Conn()
+        sim.offer([conn], rate=10, duration=2, timeout=9, seconds=before)
+        sim.arrive(conn, 9, 0.003, count=1000, after=2.5)
+        sim.run()
+        assert sim.outcome()["good"] == len(sim.calls)
+
+
+@EAGER
+@pytest.mark.parametrize("timeout", [0.03, 0.05, 0.1])
+def test_short_deadlines_are_kept_under_overload(eager: bool, timeout: float) -> None:
+    sim = Simulation(eager=eager, read_cost=4e-6, refuse_cost=2e-6)
+    sim.offer([Conn()], rate=2000, duration=3, timeout=timeout, seconds=0.001)
+    sim.run()
+    assert sim.outcome()["good"] >= 0.9 * 3000
+
+
+@EAGER
+def test_no_call_begins_after_its_deadline(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    sim.offer([Conn()], rate=4000, duration=2, timeout=0.2, seconds=0.002)
+    sim.run()
+    assert all(call.began <= call.deadline for call in sim.calls if call.began is not None)
+
+
+@EAGER
+def test_a_reset_that_has_arrived_is_seen_before_the_call_begins(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    conn = Conn()
+    calls = sim.arrive(conn, 9, 0.002, count=500)
+    sim.turn()
+    for call in calls[100:]:
+        sim.cancel_after(call, 0.1)
+    at = sim.now + 0.1
+    sim.run()
+    late = [call for call in calls[100:] if call.began is not None and call.began > at + 0.025]
+    assert late == []
+    assert sim.outcome()["good"] + sim.outcome()["cancelled"] == 500
+
+
+def test_calls_that_end_while_they_wait_leave_nothing() -> None:
+    sim = Simulation()
+    conns = [Conn() for _ in range(5)]
+    calls = [call for conn in conns for call in sim.arrive(conn, 9, 0.002, count=50)]
+    sim.turn()
+    assert sim.gate.waiting > 0
+    for call in calls:
+        call.cancel()
+    assert sim.gate.waiting == 0
+    sim.run()
+    after = sim.arrive(conns[0], 9, 0.001)
+    sim.run()
+    assert sim.outcome(after) == {"good": 1}
+
+
+def test_connections_take_turns() -> None:
+    sim = Simulation()
+    first, second = Conn(), Conn()
+    many = sim.arrive(first, 9, 0.002, count=300)
+    few = sim.arrive(second, 9, 0.002, count=3)
+    sim.run()
+    assert max(call.ended or 0 for call in few) < sorted(call.ended or 0 for call in many)[30]
+
+
+@EAGER
+def test_the_lowest_priority_is_refused_first(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    conn = Conn()
+    offered = [
+        sim.offer([conn], rate=300, duration=4, timeout=0.5, seconds=0.002, priority=priority)
+        for priority in (CRITICAL, DEFAULT, SHEDDABLE)
+    ]  # 1.8 times what it can do, 0.6 times each
+    sim.run()
+    critical, default, sheddable = map(share, offered)
+    assert critical == 1.0
+    assert 0.5 < default < 0.8
+    assert sheddable < 0.1
+
+
+def test_calls_without_a_deadline_wait_and_are_bounded_by_number() -> None:
+    sim = Simulation()
+    sim.arrive(Conn(), seconds=0.001, count=20_000)
+    sim.run()
+    outcome = sim.outcome()
+    assert outcome["queue"] > 3000
+    assert outcome["good"] + outcome["queue"] == 20_000
+
+
+def test_a_server_that_is_full_of_refusals_goes_on_serving() -> None:
+    sim = Simulation(read_cost=5e-6, refuse_cost=5e-6)
+    sim.offer([Conn() for _ in range(4)], rate=80_000, duration=1, timeout=0.5, seconds=0.0002)
+    sim.run()
+    assert sim.outcome()["good"] >= 800  # of 5,000 if refusals cost nothing
+
+
+@given(
+    eager=st.booleans(),
+    bursts=st.lists(
+        st.tuples(
+            st.integers(0, 3),  # connection
+            st.sampled_from([0.02, 0.1, 0.5, 9.0, float("inf")]),
+            st.sampled_from([0.0, 0.00003, 0.002, 0.05]),
+            st.integers(0, 2),
+            st.integers(1, 120),
+            st.floats(0, 1),
+            st.floats(0, 1),  # share of them that is cancelled
+        ),
+        max_size=12,
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_each_call_begins_or_is_refused_exactly_once(
+    eager: bool, bursts: list[tuple[int, float, float, int, int, float, float]]
+) -> None:
+    sim = Simulation(eager=eager, read_cost=1e-6)
+    conns = [Conn() for _ in range(4)]
+    for conn, timeout, seconds, priority, count, after, cancelled in bursts:
+        calls = sim.arrive(
+            conns[conn], timeout, seconds, priority=priority, count=count, after=after
+        )
+        for call in calls[: round(cancelled * count)]:
+            sim.cancel_after(call, after + 0.01)
+    sim.run()
+    outcome = sim.outcome()
+    lost = [call for call in sim.calls if call.deadline > sim.now and call.cancelled is False]
+    assert all(call.began is not None or call.refused is not None for call in lost)
+    assert outcome.total() == len(sim.calls)
+    assert sim.gate.waiting == 0
+    assert all(call.line is None for call in sim.calls)
