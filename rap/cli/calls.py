@@ -15,9 +15,11 @@ from typing import Any
 import click
 
 from rap.call import FORWARDED, MESSAGES_END, RESULT, Header, StreamType
+from rap.cli.command import declared_option
 from rap.cli.json_values import parse_arguments
 from rap.cli.remote import Remote, remote_options
 from rap.client import Client
+from rap.client.config import CallOptions
 from rap.client.method import Method
 from rap.client.retry import RetryState
 from rap.errors import CallError, ChannelClosed, Code
@@ -27,7 +29,7 @@ from rap.transport.stream import answer_trailer
 from rap.wire.codec import unpack
 from rap.wire.frames import BATCH, END
 
-__all__ = ["INPUT", "Answer", "NamedCall", "call_options", "refused_type"]
+__all__ = ["INPUT", "Answer", "NamedCall", "call_options", "group_option", "refused_type"]
 
 INPUT = "-"  # the argument that stands for the lines of standard input
 _OLD_LINGER = 1.0  # seconds
@@ -39,6 +41,9 @@ _REFUSALS = {
     "is a bidirectional function": StreamType.BIDI,
     "is a channel function": StreamType.CHANNEL,
 }
+
+
+group_option = declared_option("--group", CallOptions, "group", metavar="NAME", default="default")
 
 
 class Answer:
@@ -288,7 +293,7 @@ def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
 
     command: Callable[..., Any] = remote_options(with_call)
     for option in (
-        click.option("--group", metavar="NAME", help="Group of the function. [default: default]"),
+        group_option,
         click.argument("arguments", nargs=-1, metavar="[JSON|NAME=JSON]..."),
         click.argument("func_name", metavar="FUNC"),
     ):

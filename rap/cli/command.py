@@ -7,7 +7,8 @@ is wrong, and 130 after Ctrl-C. An error is one line on standard error.
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from math import isinf
 from typing import Any, TypeVar
 
 import click
@@ -15,8 +16,18 @@ import click
 from rap.cli.runtime import LOOPS, loop_factory
 from rap.cli.table import one_line
 from rap.errors import CallError, HandlerError, RapError
+from rap.options import Options, declared_options
 
-__all__ = ["INTERRUPTED", "Command", "Failed", "error_text", "json_option", "loop_option", "run"]
+__all__ = [
+    "INTERRUPTED",
+    "Command",
+    "Failed",
+    "declared_option",
+    "error_text",
+    "json_option",
+    "loop_option",
+    "run",
+]
 
 INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
@@ -89,6 +100,51 @@ def error_text(error: RapError) -> str:
     if isinstance(error, HandlerError):
         return f"{error.code.name}: {error.details['type']}: {error.message}".removesuffix(": ")
     return f"{error.code.name}: {error}"
+
+
+def declared_option(
+    flag: str,
+    declaration: type[Options],
+    name: str,
+    *,
+    text: str | None = None,
+    default: str | None = None,
+    **settings: Any,
+) -> Callable[[Any], Any]:
+    """Return a command line option that is the same as an option of a client, server or call.
+
+    Its help, type and bounds are those of the declaration. A number must be finite, too.
+
+    Args:
+        flag: Name on the command line.
+        declaration: Class that declares the option.
+        name: Name of the option there.
+        text: Help text, if the option does more than the declared one.
+        default: What the command does without the option, if it has another default. The command
+            gets `None` then.
+        settings: For `click.option`.
+    """
+    declared = next(each for each in declared_options(declaration) if each.name == name)
+
+    def check(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        try:
+            if isinstance(value, float) and isinf(value):
+                raise ValueError(f"{name} must be less than infinity, got {value}")
+            if value is not None:
+                declared.check(value)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc).replace(name, "it", 1)) from exc
+        return value
+
+    bounds = f"{declared.option.bounds} {declared.option.unit}" if declared.option.bounds else ""
+    value = declared.default if default is None else None
+    unset = value if default is None else default
+    notes = [bounds.rstrip(), "" if unset is None else f"default: {unset}"]
+    note = "; ".join(filter(None, notes))
+    # The sentence about `None` is for Python.
+    text = text or re.sub(r" ?`None` means [^.]*\.", "", declared.option.text).replace("`", "")
+    settings = {"type": declared.kind, "callback": check, "default": value, **settings}
+    return click.option(flag, help=f"{text} [{note}]" if note else text, **settings)
 
 
 class _Misused(click.ClickException):

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 import click
 
 from rap.address import Address
+from rap.cli.command import declared_option
 from rap.client import Client
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
@@ -17,13 +18,12 @@ from rap.client.pool import NOT_DIALLED
 from rap.errors import Unavailable
 from rap.options import declared_options
 
-__all__ = ["DEFAULT_HOST", "Remote", "checked", "refuses", "remote_options"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PATIENCE", "Remote", "checked", "refuses", "remote_options"]
 
 T = TypeVar("T")
 
 DEFAULT_HOST = "localhost:9000"
 
-_PATIENCE = 9.0  # seconds to find a server without --timeout
 _FAILED_FAST = "wait_for_ready=False"  # in an error of the client
 # Options of `Client` and of the command line, to translate messages.
 _NAMES = {
@@ -37,6 +37,9 @@ _NAMES = {
     "token": "--token",
 }
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
+_DECLARED = {each.name: each for each in declared_options(ClientConfig)}
+DEFAULT_PATIENCE: float = _DECLARED["connect_timeout"].default
+"""Seconds to find a server without ``--timeout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Remote:
     @property
     def patience(self) -> float:
         """Seconds to find a server."""
-        return _PATIENCE if self.timeout is None else self.timeout
+        return DEFAULT_PATIENCE if self.timeout is None else self.timeout
 
     def with_service(self) -> Self:
         """Return this object, which must name a registry and a service, or neither.
@@ -186,18 +189,12 @@ def _addresses(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) ->
     return texts
 
 
-def _positive(_: click.Context, __: click.Parameter, seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise click.BadParameter(f"it must be a positive number of seconds, got {seconds:g}")
-    return seconds
+def _same(flag: str, name: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return a command line option that is an option of `Client`, in terms of the command line."""
+    text = re.sub(r"`(\w+)`", lambda it: _NAMES.get(it[1], it[1]), _DECLARED[name].option.text)
+    return declared_option(flag, ClientConfig, name, text=text, **settings)
 
 
-# The descriptions of the options of `Client`, in terms of the command line.
-_TEXTS = {
-    each.name: re.sub(r"`(\w+)`", lambda it: _NAMES.get(it[1], it[1]), each.option.text)
-    for each in declared_options(ClientConfig)
-    if each.name in _NAMES
-}
 _FILE = click.Path(exists=True, dir_okay=False)
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
@@ -211,26 +208,28 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--registry", metavar="URL", help="Registry to find servers in, for example redis://host."
     ),
-    click.option("--service", metavar="NAME", help=_TEXTS["service"]),
+    _same("--service", "service", metavar="NAME"),
     click.option("--namespace", metavar="NAME", help="Namespace in the registry."),
-    click.option("--ca", type=_FILE, help=_TEXTS["ssl_ca_path"]),
-    click.option("--pin", type=_FILE, help=_TEXTS["ssl_crt_path"]),
-    click.option("--cert", type=_FILE, help=_TEXTS["ssl_client_crt_path"]),
-    click.option("--key", type=_FILE, help=_TEXTS["ssl_client_key_path"]),
-    click.option(
+    _same("--ca", "ssl_ca_path", type=_FILE),
+    _same("--pin", "ssl_crt_path", type=_FILE),
+    _same("--cert", "ssl_client_crt_path", type=_FILE),
+    _same("--key", "ssl_client_key_path", type=_FILE),
+    declared_option(
         "--token",
+        ClientConfig,
+        "token",
         envvar="RAP_TOKEN",
         metavar="TEXT",
-        help="Token of the client. Other users of the machine can read a command line: set"
+        text="Token of the client. Other users of the machine can read a command line: set"
         " RAP_TOKEN instead.",
     ),
-    click.option(
+    declared_option(
         "--timeout",
-        type=float,
-        callback=_positive,
+        ClientConfig,
+        "timeout",
         metavar="SECONDS",
-        help="Time limit to find a server, and for each call. [default: 9 to find a server (rap"
-        " ping: 2, rap top: 1), none for calls]",
+        text="Time limit to find a server, and for each call.",
+        default=f"{DEFAULT_PATIENCE:g} to find a server (rap ping: 2, rap top: 1), none for calls",
     ),
     click.option(
         "--wait",

@@ -27,6 +27,26 @@ TokenSource = Token | Callable[[], Any]
 _MAX_TOKEN = 8192  # bytes
 
 
+def _check_token(source: object, option: str) -> None:
+    """Check the option ``token``.
+
+    Raises:
+        ValueError: It is not a token, or it is empty or too long.
+    """
+    if not callable(source):
+        _check_value(source, option)
+
+
+def _check_value(token: object, option: str = "token") -> Token:
+    if not isinstance(token, str | bytes):
+        kind = type(token).__name__  # its value may be a secret
+        raise ValueError(f"{option} must be a string, bytes or a function, got {kind}")
+    size = len(token.encode() if isinstance(token, str) else token)
+    if not 1 <= size <= _MAX_TOKEN:
+        raise ValueError(f"{option} must have 1 to {_MAX_TOKEN} bytes, got {size}")
+    return token
+
+
 class _Place(Options, frozen=True, eq=False):
     """The only option that is also given by position."""
 
@@ -208,13 +228,10 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
         Option(
             "Token that identifies this client to servers that verify it: a string, bytes, or a "
             "function (`def` or `async def`) that returns the token for each new connection.",
+            check=_check_token,
             see="authentication.md",
         ),
     ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_token(self.token)
 
 
 def _check_name(name: object, option: str) -> None:
@@ -358,23 +375,3 @@ async def token_of(source: TokenSource) -> Token:
         return _check_value(token)
     except Exception as exc:  # the user's function
         raise Unauthenticated(f"token() gave no token: {exc!r}", unserved=True) from exc
-
-
-def _check_token(source: object) -> None:
-    """Check the option ``token``.
-
-    Raises:
-        ValueError: It is not a token, or it is empty or too long.
-    """
-    if source is not None and not callable(source):
-        _check_value(source)
-
-
-def _check_value(token: object) -> Token:
-    if not isinstance(token, str | bytes):
-        kind = type(token).__name__  # its value may be a secret
-        raise ValueError(f"token must be a string, bytes or a function, got {kind}")
-    size = len(token.encode() if isinstance(token, str) else token)
-    if not 1 <= size <= _MAX_TOKEN:
-        raise ValueError(f"token must have 1 to {_MAX_TOKEN} bytes, got {size}")
-    return token

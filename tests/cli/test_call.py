@@ -219,7 +219,7 @@ async def test_a_call_takes_no_longer_than_timeout() -> None:
         (["f", "--host", "nowhere"], "Invalid value for '--host': it must be host:port"),
         (["f", "--host", "h:99999"], "'--host': the port must be 0 to 65535, got '99999'"),
         (["f", "--host", "h:0"], "Invalid value for '--host': port 0 cannot be dialled, got 'h:0'"),
-        (["f", "--timeout", "0"], "'--timeout': it must be a positive number of seconds, got 0"),
+        (["f", "--timeout", "0"], "'--timeout': it must be more than 0 seconds, got 0"),
         (["f", "--timeout", "x"], "'--timeout': 'x' is not a valid float"),
         (["f", "--nope"], "No such option '--nope'"),
         (["f", "--registry", "redis://h"], "--registry needs --service"),

@@ -19,7 +19,7 @@ async def test_a_function_is_described_with_its_types() -> None:
     assert result.stdout == (
         "item(name: str) -> Item\n\n"
         "  group       default\n"
-        "  shape       function\n"
+        "  stream type function\n"
         "  idempotent  no\n"
         "  private     no\n\n"
         "@dataclass\n"
@@ -35,7 +35,7 @@ async def test_a_function_is_described_with_its_types() -> None:
         (["add"], "  Add two numbers.\n\n  Both are whole.\n"),
         (["show"], 'show(value: Any, *, mark: str = "") -> Any\n'),
         (["count"], "count(n: int) -> AsyncIterator[int]\n"),
-        (["shout"], "  shape       channel\n"),
+        (["shout"], "  stream type channel\n"),
         (["hidden", "--group", "back"], "  idempotent  yes\n  private     yes\n"),
         (["describe", "--group", "registry"], "class FunctionDescription(TypedDict):\n"),
     ],
@@ -126,7 +126,7 @@ async def test_items_and_messages_are_described_with_their_parameter() -> None:
     assert [items[key] for key in keys[:5]] == ["stream", None, None, None, "Item"]
     assert [each["name"] for each in upload["types"]] == ["Pair"]
     assert text.startswith("upload(name: str, rows: AsyncIterator[Pair], limit: int = 10) -> int")
-    assert "  shape       client streaming\n" in text
+    assert "  stream type client streaming\n" in text
 
 
 def a_class(**changes: Any) -> dict[str, Any]:

@@ -18,15 +18,15 @@ async def test_the_functions_of_a_server_are_listed_to_clients_on_its_machine() 
         result = await invoke(server, "ls")
         entries = json.loads((await invoke(server, "ls", "--json")).stdout)
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["GROUP", "FUNCTION", "SHAPE", "PRIVATE"]
+    assert lines[0] == ["GROUP", "FUNCTION", "STREAM", "TYPE", "PRIVATE"]
     assert ["back", "hidden()", "->", "str", "function", "yes"] in lines
     assert {
         "group": "default",
         "function": "count(n: int) -> collections.abc.AsyncIterator[int]",
-        "shape": "generator",
+        "stream_type": "generator",
         "private": False,
     } in entries
-    assert [entry["shape"] for entry in entries].count("channel") == 5
+    assert [entry["stream_type"] for entry in entries].count("channel") == 5
 
 
 async def test_clients_on_other_machines_get_an_explanation(remote_peers: None) -> None:

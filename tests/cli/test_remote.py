@@ -91,7 +91,7 @@ async def test_a_negative_number_is_the_value_of_the_option_before_it(option: st
     if option == "--token":
         assert (result.stdout, result.exit_code) == ("0\n", 0)
     else:
-        assert "it must be a positive number of seconds, got -5" in result.stderr
+        assert "it must be more than 0 seconds, got -5" in result.stderr
 
 
 @pytest.mark.parametrize("command", [["call", "f"], ["ls"], ["ping"], ["top"], ["bench", "f"]])

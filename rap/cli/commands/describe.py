@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from rap.cli.calls import group_option
 from rap.cli.command import Command, json_option, run
 from rap.cli.descriptions import describe_one
 from rap.cli.json_values import to_json
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
+from rap.client.method import DEFAULT_GROUP
 
 __all__ = ["KINDS", "describe"]
 
@@ -25,17 +27,15 @@ KINDS = {
 
 @click.command(cls=Command)
 @click.argument("func", metavar="FUNC")
-@click.option(
-    "--group", metavar="NAME", default="default", show_default=True, help="Group of the function."
-)
+@group_option
 @json_option
 @remote_options
-def describe(remote: Remote, func: str, group: str, json: bool) -> None:
+def describe(remote: Remote, func: str, group: str | None, json: bool) -> None:
     """Describe a function of a server.
 
     A server describes its functions only to clients on its own machine.
     """
-    found = run(describe_one(remote, func, group))
+    found = run(describe_one(remote, func, group or DEFAULT_GROUP))
     click.echo(to_json(found) if json else _text(found))
 
 
@@ -45,7 +45,7 @@ def _text(found: dict[str, Any]) -> str:
     given = ", ".join(parameters(found["parameters"], annotations))
     rows = {
         "group": found["group"],
-        "shape": KINDS.get(found["shape"], found["shape"]),
+        "stream type": KINDS.get(found["shape"], found["shape"]),
         "idempotent": "yes" if found["idempotent"] else "no",
         "private": "yes" if found["is_private"] else "no",
     }

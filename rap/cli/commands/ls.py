@@ -39,7 +39,7 @@ async def _functions(remote: Remote) -> list[dict[str, Any]]:
             {
                 "group": each["group"],
                 "function": each["func_name"] + each["signature"],
-                "shape": _kind(each),
+                "stream_type": _kind(each),
                 "private": each["is_private"],
             }
             for each in await list_functions(client)

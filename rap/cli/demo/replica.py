@@ -17,10 +17,11 @@ from typing import cast
 
 import click
 
-from rap.cli.command import loop_option
+from rap.cli.command import declared_option, loop_option
 from rap.cli.runtime import loop_factory
 from rap.registry import Endpoint, Registry, Snapshot, registry_from_url
 from rap.server import Channel, Server
+from rap.server.config import ServerConfig
 
 __all__ = ["SLOTS", "WORK", "demo_replica"]
 
@@ -106,8 +107,8 @@ def die_with_parent() -> None:
 @click.option("--name", required=True)
 @click.option("--service", required=True)
 @click.option("--registry", required=True)
-@click.option("--weight", type=int, default=1)
-@click.option("--lease-ttl", type=float, default=10.0)
+@declared_option("--weight", ServerConfig, "weight")
+@declared_option("--lease-ttl", ServerConfig, "lease_ttl")
 @loop_option
 def demo_replica(
     name: str, service: str, registry: str, weight: int, lease_ttl: float, loop: str
