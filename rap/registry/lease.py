@@ -8,9 +8,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from math import inf
-from typing import Self
+from typing import Any, Self, cast
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
@@ -22,10 +22,12 @@ from rap.registry.base import (
     LoadReport,
     Registry,
     Reports,
+    Snapshot,
     State,
     check_name,
     check_ttl,
 )
+from rap.registry.process import MARK, has_ended
 from rap.tasks import start_task
 
 __all__ = ["Lease"]
@@ -37,6 +39,7 @@ _JITTER = 0.1  # share of the interval, either way
 _FIRST_BACKOFF = 0.25  # seconds; doubled per failure, up to `_MAX_BACKOFF`
 _MAX_BACKOFF = 0.5  # share of the interval: a registry that returns empty is full again within 5 s
 _MAX_DOUBLINGS = 8
+_LOOK_TIMEOUT = 1.0  # seconds to read who holds the address
 
 
 class Lease:
@@ -194,7 +197,12 @@ class Lease:
             self._registry.report_load(self._service, endpoint.id, report)
         asked = self._clock.monotonic()
         try:
-            await self._registry.register(self._service, endpoint, ttl=self._ttl)
+            try:
+                await self._registry.register(self._service, endpoint, ttl=self._ttl)
+            except AddressTaken:
+                if not await self._remove_ended():
+                    raise
+                await self._registry.register(self._service, endpoint, ttl=self._ttl)
         except LeaseLost as exc:
             self._failed(exc, logging.WARNING)
             return self._rng.uniform(0.0, self._interval)
@@ -209,6 +217,31 @@ class Lease:
             return most * self._rng.uniform(0.5, 1.0)
         self._succeeded(asked)
         return self._interval * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+
+    async def _remove_ended(self) -> bool:
+        """Remove the registration of a former process at the address, if it has surely ended.
+
+        Raises:
+            RegistryError: The registry is unreachable.
+        """
+        try:
+            async with (
+                asyncio.timeout(_LOOK_TIMEOUT),
+                aclosing(cast(Any, self._registry.watch(self._service))) as snapshots,
+            ):
+                snapshot: Snapshot = await anext(snapshots)
+        except TimeoutError:
+            return False
+        except Exception:  # a registry of the user
+            logger.exception("%s could not be read", self._service)
+            return False
+        held = snapshot.get(self._endpoint.id)
+        if held is None or not has_ended(held.metadata.get(MARK, "")):
+            return False
+        await self._registry.deregister(self._service, held)
+        text = "%s: %s is free: the process that was registered there has ended"
+        logger.info(text, self._service, held.id)
+        return True
 
     def _log_taken(self, error: AddressTaken) -> None:
         """Log that another process holds the address.

@@ -132,11 +132,20 @@ class Registration:
         if self._registry is None:
             return
         address = await self._advertised(bound)
-        state = State.DRAINING if draining else State.UP
-        endpoint = Endpoint(
-            str(address), address, self._weight, state, self._incarnation, self._zone
-        )
         from rap.registry.lease import Lease
+        from rap.registry.process import MARK, process_mark
+
+        state = State.DRAINING if draining else State.UP
+        mark = process_mark()
+        endpoint = Endpoint(
+            str(address),
+            address,
+            self._weight,
+            state,
+            self._incarnation,
+            self._zone,
+            {MARK: mark} if mark else {},
+        )
 
         self._lease = Lease(
             self._registry,

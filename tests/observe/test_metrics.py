@@ -196,8 +196,10 @@ async def test_refusals_of_limits_are_counted(registry: CollectorRegistry) -> No
         for _ in range(2):
             with pytest.raises(ResourceExhausted):
                 await client.call(add, 1, 2)
+        refused = Client(server.addresses, connect_timeout=0.05)
         with pytest.raises(Unavailable, match="more than 1 connections"):
-            await Client(server.addresses, connect_timeout=0.05).connect()
+            await refused.connect()
+        await refused.close()
         assert read("limit_refused_total", limit="LimitProcessor") == 2
         assert (read("limit_refused_total", limit="ConnLimitMiddleware") or 0) >= 1
         assert read("limit_refused_total", limit="IpBlockMiddleware") == 0
