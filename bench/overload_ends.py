@@ -13,7 +13,7 @@ import time
 from array import array
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import Any
 
@@ -201,7 +201,8 @@ async def _drive(peer: str, addresses: list[str], timeout: float) -> None:
     async with ends(addresses, timeout) as (call, kind_of):
         end = time.monotonic() + _WARM_UP  # so that all servers are connected
         while time.monotonic() < end:
-            await call()
+            with suppress(Exception):
+                await call()
         print("ready", flush=True)
         plan: Plan = json.loads(await asyncio.to_thread(sys.stdin.readline))
         if "in_flight" in plan:
@@ -253,7 +254,9 @@ async def _open_loop(
     Returns:
         Of each call: when it was to begin, the seconds from then to its end, and what became of it.
     """
-    calls = array("d", bytes(24 * len(times)))
+    calls = array("d")
+    for at in times:  # of a call that is not over at the end
+        calls.extend((at, timeout + _LINGER, EXPIRED))
     now, create_task = time.monotonic, asyncio.get_running_loop().create_task
 
     async def one(number: int, at: float) -> None:
@@ -279,8 +282,6 @@ async def _open_loop(
         _, late = await asyncio.wait(tasks, timeout=timeout + _LINGER)
         for task in late:
             task.cancel()
-        if late:
-            raise RuntimeError(f"{len(late)} calls are still open after their deadline")
     return calls
 
 
