@@ -16,6 +16,7 @@ from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
     "CALL_OPTIONS",
+    "DEFAULT_PRIORITY",
     "FORWARDED",
     "HEADER_DETAIL",
     "PRIORITIES",
@@ -40,7 +41,7 @@ __all__ = [
 
 # Options of a call that a stub takes as keyword arguments. A parameter of the function that has the
 # same name comes first.
-CALL_OPTIONS = ("session", "timeout", "header", "affinity", "wait_for_ready")
+CALL_OPTIONS = ("session", "timeout", "header", "affinity", "wait_for_ready", "priority")
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
 # Header of a call that is made on behalf of another machine, as a gateway does. Private functions
@@ -54,6 +55,7 @@ UNTRACED_HEADER: Header = {UNTRACED: True}
 # the default of its function. An overloaded server refuses the lowest first.
 PRIORITY = ":priority"
 PRIORITIES = ("critical", "default", "sheddable")
+DEFAULT_PRIORITY = PRIORITIES.index("default")
 # Headers of the outcome of a call (PROTOCOL.md §8.5). RESULT marks the message of a channel that is
 # the result of the server's function, and MESSAGES_END the end of its messages if the function has
 # not returned. TRAILER holds what the server says when the call ends, as a map. A Reset has no
@@ -302,6 +304,11 @@ class CallSource(Protocol):
     @property
     def method(self) -> str:
         """The function, as ``/group/name``."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Index of its priority in `PRIORITIES`."""
         ...
 
     @property

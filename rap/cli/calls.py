@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from rap.call import FORWARDED, MESSAGES_END, RESULT, Header, StreamType
+from rap.call import FORWARDED, MESSAGES_END, PRIORITIES, RESULT, Header, StreamType
 from rap.cli.command import declared_option
 from rap.cli.json_values import parse_arguments
 from rap.cli.remote import Remote, remote_options
@@ -93,6 +93,7 @@ class NamedCall:
         kwargs: Keyword arguments.
         timeout: Seconds that the call may take; `None` leaves it to the server.
         reads_input: Whether the command line says that the lines of standard input are the items.
+        priority: Priority of the call; `None` leaves it to the server.
     """
 
     func: str
@@ -101,6 +102,7 @@ class NamedCall:
     kwargs: dict[str, Any]
     timeout: float | None
     reads_input: bool = False
+    priority: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -110,7 +112,18 @@ class NamedCall:
             "arg_param": self.args,
             "kwarg_param": self.kwargs,
             "timeout": self.timeout,
+            "priority": self.priority,
         }
+
+    def _method(self, stream_type: StreamType) -> Method:
+        return Method(
+            self.func,
+            self.group,
+            None,
+            timeout=self.timeout,
+            priority=self.priority,
+            stream_type=stream_type,
+        )
 
     async def open(
         self, client: Client, answer: Answer | None = None
@@ -130,7 +143,7 @@ class NamedCall:
         invoker = client.invoker
         answer = answer or Answer()
         stream_type = StreamType.STREAM
-        method = Method(self.func, self.group, None, timeout=self.timeout, stream_type=stream_type)
+        method = self._method(stream_type)
         body = method.encode(self.args, self.kwargs)
         call, _ = invoker.start_call(method, stream_type, None, None, self.timeout)
         state, message = RetryState(), None
@@ -241,7 +254,7 @@ class NamedCall:
         its kind is not known, the server refuses it. That is noticed before an item is read.
         """
         invoker = client.invoker
-        method = Method(self.func, self.group, None, timeout=self.timeout, stream_type=stream_type)
+        method = self._method(stream_type)
         bare = not self.args and not self.kwargs
         body = method.encode(self.args, self.kwargs)
         async with client.session:
@@ -277,22 +290,35 @@ def _has_mark(meta: bytes, name: str) -> bool:
 
 
 def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
-    """Add FUNC, its arguments and ``--group`` to a command, which gets them as `named`.
+    """Add FUNC, its arguments, ``--group`` and ``--priority`` to a command, which gets `named`.
 
     The command gets the options of `remote_options`, too.
     """
 
     @functools.wraps(func)
     def with_call(
-        *, remote: Remote, func_name: str, arguments: tuple[str, ...], group: str, **kwargs: Any
+        *,
+        remote: Remote,
+        func_name: str,
+        arguments: tuple[str, ...],
+        group: str,
+        priority: str | None,
+        **kwargs: Any,
     ) -> Any:
         args, named = parse_arguments(tuple(each for each in arguments if each != INPUT))
         reads_input = INPUT in arguments
-        call = NamedCall(func_name, group, args, named, remote.timeout, reads_input)
+        call = NamedCall(func_name, group, args, named, remote.timeout, reads_input, priority)
         return func(remote=remote, named=call, **kwargs)
 
     command: Callable[..., Any] = remote_options(with_call)
     for option in (
+        declared_option(
+            "--priority",
+            CallOptions,
+            "priority",
+            type=click.Choice(PRIORITIES),
+            default="that of the function",
+        ),
         group_option,
         click.argument("arguments", nargs=-1, metavar="[JSON|NAME=JSON]..."),
         click.argument("func_name", metavar="FUNC"),

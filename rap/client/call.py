@@ -13,7 +13,19 @@ from contextlib import nullcontext
 from threading import get_ident
 from typing import Any
 
-from rap.call import UNTRACED_HEADER, Call, Header, Request, Side, StreamType, current, running_call
+from rap.call import (
+    DEFAULT_PRIORITY,
+    PRIORITIES,
+    PRIORITY,
+    Call,
+    Header,
+    Request,
+    Side,
+    StreamType,
+    check_priority,
+    current,
+    running_call,
+)
 from rap.client.attempt import (
     AttemptFactory,
     Pick,
@@ -42,6 +54,7 @@ _current = current.get
 _UNARY, _CLIENT = StreamType.UNARY, Side.CLIENT  # look-ups are slow
 
 
+_OWN_NAMES = {"session_id", PRIORITY}  # of a header that says nothing to processors
 _NOT_IDEMPOTENT = "; rap only retries such a call if it is declared with idempotent=True"
 
 
@@ -96,6 +109,7 @@ class Invoker:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
     ) -> Any:
         """Make a unary call and return its result.
 
@@ -108,13 +122,14 @@ class Invoker:
             timeout: Seconds; `None`: no limit but the deadline of the call that runs here.
             affinity: Key whose calls should keep to one server.
             wait_for_ready: How long the call waits for a server; `None`: as the client does.
+            priority: How important the call is; `None`: as `Invoker.priority` says.
 
         Raises:
             CallError: It failed; see `rap.errors`.
         """
         body = method.encode(args, kwargs)
         call, session = self.start_call(
-            method, _UNARY, session, header, timeout, affinity, wait_for_ready
+            method, _UNARY, session, header, timeout, affinity, wait_for_ready, priority
         )
         send = self.call_with_retries if method.hedge is None else self.call_with_hedging
         if self.pipeline.has_scope and not self.untraced(call):
@@ -134,6 +149,7 @@ class Invoker:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
     ) -> UnaryCall[Any]:
         """Start a unary call in a task; see `unary` for the arguments.
 
@@ -142,7 +158,7 @@ class Invoker:
         """
         body = method.encode(args, kwargs)
         call, session = self.start_call(
-            method, _UNARY, session, header, timeout, affinity, wait_for_ready
+            method, _UNARY, session, header, timeout, affinity, wait_for_ready, priority
         )
         return self.start_task(call, self._unary(method, call, session, body))
 
@@ -169,6 +185,7 @@ class Invoker:
         timeout: float | None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
     ) -> tuple[Call, Session | None]:
         """Return the `Call`, with session, header and deadline settled, and its session."""
         if affinity is not None and not isinstance(affinity, str):
@@ -197,6 +214,14 @@ class Invoker:
             limit = self.monotonic() + timeout
             if limit < deadline:
                 deadline = limit
+        if priority is not None:
+            check_priority(priority, "priority")
+        else:
+            priority = method.priority
+            if outer is not None and outer.priority != DEFAULT_PRIORITY and not outer.is_over:
+                priority = _lower(priority, outer.priority)
+        if priority is not None:
+            own[PRIORITY] = priority
         call = Call(
             method.path, stream_type, _CLIENT, own, deadline, None, affinity, wait_for_ready
         )
@@ -205,7 +230,7 @@ class Invoker:
     def untraced(self, call: Call) -> bool:
         """Whether a call is in no trace and needs no scope; if so, its header says it."""
         header = call.header
-        if header and (len(header) > 1 or "session_id" not in header):
+        if header and not header.keys() <= _OWN_NAMES:
             return False  # it brings something that a processor should see
         if self.wants_next():
             return False
@@ -323,7 +348,7 @@ class Invoker:
             body: The encoded arguments.
             error: How it failed.
         """
-        header: Header = {} if self.plain else UNTRACED_HEADER
+        header = method.header if self.plain else method.untraced_header
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
         pick = node, stream.conn
         await self.prepare_retry(method, call, None, pick, state, error, started)
@@ -414,6 +439,11 @@ class Invoker:
         call.retry_after(error)
         if pause:
             await self.clock.sleep(pause)
+
+
+def _lower(name: str | None, other: int) -> str:
+    """Return the lower one of two priorities, of which the first may not be named."""
+    return PRIORITIES[other if name is None else max(other, PRIORITIES.index(name))]
 
 
 def _check_names(header: Header) -> None:

@@ -38,6 +38,7 @@ class ChannelCall:
         timeout: Seconds that the whole call may take; `None`: no limit.
         affinity: Key whose calls should keep to one server.
         wait_for_ready: How long the call waits for a server; `None`: as the client does.
+        priority: How important the call is; `None`: as `Invoker.priority` says.
 
     Raises:
         InvalidArgument: The arguments do not fit the function.
@@ -56,6 +57,7 @@ class ChannelCall:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
     ) -> None:
         self._invoker = invoker
         self._method = method
@@ -67,7 +69,7 @@ class ChannelCall:
         self._body = body if args or kwargs else None
         limit = method.timeout if timeout is None else timeout
         self._call, self._session = invoker.start_call(
-            method, StreamType.CHANNEL, session, header, limit, affinity, wait_for_ready
+            method, StreamType.CHANNEL, session, header, limit, affinity, wait_for_ready, priority
         )
         if self._session is None:
             self._call.header["session_id"] = self._own.id

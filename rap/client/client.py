@@ -105,6 +105,9 @@ class Client:
             A number: at most so many seconds. `None`: while a server is connected to for the first
             time, then for 1 second, or until 5 seconds after a server was last connected. Default
             None.
+        priority: Priority of calls: `critical`, `default` or `sheddable`. An overloaded server
+            refuses the lowest first. `None` means the priority that the server has for the
+            function. Default None.
         max_attempts: Maximum attempts of one call, including the first one. A call is retried only
             if that is safe. Default 4 attempts, at least 1.
         retry_budget: Maximum retries and hedged requests, as a share of the calls of the last ten
@@ -174,7 +177,7 @@ class Client:
         self._inherited = False  # it was connected in the process that this one was forked from
         self._lock = threading.Lock()
         _clients.add(self)
-        self._methods = MethodCache(self.config.timeout)
+        self._methods = MethodCache(self.config.timeout, self.config.priority)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors. Call it before `connect`.
@@ -217,6 +220,7 @@ class Client:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> Declare: ...
 
     @checks_options(StubOptions)
@@ -229,6 +233,7 @@ class Client:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> Any:
         """Make an ``async def`` the stub of a server's function.
 
@@ -258,14 +263,14 @@ class Client:
         """
         check_hedge(hedge, idempotent)
         func, name = split_decorated(
-            "client", name, (group, enable_type_check, timeout, idempotent, hedge)
+            "client", name, (group, enable_type_check, timeout, idempotent, hedge, priority)
         )
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
-            options = (timeout, idempotent, enable_type_check, hedge)
+            options = (timeout, idempotent, enable_type_check, hedge, priority)
             method = self._methods.make(name or function.name, group, function, *options)
             return make_stub(self, method, func)
 
@@ -280,6 +285,7 @@ class Client:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> I:
         """Return an object whose methods are stubs of those of a class or `Protocol`.
 
@@ -300,7 +306,9 @@ class Client:
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
             TypeError: The interface declares no public method.
         """
-        return bind_interface(self, self._methods, interface, group, timeout, idempotent, hedge)
+        return bind_interface(
+            self, self._methods, interface, group, timeout, idempotent, hedge, priority
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"
@@ -517,6 +525,7 @@ class Client:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -550,7 +559,7 @@ class Client:
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = method.timeout if check_call_timeout(timeout) is None else timeout
         return await self.invoker.unary(
-            method, *arguments, session, header, limit, affinity, wait_for_ready
+            method, *arguments, session, header, limit, affinity, wait_for_ready, priority
         )
 
     async def call(
@@ -563,6 +572,7 @@ class Client:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -588,11 +598,19 @@ class Client:
             from rap.client.request_pump import client_stream  # few clients send request streams
 
             _, running = client_stream(
-                self.invoker, method, *arguments, session, header, limit, affinity, wait_for_ready
+                self.invoker,
+                method,
+                *arguments,
+                session,
+                header,
+                limit,
+                affinity,
+                wait_for_ready,
+                priority,
             )
             return await running
         return await self.invoker.unary(
-            method, *arguments, session, header, limit, affinity, wait_for_ready
+            method, *arguments, session, header, limit, affinity, wait_for_ready, priority
         )
 
     def iterator_call(
@@ -605,6 +623,7 @@ class Client:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -637,6 +656,7 @@ class Client:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
         )
 
     def channel(
@@ -650,6 +670,7 @@ class Client:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -683,6 +704,7 @@ class Client:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
         )
 
     async def execute(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from math import inf
 from typing import Annotated, Any
 
 from rap.balance import Picker
+from rap.call import check_priority
 from rap.client.target import Hosts
 from rap.client.waiting import check_wait_for_ready
 from rap.clock import Clock
@@ -168,6 +169,15 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="calls.md#waiting-for-a-server",
         ),
     ] = None
+    priority: Annotated[
+        str | None,
+        Option(
+            "Priority of calls: `critical`, `default` or `sheddable`. An overloaded server refuses "
+            "the lowest first. `None` means the priority that the server has for the function.",
+            check=check_priority,
+            see="operations.md#overload",
+        ),
+    ] = None
     max_attempts: Annotated[
         int,
         Option(
@@ -307,6 +317,15 @@ class StubOptions(Options, frozen=True, kw_only=True):
             see="calls.md#hedged-requests",
         ),
     ] = None
+    priority: Annotated[
+        str | None,
+        Option(
+            "Priority of its calls: `critical`, `default` or `sheddable`. `None` means the "
+            "`priority` of the client.",
+            check=check_priority,
+            see="operations.md#overload",
+        ),
+    ] = None
 
 
 class CallOptions(Options, frozen=True, kw_only=True):
@@ -346,6 +365,15 @@ class CallOptions(Options, frozen=True, kw_only=True):
             "number of seconds. `None` means the `wait_for_ready` of the client.",
             check=check_wait_for_ready,
             see="calls.md#waiting-for-a-server",
+        ),
+    ] = None
+    priority: Annotated[
+        str | None,
+        Option(
+            "Priority of the call: `critical`, `default` or `sheddable`. `None` means that of the "
+            "stub or the client, but no higher one than that of the call that is being served.",
+            check=check_priority,
+            see="operations.md#overload",
         ),
     ] = None
     arg_param: Annotated[

@@ -38,6 +38,7 @@ def inject(
     timeout: float | None = None,
     idempotent: bool = False,
     hedge: bool | float | None = None,
+    priority: str | None = None,
 ) -> F:
     """Replace a function by its stub in the module that defines it; return the stub.
 
@@ -65,7 +66,7 @@ def inject(
     module = _home(func)
     if hasattr(getattr(module, func.__name__), _LOCAL):
         raise ValueError(f"{func.__module__}.{func.__name__} is injected already")
-    options = {"timeout": timeout, "idempotent": idempotent, "hedge": hedge}
+    options = {"timeout": timeout, "idempotent": idempotent, "hedge": hedge, "priority": priority}
     stub: F = client.register(name, group, **options)(func)
     setattr(stub, _LOCAL, func)
     setattr(module, func.__name__, stub)

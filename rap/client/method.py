@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rap.call import UNTRACED, StreamType, method_path
+from rap.call import PRIORITY, UNTRACED, UNTRACED_HEADER, Header, StreamType, method_path
 from rap.client.retry import HedgePolicy
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
@@ -14,7 +14,7 @@ __all__ = ["DEFAULT_GROUP", "Method", "MethodCache", "merge_arguments"]
 
 DEFAULT_GROUP = "default"
 _JUST_BEGUN = 0.005  # seconds of a timeout that may have passed
-_OFTEN_THE_SAME = {"session_id", UNTRACED}
+_OFTEN_THE_SAME = {"session_id", UNTRACED, PRIORITY}
 _MAX_KEPT = 4096  # methods of functions and names that are called without a stub
 
 
@@ -30,9 +30,12 @@ class Method:
             connection was lost may be retried.
         check: Whether arguments are checked against the declaration before they are sent.
         hedge: When a unary call is hedged; `None`: never.
+        priority: Priority of its calls; `None`: the server decides.
         stream_type: Type of the call, if only the name is known.
 
     Attributes:
+        header: Header of a call without options.
+        untraced_header: The same of a call that is in no trace.
         path: Name on the wire, ``/group/name``.
         encode: Encodes positional and keyword arguments.
         decode: Decodes the result.
@@ -50,6 +53,7 @@ class Method:
         idempotent: bool = False,
         check: bool = True,
         hedge: HedgePolicy | None = None,
+        priority: str | None = None,
         stream_type: StreamType = StreamType.UNARY,
     ) -> None:
         _check_group(group)
@@ -60,6 +64,12 @@ class Method:
         self.timeout = timeout
         self.idempotent = idempotent
         self.hedge = hedge
+        self.priority = priority
+        self.header: Header = {}
+        self.untraced_header = UNTRACED_HEADER
+        if priority is not None:
+            self.header = {PRIORITY: priority}
+            self.untraced_header = {PRIORITY: priority, UNTRACED: True}
         self.encode: Callable[[Any, Any], bytes] = encode_raw_args
         self.decode: Callable[[Any], Any] = decode_any
         if function is not None:
@@ -68,12 +78,12 @@ class Method:
         limit = NEVER if timeout is None else float(timeout)
         self._timeout_ms = remaining_ms(limit, 0.0)
         try:
-            self.meta = pack([self.path, self._timeout_ms])
+            self.meta = pack([self.path, self._timeout_ms, *_unless_empty(self.header)])
         except ValueError as exc:
             raise InvalidArgument(f"{self.path!r} cannot be sent: {exc}") from exc
-        self.untraced_meta = pack([self.path, self._timeout_ms, {UNTRACED: True}])
+        self.untraced_meta = pack([self.path, self._timeout_ms, self.untraced_header])
         # The same with the header of the session, or of the untraced call, that was made last.
-        self._header: Mapping[str, Any] = {}
+        self._header: Mapping[str, Any] = self.header
         self._header_meta = self.meta
 
     def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
@@ -93,7 +103,7 @@ class Method:
             fresh = deadline == NEVER
         else:
             fresh = 0.0 <= now + self.timeout - deadline < _JUST_BEGUN
-        if fresh and not header:
+        if fresh and not (header or self.header):
             return self.meta
         if fresh and header == self._header:
             return self._header_meta
@@ -115,10 +125,12 @@ class MethodCache:
 
     Args:
         timeout: Deadline in seconds of unary calls that set none; `None`: no deadline.
+        priority: Priority of calls that name none; `None`: the server decides.
     """
 
-    def __init__(self, timeout: float | None) -> None:
+    def __init__(self, timeout: float | None, priority: str | None = None) -> None:
         self._timeout = timeout
+        self._priority = priority
         self._kept: dict[Any, Method] = {}
 
     def make(
@@ -130,6 +142,7 @@ class MethodCache:
         idempotent: bool = False,
         check: bool = True,
         hedge: bool | float | None = None,
+        priority: str | None = None,
         *,
         stream_type: StreamType = StreamType.UNARY,
     ) -> Method:
@@ -152,6 +165,7 @@ class MethodCache:
             idempotent=idempotent,
             check=check,
             hedge=HedgePolicy(None if hedge is True else hedge) if hedge else None,
+            priority=self._priority if priority is None else priority,
             stream_type=stream_type,
         )
 
@@ -206,6 +220,10 @@ class MethodCache:
 def _check_group(group: object) -> None:
     if not isinstance(group, str | None):
         raise TypeError(f"group must be a string, got {group!r}")
+
+
+def _unless_empty(header: Header) -> list[Header]:
+    return [header] if header else []
 
 
 def merge_arguments(

@@ -247,6 +247,7 @@ def client_stream(
     timeout: float | None = None,
     affinity: str | None = None,
     wait_for_ready: WaitForReady = None,
+    priority: str | None = None,
 ) -> tuple[Call, Coroutine[Any, Any, Any]]:
     """Return a client-streaming call, and the coroutine that makes it and returns its result.
 
@@ -260,6 +261,7 @@ def client_stream(
         timeout: Seconds; `None`: the limit of the method.
         affinity: Key whose calls should keep to one server.
         wait_for_ready: How long the call waits for a server; `None`: as the client does.
+        priority: How important the call is; `None`: as `Invoker.priority` says.
 
     Raises:
         InvalidArgument: The arguments do not fit the function.
@@ -270,7 +272,7 @@ def client_stream(
     body = method.encode(others, named)
     limit = method.timeout if timeout is None else timeout
     call, session = invoker.start_call(
-        method, method.stream_type, session, header, limit, affinity, wait_for_ready
+        method, method.stream_type, session, header, limit, affinity, wait_for_ready, priority
     )
     pump = RequestPump(method, call, invoker.pipeline, source)
     return call, _call(invoker, method, call, session, body, pump)

@@ -12,7 +12,7 @@ from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
-from rap.call import CALL_OPTIONS, UNTRACED_HEADER, StreamType, current
+from rap.call import CALL_OPTIONS, DEFAULT_PRIORITY, StreamType, current
 from rap.channel import Channel
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
@@ -112,14 +112,14 @@ def split_decorated(
     Args:
         owner: What the user calls the object, for the error.
         name: A name, or the function if the decorator is used without parentheses.
-        options: Group, `enable_type_check`, `timeout`, `idempotent` and `hedge`.
+        options: Group, `enable_type_check`, `timeout`, `idempotent`, `hedge` and `priority`.
 
     Raises:
         TypeError: `name` is a function and there are options.
     """
     if not callable(name):
         return None, name
-    if options != (None, True, None, False, None):
+    if options != (None, True, None, False, None, None):
         raise TypeError(f"write the options first, then the function: @{owner}.register(group=...)")
     return name, ""
 
@@ -172,8 +172,12 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             taken = _split(kwargs, options)
             taken.setdefault("timeout", method.timeout)
             return await invoker.unary(method, args, kwargs, **taken)
-        plain = invoker.plain
-        if get_session() is not None or (not plain and invoker.wants_next()):
+        plain, outer = invoker.plain, get_outer()
+        if (
+            get_session() is not None
+            or (not plain and invoker.wants_next())
+            or (outer is not None and outer.priority != DEFAULT_PRIORITY)
+        ):
             return await invoker.unary(method, args, None, None, None, method.timeout)
         # The fast path: no option, processor or session. It is `Invoker.call_with_retries` with
         # `AttemptFactory.start_unary`, unrolled. A call that no processor wants, because it is in
@@ -186,12 +190,13 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             return await invoker.unary(method, args, kwargs, timeout=method.timeout)
         now = monotonic()
         deadline = now + timeout
-        outer = get_outer()
         if outer is not None and outer.deadline - MAX_MARGIN < deadline and not outer.is_over:
             deadline = min(deadline, inherited_deadline(outer.deadline, now))
             if deadline <= now:
                 return await invoker.unary(method, args, kwargs, timeout=method.timeout)
-            open_meta = method.open_meta(deadline, now, None if plain else UNTRACED_HEADER)
+            open_meta = method.open_meta(
+                deadline, now, method.header if plain else method.untraced_header
+            )
         else:
             open_meta = meta if plain else untraced_meta
         stream = UnaryStream(conn, deadline)
@@ -285,6 +290,7 @@ def iterator_call(
     timeout: float | None = None,
     affinity: str | None = None,
     wait_for_ready: WaitForReady = None,
+    priority: str | None = None,
 ) -> ResponseStream[Any]:
     """Return the response stream of a remote generator, or of a bidirectional call."""
     function, source, pump = method.function, None, None
@@ -293,7 +299,7 @@ def iterator_call(
     body = method.encode(args, kwargs)
     limit = method.timeout if timeout is None else timeout
     call, session = invoker.start_call(
-        method, method.stream_type, session, header, limit, affinity, wait_for_ready
+        method, method.stream_type, session, header, limit, affinity, wait_for_ready, priority
     )
     decode_item: Callable[[Any], Any] = decode_any
     decode_items: Callable[[Any], list[Any]] = _decode_items
@@ -338,6 +344,7 @@ def bind_interface(
     timeout: float | None,
     idempotent: bool,
     hedge: bool | float | None,
+    priority: str | None,
 ) -> I:
     """Return an object whose methods are stubs of those that `interface` declares.
 
@@ -351,6 +358,7 @@ def bind_interface(
         timeout: Of all methods.
         idempotent: Of all methods.
         hedge: Of the unary ones.
+        priority: Of all methods.
 
     Raises:
         ValueError: `hedge` is set without `idempotent`.
@@ -367,7 +375,7 @@ def bind_interface(
             function = Function.of(declared, name=name)
             hedged = hedge if function.stream_type is StreamType.UNARY else None
             home = group or interface.__name__
-            method = methods.make(name, home, function, timeout, idempotent, hedge=hedged)
+            method = methods.make(name, home, function, timeout, idempotent, True, hedged, priority)
             setattr(bound, name, make_stub(client, method, declared))
     if not vars(bound):
         raise TypeError(f"{interface!r} declares no public method")

@@ -25,7 +25,7 @@ class Caller:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._methods = MethodCache(client.config.timeout)
+        self._methods = MethodCache(client.config.timeout, client.config.priority)
 
     def start(self, call: FunctionCall, header: Header, timeout: float | None) -> UnaryCall[Any]:
         """Start a unary call.

@@ -1,23 +1,24 @@
 """The call of the current task or thread.
 
-`context.call`, `context.request` and `context.session` say what is served, and `context.set_header`
-and `context.set_trailer` set values for its response.
+`context.call`, `context.request`, `context.session` and `context.priority` say what is served, and
+`context.set_header` and `context.set_trailer` set values for its response.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from rap.address import Peer
-from rap.call import Call, CallSource, Request, current
+from rap.call import PRIORITIES, Call, CallSource, Request, current
 from rap.record import Record
 
 if TYPE_CHECKING:
     call: Call
+    priority: str
     request: Request
     session: "Session | None"
 
-__all__ = ["Session", "call", "request", "session", "set_header", "set_trailer"]
+__all__ = ["Session", "call", "priority", "request", "session", "set_header", "set_trailer"]
 
-_VALUES = ("call", "request", "session")
+_VALUES = ("call", "priority", "request", "session")
 
 
 class Session(Record, frozen=True):
@@ -75,7 +76,10 @@ def _source(name: str) -> CallSource:
 def __getattr__(name: str) -> object:
     if name not in _VALUES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = _source(name).request()
+    source = _source(name)
+    if name == "priority":
+        return PRIORITIES[source.priority]
+    found = source.request()
     if name == "request":
         return found
     if name == "call":

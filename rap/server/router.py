@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rap.call import PRIORITIES, StreamType, method_path
+from rap.call import DEFAULT_PRIORITY, PRIORITIES, StreamType, method_path
 from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
 from rap.options import checks_options
@@ -18,7 +18,6 @@ from rap.server.config import HandlerOptions, check_path
 __all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
 
 DEFAULT_GROUP = "default"
-DEFAULT_PRIORITY = PRIORITIES.index("default")
 _MAX_GROUPS = 10  # named in the error of an unknown function
 _MAX_NAME = 64  # characters of a name for which a similar one is looked for
 

@@ -12,7 +12,7 @@ import pytest
 
 from rap.cli.commands.call import _Printer
 from rap.cli.json_values import parse_value, to_json
-from rap.server import Channel, Server
+from rap.server import Channel, Server, context
 from rap.transport import Connection
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
 from tests.cli.shop import invoke, shop
@@ -202,6 +202,21 @@ async def test_items_before_an_error_are_printed(server: Server) -> None:
     assert (result.stderr, result.exit_code) == ("Error: UNKNOWN: ValueError: enough\n", 1)
 
 
+@pytest.mark.parametrize("command", [["call"], ["bench", "-n", "3"]])
+async def test_calls_have_the_priority_of_the_command_line(command: list[str]) -> None:
+    seen: list[str] = []
+
+    async def look() -> None:
+        seen.append(context.priority)
+
+    async with serving(look) as server:
+        for options in ([], ["--priority", "sheddable"]):
+            result = await invoke(server, *command, "look", *options)
+            assert result.exit_code == 0, result.output
+    assert {*seen} == {"default", "sheddable"}
+    assert seen[-1] == "sheddable"
+
+
 async def test_a_call_takes_no_longer_than_timeout() -> None:
     async def wait() -> None:
         await asyncio.Event().wait()
@@ -323,7 +338,7 @@ def test_every_value_can_be_written_as_json(value: Any) -> None:
 PROGRAM = """
 import itertools
 from collections.abc import AsyncIterator
-from rap.server import Server
+from rap.server import Server, context
 from rap.transport import Connection
 
 server = Server("127.0.0.1:0")

@@ -21,6 +21,7 @@ SAME: dict[str, tuple[type[Options], str]] = {
     "--token": (ClientConfig, "token"),
     "--timeout": (ClientConfig, "timeout"),
     "--group": (CallOptions, "group"),
+    "--priority": (CallOptions, "priority"),
     "--weight": (ServerConfig, "weight"),
     "--lease-ttl": (ServerConfig, "lease_ttl"),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rap.call import DEFAULT_PRIORITY
 from rap.client.retry import RetryBudget, RetryPolicy, is_retryable, pushback, serves_retry
 from rap.errors import CallError, Code, HandlerError, ResourceExhausted, Unavailable
 from tests.fake_clock import FakeClock
@@ -234,6 +235,7 @@ class Source:
     deadline = inf
 
     method = "/default/f"
+    priority = DEFAULT_PRIORITY
 
     def __init__(self, header: dict[str, Any]) -> None:
         self.header = header

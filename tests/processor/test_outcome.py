@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from rap.call import Call, Header, Request, Side, StreamType, current
+from rap.call import DEFAULT_PRIORITY, Call, Header, Request, Side, StreamType, current
 from rap.errors import CallError, Code, DeadlineExceeded, NotFound
 from rap.processor.base import outcome
 
@@ -15,6 +15,7 @@ class Ended:
 
     deadline = math.inf
     method = "/default/f"
+    priority = DEFAULT_PRIORITY
     header: Header = {}  # noqa: RUF012  # nobody writes to it
 
     def __init__(self, error: CallError | None) -> None:

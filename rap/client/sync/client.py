@@ -124,7 +124,7 @@ class SyncClient:
         self._movable = isinstance(options.get("registry"), str | None)
         self._client = self._make()
         self._thread: LoopThread | None = None
-        self._methods = MethodCache(self.config.timeout)
+        self._methods = MethodCache(self.config.timeout, self.config.priority)
         self._lock = threading.Lock()
         self._closed = False
         self._forked = False  # it was connected in the parent process
@@ -170,6 +170,7 @@ class SyncClient:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> _Declare: ...
 
     @checks_options(StubOptions)
@@ -182,6 +183,7 @@ class SyncClient:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> Any:
         """Make a declared function the stub of a server's function.
 
@@ -202,12 +204,12 @@ class SyncClient:
         """
         check_hedge(hedge, idempotent)
         declared, name = split_decorated(
-            "client", name, (group, enable_type_check, timeout, idempotent, hedge)
+            "client", name, (group, enable_type_check, timeout, idempotent, hedge, priority)
         )
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
-            options = (timeout, idempotent, enable_type_check, hedge)
+            options = (timeout, idempotent, enable_type_check, hedge, priority)
             method = self._methods.make(name or function.name, group, function, *options)
             return _SyncStub(method, func).stub(self)
 
@@ -222,6 +224,7 @@ class SyncClient:
         timeout: float | None = None,
         idempotent: bool = False,
         hedge: bool | float | None = None,
+        priority: str | None = None,
     ) -> I:
         """Return an object whose methods are stubs of the methods of a class or `Protocol`.
 
@@ -231,12 +234,13 @@ class SyncClient:
             timeout: Seconds that a call may take.
             idempotent: See `Client.register`; for all methods.
             hedge: See `Client.register`; for unary methods.
+            priority: See `Client.register`.
 
         Raises:
             RegistrationError: Type hints are missing or cannot be sent.
             TypeError: `interface` declares no public method.
         """
-        options = (group, timeout, idempotent, hedge)
+        options = (group, timeout, idempotent, hedge, priority)
         bound = bind_interface(self._client, self._methods, interface, *options)
         for name, stub in list(vars(bound).items()):
             setattr(bound, name, _SyncStub(stub.__rap_method__, stub.__wrapped__).stub(self))
@@ -308,6 +312,7 @@ class SyncClient:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -333,6 +338,7 @@ class SyncClient:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
@@ -349,6 +355,7 @@ class SyncClient:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -375,6 +382,7 @@ class SyncClient:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
             kwarg_param=named,
         )
         return _run(thread, running, items)
@@ -389,6 +397,7 @@ class SyncClient:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -414,6 +423,7 @@ class SyncClient:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
             kwarg_param=named,
         )
         return SyncIterator(self, thread, remote, items)
@@ -429,6 +439,7 @@ class SyncClient:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -455,6 +466,7 @@ class SyncClient:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
@@ -629,6 +641,7 @@ class SyncSession:
         timeout: float | None = None,
         affinity: str | None = None,
         wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -643,6 +656,7 @@ class SyncSession:
             timeout=timeout,
             affinity=affinity,
             wait_for_ready=wait_for_ready,
+            priority=priority,
             arg_param=arg_param,
             kwarg_param=kwarg_param,
             **kwargs,
