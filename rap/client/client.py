@@ -129,9 +129,9 @@ class Client:
         connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
-        max_unfinished: Maximum total size of partially received messages per connection. A call
-            that would exceed it fails. `None` means eight times `max_message`. Default None, at
-            least `max_message`.
+        max_unfinished: Maximum total size of partially received messages per connection. The peer
+            is told, and lets large messages wait for their turn. A call that nevertheless exceeds
+            it fails. `None` means eight times `max_message`. Default None, at least `max_message`.
         max_pings: Pings per second that the peer may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         token: Token that identifies this client to servers that verify it: a string, bytes, or a

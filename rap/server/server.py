@@ -110,9 +110,9 @@ class Server:
         connection_window: Receive window of a connection: like `stream_window`, but for all calls
             of the connection together. It must be at least `stream_window`. Default 8,388,608
             bytes, 65,536 to 1,073,741,824.
-        max_unfinished: Maximum total size of partially received messages per connection. A call
-            that would exceed it fails. `None` means eight times `max_message`. Default None, at
-            least `max_message`.
+        max_unfinished: Maximum total size of partially received messages per connection. The peer
+            is told, and lets large messages wait for their turn. A call that nevertheless exceeds
+            it fails. `None` means eight times `max_message`. Default None, at least `max_message`.
         max_handshakes: Maximum connections that have not sent their Hello yet, including those in a
             TLS handshake. If there are more, the oldest of them is closed. Default 2,048
             connections, at least 1.

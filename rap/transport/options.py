@@ -117,8 +117,9 @@ CONNECTION_WINDOW = Option(
     *BOUNDS["connection_window"],
 )
 MAX_UNFINISHED = Option(
-    "Maximum total size of partially received messages per connection. A call that would exceed it "
-    "fails. `None` means eight times `max_message`.",
+    "Maximum total size of partially received messages per connection. The peer is told, and lets "
+    "large messages wait for their turn. A call that nevertheless exceeds it fails. `None` means "
+    "eight times `max_message`.",
     "bytes",
     least="max_message",
 )

@@ -94,7 +94,8 @@ class Limits(Record, frozen=True, kw_only=True):
 
     def to_hello(self) -> dict[str, int]:
         """Return the limits that the Hello has."""
-        return {name: getattr(self, name) for name in _TOLD}
+        told = {name: getattr(self, name) for name in _TOLD}
+        return {**told, "max_unfinished": self.most_unfinished}
 
 
 BOUNDS = {
@@ -118,6 +119,7 @@ class PeerLimits(Record, frozen=True):
     max_streams: int = 16384
     stream_window: int = 64 * _KIB
     connection_window: int = 64 * _KIB
+    max_unfinished: int | None = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -164,6 +166,10 @@ def read_hello(body: bytes) -> tuple[PeerLimits, dict[str, Any]]:
             low, high = BOUNDS[name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"Hello: {name} must be {low} to {high}, got {value!r}")
+            limits[name] = value
+        elif name == "max_unfinished":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Hello: {name} must be an integer from 1 on, got {value!r}")
             limits[name] = value
         elif name != "rap":
             rest[name] = value

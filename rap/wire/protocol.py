@@ -274,6 +274,7 @@ class WireProtocol(Sender[S]):
                     if stream.held:
                         kept -= stream.held
                         stream.held = 0
+                        self.unread_parts.pop(stream, None)
                     add((DATA, stream, flags, meta, body, 0))
                 elif (
                     flags & _PLAIN == MESSAGE
@@ -512,6 +513,8 @@ class WireProtocol(Sender[S]):
             stream.state = CLOSED
             freed = cost + stream.held
             stream.held = cost = 0
+            if self.unread_parts:
+                self.unread_parts.pop(stream, None)
         elif kind == OPEN or not flags & MESSAGE:
             self._credit_back(stream, cost)
             freed, cost = cost, 0
@@ -520,6 +523,8 @@ class WireProtocol(Sender[S]):
             stream.consumed -= credited
             cost += credited
             stream.held += cost
+            if credited:
+                self.unread_parts[stream] = stream.held
         add((kind, stream, flags, meta, body, cost))
         return freed
 

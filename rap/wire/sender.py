@@ -2,15 +2,16 @@
 
 A small message that fits the send windows goes straight to `out`. Any other is checked, and may
 have to wait in the `outbox` of its stream. `send_pending` sends fragments of waiting messages round
-robin, so a large message never blocks a small one, and never exceeds a window. Opens leave in the
-order of their ids: while one waits, later ones queue behind it.
+robin, so a large message never blocks a small one, and never exceeds a window. `turns.py` decides
+which large messages are sent at the same time. Opens leave in the order of their ids: while one
+waits, later ones queue behind it.
 
 The receive windows are here too, because the sender sends the Credits that enlarge them.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from rap.errors import Code, LocalProtocolError, ResourceExhausted
 from rap.wire.frames import (
@@ -41,6 +42,7 @@ from rap.wire.stream import (
     StreamState,
     is_unsent,
 )
+from rap.wire.turns import MIN_FRAGMENT, Turns
 
 __all__ = ["BULK", "S", "Sender", "WriteBuffer", "ignore"]
 
@@ -50,8 +52,6 @@ S = TypeVar("S", bound=StreamState)
 
 _pack_header = HEADER.pack
 _WHOLE_LAST = MESSAGE | END
-# Bytes of a fragment, unless it is the whole rest; fewer are not worth a frame.
-_MIN_FRAGMENT = 1024
 # Bytes of a frame that is handed to the transport as it is, because joining would copy it.
 _BULKY = 32 * 1024
 # Pieces in `out`, two or three per frame, that are written at once. With more, the two ends would
@@ -88,6 +88,8 @@ class Sender(Generic[S]):
         recv_window: Bytes that the peer may send on all streams together.
         consumed: Bytes that were received and processed, and not yet credited to the peer.
         unfinished: Bytes of messages that have arrived in part.
+        unread_parts: Streams with unread messages that came in parts: bytes to be read until the
+            last of them is.
         answering: Something has arrived since the last message was sent.
     """
 
@@ -101,6 +103,7 @@ class Sender(Generic[S]):
         "_max_streams",
         "_starved_below",
         "_stream_step",
+        "_turns",
         "_unsent",
         "_wake",
         "answering",
@@ -115,6 +118,7 @@ class Sender(Generic[S]):
         "send_window",
         "streams",
         "unfinished",
+        "unread_parts",
         "write_buffer",
     )
 
@@ -139,12 +143,14 @@ class Sender(Generic[S]):
         self._wake = wake
         self._flush = flush
         self._unsent: deque[S] = _NO_STREAMS  # whose Open waits, by id; made with the first
+        self._turns: Turns | None = None  # made with the first large message
         self._is_paused = False
         self._use_limits()
 
         window = self.recv_window = limits.connection_window
         self.consumed = 0
         self.unfinished = 0
+        self.unread_parts: dict[S, int] = {}
         self._stream_step = limits.stream_window // 2
         self._starved_below = max(window // 32, min(limits.stream_window // 4, _AMPLE))
 
@@ -331,13 +337,17 @@ class Sender(Generic[S]):
         stream.state = CLOSED
         if stream.outbox is not None:
             self.write_buffer.remove(sum(len(each.body) for each in stream.outbox))
+            first = stream.outbox[0]
             stream.outbox = None
+            if first.share is not None:
+                self._end_turn(stream, first)
         if stream.parts is not None:
             self.unfinished -= stream.parts_size
             stream.parts = None
         if stream.held:
             self.consumed += stream.held
             stream.held = 0
+            self.unread_parts.pop(stream, None)
             if self.consumed >= self.recv_window:
                 self.grant_connection()
 
@@ -364,14 +374,26 @@ class Sender(Generic[S]):
                 continue
             message = outbox[0]
             overhead = HEADER_SIZE + len(message.meta)
-            least = overhead + min(len(message.body), _MIN_FRAGMENT)
+            least = overhead + min(len(message.body), MIN_FRAGMENT)
             if stream.send_window < least:
                 pending.popleft()  # until its own Credit arrives
                 stream.is_pending = False
                 continue
             if self.send_window < least:
                 break
-            budget -= self._send_fragment(stream, outbox, overhead, least)
+            size = overhead + len(message.body)
+            most = max(self._max_frame, least)
+            if size > min(most, stream.send_window, self.send_window):
+                turns = self._turns
+                if turns is None:
+                    turns = self._turns = Turns(self.peer)
+                if not turns.may_begin(stream, message):
+                    if turns.needs_opening(stream, message):
+                        budget -= self._send_fragment(stream, outbox, overhead, least)
+                    pending.popleft()  # until its turn, or its own Credit
+                    stream.is_pending = False
+                    continue
+            budget -= self._send_fragment(stream, outbox, overhead, most)
             pending.rotate(-1)
             if stream.outbox is None:
                 finished.append(stream)
@@ -395,6 +417,8 @@ class Sender(Generic[S]):
             self._make_pending(stream)
         self.send_window += max(0, peer.connection_window - self.peer.connection_window)
         self.peer = peer
+        if self._turns is not None:
+            self._turns.set_peer(peer)
         self._use_limits()
 
     def add_credit(self, stream_id: int, count: int) -> None:
@@ -411,6 +435,7 @@ class Sender(Generic[S]):
             if stream is None:
                 return
             stream.send_window += count
+            stream.unproven -= count
             total = stream.send_window
             self._make_pending(stream)
         if total > MAX_STREAM_ID:
@@ -434,6 +459,8 @@ class Sender(Generic[S]):
         if self.consumed >= self.recv_window:
             self.grant_connection()
             self._wake()
+        if self.unread_parts:
+            self._on_read(stream, size)
 
     def grant_stream(self, stream: S) -> None:
         """Credit what was consumed of a stream, if its peer may send more on it."""
@@ -462,7 +489,7 @@ class Sender(Generic[S]):
         # The first frame of a message has all its meta and some of its body, if it has one. It
         # must fit the credit that is left when everything was consumed (PROTOCOL.md §6.3).
         most = min(MAX_META, peer.max_frame, peer.stream_window // 4)
-        self._max_meta = most - HEADER_SIZE - _MIN_FRAGMENT
+        self._max_meta = most - HEADER_SIZE - MIN_FRAGMENT
         # Largest message that may take the fast path, header included.
         quick = min(self._max_frame, self._max_meta, peer.max_message, _BULKY)
         self._max_quick = 0 if self._is_paused else quick
@@ -522,10 +549,38 @@ class Sender(Generic[S]):
                 self.pending = deque()
             self.pending.append(stream)
 
-    def _send_fragment(self, stream: S, outbox: deque[Outgoing], overhead: int, least: int) -> int:
-        """Send the next piece of the first waiting message; return its size."""
+    def _on_read(self, stream: S, size: int) -> None:
+        """Credit what was consumed of a stream when the last message that came in parts was read.
+
+        The sender cannot tell otherwise whether it was, because it has had credit for the parts.
+        """
+        unread = self.unread_parts
+        left = unread.get(stream)
+        if left is None:
+            return
+        if left > size:
+            unread[stream] = left - size
+            return
+        del unread[stream]
+        if stream.consumed > 0:
+            self.grant_stream(stream)
+            self._wake()
+
+    def _end_turn(self, stream: S, message: Outgoing) -> None:
+        """Let other large messages begin: one was sent, or dropped."""
+        assert message.share is not None
+        for following in message.share.end(stream, message):
+            self._make_pending(cast(S, following))
+            self._wake()
+
+    def _send_fragment(self, stream: S, outbox: deque[Outgoing], overhead: int, most: int) -> int:
+        """Send the next piece of the first waiting message, a frame of `most` bytes at most.
+
+        Returns:
+            The size of the frame.
+        """
         message = outbox[0]
-        room = min(stream.send_window, self.send_window, max(self._max_frame, least)) - overhead
+        room = min(stream.send_window, self.send_window, most) - overhead
         kind, flags, meta = message.kind, message.flags, message.meta
         piece: bytes | memoryview = message.body
         if room < len(piece):
@@ -535,6 +590,10 @@ class Sender(Generic[S]):
             flags = (flags & ~END) | MORE
         else:
             outbox.popleft()
+            if message.share is not None:
+                self._end_turn(stream, message)
+            if isinstance(piece, memoryview) and not message.is_request:
+                stream.unproven = self.peer.stream_window - stream.send_window + 1
             if not outbox:
                 stream.outbox = None
                 stream.state &= ~QUEUED

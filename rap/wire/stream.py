@@ -14,7 +14,7 @@ CLOSED              local error      late, ignored     ignored
 =================== ================ ================= ==============
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from enum import Enum
 from math import inf
 
@@ -29,6 +29,7 @@ __all__ = [
     "QUEUED",
     "REMOTE_END",
     "Outgoing",
+    "Share",
     "State",
     "StreamState",
     "is_unsent",
@@ -53,15 +54,77 @@ class State(Enum):
 
 
 class Outgoing:
-    """A message, or the rest of one, that waits for a send window or for the transport."""
+    """A message, or the rest of one, that waits for a send window or for the transport.
 
-    __slots__ = ("body", "flags", "kind", "meta")
+    Attributes:
+        share: What a large message has its turn in, or waits in; see `rap.wire.turns`.
+        counted: Bytes that it counts there; 0 while it waits.
+        is_request: It began in an Open.
+    """
+
+    __slots__ = ("body", "counted", "flags", "is_request", "kind", "meta", "share")
 
     def __init__(self, kind: int, flags: int, meta: bytes, body: "bytes | memoryview") -> None:
         self.kind = kind
         self.flags = flags
         self.meta = meta
         self.body = body
+        self.share: Share | None = None
+        self.counted = 0
+        self.is_request = kind == OPEN
+
+
+class Share:
+    """Room for unfinished messages at their receiver, and the streams that wait for it in line."""
+
+    __slots__ = ("_begun", "_line", "_most")
+
+    def __init__(self) -> None:
+        self._most = 0
+        self._begun = 0
+        self._line: OrderedDict[StreamState, None] = OrderedDict()
+
+    def set_most(self, most: int) -> None:
+        """Set how many bytes of messages may be unfinished; a single message may have more."""
+        self._most = most
+
+    def has_room(self, size: int) -> bool:
+        """Return whether a message of `size` bytes may begin, and no other waits for its turn."""
+        return not self._line and self._begun + size <= self._most
+
+    def begin(self, message: Outgoing) -> None:
+        """Count a message that begins."""
+        message.share = self
+        message.counted = len(message.body)
+        self._begun += message.counted
+
+    def begin_in_turn(self, stream: "StreamState", message: Outgoing) -> bool:
+        """Let a message begin if there is room; otherwise its stream is in line."""
+        if self.has_room(len(message.body)) or not self._begun:
+            self.begin(message)
+            return True
+        message.share = self
+        self._line[stream] = None
+        return False
+
+    def end(self, stream: "StreamState", message: Outgoing) -> "list[StreamState]":
+        """Forget a message that was sent or dropped; return the streams whose turn it is."""
+        message.share = None
+        if not message.counted:
+            del self._line[stream]
+            return []
+        self._begun -= message.counted
+        called: list[StreamState] = []
+        while self._line:
+            following = next(iter(self._line))
+            assert following.outbox is not None
+            message = following.outbox[0]
+            if self._begun and self._begun + len(message.body) > self._most:
+                break
+            del self._line[following]
+            self.begin(message)
+            called.append(following)
+        return called
 
 
 class StreamState:
@@ -86,6 +149,8 @@ class StreamState:
     # Messages that wait to be sent; `is_pending`: the stream is in `Sender.pending`.
     outbox: deque[Outgoing] | None = None
     is_pending = False
+    # Credit after which the peer has read the last message that was sent in parts, or more.
+    unproven = 0
     done_waits = False  # a Done is to follow the Open, which waits
 
     def __init__(self, stream_id: int, send_window: int, state: int) -> None:

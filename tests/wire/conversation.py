@@ -15,6 +15,7 @@ from rap.wire.frames import (
     RESET,
     Frame,
     parse_frames,
+    read_reset,
 )
 from rap.wire.hello import Limits
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
@@ -26,7 +27,8 @@ Body = bytes | memoryview
 def any_limits(rng: Random) -> Limits:
     return Limits(
         max_frame=rng.choice([16, 64]) * KIB,
-        max_message=1024 * KIB,
+        max_message=256 * KIB,
+        max_unfinished=rng.choice([1024, 8192]) * KIB,
         max_streams=rng.choice([3, 100]),
         stream_window=rng.choice([64, 100]) * KIB,
         connection_window=rng.choice([100, 300]) * KIB,
@@ -144,6 +146,7 @@ class Conversation:
                 assert side == 1
                 continue
             if kind == RESET:
+                assert read_reset(bytes(body))[0] == Code.CANCELLED  # not for want of room
                 self.cut_off.add(stream.id)
             elif kind == OPEN:
                 self.known[side].add(stream.id)
@@ -165,6 +168,10 @@ class Conversation:
 
     def check_rules(self) -> None:
         assert [end.protocol.error for end in self.ends] == [None, None]
+        for end, limits in zip(self.ends, self.limits, strict=True):
+            assert end.protocol.unfinished <= limits.most_unfinished
+            assert all(stream.held for stream in end.protocol.unread_parts)
+            assert not any(each.state == CLOSED for each in end.protocol.unread_parts)
 
     def credit_is_neither_made_nor_lost(self) -> None:
         """What the sender has left, what is on its way, and what the receiver has: one window."""

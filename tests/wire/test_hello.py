@@ -42,7 +42,9 @@ def test_messages_together_have_room_for_one(name: str, value: Any) -> None:
 
 
 def test_the_hello_has_every_limit_but_the_fragment_size() -> None:
-    assert set(Limits().to_hello()) == set(BOUNDS)
+    assert set(Limits().to_hello()) == {*BOUNDS, "max_unfinished"}
+    assert Limits(max_message=2**20).to_hello()["max_unfinished"] == 8 * 2**20
+    assert Limits(max_unfinished=2**25).to_hello()["max_unfinished"] == 2**25
 
 
 @given(st.fixed_dictionaries({}, optional={k: st.integers(*b) for k, b in BOUNDS.items()}))
@@ -58,3 +60,11 @@ def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> N
 def test_a_limit_of_the_peer_out_of_bounds_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"Hello: {name} must be"):
         read_hello(pack({"rap": 1, name: value}))
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "1", None])
+def test_what_the_peer_holds_in_parts_is_a_positive_integer_if_it_says_it(value: Any) -> None:
+    assert read_hello(pack({"rap": 1}))[0].max_unfinished is None
+    assert read_hello(pack({"rap": 1, "max_unfinished": 2**40}))[0].max_unfinished == 2**40
+    with pytest.raises(ValueError, match="Hello: max_unfinished must be an integer from 1 on, got"):
+        read_hello(pack({"rap": 1, "max_unfinished": value}))
