@@ -22,13 +22,13 @@ from rap.balance import (
     LatencyAt,
     Load,
     PeakEwma,
-    PendingRequests,
     Picker,
     PowerOfTwoChoices,
     Prequal,
     RoundRobin,
     SmoothWeighted,
 )
+from rap.errors import Verdict
 from rap.wire.load_report import ServerLoad
 
 __all__ = ["POLICIES", "SCENARIOS", "Result", "Scenario", "simulate"]
@@ -53,10 +53,32 @@ class Policy(NamedTuple):
     knows_speed: bool = False
 
 
+class _CallsInFlight:
+    """Load as the number of calls on the node, whatever its latency."""
+
+    __slots__ = ("in_flight", "open_streams")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.open_streams = 0
+
+    def started(self, now: float) -> None:
+        self.in_flight += 1
+
+    def finished(self, now: float, elapsed: float, ok: bool) -> None:
+        self.in_flight -= 1
+
+    def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
+        self.in_flight -= 1
+
+    def value(self, now: float) -> float:
+        return self.in_flight + self.open_streams + 1.0
+
+
 POLICIES = {
     "round robin": Policy(lambda rng, _: RoundRobin(rng)),
     "weighted round robin": Policy(lambda rng, _: SmoothWeighted(rng), knows_speed=True),
-    "p2c, least loaded": Policy(lambda rng, _: PowerOfTwoChoices(rng), PendingRequests),
+    "p2c, least loaded": Policy(lambda rng, _: PowerOfTwoChoices(rng), _CallsInFlight),
     "p2c, peak EWMA": Policy(lambda rng, _: PowerOfTwoChoices(rng)),
     "prequal": Policy(Prequal),
 }

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rap._lazy import Lazy, loader
-from rap.balance.load import Load, PeakEwma, PendingRequests, median_ewma
+from rap.balance.load import Load, PeakEwma, median_ewma
 from rap.balance.outlier import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
@@ -26,7 +26,6 @@ __all__ = [
     "LatencyAt",
     "Load",
     "PeakEwma",
-    "PendingRequests",
     "Picker",
     "PowerOfTwoChoices",
     "Prequal",

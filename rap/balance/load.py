@@ -1,4 +1,4 @@
-"""The load of a node: calls in flight, alone or multiplied by recent peak latency.
+"""The load of a node: calls in flight, multiplied by recent peak latency.
 
 A load counts the start and the end of each call, so its methods are on the hot path of a client:
 plain attributes, times as arguments, one method for success and one for all other ends.
@@ -11,7 +11,7 @@ from typing import Protocol
 from rap.clock import Clock, SystemClock
 from rap.errors import Verdict
 
-__all__ = ["Load", "PeakEwma", "PendingRequests", "median_ewma"]
+__all__ = ["Load", "PeakEwma", "median_ewma"]
 
 EPSILON = 1e-4
 """Seconds added to each latency. Smaller differences are noise of the two event loops, and calls in
@@ -68,35 +68,6 @@ class Load(Protocol):
     def value(self, now: float) -> float:
         """Return the cost of one more call on the node, above 0; lower is better."""
         ...
-
-
-class PendingRequests:
-    """Load as the number of calls on the node.
-
-    It ignores latency, so a node that fails fast attracts calls. Use it with a `Breaker`.
-    """
-
-    __slots__ = ("in_flight", "open_streams")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.open_streams = 0
-
-    def started(self, now: float) -> None:
-        """Count a call that starts on the node."""
-        self.in_flight += 1
-
-    def finished(self, now: float, elapsed: float, ok: bool) -> None:
-        """Count an answer."""
-        self.in_flight -= 1
-
-    def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
-        """Count a call that ended without an answer."""
-        self.in_flight -= 1
-
-    def value(self, now: float) -> float:
-        """Return the number of calls on the node with one more."""
-        return self.in_flight + self.open_streams + 1.0
 
 
 class PeakEwma:

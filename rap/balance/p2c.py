@@ -38,9 +38,8 @@ MOST_OWING = 0.9
 class PowerOfTwoChoices:
     """Picks the one with the lower load per weight of two distinct candidates drawn at random.
 
-    If weights differ, and candidates have `own_calls`, shares follow the weights at any number of
-    calls in flight while the latencies are about equal. A candidate that is new gets a call soon,
-    however small its weight.
+    If weights differ, shares follow the weights at any number of calls in flight, while the
+    latencies are about equal. A candidate that is new gets a call soon, however small its weight.
 
     Args:
         rng: Random numbers; only `random` is used.
@@ -74,10 +73,7 @@ class PowerOfTwoChoices:
             self._remember(candidates)
             i, j = divmod(int(self._random() * (n * (n - 1))), n - 1)
             first, second = candidates[i], candidates[j if j < i else j + 1]
-        # Cross-multiplied, which compares load / weight without a division by a weight near 0.
-        if first.load() * second.weight <= second.load() * first.weight:
-            return first
-        return second
+        return first if first.load() <= second.load() else second  # their weights are equal
 
     def _remember(self, candidates: Sequence[C]) -> None:
         """Keep all pairs of a tuple that is passed twice in a row.
@@ -149,12 +145,10 @@ class _Shares:
         self._drawn_once = False
 
     def take(self, candidates: Sequence[Any]) -> bool:
-        """Use other candidates; return whether their weights differ and their calls are known."""
+        """Use other candidates; return whether their weights differ."""
         weight = candidates[0].weight
         if all(each.weight == weight for each in candidates):
             self._equal, self._accounts = candidates, {}
-            return False
-        if not all(hasattr(each, "own_calls") for each in candidates):
             return False
         turn, accounts = self._turn, self._accounts
         if not accounts:  # with equal weights, no account was needed

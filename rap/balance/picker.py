@@ -9,8 +9,7 @@ __all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
 class Candidate(Protocol):
     """A node that can take a call now.
 
-    The candidates of a client have more attributes, such as `own_calls`, the number of calls of
-    this client in flight, and the latest load report; see
+    The candidates of a client also have the latest load report; see
     `rap.balance.prequal.ReportingCandidate`.
     """
 
@@ -22,6 +21,11 @@ class Candidate(Protocol):
     @property
     def weight(self) -> float:
         """Relative capacity above 0, with slow start applied."""
+        ...
+
+    @property
+    def own_calls(self) -> int:
+        """Number of calls of this client in flight."""
         ...
 
     def load(self) -> float:

@@ -60,11 +60,6 @@ class ReportingCandidate(Candidate, Protocol):
     avoid_until: float
     """It is not picked until then: a failed call must not make it look fast."""
 
-    @property
-    def own_calls(self) -> int:
-        """Number of calls of this client in flight now."""
-        ...
-
     def request_load_report(self) -> None:
         """Request a report, unless the last request is too recent."""
         ...

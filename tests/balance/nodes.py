@@ -10,6 +10,7 @@ class FixedNode:
     key: str
     weight: float = 1.0
     cost: float = 1.0
+    own_calls: int = 0
 
     def load(self) -> float:
         return self.cost

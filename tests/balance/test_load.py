@@ -1,4 +1,4 @@
-"""PendingRequests and PeakEwma: what calls cost, and how an average rises and falls."""
+"""PeakEwma: what calls cost, and how an average rises and falls."""
 
 from math import exp
 
@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.balance.load import EPSILON, Load, PeakEwma, PendingRequests, median_ewma
+from rap.balance.load import EPSILON, Load, PeakEwma, median_ewma
 from rap.errors import Verdict
-
-LOADS = pytest.mark.parametrize("kind", [PeakEwma, PendingRequests])
 
 
 def measured(ewma: float, *, at: float = 0.0) -> PeakEwma:
@@ -19,9 +17,8 @@ def measured(ewma: float, *, at: float = 0.0) -> PeakEwma:
     return load
 
 
-@LOADS
-def test_every_end_of_a_call_takes_it_out_of_flight(kind: type[PeakEwma | PendingRequests]) -> None:
-    load: Load = kind()
+def test_every_end_of_a_call_takes_it_out_of_flight() -> None:
+    load: Load = PeakEwma()
     for _ in range(6):
         load.started(0.0)
     load.finished(1.0, 1.0, True)
@@ -31,24 +28,13 @@ def test_every_end_of_a_call_takes_it_out_of_flight(kind: type[PeakEwma | Pendin
     assert load.in_flight == 0
 
 
-@LOADS
-def test_each_call_and_each_open_stream_makes_a_node_dearer(
-    kind: type[PeakEwma | PendingRequests],
-) -> None:
-    load: Load = kind()
+def test_each_call_and_each_open_stream_makes_a_node_dearer() -> None:
+    load: Load = PeakEwma()
     idle = load.value(0.0)
     load.started(0.0)
     one = load.value(0.0)
     load.open_streams += 2
     assert idle < one < load.value(0.0)
-
-
-def test_pending_requests_cost_their_number() -> None:
-    load = PendingRequests()
-    assert load.value(0.0) == 1.0
-    load.started(0.0)
-    load.open_streams = 3
-    assert load.value(9.0) == 5.0
 
 
 def test_a_slower_answer_raises_the_average_at_once() -> None:

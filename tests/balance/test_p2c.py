@@ -22,10 +22,10 @@ def test_a_single_candidate_is_returned_without_a_draw() -> None:
 
 def test_of_two_the_one_with_less_load_per_weight_wins() -> None:
     picker = PowerOfTwoChoices(Random(1))
-    strong, weak = FixedNode("a", weight=3.0, cost=2.0), FixedNode("b", weight=1.0, cost=1.0)
+    strong, weak = FixedNode("a", weight=8.0, cost=4.0), FixedNode("b", weight=1.0, cost=1.0)
     nodes = (strong, weak)
     assert {picker.pick(nodes).key for _ in range(50)} == {"a"}
-    strong.cost = 4.0
+    strong.cost = 12.0
     assert {picker.pick(nodes).key for _ in range(50)} == {"b"}
 
 

@@ -80,6 +80,7 @@ class Node:
     def __init__(self, key: str, load: float) -> None:
         self.key = key
         self.weight = 1.0
+        self.own_calls = 0
         self._load = load
 
     def load(self) -> float:
