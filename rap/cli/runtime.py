@@ -5,7 +5,6 @@ loop. It is chosen by a loop factory, because a policy would change every loop i
 """
 
 import asyncio
-import ctypes
 import logging
 from collections.abc import Callable
 from typing import Literal, cast, get_args
@@ -53,6 +52,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done: only glibc has these settings.
     """
+    import ctypes  # only programs that ask for this need it
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows

@@ -11,7 +11,8 @@ from rap.client.config import ClientConfig, token_of
 from rap.clock import Clock
 from rap.errors import ExceptionTypes
 from rap.registry import Endpoint
-from rap.transport import Connection, ConnectionOptions, KeepaliveOptions, dial
+from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
+from rap.transport.dial import dial
 from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, client_context, pinned_certificate
 from rap.wire.hello import Limits

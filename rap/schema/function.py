@@ -396,11 +396,21 @@ def _check(hint: Any) -> nodes.Type:
 
 def _offset_keeper(node: nodes.Type) -> Callable[[Any], Any] | None:
     """Return what lets the datetimes in a value keep their offset; see `Kind`."""
-    if isinstance(node, _SCALARS):
+    if not _may_have_datetimes(node, set()):
         return None
-    from rap.schema.offsets import offset_keeper  # many programs have only scalars
+    from rap.schema.offsets import offset_keeper  # many programs have no datetimes
 
     return offset_keeper(node)
+
+
+def _may_have_datetimes(node: nodes.Type, seen: set[int]) -> bool:
+    """Return whether there are datetimes, or values that are sent as something else, in a type."""
+    if isinstance(node, nodes.DateTimeType | nodes.CustomType):
+        return True
+    if id(node) in seen:
+        return False
+    seen.add(id(node))
+    return any(_may_have_datetimes(inner, seen) for inner in _inner(node))
 
 
 def _channel_result(
@@ -464,15 +474,6 @@ def _inner(node: Any) -> Iterator[nodes.Type]:
         yield field.type
 
 
-_SCALARS = (
-    nodes.AnyType,
-    nodes.NoneType,
-    nodes.BoolType,
-    nodes.IntType,
-    nodes.FloatType,
-    nodes.StrType,
-    nodes.BytesType,
-)
 _SIMPLE: tuple[tuple[nodes.Type, tuple[type, ...]], ...] = (
     (nodes.NoneType(), (NoneType,)),
     (nodes.BoolType(), (bool,)),

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rap.schema.shapes import ANY_FORM, Record, Shape, form_of_value, look_alike
+from rap.schema.shapes import ANY_FORM, Record, Shape, form_of_value, look_alike, with_offsets
 
-__all__ = ["Model", "make_adapter", "with_offsets"]
+__all__ = ["Model", "make_adapter"]
 
 # Types in a core schema that have no form in msgpack, and what they are called.
 _UNSENDABLE = {
@@ -132,28 +132,6 @@ class Model:
         """Return a model as the plain value that is sent."""
         plain = value.model_dump(**self.dump_options)
         return with_offsets(plain) if self.keeps_offsets else plain
-
-
-def with_offsets(plain: Any) -> Any:
-    """Return a plain value whose aware datetimes that are not in UTC are text with the offset.
-
-    A value without any is returned as it is. An offset that has seconds cannot be written as text.
-    """
-    if isinstance(plain, datetime.datetime):
-        offset = plain.utcoffset()
-        if not offset or offset % datetime.timedelta(minutes=1):
-            return plain
-        return plain.isoformat()
-    found: Any
-    if type(plain) is dict:
-        found = {key: with_offsets(value) for key, value in plain.items()}
-        changed = any(found[key] is not value for key, value in plain.items())
-    elif type(plain) in (list, tuple):
-        found = [with_offsets(each) for each in plain]
-        changed = any(one is not other for one, other in zip(found, plain, strict=True))
-    else:
-        return plain
-    return found if changed else plain
 
 
 def _to_json(value: Any) -> Any:

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect as nodes
 
-from rap.schema.models import with_offsets
 from rap.schema.plain import keeps_offsets, to_plain
+from rap.schema.shapes import with_offsets
 
 __all__ = ["offset_keeper"]
 

@@ -16,6 +16,7 @@ __all__ = [
     "form_of_value",
     "look_alike",
     "make_chooser",
+    "with_offsets",
 ]
 
 # The forms of a value in msgpack, and what errors call them.
@@ -189,3 +190,25 @@ def _same_fields(one: Record, other: Record) -> str:
             " have, or a field with a Literal type, or use msgspec.Struct with tag=True"
         )
     return ""
+
+
+def with_offsets(plain: Any) -> Any:
+    """Return a plain value whose aware datetimes that are not in UTC are text with the offset.
+
+    A value without any is returned as it is. An offset that has seconds cannot be written as text.
+    """
+    if isinstance(plain, datetime.datetime):
+        offset = plain.utcoffset()
+        if not offset or offset % datetime.timedelta(minutes=1):
+            return plain
+        return plain.isoformat()
+    found: Any
+    if type(plain) is dict:
+        found = {key: with_offsets(value) for key, value in plain.items()}
+        changed = any(found[key] is not value for key, value in plain.items())
+    elif type(plain) in (list, tuple):
+        found = [with_offsets(each) for each in plain]
+        changed = any(one is not other for one, other in zip(found, plain, strict=True))
+    else:
+        return plain
+    return found if changed else plain

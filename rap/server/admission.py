@@ -6,17 +6,20 @@ Nothing that a connection sends is read before it is admitted.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
-from rap.server.authentication import Authenticator
 from rap.server.signals import is_ctrl_c
 from rap.tasks import start_task
 from rap.transport import Connection
 from rap.transport.connection import close_all
 from rap.transport.listen import Handshake
 from rap.transport.rate_limit import TokenBucket
+
+if TYPE_CHECKING:
+    from rap.server.authentication import Authenticator  # many servers have no tokens
 
 __all__ = ["AcceptLimiter", "Admission", "Serve"]
 
@@ -107,7 +110,7 @@ class Admission:
         self,
         fold: Callable[[Serve], Serve],
         log: logging.Logger,
-        authenticator: Authenticator | None = None,
+        authenticator: "Authenticator | None" = None,
     ) -> None:
         self._authenticator = authenticator
         self._dispatch = fold(self._serve)

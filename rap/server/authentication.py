@@ -16,13 +16,12 @@ from typing import Any
 from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code
+from rap.server.config import AuthToken, Verifier
 from rap.transport import Connection
 
 __all__ = [
-    "AuthToken",
     "AuthenticationThrottle",
     "Authenticator",
-    "Verifier",
     "Verify",
     "make_authenticator",
     "verify_with",
@@ -33,21 +32,18 @@ _WINDOW = 60.0  # seconds in which failures of an address are counted
 _AT_ONCE = 10  # times the limit: concurrent attempts of an address without a failure
 _MAX_ADDRESSES = 10_000  # remembered; the one that failed first is dropped for a new one
 
-AuthToken = str | bytes
-# What an application passes as `verify_token`; see `verify_with`.
-Verifier = AuthToken | Callable[..., Any]
 Verify = Callable[[AuthToken, Peer], Any]
 
 
 def make_authenticator(
-    verifier: Verifier | None,
+    verifier: Verifier,
     *,
     max_failures: int,
     handshake_timeout: float,
     clock: Clock,
     log: logging.Logger,
-) -> "Authenticator | None":
-    """Return what authenticates the connections of a server; `None` without a verifier.
+) -> "Authenticator":
+    """Return what authenticates the connections of a server.
 
     Args:
         verifier: The token, or the function that verifies tokens; see `verify_with`.
@@ -56,8 +52,6 @@ def make_authenticator(
         clock: Source of time.
         log: Logger of the server.
     """
-    if verifier is None:
-        return None
     throttle = AuthenticationThrottle(max_failures, clock)
     # The connection is closed at `handshake_timeout`, so the verdict has to come earlier.
     return Authenticator(verify_with(verifier), throttle, handshake_timeout / 2, log)

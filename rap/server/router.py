@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +9,7 @@ from rap.call import DEFAULT_PRIORITY, PRIORITIES, StreamType, method_path
 from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
 from rap.options import checks_options
+from rap.record import Struct
 from rap.schema.function import Function
 from rap.schema.signature import is_plain_iterator
 from rap.server.authorization import Allow, Predicate, allow_rule, both
@@ -22,8 +22,7 @@ _MAX_GROUPS = 10  # named in the error of an unknown function
 _MAX_NAME = 64  # characters of a name for which a similar one is looked for
 
 
-@dataclass(slots=True)
-class Handler:
+class Handler(Struct):
     """One registered function.
 
     Args:

@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from rap.address import Address, brief
 from rap.call import Side
@@ -16,7 +16,6 @@ from rap.options import check_flag, checks_options, make_config, takes_options_o
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import State
 from rap.server.admin import Admin
-from rap.server.authentication import make_authenticator
 from rap.server.authorization import Allow
 from rap.server.config import HandlerOptions, ServerConfig
 from rap.server.connections import ConnectionManager
@@ -31,6 +30,9 @@ from rap.server.signals import handle_signals
 from rap.server.streaming import Streaming
 from rap.server.threads import Threads
 from rap.tasks import start_task
+
+if TYPE_CHECKING:
+    from rap.server.authentication import Authenticator  # many servers have no tokens
 
 __all__ = ["Server"]
 
@@ -443,14 +445,7 @@ class Server:
             log=_log,
         )
         try:
-            authenticator = make_authenticator(
-                self.config.verify_token,
-                max_failures=self.config.max_token_failures,
-                handshake_timeout=self.config.handshake_timeout,
-                clock=self._clock,
-                log=_log,
-            )
-            admission = self._middlewares.admission(authenticator)
+            admission = self._middlewares.admission(self._authenticator())
             for event in self._start_events:
                 await run_event(event)
             for processor in self._processors:
@@ -472,6 +467,20 @@ class Server:
         if _log.isEnabledFor(logging.INFO):
             _log.info("listening on %s", ", ".join(map(str, addresses)))
         return self
+
+    def _authenticator(self) -> "Authenticator | None":
+        config = self.config
+        if config.verify_token is None:
+            return None
+        from rap.server.authentication import make_authenticator
+
+        return make_authenticator(
+            config.verify_token,
+            max_failures=config.max_token_failures,
+            handshake_timeout=config.handshake_timeout,
+            clock=self._clock,
+            log=_log,
+        )
 
     async def serve_forever(self, started: Callable[[], object] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.

@@ -1,7 +1,6 @@
 """Connections over TCP, TLS and unix sockets."""
 
 from rap.transport.connection import Connection
-from rap.transport.dial import dial
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.transport.stream import EndOfStream, Stream, UnaryStream
 
@@ -12,5 +11,4 @@ __all__ = [
     "KeepaliveOptions",
     "Stream",
     "UnaryStream",
-    "dial",
 ]

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from rap.address import Address
 from rap.clock import Clock, SystemClock
 from rap.errors import ConnectionClosed
-from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream, dial
+from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream
+from rap.transport.dial import dial
 from rap.transport.listen import listen
 from rap.transport.tls import client_context, pinned_certificate, server_context
 from rap.wire.codec import pack

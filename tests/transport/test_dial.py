@@ -12,8 +12,8 @@ import pytest
 
 from rap.address import Address
 from rap.errors import Code, Unavailable
-from rap.transport import ConnectionOptions, dial
-from rap.transport.dial import in_turn
+from rap.transport import ConnectionOptions
+from rap.transport.dial import dial, in_turn
 from rap.transport.listen import listen
 from rap.wire.codec import pack
 from rap.wire.frames import HELLO, Frame, go_away_frame

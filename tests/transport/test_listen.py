@@ -11,7 +11,8 @@ import pytest
 from rap.address import Address
 from rap.errors import ConnectionClosed
 from rap.server import Server
-from rap.transport import Connection, dial
+from rap.transport import Connection
+from rap.transport.dial import dial
 from rap.transport.listen import _bind_all, listen
 from tests.loopback import within
 from tests.transport.pairs import DEFAULTS, Pair

@@ -11,7 +11,7 @@ import pytest
 
 from rap.address import Address
 from rap.errors import Unavailable
-from rap.transport import dial
+from rap.transport.dial import dial
 from rap.transport.listen import listen
 from rap.transport.tls import client_context, is_pinned, pinned_certificate, server_context
 from tests.loopback import Unnoticed, eventually, within

@@ -3,6 +3,7 @@
 A peer chooses its headers, so a malformed one is ignored.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,8 +26,10 @@ _TRACE_HEADERS = (TRACEPARENT, "tracestate", UBER_TRACE_ID)
 # Key in `Call.state`: the trace id of its span if that is sampled. Tracing processors set it.
 TRACE_ID = "rap.trace_id"
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-_UBER_TRACE_ID = re.compile(r"([0-9a-fA-F]{1,32}):([0-9a-fA-F]{1,16}):[0-9a-fA-F]*:([0-9a-fA-F]+)")
+_FORMS = {
+    TRACEPARENT: r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})",
+    UBER_TRACE_ID: r"([0-9a-fA-F]{1,32}):([0-9a-fA-F]{1,16}):[0-9a-fA-F]*:([0-9a-fA-F]+)",
+}
 _SAMPLED = 1
 
 
@@ -46,7 +49,7 @@ class TraceParent(NamedTuple):
     @classmethod
     def of(cls, header: dict[str, Any]) -> "TraceParent | None":
         """Return the span in a header, W3C first; `None` without a valid one."""
-        for name, form in ((TRACEPARENT, _TRACEPARENT), (UBER_TRACE_ID, _UBER_TRACE_ID)):
+        for name, form in _forms():
             value = header.get(name)
             found = form.fullmatch(value) if isinstance(value, str) else None
             if found:
@@ -64,6 +67,12 @@ class TraceParent(NamedTuple):
     def traceparent(self) -> str:
         """The span in the format of W3C."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
+
+
+@functools.cache
+def _forms() -> list[tuple[str, re.Pattern[str]]]:
+    """Return the headers and their forms, compiled when the first call has a header."""
+    return [(name, re.compile(form)) for name, form in _FORMS.items()]
 
 
 def put_trace(header: Header, carrier: Mapping[str, str]) -> None:

@@ -3,19 +3,21 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rap.call import Request, current
 from rap.clock import Clock
 from rap.errors import Internal
 from rap.options import as_list
 from rap.server.admission import Admission, Serve
-from rap.server.authentication import Authenticator
 from rap.server.dispatch import ServerStream
 from rap.server.hooks import run_event
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
 from rap.server.signals import is_ctrl_c
 from rap.server.threads import Threads
+
+if TYPE_CHECKING:
+    from rap.server.authentication import Authenticator  # many servers have no tokens
 
 __all__ = ["MessageChain", "Middleware", "MiddlewareStack"]
 
@@ -75,7 +77,7 @@ class MiddlewareStack:
             except Exception:
                 self._log.exception("stop_event_handle of %r failed", middleware)
 
-    def admission(self, authenticator: Authenticator | None = None) -> Admission | None:
+    def admission(self, authenticator: "Authenticator | None" = None) -> Admission | None:
         """Return what admits connections; `None` if every client may connect."""
         chain = [it for it in self._loaded if isinstance(it, BaseConnMiddleware)]
 
