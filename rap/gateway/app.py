@@ -20,7 +20,7 @@ from rap.client.unary_call import UnaryCall
 from rap.clock import check_timeout
 from rap.errors import CallError
 from rap.gateway.calls import Caller
-from rap.gateway.request import FunctionCall, Parser, header_of, read_body, timeout_of
+from rap.gateway.request import FunctionCall, Parser, options_of, read_body
 from rap.gateway.request_lines import NDJSON, RequestLines
 from rap.gateway.response import (
     EVENT_STREAM,
@@ -133,8 +133,7 @@ class _Gateway:
             call = self._parser.parse_named(**request.path_params, text=body)
             if not _wants_events(request):
                 return await self._call(request, call)
-            header, timeout = header_of(request), timeout_of(request)
-            return await event_response(self._caller.iterate(call, None, header, timeout))
+            return await event_response(self._caller.iterate(call, None, options_of(request)))
         except (CallError, BadRequest) as error:
             return error_response(error)
 
@@ -161,7 +160,7 @@ class _Gateway:
             raise BadRequest(408, f"no message arrived within {self._body_timeout:g} s") from None
 
     async def _call(self, request: Request, call: FunctionCall) -> Response:
-        started = self._caller.start(call, header_of(request), timeout_of(request))
+        started = self._caller.start(call, options_of(request))
         return await _answer(started)
 
     async def _call_with_items(self, request: Request) -> Response:
@@ -171,12 +170,12 @@ class _Gateway:
         try:
             first = await lines.first(self._body_timeout)
             call = self._parser.parse_named(**request.path_params, text=first)
-            items, header, timeout = lines.items(), header_of(request), timeout_of(request)
+            items, options = lines.items(), options_of(request)
             started: UnaryCall[Any] | ResponseStream[Any]
             if _wants_events(request):
-                started = self._caller.iterate(call, items, header, timeout)
+                started = self._caller.iterate(call, items, options)
             else:
-                started = self._caller.start_with_items(call, items, header, timeout)
+                started = self._caller.start_with_items(call, items, options)
             leaving = start_task(lines.wait_disconnected(), name="rap gateway leaving")
             leaving.add_done_callback(lambda task: task.cancelled() or started.cancel())
             if isinstance(started, UnaryCall):

@@ -8,12 +8,23 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 
-from rap.call import FORWARDED, Header
+from rap.call import FORWARDED, PRIORITIES, Header
 from rap.gateway.response import BadRequest
 
-__all__ = ["FunctionCall", "Parser", "header_of", "parse_json", "read_body", "timeout_of"]
+__all__ = [
+    "FunctionCall",
+    "Parser",
+    "RequestOptions",
+    "header_of",
+    "options_of",
+    "parse_json",
+    "priority_of",
+    "read_body",
+]
 
 TIMEOUT_HEADER = "rap-timeout"
+PRIORITY_HEADER = "rap-priority"
+_LOWEST = PRIORITIES[-1]
 _FIELDS = {"group", "func_name", "arg_list", "kwarg_list"}
 _CHANNEL_FIELDS = _FIELDS | {"messages"}
 _IGNORED = {"func_type"}  # clients of release 0.5.3.8 send it
@@ -40,6 +51,20 @@ class FunctionCall(NamedTuple):
     args: list[Any]
     kwargs: dict[str, Any]
     json_messages: bool = False
+
+
+class RequestOptions(NamedTuple):
+    """The options of a call that the headers of a request set.
+
+    Args:
+        header: Header of the call.
+        timeout: Seconds; `None`: the timeout of the client.
+        priority: Priority of the call; `None`: that of the client or the server.
+    """
+
+    header: Header
+    timeout: float | None
+    priority: str | None
 
 
 class Parser:
@@ -125,7 +150,31 @@ def header_of(connection: HTTPConnection) -> Header:
     return header
 
 
-def timeout_of(request: Request) -> float | None:
+def options_of(request: Request) -> RequestOptions:
+    """Return the options of the call for a request.
+
+    Raises:
+        BadRequest: A header has a bad value; the message names it.
+    """
+    return RequestOptions(header_of(request), _timeout_of(request), priority_of(request))
+
+
+def priority_of(connection: HTTPConnection) -> str | None:
+    """Return the priority of the call, from the header ``Rap-Priority``.
+
+    Anyone can send the header, so it can only lower the priority: a client that names a high one
+    would displace the calls of all others.
+
+    Raises:
+        BadRequest: The value is not ``sheddable``.
+    """
+    text = connection.headers.get(PRIORITY_HEADER)
+    if text not in (None, _LOWEST):
+        raise BadRequest(400, f"{PRIORITY_HEADER} can only be {_LOWEST}, got {text!r}")
+    return text
+
+
+def _timeout_of(request: Request) -> float | None:
     """Return the timeout of the call in seconds, from the header ``Rap-Timeout``.
 
     Raises:

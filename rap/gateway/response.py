@@ -8,6 +8,7 @@ import asyncio
 import base64
 import datetime
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
@@ -59,6 +60,11 @@ _STATUS: Mapping[Code, int] = {
     Code.UNAUTHENTICATED: 401,
 }
 
+# Errors with a status that may have a Retry-After, as servers do with `retry_after` (RFC 9110,
+# section 10.2.3; RFC 6585, section 4).
+_BUSY = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+_LONGEST_PAUSE = 1e9  # seconds
+
 
 class BadRequest(Exception):
     """A request that the gateway refuses without calling a function.
@@ -100,7 +106,11 @@ def result_response(data: Any, answer: Answer) -> Response:
 def error_response(error: CallError | BadRequest, answer: Answer | None = None) -> Response:
     """Return the response for an error of a call, or of the request."""
     reply = error_object(error)
-    headers = None if answer is None else _headers_of(answer)
+    headers = {} if answer is None else _headers_of(answer)
+    if isinstance(error, CallError) and error.code in _BUSY:
+        seconds: Any = error.details.get("retry_after")
+        if isinstance(seconds, int | float) and 0 <= seconds <= _LONGEST_PAUSE:
+            headers["Retry-After"] = str(math.ceil(seconds))
     return Response(to_json(reply), reply["code"], headers, media_type=_JSON)
 
 

@@ -8,7 +8,7 @@ from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
-from rap.gateway.request import FunctionCall, header_of, parse_json
+from rap.gateway.request import FunctionCall, header_of, parse_json, priority_of
 from rap.gateway.response import BadRequest, result_object, to_json
 from rap.tasks import start_task
 
@@ -39,6 +39,7 @@ async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body
         call.name,
         group=call.group,
         header=header_of(socket),
+        priority=priority_of(socket),
         arg_param=call.args,
         kwarg_param=call.kwargs,
     )

@@ -338,7 +338,7 @@ def test_every_value_can_be_written_as_json(value: Any) -> None:
 PROGRAM = """
 import itertools
 from collections.abc import AsyncIterator
-from rap.server import Server, context
+from rap.server import Server
 from rap.transport import Connection
 
 server = Server("127.0.0.1:0")

@@ -42,6 +42,21 @@ async def fail(code: int) -> None:
     raise CallError("as asked", code=Code(code))
 
 
+async def priority() -> str:
+    return context.priority
+
+
+async def busy(code: int, retry_after: str | None) -> None:
+    value = "soon" if retry_after == "'soon'" else float(retry_after or 0)
+    details = {} if retry_after is None else {"retry_after": value}
+    raise CallError("busy", code=Code(code), details=details)
+
+
+async def busy_items(code: int, retry_after: str | None) -> AsyncIterator[int]:
+    await busy(code, retry_after)
+    yield 1
+
+
 async def crash() -> None:
     raise LookupError("lost")
 
@@ -104,6 +119,7 @@ async def secret_channel(channel: Channel) -> None:
     raise AssertionError
 
 
+EVENTS = {"Accept": "text/event-stream"}
 FUNCTIONS = (
     add,
     echo,
@@ -111,6 +127,9 @@ FUNCTIONS = (
     raw,
     infinite,
     fail,
+    busy,
+    busy_items,
+    priority,
     crash,
     crash_oddly,
     crash_silently,
@@ -260,6 +279,44 @@ def test_a_header_sets_the_timeout_of_the_call(http: TestClient) -> None:
         assert repr(wrong) in answer.json()["msg"]
 
 
+@pytest.mark.parametrize("path", ["/api/normal", "/api/call/default/priority"])
+def test_a_header_can_only_lower_the_priority_of_the_call(http: TestClient, path: str) -> None:
+    body = {"func_name": "priority"} if path.endswith("normal") else {}
+    assert http.post(path, json=body).json()["data"] == "default"
+    answer = http.post(path, json=body, headers={"Rap-Priority": "sheddable"})
+    assert answer.json()["data"] == "sheddable"
+    for wrong in ("critical", "default", "", "Sheddable"):
+        answer = http.post(path, json=body, headers={"Rap-Priority": wrong})
+        assert answer.json()["code"] == 400
+        assert f"rap-priority can only be sheddable, got {wrong!r}" in answer.json()["msg"]
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "header"),
+    [
+        (Code.RESOURCE_EXHAUSTED, 0.01, "1"),
+        (Code.RESOURCE_EXHAUSTED, 2, "2"),
+        (Code.RESOURCE_EXHAUSTED, 2.5, "3"),
+        (Code.UNAVAILABLE, 5.0, "5"),
+        (Code.RESOURCE_EXHAUSTED, None, None),
+        (Code.RESOURCE_EXHAUSTED, -1, None),
+        (Code.RESOURCE_EXHAUSTED, "soon", None),
+        (Code.RESOURCE_EXHAUSTED, float("inf"), None),
+        (Code.RESOURCE_EXHAUSTED, float("nan"), None),
+        (Code.NOT_FOUND, 2.0, None),
+    ],
+)
+def test_a_busy_server_says_when_to_call_again(
+    http: TestClient, code: Code, retry_after: object, header: str | None
+) -> None:
+    named = {"code": int(code), "retry_after": None if retry_after is None else repr(retry_after)}
+    body = {"func_name": "busy", "kwarg_list": named}
+    answer = http.post("/api/normal", json=body)
+    assert answer.headers.get("retry-after") == header
+    answer = http.post("/api/call/default/busy_items", json=named, headers=EVENTS)
+    assert answer.headers.get("retry-after") == header
+
+
 def test_a_handler_sees_the_address_of_the_http_client(http: TestClient) -> None:
     assert call(http, "for_whom").json()["data"] == "testclient"
 
@@ -272,9 +329,6 @@ def test_a_path_names_the_function_and_the_body_its_arguments(http: TestClient) 
     assert http.post("/api/call/default/secret").status_code == 404
     assert http.post("/api/call/math/add", content="[1]").status_code == 400
     assert http.post("/api/call/math/add", json={"a": "one"}).status_code == 400
-
-
-EVENTS = {"Accept": "text/event-stream"}
 
 
 def test_items_of_a_generator_are_sent_as_events(http: TestClient) -> None:
