@@ -2,14 +2,24 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from rap.client import Client
 from rap.server import Server
 
-__all__ = ["LOOPBACK", "PATIENCE", "Unnoticed", "calling", "eventually", "serving", "within"]
+__all__ = [
+    "LOOPBACK",
+    "PATIENCE",
+    "Unnoticed",
+    "calling",
+    "eventually",
+    "serving",
+    "swallowing",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -49,6 +59,20 @@ async def within(awaitable: Awaitable[T]) -> T:
         return await awaitable
 
 
+@contextmanager
+def swallowing(host: str, port: int = 0) -> Iterator[int]:
+    """Listen with a full backlog, so that further connections get no answer; yield the port."""
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind((host, port))
+        full.listen(0)
+        port = full.getsockname()[1]
+        for _ in range(4):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+        yield port
+
+
 class Unnoticed:
     """Collects what a loop is told of exceptions that nobody looked at, and of lost tasks."""
 
@@ -67,5 +91,5 @@ class Unnoticed:
             if not left:
                 break
             await asyncio.sleep(0.001)
-        assert [repr(task) for task in left] == []
-        assert self._found == []
+        assert not left, [repr(task) for task in left]
+        assert not self._found, self._found

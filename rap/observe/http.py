@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rap.address import Address
 from rap.tasks import start_task
+from rap.transport.fork import descriptors_of, descriptors_of_server, let_go_in_children
 
 __all__ = ["TEXT", "Endpoint", "HttpResponse", "HttpServer", "fetch"]
 
@@ -57,7 +58,8 @@ class HttpServer:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = dict(endpoints)
         self._listener: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.BaseTransport] = {}
+        let_go_in_children(self)
 
     @property
     def address(self) -> Address:
@@ -99,13 +101,23 @@ class HttpServer:
             await self._listener.wait_closed()
             self._listener = None
 
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptors of the sockets."""
+        descriptors = [] if self._listener is None else descriptors_of_server(self._listener)
+        for transport in self._tasks.values():
+            descriptors += descriptors_of(transport)
+        return descriptors
+
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= _MAX_CONNECTIONS:
             writer.close()
             return
         task = start_task(self._serve(reader, writer), name="rap metrics request")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer.transport
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task).close()  # the task does it, unless it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close the connection."""

@@ -29,7 +29,7 @@ from rap.errors import (
     Unavailable,
     decode_error,
 )
-from rap.transport.fork import let_go_in_children
+from rap.transport.fork import descriptors_of, let_go_in_children
 from rap.transport.options import ConnectionOptions
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.watchdog import Watchdog
@@ -984,12 +984,6 @@ async def close_all(connections: Iterable[Connection], error: RapError) -> None:
             left[closing].abort(error)
     if slow:
         await asyncio.wait(slow)
-
-
-def descriptors_of(transport: asyncio.BaseTransport) -> list[int]:
-    """Return the descriptor of the socket of a transport; none if it is closed."""
-    sock = transport.get_extra_info("socket")
-    return [] if sock is None else [sock.fileno()]
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer | None:

@@ -17,6 +17,7 @@ from rap.address import Address
 from rap.errors import ConnectionClosed, RapError, Unauthenticated, Unavailable
 from rap.tasks import start_task
 from rap.transport.connection import Connection
+from rap.transport.fork import ParentSocket
 from rap.transport.tls import is_pinned
 
 __all__ = ["dial", "in_turn"]
@@ -203,7 +204,7 @@ async def _open_socket(infos: Sequence[_Info]) -> socket.socket:
 
 async def _connect_socket(info: _Info) -> socket.socket:
     family, kind, proto, _, address = info
-    sock = socket.socket(family, kind, proto)
+    sock = ParentSocket(family, kind, proto)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)

@@ -9,13 +9,22 @@ The descriptors are replaced with the null device instead of being closed. Objec
 that the child has copies of then do no harm when they use or close these numbers.
 """
 
+import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["SocketHolder", "let_go_in_children", "replace_descriptors"]
+__all__ = [
+    "ParentSocket",
+    "SocketHolder",
+    "descriptors_of",
+    "descriptors_of_server",
+    "let_go_in_children",
+    "replace_descriptors",
+]
 
 
 class SocketHolder(Protocol):
@@ -33,6 +42,33 @@ let_go_in_children: Callable[[SocketHolder], None] = _holders.add
 """Let forked children release the sockets of an object, as long as it lives."""
 
 
+class ParentSocket(socket.socket):
+    """A socket that forked children release, for the time before it has a transport."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        let_go_in_children(self)
+
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptor."""
+        return [self.fileno()]
+
+
+def descriptors_of(transport: asyncio.BaseTransport) -> list[int]:
+    """Return the descriptor of the socket of a transport; none if it is closed."""
+    sock = transport.get_extra_info("socket")
+    return [] if sock is None else [sock.fileno()]
+
+
+def descriptors_of_server(server: asyncio.Server) -> list[int]:
+    """Return the descriptors that a server of an event loop listens on; none if it is closed.
+
+    Args:
+        server: That of uvloop has the methods of an `asyncio.Server`, but is none.
+    """
+    return [sock.fileno() for sock in server.sockets]
+
+
 def replace_descriptors(descriptors: list[int]) -> None:
     """Replace descriptors with the null device."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -48,9 +84,17 @@ def replace_descriptors(descriptors: list[int]) -> None:
 def _after_fork() -> None:
     holders = list(_holders)
     _holders.clear()
-    descriptors = [each for holder in holders for each in holder.let_go()]
+    descriptors: list[int] = []
+    errors: list[Exception] = []
+    for holder in holders:
+        try:
+            descriptors += holder.let_go()
+        except Exception as exc:  # the sockets of the others are released all the same
+            errors.append(exc)
     if descriptors:
         replace_descriptors(descriptors)
+    if errors:
+        raise ExceptionGroup("some sockets of the parent process are kept", errors)
 
 
 if hasattr(os, "register_at_fork"):

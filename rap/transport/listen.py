@@ -10,13 +10,13 @@ import ssl
 import stat
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from rap.address import Address, Peer
 from rap.errors import ConnectionClosed, RapError
 from rap.tasks import start_task
 from rap.transport.connection import Connection
-from rap.transport.fork import let_go_in_children
+from rap.transport.fork import descriptors_of_server, let_go_in_children
 
 __all__ = [
     "TLS_SHUTDOWN_TIMEOUT",
@@ -177,8 +177,9 @@ class PlainServer:
         self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol], *, backlog: int
     ) -> None:
         self._make = make
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], socket.socket] = {}
         self._acceptor = Acceptor(sock, self._take, backlog)
+        let_go_in_children(self)
 
     def close(self) -> None:
         """Stop accepting; connections stay open. Idempotent."""
@@ -189,10 +190,14 @@ class PlainServer:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
+    def let_go(self) -> list[int]:
+        """In a forked child, return the descriptors of accepted sockets without a connection."""
+        return [sock.fileno() for sock in self._under_way.values()]
+
     def _take(self, sock: socket.socket, _: object) -> None:
         task = start_task(self._connect(sock), name="rap accept")
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way[task] = sock
+        task.add_done_callback(self._under_way.pop)
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
@@ -268,11 +273,7 @@ _TURNS = 2  # of the event loop from accept to `connection_made`: a task and a c
 _TRIES = 16  # attempts to find a port that is free on all addresses of a name
 
 
-class _Server(Protocol):
-    """A server on one socket."""
-
-    def close(self) -> None:
-        """Stop accepting."""
+_Server = asyncio.Server | PlainServer | TlsServer  # on one socket; of uvloop, like the first
 
 
 class Listener:
@@ -309,8 +310,11 @@ class Listener:
     def let_go(self) -> list[int]:
         """In a forked child, return the descriptors of the sockets; the file stays."""
         self._file = None
-        servers = [each for each in self._servers if isinstance(each, asyncio.Server)]
-        return [sock.fileno() for server in servers for sock in server.sockets]
+        descriptors = []
+        for server in self._servers:
+            if not isinstance(server, PlainServer | TlsServer):  # their acceptors return theirs
+                descriptors += descriptors_of_server(server)
+        return descriptors
 
     async def settled(self) -> None:
         """After `close`, wait until every accepted socket has its connection, or has failed."""

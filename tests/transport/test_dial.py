@@ -4,8 +4,8 @@ import asyncio
 import importlib
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from rap.transport.dial import dial, in_turn
 from rap.transport.listen import listen
 from rap.wire.codec import pack
 from rap.wire.frames import HELLO, Frame, go_away_frame
-from tests.loopback import Unnoticed, eventually, within
+from tests.loopback import Unnoticed, eventually, swallowing, within
 from tests.transport.pairs import DEFAULTS, Pair
 
 MODULE = importlib.import_module("rap.transport.dial")  # the package has a function of this name
@@ -150,20 +150,6 @@ async def test_a_server_in_a_drain_says_so() -> None:
     finally:
         listener.close()
         await pair.end()
-
-
-@contextmanager
-def swallowing(host: str, port: int = 0) -> Iterator[int]:
-    """Listen with a full backlog, so that further connections get no answer; yield the port."""
-    with socket.socket() as full, ExitStack() as waiting:
-        full.bind((host, port))
-        full.listen(0)
-        port = full.getsockname()[1]
-        for _ in range(4):
-            sock = waiting.enter_context(socket.socket())
-            sock.setblocking(False)
-            sock.connect_ex((host, port))
-        yield port
 
 
 def info(host: str, port: int = 80) -> tuple[Any, ...]:
