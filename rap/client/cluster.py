@@ -176,7 +176,7 @@ class Cluster:
         self._watching: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
         self._not_compared = False  # there is a connection whose server was not asked yet
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Node] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
@@ -412,12 +412,13 @@ class Cluster:
         self._queue.fail(_closed_error(self.loop))
         ours = (self._watching, self._comparing, *self._retiring)
         tasks = [task for task in ours if task is not None]
+        pools = self._pools()
         for task in tasks:
             task.cancel()
         try:
             if tasks:
                 await asyncio.wait(tasks)
-            await asyncio.gather(*(node.pool.close() for node in self.nodes.values()))
+            await asyncio.gather(*(pool.close() for pool in pools))
         except asyncio.CancelledError:  # the caller cannot wait, but wants it closed
             self._abort()
             raise
@@ -445,8 +446,15 @@ class Cluster:
 
     def _abort(self) -> None:
         self._closed = True
-        for node in self.nodes.values():
-            node.pool.abort()
+        for pool in self._pools():
+            pool.abort()
+
+    def _pools(self) -> list[Pool]:
+        """Return the pools of all nodes, and of those that are being removed.
+
+        A task that is cancelled before its first step closes nothing.
+        """
+        return [node.pool for node in (*self.nodes.values(), *self._retiring.values())]
 
     # From snapshots to nodes.
 
@@ -561,8 +569,8 @@ class Cluster:
             node.pool.set_wanted(False)
             node.pool.drain()
             task = start_task(self._retire(node), name=f"rap retire {node.key}")
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[task] = node
+            task.add_done_callback(self._retiring.pop)
 
     async def _retire(self, node: Node) -> None:
         """Wait for the calls on a removed node to finish."""

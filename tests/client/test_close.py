@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from rap.address import Address
 from rap.client import Client
 from rap.errors import CallError
+from rap.registry.base import Endpoint, State
+from rap.registry.memory import MemoryRegistry
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE, OPEN, Frame
 from rap.wire.hello import DEFAULT_LIMITS, hello_frame
 from tests.client import threaded
-from tests.loopback import eventually, serving, within
+from tests.loopback import PATIENCE, eventually, serving, within
 
 ON_BOTH_LOOPS = True
 HELLO = hello_frame({"rap": 1, **DEFAULT_LIMITS.to_hello()})
@@ -72,6 +75,28 @@ async def test_a_client_closes_while_it_dials() -> None:
         await within(client.await_close())
         with pytest.raises(CallError, match="the client was closed"):
             await within(connecting)
+
+
+async def test_a_client_that_closes_just_when_a_server_leaves_stops_dialling_it() -> None:
+    """The task that would end the dials of that server is cancelled before its first step."""
+    registry = MemoryRegistry()
+    client = Client(service="calc", registry=registry, connect_timeout=0.05)
+    leaving = Endpoint("127.0.0.1:1", Address("tcp", "127.0.0.1", 1), state=State.DRAINING)
+    await registry.register("calc", leaving, ttl=10)
+    with pytest.raises(CallError):
+        await client.connect()
+    connecting = asyncio.create_task(client.connect())
+    await eventually(lambda: client.cluster.nodes)
+    (node,) = client.cluster.nodes.values()
+    await eventually(lambda: node.pool.failures)
+    await registry.deregister("calc", leaving)
+    async with asyncio.timeout(PATIENCE):
+        while client.cluster.nodes:  # noqa: ASYNC110  # in the turn in which it is removed
+            await asyncio.sleep(0)
+    assert node.pool.dialling
+    connecting.cancel()
+    await within(client.await_close())
+    assert not node.pool.dialling
 
 
 @pytest.mark.filterwarnings("ignore:.*was not closed before its event loop:ResourceWarning")
