@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
 import threading
 
 import click
@@ -112,8 +114,15 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
 
 
 def _print_stopped() -> None:
-    with contextlib.suppress(OSError):  # the terminal was closed
+    with contextlib.suppress(OSError):
         click.echo("rap: stopped")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the terminal was closed
+            # From Python 3.14 on, the text stays in the buffer: the exit would try again and fail.
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), stream.fileno())
 
 
 def _ignore_next_signal() -> None:
