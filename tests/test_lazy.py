@@ -70,7 +70,7 @@ import asyncio, contextvars, gc, logging, signal, sys, threading, warnings
 
 def state():
     return (
-        type(asyncio.get_event_loop_policy()),
+        type(asyncio.events._event_loop_policy),  # to ask for it is deprecated
         [signal.getsignal(number) for number in signal.valid_signals()],
         [logger.handlers + logger.filters for logger in loggers()],
         [logger.level for logger in loggers()],

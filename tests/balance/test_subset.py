@@ -172,7 +172,7 @@ def spread_of(seed: int, nodes: int, clients: int, size: int) -> tuple[float, fl
     while to_look:
         told = counts.copy()
         for number in sorted(to_look):
-            if not subsets[number].judge({key: told[key] for key in chosen[number]}):
+            if not subsets[number].judge({key: told[key] for key in sorted(chosen[number])}):
                 to_look.discard(number)
                 continue
             after = set(subsets[number].choose(keys))

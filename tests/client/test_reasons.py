@@ -117,8 +117,11 @@ async def test_a_nested_call_that_is_late_is_named_by_the_error_of_the_outer_cal
         first = await stack.enter_async_context(serving(outer))
         client = await stack.enter_async_context(calling(first))
         for how in ("stub", "raw"):
-            with pytest.raises(DeadlineExceeded) as caught:
-                await within(client.raw_call("outer", how, timeout=1.0))
+            for _ in range(5):  # if a busy machine holds this loop, the client gives up first
+                with pytest.raises(DeadlineExceeded) as caught:
+                    await within(client.raw_call("outer", how, timeout=1.0))
+                if caught.value.remote:
+                    break
             assert caught.value.remote
             text = str(caught.value)
             there = re.escape(str(third.addresses[0]))

@@ -263,7 +263,7 @@ def test_a_value_of_another_type_is_refused_by_its_receiver(
 def test_a_field_that_a_class_does_not_know_costs_nothing() -> None:
     body = pack({"at": "2024-01-01T00:00:00", "more": 1})
     assert of_type(Event).decode_result(body) == Event(datetime(2024, 1, 1))
-    bomb = body[:-1] + b"\x91" * 50_000 + b"\x90"
+    bomb = body[:-1] + b"\x91" * 5_000_000 + b"\x90"  # Python 3.14 has room for 50,000 levels
     with pytest.raises(Internal, match="nested too deep"):
         of_type(Event).decode_result(bomb)
 

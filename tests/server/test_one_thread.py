@@ -1,6 +1,7 @@
 """A `def` generator runs in one thread and one context, from its first to its last item."""
 
 import asyncio
+import contextlib
 import contextvars
 import decimal
 import gc
@@ -62,7 +63,13 @@ async def server(log: Log) -> AsyncIterator[Server]:
 
     def rows() -> Iterator[int]:
         connection = sqlite3.connect(":memory:")  # only its own thread may use it
-        return (row[0] for row in connection.execute("values (1), (2), (3)"))
+
+        def each() -> Iterator[int]:
+            with contextlib.closing(connection):
+                for row in connection.execute("values (1), (2), (3)"):
+                    yield row[0]
+
+        return each()
 
     async def awaited(n: int) -> Iterator[str]:
         return iter(numbers(n))
