@@ -1,1 +1,1 @@
-"""Benchmarks of rap beside its peers; see docs/performance.md."""
+"""Benchmarks of rap and of comparable libraries; see docs/performance.md."""

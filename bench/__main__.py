@@ -1,4 +1,4 @@
-"""``python -m bench``: measure rap beside its peers and the limit; see docs/performance.md."""
+"""``python -m bench``: measure rap, its peers and the limit; see docs/performance.md."""
 
 import argparse
 import json
@@ -51,7 +51,7 @@ def _names(known: Mapping[str, object]) -> Callable[[str], list[str]]:
 
 
 def main() -> None:
-    """Measure, and write what was found."""
+    """Measure, and write the report."""
     options = _arguments()
     peers = options.peers or (_QUICK_PEERS if options.quick else list(PEERS))
     seconds = options.seconds or (0.3 if options.quick else 0.4)
@@ -100,7 +100,7 @@ def _usable(peers: Sequence[str], workloads: Sequence[str]) -> tuple[dict[str, A
 
 
 def _machine() -> dict[str, str]:
-    """Describe where this ran."""
+    """Describe the machine and the versions of this run."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,8 +1,8 @@
-"""What a peer must offer to be measured: one `Adapter` each, in `bench.adapters`.
+"""The interface between the benchmarks and a peer; `bench.adapters` has one `Adapter` for each.
 
 The same object is used in three kinds of process: a server calls `serve`, a client calls
-`connect` and the methods of a `Connection`, and the driver reads attributes only. So the peer's
-own packages are imported inside of methods.
+`connect` and the methods of a `Connection`, and the driver reads attributes only. Therefore the
+packages of the peer are imported inside methods.
 
 Every peer serves the same functions: ``add``, ``echo``, ``records``, two streams and a channel.
 """
@@ -35,7 +35,7 @@ Setup = str  # how a server is set up: "plain", "tls", or one that only some pee
 
 
 def certificate() -> tuple[str, str]:
-    """Return the paths of the certificate and its key that the driver made for this run."""
+    """Return the paths of the certificate and the key that the driver created for this run."""
     folder = Path(os.environ["BENCH_CERTIFICATE"])
     return str(folder / "server.crt"), str(folder / "server.key")
 
@@ -58,7 +58,7 @@ def run_uvloop(main: Main) -> None:
 
 
 class Pings:
-    """One channel whose other end sends back what it gets."""
+    """A channel whose other end returns every message."""
 
     async def ping(self, item: int) -> int:
         raise NotImplementedError
@@ -68,7 +68,7 @@ class Pings:
 
 
 class Connection:
-    """One connection of a client; for peers without multiplexing, one pool of them."""
+    """One connection of a client; for peers without multiplexing, one pool of connections."""
 
     async def add(self, a: int, b: int) -> int:
         """Return the sum, computed by the server."""
@@ -113,17 +113,17 @@ class Connection:
 
 
 class Adapter:
-    """How one peer is run; a subclass fills in the attributes.
+    """Runs one peer; a subclass sets the attributes.
 
     Attributes:
-        name: In tables.
-        package: Distribution whose version is told; `None` for this checkout.
+        name: Name of the peer in tables.
+        package: Distribution whose version is reported; `None` for this checkout.
         imports: Modules that a client program imports; their import is timed.
-        extras: Features beside the usual ones: setups and workloads that few peers know.
-        settings: What was chosen, for the report.
-        environment: For both processes.
-        idle_connections: To open where their memory is measured.
-        stream_items: To ask for in one stream.
+        extras: Setups and workloads that only few peers support.
+        settings: The settings of the peer, for the report.
+        environment: Environment variables of both processes.
+        idle_connections: Number of connections of which the memory is measured.
+        stream_items: Number of items in one stream.
     """
 
     name: ClassVar[str]

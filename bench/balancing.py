@@ -1,11 +1,11 @@
-"""Pickers against each other in simulated time: ``python -m bench.balancing``.
+"""Compare pickers in simulated time: ``python -m bench.balancing``.
 
-Clients make calls at random moments; each has nodes of its own, as a `rap.client.Client` has, and
-sees nothing of other clients. A server works on one call at a time, in the order they came, for an
-exponentially distributed time. Servers report their load as `rap.server` does: beside answers, at
-most every 100 ms to each client, and on request.
+Clients make calls at random moments. Each client has its own nodes, as a `rap.client.Client` has,
+and knows nothing about other clients. A server works on one call at a time, in the order of
+arrival, for an exponentially distributed time. Servers report their load as `rap.server` does: with
+answers, at most every 100 ms to each client, and on request.
 
-Absolute figures depend on the model; what counts is which picker does better.
+Absolute figures depend on the model. Compare only the pickers with each other.
 """
 
 import argparse
@@ -40,11 +40,11 @@ _WARM_UP = 0.25  # of the time, in which nothing is measured
 
 
 class Policy(NamedTuple):
-    """A picker and what it goes by.
+    """A picker and its measure of load.
 
     Args:
-        make: Makes the picker of one client, from chance and a clock.
-        load: Makes what a client measures of a node.
+        make: Returns the picker of one client, from a random generator and a clock.
+        load: Returns the load of one node, as a client measures it.
         knows_speed: Weights follow the true speed of the servers.
     """
 
@@ -86,12 +86,12 @@ POLICIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What a cluster has to cope with.
+    """A cluster and its calls.
 
     Args:
-        servers: How many there are.
-        clients: How many there are.
-        load: Share of what the servers can do that is asked of them.
+        servers: Number of servers.
+        clients: Number of clients.
+        load: Load of the servers, as a share of their capacity.
         slow: Share of the servers that take twice as long.
         antagonised: Share of the servers that take three times as long; others each second.
         mean: Seconds that a call takes a server on average.
@@ -115,11 +115,11 @@ SCENARIOS = {
 
 
 class Result(NamedTuple):
-    """What came out, in seconds and calls.
+    """The result of a simulation, in seconds and calls.
 
     Args:
-        mean: Time of a call.
-        p99: The same, of the slowest in a hundred.
+        mean: Mean duration of a call.
+        p99: 99th percentile of the duration.
         fullest: Mean of the calls in flight at the fullest server.
         asked: Requests for a report, for each call.
     """
@@ -235,7 +235,7 @@ class _Cluster:
         self.after(_WAY, self._come, node, self.now)
 
     def _come(self, node: _Node, began: float) -> None:
-        """The call comes to its server."""
+        """The call arrives at its server."""
         server = node.server
         server.waiting.append((node, began, self.now, len(server.waiting)))
         if len(server.waiting) == 1:
@@ -275,7 +275,7 @@ class _Cluster:
 
 
 def simulate(policy: Policy, scenario: Scenario, seed: int) -> Result:
-    """Return what one policy makes of a scenario."""
+    """Simulate one policy in a scenario, and return the result."""
     return _Cluster(policy, scenario, seed).run()
 
 

@@ -1,4 +1,4 @@
-"""The certificate of a run: signed by itself, good for loopback and a day."""
+"""The certificate of a run: self-signed, valid for loopback addresses and one day."""
 
 import datetime
 import ipaddress

@@ -1,4 +1,4 @@
-"""The results as a picture: a panel for each of the main figures, a bar for each peer."""
+"""Draws the results: a panel for each of the main figures, a bar for each peer."""
 
 from pathlib import Path
 
@@ -16,11 +16,11 @@ _COLUMNS = 3
 
 
 def draw(report: Report, path: Path) -> None:
-    """Write the picture; what was not measured is left out.
+    """Write the chart, without the figures that were not measured.
 
     Args:
         report: A run.
-        path: Its suffix says the format: svg, png or pdf.
+        path: File to write. Its suffix is the format: svg, png or pdf.
     """
     import matplotlib
 

@@ -1,6 +1,6 @@
 """A client process: ``python -m bench.client PEER SETUP PORTS PIDS``, all but PEER of its servers.
 
-Says ``{}`` when a call was answered. From then on it reads one order a line,
+It prints ``{}`` when the first call was answered. Then it reads one order per line,
 ``{"workload": …, "seconds": …}``, and writes its figures as one line, or ``{"error": …}``.
 """
 

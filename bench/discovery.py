@@ -1,9 +1,9 @@
-"""How soon a client notices what happens to servers: ``python -m bench.discovery``.
+"""Measure how soon a client notices changes of servers: ``python -m bench.discovery``.
 
-Real processes, a redis-server of its own, 64 calls in flight, defaults everywhere. Per round one
-replica joins, and leaves by SIGKILL or SIGTERM in turn. At the end one replica that runs loses its
-registration: first its lease and record are deleted in Redis, which tells nobody, then it is
-deregistered by another process, which tells all clients.
+It uses real processes, a temporary redis-server, 64 calls in flight, and default options. In each
+round, one replica joins and then leaves, by SIGKILL and SIGTERM in turn. At the end, a running
+replica loses its registration. First its lease and record are deleted in Redis, and no client is
+notified. Then another process deregisters it, and all clients are notified.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PATIENCE = 15.0
 
 
 class Logged(RecordingPicker):
-    """The default picker, and every choice of it: times by address."""
+    """The default picker, which logs the times of its choices by address."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Logged(RecordingPicker):
 
 @dataclass
 class Calls:
-    """What came of every call: when it was made, by the name of who answered."""
+    """The results of all calls: when each was made, by the name of the server that answered."""
 
     made: dict[str, list[float]] = field(default_factory=dict)
     answered: dict[str, list[float]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Calls:
 
 @dataclass
 class Figures:
-    """What was measured, in seconds and calls."""
+    """The measurements, in seconds and calls."""
 
     joined: list[float] = field(default_factory=list)
     left_after_kill: list[float] = field(default_factory=list)

@@ -1,11 +1,11 @@
 """Count the instructions of a call and compare: ``python -m bench.guard``.
 
-Instructions, unlike seconds, do not depend on what else the machine does: the same program gives
-the same count within about two per cent. Each mode of `bench.guard_program` runs twice under
+Unlike seconds, instructions do not depend on the load of the machine: the same program gives the
+same count within about two per cent. Each mode of `bench.guard_program` runs twice under
 callgrind, short and long; the difference is what its calls cost, without start and end.
 
-Counts of another Python or another kind of processor cannot be compared, so ``guard.json`` has
-one entry for each.
+You cannot compare the counts of different Python versions or processors, so ``guard.json`` has one
+entry for each.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def count(mode: str) -> int:
     """Return the instructions of one call, item or round trip.
 
     Raises:
-        RuntimeError: The program did not end well under callgrind.
-        CalledProcessError: Or without it.
+        RuntimeError: The program failed under callgrind.
+        CalledProcessError: The program failed without callgrind.
     """
     # Once without callgrind: whatever is not compiled to byte code yet is from here on.
     command = [sys.executable, "-m", "bench.guard_program", mode, "64"]
@@ -88,7 +88,7 @@ def dear(counts: Counts) -> list[str]:
 
 
 def table(counts: Counts, baseline: Counts) -> str:
-    """Return the counts, how they changed, and what a mode costs beside plain unary calls."""
+    """Return the counts, their changes, and the cost of each mode relative to plain unary calls."""
     lines = [f"{'instructions per call':<34}{'now':>10}{'before':>10}{'change':>9}{'to unary':>10}"]
     for mode, found in counts.items():
         before = baseline.get(mode)

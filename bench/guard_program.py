@@ -1,7 +1,8 @@
 """The fixed program whose instructions are counted: ``python -m bench.guard_program MODE CALLS``.
 
 Server and client share one process and one loop, so that one count has both and nothing waits on
-another process. The collector of garbage is off: when it runs depends on all that was allocated.
+another process. Garbage collection is off, because the moment at which it runs depends on all
+earlier allocations.
 """
 
 import asyncio
@@ -68,7 +69,7 @@ class _Pass(BaseMsgMiddleware):
 
 
 def _opentelemetry(sampled: bool) -> Callable[[], BaseProcessor]:
-    """Return what makes a processor with spans that nobody exports; `False`: without spans."""
+    """Return a function that creates a processor; its spans are not exported. `False`: no spans."""
 
     def make() -> BaseProcessor:
         from opentelemetry.sdk.trace import TracerProvider
@@ -159,14 +160,14 @@ Run = Callable[[Client, int], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Mode:
-    """What is measured.
+    """A kind of call to measure.
 
     Args:
-        run: Makes the calls.
-        processor: Makes the one of each side.
-        middleware: On the server.
-        options: Of the client.
-        servers: How many there are.
+        run: Function that makes the calls.
+        processor: Function that creates the processor of each side.
+        middleware: Middleware of the server.
+        options: Options of the client.
+        servers: Number of servers.
     """
 
     run: Run = _together

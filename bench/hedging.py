@@ -1,11 +1,12 @@
-"""What second copies bring, and what the retry budget keeps away: ``python -m bench.hedging``.
+"""Measure hedged requests and the retry budget: ``python -m bench.hedging``.
 
-Ten replicas answer after some milliseconds; every now and then one of them, at random, answers
-nothing for a while. The balancer leaves it at once, but calls that it has wait. They are the tail,
-and `hedge` cuts it off (the figure of "The Tail at Scale": the 99.9th percentile from 1,800 to 74
-ms for 2 % more load). Then all replicas fail, and attempts are counted with and without a budget.
+Ten replicas answer after some milliseconds. From time to time, one of them stops answering for a
+while. The balancer stops using it at once, but the calls that it has already received wait. They
+are the tail of the latencies, and `hedge` shortens it (the figure of "The Tail at Scale": the
+99.9th percentile from 1,800 to 74 ms for 2 % more load). Then all replicas fail, and attempts are
+counted with and without a budget.
 
-All is in one process: what is compared are waits, not processor time.
+All parts run in one process, because waits are compared and not processor time.
 """
 
 import argparse
@@ -34,13 +35,13 @@ _BETWEEN = 0.2  # seconds on average from the end of a stall to the next
 
 
 class Replicas:
-    """Servers of one process, of which one stalls at random.
+    """The servers of one process. From time to time, one of them stalls.
 
     Args:
-        seed: Of when which one does.
+        seed: Seed of the random stalls.
 
     Attributes:
-        served: Calls that came, each copy for itself.
+        served: Number of requests that arrived, hedged requests included.
         failing: Every call fails.
     """
 
@@ -86,11 +87,11 @@ class Replicas:
 
 
 class Measured(NamedTuple):
-    """What calls came to.
+    """Measurements of calls.
 
     Args:
-        times: Of each call, in seconds, ordered.
-        extra: Share of the load that further copies were.
+        times: Duration of each call in seconds, sorted.
+        extra: Hedged requests, as a share of the calls.
     """
 
     times: list[float]
@@ -129,7 +130,7 @@ async def measure(hedge: bool | float | None, seconds: float, seed: int, number:
 
 
 async def storm(retry_budget: float, calls: int, number: int) -> float:
-    """Return how many attempts calls came to, where all fail, for each call."""
+    """Return the number of attempts per call while all servers fail."""
     replicas = Replicas(1)
     replicas.failing = True
     failed = 0

@@ -1,4 +1,4 @@
-"""Load in closed loops: so many callers, each sending its next call when it has its answer."""
+"""Load in closed loops: each caller makes its next call when the last one was answered."""
 
 import asyncio
 import resource
@@ -15,13 +15,13 @@ Call = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Load:
-    """What one stretch of load came to.
+    """The measurements of a period of load.
 
     Args:
-        latencies: Of every call, in nanoseconds, sorted.
-        seconds: How long it took.
+        latencies: Duration of every call in nanoseconds, sorted.
+        seconds: Duration of the load.
         server_cpu: Seconds of processor time that the servers used.
-        client_cpu: The same of this process.
+        client_cpu: Seconds of processor time that this process used.
     """
 
     latencies: list[int]
@@ -34,7 +34,7 @@ class Load:
         return len(self.latencies) / self.seconds
 
     def summary(self) -> dict[str, float]:
-        """Return the figures of the whole as they are reported."""
+        """Return the figures for the report."""
         return {
             "calls": len(self.latencies),
             "per_second": self.per_second,

@@ -1,8 +1,8 @@
-"""Memory of what is open and idle: ``python -m bench.memory``.
+"""Measure the memory of idle connections and open calls: ``python -m bench.memory``.
 
-Server and client are processes of their own. Each figure is the growth of a process's own memory
-(anonymous pages, by /proc) from a first warm one to N more, divided by N. The kernel's socket
-buffers are not in it.
+Server and client are separate processes. Each figure is the growth of the private memory of a
+process (anonymous pages in /proc) from the first object to N more, divided by N. It does not
+include the socket buffers of the kernel.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def raise_file_limit() -> None:
 
 
 async def serve() -> None:
-    """The server process: tells its address, serves until it is told to stop."""
+    """Run the server process: print its address, and serve until it is told to stop."""
     server = Server("127.0.0.1:0", backlog=4096)
 
     @server.register
@@ -145,7 +145,7 @@ KINDS = {
 
 
 async def hold(address: str, kind: str) -> None:
-    """The client process: prints what one costs on either side."""
+    """Run the client process: print the memory of one object on either side."""
     _, opener, count = KINDS[kind]
     async with Client(address) as client, AsyncExitStack() as stack:
         open_more = await opener(address, stack, client)

@@ -1,8 +1,7 @@
-"""What is told of the figures, and what rap aims at.
+"""The figures of the report, and their targets.
 
-A target is a bound of the ratio of rap's figure to that of grpc.aio, the peer that most people
-know, or to that of the limit (`bench.thin`), measured in the same round; some are a bound of the
-figure itself.
+A target bounds the ratio of rap's figure to that of grpc.aio, or to that of the limit
+(`bench.thin`), measured in the same round. Some targets bound the figure itself.
 """
 
 import sys
@@ -23,15 +22,15 @@ class Metric:
     """One row of the table.
 
     Args:
-        title: Of the row.
-        unit: Of the figure.
-        workload: That brings it.
-        key: Among the workload's figures.
-        lower_is_better: Times, processor time, memory.
-        digits: After the point.
-        vs_grpc: Bound of the ratio to grpc.aio.
-        vs_limit: Bound of the ratio to the limit.
-        bound: Of the figure itself.
+        title: Title of the row.
+        unit: Unit of the figure.
+        workload: Workload that measures the figure.
+        key: Name of the figure in the workload.
+        lower_is_better: Whether a lower figure is better, as for times and memory.
+        digits: Digits after the decimal point.
+        vs_grpc: Bound for the ratio to grpc.aio.
+        vs_limit: Bound for the ratio to the limit.
+        bound: Bound for the figure itself.
     """
 
     title: str

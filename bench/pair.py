@@ -30,7 +30,7 @@ ENVIRONMENT = {
 
 
 class PairError(Exception):
-    """A process did not start, or did not answer; says which."""
+    """A process did not start or did not answer; the message names it."""
 
 
 def pin(pid: int, place: int) -> None:
@@ -53,7 +53,7 @@ def _environment(adapter: Adapter, certificate: Path) -> dict[str, str]:
 def import_milliseconds(adapter: Adapter, certificate: Path) -> float:
     """Return how long a fresh interpreter takes to import what a client needs.
 
-    It does so twice, for the first time may have to compile.
+    It runs twice, because the first import may have to compile.
     """
     _import(adapter, certificate)
     return _import(adapter, certificate)
@@ -80,12 +80,12 @@ class Pair:
     """Servers and a client of one peer; a context manager that ends them.
 
     Args:
-        name: Of the peer.
-        adapter: The peer.
-        setup: How the servers are set up.
-        servers: How many servers.
+        name: Name of the peer.
+        adapter: Adapter of the peer.
+        setup: Name of the setup of the servers.
+        servers: Number of servers.
         certificate: Folder of the certificate.
-        log: Where the processes write.
+        log: File to which the processes write.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Pair:
         """Return when the servers have answered a call.
 
         Raises:
-            PairError: They do not.
+            PairError: They did not answer in time.
         """
         self._answer(_START)
 
@@ -120,7 +120,7 @@ class Pair:
         """Return the figures of a workload, or its error.
 
         Raises:
-            PairError: The client does not answer any more.
+            PairError: The client no longer answers.
         """
         assert self._client.stdin is not None
         try:
@@ -131,7 +131,7 @@ class Pair:
         return self._answer(_ANSWER + 10 * seconds)
 
     def stop(self) -> None:
-        """End all processes, those too that they started."""
+        """End all processes and their children."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in self._processes:
                 with suppress(ProcessLookupError):
@@ -177,7 +177,7 @@ class Pair:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
+    """Return free ports."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [sock.getsockname()[1] for sock in sockets]
     for sock in sockets:

@@ -1,7 +1,7 @@
-"""Where the time of a unary call goes on each side: no sockets, the best of many short runs.
+"""Measure the parts of a unary call on each side, without sockets, as the best of many short runs.
 
-``python -m bench.parts``. A run on a busy machine is only ever too slow, so the minimum of many
-short ones is steady to a few percent where whole benchmarks wander by tens.
+Run it with ``python -m bench.parts``. Other load can only make a run slower. Therefore the minimum
+of many short runs varies by a few percent, while the figures of whole benchmarks vary by tens.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ ROOMY = 1 << 30
 
 
 class Sink:
-    """A transport that keeps what is written, or drops it."""
+    """A transport that keeps or drops the written bytes."""
 
     def __init__(self, real: Any = None) -> None:
         self.real = real

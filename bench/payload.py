@@ -1,4 +1,4 @@
-"""What is sent where more than two integers are: records of twenty fields, and bytes."""
+"""The payloads of the larger workloads: records of twenty fields, and bytes."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ FIELDS: tuple[tuple[str, type], ...] = (
 
 
 def record(number: int) -> dict[str, Any]:
-    """Return a record as an application keeps it; the same number gives the same record."""
+    """Return a record of an application; the same number gives the same record."""
     rng = random.Random(number)
     make: dict[type, Callable[[], object]] = {
         int: lambda: rng.randrange(1 << rng.choice((7, 15, 31))),

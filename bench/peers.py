@@ -1,4 +1,4 @@
-"""The peers, by the names under which they are asked for."""
+"""The peers by name."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Processor time and memory of processes and their children, as /proc tells; Linux only."""
+"""Processor time and memory of processes and their children, from /proc; Linux only."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all below it that live."""
+    """Return the ids of a process and its running descendants."""
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -22,7 +22,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return the user and system time that the processes and all below have used, to 10 ms."""
+    """Return the user and system time of processes and their descendants, within 10 ms."""
     ticks = 0
     for pid in pids:
         for each in tree(pid):
@@ -32,7 +32,7 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def resident_bytes(pids: list[int]) -> int:
-    """Return the resident memory of the processes and all below."""
+    """Return the resident memory of processes and their descendants."""
     pages = 0
     for pid in pids:
         for each in tree(pid):
@@ -42,7 +42,7 @@ def resident_bytes(pids: list[int]) -> int:
 
 
 def peak_bytes(pids: list[int]) -> int:
-    """Return the most memory that the processes and all below have held since they began."""
+    """Return the peak memory of processes and their descendants."""
     kib = 0
     for pid in pids:
         for each in tree(pid):

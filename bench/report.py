@@ -1,4 +1,4 @@
-"""What a run found, as tables in Markdown."""
+"""The results of a run, as tables in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Report:
     """A run.
 
     Args:
-        machine: Python, processor and the like, by name.
+        machine: Properties of the machine, such as processor and Python version.
         peers: Name of each peer that was measured, with version and settings.
         skipped: Why peers and workloads were left out.
-        seconds: Of each measurement.
-        rounds: What was found.
+        seconds: Duration of each measurement.
+        rounds: Results of each round.
     """
 
     machine: Mapping[str, str]
@@ -29,7 +29,7 @@ class Report:
     rounds: Sequence[Round]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything that was found, and the medians."""
+        """Return all results, and the medians."""
         return {
             "machine": dict(self.machine),
             "peers": {name: dict(each) for name, each in self.peers.items()},
@@ -51,13 +51,13 @@ class Report:
 
     @property
     def metrics(self) -> list[Metric]:
-        """The rows that some peer was asked for."""
+        """The rows that at least one peer has."""
         asked = {workload for each in self.rounds for found in each.values() for workload in found}
         return [metric for metric in METRICS if metric.workload in asked]
 
     @property
     def failures(self) -> list[str]:
-        """What did not end, with its error; each once."""
+        """The workloads that failed, with their errors; each once."""
         told = {
             f"{peer}, {workload}: {found['error']}": None
             for each in self.rounds

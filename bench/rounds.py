@@ -1,7 +1,7 @@
-"""Interleaved rounds: every peer does a workload, one right after the other, then the next.
+"""Interleaved rounds: all peers run a workload, one after another, and then the next workload.
 
-What disturbs the machine for a while then disturbs all peers alike, and ratios within a round
-hold. Every round starts fresh processes, and another peer begins.
+Other load on the machine then affects all peers alike, and the ratios within a round remain valid.
+Every round starts new processes, and each time another peer begins.
 """
 
 import sys
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def lacking(adapter: Adapter, workload: Workload) -> str | None:
-    """Say why a peer cannot do a workload; `None` if it can, and "" if nobody asks it to."""
+    """Return why a peer cannot run a workload: `None` if it can, "" if it is not for the peer."""
     if workload.extra and workload.needs not in adapter.extras:
         return ""
     return adapter.missing().get(workload.needs)
@@ -38,7 +38,7 @@ class _Pairs:
     Args:
         adapters: The peers by name.
         certificate: Folder of the certificate.
-        log: Where the processes write.
+        log: File to which the processes write.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ def run_round(
     log: IO[str],
     say: Say = _say,
 ) -> Round:
-    """Return what all peers did in one round.
+    """Run one round, and return the results of all peers.
 
     Args:
-        number: Of the round; chooses who begins.
+        number: Number of the round. It determines which peer begins.
         adapters: The peers by name.
-        workloads: Names.
-        seconds: To measure each.
+        workloads: Names of the workloads.
+        seconds: Duration of each measurement.
         certificate: Folder of the certificate.
-        log: Where the processes write.
+        log: File to which the processes write.
         say: Takes a line of progress.
     """
     names = list(adapters)

@@ -1,9 +1,9 @@
-"""What more workers bring: ``python -m bench.scaling``.
+"""Measure the gain from more workers: ``python -m bench.scaling``.
 
-``rap serve --workers`` with a handler that computes for a while, found through a registry of files
-so that the balancer spreads the calls. The clients need cores, too, and on a small machine they
-take them from the workers: so processor time is told of each side, and what the workers would do
-with all cores to themselves.
+It runs ``rap serve --workers`` with a handler that computes for a while. Clients find the workers
+through a registry of files, so the balancer distributes the calls. The clients need cores, too, and
+on a small machine they take them from the workers. Therefore the report has the processor time of
+each side, and an estimate for workers that have all cores.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 class Measured(NamedTuple):
-    """What a number of workers did."""
+    """The measurements of a number of workers."""
 
     per_second: float
     server_cores: float
@@ -54,7 +54,7 @@ def make_server() -> Server:
 
 
 async def _client(seconds: float, count: int) -> None:
-    """Call for a while, when all clients are told to; say how often and at what cost."""
+    """Make calls for a while when all clients begin; print their number and the processor time."""
     async with Client(service=_SERVICE, registry=os.environ[_REGISTRY]) as client:
 
         @client.register()

@@ -1,6 +1,6 @@
 """Print the figures of the structure of the code: ``python -m bench.structure``.
 
-They tell how far a reader has to go, and are made to compare two trees: ``--repo DIR`` measures the
+They show how far a reader has to go. Use them to compare two trees: ``--repo DIR`` measures the
 `rap` in that directory, with the environment that runs the tool.
 
 What is counted in the text of ``rap/**/*.py``:
@@ -10,11 +10,12 @@ What is counted in the text of ``rap/**/*.py``:
 - An arrow leads from a unit to one that it imports, under TYPE_CHECKING and inside functions too.
 - A name across units is a (unit, module, name) of an import from another unit, counted once.
 - A cycle is a strongly connected set of two modules or more. ``from rap.a import b`` leads to the
-  module ``rap.a.b`` if there is one, else to ``rap.a``. That Python runs a package's ``__init__``
-  before its modules is no import here, nor is what `rap.lazy` loads by name.
-- A friend is a place in a function that assigns to an attribute of somebody else: of a parameter, a
-  local, or what `self` holds. Left out is what is known to be of a class of the same file, by an
-  annotation or by the call that made it. It is a guess, but the same one for every tree.
+  module ``rap.a.b`` if there is one, else to ``rap.a``. The ``__init__`` of a package, which
+  Python runs before the modules, does not count, nor do names that are loaded lazily.
+- A friend is a place in a function that assigns to an attribute of another module's object: of a
+  parameter, a local, or an attribute of `self`. Objects of a class of the same file, according to
+  an annotation or the call that made them, do not count. This is an estimate, but the same for
+  every tree.
 
 What is counted while it runs is said in `bench.structure_walks`.
 """
@@ -185,7 +186,7 @@ def _reached(start: str, arrows: Mapping[str, set[str]]) -> set[str]:
 
 
 def friends(tree: ast.Module) -> list[str]:
-    """Return every assignment to an attribute of somebody else, as ``line: target``."""
+    """Return every assignment to an attribute of another module's object, as ``line: target``."""
     return _Friends(tree).found
 
 
@@ -312,7 +313,7 @@ class _Friends:
 
 
 def _below(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what is inside, in order; functions and classes are yielded, but not entered."""
+    """Yield the nodes inside, in order. Functions and classes are yielded without contents."""
     for child in ast.iter_child_nodes(node):
         yield child
         if not isinstance(child, _Scope):

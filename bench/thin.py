@@ -1,7 +1,7 @@
 """The limit: the thinnest multiplexed RPC that pure Python allows.
 
-It shows what calls cost when everything is left out that makes a framework: no flow control, no
-deadlines, no cancellation, no metadata, no checks. What is in it is chosen for speed alone:
+It shows the cost of calls without the features of a framework: no flow control, no deadlines, no
+cancellation, no metadata, no checks. All of its parts are chosen for speed:
 
 - a frame is a length and a msgpack array, packed by one kept `Packer`;
 - the calls that wait are futures in a dict;
@@ -67,7 +67,7 @@ class _Resumed:
 
 
 class _Protocol(asyncio.Protocol):
-    """What both sides do alike: frames in, frames out."""
+    """The frames in both directions, which are the same for both sides."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -146,7 +146,7 @@ class _Protocol(asyncio.Protocol):
 
 
 class Pipe:
-    """One end of a channel, and what the items of a stream arrive in."""
+    """One end of a channel, and the queue of the items of a stream."""
 
     def __init__(self, protocol: _Protocol, number: int) -> None:
         self._protocol = protocol

@@ -1,6 +1,6 @@
-"""The workloads: what a client does with a peer's connection, and the figures it brings back.
+"""The workloads: what a client does with connections of a peer, and the figures that it returns.
 
-Each runs on connections of its own and checks the answers before it measures.
+Each opens its own connections, and checks the answers before it measures.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ _FIRST_UPLOAD = 2_000  # items
 
 @dataclass(frozen=True)
 class Bench:
-    """One peer, ready to be measured: its servers run.
+    """A peer whose servers are running.
 
     Args:
-        adapter: The peer.
-        setup: How the servers are set up.
-        ports: Where they listen.
-        servers: Their processes.
-        seconds: To measure.
+        adapter: Adapter of the peer.
+        setup: Name of the setup of the servers.
+        ports: Ports of the servers.
+        servers: Ids of the server processes.
+        seconds: Duration of a measurement.
     """
 
     adapter: Adapter
@@ -56,11 +56,11 @@ class Workload:
     """One workload.
 
     Args:
-        run: Does it.
-        needs: A feature that a peer may lack.
-        setup: How the servers must be set up.
-        servers: How many there must be.
-        extra: Only peers that have `needs` among their `extras` are asked.
+        run: Function that runs the workload.
+        needs: Feature that the peer must have.
+        setup: Name of the setup of the servers, if the workload needs one.
+        servers: Number of servers that the workload needs.
+        extra: Whether only peers with `needs` among their `extras` run it.
     """
 
     run: Run
@@ -171,7 +171,7 @@ async def stream(bench: Bench) -> Figures:
 
 
 async def stream_apart(bench: Bench) -> Figures:
-    """Integers from a generator that waits before each: nobody can send two together."""
+    """Integers from a generator that waits before each, so that no two can be sent together."""
     connection = await bench.connect()
     assert [item async for item in connection.stream(-200)] == list(range(200))
     figures = await _consume(connection.stream(-bench.adapter.stream_items), bench)
@@ -210,7 +210,7 @@ async def upload(bench: Bench) -> Figures:
 
 
 async def upload_apart(bench: Bench) -> Figures:
-    """Integers of an iterator that waits before each: no two can be sent together."""
+    """Integers from an iterator that waits before each, so that no two can be sent together."""
     return await _upload(bench, _apart)
 
 
@@ -223,7 +223,7 @@ async def _apart(numbers: range) -> AsyncIterator[int]:
 async def _upload(
     bench: Bench, source: Callable[[range], Iterator[int] | AsyncIterator[int]]
 ) -> Figures:
-    """Send as many integers as a short run before it says that the time is enough for."""
+    """Send as many integers as fit in the time, according to a short run before it."""
     connection = await bench.connect()
     count, took = _FIRST_UPLOAD, 0.0
     for _ in range(2):  # the first run also warms up
@@ -274,7 +274,7 @@ async def connects(bench: Bench) -> Figures:
 
 
 async def idle(bench: Bench) -> Figures:
-    """Connections that made one call each and are kept open: what the server holds for them."""
+    """Connections that are kept open after one call each: the memory of the server for them."""
     servers = list(bench.servers)
     first = await bench.connect()
     await first.add(1, 2)

@@ -1,10 +1,10 @@
-"""Spans of calls for OpenTelemetry, one on each side; attributes are those of its RPC conventions.
+"""Spans of calls for OpenTelemetry, one on each side, with the attributes of its RPC conventions.
 
 https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/
 
-A call has one span on a client, however often it is tried; each attempt is an event of it. What
-carries the trace is the header of the call: W3C Trace Context is written, or what the program has
-set as the global propagator; Jaeger's ``uber-trace-id`` is read, too.
+On a client, a call has one span for all of its attempts, and each attempt is an event of the span.
+The trace travels in the header of the call, in the format of the global propagator of the program.
+By default this is W3C Trace Context. The processor also reads Jaeger's ``uber-trace-id``.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +31,7 @@ from rap.processor.tracing.sampling import HeadSamplingProcessor, is_untraced
 
 __all__ = ["OpenTelemetryProcessor"]
 
-# Codes by which a server says that it, not its caller, is to blame.
+# Codes of errors that the server has caused, not the caller.
 _SERVER_FAULTS = frozenset(
     {
         Code.UNKNOWN,
@@ -42,25 +42,25 @@ _SERVER_FAULTS = frozenset(
         Code.DATA_LOSS,
     }
 )
-# How samplers that begin no trace describe themselves; the first keeps no other trace either.
+# Descriptions of samplers that start no trace. The first one drops the traces of callers, too.
 _NO_ROOTS = ("AlwaysOffSampler", "TraceIdRatioBased{0.0}")
-# What `opentelemetry.context.get_current` calls, where there is such: 0.4 % of a call less.
+# The function inside `opentelemetry.context.get_current`, if it exists; it saves 0.4 % of a call.
 _current_context = getattr(otel_context, "_RUNTIME_CONTEXT", otel_context).get_current
 _no_scope = nullcontext()
 
 
 class OpenTelemetryProcessor(HeadSamplingProcessor):
-    """Makes a span of each call.
+    """Creates a span for each call.
 
-    On a server the span is current while the handler runs, also in its thread. So calls that it
-    makes through a client with such a processor are children of it. Spans go where the provider
-    sends them, in the background: a collector that is down holds up no call.
+    On a server, the span is current while the handler runs, also in a thread. Calls that the
+    handler makes through a client with such a processor are children of this span. The provider
+    exports the spans in the background, so a collector that is down delays no call.
 
     Args:
-        tracer_provider: Makes the spans; by default the global one, as it is set by now.
-        sample: Share of the calls in no trace that begin one, 0 to 1, before the sampler of the
-            provider is asked. What begins none costs next to nothing, here and where it goes; so
-            it is with 0, and with a provider whose sampler begins none.
+        tracer_provider: Provider of the tracer. By default the global one at this moment.
+        sample: Share of the calls outside a trace that start one, 0 to 1, before the sampler of the
+            provider decides. A call that starts none costs close to nothing on both sides. This is
+            so for all calls with 0, and with a provider whose sampler starts no trace.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class OpenTelemetryProcessor(HeadSamplingProcessor):
         if not isinstance(tracer_provider, trace.TracerProvider | None):
             raise TypeError(f"tracer_provider must be a TracerProvider, got {tracer_provider!r}")
         provider = tracer_provider or trace.get_tracer_provider()
-        # Whatever is in the context, as baggage without a span, has to go with the call.
+        # Other values in the context, such as baggage without a span, are sent with the call.
         super().__init__(_current_context, 0.0 if _begins_nothing(provider) else sample)
         self._tracer = trace.get_tracer("rap", __version__, tracer_provider)
 
     def ignores(self, header: Header) -> bool:
-        """Whether calls with this header are in no trace, and have nothing else to bring."""
+        """Whether calls with this header are in no trace, and have no other values to propagate."""
         if (UNTRACED not in header and self._sample) or _extract(header, Context()):
             return False
         header[UNTRACED] = True
@@ -87,9 +87,10 @@ class OpenTelemetryProcessor(HeadSamplingProcessor):
         if call.side is Side.CLIENT:
             parent = _current_context()
             if not _is_traced(parent):
-                parent = _extract(call.header, parent)  # passed on by hand, as a gateway does
+                parent = _extract(call.header, parent)  # set by the caller, as a gateway does
         else:
-            # The context of the task is that in which somebody started the server: not this call's.
+            # The context of the task is the one in which the server was started, not that of the
+            # call.
             parent = _extract(call.header, Context())
         if not _is_traced(parent) and self._is_left_out(call):
             return _Untraced(call, parent) if parent else _no_scope
@@ -97,7 +98,7 @@ class OpenTelemetryProcessor(HeadSamplingProcessor):
 
 
 class _Around:
-    """A span around a call; it is made when that begins."""
+    """A span around a call; it is created when the call begins."""
 
     __slots__ = ("_call", "_parent", "_span", "_tracer")
 
@@ -168,7 +169,7 @@ class _Serving(_Around):
 
 
 class _Untraced:
-    """What goes with a call that is in no trace, such as baggage."""
+    """The values that are sent with a call outside a trace, such as baggage."""
 
     __slots__ = ("_call", "_context", "_token")
 
@@ -188,7 +189,7 @@ class _Untraced:
 
 
 def _begins_nothing(provider: trace.TracerProvider) -> bool:
-    """Whether the sampler of a provider is known to begin no trace."""
+    """Whether the sampler of a provider is known to start no trace."""
     sampler = getattr(provider, "sampler", None)
     if sampler is None:
         return False
@@ -234,7 +235,7 @@ def _start(tracer: trace.Tracer, call: Call, kind: SpanKind, parent: Context) ->
 
 
 def _end(span: Span, call: Call, error: BaseException | None) -> None:
-    """End a span, and say how its call went."""
+    """End a span with the outcome of its call."""
     if span.is_recording():
         code = outcome(error)
         attributes: dict[str, str | int] = {"rpc.response.status_code": code.name}

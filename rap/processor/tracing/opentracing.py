@@ -1,7 +1,7 @@
 """Spans of calls for any tracer of the OpenTracing API, such as jaeger-client.
 
-The header of a call carries the trace in the tracer's own form. A caller that speaks W3C Trace
-Context is understood by a Jaeger tracer, too.
+The trace travels in the header of a call, in the format of the tracer. With a Jaeger tracer,
+headers in the format of W3C Trace Context are read, too.
 """
 
 from collections.abc import Callable
@@ -35,27 +35,27 @@ from rap.processor.tracing.sampling import HeadSamplingProcessor, is_untraced
 
 __all__ = ["TracingProcessor"]
 
-# How samplers of jaeger-client that begin no trace describe themselves.
+# Descriptions of samplers of jaeger-client that start no trace.
 _NO_ROOTS = ("ConstSampler(False)", "ProbabilisticSampler(0.0)")
 _no_scope = nullcontext()
-# The span whose handler runs here. A tracer whose scopes belong to threads mixes up the calls of
-# one event loop, so it is asked only for what it knows beside this.
+# The span of the handler that runs here. A tracer with one scope per thread mixes up the calls of
+# an event loop, so its own active span is used only if there is none here.
 _serving: ContextVar[Span | None] = ContextVar("rap_span", default=None)
 
 
 class TracingProcessor(HeadSamplingProcessor):
-    """Makes a span of each call; one on a client, however often it is tried.
+    """Creates a span for each call; on a client, one span for all attempts.
 
-    Each attempt is a line in the log of the span. Calls that a handler makes through a client with
-    such a processor are its children. With a `ContextVarsScopeManager` the handler also finds its
-    span as `tracer.active_span`; the scope manager of threads cannot hold it.
+    Each attempt is an entry in the log of the span. Calls that a handler makes through a client
+    with such a processor are children of the handler's span. With a `ContextVarsScopeManager`, this
+    span is also `tracer.active_span`; a scope manager for threads cannot hold it.
 
     Args:
-        tracer: Makes the spans; its reporter sends them in the background.
-        sample: Share of the calls in no trace that begin one, 0 to 1, before the sampler of the
-            tracer is asked. What begins none costs next to nothing, here and where it goes; so it
-            is with 0, and with a constant or probabilistic sampler of jaeger-client that never
-            samples.
+        tracer: Creates the spans. Its reporter sends them in the background.
+        sample: Share of the calls outside a trace that start one, 0 to 1, before the sampler of the
+            tracer decides. A call that starts none costs close to nothing on both sides. This is so
+            for all calls with 0, and with a constant or probabilistic sampler of jaeger-client that
+            never samples.
     """
 
     def __init__(self, tracer: Tracer, *, sample: float = 1.0) -> None:
@@ -105,14 +105,14 @@ class TracingProcessor(HeadSamplingProcessor):
         try:
             found: SpanContext | None = self._tracer.extract(Format.TEXT_MAP, carrier)
         except SpanContextCorruptedException:
-            return None  # what a peer sends that is no trace
+            return None  # the peer sent an invalid trace
         return found
 
 
 def _make_around(scopes: ScopeManager) -> Callable[[], object]:
-    """Return what gives a scope or span in which a call is made, if there is any.
+    """Return a function that returns the scope or span in which a call is made, if there is one.
 
-    Where scopes are kept in a context variable it is read directly: 1 % of a call less.
+    If scopes are kept in a context variable, it is read directly, which saves 1 % of a call.
     """
     variable = getattr(by_context, "_SCOPE", None)
     if type(scopes) is not by_context.ContextVarsScopeManager or variable is None:
@@ -122,7 +122,7 @@ def _make_around(scopes: ScopeManager) -> Callable[[], object]:
 
 
 class _Around:
-    """A span around a call; it is made when that begins."""
+    """A span around a call; it is created when the call begins."""
 
     __slots__ = ("_call", "_parent", "_span", "_tracer")
 
@@ -135,7 +135,7 @@ class _Around:
 
     def __enter__(self) -> None:
         call = self._call
-        # A server's task has the context in which somebody started the server: not this call's.
+        # The context of a task is the one in which the server was started, not that of the call.
         self._span: Span = self._tracer.start_span(
             call.method[1:],
             child_of=self._parent,
@@ -167,11 +167,11 @@ class _Around:
         span.finish()
 
     def _injected(self) -> dict[str, str]:
-        """Return the span as headers; note for others in which trace the call can be found."""
+        """Return the span as headers, and keep the id of its trace in the state of the call."""
         carrier: dict[str, str] = {}
         self._tracer.inject(self._span.context, Format.TEXT_MAP, carrier)
         parent = TraceParent.of(carrier)
-        if parent is not None:  # it is in a form that is known
+        if parent is not None:  # its format is known
             self._call.state[TRACE_ID] = f"{parent.trace_id:032x}" if parent.sampled else ""
         return carrier
 
@@ -203,7 +203,7 @@ class _Serving(_Around):
     """The span of a call on a server, current in its context.
 
     Args:
-        keep: Tell the scope manager of the tracer, too.
+        keep: Whether the span is also activated in the scope manager of the tracer.
     """
 
     __slots__ = ("_keep", "_scope", "_token")
