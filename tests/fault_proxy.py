@@ -14,6 +14,7 @@ class Fate(Enum):
     PASS = "pass"
     CUT = "cut"  # the connection is closed instead
     SWALLOW = "swallow"  # it vanishes; the connection stays open and silent
+    HOLD = "hold"  # it arrives when `FaultProxy.release` is called
 
 
 class FaultProxy:
@@ -24,13 +25,16 @@ class FaultProxy:
 
     Attributes:
         judge: Decides on each chunk that the server sent; all pass at first.
+        judge_sent: Decides on each chunk that a client sent, likewise.
         lost: How many did not pass.
     """
 
     def __init__(self, port: int) -> None:
         self.judge: Callable[[bytes], Fate] = lambda _: Fate.PASS
+        self.judge_sent: Callable[[bytes], Fate] = lambda _: Fate.PASS
         self.lost = 0
         self.ends: set[_End] = set()
+        self._held: list[tuple[_End, bytes]] = []
         self._upstream = port
         self._dials: set[asyncio.Task[None]] = set()
 
@@ -49,8 +53,28 @@ class FaultProxy:
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
-    def fate(self, data: bytes) -> Fate:
-        fate = self.judge(data)
+    def freeze(self) -> None:
+        """Let nothing pass, either way, until `release`; connections stay open."""
+        self.judge = self.judge_sent = lambda _: Fate.HOLD
+
+    def release(self) -> None:
+        """Let everything pass, first what was held."""
+        self.judge = self.judge_sent = lambda _: Fate.PASS
+        held, self._held = self._held, []
+        for end, data in held:
+            end.transport.write(data)
+
+    def hold(self, end: "_End", data: bytes) -> None:
+        """Keep something for one end until `release`."""
+        self._held.append((end, data))
+
+    def break_open(self) -> None:
+        """Let nothing pass any more on the connections that are open now."""
+        for end in self.ends:
+            end.is_broken = True
+
+    def fate(self, data: bytes, *, is_answer: bool) -> Fate:
+        fate = (self.judge if is_answer else self.judge_sent)(data)
         self.lost += fate is not Fate.PASS
         return fate
 
@@ -79,6 +103,7 @@ class _End(asyncio.Protocol):
     """One of the two connections that a proxied one consists of."""
 
     def __init__(self, proxy: FaultProxy, client: "_End | None" = None) -> None:
+        self.is_broken = False
         self.ended = asyncio.get_running_loop().create_future()
         self._proxy = proxy
         self._is_server = client is not None
@@ -100,9 +125,13 @@ class _End(asyncio.Protocol):
         if self._other is None:
             self._early.append(data)
             return
-        fate = self._proxy.fate(data) if self._is_server else Fate.PASS
+        if self.is_broken:
+            return
+        fate = self._proxy.fate(data, is_answer=self._is_server)
         if fate is Fate.PASS:
             self._other.transport.write(data)
+        elif fate is Fate.HOLD:
+            self._proxy.hold(self._other, data)
         elif fate is Fate.CUT:
             self.transport.abort()
 

@@ -4,7 +4,7 @@ A load counts the start and the end of each call, so its methods are on the hot 
 plain attributes, times as arguments, one method for success and one for all other ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import exp, inf
 from typing import Protocol
 
@@ -86,6 +86,8 @@ class PeakEwma:
     Args:
         decay: Seconds after which an old peak weighs 1/e.
         clock: Source of time where `value` is not told it.
+        prove: Returns whether an idle node is known to be alive at a time. One that is not costs
+            more than any other.
 
     Attributes:
         ewma: The average in seconds; valid if `measured`.
@@ -100,6 +102,7 @@ class PeakEwma:
         "_monotonic",
         "_picked",
         "_progress",
+        "_prove",
         "_updated",
         "ewma",
         "in_flight",
@@ -108,7 +111,13 @@ class PeakEwma:
         "prior",
     )
 
-    def __init__(self, decay: float = 10.0, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        decay: float = 10.0,
+        *,
+        clock: Clock | None = None,
+        prove: Callable[[float], bool] | None = None,
+    ) -> None:
         if not 0.0 < decay < inf:
             raise ValueError(f"decay must be more than 0 seconds and finite, got {decay!r}")
         self.in_flight = 0
@@ -118,6 +127,7 @@ class PeakEwma:
         self.prior = 0.0
         self._monotonic = (clock or SystemClock()).monotonic
         self._decay = decay
+        self._prove = prove
         self._updated = 0.0
         self._due = 0.0  # when the next answer may lower the average
         self._progress = 0.0  # last answer, or start of the first call since the node was idle
@@ -193,12 +203,16 @@ class PeakEwma:
             if stall > latency:
                 latency = stall
         elif now - self._picked > STALE_AFTER:
-            latency = 0.0
+            latency = 0.0 if self._prove is None or self._prove(now) else MAX_PENALTY
         return (latency + EPSILON) * (waiting + self.open_streams + 1)
 
     def answered_since(self, then: float) -> bool:
         """Whether the node has answered a call since a call in flight was started at `then`."""
         return self._progress > then
+
+    def stall(self, now: float) -> float:
+        """Return the seconds since the last answer if calls wait, else 0."""
+        return now - self._progress if self.in_flight else 0.0
 
     def stale(self, now: float) -> bool:
         """Whether the node is idle and its last call started more than 3 s ago."""

@@ -7,12 +7,14 @@ and `AttemptFactory.succeed` unrolled: stubs (`rap.client.stub`), and `Invoker.c
 
 import functools
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any
 
 from rap.call import Call, Header, Request, Response, StreamType, inherited_from
 from rap.client.cluster import Cluster
 from rap.client.method import Method
 from rap.client.node import Node
+from rap.client.rescue import AttemptDoubted
 from rap.client.session import Session
 from rap.errors import CallError, Code, DeadlineExceeded, Internal, Unimplemented
 from rap.processor.base import Pipeline
@@ -42,11 +44,56 @@ class UnaryAttempt(UnaryStream):
         call: The call as the processors of this attempt see it.
         node: Where the attempt went.
         started: When the attempt was sent, in seconds on the monotonic clock.
+        doubted: Whether its server was suspected to be gone.
     """
 
     call: Call
     node: Node
     started: float
+    doubted = False
+    _on_doubt: Callable[[AttemptDoubted], object] | None = None
+
+    def on_late(self) -> None:
+        """Let the caller decide on a second attempt, once: there is no answer for long."""
+        self.late_at = inf
+        self._doubt(AttemptDoubted("late", is_late=True))
+
+    def suspect(self, *, free: bool) -> None:
+        """Let the caller decide on a second attempt: the server is suspected to be gone.
+
+        Args:
+            free: Whether the retry budget does not pay for it.
+        """
+        self.doubted = True
+        self._doubt(AttemptDoubted("its server is suspected to be gone", free=free))
+
+    def watch(
+        self,
+        done: Callable[[object], object],
+        doubted: Callable[[AttemptDoubted], object],
+    ) -> None:
+        """Call `done` when `future` is, and `doubted` instead of raising a doubt in the caller."""
+        self.future.add_done_callback(done)
+        self._on_doubt = doubted
+
+    def unwatch(self, done: Callable[[object], object]) -> None:
+        """Undo `watch`, or the attempt and its watcher keep each other alive."""
+        self.future.remove_done_callback(done)
+        self._on_doubt = None
+
+    def adopt(self, call: Call, node: Node, started: float) -> None:
+        """Set what the hot paths leave out."""
+        self.call, self.node, self.started = call, node, started
+
+    def _doubt(self, doubt: AttemptDoubted) -> None:
+        if self.future.done():
+            return
+        if self._on_doubt is not None:
+            self._on_doubt(doubt)
+            return
+        # The caller waits for the future of an attempt that goes on.
+        waiting, self.future = self.future, self.conn.new_future()
+        waiting.set_exception(doubt)
 
     def cancel(self, why: str) -> None:
         """Cancel the attempt on the wire; nothing happens if it has ended."""
@@ -63,6 +110,15 @@ class StreamAttempt(Stream):
 
     node: Node
     started: float
+
+    def allow_rescue(self) -> None:
+        """Let it be given up before its first message, if its server is suspected to be gone."""
+        self.late_at = inf
+
+    def give_up(self) -> None:
+        """End an attempt without a message, whose server is suspected to be gone."""
+        self.conn.reset(self, Code.CANCELLED, "the server is suspected to be gone")
+        self.fail(AttemptDoubted("its server is suspected to be gone", ended=True))
 
 
 class AttemptFactory:
@@ -113,6 +169,25 @@ class AttemptFactory:
             call.deadline, call.affinity, exclude, call.method, call.wait_for_ready
         )
 
+    def pick_alive(self, call: Call, exclude: frozenset[str], usual: float | None) -> Pick | None:
+        """Return a node for one more attempt of a call while another one is open.
+
+        It is a node that is known to be alive, so long as half of the time that is left is enough
+        for it. So where all servers are slow, no second attempts add to their load.
+
+        Args:
+            call: The call.
+            exclude: Ids of nodes that do not come into question.
+            usual: Seconds that the function usually takes; `None`: unknown.
+        """
+        within = (call.deadline - self.monotonic()) / 2
+        if usual is not None and usual > within:
+            return None
+        node = self.cluster.pick_alive(call.affinity, exclude, within)
+        if node is None or node.pool.conn is None:
+            return None
+        return node, node.pool.conn
+
     def start_unary(
         self,
         method: Method,
@@ -142,7 +217,8 @@ class AttemptFactory:
             header = call.header if number == 1 else {**call.header, ":attempt": number}
         meta = method.open_meta(call.deadline, now, header)
         attempt = UnaryAttempt(conn, call.deadline)
-        attempt.call, attempt.node, attempt.started = call, node, now
+        attempt.adopt(call, node, now)
+        attempt.late_at = inf  # only calls that may be made twice come here
         if self.pipeline.sees_errors:
             attempt.on_error(functools.partial(self.pipeline.error, call))
         node.stats.started(now)

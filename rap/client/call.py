@@ -8,10 +8,10 @@ elsewhere; one whose connection was lost only if it is idempotent. `rap.client.r
 import asyncio
 import functools
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rap.call import (
     DEFAULT_PRIORITY,
@@ -30,6 +30,7 @@ from rap.client.attempt import (
     AttemptFactory,
     Pick,
     StreamAttempt,
+    UnaryAttempt,
     decode_response,
     explain_deadline,
 )
@@ -37,6 +38,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.method import Method
 from rap.client.node import Node
+from rap.client.rescue import LATE, AttemptDoubted
 from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, is_refusal, serves_retry
 from rap.client.session import Session, SessionClient, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
@@ -45,7 +47,11 @@ from rap.clock import NEVER, Clock, inherited_deadline
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, Unavailable
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
-from rap.transport import UnaryStream
+from rap.transport import Connection
+
+if TYPE_CHECKING:
+    from rap.client.race import Outcome
+    from rap.client.suspects import Suspects
 
 __all__ = ["Invoker"]
 
@@ -94,6 +100,7 @@ class Invoker:
         self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
         self.identity = owner.identity
         self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
+        cluster.handle_suspicions(_suspicion_handler(cluster, self.policy, clock))
 
     def is_here(self) -> bool:
         """Whether the event loop of the client is the one that runs in this thread."""
@@ -256,6 +263,7 @@ class Invoker:
         """
         # `AttemptFactory.transform_and_start`, `succeed` and `fail`, unrolled: they would cost 2 %.
         attempts, pipeline, cluster = self.attempts, self.pipeline, self.cluster
+        rescue = method.rescue if session is None else None
         number, exclude = (1, NONE) if state is None else (state.count, state.exclude)
         while True:
             pick = attempts.pick(call, session, exclude)
@@ -270,7 +278,9 @@ class Invoker:
                 header, content = request.header, encode_any(request.body)
                 now = self.monotonic()
             meta = method.open_meta(call.deadline, now, header)
-            stream = UnaryStream(conn, call.deadline)
+            stream = UnaryAttempt(conn, call.deadline)
+            if rescue is not None:
+                stream.late_at = now + LATE * (call.deadline - now)
             if pipeline.sees_errors:
                 stream.on_error(functools.partial(pipeline.error, call))
             stats = node.stats
@@ -282,6 +292,10 @@ class Invoker:
                 node.record_result(now, error)
                 if cluster.waiters:
                     cluster.release()
+                if isinstance(error, AttemptDoubted):
+                    stream.adopt(call, node, now)
+                    state = state or RetryState()
+                    return await self._rescue(method, call, body, state, stream, error)
                 call.set_answer(stream.failed_meta or b"")
                 state = state or RetryState()
                 await self.prepare_retry(method, call, session, pick, state, error, now)
@@ -296,6 +310,8 @@ class Invoker:
             ended = self.monotonic()
             stats.finished(ended, ended - now, True)
             node.breaker.succeeded(ended)
+            if rescue is not None and ended >= rescue.sample_at:
+                rescue.add(ended - now, ended)
             if cluster.waiters:
                 cluster.release()
             if stream.meta:
@@ -316,40 +332,69 @@ class Invoker:
         from rap.client.hedging import HedgedCall  # few clients hedge
 
         hedged = HedgedCall(self.attempts, self.policy, method, call, body)
-        attempt, error = await hedged.run()
+        return await self._settle(method, call, body, hedged.state, await hedged.run())
+
+    async def _rescue(
+        self,
+        method: Method,
+        call: Call,
+        body: bytes,
+        state: RetryState,
+        attempt: UnaryAttempt,
+        doubt: AttemptDoubted,
+    ) -> bytes | memoryview:
+        """Return the raw response of a call whose open attempt is doubted."""
+        from rap.client.race import RescuedCall  # not needed while all is well
+
+        rescued = RescuedCall(self.attempts, self.policy, method, call, body, state)
+        try:
+            outcome = await rescued.run(attempt, doubt)
+            return await self._settle(method, call, body, state, outcome)
+        except BaseException as error:
+            doubt.leave_context_of(error)
+            raise
+
+    async def _settle(
+        self, method: Method, call: Call, body: bytes, state: RetryState, outcome: "Outcome"
+    ) -> bytes | memoryview:
+        """Return the raw response of a call that had several attempts; retry it if all failed."""
+        attempt, error = outcome
         call.set_answer(attempt.meta or attempt.failed_meta or b"")
         if error is not None:
             pick = attempt.node, attempt.conn
-            state, started = hedged.state, attempt.started
-            await self.prepare_retry(method, call, None, pick, state, error, started)
-            return await self.call_with_retries(method, call, None, body, hedged.state)
+            await self.prepare_retry(method, call, None, pick, state, error, attempt.started)
+            return await self.call_with_retries(method, call, None, body, state)
         raw = attempt.future.result()
         if self.pipeline.transforms:
             raw = await decode_response(self.pipeline, attempt.call, attempt.meta, raw)
-        call.settle(attempt.call, hedged.state.count)
+        call.settle(attempt.call, state.count)
         return raw
 
     async def retry_unary(
         self,
         method: Method,
         node: Node,
-        stream: UnaryStream,
+        stream: UnaryAttempt,
         started: float,
         body: bytes,
         error: CallError,
     ) -> bytes | memoryview:
-        """Go on with a call whose first attempt failed on the fast path of its stub.
+        """Go on with a call whose first attempt on the fast path of its stub failed or is doubted.
 
         Args:
             method: What is called.
             node: Where the attempt went; it has recorded the result.
-            stream: The stream of the attempt.
+            stream: The attempt.
             started: When it was sent, in seconds on the monotonic clock.
             body: The encoded arguments.
             error: How it failed.
         """
         header = method.header if self.plain else method.untraced_header
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
+        if isinstance(error, AttemptDoubted):
+            call.start_attempt(1, stream.conn.peer, started)
+            stream.adopt(call, node, started)
+            return await self._rescue(method, call, body, state, stream, error)
         pick = node, stream.conn
         await self.prepare_retry(method, call, None, pick, state, error, started)
         return await self.call_with_retries(method, call, None, body, state)
@@ -371,6 +416,8 @@ class Invoker:
             attempt = await attempts.start_stream(method, call, pick, body, state.count)
             error = attempt.error
             if error is None:
+                if method.idempotent and session is None and not call.stream_type.client_streams:
+                    attempt.allow_rescue()
                 return attempt
             await self.prepare_retry(method, call, session, pick, state, error)
 
@@ -397,7 +444,14 @@ class Invoker:
                 could not be sent.
         """
         node, conn = pick
+        if isinstance(error, AttemptDoubted):
+            state.next_attempt(state.exclude | {node.key})
+            call.retry_after(error)
+            return
         if isinstance(error, DeadlineExceeded) and started is not None:
+            if method.rescue is not None:
+                now = self.monotonic()
+                method.rescue.add(now - started, now)
             explain_deadline(error, call, conn, self.monotonic() - started, state.count)
         elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
             if session is None and not method.idempotent:
@@ -444,6 +498,23 @@ class Invoker:
 def _lower(name: str | None, other: int) -> str:
     """Return the lower one of two priorities, of which the first may not be named."""
     return PRIORITIES[other if name is None else max(other, PRIORITIES.index(name))]
+
+
+def _suspicion_handler(
+    cluster: Cluster, policy: RetryPolicy, clock: Clock
+) -> Callable[[Node, Connection], None]:
+    """Return what rescues the calls on suspect connections; it must not keep the client alive."""
+    suspects: Suspects | None = None
+
+    def handle(node: Node, conn: Connection) -> None:
+        nonlocal suspects
+        if suspects is None:
+            from rap.client.suspects import Suspects  # not needed while all is well
+
+            suspects = Suspects(cluster, policy, clock)
+        suspects.on_change(node, conn)
+
+    return handle
 
 
 def _check_names(header: Header) -> None:

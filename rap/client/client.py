@@ -88,9 +88,9 @@ class Client:
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
-        ping_timeout: Seconds that a ping waits for its answer. Default 0.75 seconds, more than 0.
+        ping_timeout: Seconds that a ping waits for its answer. Default 2.5 seconds, more than 0.
         ping_busy_time: Seconds without traffic before a ping is sent while calls are open. A client
-            pings at most as often as the server accepts. Default 0.5 seconds, more than 0.
+            pings at most as often as the server accepts. Default 1.0 seconds, more than 0.
         ping_sleep_time: Seconds without traffic on an idle connection before a ping is sent. While
             calls are open, `ping_busy_time` applies. Default 30 seconds, more than 0.
         max_connections: Maximum connections per server. Another one is opened when every existing
@@ -110,9 +110,9 @@ class Client:
             function. Default None.
         max_attempts: Maximum attempts of one call, including the first one. A call is retried only
             if that is safe. Default 4 attempts, at least 1.
-        retry_budget: Maximum retries and hedged requests, as a share of the calls of the last ten
-            seconds, plus ten per second. With 0, the client makes only retries that do not use the
-            budget. Default 0.2, at least 0.
+        retry_budget: Maximum retries, hedged requests and copies, as a share of the calls of the
+            last ten seconds, plus ten per second. With 0, the client makes only retries that do not
+            use the budget. Default 0.2, at least 0.
         slow_start: Seconds over which the share of a new server grows to its full weight. With 0,
             it has its full weight at once. Default 30 seconds, at least 0.
         zone: Name of the zone that the client runs in. The client prefers servers of the same zone.

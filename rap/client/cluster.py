@@ -62,9 +62,14 @@ _RECENT = 2.0  # seconds for which a report still holds: not all servers may be 
 _MAX_NAMED = 10  # nodes in an error text
 
 # Starts to open a connection to an endpoint. The first callback is told of its Hello, GoAway and
-# end, the second takes load reports.
+# end, the second takes load reports, the third is told when it is suspect and when no longer.
 Dial = Callable[
-    [Endpoint, Callable[[Connection], None], Callable[[Connection, bytes], None]],
+    [
+        Endpoint,
+        Callable[[Connection], None],
+        Callable[[Connection, bytes], None],
+        Callable[[Connection], None],
+    ],
     Awaitable[Connection],
 ]
 
@@ -99,6 +104,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     panic = is_panic(len(healthy), len(serving))
     if panic:
         healthy = serving
+    healthy = _heard(healthy) or _heard(serving) or healthy
     newcomers = [node for node in healthy if node.since is None]
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     loads = [node.stats for node in healthy]
@@ -113,6 +119,11 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
             node.set_weight(weight)
     changing = ejected > 0 or any(age < slow_start for _, age in ages)
     return Ready(tuple(healthy), changing, panic)
+
+
+def _heard(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes that are not suspected to be gone."""
+    return [node for node in nodes if not node.pool.suspect]
 
 
 class Cluster:
@@ -180,6 +191,7 @@ class Cluster:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
+        self._handle_suspicion: Callable[[Node, Connection], object] | None = None
         self._on_loop_end: Callable[[], Callable[[], object] | None] | None = None
 
     # For calls.
@@ -201,8 +213,28 @@ class Cluster:
         ready = self.ready
         if exclude:
             ready = tuple(node for node in ready if node.key not in exclude) or ready
-        if not ready:
-            return None
+        return self._choose(ready, affinity) if ready else None
+
+    def pick_alive(
+        self, affinity: str | None, exclude: frozenset[str], within: float
+    ) -> Node | None:
+        """Return a node that is known to be alive and takes a call now; `None` if there is none.
+
+        Args:
+            affinity: See `pick`.
+            exclude: Ids of nodes that do not come into question.
+            within: Seconds within which it must have answered if calls wait for it.
+        """
+        now, limit = self._clock.monotonic(), self._open_places
+        alive = tuple(
+            node
+            for node in self.ready
+            if node.key not in exclude and node.takes_copy(now, within, limit)
+        )
+        return self._choose(alive, affinity) if alive else None
+
+    def _choose(self, ready: tuple[Node, ...], affinity: str | None) -> Node | None:
+        """Return the node for a call, one of some; `None` if all have reached `max_in_flight`."""
         node = self._pick(ready, affinity)
         if node.breaker.state is not _CLOSED:
             node.breaker.allow(self._clock.monotonic())
@@ -525,7 +557,12 @@ class Cluster:
     def _add(self, endpoint: Endpoint) -> None:
         pool = Pool(
             endpoint.id,
-            lambda: self._dial(node.endpoint, pool.on_connection, node.take_report),
+            lambda: self._dial(
+                node.endpoint,
+                pool.on_connection,
+                node.take_report,
+                lambda conn: self._on_suspicion(node, conn),
+            ),
             lambda conn: self._admit(node, conn),
             max_connections=self._config.max_connections,
             clock=self._clock,
@@ -542,6 +579,15 @@ class Cluster:
             on_change=self._refresh,
         )
         self.nodes[endpoint.id] = node
+
+    def handle_suspicions(self, handle: Callable[[Node, Connection], object]) -> None:
+        """Call a function when a connection is suspect, and when it was heard again."""
+        self._handle_suspicion = handle
+
+    def _on_suspicion(self, node: Node, conn: Connection) -> None:
+        node.pool.on_suspicion(conn)
+        if self._handle_suspicion is not None:
+            self._handle_suspicion(node, conn)
 
     def _may_eject(self) -> bool:
         out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())

@@ -132,8 +132,8 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     ] = 9
     stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
     ping_fail_cnt: Annotated[int, common.PING_FAIL_CNT] = 2
-    ping_timeout: Annotated[float, common.PING_TIMEOUT] = 0.75
-    ping_busy_time: Annotated[float, common.PING_BUSY_TIME] = 0.5
+    ping_timeout: Annotated[float, common.PING_TIMEOUT] = 2.5
+    ping_busy_time: Annotated[float, common.PING_BUSY_TIME] = 1.0
     ping_sleep_time: Annotated[float, common.PING_SLEEP_TIME] = 30
     max_connections: Annotated[
         int,
@@ -191,7 +191,7 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     retry_budget: Annotated[
         float,
         Option(
-            "Maximum retries and hedged requests, as a share of the calls of the last ten "
+            "Maximum retries, hedged requests and copies, as a share of the calls of the last ten "
             "seconds, plus ten per second. With 0, the client makes only retries that do "
             "not use the budget.",
             "share",

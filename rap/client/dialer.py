@@ -116,6 +116,7 @@ class Dialer:
         endpoint: Endpoint,
         on_change: OnChange,
         on_load: OnLoad | None = None,
+        on_suspect: OnChange | None = None,
     ) -> Coroutine[Any, Any, Connection]:
         """Return a connection to an endpoint whose server has said Hello.
 
@@ -123,22 +124,28 @@ class Dialer:
             endpoint: The server.
             on_change: Called when a Hello or a GoAway has come, and when the connection has ended.
             on_load: Takes load reports.
+            on_suspect: Called when the server is suspected to be gone, and when it was heard again;
+                without it, it is never suspected.
 
         Raises:
             Unavailable: The server could not be reached.
             Unauthenticated: The server rejected this client, or there is no token.
         """
         if self._config.token is None:
-            return self._dial(endpoint.address, self._options, on_change, on_load)
-        return self._dial_with_token(endpoint.address, on_change, on_load)
+            return self._dial(endpoint.address, self._options, on_change, on_load, on_suspect)
+        return self._dial_with_token(endpoint.address, on_change, on_load, on_suspect)
 
     async def _dial_with_token(
-        self, address: Address, on_change: OnChange, on_load: OnLoad | None
+        self,
+        address: Address,
+        on_change: OnChange,
+        on_load: OnLoad | None,
+        on_suspect: OnChange | None,
     ) -> Connection:
         assert self._config.token is not None
         hello = {**self._options.hello, "token": await token_of(self._config.token)}
         options = self._options.replace(hello=hello)
-        return await self._dial(address, options, on_change, on_load)
+        return await self._dial(address, options, on_change, on_load, on_suspect)
 
     def _dial(
         self,
@@ -146,6 +153,7 @@ class Dialer:
         options: ConnectionOptions,
         on_change: OnChange,
         on_load: OnLoad | None,
+        on_suspect: OnChange | None,
     ) -> Coroutine[Any, Any, Connection]:
         context = None
         if address.scheme == "tls" or (self._always_tls and address.scheme == "tcp"):
@@ -161,6 +169,7 @@ class Dialer:
             on_load=on_load,
             on_change=on_change,
             on_lost=on_change,
+            on_suspect=on_suspect,
             exception_types=self._types,
         )
         return dial(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rap.call import PRIORITY, UNTRACED, UNTRACED_HEADER, Header, StreamType, method_path
+from rap.client.rescue import RescuePolicy
 from rap.client.retry import HedgePolicy
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
@@ -36,6 +37,7 @@ class Method:
     Attributes:
         header: Header of a call without options.
         untraced_header: The same of a call that is in no trace.
+        rescue: When a call that waits in vain is made once more; `None`: never.
         path: Name on the wire, ``/group/name``.
         encode: Encodes positional and keyword arguments.
         decode: Decodes the result.
@@ -70,6 +72,7 @@ class Method:
         if priority is not None:
             self.header = {PRIORITY: priority}
             self.untraced_header = {PRIORITY: priority, UNTRACED: True}
+        self.rescue = RescuePolicy(timeout) if idempotent else None
         self.encode: Callable[[Any, Any], bytes] = encode_raw_args
         self.decode: Callable[[Any], Any] = decode_any
         if function is not None:

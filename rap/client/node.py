@@ -6,6 +6,7 @@ from collections.abc import Callable
 from rap.balance import Breaker, BreakerState, PeakEwma
 from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.pool import Pool
+from rap.client.rescue import AttemptDoubted
 from rap.client.retry import pushback
 from rap.clock import Clock
 from rap.errors import CallError, DeadlineExceeded, ResourceExhausted, Verdict, verdict_of
@@ -73,7 +74,7 @@ class Node:
         self.avoid_until = 0.0
         self.refused_until = 0.0
         self._asked_at = -_ASK_PAUSE
-        self.stats = PeakEwma(clock=clock)
+        self.stats = PeakEwma(clock=clock, prove=self._prove)
         self.load = self.stats.value  # bound once: a pick calls it twice
         self.breaker = Breaker(rng, may_open=may_eject)
         self._rng = rng
@@ -102,20 +103,58 @@ class Node:
     @property
     def state(self) -> str:
         """Its state in one word: up, connecting, draining, suspect or ejected."""
-        if self.listed_as_draining or any(
-            conn.draining and not conn.closed for conn in self.pool.connections
+        if self.listed_as_draining or (
+            any(conn.draining and not conn.closed for conn in self.pool.connections)
+            and not self.pool.redialled
         ):
             return "draining"
         if not self.pool.connections:
             return "connecting" if self.pool.wanted else "suspect"
         if not self.breaker.available(self._now()):
             return "ejected"
-        return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
+        if self.pool.suspect or self.leaving or self.endpoint.state is State.SUSPECT:
+            return "suspect"
+        return "up"
 
     @property
     def own_calls(self) -> int:
         """How many calls of this client it serves now, streams included."""
         return self.stats.in_flight + self.stats.open_streams
+
+    def is_alive(self, now: float) -> bool:
+        """Whether new calls find a connection that was heard lately, and owes no answer."""
+        conn = self.pool.conn
+        return conn is not None and conn.usable and conn.is_alive(now)
+
+    def takes_copy(self, now: float, within: float, max_in_flight: int) -> bool:
+        """Whether it is alive, answers calls, refuses none, and has room for one more.
+
+        Args:
+            now: Seconds on the monotonic clock.
+            within: Seconds since its last answer that are too many while calls wait for it.
+            max_in_flight: Calls that it may have.
+        """
+        stats = self.stats
+        return (
+            self.is_alive(now)
+            and now >= self.refused_until
+            and self.pool.has_room
+            and stats.in_flight < max_in_flight
+            and stats.stall(now) <= within
+        )
+
+    def probe(self) -> None:
+        """Ask by a ping whether it is alive, unless it is known."""
+        conn = self.pool.conn
+        if conn is not None and conn.usable and not conn.is_alive(self._now()):
+            conn.probe()
+
+    def _prove(self, now: float) -> bool:
+        """Return whether an idle node is known to be alive; if it is not, ask."""
+        if self.is_alive(now):
+            return True
+        self.probe()
+        return False
 
     def request_load_report(self) -> None:
         """Ask the server for a load report, unless that would be too often."""
@@ -148,6 +187,11 @@ class Node:
             self.stats.finished(now, now - started, True)
             self.breaker.succeeded(now)
             return
+        if isinstance(error, AttemptDoubted):
+            if error.ended:
+                self.stats.failed(now, now - started, Verdict.IGNORED, None)
+                self.breaker.record(Verdict.IGNORED, now)
+            return  # else the attempt goes on
         health = self._count_failure(started, now, error)
         before = self.breaker.state
         self.breaker.record(health, now)

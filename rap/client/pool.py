@@ -45,14 +45,16 @@ class Counters:
         opened: Connections opened.
         failed: Connections that could not be opened.
         ejections: Times that a server was ejected for failing.
+        suspicions: Times that a connection became suspect.
     """
 
-    __slots__ = ("ejections", "failed", "opened")
+    __slots__ = ("ejections", "failed", "opened", "suspicions")
 
     def __init__(self) -> None:
         self.opened = 0
         self.failed = 0
         self.ejections = 0
+        self.suspicions = 0
 
     def count_opened(self) -> None:
         """Count a connection that was opened."""
@@ -61,6 +63,10 @@ class Counters:
     def count_failed(self) -> None:
         """Count a connection that could not be opened."""
         self.failed += 1
+
+    def count_suspicion(self) -> None:
+        """Count a connection that became suspect."""
+        self.suspicions += 1
 
     def count_ejection(self) -> None:
         """Count a server that was ejected for failing."""
@@ -90,6 +96,7 @@ class Pool:
         failed: Whether the last dial failed. It holds until one succeeds, also while a dial runs.
         draining: Whether the last dial found a server that drains.
         wanted: Whether one connection is to be kept open.
+        suspect: Whether every connection that takes new calls is suspected to be dead.
         connections: All open connections.
     """
 
@@ -113,6 +120,7 @@ class Pool:
         self.failed = False
         self.draining = False
         self.wanted = False
+        self.suspect = False
         self.counters = counters or Counters()
         self.connections: set[Connection] = set()
         self._name = name
@@ -126,6 +134,7 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
+        self._is_redial = False  # that dial is for a connection beside suspect ones
         self._dial_began: float | None = None  # of a dial that is under way
         self._beside: asyncio.Task[None] | None = None  # accompanies it
         self._is_hurried = False  # a call waits, as far as is known
@@ -143,6 +152,9 @@ class Pool:
         if self.full and not self.dialling:
             calls = sum(len(conn.streams) for conn in self.connections)
             return f"its {len(self.connections)} connections have {calls} calls open, all it takes"
+        if self.suspect:
+            silence = min((conn.silence for conn in self.connections), default=0.0)
+            return f"it has sent nothing for {silence:.3g} s, and answers no ping"
         if self._dial_began is None:
             return self.error
         seconds = self._clock.monotonic() - self._dial_began
@@ -157,11 +169,30 @@ class Pool:
     def refresh(self) -> None:
         """Choose the connection for new calls; dial one if none has room."""
         usable = [conn for conn in self.connections if conn.usable]
-        roomy = [conn for conn in usable if has_room(conn)]
+        heard = [conn for conn in usable if not conn.suspect]
+        roomy = [conn for conn in heard or usable if has_room(conn)]
         self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
-        may_dial = not usable or len(self.connections) < self._max_connections
-        if self.conn is None and self.wanted and may_dial and not self.dialling:
+        self.suspect = bool(usable) and not heard
+        may_dial = not heard or len(self.connections) < self._max_connections
+        needs_one = self.conn is None or self.suspect
+        if self._is_redial and self.dialling and not needs_one:
+            self._stop_redial()
+        if needs_one and self.wanted and may_dial and not self.dialling:
+            self._is_redial = self.suspect
             self._dialling = start_task(self._dial(), name=f"rap dial {self._name}")
+
+    @property
+    def redialled(self) -> bool:
+        """Whether a new connection has taken the place of those that are about to end."""
+        return self.conn is not None and self.conn.usable
+
+    def _stop_redial(self) -> None:
+        """Stop the dial beside a connection that was heard again."""
+        self._is_redial = False
+        self._end_dial()
+        if self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling.add_done_callback(lambda _: self.refresh())
 
     @property
     def full(self) -> bool:
@@ -215,6 +246,20 @@ class Pool:
             self._note_end(self._opened_at.pop(conn))
             self._calls += conn.opened
             self.error = str(conn.error)
+        self.refresh()
+        self._on_change()
+
+    def on_suspicion(self, conn: Connection) -> None:
+        """React to a connection that is suspect from now on, or no longer."""
+        if conn not in self.connections:
+            return
+        if conn.suspect:
+            self.counters.count_suspicion()
+            text = "%s is suspect: it has sent nothing for %.2g s, with %d calls open"
+            _log.warning(text, self._name, conn.silence, len(conn.streams))
+        else:
+            _log.info("%s was heard again", self._name)
+            self.failures, self.failed = 0, False
         self.refresh()
         self._on_change()
 
@@ -322,6 +367,8 @@ class Pool:
         self.counters.count_opened()
         self.denial = None
         self.draining = False
+        if self._is_redial:
+            self._leave_suspects()
         now = self._clock.monotonic()
         if conn.closed:
             self._note_end(now)
@@ -330,6 +377,14 @@ class Pool:
             self._opened_at[conn] = now
         self.refresh()
         self._on_change()
+
+    def _leave_suspects(self) -> None:
+        """Use a new connection instead of those that are silent: the server is alive."""
+        self._is_redial = False
+        for conn in list(self.connections):
+            if conn.suspect:
+                _log.info("%s answers on a new connection; the silent one is left", self._name)
+                conn.drain()
 
     def _note_end(self, opened_at: float) -> None:
         """Count a connection that was open for a short time only."""

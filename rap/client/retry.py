@@ -101,6 +101,14 @@ class RetryState:
         self.count = 1
         self.exclude = NONE
 
+    def avoid(self, key: str) -> None:
+        """Avoid one more node.
+
+        Args:
+            key: Its id.
+        """
+        self.exclude |= {key}
+
     def next_attempt(self, exclude: frozenset[str]) -> None:
         """Count one more attempt.
 
@@ -126,6 +134,7 @@ class RetryBudget:
     Attributes:
         retries: Attempts beyond the first so far, free ones included.
         hedges: Those of them that were hedges.
+        rescues: Those of them that were made while another attempt waited in vain.
         refused: Attempts so far for which there was no budget.
     """
 
@@ -141,12 +150,14 @@ class RetryBudget:
         "_spent",
         "hedges",
         "refused",
+        "rescues",
         "retries",
     )
 
     def __init__(self, share: float, attempts: Attempts, now: Callable[[], float]) -> None:
         self.retries = 0
         self.hedges = 0
+        self.rescues = 0
         self.refused = 0
         self._share = share
         self._attempts = attempts
@@ -183,6 +194,19 @@ class RetryBudget:
         taken = self.take()
         self.hedges += taken
         return taken
+
+    def take_copy(self, *, free: bool) -> bool:
+        """Take one more attempt of a call that waits in vain; return whether there was one.
+
+        Args:
+            free: It is not taken out of the budget.
+        """
+        if free:
+            self.count_free()
+        elif not self.take():
+            return False
+        self.rescues += 1
+        return True
 
     def count_free(self) -> None:
         """Count a retry that is not taken out of the budget."""

@@ -66,8 +66,10 @@ class ClientStatus:
         opened: Connections opened so far.
         failed: Connections so far that could not be opened.
         ejections: Times so far that a server was ejected for failing.
+        suspicions: Times so far that a connection was suspected to be dead.
         hedges: Hedged requests so far.
-        refused: Retries and hedges so far that the retry budget did not allow.
+        rescues: Second attempts so far of calls that waited in vain.
+        refused: Retries, hedges and rescues so far that the retry budget did not allow.
         received: Bytes received; 0 unless they are counted, see `count_traffic`.
         sent: Bytes sent, likewise.
     """
@@ -84,7 +86,9 @@ class ClientStatus:
     opened: int
     failed: int
     ejections: int
+    suspicions: int
     hedges: int
+    rescues: int
     refused: int
     received: int
     sent: int
@@ -112,7 +116,9 @@ def client_status(client: StatusSource) -> ClientStatus:
         opened=counters.opened,
         failed=counters.failed,
         ejections=counters.ejections,
+        suspicions=counters.suspicions,
         hedges=0 if budget is None else budget.hedges,
+        rescues=0 if budget is None else budget.rescues,
         refused=0 if budget is None else budget.refused,
         received=0 if traffic is None else traffic.received,
         sent=0 if traffic is None else traffic.sent,

@@ -14,9 +14,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overloa
 
 from rap.call import CALL_OPTIONS, DEFAULT_PRIORITY, StreamType, current
 from rap.channel import Channel
+from rap.client.attempt import UnaryAttempt
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
 from rap.client.method import Method, MethodCache
+from rap.client.rescue import LATE
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_hedge
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
@@ -25,7 +27,6 @@ from rap.client.waiting import WaitForReady
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
-from rap.transport import UnaryStream
 
 __all__ = [
     "Declare",
@@ -163,6 +164,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
     encode, decode = method.encode, method.decode
     meta, untraced_meta = method.meta, method.untraced_meta
     timeout = NEVER if method.timeout is None else method.timeout
+    rescue = method.rescue
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
         invoker = client.connected
@@ -199,7 +201,9 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             )
         else:
             open_meta = meta if plain else untraced_meta
-        stream = UnaryStream(conn, deadline)
+        stream = UnaryAttempt(conn, deadline)
+        if rescue is not None:
+            stream.late_at = now + LATE * (deadline - now)
         stats = node.stats
         stats.started(now)
         try:
@@ -222,6 +226,8 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             ended = monotonic()
             stats.finished(ended, ended - now, True)
             node.breaker.succeeded(ended)
+            if rescue is not None and ended >= rescue.sample_at:
+                rescue.add(ended - now, ended)
         if cluster.waiters:
             cluster.release()
         return decode(raw)

@@ -161,13 +161,23 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _sum(lambda it: it.ejections),
     ),
     Row(
+        "rap_client_suspicions_total",
+        "Connections that were suspected to be dead.",
+        _sum(lambda it: it.suspicions),
+    ),
+    Row(
         "rap_client_hedges_total",
         "Hedged attempts sent.",
         _sum(lambda it: it.hedges),
     ),
     Row(
+        "rap_client_rescues_total",
+        "Second attempts of calls that waited in vain.",
+        _sum(lambda it: it.rescues),
+    ),
+    Row(
         "rap_client_retries_refused_total",
-        "Retries and hedges that the retry budget did not allow.",
+        "Retries, hedges and rescues that the retry budget did not allow.",
         _sum(lambda it: it.refused),
     ),
     Row(

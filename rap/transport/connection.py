@@ -115,6 +115,8 @@ class Connection(asyncio.Protocol):
         on_made: Called when the transport is connected, before anything is sent.
         on_change: Called when the peer's Hello or GoAway has arrived.
         on_lost: Called once, when the connection has ended.
+        on_suspect: Called when the peer is suspected to be gone, and when it was heard again.
+            Without it, it is never suspected.
         exception_types: On a client, the exceptions that remote errors may become.
         age_factor: What `options.max_age` is multiplied by, so that connections that were opened
             together do not end together.
@@ -161,6 +163,7 @@ class Connection(asyncio.Protocol):
         "_on_change",
         "_on_lost",
         "_on_made",
+        "_on_suspect",
         "_open_unary",
         "_opens_paused",
         "_pings",
@@ -217,6 +220,7 @@ class Connection(asyncio.Protocol):
         on_made: "Callable[[Connection], object] | None" = None,
         on_change: "Callable[[Connection], object] | None" = None,
         on_lost: "Callable[[Connection], object] | None" = None,
+        on_suspect: "Callable[[Connection], object] | None" = None,
         exception_types: ExceptionTypes | None = None,
         age_factor: float = 1.0,
     ) -> None:
@@ -234,6 +238,7 @@ class Connection(asyncio.Protocol):
         self._on_made = on_made
         self._on_change = on_change or ignore
         self._on_lost = on_lost
+        self._on_suspect = on_suspect or ignore
 
         self._random = new_random()
         # Of this side; of both sides from the peer's Hello on.
@@ -283,7 +288,9 @@ class Connection(asyncio.Protocol):
         self.cancel_pauses = 0
         self.cancels_excessive = False
         self._pings: TokenBucket | None = None  # made with the first
-        self.watchdog = Watchdog(self, self._loop, age_factor=age_factor)
+        self.watchdog = Watchdog(
+            self, self._loop, age_factor=age_factor, suspicious=on_suspect is not None
+        )
 
     # The transport calls these.
 
@@ -511,6 +518,32 @@ class Connection(asyncio.Protocol):
     def min_ping_interval(self) -> float:
         """Seconds between two pings that the server asks for in its Hello; 0 if it does not."""
         return self.watchdog.keepalive.min_interval
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the peer is suspected to be gone, because it answers no ping."""
+        suspicion = self.watchdog.suspicion
+        return suspicion is not None and suspicion.suspected
+
+    @property
+    def silence(self) -> float:
+        """Seconds since something of the peer was last seen; 0 where it is never suspected."""
+        suspicion = self.watchdog.suspicion
+        return 0.0 if suspicion is None else self.clock.monotonic() - suspicion.heard_at
+
+    def is_alive(self, now: float) -> bool:
+        """Whether the peer was heard in the last 3 s, and no answer to a ping is awaited."""
+        suspicion = self.watchdog.suspicion
+        return suspicion is None or suspicion.is_alive(now)
+
+    def probe(self) -> None:
+        """Ping the peer, and suspect it if it does not answer soon."""
+        if not self.closed:
+            self.watchdog.probe()
+
+    def tell_suspicion(self) -> None:
+        """Tell the owner that the peer is suspected to be gone, or was heard again."""
+        self._on_suspect(self)
 
     def ping(self) -> None:
         """Send a Ping; its answer sets `round_trip`."""
@@ -843,10 +876,9 @@ class Connection(asyncio.Protocol):
             self.abort(ConnectionClosed(f"{self.peer}: {text}"))
 
     def _on_ping(self, flags: int) -> None:
-        now = self.clock.monotonic()
         if flags & ACK:
-            self.watchdog.keepalive.on_pong(now)
-        elif not self._allow_ping(now):
+            self.watchdog.on_answer()
+        elif not self._allow_ping(self.clock.monotonic()):
             self.abort(ConnectionClosed(f"{self.peer}: too many pings"))
 
     def _allow_ping(self, now: float) -> bool:

@@ -21,6 +21,7 @@ from rap.errors import (
     ResourceExhausted,
 )
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
+from rap.transport.suspicion import LOOK, Doubt, Suspicion
 from rap.wire.frames import MAX_STREAM_ID
 from rap.wire.protocol import WireProtocol
 from rap.wire.stream import State, is_unsent
@@ -30,8 +31,9 @@ __all__ = ["Keepalive", "PingAction", "Stalls", "Watchdog", "Watched"]
 _MIN_DELAY = 0.01  # seconds
 _MAX_DELAY = 3600.0  # seconds
 _LAST_OPEN = MAX_STREAM_ID - 2**24  # the ids above are more than one tick can use
-_OWN_PAUSE = 0.1  # seconds by which the timer is late if something held the event loop
-_READ_TIME = 0.05  # seconds to read what has arrived while it was held
+_LATE = 0.02  # seconds by which the timer is late if something held the event loop
+_OWN_PAUSE = 0.05  # seconds of lateness after which what has arrived meanwhile is read first
+_READ_TIME = 0.05  # seconds that an answer gets to arrive after that
 _STARVED_DELAY = 1.0  # seconds between two looks at a connection whose window is used up
 # Seconds that a peer may ask for between two pings. If it could forbid pings, a dead peer would
 # never be noticed.
@@ -72,6 +74,11 @@ class Watched(Protocol):
         ...
 
     @property
+    def opened(self) -> int:
+        """Number of streams that the client has opened so far."""
+        ...
+
+    @property
     def closed(self) -> bool:
         """Whether it has ended."""
         ...
@@ -92,6 +99,10 @@ class Watched(Protocol):
 
     def ping(self) -> None:
         """Send a Ping."""
+        ...
+
+    def tell_suspicion(self) -> None:
+        """Tell the owner that the peer is suspected to be gone, or was heard again."""
         ...
 
     def reset(
@@ -120,12 +131,14 @@ class Watchdog:
         conn: The connection.
         loop: Its event loop.
         age_factor: What the maximum age of the options is multiplied by.
+        suspicious: Whether to suspect a silent peer.
 
     Attributes:
         at: When the timer fires, in seconds on the monotonic clock.
         busy: The timer fires soon enough for a connection with open calls.
         keepalive: State of its pings.
         max_age: Seconds after which the peer is asked to leave; `None`: never.
+        suspicion: Whether the peer is suspected to be gone; `None`: it never is.
     """
 
     __slots__ = (
@@ -133,23 +146,32 @@ class Watchdog:
         "_buffered",
         "_closing_at",
         "_conn",
+        "_due_at",
         "_last_id",
         "_loop",
         "_made_at",
         "_partial",
         "_partial_at",
         "_progress_at",
+        "_reading_first",
         "_stalls",
         "_starved_at",
         "_timer",
+        "_unsent",
         "at",
         "busy",
         "keepalive",
         "max_age",
+        "suspicion",
     )
 
     def __init__(
-        self, conn: Watched, loop: asyncio.AbstractEventLoop, *, age_factor: float = 1.0
+        self,
+        conn: Watched,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        age_factor: float = 1.0,
+        suspicious: bool = False,
     ) -> None:
         now = conn.clock.monotonic()
         max_age = conn.options.max_age
@@ -157,14 +179,18 @@ class Watchdog:
         self.busy = False
         self.keepalive = Keepalive(conn.options.keepalive, now)
         self.max_age = None if max_age is None else max_age * age_factor
+        self.suspicion = Suspicion(now) if suspicious else None
         self._conn = conn
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = inf  # when the timer fires, on the clock of the loop
+        self._reading_first = False  # the timer was late, and waits for the loop to read
         self._made_at = now
         self._active_at = now  # a call was open, or had been opened since the look before
         self._last_id = 0
         self._progress_at = now  # the peer read some of what the write buffer has
         self._buffered = 0
+        self._unsent = 0  # bytes in the write buffer, when an answer to a ping was last missed
         self._partial: object = None  # a frame that has arrived in part, and since when
         self._partial_at = now
         self._closing_at: float | None = None  # the transport may still be writing
@@ -188,13 +214,37 @@ class Watchdog:
                 self._timer.cancel()
             self.at = when
             delay = max(when - self._conn.clock.monotonic(), _MIN_DELAY)
+            self._due_at = self._loop.time() + delay
             self._timer = self._loop.call_later(delay, self.tick)
 
     def on_busy(self, deadline: float = inf) -> None:
         """Keep an eye on the peer, for a call was opened; and fire at the call's deadline."""
+        conn, suspicion = self._conn, self.suspicion
+        now = conn.clock.monotonic()
+        if suspicion is None:
+            look = conn.options.keepalive.busy
+        else:
+            look = LOOK
+            if not self.busy and suspicion.begin(now, self.keepalive.min_interval):
+                conn.ping()
         self.busy = True
+        self.schedule(min(deadline, now + look))
+
+    def probe(self) -> None:
+        """Find out by a ping whether a peer is alive that was not heard lately."""
+        conn, suspicion = self._conn, self.suspicion
+        if suspicion is not None and conn.protocol.state is State.OPEN:
+            now = conn.clock.monotonic()
+            if suspicion.ask(now, self.keepalive.min_interval):
+                conn.ping()
+                self.schedule(now + LOOK)
+
+    def on_answer(self) -> None:
+        """Take the answer to a ping."""
         now = self._conn.clock.monotonic()
-        self.schedule(min(deadline, now + self._conn.options.keepalive.busy))
+        self.keepalive.on_pong(now)
+        if self.suspicion is not None and self.suspicion.on_answer(now):
+            self._conn.tell_suspicion()
 
     def on_paused(self) -> None:
         """Check whether the peer reads: the write buffer is full."""
@@ -221,8 +271,17 @@ class Watchdog:
         if conn.closed:
             return
         now = conn.clock.monotonic()
-        if now - self.at > _OWN_PAUSE:
-            self.keepalive.postpone(now)  # what has arrived meanwhile may not have been read
+        late = self._loop.time() - self._due_at
+        if late > _LATE:
+            if self.suspicion is not None:
+                self.suspicion.postpone(late)
+            if late > _OWN_PAUSE and not self._reading_first:
+                self.keepalive.postpone(now)
+                self._reading_first = True
+                self.at = inf
+                self.schedule(now)  # what has arrived meanwhile may not have been read
+                return
+        self._reading_first = False
         self.at = inf
         due = min(self._check_progress(now), self._check_life(now), self._expire(now))
         if not conn.closed:
@@ -267,8 +326,15 @@ class Watchdog:
                 conn.abort(ConnectionClosed(f"{conn.peer} sent no Hello in {limit} s"))
             return self._made_at + limit
         busy = self.busy = bool(conn.streams)
+        doubted_at = inf
+        suspicion = self.suspicion
+        if suspicion is not None:
+            doubted_at = self._look(suspicion, now, active, busy)
+            self.busy = busy and not suspicion.is_patient
         # A drain waits for the peer to leave, so a dead peer has to be noticed soon.
-        action, due = self.keepalive.check(now, active=active, busy=busy or conn.draining)
+        urgent = busy or conn.draining or (suspicion is not None and suspicion.suspected)
+        action, due = self.keepalive.check(now, active=active, busy=urgent)
+        due = min(due, doubted_at)
         if action is PingAction.PING:
             conn.ping()
         elif action is PingAction.CLOSE:
@@ -288,6 +354,27 @@ class Watchdog:
             conn.go_away(message="maximum age" if busy else "idle or maximum age")
         return min(due, leave_at)
 
+    def _look(self, suspicion: Suspicion, now: float, active: bool, busy: bool) -> float:
+        """Ask or suspect a silent peer; return when to look again."""
+        conn = self._conn
+        if suspicion.asked_at is not None and not active:
+            # A ping waits behind what this side sends; a peer that reads that is alive.
+            unsent, self._unsent = self._unsent, conn.transport.get_write_buffer_size()
+            active = 0 < self._unsent < unsent
+        doubt, due = suspicion.look(
+            now,
+            active=active,
+            busy=busy,
+            opened=conn.opened,
+            least=self.keepalive.min_interval,
+        )
+        if doubt is Doubt.ASK:
+            conn.ping()
+            self._unsent = conn.transport.get_write_buffer_size()
+        elif doubt is not Doubt.NONE:
+            conn.tell_suspicion()
+        return due
+
     def _leave_at(self) -> float:
         """Return when a server asks its client to leave: the connection is idle or old."""
         idle, age = self._conn.options.idle_timeout, self.max_age
@@ -297,7 +384,10 @@ class Watchdog:
         )
 
     def _expire(self, now: float) -> float:
-        """End streams whose deadline has passed; return the nearest deadline that is left.
+        """End streams whose deadline has passed, and tell those that are late.
+
+        Returns the nearest time that is left.
+
 
         As it is the only loop over all streams, it also notes which have unread messages.
         """
@@ -310,6 +400,12 @@ class Watchdog:
                 stream.fail(DeadlineExceeded(message, unserved=is_unsent(stream)))
                 self._conn.reset(stream, Code.DEADLINE_EXCEEDED, message)
                 continue
+            late_at = stream.late_at
+            if late_at is not None and late_at < deadline:
+                if late_at <= now:
+                    stream.on_late()
+                else:
+                    deadline = late_at
             if deadline < nearest:
                 nearest = deadline
             if stream.held:

@@ -136,6 +136,9 @@ class StreamState:
     """
 
     deadline = inf  # seconds on the monotonic clock
+    # When `on_late` is called, before the deadline. `None`: the call must not be made a second
+    # time, not even when its server is suspected to be gone.
+    late_at: float | None = None
     # Bytes of Open and Data frames, headers included.
     used = 0  # received and not yet credited to the peer, out of the stream's window
     consumed = 0  # taken by user code, not yet credited

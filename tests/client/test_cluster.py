@@ -25,6 +25,8 @@ def node(name: str = "a", *, connected: bool = True, wanted: bool = True, **chan
         connections={1: conn}.values() if connected else [],
         wanted=wanted,
         counters=Counters(),
+        suspect=False,
+        redialled=False,
     )
     return Node(
         Endpoint(name, Address.parse("192.0.2.1:1"), **changes),

@@ -32,6 +32,7 @@ class Facing:
         self.sock = sock
         self.clock = clock
         self.inbound: list[Inbound] = []
+        self.suspicions: list[bool] = []  # what the connection has told of its peer
         self._buffer = b""
         self._sent = 0
         self._loop = asyncio.get_running_loop()
@@ -85,6 +86,10 @@ class Facing:
         self._buffer = self._buffer[len(frames[0].encode()) :]
         return frames[0]
 
+    async def receive_some(self) -> None:
+        """Receive what has arrived, without looking at it."""
+        self._buffer += await within(self._loop.sock_recv(self.sock, 1 << 16))
+
     async def receive_kind(self, kind: int) -> Frame:
         """Return the next frame of a kind; skip the frames before it."""
         while (frame := await self.receive()).kind != kind:
@@ -103,9 +108,18 @@ async def facing(
     *,
     is_server: bool = True,
     handshake: bool = True,
+    suspicious: bool = False,
     small_buffers: bool = False,
 ) -> AsyncIterator[Facing]:
-    """Make a connection and the bare socket that it talks to; `handshake`: after both Hellos."""
+    """Make a connection and the bare socket that it talks to.
+
+    Args:
+        options: Of the connection.
+        is_server: Whether it is that of a server.
+        handshake: Whether to return after both Hellos.
+        suspicious: Whether the connection suspects a silent peer.
+        small_buffers: Whether the kernel buffers little.
+    """
     loop = asyncio.get_running_loop()
     clock = FakeClock()
     near, far = socket.socketpair()
@@ -120,6 +134,7 @@ async def facing(
         log=LOG,
         new_stream=Stream if is_server else None,
         stream_handler=lambda conn: side.take,
+        on_suspect=(lambda conn: side.suspicions.append(conn.suspect)) if suspicious else None,
     )
     side = Facing(conn, near, clock)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from rap.transport import ConnectionOptions, Stream, UnaryStream
 from rap.wire.frames import (
     ACK,
     DATA,
+    END,
     GOAWAY,
     HEADER,
     MAX_STREAM_ID,
@@ -21,7 +23,7 @@ from rap.wire.frames import (
     read_reset,
 )
 from rap.wire.hello import Limits
-from tests.loopback import within
+from tests.loopback import eventually, within
 from tests.transport.facing import facing
 from tests.transport.pairs import KIB, META
 from tests.wire.endpoints import data, hello, open_frame
@@ -352,3 +354,86 @@ async def test_the_timer_does_not_fire_after_the_end() -> None:
         side.advance(100.0)
         side.conn.watchdog.schedule(side.clock.monotonic())
         assert side.conn.closed
+
+
+async def test_a_client_tells_when_its_server_is_suspect_and_when_it_is_heard_again() -> None:
+    async with facing(is_server=False, suspicious=True) as side:
+        side.advance(0.0)
+        side.conn.open(Stream(side.conn), 0, META, b"")
+        for _ in range(5):
+            side.advance(0.1)
+        assert side.suspicions == [True]
+        assert side.conn.suspect
+        ping = await side.receive_kind(PING)
+        await side.send(Frame(PING, ACK, 0, b"", ping.body))
+        assert side.suspicions == [True, False]
+        assert not side.conn.closed
+
+
+async def test_a_suspect_server_is_cut_as_late_as_any_other_even_if_no_call_is_left() -> None:
+    async with facing(is_server=False, suspicious=True) as side:
+        side.advance(0.0)
+        stream = Stream(side.conn)
+        side.conn.open(stream, 0, META, b"")
+        for _ in range(6):
+            side.advance(0.1)
+        side.conn.reset(stream, Code.CANCELLED)
+        for _ in range(52):
+            side.advance(0.1)
+        assert not side.conn.closed
+        for _ in range(10):
+            side.advance(0.1)
+        await side.ended("answered no ping for 5.0 s")
+
+
+async def test_a_probe_finds_out_whether_an_idle_server_is_alive() -> None:
+    async with facing(is_server=False, suspicious=True) as side:
+        side.advance(0.0)
+        now = side.clock.monotonic()
+        assert side.conn.is_alive(now + 3.0)
+        side.advance(4.0)
+        assert not side.conn.is_alive(side.clock.monotonic())
+        side.conn.probe()
+        side.conn.probe()  # is asked already
+        ping = await side.receive_kind(PING)
+        await side.send(Frame(PING, ACK, 0, b"", ping.body))
+        assert side.conn.is_alive(side.clock.monotonic())
+        side.advance(4.0)
+        side.conn.probe()
+        side.advance(0.25)
+        assert side.suspicions == [True]
+
+
+async def test_a_peer_that_reads_what_is_sent_is_not_suspect() -> None:
+    """A ping waits behind a large request."""
+    options = ConnectionOptions(write_buffer=4 * KIB)
+    async with facing(options, is_server=False, suspicious=True, small_buffers=True) as side:
+        side.advance(0.0)
+        side.conn.open(Stream(side.conn), MESSAGE, META, b"x" * 60 * KIB)
+        size = side.conn.transport.get_write_buffer_size
+        await side.run_loop()
+        side.advance(0.2)
+        before = size()
+        for _ in range(2):
+            await side.receive_some()
+            await eventually(lambda before=before: size() < before)  # type: ignore[misc]
+            before = size()
+            side.advance(0.25)
+        assert side.suspicions == []
+        assert size() > 0
+        for _ in range(4):
+            side.advance(0.25)
+        assert side.suspicions == [True]
+
+
+async def test_what_has_arrived_while_this_process_did_not_run_is_read_before_deadlines() -> None:
+    async with facing(is_server=False, suspicious=True) as side:
+        call = UnaryStream(side.conn, side.clock.monotonic() + 1.0)
+        side.conn.open_unary(call, META, b"")
+        side.sock.send(data(call.id, b"in time", flags=MESSAGE | END).encode())
+        side.clock.advance(5.0)
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            pass  # the timer is late
+        assert await within(call.future) == b"in time"
+        assert side.suspicions == []

@@ -60,7 +60,7 @@ def test_pings_keep_the_interval_that_the_peer_asks_for() -> None:
 
 @pytest.mark.parametrize("min_ping", [None, 100])
 @pytest.mark.parametrize("phase", [0.0, 0.2, 0.49])
-def test_by_default_a_client_finds_a_frozen_server_in_time_for_a_call_of_3_s(
+def test_by_default_a_client_cuts_no_server_whose_loop_is_blocked_for_5_s(
     min_ping: int | None, phase: float
 ) -> None:
     config = ClientConfig()
@@ -76,7 +76,7 @@ def test_by_default_a_client_finds_a_frozen_server_in_time_for_a_call_of_3_s(
     move, now = alive.check(10.5, active=True, busy=True)
     while move is not PingAction.CLOSE:
         move, now = alive.check(now, active=False, busy=True)
-    assert now - frozen_at <= 2.5
+    assert 5.0 < now - frozen_at <= 7.0
 
 
 def test_a_side_that_did_not_run_reads_before_it_gives_its_peer_up() -> None:
