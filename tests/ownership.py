@@ -1,4 +1,4 @@
-"""Finds assignments to attributes of objects that another module's class owns.
+"""Finds assignments to attributes, and uses of private names, of what another module owns.
 
 A class that lets other modules assign to its attributes cannot keep a promise about them, so a
 module assigns to objects of its own classes and calls methods of the others. These are allowed:
@@ -11,6 +11,9 @@ module assigns to objects of its own classes and calls methods of the others. Th
 The class of an object is read from annotations: of parameters, attributes, properties and results.
 A container counts as what it contains. If the class of an object is unknown, the module must have
 a class with an attribute of that name.
+
+A private name, such as ``other._name``, is allowed for the same objects. It is also looked for in
+imports and in `getattr` and `hasattr`.
 """
 
 import ast
@@ -18,7 +21,7 @@ import builtins
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias, cast
 
-__all__ = ["Assignment", "Tree"]
+__all__ = ["Assignment", "PrivateName", "Tree"]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -40,6 +43,20 @@ class Assignment(NamedTuple):
     target: str
     owner: str
     attribute: str
+
+
+class PrivateName(NamedTuple):
+    """A use of a private name of an object or a module that another module owns.
+
+    Args:
+        line: Its line.
+        use: The expression, as the source has it.
+        name: The name.
+    """
+
+    line: int
+    use: str
+    name: str
 
 
 class _Class:
@@ -141,15 +158,57 @@ class Tree:
         found = self._modules[module]
         yield from self._visit(found, found.node, _Scope())
 
-    def _visit(self, module: _Module, node: ast.AST, scope: _Scope) -> Iterator[Assignment]:
+    def private_names(self, module: str) -> Iterator[PrivateName]:
+        """Yield the private names of other modules that a module uses.
+
+        A name is private if it begins with one underscore. A subclass may use those of its bases
+        on `self`.
+        """
+        found = self._modules[module]
+        for node in ast.walk(found.node):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rap"):
+                for each in node.names:
+                    if _is_private(each.name):
+                        yield PrivateName(node.lineno, f"{node.module}.{each.name}", each.name)
+        yield from self._private(found, found.node, _Scope())
+
+    def _private(self, module: _Module, node: ast.AST, scope: _Scope) -> Iterator[PrivateName]:
+        scope = self._enter(module, node, scope)
+        match node:
+            case ast.Attribute(owner, name) if _is_private(name):
+                yield from self._check_private(module, owner, name, scope)
+            case ast.Call(ast.Name("getattr" | "hasattr"), [owner, ast.Constant(str(name)), *_]):
+                if _is_private(name):
+                    yield from self._check_private(module, owner, name, scope)
+        for child in ast.iter_child_nodes(node):
+            yield from self._private(module, child, scope)
+
+    def _check_private(
+        self, module: _Module, owner: ast.expr, name: str, scope: _Scope
+    ) -> Iterator[PrivateName]:
+        use = f"{ast.unparse(owner)}.{name}"
+        if _is_self(owner) or use.startswith("super()."):
+            return
+        types = self._infer(module, owner, scope)
+        is_foreign = types and not any(each and each.module is module for each in types)
+        if is_foreign or not any(name in each.attributes for each in module.classes.values()):
+            yield PrivateName(owner.lineno, use, name)
+
+    def _enter(self, module: _Module, node: ast.AST, scope: _Scope) -> _Scope:
+        """Return the scope inside a node."""
         match node:
             case ast.ClassDef(name):
-                scope = _Scope(scope, module.classes[name])
+                return _Scope(scope, module.classes[name])
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 scope = _Scope(scope)
                 for name, annotation in _parameters(node):
                     scope.types[name] = self._resolve(module, annotation)
                 self._bind(module, node, scope)
+        return scope
+
+    def _visit(self, module: _Module, node: ast.AST, scope: _Scope) -> Iterator[Assignment]:
+        scope = self._enter(module, node, scope)
+        match node:
             case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Delete():
                 for target in _flat(_targets(node)):
                     if isinstance(target, ast.Attribute):
@@ -333,6 +392,10 @@ def _flat(targets: list[ast.expr]) -> Iterator[ast.expr]:
             yield from _flat(each.elts)
         else:
             yield each
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
 
 
 def _is_self(node: ast.expr) -> bool:
