@@ -34,11 +34,12 @@ _SHORT_DEADLINE = 0.03
 _BURST, _BURST_TIMEOUT = 1_000, 9.0
 _POLITE, _GREEDY = 0.1, 4.0  # of C
 _IN_FLIGHT = 64  # while the capacity is measured
+_APART = ("small", "echo")  # kinds whose servers have a core of their own
 _RISE = 1.0  # seconds after the load rose that are told apart
 _AHEAD = 0.3  # seconds for all clients to read their plan
 N = TypeVar("N", int, float)
 
-KINDS = ("blocking", "waiting", "threads", "chain", "echo")
+KINDS = ("blocking", "waiting", "threads", "chain", "small", "echo")
 ENDS = ("rap", "grpc.aio", "grpc.aio limited")
 
 
@@ -192,6 +193,7 @@ class _Stage:
     def __init__(self, peer: str, kind: str, capacity: float, deadline: float) -> None:
         self._peer, _, limited = peer.partition(" ")
         self._deadline = deadline
+        self._apart = kind in _APART
         self._processes: list[_Process] = []
         limit: list[str] = []
         if limited and capacity:
@@ -207,8 +209,11 @@ class _Stage:
         servers = [self._start(*arguments) for _ in range(_REPLICAS)]
         return [server.read() for server in servers]
 
-    def _start(self, *arguments: str) -> _Process:
-        process = _Process(*arguments)
+    def _start(self, role: str, *arguments: str) -> _Process:
+        if self._apart:
+            cores = sorted(os.sched_getaffinity(0))
+            arguments = (*arguments, "--core", str(cores[0] if role == "serve" else cores[-1]))
+        process = _Process(role, *arguments)
         self._processes.append(process)
         return process
 

@@ -8,6 +8,7 @@ reads a plan, and prints what became of every call.
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from array import array
@@ -22,7 +23,7 @@ import uvloop
 __all__ = ["EXPIRED", "FAILED", "KINDS", "OK", "PEERS", "REFUSED", "Plan"]
 
 PEERS = ("rap", "grpc.aio")
-KINDS = ("blocking", "waiting", "threads", "echo", "forward")
+KINDS = ("blocking", "waiting", "threads", "small", "echo", "forward")
 OK, REFUSED, EXPIRED, FAILED = range(4)
 """What became of a call."""
 _BLOCKS = 0.002  # seconds for which a call of "blocking" holds the event loop
@@ -30,6 +31,7 @@ _WAITS = 0.050  # seconds that a call of "waiting" waits, `_AT_ONCE` at a time
 _AT_ONCE = 20
 _WORKS = 0.020  # seconds that a call of "threads" takes one of `_THREADS` threads
 _THREADS = 6
+_NUMBERS = 5_000  # that a call of "small" adds up, which takes 0.1 ms of processor time
 _TICK = 0.001  # seconds between two looks at which calls are due
 _WARM_UP = 0.5  # seconds
 _LINGER = 1.0  # seconds after the deadline that a client waits for the last calls
@@ -59,10 +61,20 @@ def _handler(kind: str) -> Callable[[], Any]:
         time.sleep(_WORKS)
         return 1
 
+    async def small() -> int:
+        return sum(range(_NUMBERS))
+
     async def echo() -> int:
         return 1
 
-    return {"blocking": blocking, "waiting": waiting, "threads": threads, "echo": echo}[kind]
+    made = {
+        "blocking": blocking,
+        "waiting": waiting,
+        "threads": threads,
+        "small": small,
+        "echo": echo,
+    }
+    return made[kind]
 
 
 # rap
@@ -294,7 +306,10 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=0.5)
     parser.add_argument("--limit", type=int, help="maximum_concurrent_rpcs of grpc.aio")
     parser.add_argument("addresses", nargs="*", help="of the servers to call")
+    parser.add_argument("--core", type=int, help="to run on")
     given = parser.parse_intermixed_args()
+    if given.core is not None:
+        os.sched_setaffinity(0, {given.core})
     if given.role == "drive":
         running = _drive(given.peer, given.addresses, given.timeout)
     elif given.peer == "rap":
