@@ -15,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import islice
-from math import inf
+from math import frexp, inf, ldexp
 from typing import Any, NamedTuple
 
 from rap.balance import (
@@ -307,7 +307,7 @@ class Cluster:
                     await self._wait(patience, has_waited)
                     has_waited = True
                 except TimeoutError:
-                    waited = patience.describe(self._clock.monotonic())
+                    waited = patience.describe(self._clock.monotonic(), self._outlook)
                     what = f"{method}: " if method else ""
                     text = f"{what}{self.describe()}; {waited}"
                     raise Unavailable(text, unserved=True) from None
@@ -345,12 +345,16 @@ class Cluster:
         finally:
             if not (self._queue.queue or self._queue.called):
                 self._open_places = self._max_in_flight
+        if self._outlook.full and patience.until(self._outlook) <= self._clock.monotonic():
+            self._queue.wake()  # it is too late for this one
+            raise TimeoutError
 
     def _look_ahead(self) -> Outlook:
         """Return what calls may hope for that find no server."""
         nodes = self.nodes.values()
         if self.ready or any(node.pool.full for node in nodes):
-            return Outlook(full=True)
+            known = [node.stats.ewma for node in self.ready if node.stats.measured]
+            return Outlook(full=True, latency=_rounded(min(known, default=0.0)))
         if not self._known:  # by then it is as if the registry had answered with no server
             return Outlook(False, self._answer_due, self._answer_due, self._ready_until)
         dialled = [node for node in nodes if node.pool.wanted and not node.listed_as_draining]
@@ -762,6 +766,11 @@ def _denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
     """Return why no server takes this client, if all of them reject it."""
     denials = [node.pool.denial for node in nodes]
     return denials[0] if all(denials) and denials else None
+
+
+def _rounded(seconds: float) -> float:
+    """Return a time rounded up to a power of two, so that it seldom changes."""
+    return ldexp(1.0, frexp(seconds)[1]) if seconds else 0.0
 
 
 def _closed_error(loop: asyncio.AbstractEventLoop) -> Unavailable:

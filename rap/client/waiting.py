@@ -23,6 +23,7 @@ WaitForReady = bool | float | None
 many seconds. ``None``: the default of `Patience`."""
 
 _AT_LEAST = 1.0  # seconds by default, from when the call began to wait
+_ROOM = 2.0  # latencies that a call leaves for its answer when it waits for a place
 _AFTER_LOSS = 5.0  # seconds by default, from when a server was last ready
 
 
@@ -36,12 +37,14 @@ class Outlook(NamedTuple):
         failed_at: When every server will have failed: its last dial did, or there is none.
         tried_at: When every server was tried: the first dial of each has ended.
         ready_until: When a server was last ready.
+        latency: Seconds that the fastest server takes for a call; 0 if it is not known.
     """
 
     full: bool = False
     failed_at: float = inf
     tried_at: float = inf
     ready_until: float = -inf
+    latency: float = 0.0
 
 
 class Patience:
@@ -50,7 +53,12 @@ class Patience:
     By default, while the registry has not answered, or a server is being dialled for the first
     time, the call waits until its deadline. Otherwise it waits for one second, or until five
     seconds after a server was last ready, whichever is later: a process that is restarted in place
-    is back by then. A call for which a connected server has no place waits until its deadline.
+    is back by then.
+
+    A call for which a connected server has no place waits as long as it can still be answered: it
+    leaves twice the latency of the servers, but at most half of its time. Otherwise, in an
+    overload, each call would get its place just before its deadline, so that all of them would be
+    served in vain. (The gate of a server has the same rule.)
 
     Args:
         began: When the call began to wait, in seconds on the monotonic clock.
@@ -72,7 +80,9 @@ class Patience:
     def until(self, outlook: Outlook) -> float:
         """Return until when the call waits if nothing changes, on the monotonic clock."""
         chosen, deadline = self._chosen, self._deadline
-        if chosen is True or outlook.full:
+        if outlook.full:
+            return self._latest(outlook.latency)
+        if chosen is True:
             return deadline
         if chosen is None:
             after_loss = outlook.ready_until + _AFTER_LOSS
@@ -81,7 +91,14 @@ class Patience:
             return min(deadline, max(self._began, outlook.failed_at))
         return min(deadline, self._began + chosen)
 
-    def describe(self, now: float) -> str:
+    def _latest(self, latency: float) -> float:
+        """Return when a call must have a place, if servers take so many seconds for it."""
+        deadline = self._deadline
+        if not self._is_call or deadline == NEVER:
+            return deadline
+        return deadline - min(_ROOM * latency, (deadline - self._began) / 2)
+
+    def describe(self, now: float, outlook: Outlook) -> str:
         """Return for an error how long the call has waited, and what ended that."""
         chosen = self._chosen
         limit = self._deadline
@@ -89,6 +106,8 @@ class Patience:
             limit = min(limit, self._began + chosen)
         text = f"waited {round(max(min(now, limit) - self._began, 0.0), 3):g} s"
         if now < self._deadline:
+            if outlook.full:
+                return f"{text}, and an answer takes longer than the rest of its time"
             if chosen is None:
                 return f"{text}; use wait_for_ready=True to wait until the deadline"
             return f"{text} (wait_for_ready={chosen!r})"

@@ -90,6 +90,30 @@ async def test_a_call_that_waits_too_long_says_what_is_full(server: Server, gate
         assert await within(task) == 1
 
 
+async def test_calls_that_wait_for_a_place_are_not_served_in_vain() -> None:
+    """Where too many wait, each would get its place just before its deadline."""
+    begun = 0
+
+    async def work() -> int:
+        nonlocal begun
+        begun += 1
+        await asyncio.sleep(0.2)
+        return 1
+
+    async with serving(work) as server, calling(server, max_in_flight=2) as client:
+        stub = client.register(timeout=1.2)(work)
+        assert await stub() == 1
+        calls = [stub() for _ in range(100)]
+        found = await within(asyncio.gather(*calls, return_exceptions=True))
+        answered = found.count(1)
+        assert begun == 1 + answered
+        assert answered >= 4
+        failed = next(each for each in found if isinstance(each, Exception))
+        assert isinstance(failed, Unavailable)
+        assert "its max_in_flight is reached" in str(failed)
+        assert not client.cluster.waiters
+
+
 @pytest.mark.parametrize("how", ["cancel", "fail", "answer"])
 async def test_whatever_way_a_call_ends_the_next_one_goes_on(
     server: Server, gate: Gate, how: str

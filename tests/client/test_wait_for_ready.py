@@ -13,6 +13,7 @@ import pytest
 from rap.channel import Channel
 from rap.client import Client, SyncClient
 from rap.client.waiting import Outlook, Patience
+from rap.clock import NEVER
 from rap.errors import CallError, Unavailable
 from rap.registry.memory import MemoryRegistry
 from tests.client import threaded
@@ -63,6 +64,9 @@ async def failure(call: Any) -> str:
         (None, HOPELESS._replace(ready_until=108.0), 109.0),
         (None, Outlook(failed_at=103.0, tried_at=103.0), 103.0),
         (None, Outlook(full=True), 109.0),
+        (None, Outlook(full=True, latency=0.5), 108.0),
+        (True, Outlook(full=True, latency=0.5), 108.0),
+        (None, Outlook(full=True, latency=30.0), 104.5),
     ],
 )
 def test_the_option_and_the_outlook_say_until_when_a_call_waits(
@@ -84,7 +88,16 @@ def test_the_option_and_the_outlook_say_until_when_a_call_waits(
 def test_the_error_says_how_long_the_call_has_waited_and_why_no_longer(
     chosen: Any, now: float, text: str
 ) -> None:
-    assert Patience(100.0, 109.0, chosen).describe(now) == text
+    assert Patience(100.0, 109.0, chosen).describe(now, Outlook()) == text
+
+
+def test_the_wait_for_a_place_ends_when_no_answer_could_come_in_time() -> None:
+    patience, outlook = Patience(100.0, 109.0, None), Outlook(full=True, latency=1.0)
+    text = "waited 7 s, and an answer takes longer than the rest of its time"
+    assert patience.describe(107.0, outlook) == text
+    connecting = Patience(100.0, 109.0, None, is_call=False)
+    assert connecting.until(outlook) == 109.0
+    assert Patience(100.0, NEVER, None).until(outlook) == NEVER
 
 
 @pytest.mark.parametrize("bad", ["yes", -1, float("nan"), inf, [1]])
