@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
         Unimplemented,
+        VersionMismatch,
     )
     from rap.server import context
     from rap.server.server import Server
@@ -64,6 +65,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "VersionMismatch",
     "__version__",
     "context",
 ]

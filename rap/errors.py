@@ -5,7 +5,8 @@
     RapError
     ├── CallError               a call failed; .code .message .details .remote
     │   ├── InvalidArgument · NotFound · PermissionDenied · Unauthenticated
-    │   ├── ResourceExhausted · Unavailable · Internal
+    │   ├── ResourceExhausted · Internal
+    │   ├── Unavailable         no server; VersionMismatch: none speaks the protocol of this client
     │   ├── Unimplemented       the server does not have the function
     │   ├── DeadlineExceeded    also a TimeoutError
     │   ├── Cancelled           the server cancelled the call
@@ -53,6 +54,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Verdict",
+    "VersionMismatch",
     "decode_error",
     "encode_error",
     "verdict_of",
@@ -183,6 +185,14 @@ class Unavailable(CallError):
     """No server is reachable, or the connection was lost before the answer."""
 
     code = Code.UNAVAILABLE
+
+
+class VersionMismatch(Unavailable):
+    """Client and server have no version of the wire protocol in common.
+
+    A call fails with it if this is so for every server. The message has the versions of both sides,
+    and says which side to upgrade.
+    """
 
 
 class Unimplemented(CallError):

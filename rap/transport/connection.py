@@ -27,6 +27,7 @@ from rap.errors import (
     RapError,
     Unauthenticated,
     Unavailable,
+    VersionMismatch,
     decode_error,
 )
 from rap.transport.fork import descriptors_of, let_go_in_children
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         streams: Open streams by id.
         peer: The other end; its binding is known once its Hello has arrived.
-        peer_hello: What the peer's Hello says, without version and limits; empty until it has
+        peer_hello: What the peer's Hello says, without versions and limits; empty until it has
             arrived.
         peer_limits: Limits of the peer; the protocol's defaults until its Hello has arrived.
         state: Scratch space of middleware and processors.
@@ -248,6 +249,7 @@ class Connection(asyncio.Protocol):
             new_stream=functools.partial(new_stream, self) if new_stream else _no_streams,
             limits=options.limits,
             hello={**options.hello, "random": self._random, "abilities": [*self._abilities]},
+            versions=options.versions,
             wake=self._flush_soon,
             flush=self._flush,
             on_write_buffer=self._on_write_buffer if self.is_server else ignore,
@@ -333,7 +335,10 @@ class Connection(asyncio.Protocol):
                 self.watchdog.on_partial(protocol.partial)
         if protocol.error is not None:
             if self.error is None:
-                self.log.warning("connection with %s closed: %s", self.peer, protocol.error)
+                # Client and server themselves log once which versions do not fit.
+                is_known = isinstance(protocol.error, VersionMismatch)
+                level = logging.INFO if is_known else logging.WARNING
+                self.log.log(level, "connection with %s closed: %s", self.peer, protocol.error)
                 self._flush()  # what the protocol has queued for the peer
                 self._close_transport(protocol.error)
         elif protocol.out or protocol.pending:
@@ -404,9 +409,10 @@ class Connection(asyncio.Protocol):
         Raises:
             Unavailable: The connection ended before.
             Unauthenticated: The peer refused the identity of this side.
+            VersionMismatch: The sides have no version of the protocol in common.
         """
         await asyncio.shield(self.handshake)
-        if isinstance(self.error, Unauthenticated):
+        if isinstance(self.error, Unauthenticated | VersionMismatch):
             raise self.error
         if self.closed:
             raise Unavailable(str(self.error), unserved=True)

@@ -14,7 +14,13 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from rap.address import Address
-from rap.errors import ConnectionClosed, RapError, Unauthenticated, Unavailable
+from rap.errors import (
+    ConnectionClosed,
+    RapError,
+    Unauthenticated,
+    Unavailable,
+    VersionMismatch,
+)
 from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.fork import ParentSocket
@@ -55,6 +61,7 @@ async def dial(
     Raises:
         Unavailable: The server could not be reached; the message has the address and the reason.
         Unauthenticated: The server refused the identity of this client.
+        VersionMismatch: The server speaks no version of the protocol that this client speaks.
     """
     made: list[Connection] = []
     is_ready = False
@@ -77,6 +84,8 @@ async def dial(
             return conn
     except Unauthenticated:
         raise
+    except VersionMismatch as exc:
+        raise VersionMismatch(f"{address}: {exc}", unserved=True) from exc
     except (OSError, RapError) as exc:
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from rap.options import Option, Options
-from rap.wire.hello import BOUNDS, DEFAULT_LIMITS, Limits
+from rap.wire.hello import BOUNDS, DEFAULT_LIMITS, VERSIONS, Limits, Versions
 
 __all__ = [
     "CLOCK",
@@ -173,8 +173,11 @@ class ConnectionOptions(Options, frozen=True, kw_only=True):
         KeepaliveOptions()
     )
     hello: Annotated[
-        Mapping[str, Any], Option("What the Hello of this side says besides version and limits.")
+        Mapping[str, Any], Option("What the Hello of this side says besides versions and limits.")
     ] = {}
+    versions: Annotated[
+        Versions, Option("Versions of the wire protocol that this side speaks.")
+    ] = VERSIONS
     timeout: Annotated[float, TIMEOUT] = 9.0
     stall_timeout: Annotated[float, STALL_TIMEOUT] = 10.0
     handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0

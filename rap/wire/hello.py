@@ -14,20 +14,63 @@ from rap.wire.frames import HEADER, HELLO
 __all__ = [
     "BOUNDS",
     "DEFAULT_LIMITS",
-    "PROTOCOL_VERSION",
+    "VERSIONS",
     "Limits",
     "PeerLimits",
+    "Versions",
     "decode_hello",
     "hello_frame",
     "read_hello",
 ]
 
-PROTOCOL_VERSION = 1
-
 _KIB = 1024
 _MIB = 1024 * 1024
 _REQUESTS = 16  # default of `max_requests`, in messages of the largest size
 _MESSAGES = 8  # default of `max_unfinished`, in messages of the largest size
+
+
+class Versions(Record, frozen=True):
+    """The versions of the protocol that one side speaks: all from the lowest to the highest."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+    def common(self, other: "Versions") -> int | None:
+        """Return the version that both sides use: the highest that both speak."""
+        version = min(self.high, other.high)
+        return version if version >= max(self.low, other.low) else None
+
+    def to_hello(self) -> dict[str, int]:
+        """Return what the Hello says."""
+        return (
+            {"rap": self.low} if self.low == self.high else {"rap": self.low, "rap_max": self.high}
+        )
+
+    @classmethod
+    def of_hello(cls, content: Mapping[str, Any]) -> "Versions":
+        """Return what a Hello says.
+
+        Raises:
+            ValueError: It is not two integers in order.
+        """
+        low = content.get("rap")
+        high = content.get("rap_max", low)
+        if type(low) is not int or type(high) is not int or not 1 <= low <= high:
+            raise ValueError(f"Hello: rap and rap_max must be versions, got {low!r} and {high!r}")
+        return cls(low, high)
+
+    @classmethod
+    def parse(cls, text: str) -> "Versions | None":
+        """Return the versions that `str` has written; `None` for any other text."""
+        low, dash, high = text.partition("-")
+        high = high if dash else low
+        return cls(int(low), int(high)) if low.isdecimal() and high.isdecimal() else None
+
+
+VERSIONS = Versions(1, 1)
 
 
 class Limits(Record, frozen=True, kw_only=True):
@@ -146,19 +189,14 @@ def decode_hello(body: bytes) -> dict[str, Any]:
     return content
 
 
-def read_hello(body: bytes) -> tuple[PeerLimits, dict[str, Any]]:
-    """Return the limits of the peer's Hello, and what else it says besides its version.
+def read_hello(content: Mapping[str, Any]) -> tuple[PeerLimits, dict[str, Any]]:
+    """Return the limits of the peer's Hello, and what else it says besides its versions.
 
     A limit that it leaves out keeps its default.
 
     Raises:
-        ValueError: It is not a map with string keys, the version is another one, or a limit is out
-            of bounds.
+        ValueError: A limit is out of bounds.
     """
-    content = decode_hello(body)
-    version = content.get("rap")
-    if version != PROTOCOL_VERSION:
-        raise ValueError(f"protocol version {version!r}; this side speaks {PROTOCOL_VERSION}")
     limits: dict[str, int] = {}
     rest: dict[str, Any] = {}
     for name, value in content.items():
@@ -171,6 +209,6 @@ def read_hello(body: bytes) -> tuple[PeerLimits, dict[str, Any]]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"Hello: {name} must be an integer from 1 on, got {value!r}")
             limits[name] = value
-        elif name != "rap":
+        elif name not in ("rap", "rap_max"):
             rest[name] = value
     return _shared(PeerLimits(**limits)), rest

@@ -12,7 +12,7 @@ fast paths of `_on_open` and `_on_data`, which handle every case.
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from rap.errors import Code, RapError, RemoteProtocolError
+from rap.errors import Code, RapError, RemoteProtocolError, VersionMismatch
 from rap.wire.frames import (
     ACK,
     CREDIT,
@@ -37,7 +37,15 @@ from rap.wire.frames import (
     ping_frame,
     reset_frame,
 )
-from rap.wire.hello import DEFAULT_LIMITS, PROTOCOL_VERSION, Limits, hello_frame, read_hello
+from rap.wire.hello import (
+    DEFAULT_LIMITS,
+    VERSIONS,
+    Limits,
+    Versions,
+    decode_hello,
+    hello_frame,
+    read_hello,
+)
 from rap.wire.sender import S, Sender, ignore
 from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State
 
@@ -81,13 +89,15 @@ class WireProtocol(Sender[S]):
         is_server: The peer opens streams, not we.
         new_stream: Makes the record of a stream that the peer opened: (id, send window, state).
         limits: What this side accepts.
-        hello: What our Hello says besides version and limits.
+        hello: What our Hello says besides versions and limits.
+        versions: Versions of the protocol that this side speaks.
         wake: See `Sender`; so are the next two.
 
     Attributes:
         state: Life of the connection.
         error: The peer's violation of the protocol.
-        peer_hello: What the peer's Hello says besides version and limits.
+        peer_hello: What the peer's Hello says besides versions and limits.
+        version: Version of the protocol that both sides use; 0 before the peer's Hello.
         last_id: Highest stream id that the peer has opened.
         refuse_above: Stream id of our last GoAway: streams above it are not served.
         partial: Beginning of a frame; if there is `more`, everything that waits for the next turn.
@@ -105,6 +115,7 @@ class WireProtocol(Sender[S]):
         "_opens",
         "_refused",
         "_requests",
+        "_versions",
         "error",
         "last_id",
         "more",
@@ -112,6 +123,7 @@ class WireProtocol(Sender[S]):
         "peer_hello",
         "refuse_above",
         "state",
+        "version",
     )
 
     def __init__(
@@ -121,6 +133,7 @@ class WireProtocol(Sender[S]):
         new_stream: Callable[[int, int, int], S],
         limits: Limits = DEFAULT_LIMITS,
         hello: Mapping[str, Any] | None = None,
+        versions: Versions = VERSIONS,
         wake: Callable[[], object] = ignore,
         flush: Callable[[], object] = ignore,
         on_write_buffer: Callable[[bool], object] = ignore,
@@ -129,11 +142,13 @@ class WireProtocol(Sender[S]):
         self.state = State.OPENING
         self.error: RapError | None = None
         self.peer_hello: dict[str, Any] = {}
+        self.version = 0
         self.last_id = 0
         self.refuse_above = MAX_STREAM_ID
         self.partial: bytearray | memoryview | None = None
         self.more = False
         self._is_server = is_server
+        self._versions = versions
         self._new_stream = new_stream
         self._need = HEADER_SIZE  # bytes of the frame whose beginning is `partial`
         self._opens = 0  # that did not take the fast path
@@ -145,7 +160,7 @@ class WireProtocol(Sender[S]):
         window = limits.stream_window - HEADER_SIZE
         self._max_length = min(limits.max_frame, limits.max_message, window)
         self._max_open = min(self._max_length, LARGE_REQUEST)
-        content = {"rap": PROTOCOL_VERSION, **limits.to_hello(), **(hello or {})}
+        content = {**versions.to_hello(), **limits.to_hello(), **(hello or {})}
         self.out.append(hello_frame(content))
 
     def receive_data(self, data: bytes) -> list[Event[S]]:
@@ -598,17 +613,38 @@ class WireProtocol(Sender[S]):
             self._violate("a second Hello")
             return
         try:
-            limits, content = read_hello(bytes(body))
+            content = decode_hello(bytes(body))
+            theirs = Versions.of_hello(content)
+            version = self._versions.common(theirs)
+            if version is None:  # another version may have other limits
+                self._part(theirs)
+                return
+            limits, content = read_hello(content)
         except ValueError as exc:
             self._violate(str(exc))
             return
+        self.version = version
         self.set_peer(limits)
         self.peer_hello = content
         self.state = State.OPEN
         add((HELLO, None, 0, b"", body, 0))
 
+    def _part(self, theirs: Versions) -> None:
+        """End the connection with a peer that speaks no version of this side."""
+        ours = self._versions
+        client, server = (theirs, ours) if self._is_server else (ours, theirs)
+        older = "client" if client.high < server.low else "server"
+        message = (
+            f"no version of the wire protocol in common: the client speaks {client}, the server"
+            f" {server}; upgrade rap on the {older}"
+        )
+        self._end(VersionMismatch(message, unserved=True), Code.FAILED_PRECONDITION)
+
     def _violate(self, message: str, code: Code = Code.INTERNAL) -> None:
         if self.error is None:
-            self.error = RemoteProtocolError(message)
-            self.state = State.CLOSING
-            self.go_away(self.last_id, code, message)
+            self._end(RemoteProtocolError(message), code)
+
+    def _end(self, error: RapError, code: Code) -> None:
+        self.error = error
+        self.state = State.CLOSING
+        self.go_away(self.last_id, code, str(error))

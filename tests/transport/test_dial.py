@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rap.address import Address
-from rap.errors import Code, Unavailable
+from rap.errors import Code, Unavailable, VersionMismatch
 from rap.transport import ConnectionOptions
 from rap.transport.dial import dial, in_turn
 from rap.transport.listen import listen
@@ -112,8 +112,12 @@ async def test_a_dial_that_is_cancelled_at_any_step_leaves_nothing_open(
 async def test_a_server_of_another_version_is_told_apart() -> None:
     pair = new_pair()
     async with silent(Frame(HELLO, 0, 0, b"", pack({"rap": 2})).encode()) as (address, _):
-        with pytest.raises(Unavailable, match="protocol version 2; this side speaks 1"):
+        with pytest.raises(VersionMismatch) as caught:
             await dial(address, pair.make_client, timeout=10)
+    assert str(caught.value) == (
+        f"{address}: no version of the wire protocol in common: the client speaks 1, the server 2;"
+        " upgrade rap on the client"
+    )
 
 
 async def test_a_server_of_another_protocol_is_told_apart() -> None:

@@ -276,6 +276,7 @@ class Peer:
         self.asked = 0  # times that a client wanted to know ours, which is told to nobody
         self.goaways: list[tuple[int, int, str]] = []
         self.closed = False
+        self.version = 0  # none in common, or not known yet
         self._next = 1
 
     @classmethod
@@ -450,9 +451,13 @@ class Peer:
             self._greet(msgpack.unpackb(frame.body))
 
     def _greet(self, hello: dict[str, Any]) -> None:
-        if self.hello or hello["rap"] != 1:
-            raise Violation("a second Hello, or of another version")
+        if self.hello:
+            raise Violation("a second Hello")
         self.hello = hello
+        low, own_low = hello["rap"], self._own_hello["rap"]
+        high, own_high = hello.get("rap_max", low), self._own_hello.get("rap_max", own_low)
+        if {type(own_low), type(own_high)} == {int} and max(low, own_low) <= min(high, own_high):
+            self.version = min(high, own_high)
         self.theirs |= {key: hello[key] for key in _DEFAULTS if key in hello}
         self.may_send += self.theirs["connection_window"] - _START
         for call in self.calls.values():

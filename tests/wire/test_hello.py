@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.wire.codec import pack
 from rap.wire.hello import Limits, PeerLimits, read_hello
 
 BOUNDS = {
@@ -49,7 +48,7 @@ def test_the_hello_has_every_limit_but_the_fragment_size() -> None:
 
 @given(st.fixed_dictionaries({}, optional={k: st.integers(*b) for k, b in BOUNDS.items()}))
 def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> None:
-    limits, rest = read_hello(pack({"rap": 1, **told, "unknown": "x"}))
+    limits, rest = read_hello({"rap": 1, **told, "unknown": "x"})
     assert rest == {"unknown": "x"}
     for name in BOUNDS:
         assert getattr(limits, name) == told.get(name, getattr(PeerLimits(), name))
@@ -59,12 +58,12 @@ def test_a_hello_may_tell_any_limit_and_leave_out_any(told: dict[str, int]) -> N
 @pytest.mark.parametrize("value", [0, 2**40, True, "1", None])
 def test_a_limit_of_the_peer_out_of_bounds_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"Hello: {name} must be"):
-        read_hello(pack({"rap": 1, name: value}))
+        read_hello({"rap": 1, name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "1", None])
 def test_what_the_peer_holds_in_parts_is_a_positive_integer_if_it_says_it(value: Any) -> None:
-    assert read_hello(pack({"rap": 1}))[0].max_unfinished is None
-    assert read_hello(pack({"rap": 1, "max_unfinished": 2**40}))[0].max_unfinished == 2**40
+    assert read_hello({"rap": 1})[0].max_unfinished is None
+    assert read_hello({"rap": 1, "max_unfinished": 2**40})[0].max_unfinished == 2**40
     with pytest.raises(ValueError, match="Hello: max_unfinished must be an integer from 1 on, got"):
-        read_hello(pack({"rap": 1, "max_unfinished": value}))
+        read_hello({"rap": 1, "max_unfinished": value})

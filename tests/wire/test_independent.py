@@ -346,11 +346,37 @@ async def test_one_call_too_many() -> None:
         assert await call.receive() == "through"
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
-async def test_another_version_is_refused(version: Any) -> None:
-    async with talking(hello={"rap": version}) as (peer, _):
+@pytest.mark.parametrize(
+    "versions",
+    [{"rap": 0}, {"rap": "1"}, {"rap": None}, {"rap": True}, {"rap_max": 0}, {"rap_max": "2"}],
+)
+async def test_a_hello_with_something_else_than_versions_is_a_violation(
+    versions: dict[str, Any],
+) -> None:
+    async with talking(hello=versions) as (peer, _):
         await peer.until_closed()
         assert [code for _, code, _ in peer.goaways] == [13]
+
+
+async def test_a_client_of_a_later_version_is_told_that_there_is_none_in_common() -> None:
+    async with talking(hello={"rap": 2, "rap_max": 3, "max_frame": 1}) as (peer, _):
+        await peer.until_closed()
+        (goaway,) = peer.goaways
+        assert peer.version == 0
+    text = (
+        "no version of the wire protocol in common: the client speaks 2-3, the server 1;"
+        " upgrade rap on the server"
+    )
+    assert goaway == (0, 9, text)
+
+
+async def test_a_client_of_two_versions_uses_the_one_in_common() -> None:
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with talking(add, hello={"rap_max": 2}) as (peer, _):
+        assert await peer.call("/default/add", 1, 2) == 3
+        assert peer.version == 1
 
 
 async def test_a_token() -> None:

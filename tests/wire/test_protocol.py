@@ -73,8 +73,8 @@ def test_the_hello_of_the_peer_opens_the_connection() -> None:
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (hello(rap=2), "protocol version 2; this side speaks 1"),
-        (hello(rap=None), "protocol version None; this side speaks 1"),
+        (hello(rap=None), "Hello: rap and rap_max must be versions, got None and None"),
+        (hello(rap=1, rap_max=0), "Hello: rap and rap_max must be versions, got 1 and 0"),
         (hello(max_frame=5), "Hello: max_frame must be 16384 to 67108864, got 5"),
         (Frame(HELLO, 0, 0, b"", b"\x90"), "a Hello must be a map, got list"),
         (Frame(HELLO, 0, 0, b"", b"\xc1"), "not valid msgpack: FormatError"),
