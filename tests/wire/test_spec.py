@@ -12,7 +12,7 @@ from uuid import UUID
 import msgpack
 
 import rap.wire
-from rap.call import FORWARDED, MESSAGES_END, RESULT, TRAILER, UNTRACED
+from rap.call import FORWARDED, MESSAGES_END, PRIORITY, RESULT, TRAILER, UNTRACED
 from rap.errors import Code
 from rap.processor.compress import HEADER_NAME as DEFLATE
 from rap.processor.encryption.sealing import HEADER_NAME as CRYPTO
@@ -203,6 +203,7 @@ def test_codes_and_reserved_headers_are_those_of_the_specification() -> None:
         CRYPTO,
         DEFLATE,
         MESSAGES_END,
+        PRIORITY,
         RESULT,
         TRAILER,
         UNTRACED,
