@@ -948,7 +948,8 @@ class AdmissionGate(asyncio.Protocol):
         self._transport.resume_reading()
         self._look_for_hello()
         await self._hello
-        if self._conn.closed:
+        if self._conn.error is not None:
+            await asyncio.shield(self._conn.ended)
             return None
         try:
             frame = parse_frames(bytes(self._data[: self._hello_size]))[0]
@@ -987,9 +988,8 @@ class AdmissionGate(asyncio.Protocol):
         if self._hello_size is None and len(self._data) >= HEADER_SIZE:
             self._hello_size = HEADER_SIZE + int(HEADER.unpack_from(self._data)[0])
             if self._hello_size > HEADER_SIZE + MAX_HELLO:
-                size, peer = self._hello_size - HEADER_SIZE, self._conn.peer
-                text = f"{peer} sent a Hello of {size} bytes; the limit is {MAX_HELLO}"
-                self._conn.abort(ConnectionClosed(text))
+                self._conn.admit()  # the protocol refuses it by its header, and says so
+                self._settle()
         if self._hello_size is not None and len(self._data) >= self._hello_size:
             self._transport.pause_reading()
             self._settle()

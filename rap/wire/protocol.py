@@ -237,7 +237,8 @@ class WireProtocol(Sender[S]):
                 return
             length = _unpack_header(data, pos)[0]
             if length > MAX_HELLO:
-                self._violate(f"a Hello of {length} bytes; the limit is {MAX_HELLO}")
+                text = f"a Hello of {length} bytes; the limit is {MAX_HELLO}"
+                self._violate(text, Code.RESOURCE_EXHAUSTED)
                 return
         add = events.append
         streams = self.streams

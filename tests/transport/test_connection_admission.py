@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from rap.errors import Code
 from rap.transport import Connection, Stream
 from rap.transport.connection import AdmissionGate
-from rap.wire.frames import HEADER, HELLO, MAX_HELLO, PING, parse_frames
+from rap.wire.frames import HEADER, HELLO, MAX_HELLO, PING, parse_frames, read_go_away
 from tests.fake_clock import FakeClock
 from tests.loopback import eventually, within
 from tests.transport.pairs import DEFAULTS, LOG, end
@@ -99,6 +100,9 @@ async def test_a_hello_over_the_limit_ends_the_connection() -> None:
         await held.send(HEADER.pack(MAX_HELLO + 1, HELLO, 0, 0, 0))
         assert await within(held.gate.read_hello()) is None
         assert f"the limit is {MAX_HELLO}" in str(held.conn.error)
+        said, away = parse_frames(await held.receive())
+        assert said.kind == HELLO
+        assert read_go_away(away.body)[0] == Code.RESOURCE_EXHAUSTED
 
 
 async def test_a_connection_that_is_lost_has_no_hello() -> None:

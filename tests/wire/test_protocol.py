@@ -25,6 +25,7 @@ from rap.wire.frames import (
     RESET,
     UNSERVED,
     Frame,
+    read_go_away,
     read_reset,
 )
 from rap.wire.hello import Limits
@@ -96,6 +97,8 @@ def test_a_hello_has_a_limit_because_it_is_kept() -> None:
     endpoint = Endpoint(is_server=True)
     endpoint.feed(hello(note="x" * 2**16).encode()[:20])
     assert "the limit is 65536" in endpoint.violation()
+    away = endpoint.take_frames()[-1]
+    assert read_go_away(away.body)[0] == Code.RESOURCE_EXHAUSTED
     assert endpoint.protocol.partial is None
     assert endpoint.protocol.peer_hello == {}
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgpack
 
+import rap
 import rap.wire
 from rap.call import FORWARDED, MESSAGES_END, PRIORITY, RESULT, TRAILER, UNTRACED
 from rap.errors import Code
@@ -107,6 +108,14 @@ def test_version_depth_and_elements_are_those_of_the_specification() -> None:
     assert SPEC.startswith(f"# The rap wire protocol, version {VERSIONS.high}\n")
     assert f"nest at most {MAX_DEPTH} deep" in SPEC
     assert f"at most {MAX_ELEMENTS:,} elements" in SPEC
+
+
+def test_limits_that_the_code_names_in_details_are_those_of_the_specification() -> None:
+    code = "".join(path.read_text() for path in Path(rap.__path__[0]).rglob("*.py"))
+    (row,) = (row for row in table("key of details") if row[0] == "`limit`")
+    named = set(re.findall(r'"limit": "(\w+)"', code))
+    assert named >= {"max_meta", "max_unfinished"}
+    assert named - {"ping_timeout"} <= set(re.findall(r"`(\w+)`", row[3]))  # never sent
 
 
 def test_sections_that_the_code_names_exist() -> None:
