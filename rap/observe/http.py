@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from rap.address import Address
 from rap.tasks import start_task
-from rap.transport.fork import descriptors_of, descriptors_of_server, let_go_in_children
+from rap.transport.fork import descriptors_of, let_go_in_children
+from rap.transport.listen import PlainServer, bind
 
 __all__ = ["TEXT", "Endpoint", "HttpResponse", "HttpServer", "fetch"]
 
@@ -21,7 +22,8 @@ _log = logging.getLogger("rap.server")
 TEXT = "text/plain; charset=utf-8"
 _MAX_HEAD = 8192  # bytes of a request line and its headers
 _TIMEOUT = 5.0  # seconds to send a request and to read the response
-_MAX_CONNECTIONS = 64
+_MAX_CONNECTIONS = 32  # one more closes the oldest: probes must be answered
+_BACKLOG = 100  # connections that wait to be accepted
 
 
 class HttpResponse(NamedTuple):
@@ -57,8 +59,10 @@ class HttpServer:
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = dict(endpoints)
-        self._listener: asyncio.Server | None = None
-        self._tasks: dict[asyncio.Task[None], asyncio.BaseTransport] = {}
+        self._sockets: list[socket.socket] = []
+        self._listeners: list[PlainServer] = []
+        self._tasks: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
+        self._open: dict[asyncio.WriteTransport, None] = {}  # the oldest first
         let_go_in_children(self)
 
     @property
@@ -68,9 +72,9 @@ class HttpServer:
         Raises:
             RuntimeError: It does not listen.
         """
-        if self._listener is None or not self._listener.sockets:
+        if not self._sockets:
             raise RuntimeError("the metrics are not being served")
-        name = self._listener.sockets[0].getsockname()
+        name = self._sockets[0].getsockname()
         return Address("tcp", name[0], name[1])
 
     async def start(self, where: tuple[str, int] | socket.socket) -> None:
@@ -83,41 +87,54 @@ class HttpServer:
             OSError: The address cannot be bound.
         """
         if isinstance(where, socket.socket):
-            self._listener = await asyncio.start_server(
-                self._on_connection, sock=where, limit=_MAX_HEAD
-            )
+            where.setblocking(False)
+            self._sockets = [where]
         else:
-            self._listener = await asyncio.start_server(
-                self._on_connection, *where, limit=_MAX_HEAD
-            )
+            address = Address("tcp", where[0] or "::", where[1])
+            try:
+                self._sockets = await bind(address)
+            except OSError as exc:
+                text = f"cannot serve metrics on {address}: {exc.strerror or exc}"
+                raise OSError(exc.errno, text) from exc
+        self._listeners = [
+            PlainServer(sock, self._protocol, backlog=_BACKLOG, spare=True)
+            for sock in self._sockets
+        ]
 
     async def close(self) -> None:
         """Stop listening and close all connections; it may be called again."""
-        if self._listener is not None:
-            self._listener.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._listener.wait_closed()
-            self._listener = None
+        for listener in self._listeners:
+            listener.close()
+        for listener in self._listeners:
+            await listener.wait_closed()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listeners, self._sockets = [], []
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(
+            asyncio.StreamReader(limit=_MAX_HEAD), self._on_connection
+        )
 
     def let_go(self) -> list[int]:
-        """In a forked child, return the descriptors of the sockets."""
-        descriptors = [] if self._listener is None else descriptors_of_server(self._listener)
-        for transport in self._tasks.values():
-            descriptors += descriptors_of(transport)
-        return descriptors
+        """In a forked child, return the descriptors of the connections."""
+        return [each for transport in self._tasks.values() for each in descriptors_of(transport)]
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _MAX_CONNECTIONS:
-            writer.close()
-            return
+        if len(self._open) >= _MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.abort()
+        self._open[writer.transport] = None
         task = start_task(self._serve(reader, writer), name="rap metrics request")
         self._tasks[task] = writer.transport
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task).close()  # the task does it, unless it was cancelled before it began
+        transport = self._tasks.pop(task)
+        self._open.pop(transport, None)
+        transport.close()  # the task does it, unless it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close the connection."""

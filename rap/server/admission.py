@@ -6,11 +6,12 @@ Nothing that a connection sends is read before it is admitted.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from rap.address import Peer
 from rap.clock import Clock
-from rap.errors import ConnectionClosed
+from rap.errors import Code, ConnectionClosed
 from rap.server.signals import is_ctrl_c
 from rap.tasks import start_task
 from rap.transport import Connection
@@ -21,11 +22,14 @@ from rap.transport.rate_limit import TokenBucket
 if TYPE_CHECKING:
     from rap.server.authentication import Authenticator  # many servers have no tokens
 
-__all__ = ["AcceptLimiter", "Admission", "Serve"]
+__all__ = ["AcceptLimiter", "Admission", "ConnectionLimit", "Serve"]
 
 _MAX_NETWORKS = 10_000  # remembered; the one that connected least recently is dropped for a new one
 _NOT_ADMITTED = ConnectionClosed("the connection was not admitted")
 _CLOSE_TIMEOUT = 5.0  # seconds for middleware to finish after its connections have ended
+_LEAVING = 16  # connections at once that are told why they are refused; more are just closed
+_LEAVE_TIMEOUT = 0.5  # seconds for such a client to close its connection
+_LOG_PAUSE = 60.0  # seconds between two log records about refused connections
 
 Serve = Callable[[Connection], Awaitable[None]]
 
@@ -94,6 +98,70 @@ class AcceptLimiter:
         if len(self._networks) > _MAX_NETWORKS:
             del self._networks[next(iter(self._networks))]
         return not bucket.allow(now)
+
+
+class ConnectionLimit:
+    """Refuses connections when as many are open as the process has descriptors for.
+
+    A refused client gets a GoAway that says so, and calls other servers.
+
+    Args:
+        most: Maximum open connections; `None` means any number.
+        reason: Where the number comes from, for error and log.
+        clock: Source of time.
+        log: Logger of the server.
+
+    Attributes:
+        most: Maximum open connections.
+        refused: Number of refused connections.
+    """
+
+    def __init__(self, most: int | None, reason: str, clock: Clock, log: logging.Logger) -> None:
+        self.most = inf if most is None else most
+        self.refused = 0
+        self._reason = reason
+        self._clock = clock
+        self._log = log
+        self._logged_at = -inf
+        self._leaving: set[Connection] = set()
+
+    def accept_handshake(self, handshake: Handshake, count: int) -> bool:
+        """Count a TLS handshake that begins beside `count` connections; `False`: it was ended."""
+        if count < self.most + _LEAVING:
+            return True
+        self._refuse()
+        handshake.abort(ConnectionClosed(self._text))
+        return False
+
+    def accept(self, conn: Connection, count: int) -> bool:
+        """Count a new connection beside `count` others; return `False` if it was refused."""
+        if count - len(self._leaving) < self.most:
+            return True
+        self._refuse()
+        if len(self._leaving) >= _LEAVING:
+            conn.abort(ConnectionClosed(self._text))
+            return False
+        self._leaving.add(conn)
+        conn.go_away(final=True, code=Code.RESOURCE_EXHAUSTED, message=self._text)
+        # Closing at once, with unread bytes, would destroy the GoAway.
+        asyncio.get_running_loop().call_later(_LEAVE_TIMEOUT, conn.begin_close)
+        return False
+
+    def release(self, conn: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._leaving.discard(conn)
+
+    @property
+    def _text(self) -> str:
+        return f"the server has {self.most} connections open and takes no more"
+
+    def _refuse(self) -> None:
+        self.refused += 1
+        now = self._clock.monotonic()
+        if now - self._logged_at >= _LOG_PAUSE:
+            self._logged_at = now
+            text = "new connections are refused (%d so far): %d are open, and %s"
+            self._log.warning(text, self.refused, self.most, self._reason)
 
 
 class Admission:

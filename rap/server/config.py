@@ -200,6 +200,17 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             least=1,
         ),
     ] = 2048
+    max_connections: Annotated[
+        int | None,
+        Option(
+            "Maximum open connections. A client beyond it is told so, and calls other servers. "
+            "`None` means as many as the process may open files (`ulimit -n`), without those that "
+            "are open at the start and a reserve of an eighth, 64 at least, for the health page, "
+            "the registry and other connections.",
+            "connections",
+            least=1,
+        ),
+    ] = None
     max_connects: Annotated[
         int,
         Option(

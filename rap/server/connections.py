@@ -12,15 +12,16 @@ from typing import Any
 from rap.address import Address
 from rap.clock import Clock
 from rap.errors import ConnectionClosed
-from rap.server.admission import AcceptLimiter, Admission
+from rap.server.admission import AcceptLimiter, Admission, ConnectionLimit
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
 from rap.server.message_limits import MessageLimits, stream_hooks
+from rap.server.process_limits import default_max_connections
 from rap.tasks import start_task
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.connection import StreamHandler, close_all
-from rap.transport.listen import Listener, listen
+from rap.transport.listen import Handshake, Listener, listen
 from rap.transport.metering import CountedConnection, Traffic
 from rap.transport.tls import check_paths, server_context
 from rap.wire.hello import Limits
@@ -48,6 +49,7 @@ class ConnectionManager:
         is_draining: Whether clients are told to open no new calls here.
         opened: Number of connections opened so far.
         accept_limiter: Limits new connections.
+        limit: Limits open connections; known once the server listens.
         traffic: Counts the bytes of the connections made from now on; `None` if nothing does.
 
     Raises:
@@ -69,6 +71,7 @@ class ConnectionManager:
         self.is_draining = False
         self.opened = 0
         self.accept_limiter = AcceptLimiter(config.max_handshakes, config.max_connects, clock)
+        self.limit = ConnectionLimit(None, "", clock, log)
         self.traffic: Traffic | None = None
         self._config = config
         self._clock = clock
@@ -206,6 +209,10 @@ class ConnectionManager:
         self._keep_task = dispatcher.keep_task  # bound once for all connections
         self._new_stream, self._on_open = stream_hooks(dispatcher, self._message_limits)
         self._admission = admission
+        most, reason = self._config.max_connections, "that is its max_connections"
+        if most is None:
+            most, reason = default_max_connections()
+        self.limit = ConnectionLimit(most, reason, self._clock, self._log)
         bound = []
         for address in self.hosts:
             listener = await listen(
@@ -216,7 +223,7 @@ class ConnectionManager:
                 handshake_timeout=self._config.handshake_timeout,
                 reuse_port=self.reuse_port,
                 ipv6_only=address.port in ipv4_ports,
-                on_handshake=self.accept_limiter.accept_handshake,
+                on_handshake=self._on_handshake,
                 on_failed=self.accept_limiter.release,
             )
             self._listeners.append(listener)
@@ -332,10 +339,19 @@ class ConnectionManager:
             raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
         return server_context(crt, key, ca)
 
+    def _on_handshake(self, handshake: Handshake) -> None:
+        if self.limit.accept_handshake(
+            handshake, len(self._connections) + self.accept_limiter.pending
+        ):
+            self.accept_limiter.accept_handshake(handshake)
+
     def _on_made(self, conn: Connection) -> None:
+        count = len(self._connections)
         self._connections.add(conn)
         self.opened += 1
-        if self.accept_limiter.accept(conn) and self._admission is not None:
+        if not self.limit.accept(conn, count):
+            self.accept_limiter.release(conn)
+        elif self.accept_limiter.accept(conn) and self._admission is not None:
             self._admission.admit(conn)
 
     def _stream_handler(self, conn: Connection) -> StreamHandler:
@@ -354,6 +370,7 @@ class ConnectionManager:
 
     def _on_lost(self, conn: Connection) -> None:
         self.accept_limiter.release(conn)
+        self.limit.release(conn)
         self._connections.discard(conn)
         self._calls += conn.opened
         self._cancel_pauses += conn.cancel_pauses

@@ -118,6 +118,10 @@ class Server:
         max_handshakes: Maximum connections that have not sent their Hello yet, including those in a
             TLS handshake. If there are more, the oldest of them is closed. Default 2,048
             connections, at least 1.
+        max_connections: Maximum open connections. A client beyond it is told so, and calls other
+            servers. `None` means as many as the process may open files (`ulimit -n`), without those
+            that are open at the start and a reserve of an eighth, 64 at least, for the health page,
+            the registry and other connections. Default None, at least 1.
         max_connects: New connections per second per client address (IPv6: per /64), with a burst of
             ten times that. Excess connections are closed. Clients on the same machine are not
             limited. Default 200 per second, at least 1.

@@ -38,6 +38,7 @@ def limits_of(server: Server) -> Iterator[Limit]:
     """Yield the limits on connections and calls of a server."""
     for name, refused in server.connection_manager.accept_limiter.refused.items():
         yield Limit(name, refused)
+    yield Limit("max_connections", server.connection_manager.limit.refused)
     yield Limit("max_cancels", server.connection_manager.cancels_excessive)
     for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):

@@ -24,6 +24,7 @@ __all__ = [
     "Listener",
     "PlainServer",
     "TlsServer",
+    "bind",
     "listen",
 ]
 
@@ -33,6 +34,7 @@ TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing 
 _CLOSED = ConnectionClosed("the server has stopped accepting connections")
 _ACCEPTS_PER_TURN = 64  # connections that are accepted in one turn of the event loop
 _RETRY = 1.0  # seconds until the next attempt after an error, such as too many open files
+_RETRY_WITH_SPARE = 0.1  # seconds, if a spare descriptor may be free again
 _LOG_PAUSE = 60.0  # seconds between two lines about such errors
 _log = logging.getLogger("rap.server")
 
@@ -103,13 +105,23 @@ class Acceptor:
         sock: A bound, non-blocking socket.
         take: Takes each accepted socket, and the address of its peer.
         backlog: Connections that may wait to be accepted.
+        spare: Keep a descriptor in reserve, with which one connection at a time is accepted when
+            no other descriptor is left.
     """
 
     def __init__(
-        self, sock: socket.socket, take: Callable[[socket.socket, object], object], backlog: int
+        self,
+        sock: socket.socket,
+        take: Callable[[socket.socket, object], object],
+        backlog: int,
+        *,
+        spare: bool = False,
     ) -> None:
         self._sock = sock
         self._take = take
+        self._has_spare = spare
+        self._spare: int | None = None
+        self._refill()
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0  # in a row
@@ -127,23 +139,36 @@ class Acceptor:
         else:
             self._loop.remove_reader(self._sock)
         self._sock.close()
+        if self._spare is not None:
+            os.close(self._spare)
         return True
 
     def let_go(self) -> list[int]:
-        """In a forked child, return the descriptor of the socket."""
-        return [self._sock.fileno()]
+        """In a forked child, return the descriptors of the socket and of the reserve."""
+        return [self._sock.fileno(), *([] if self._spare is None else [self._spare])]
 
     def _listen(self) -> None:
         self._retry = None
         self._loop.add_reader(self._sock, self._accept)
 
+    def _refill(self) -> None:
+        """Keep a descriptor in reserve again, if there is one."""
+        if self._has_spare and self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
     def _accept(self) -> None:
+        self._refill()
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 sock, name = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as exc:
+                if exc.errno == errno.EMFILE and self._spare is not None:
+                    os.close(self._spare)
+                    self._spare = None
+                    continue
                 self._on_error(exc)
                 return
             if self._failures:
@@ -158,10 +183,11 @@ class Acceptor:
         now = self._loop.time()
         if now - self._logged_at >= _LOG_PAUSE:
             self._logged_at = now
-            text = "cannot accept a connection: %s; retrying every %g s"
-            _log.error(text, exc, _RETRY)
+            text = "cannot accept a connection: %s; retrying until it is possible"
+            _log.error(text, exc)
         self._loop.remove_reader(self._sock)
-        self._retry = self._loop.call_later(_RETRY, self._listen)
+        pause = _RETRY_WITH_SPARE if self._has_spare else _RETRY
+        self._retry = self._loop.call_later(pause, self._listen)
 
 
 class PlainServer:
@@ -171,14 +197,20 @@ class PlainServer:
         sock: A bound, non-blocking socket.
         make: Makes the protocol for each accepted socket.
         backlog: Connections that may wait to be accepted.
+        spare: See `Acceptor`.
     """
 
     def __init__(
-        self, sock: socket.socket, make: Callable[[], asyncio.BaseProtocol], *, backlog: int
+        self,
+        sock: socket.socket,
+        make: Callable[[], asyncio.BaseProtocol],
+        *,
+        backlog: int,
+        spare: bool = False,
     ) -> None:
         self._make = make
         self._under_way: dict[asyncio.Task[None], socket.socket] = {}
-        self._acceptor = Acceptor(sock, self._take, backlog)
+        self._acceptor = Acceptor(sock, self._take, backlog, spare=spare)
         let_go_in_children(self)
 
     def close(self) -> None:
@@ -390,7 +422,7 @@ async def listen(
                 )
             )
             return Listener(servers, address, _file_at(path))
-        sockets = await _bind(address, reuse_port, ipv6_only)
+        sockets = await bind(address, reuse_port=reuse_port, ipv6_only=ipv6_only)
         try:
             for sock in sockets:
                 server: _Server  # one by one: those that exist are closed if the next one fails
@@ -420,8 +452,19 @@ async def listen(
     return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
 
 
-async def _bind(address: Address, reuse_port: bool, ipv6_only: bool) -> list[socket.socket]:
-    """Bind every local address of the host name, all on one port."""
+async def bind(
+    address: Address, *, reuse_port: bool = False, ipv6_only: bool = False
+) -> list[socket.socket]:
+    """Bind every local address of the host name, all on one port.
+
+    Args:
+        address: A TCP address; port 0 binds a free port.
+        reuse_port: See `listen`; so is the next one.
+        ipv6_only: Whether ``[::]`` means IPv6 alone.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
     host, port, kind, flags = address.host, address.port, socket.SOCK_STREAM, socket.AI_PASSIVE
     try:  # an IP address needs neither a name server nor a thread
         infos = socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)

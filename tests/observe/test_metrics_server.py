@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -265,7 +268,7 @@ async def test_two_metrics_servers_cannot_share_a_registry(
 async def test_a_port_in_use_leaves_no_metrics_registered(registry: CollectorRegistry) -> None:
     async with serving(add) as server:
         page = serve_metrics(port=server.addresses[0].port, registry=registry)
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match=r"cannot serve metrics on .*: Address already in use"):
             await page.start()
     assert list(registry.collect()) == []
 
@@ -274,3 +277,49 @@ async def test_a_port_in_use_leaves_no_metrics_registered(registry: CollectorReg
 def test_an_invalid_port_is_refused(port: object) -> None:
     with pytest.raises(ValueError, match="port must be an integer from 0 to 65535"):
         serve_metrics(port=port)  # type: ignore[arg-type]  # as it may come
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let the process open no further file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+    try:
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_the_page_answers_when_no_descriptor_is_left(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with serve_metrics(port=0, registry=registry) as page:
+        socks = [socket.socket() for _ in range(4)]
+        with no_descriptor_left():
+            for sock in socks:
+                sock.setblocking(False)
+                await within(loop.sock_connect(sock, ("127.0.0.1", page.address.port)))
+                await loop.sock_sendall(sock, b"GET /healthz HTTP/1.1\r\n\r\n")
+            for sock in socks:
+                assert (await within(loop.sock_recv(sock, 4096))).startswith(b"HTTP/1.1 200 OK")
+                sock.close()
+        assert len([each for each in caplog.messages if "cannot accept" in each]) <= 1
+
+
+async def test_a_request_that_does_not_come_makes_room_for_one_that_does(
+    registry: CollectorRegistry,
+) -> None:
+    async with serve_metrics(port=0, registry=registry) as page:
+        address = ("127.0.0.1", page.address.port)
+        slow = [socket.create_connection(address) for _ in range(40)]
+        assert (await within(get(page.address, "/healthz")))[0] == 200
+        for sock in slow:
+            sock.close()
