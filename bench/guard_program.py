@@ -7,6 +7,7 @@ earlier allocations.
 
 import asyncio
 import gc
+import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
@@ -17,6 +18,7 @@ import uvloop
 
 from rap.call import Call, Request, Response
 from rap.client import Channel, Client
+from rap.clock import SystemClock
 from rap.processor import BaseProcessor
 from rap.processor.metrics.prometheus import PrometheusProcessor
 from rap.server import Channel as ServerChannel
@@ -27,6 +29,15 @@ __all__ = ["MODES"]
 
 _IN_FLIGHT = 64
 _CHANNELS = 20
+
+
+class _Frozen(SystemClock):
+    """Time stands still: under callgrind it would run fifty times as fast as on the machine.
+
+    The server would find itself overloaded, and look at its turns far more often than it does.
+    """
+
+    monotonic = itertools.repeat(SystemClock.monotonic()).__next__
 
 
 class _NoHook(BaseProcessor):
@@ -204,6 +215,7 @@ def _server(mode: Mode) -> Server:
         "127.0.0.1:0",
         processor_list=[mode.processor()] if mode.processor else [],
         middleware_list=[mode.middleware()] if mode.middleware else [],
+        clock=_Frozen(),
     )
 
     @server.register

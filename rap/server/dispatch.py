@@ -28,6 +28,7 @@ from rap.clock import NEVER, Clock
 from rap.errors import (
     CallError,
     Code,
+    DeadlineExceeded,
     InvalidArgument,
     PermissionDenied,
     Unavailable,
@@ -639,6 +640,9 @@ class Dispatcher:
     async def _run_unary(self, stream: ServerStream) -> None:
         """Run an async handler without processors; `_run_processed` is the general form."""
         try:
+            if stream.deadline <= self._monotonic():
+                self.fail(stream, _too_late(stream))
+                return
             _set_current(stream)
             handler = stream.handler
             function = handler.function
@@ -659,6 +663,8 @@ class Dispatcher:
     async def _run_processed(self, stream: ServerStream) -> None:
         """Run a unary handler through the processors."""
         try:
+            if stream.deadline <= self._monotonic():
+                raise _too_late(stream)
             _set_current(stream)
             call = stream.as_call()
             handler = stream.handler
@@ -705,6 +711,8 @@ class Dispatcher:
         began, size = self._middleware.monotonic(), 0
         error: BaseException | None = None
         try:
+            if stream.deadline <= began:
+                raise _too_late(stream)
             _set_current(stream)
             size = await self._serve_unary(stream, self._middleware)
         except asyncio.CancelledError as exc:
@@ -740,6 +748,8 @@ class Dispatcher:
     async def _run_messages(self, stream: ServerStream) -> None:
         """Run a function of any other stream type than unary."""
         try:
+            if stream.deadline <= self._monotonic():
+                raise _too_late(stream)
             _set_current(stream)
             with self._pipeline.scope(stream.as_call()):
                 await self._streaming.serve(stream)
@@ -826,6 +836,13 @@ def missing_processor(
                 f"load one into the server, or none into the client"
             )
     return None
+
+
+def _too_late(stream: ServerStream) -> DeadlineExceeded:
+    """Return the error of a call whose deadline has passed before its handler began."""
+    limit = stream.route[1]
+    text = f"{stream.method}: {limit:g} s had passed when its handler could begin"
+    return DeadlineExceeded(text, unserved=True)
 
 
 def _can_be_sent(details: dict[str, Any]) -> bool:

@@ -33,10 +33,15 @@ _SLICE_SHARE = 0.1  # of the time that the caller of a waiting call allows
 _SHORTEST_KEPT = 0.05  # seconds for which the shortest of these times counts at least
 _FIRST_COST = _SLICE / 8  # seconds that a call takes until the first one is measured
 _MOST = 1024  # calls of one slice
+_LEAST_COST = _SLICE / _MOST
+_MOST_COST = 1.0
 _RISE = 0.5  # of the difference, when a call costs more than was thought
 _SINK = 0.1  # the same when it costs less
 _LEAST_WORK = 0.25  # share of a turn that is not reading; what reads in two places counts as less
-_MEMORY = 0.25  # seconds over which the pace of waiting calls is averaged
+_MEMORY = 0.25  # seconds over which the cost and the pace of waiting calls are averaged
+_PAUSE = 0.001  # seconds for which the loop may be idle when no call can begin yet
+_LEAST_TURN = 1e-5  # seconds; the clock of a test may stand still
+_FASTER = 1.5  # calls that begin in the time in which so far one was served
 _MEASURED = 2 * _SLICE  # seconds of measuring before a wait is predicted
 _PATIENCE = 0.5  # share of its time that a call may wait, by the prediction when it arrives
 _LATEST = 0.75  # share of its time at which it is begun at the latest
@@ -153,27 +158,36 @@ class Gate(Generic[W]):
     """
 
     __slots__ = (
+        "_began_draining",
         "_begin",
+        "_begun_at_turn",
+        "_begun_before",
+        "_call_later",
         "_call_soon",
+        "_calls",
         "_clock",
         "_cost",
+        "_drain_begun",
         "_drained_at",
         "_first_arrival",
         "_granted",
+        "_held",
         "_in_turn",
         "_is_draining",
         "_is_on",
         "_last_arrival",
-        "_last_begun",
         "_levels",
-        "_pace_calls",
-        "_pace_time",
+        "_pause",
         "_probe",
+        "_progress_at",
         "_reading",
         "_refuse",
+        "_saved",
         "_shortest",
         "_shortest_at",
         "_shortest_before",
+        "_time",
+        "_work",
         "delay",
         "room",
         "until",
@@ -197,19 +211,26 @@ class Gate(Generic[W]):
         self._refuse = refuse
         self._clock = clock.monotonic
         self._call_soon = loop.call_soon
+        self._call_later = loop.call_later
         self._is_on = is_on
         self._levels: tuple[_Level[W], ...] = tuple(_Level() for _ in PRIORITIES)
         self._cost = _FIRST_COST
+        self._begun_at_turn = 0  # calls that had begun when the loop turned last
         self._granted = 0  # elements that `room` has had so far
         self._in_turn = False  # the loop has not turned since `room` was made
         self._probe = (0.0, 0, 0)  # when it began, calls begun then, and before
         # While calls wait:
         self._is_draining = False
-        self._drained_at = 0.0
-        self._last_begun = 0  # calls that the last drain has begun
+        self._held = False  # a call had to wait since the last drain
+        self._began_draining = self._drained_at = self._progress_at = 0.0
+        self._drain_begun = 0  # calls that the last drain has begun
+        self._begun_before = 0  # calls that had begun without a wait by then
         self._reading = 0.0  # seconds of reading calls since
         self._first_arrival = self._last_arrival = 0.0  # in this phase of reading
-        self._pace_time = self._pace_calls = 0.0  # both with exponential decay
+        # Of all turns, with exponential decay: seconds, those without reading, and calls.
+        self._time = self._work = self._calls = 0.0
+        self._pause = 0.0  # seconds for which the loop could be idle before the next drain
+        self._saved = 0.0  # calls that may begin for the time that has passed
         self._shortest = self._shortest_before = inf  # seconds that callers allow
         self._shortest_at = 0.0
 
@@ -244,6 +265,7 @@ class Gate(Generic[W]):
                 next(self.room)
                 return False
             self._start_draining(now)
+        self._held = True
         if not self._first_arrival:
             self._first_arrival = now
         self._last_arrival = now
@@ -259,9 +281,8 @@ class Gate(Generic[W]):
 
     def _renew(self, now: float) -> None:
         """Begin a slice, and measure the next turn of the loop."""
-        self._make_room(max(1, min(int(_SLICE / self._cost), _MOST)))
+        self._make_room(max(1, int(_SLICE / self._cost)))
         self.until = now + _SLICE
-        self._pace_time = self._pace_calls = 0.0
         self._watch_turn()
 
     def _make_room(self, count: int) -> None:
@@ -275,13 +296,14 @@ class Gate(Generic[W]):
 
     def _watch_turn(self) -> None:
         self._in_turn = True
-        self._call_soon(self._begin_probe, self._begun)
+        self._begun_at_turn = self._begun
+        self._call_soon(self._begin_probe)
 
-    def _begin_probe(self, before: int) -> None:
+    def _begin_probe(self) -> None:
         """Note when the turn begins in which the calls run that were begun in the last one."""
         self._in_turn = False
         if not self._is_draining:
-            self._probe = (self._clock(), self._begun, before)
+            self._probe = (self._clock(), self._begun, self._begun_at_turn)
             self._call_soon(self._end_probe)
 
     def _end_probe(self) -> None:
@@ -293,29 +315,34 @@ class Gate(Generic[W]):
 
     def _learn(self, cost: float) -> None:
         more = cost - self._cost
-        self._cost += more * (_RISE if more > 0 else _SINK)
+        self._cost = max(self._cost + more * (_RISE if more > 0 else _SINK), _LEAST_COST)
 
     # While calls wait.
 
     def _start_draining(self, now: float) -> None:
         self._is_draining = True
+        self._began_draining = now
         self._make_room(0)
         self.until = inf
-        self._drained_at = now
-        self._last_begun = 0
+        self._drained_at = self._progress_at = now
+        self._drain_begun = 0
+        self._begun_before = self._begun_at_turn  # they run in the next turn
         self._reading = self._first_arrival = self._last_arrival = 0.0
+        self._time = self._work = _SLICE
+        self._calls = _SLICE / self._cost
+        self._saved = self._pause = 0.0
         self._shortest = self._shortest_before = inf
         self._shortest_at = now
         self._call_soon(self._before_drain)
 
     def _expected_wait(self, conn: Any, priority: int) -> float:
         """Return how many seconds a call will wait; 0 if that cannot be known yet."""
-        if self._pace_time < _MEASURED or not self._pace_calls:
+        if self._drained_at - self._began_draining < _MEASURED:
             return 0.0
         ahead = self._levels[priority].ahead(conn)
         for level in self._levels[:priority]:
             ahead += level.count
-        return ahead * self._pace_time / self._pace_calls
+        return ahead * self._time / max(self._calls, 1e-9)
 
     def _count_reading(self) -> None:
         self._reading += self._last_arrival - self._first_arrival
@@ -331,39 +358,71 @@ class Gate(Generic[W]):
         now = self._clock()
         self._count_reading()
         self._measure(now)
+        if not self._held and not self.waiting:
+            self._is_draining = False
+            self.delay = 0.0
+            self._renew(now)
+            return
+        self._held = False
         length = self.slice
-        most = max(1, min(int(length / self._cost), _MOST))
+        most = self._afford(now, length)
         end = now + length
-        self._last_begun = 0
+        begun = 0
+        self._make_room(0)
         try:
-            while self._last_begun < most:
+            while begun < most:
                 call = self._next(now)
                 if call is None:
                     break
-                self._last_begun += 1
+                begun += 1
                 self._begin(*call)
                 now = self._clock()
                 if now >= end:  # handlers have run already
                     break
         finally:
-            if self.waiting:
+            self._drain_begun = begun
+            self._saved -= begun
+            if not self.waiting:
+                self._make_room(most - begun)
+            if most:
+                self._pause = 0.0
                 self._call_soon(self._before_drain)
             else:
-                self._stop_draining(now, most - self._last_begun)
+                self._pause = _PAUSE
+                self._call_later(_PAUSE, self._before_drain)
 
     def _measure(self, now: float) -> None:
-        """Learn from the calls that the last drain has begun."""
-        spent, begun = now - self._drained_at, self._last_begun
+        """Learn from the calls that have begun since the last drain."""
+        spent, begun = now - self._drained_at, self._begun - self._begun_before + self._drain_begun
         self._drained_at = now
-        if begun:
-            self._learn(max(spent - self._reading, spent * _LEAST_WORK) / begun)
-            keep = max(0.0, 1.0 - spent / _MEMORY)
-            self._pace_time = self._pace_time * keep + spent
-            self._pace_calls = self._pace_calls * keep + begun
+        self._begun_before = self._begun
+        keep = max(0.0, 1.0 - spent / _MEMORY)
+        busy = max(spent - self._pause, 0.0)
+        work = max(busy - self._reading, busy * _LEAST_WORK)
         self._reading = 0.0
+        self._time = self._time * keep + spent
+        self._work = self._work * keep + work
+        self._calls = self._calls * keep + begun
+        if self._calls > 1e-9:
+            self._cost = min(max(self._work / self._calls, _LEAST_COST), _MOST_COST)
+        self._saved += max(spent, self._pause, _LEAST_TURN) * _FASTER / self._cost
         if now - self._shortest_at >= _SHORTEST_KEPT:
             self._shortest_at = now
             self._shortest_before, self._shortest = self._shortest, inf
+
+    def _afford(self, now: float, length: float) -> int:
+        """Return how many calls may begin now.
+
+        A turn is short if calls only begin to wait for something in it, and their work comes later.
+        So no more calls begin than the time that has passed is worth, with some more in case that
+        the loop could do more. One begins in each slice, whatever else the loop does.
+        """
+        self._saved = min(self._saved, max(1.0, length / self._cost) + 1.0)
+        if self._saved < 1.0 and now - self._progress_at >= length:
+            self._saved = 1.0
+        if self._saved >= 1.0:
+            self._progress_at = now
+        return int(self._saved)
 
     def _next(self, now: float) -> tuple[W, int] | None:
         """Return the next call that is in time, and its flags; refuse those that are late."""
@@ -382,13 +441,6 @@ class Gate(Generic[W]):
                 self.waited += self.delay
                 return call, flags
         return None
-
-    def _stop_draining(self, now: float, left: int) -> None:
-        self._is_draining = False
-        self.delay = 0.0
-        self._make_room(left)
-        self.until = now + _SLICE
-        self._watch_turn()
 
 
 def _room(count: int) -> Iterator[bool]:

@@ -1,5 +1,6 @@
 """An event loop and calls in simulated time, for tests of the gate."""
 
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,6 +12,7 @@ from tests.fake_clock import FakeClock
 
 __all__ = ["Conn", "SimulatedCall", "Simulation"]
 
+_TURN = 2e-5  # seconds that a turn takes in which nothing happens
 DEFAULT = PRIORITIES.index("default")
 
 
@@ -73,7 +75,8 @@ class Simulation:
         self.turns = 0
         self.longest_turn = 0.0
         self._ready: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
-        self.sockets: list[tuple[float, Callable[[], None]]] = []  # what arrives when
+        # What arrives when, and timers.
+        self.sockets: list[tuple[float, Callable[[], None]]] = []
         self.gate: Gate[SimulatedCall] = Gate(
             self._begin,
             self._refuse,
@@ -84,6 +87,9 @@ class Simulation:
 
     def call_soon(self, callback: Callable[..., Any], *args: Any) -> None:
         self._ready.append((callback, args))
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        insort(self.sockets, (self.now + delay, callback), key=lambda each: each[0])
 
     @property
     def now(self) -> float:
@@ -132,6 +138,7 @@ class Simulation:
 
     def turn(self) -> None:
         """Run what is ready, then read what had arrived by the begin of the turn."""
+        self.clock.advance(_TURN)
         began = self.now
         due = [act for at, act in self.sockets if at <= began]
         self.sockets = [each for each in self.sockets if each[0] > began]
