@@ -11,6 +11,7 @@ from rap.balance.policies import picker_from_name
 from rap.balance.slow_start import effective_weights, slow_start
 
 if TYPE_CHECKING:
+    from rap.balance.comparison import Comparison, ComparisonPolicy, Finding, Tally
     from rap.balance.latency import LatencyAt
     from rap.balance.prequal import Prequal
     from rap.balance.rendezvous import Rendezvous
@@ -23,6 +24,9 @@ __all__ = [
     "BreakerPolicy",
     "BreakerState",
     "Candidate",
+    "Comparison",
+    "ComparisonPolicy",
+    "Finding",
     "LatencyAt",
     "Load",
     "PeakEwma",
@@ -33,6 +37,7 @@ __all__ = [
     "RoundRobin",
     "SmoothWeighted",
     "Subset",
+    "Tally",
     "WeightedRandom",
     "ZoneAware",
     "effective_weights",
@@ -49,12 +54,16 @@ __all__ = [
 __getattr__ = loader(
     __name__,
     {
+        "Comparison": Lazy("rap.balance.comparison", "Comparison"),
+        "ComparisonPolicy": Lazy("rap.balance.comparison", "ComparisonPolicy"),
+        "Finding": Lazy("rap.balance.comparison", "Finding"),
         "LatencyAt": Lazy("rap.balance.latency", "LatencyAt"),
         "Prequal": Lazy("rap.balance.prequal", "Prequal"),
         "Rendezvous": Lazy("rap.balance.rendezvous", "Rendezvous"),
         "RoundRobin": Lazy("rap.balance.weighted", "RoundRobin"),
         "SmoothWeighted": Lazy("rap.balance.weighted", "SmoothWeighted"),
         "Subset": Lazy("rap.balance.subset", "Subset"),
+        "Tally": Lazy("rap.balance.comparison", "Tally"),
         "WeightedRandom": Lazy("rap.balance.weighted", "WeightedRandom"),
         "ZoneAware": Lazy("rap.balance.zone", "ZoneAware"),
         "zone_shares": Lazy("rap.balance.zone", "zone_shares"),

@@ -77,7 +77,7 @@ class PeakEwma:
     go to a node that becomes slow (the peak EWMA of Finagle and tower). There are three more rules:
 
     - Only results lower the average, because a node that fails fast must not look fast
-      (linkerd2-proxy).
+      (linkerd2-proxy). Before the first result, errors raise what is assumed.
     - While calls wait, the latency is at least the time since the last answer of the node, so the
       cost of a frozen node grows.
     - An idle node without a call for 3 s costs close to nothing, so that one call measures it again
@@ -92,8 +92,8 @@ class PeakEwma:
     Attributes:
         ewma: The average in seconds; valid if `measured`.
         measured: Whether there is a sample.
-        prior: The latency in seconds until the first sample. The median of the other nodes
-            (`median_ewma`) gives a new node neither too many nor too few calls.
+        prior: The latency in seconds until the first sample, at least that of an error. The median
+            of the other nodes (`median_ewma`) gives a new node neither too many nor too few calls.
     """
 
     __slots__ = (
@@ -171,6 +171,8 @@ class PeakEwma:
             self.ewma = elapsed
             self._updated = now
             self.measured = True
+        elif elapsed > self.prior:  # no result yet: it must not look faster than its errors come
+            self.prior = elapsed
 
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
         """Count any end; a FAILURE costs its penalty, or its duration if that is longer."""

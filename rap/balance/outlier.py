@@ -1,8 +1,11 @@
 """Outlier detection: a node that keeps failing is ejected for a while, then gets one probe call.
 
+That calls fail in a row shows that a node cannot be reached or does not answer. Whether the errors
+that it answers with are its fault is shown by `rap.balance.comparison`.
+
 ::
 
-                 5 failures in a row, or too few successes
+        5 failures in a row, too few successes, or far more failures than others
         CLOSED ────────────────────────────────────────────▶ OPEN ◀──────────┐
            ▲                                                  │              │
            │ the probe was answered             pause is over, a call taken  │ it failed
@@ -140,6 +143,17 @@ class Breaker:
             self.succeeded(now)
         elif self.state is BreakerState.HALF_OPEN:
             self._until = now  # the probe had no result: the next call is one
+
+    def eject(self, now: float) -> bool:
+        """Open if it is closed and may open; return whether it did."""
+        if self.state is not BreakerState.CLOSED or not self._may_open():
+            return False
+        self._open(now)
+        return True
+
+    def left(self, now: float) -> float:
+        """Return the seconds until the pause is over; 0 if there is none."""
+        return max(0.0, self._until - now) if self.state is BreakerState.OPEN else 0.0
 
     def _fail(self, now: float) -> None:
         if self.state is BreakerState.HALF_OPEN:

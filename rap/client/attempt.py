@@ -41,12 +41,14 @@ class UnaryAttempt(UnaryStream):
     """An attempt of a unary call: the stream that it takes, and where that went.
 
     Attributes:
+        method: What is called.
         call: The call as the processors of this attempt see it.
         node: Where the attempt went.
         started: When the attempt was sent, in seconds on the monotonic clock.
         doubted: Whether its server was suspected to be gone.
     """
 
+    method: Method
     call: Call
     node: Node
     started: float
@@ -81,9 +83,14 @@ class UnaryAttempt(UnaryStream):
         self.future.remove_done_callback(done)
         self._on_doubt = None
 
-    def adopt(self, call: Call, node: Node, started: float) -> None:
+    def adopt(self, method: Method, call: Call, node: Node, started: float) -> None:
         """Set what the hot paths leave out."""
-        self.call, self.node, self.started = call, node, started
+        self.method, self.call, self.node, self.started = method, call, node, started
+
+    @property
+    def compared(self) -> Method | None:
+        """What is called, if any node could get the call, so that nodes can be compared."""
+        return self.method if self.call.affinity is None else None
 
     def _doubt(self, doubt: AttemptDoubted) -> None:
         if self.future.done():
@@ -217,7 +224,7 @@ class AttemptFactory:
             header = call.header if number == 1 else {**call.header, ":attempt": number}
         meta = method.open_meta(call.deadline, now, header)
         attempt = UnaryAttempt(conn, call.deadline)
-        attempt.adopt(call, node, now)
+        attempt.adopt(method, call, node, now)
         attempt.late_at = inf  # only calls that may be made twice come here
         if self.pipeline.sees_errors:
             attempt.on_error(functools.partial(self.pipeline.error, call))
@@ -291,15 +298,13 @@ class AttemptFactory:
 
     def succeed(self, attempt: UnaryAttempt) -> None:
         """Account for an attempt that was answered with a result."""
-        now, node = self.monotonic(), attempt.node  # `Node.record_result` unrolled
-        node.stats.finished(now, now - attempt.started, True)
-        node.breaker.succeeded(now)
+        attempt.node.record_result(attempt.started, None, attempt.compared)
         if self._waiters:
             self.cluster.release()
 
     def fail(self, attempt: UnaryAttempt, error: BaseException) -> None:
         """Account for an attempt that failed, or was cancelled."""
-        attempt.node.record_result(attempt.started, error)
+        attempt.node.record_result(attempt.started, error, attempt.compared)
         if self._waiters:
             self.cluster.release()
 

@@ -265,6 +265,7 @@ class Invoker:
         attempts, pipeline, cluster = self.attempts, self.pipeline, self.cluster
         rescue = method.rescue if session is None else None
         number, exclude = (1, NONE) if state is None else (state.count, state.exclude)
+        is_free = session is None and call.affinity is None  # any server may get the call
         while True:
             pick = attempts.pick(call, session, exclude)
             pick = pick or await attempts.wait_for_pick(call, exclude)
@@ -289,11 +290,11 @@ class Invoker:
                 conn.open_unary(stream, meta, content)
                 raw = await stream.future
             except CallError as error:
-                node.record_result(now, error)
+                node.record_result(now, error, method if is_free else None)
                 if cluster.waiters:
                     cluster.release()
                 if isinstance(error, AttemptDoubted):
-                    stream.adopt(call, node, now)
+                    stream.adopt(method, call, node, now)
                     state = state or RetryState()
                     return await self._rescue(method, call, body, state, stream, error)
                 call.set_answer(stream.failed_meta or b"")
@@ -312,6 +313,8 @@ class Invoker:
             node.breaker.succeeded(ended)
             if rescue is not None and ended >= rescue.sample_at:
                 rescue.add(ended - now, ended)
+            if method.tally is not None and is_free:
+                method.count_answer(node.key, ended)
             if cluster.waiters:
                 cluster.release()
             if stream.meta:
@@ -393,7 +396,7 @@ class Invoker:
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
         if isinstance(error, AttemptDoubted):
             call.start_attempt(1, stream.conn.peer, started)
-            stream.adopt(call, node, started)
+            stream.adopt(method, call, node, started)
             return await self._rescue(method, call, body, state, stream, error)
         pick = node, stream.conn
         await self.prepare_retry(method, call, None, pick, state, error, started)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import aclosing
 from itertools import islice
 from math import frexp, inf, ldexp
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rap.balance import (
     BreakerState,
@@ -45,6 +45,9 @@ from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
 from rap.tasks import start_task
 from rap.transport import Connection
+
+if TYPE_CHECKING:
+    from rap.balance import Comparison
 
 __all__ = ["Cluster", "Ready", "ready_nodes"]
 
@@ -183,6 +186,7 @@ class Cluster:
         self._outlook = Outlook()  # of the calls that wait
         self._answer_due = NEVER  # when the registry should have answered
         self._ready_until = -inf  # when a server was last ready
+        self._comparison: Comparison | None = None
         self._waiting_in_sessions = 0
         self._watching: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
@@ -430,9 +434,7 @@ class Cluster:
         parts = []
         for node in islice(nodes, _MAX_NAMED):
             full = node.stats.in_flight >= self._max_in_flight
-            why = (
-                "its max_in_flight is reached" if full else f"{node.state}: {node.pool.describe()}"
-            )
+            why = "its max_in_flight is reached" if full else node.describe()
             parts.append(f"{node.key} ({why})")
         if len(nodes) > _MAX_NAMED:
             parts.append(f"and {len(nodes) - _MAX_NAMED} more")
@@ -581,6 +583,7 @@ class Cluster:
             rng=self._rng,
             may_eject=self._may_eject,
             on_change=self._refresh,
+            compared=self._compare_nodes,
         )
         self.nodes[endpoint.id] = node
 
@@ -592,6 +595,14 @@ class Cluster:
         node.pool.on_suspicion(conn)
         if self._handle_suspicion is not None:
             self._handle_suspicion(node, conn)
+
+    def _compare_nodes(self) -> "Comparison":
+        """Return what compares the nodes; it is made when the first call has failed."""
+        if self._comparison is None:
+            from rap.balance import Comparison  # not needed while nothing fails
+
+            self._comparison = Comparison()
+        return self._comparison
 
     def _may_eject(self) -> bool:
         out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())

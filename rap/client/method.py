@@ -1,7 +1,7 @@
 """Methods: what is known of a call before it is made, worked out once per stub or name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rap.call import PRIORITY, UNTRACED, UNTRACED_HEADER, Header, StreamType, method_path
 from rap.client.rescue import RescuePolicy
@@ -10,6 +10,9 @@ from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
 from rap.schema.function import Function, decode_any, encode_raw_args
 from rap.wire.codec import pack
+
+if TYPE_CHECKING:
+    from rap.balance import Tally
 
 __all__ = ["DEFAULT_GROUP", "Method", "MethodCache", "merge_arguments"]
 
@@ -43,6 +46,7 @@ class Method:
         decode: Decodes the result.
         meta: Meta of the Open of a call with the default timeout and no header.
         untraced_meta: The same with a header that says that the call is in no trace.
+        tally: Counts the calls that do not fail, by server, while others fail; `None`: none do.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Method:
         self.function = function
         self.stream_type = stream_type if function is None else function.stream_type
         self.timeout = timeout
+        self.tally: Tally | None = None
         self.idempotent = idempotent
         self.hedge = hedge
         self.priority = priority
@@ -88,6 +93,20 @@ class Method:
         # The same with the header of the session, or of the untraced call, that was made last.
         self._header: Mapping[str, Any] = self.header
         self._header_meta = self.meta
+
+    def count_answers(self, tally: "Tally | None") -> None:
+        """Count calls that do not fail from now on, to compare servers."""
+        self.tally = tally
+
+    def count_answer(self, server: str, now: float) -> None:
+        """Count a call that did not fail, if such calls are counted.
+
+        Args:
+            server: Id of the server.
+            now: Seconds on the monotonic clock.
+        """
+        if self.tally is not None and not self.tally.succeeded(server, now):
+            self.tally = None
 
     def open_meta(self, deadline: float, now: float, header: Mapping[str, Any] | None) -> bytes:
         """Return the meta of an Open.

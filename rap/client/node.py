@@ -1,21 +1,31 @@
 """A node: one server with its connections, its load and its health, as a client sees it."""
 
+import logging
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rap.balance import Breaker, BreakerState, PeakEwma
 from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
+from rap.client.method import Method
 from rap.client.pool import Pool
 from rap.client.rescue import AttemptDoubted
 from rap.client.retry import pushback
 from rap.clock import Clock
-from rap.errors import CallError, DeadlineExceeded, ResourceExhausted, Verdict, verdict_of
+from rap.errors import CallError, Code, DeadlineExceeded, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
 from rap.wire.load_report import ServerLoad, read_load
 
+if TYPE_CHECKING:
+    from rap.balance import Comparison, Finding
+
 __all__ = ["Node"]
 
+_log = logging.getLogger("rap.client")
+
+# Errors that a node answers with and that may be its own fault.
+_COMPARED = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
 _ASK_PAUSE = 0.2  # seconds between two requests for a report, at least
 
 
@@ -31,6 +41,7 @@ class Node:
         rng: Source of jitter.
         may_eject: Returns whether one more node may be ejected for failing.
         on_change: Called when the health of the node has changed.
+        compared: Returns what compares it with the other nodes; `None`: nothing does.
 
     Attributes:
         weight: Effective capacity, slow start applied.
@@ -47,6 +58,8 @@ class Node:
         own_in_flight: How many of the calls that the report counts are this client's.
         avoid_until: Until when pickers that go by reports avoid it, because a call has failed.
         refused_until: Until when it asked for no more calls, because it is overloaded.
+        finding: Why it was ejected in comparison with others, until it is up again; `None` if it
+            was not.
     """
 
     def __init__(
@@ -58,6 +71,7 @@ class Node:
         rng: random.Random,
         may_eject: Callable[[], bool],
         on_change: Callable[[], None],
+        compared: "Callable[[], Comparison] | None" = None,
     ) -> None:
         self.endpoint = endpoint
         self.key = endpoint.id
@@ -81,6 +95,9 @@ class Node:
         self._may_eject = may_eject
         self._now = clock.monotonic
         self._on_change = on_change
+        self.finding: Finding | None = None
+        self._compared = compared
+        self._is_compared = False
 
     def __repr__(self) -> str:
         return f"Node({self.key!r}, {self.state})"
@@ -115,6 +132,12 @@ class Node:
         if self.pool.suspect or self.leaving or self.endpoint.state is State.SUSPECT:
             return "suspect"
         return "up"
+
+    def describe(self) -> str:
+        """Return its state, and what is to be said about it."""
+        if self.state == "ejected" and self.finding is not None:
+            return f"ejected: {self.finding}"
+        return f"{self.state}: {self.pool.describe()}"
 
     @property
     def own_calls(self) -> int:
@@ -175,30 +198,73 @@ class Node:
         self.reported_at = self._now()
         self.own_in_flight = self.own_calls
 
-    def record_result(self, started: float, error: BaseException | None) -> None:
+    def record_result(
+        self, started: float, error: BaseException | None, method: Method | None = None
+    ) -> None:
         """Account for an attempt that has ended.
 
         Args:
             started: When it started, in seconds on the monotonic clock.
             error: Why it failed; `None` if it succeeded.
+            method: What was called, if the node was free to choose, so that it can be compared.
         """
         now = self._now()
         if error is None:
             self.stats.finished(now, now - started, True)
             self.breaker.succeeded(now)
+            if method is not None and method.tally is not None:
+                method.count_answer(self.key, now)
             return
         if isinstance(error, AttemptDoubted):
             if error.ended:
                 self.stats.failed(now, now - started, Verdict.IGNORED, None)
                 self.breaker.record(Verdict.IGNORED, now)
             return  # else the attempt goes on
-        health = self._count_failure(started, now, error)
         before = self.breaker.state
+        health = self._count_failure(started, now, error)
+        if isinstance(error, CallError) and method is not None:
+            if self._is_comparable(error, now):
+                health = self._compare(method, error, health, now)
+            elif method.tally is not None and error.remote and not error.unserved:
+                method.count_answer(self.key, now)
         self.breaker.record(health, now)
         if self.breaker.state is not before:
             if self.breaker.state is BreakerState.OPEN:
-                self.pool.counters.count_ejection()
+                self.pool.counters.count_ejection(is_outlier=self.finding is not None)
+                self._log_ejection(error, now)
             self._on_change()
+
+    def _is_comparable(self, error: CallError, now: float) -> bool:
+        """Return whether an error counts where nodes are compared."""
+        if error.code is Code.DEADLINE_EXCEEDED:  # if it is overloaded, it is not ill
+            return not error.unserved and now >= self.refused_until
+        return error.code in _COMPARED and error.remote and not error.unserved
+
+    def _compare(self, method: Method, error: CallError, health: Verdict, now: float) -> Verdict:
+        """Count a failed call where nodes are compared; return what it says about the health.
+
+        That the node has answered is a sign of health, whatever it has answered, unless the other
+        nodes answer the same calls.
+        """
+        if self._compared is None:
+            return health
+        comparison, breaker = self._compared(), self.breaker
+        state, is_common = breaker.state, comparison.is_common(method.path, self.key)
+        if state is BreakerState.CLOSED:
+            self.finding, self._is_compared = None, True
+            method.count_answers(comparison.failed(method.path, self.key, now))
+            finding = comparison.find(self.key, now)
+            if finding is not None and breaker.eject(now):
+                self.finding = finding
+                comparison.forget(self.key)
+                return Verdict.IGNORED
+        elif state is BreakerState.HALF_OPEN and self.finding is not None:
+            return Verdict.IGNORED if is_common else Verdict.FAILURE
+        return Verdict.ANSWERED if error.remote or is_common else health
+
+    def _log_ejection(self, error: BaseException, now: float) -> None:
+        why = f"its calls fail: {error}" if self.finding is None else str(self.finding)
+        _log.warning("%s is ejected for %.1f s: %s", self.key, self.breaker.left(now), why)
 
     def avoid(self, seconds: float) -> None:
         """Note that it has refused a call, and wants no calls for some seconds."""
@@ -295,6 +361,9 @@ class Node:
         self.listed_as_draining = self._is_listed_as_draining()
         self.stats.reset()
         self.breaker = Breaker(self._rng, may_open=self._may_eject)
+        self.finding = None
+        if self._is_compared and self._compared is not None:
+            self._compared().forget(self.key)
         self.since = None
         self.report = None
         self.avoid_until = self.refused_until = 0.0

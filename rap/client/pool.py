@@ -45,15 +45,17 @@ class Counters:
         opened: Connections opened.
         failed: Connections that could not be opened.
         ejections: Times that a server was ejected for failing.
+        outliers: Those of them where it failed far more calls than the other servers.
         suspicions: Times that a connection became suspect.
     """
 
-    __slots__ = ("ejections", "failed", "opened", "suspicions")
+    __slots__ = ("ejections", "failed", "opened", "outliers", "suspicions")
 
     def __init__(self) -> None:
         self.opened = 0
         self.failed = 0
         self.ejections = 0
+        self.outliers = 0
         self.suspicions = 0
 
     def count_opened(self) -> None:
@@ -68,9 +70,10 @@ class Counters:
         """Count a connection that became suspect."""
         self.suspicions += 1
 
-    def count_ejection(self) -> None:
-        """Count a server that was ejected for failing."""
+    def count_ejection(self, *, is_outlier: bool = False) -> None:
+        """Count a server that was ejected for failing, or for failing more than the others."""
         self.ejections += 1
+        self.outliers += is_outlier
 
 
 class Pool:

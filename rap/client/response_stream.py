@@ -247,6 +247,7 @@ class ResponseStream(Generic[T_co]):
         self._scope = scope
         method, call, session, state = self._method, self._call, self._session, RetryState()
         pump = self._pump
+        compared = method if session is None and call.affinity is None else None
         while True:
             attempt = await invoker.open_stream(method, call, session, self._body, state)
             node, self._stream = attempt.node, attempt
@@ -260,7 +261,7 @@ class ResponseStream(Generic[T_co]):
                     pump.attach(attempt)
                 message = await attempt.recv()
             except CallError as error:
-                node.record_result(attempt.started, error)
+                node.record_result(attempt.started, error, compared)
                 if pump is not None:
                     pump.detach()
                     if pump.sent or attempt.error is not error:
@@ -272,7 +273,7 @@ class ResponseStream(Generic[T_co]):
                 node.record_result(attempt.started, None if empty else error)
                 raise
             else:
-                node.record_result(attempt.started, None)
+                node.record_result(attempt.started, None, compared)
                 node.stats.stream_opened()
                 self._node = node
                 return message

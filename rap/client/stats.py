@@ -67,6 +67,7 @@ class ClientStatus:
         failed: Connections so far that could not be opened.
         ejections: Times so far that a server was ejected for failing.
         suspicions: Times so far that a connection was suspected to be dead.
+        outliers: Those of them where it failed far more calls than the other servers.
         hedges: Hedged requests so far.
         rescues: Second attempts so far of calls that waited in vain.
         refused: Retries, hedges and rescues so far that the retry budget did not allow.
@@ -87,6 +88,7 @@ class ClientStatus:
     failed: int
     ejections: int
     suspicions: int
+    outliers: int
     hedges: int
     rescues: int
     refused: int
@@ -117,6 +119,7 @@ def client_status(client: StatusSource) -> ClientStatus:
         failed=counters.failed,
         ejections=counters.ejections,
         suspicions=counters.suspicions,
+        outliers=counters.outliers,
         hedges=0 if budget is None else budget.hedges,
         rescues=0 if budget is None else budget.rescues,
         refused=0 if budget is None else budget.refused,

@@ -210,7 +210,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             conn.open_unary(stream, open_meta, body)
             raw = await stream.future
         except CallError as error:
-            node.record_result(now, error)
+            node.record_result(now, error, method)
             if cluster.waiters:
                 cluster.release()
             raw = await invoker.retry_unary(method, node, stream, now, body, error)
@@ -228,6 +228,8 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             node.breaker.succeeded(ended)
             if rescue is not None and ended >= rescue.sample_at:
                 rescue.add(ended - now, ended)
+            if method.tally is not None:
+                method.count_answer(node.key, ended)
         if cluster.waiters:
             cluster.release()
         return decode(raw)

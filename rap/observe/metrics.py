@@ -161,6 +161,11 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _sum(lambda it: it.ejections),
     ),
     Row(
+        "rap_client_outliers_total",
+        "Ejections of servers that failed far more calls than the others.",
+        _sum(lambda it: it.outliers),
+    ),
+    Row(
         "rap_client_suspicions_total",
         "Connections that were suspected to be dead.",
         _sum(lambda it: it.suspicions),

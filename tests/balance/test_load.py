@@ -68,6 +68,18 @@ def test_a_quick_error_does_not_count_as_a_measurement() -> None:
     assert load.value(0.0) == pytest.approx(0.05 + EPSILON)
 
 
+def test_before_the_first_result_a_node_does_not_look_faster_than_its_errors_come() -> None:
+    load = PeakEwma()
+    load.assume(0.1)
+    for elapsed, prior in ((0.05, 0.1), (0.2, 0.2), (0.15, 0.2)):
+        load.started(0.0)
+        load.failed(0.0, elapsed, Verdict.ANSWERED, None)
+        assert (load.prior, load.measured) == (prior, False)
+    load.started(0.0)
+    load.finished(0.0, 0.01, True)
+    assert load.ewma == 0.01
+
+
 def test_a_success_is_the_first_measurement_even_if_it_took_no_time() -> None:
     load = measured(0.0)
     assert load.measured

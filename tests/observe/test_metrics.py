@@ -1,6 +1,7 @@
 """Metrics of servers and clients: connections, bytes, picks, leases, limits, nonces."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -18,7 +19,7 @@ from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from rap.shared_state import MemoryNonces, StateUnavailable
 from tests.fake_clock import FakeClock
-from tests.loopback import LOOPBACK, calling, eventually, serving
+from tests.loopback import LOOPBACK, PATIENCE, calling, eventually, serving
 
 KEY = "0123456789abcdef"
 Read = Callable[..., float | None]
@@ -137,16 +138,22 @@ async def test_an_ejection_is_counted(registry: CollectorRegistry) -> None:
     async def fail() -> None:
         raise Unavailable("a fault")
 
-    async with serving(fail) as one, serving(fail) as two, calling(one, two) as client:
-        registry.register(StatusCollector(clients=[client]))
-        read = reader(registry, "client", service="")
-        await eventually(lambda: read("ready_nodes") == 2)
-        assert read("ejections_total") == 0
-        for _ in range(20):
-            with pytest.raises(Unavailable):
-                await client.call(fail)
-        assert read("ejections_total") == 1
-        assert read("nodes", state="ejected") == 1
+    async def work() -> None:
+        """Do nothing."""
+
+    async with serving(fail) as one, serving() as two:
+        two.register(work, name="fail")
+        async with calling(one, two, picker="round_robin") as client:
+            registry.register(StatusCollector(clients=[client]))
+            read = reader(registry, "client", service="")
+            await eventually(lambda: read("ready_nodes") == 2)
+            assert (read("ejections_total"), read("outliers_total")) == (0, 0)
+            async with asyncio.timeout(PATIENCE):
+                while not read("ejections_total"):
+                    with contextlib.suppress(Unavailable):
+                        await client.call(fail)
+            assert (read("ejections_total"), read("outliers_total")) == (1, 1)
+            assert read("nodes", state="ejected") == 1
 
 
 async def test_hedges_and_refused_retries_are_counted(
