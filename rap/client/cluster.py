@@ -40,6 +40,7 @@ from rap.errors import (
     DeadlineExceeded,
     Unauthenticated,
     Unavailable,
+    VersionMismatch,
 )
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
@@ -284,6 +285,7 @@ class Cluster:
             DeadlineExceeded: It was too late from the start.
             Unavailable: There was none in time; says what is wrong with each.
             Unauthenticated: Every server rejects this client.
+            VersionMismatch: No server speaks a version of the protocol that this client speaks.
             ResourceExhausted: Too many calls wait already.
         """
         began, is_call = self._clock.monotonic(), deadline != NEVER
@@ -336,7 +338,7 @@ class Cluster:
     async def _wait(self, patience: Patience, has_waited: bool) -> None:
         """Return when it is this call's turn to pick again; see `PickQueue.wait`."""
         if denial := _denial_of(self.nodes.values()):
-            raise Unauthenticated(str(denial), remote=denial.remote, unserved=True)
+            raise type(denial)(str(denial), remote=denial.remote, unserved=True)
         if not self.ready and not self.waiters:  # the first one; `_refresh` sees to later dials
             self._hurry_dials()
         self._outlook = self._look_ahead()
@@ -773,8 +775,8 @@ class Cluster:
                 _log.exception("a subset of servers could not be chosen")
 
 
-def _denial_of(nodes: Collection[Node]) -> Unauthenticated | None:
-    """Return why no server takes this client, if all of them reject it."""
+def _denial_of(nodes: Collection[Node]) -> Unauthenticated | VersionMismatch | None:
+    """Return why no server takes this client, if that is so for all of them."""
     denials = [node.pool.denial for node in nodes]
     return denials[0] if all(denials) and denials else None
 

@@ -119,13 +119,15 @@ class Node:
 
     @property
     def state(self) -> str:
-        """Its state in one word: up, connecting, draining, suspect or ejected."""
+        """Its state in one word: up, connecting, incompatible, draining, suspect or ejected."""
         if self.listed_as_draining or (
             any(conn.draining and not conn.closed for conn in self.pool.connections)
             and not self.pool.redialled
         ):
             return "draining"
         if not self.pool.connections:
+            if self.pool.incompatible:
+                return "incompatible"
             return "connecting" if self.pool.wanted else "suspect"
         if not self.breaker.available(self._now()):
             return "ejected"

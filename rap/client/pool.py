@@ -4,7 +4,8 @@ The backoff between dials is that of gRPC: 1 s, times 1.6 for each failure, at m
 jitter of 20 %. While calls wait for a server, it is at most half a second, and a dial that hangs is
 accompanied by a new one every second: its packets may have been lost while the host was away, and
 the kernel repeats them with growing pauses. A connection that ends within a second counts as a
-failure too, if the one before did the same.
+failure too, if the one before did the same. A server that speaks no version of the protocol that
+this client speaks is dialled every 15 s, and reported once.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from rap.clock import Clock
-from rap.errors import ConnectionClosed, RapError, Unauthenticated
+from rap.errors import ConnectionClosed, RapError, Unauthenticated, VersionMismatch
 from rap.notify import Notify
 from rap.tasks import start_task
 from rap.transport import Connection
@@ -93,7 +94,8 @@ class Pool:
     Attributes:
         conn: The connection that new calls take; `None` while there is none.
         error: Why the last dial failed, or the last connection ended.
-        denial: Why the server rejected this client at the last dial; `None` if it did not.
+        denial: Why the last dial found that the server does not serve this client, which no haste
+            changes: it rejects it, or speaks no version of the protocol in common. Else `None`.
         failures: Number of dials that failed in a row.
         tried: Whether a dial has ended, in one way or the other.
         failed: Whether the last dial failed. It holds until one succeeds, also while a dial runs.
@@ -117,7 +119,7 @@ class Pool:
     ) -> None:
         self.conn: Connection | None = None
         self.error: str = NOT_DIALLED
-        self.denial: Unauthenticated | None = None
+        self.denial: Unauthenticated | VersionMismatch | None = None
         self.failures = 0
         self.tried = False
         self.failed = False
@@ -196,6 +198,11 @@ class Pool:
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling.add_done_callback(lambda _: self.refresh())
+
+    @property
+    def incompatible(self) -> bool:
+        """Whether the last dial found no version of the protocol in common."""
+        return isinstance(self.denial, VersionMismatch)
 
     @property
     def full(self) -> bool:
@@ -357,11 +364,17 @@ class Pool:
 
     def _note_failure(self, error: Exception) -> None:
         """Note why a dial has failed."""
+        is_known = self.incompatible and self.error == str(error)
         self.error = str(error)
-        self.denial = error if isinstance(error, Unauthenticated) else None
+        self.denial = error if isinstance(error, Unauthenticated | VersionMismatch) else None
         self.tried = self.failed = True
         self.counters.count_failed()
-        _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", error)
+        if is_known:
+            _log.debug("%s", error)
+        elif self.incompatible:
+            _log.error("%s", error)
+        else:
+            _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", error)
 
     def _add(self, conn: Connection) -> None:
         """Take a connection that was dialled into the pool."""
@@ -404,9 +417,12 @@ class Pool:
     def _plan_pause(self) -> None:
         """Choose when the next dial is due; `hurry` may shorten that before the pause begins."""
         pause = min(_FIRST_PAUSE * _GROWTH ** min(self.failures - 1, 20), _MAX_PAUSE)
+        hurried = min(pause, _HURRIED_PAUSE)
+        if self.incompatible:  # until another process is at the address
+            pause = hurried = _MAX_PAUSE
         now, jitter = self._clock.monotonic(), self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
         self._due = now + pause * jitter
-        self._hurried_due = now + min(pause, _HURRIED_PAUSE) * jitter
+        self._hurried_due = now + hurried * jitter
 
     async def _pause(self) -> None:
         """Return when the next dial is due."""

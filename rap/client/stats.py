@@ -20,7 +20,7 @@ __all__ = [
     "count_traffic",
 ]
 
-NODE_STATES = ("up", "connecting", "draining", "suspect", "ejected")
+NODE_STATES = ("up", "connecting", "incompatible", "draining", "suspect", "ejected")
 
 
 class StatusSource(Protocol):

@@ -96,8 +96,13 @@ class Subsetting:
 
 
 def _is_lost(node: Node) -> bool:
-    """Whether a node drains or cannot be reached; one that turns this client away is not lost."""
+    """Whether a node drains, cannot be reached, or has no version of the protocol in common.
+
+    One that rejects this client is not lost: others would reject it, too.
+    """
     pool = node.pool
+    if pool.incompatible:
+        return True
     if node.alive or pool.denial is not None:
         return False
     return pool.draining or pool.failures >= _FAILED

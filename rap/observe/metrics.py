@@ -262,6 +262,11 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         lambda it: it.status.tokens_refused,
     ),
     Row(
+        "rap_server_versions_refused_total",
+        "Connections of clients without a version of the wire protocol in common.",
+        lambda it: it.status.versions_refused,
+    ),
+    Row(
         "rap_server_cancel_pauses_total",
         "Times that new calls of a client waited because it cancels most of its calls.",
         lambda it: it.status.cancel_pauses,

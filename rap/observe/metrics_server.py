@@ -178,8 +178,10 @@ def _of_server(status: ServerStatus) -> str:
 
 
 def _of_client(status: ClientStatus) -> str:
+    count = status.nodes["incompatible"]
+    unfit = f", {count} incompatible: no version of the protocol in common" if count else ""
     degraded = ", degraded: the registry does not answer" if status.degraded else ""
-    return f"{status.service or 'servers'}: {status.ready} ready{degraded}"
+    return f"{status.service or 'servers'}: {status.ready} ready{unfit}{degraded}"
 
 
 class LoopLag:

@@ -14,6 +14,7 @@ from rap.errors import RegistryError
 from rap.record import Record
 
 __all__ = [
+    "WIRE_VERSIONS",
     "AddressTaken",
     "Change",
     "Endpoint",
@@ -36,6 +37,10 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may drop an endpoint silent for a day
+
+
+WIRE_VERSIONS = "wire"
+"""Key in the metadata of an endpoint: the versions of the wire protocol that it speaks."""
 
 
 class State(StrEnum):

@@ -11,7 +11,7 @@ from typing import Any
 
 from rap.address import Address
 from rap.clock import Clock
-from rap.errors import ConnectionClosed
+from rap.errors import ConnectionClosed, VersionMismatch
 from rap.server.admission import AcceptLimiter, Admission, ConnectionLimit
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
@@ -28,6 +28,7 @@ from rap.wire.hello import Limits
 
 __all__ = ["ConnectionManager"]
 
+_MAX_MISMATCHES = 1000  # hosts with a client of another version that are remembered
 _DRAIN_REPORT = 5.0  # seconds between two log records on what a drain waits for
 _STOPPED = ConnectionClosed("the server was told to stop at once")
 
@@ -48,6 +49,8 @@ class ConnectionManager:
         reuse_port: Whether other processes listen on them too.
         is_draining: Whether clients are told to open no new calls here.
         opened: Number of connections opened so far.
+        versions_refused: Number of those whose client speaks no version of the protocol that the
+            server speaks.
         accept_limiter: Limits new connections.
         limit: Limits open connections; known once the server listens.
         traffic: Counts the bytes of the connections made from now on; `None` if nothing does.
@@ -118,6 +121,8 @@ class ConnectionManager:
         self._connections: set[Connection] = set()
         self._calls = 0  # opened on connections that have ended
         self._cancel_pauses = self._cancels_excessive = 0  # of such connections
+        self.versions_refused = 0
+        self._mismatches: set[tuple[str, str]] = set()  # that were logged: host and error
         self._dispatcher: Dispatcher | None = None
         self._admission: Admission | None = None
         self._load_reporter: LoadReporter | None = None
@@ -372,11 +377,23 @@ class ConnectionManager:
         self.accept_limiter.release(conn)
         self.limit.release(conn)
         self._connections.discard(conn)
+        if isinstance(conn.error, VersionMismatch):
+            self._note_mismatch(conn)
         self._calls += conn.opened
         self._cancel_pauses += conn.cancel_pauses
         self._cancels_excessive += conn.cancels_excessive
         if not self._connections:
             self._empty.set()
+
+    def _note_mismatch(self, conn: Connection) -> None:
+        """Count a client that speaks no version of this server; log it once per host and text."""
+        self.versions_refused += 1
+        found = conn.peer.host, str(conn.error)
+        if found not in self._mismatches:
+            if len(self._mismatches) >= _MAX_MISMATCHES:
+                self._mismatches.clear()
+            self._mismatches.add(found)
+            self._log.error("%s: %s", conn.peer, conn.error)
 
     async def _end_connections(self) -> None:
         """Send the final GoAway, fail all open calls, and close the connections."""

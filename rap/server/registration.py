@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, cast
 
 from rap.address import Address
 from rap.clock import Clock
-from rap.registry.base import Endpoint, LoadReport, Registry, State, check_name, check_weight
+from rap.registry.base import (
+    WIRE_VERSIONS,
+    Endpoint,
+    LoadReport,
+    Registry,
+    State,
+    check_name,
+    check_weight,
+)
 from rap.server.config import ServerConfig
+from rap.wire.hello import VERSIONS
 
 if TYPE_CHECKING:
     from rap.registry.lease import Lease
@@ -144,7 +153,7 @@ class Registration:
             state,
             self._incarnation,
             self._zone,
-            {MARK: mark} if mark else {},
+            {WIRE_VERSIONS: str(VERSIONS), **({MARK: mark} if mark else {})},
         )
 
         self._lease = Lease(

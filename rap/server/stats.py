@@ -69,6 +69,8 @@ class ServerStatus:
         opened: Connections opened so far.
         tokens_refused: Connections rejected for a missing or invalid token; `None` if
             authentication is off.
+        versions_refused: Connections so far of clients that speak no version of the protocol that
+            the server speaks.
         paused: Connections whose peer is not reading (write buffer full).
         threads: Maximum number of threads of `def` functions.
         threads_busy: Threads that run a function.
@@ -92,6 +94,7 @@ class ServerStatus:
     lease_failures: int
     opened: int
     tokens_refused: int | None
+    versions_refused: int
     paused: int
     threads: int
     threads_busy: int
@@ -122,6 +125,7 @@ def server_status(server: Server) -> ServerStatus:
         lease_failures=0 if lease is None else lease.failures,
         opened=manager.opened,
         tokens_refused=manager.tokens_refused,
+        versions_refused=manager.versions_refused,
         paused=sum(conn.paused for conn in manager.connections),
         threads=0 if threads is None else threads.limit,
         threads_busy=0 if threads is None else threads.busy,

@@ -7,7 +7,10 @@ import pytest
 
 from rap.address import Address
 from rap.registry import Endpoint
+from rap.registry.base import WIRE_VERSIONS
+from rap.registry.file import FileRegistry
 from rap.registry.redis import RedisRegistry
+from rap.registry.url import registry_from_url
 from rap.server import Server
 from tests.cli.shop import invoke, shop
 from tests.redis_server import RedisServer
@@ -51,9 +54,9 @@ async def test_services_and_instances_of_a_directory(tmp_path: Path) -> None:
         ]
         table = (await invoke(None, "ls", *where, "--service", "shop")).stdout
         rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
-        assert rows["ADDRESS"] == ["STATE", "WEIGHT", "ZONE", "INCARNATION"]
-        assert rows[address_of(one)][:3] == ["up", "3", "a"]
-        assert rows[address_of(two)][:2] == ["up", "1"]
+        assert rows["ADDRESS"] == ["STATE", "WEIGHT", "ZONE", "WIRE", "INCARNATION"]
+        assert rows[address_of(one)][:4] == ["up", "3", "a", "1"]
+        assert rows[address_of(two)][:3] == ["up", "1", "1"]
         await two.set_serving(False)
         entries = json.loads(
             (await invoke(None, "ls", *where, "--service", "shop", "--json")).stdout
@@ -96,6 +99,26 @@ async def test_redis_has_services_versions_and_loads(
     finally:
         await registry.aclose()
     assert table[1].split() == ["h:1", "up", "1", "1.2", "x", "in_flight=3", "rps=12.5"]
+
+
+async def test_an_instance_without_a_version_of_the_protocol_in_common_is_incompatible(
+    tmp_path: Path,
+) -> None:
+    url = f"file://{tmp_path}"
+    registry = registry_from_url(url)
+    assert isinstance(registry, FileRegistry)
+    for number, versions in enumerate(["1", "1-2", "2-3", "x"]):
+        address = Address.parse(f"h:{number}")
+        endpoint = Endpoint(str(address), address, metadata={WIRE_VERSIONS: versions})
+        await registry.register("shop", endpoint, ttl=60)
+    result = await invoke(None, "ls", "--registry", url, "--service", "shop", "--json")
+    await registry.aclose()
+    assert [(each["wire"], each["state"]) for each in json.loads(result.stdout)] == [
+        ("1", "up"),
+        ("1-2", "up"),
+        ("2-3", "incompatible"),
+        ("x", "up"),
+    ]
 
 
 async def test_a_fixed_list_has_instances_but_no_services() -> None:

@@ -61,5 +61,5 @@ def test_large_blocks_cost_page_faults_only_once() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rap.cli.runtime.ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert not keep_freed_memory()

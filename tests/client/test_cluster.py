@@ -17,13 +17,21 @@ from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, calling, eventually, serving
 
 
-def node(name: str = "a", *, connected: bool = True, wanted: bool = True, **changes: Any) -> Node:
+def node(
+    name: str = "a",
+    *,
+    connected: bool = True,
+    wanted: bool = True,
+    incompatible: bool = False,
+    **changes: Any,
+) -> Node:
     """Return a node that is connected, or seems so."""
     conn = SimpleNamespace(usable=True, draining=False, closed=False)
     pool: Any = SimpleNamespace(
         conn=conn if connected else None,
         connections={1: conn}.values() if connected else [],
         wanted=wanted,
+        incompatible=incompatible,
         counters=Counters(),
         suspect=False,
         redialled=False,
@@ -136,6 +144,7 @@ def test_a_failure_costs_what_the_server_asks_for(error: BaseException, seconds:
         ({"state": State.DRAINING}, "draining"),
         ({"state": State.SUSPECT}, "suspect"),
         ({"connected": False}, "connecting"),
+        ({"connected": False, "incompatible": True}, "incompatible"),
         ({"connected": False, "state": State.SUSPECT}, "connecting"),  # as few others are up
         ({"connected": False, "state": State.SUSPECT, "wanted": False}, "suspect"),
     ],

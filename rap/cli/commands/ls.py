@@ -11,6 +11,8 @@ from rap.cli.registry import RegistryReader
 from rap.cli.remote import Remote, remote_options
 from rap.cli.table import print_rows
 from rap.registry import Endpoint
+from rap.registry.base import WIRE_VERSIONS
+from rap.wire.hello import VERSIONS, Versions
 
 __all__ = ["ls"]
 
@@ -72,12 +74,16 @@ async def _instances(remote: Remote) -> list[dict[str, Any]]:
 
 
 def _row(instance: Endpoint, load: Any) -> dict[str, Any]:
+    wire = instance.metadata.get(WIRE_VERSIONS, "")
+    spoken = Versions.parse(wire)
+    common = spoken is None or VERSIONS.common(spoken)
     return {
         "address": instance.id,
-        "state": instance.state.value,
+        "state": instance.state.value if common else "incompatible",
         "weight": instance.weight,
         "zone": instance.zone,
         "version": instance.metadata.get("version", ""),
+        "wire": wire,
         "incarnation": instance.incarnation,
         "load": " ".join(f"{name}={figure:g}" for name, figure in sorted(load.items())),
     }
