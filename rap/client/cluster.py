@@ -313,7 +313,9 @@ class Cluster:
                     await self._wait(patience, has_waited)
                     has_waited = True
                 except TimeoutError:
-                    waited = patience.describe(self._clock.monotonic(), self._outlook)
+                    # A timer of uvloop may be a millisecond early.
+                    now = max(self._clock.monotonic(), patience.until(self._outlook))
+                    waited = patience.describe(now, self._outlook)
                     what = f"{method}: " if method else ""
                     text = f"{what}{self.describe()}; {waited}"
                     raise Unavailable(text, unserved=True) from None

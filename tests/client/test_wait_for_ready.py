@@ -157,7 +157,7 @@ async def test_the_answer_of_a_registry_is_awaited_for_connect_timeout() -> None
         began = client.monotonic()
         call = client.raw_call("which", timeout=LONG, wait_for_ready=chosen)
         assert "the registry has not answered; waited 1.1" in await failure(call)
-        assert client.monotonic() - began >= 1.1
+        assert round(client.monotonic() - began, 2) >= 1.1
         told = await failure(client.raw_call("which", timeout=LONG, wait_for_ready=False))
         assert "the registry has not answered; waited 0" in told
         await client.close()
@@ -230,7 +230,7 @@ async def test_by_default_a_call_waits_a_second_where_nothing_listens() -> None:
     client = Client(free_address())
     began = client.monotonic()
     told = await failure(client.raw_call("which", timeout=LONG))
-    assert 1.0 <= client.monotonic() - began
+    assert round(client.monotonic() - began, 2) >= 1.0  # timers of uvloop count milliseconds
     assert told.endswith("; use wait_for_ready=True to wait until the deadline")
     await client.close()
 
