@@ -42,6 +42,8 @@ LAYERS = [
 ]
 LEVEL = {unit: (layer, place) for layer, row in enumerate(LAYERS) for place, unit in enumerate(row)}
 
+STANDARD = {*sys.stdlib_module_names, "annotationlib"}  # that one comes with Python 3.14
+
 # Where a third-party package may be imported: one file, or the files of one folder.
 THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
     "msgpack": "wire/codec.py",
@@ -137,7 +139,7 @@ def wrong_imports(path: str, source: str) -> Iterator[str]:
                 yield f"{path} imports {name}: {there} is not in a lower layer than {here}"
         elif top == "":
             yield f"{path} imports {name}: write the absolute name"
-        elif top in sys.stdlib_module_names:
+        elif top in STANDARD:
             if here == "wire" and top in IMPURE:
                 yield f"{path} imports {top}: wire/ does no I/O and reads no clock"
         elif not path.startswith(THIRD_PARTY.get(top, "nowhere")):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rap.schema.signature import signature_of
 from rap.server import Server
 
 __all__ = ["load_server"]
@@ -56,7 +57,7 @@ def load_server(target: str) -> Server:
 
 def _made_by(make: Any, target: str) -> object:
     try:
-        inspect.signature(make).bind()
+        signature_of(make).bind()
     except TypeError as exc:
         text = f"must be a Server, or a function without arguments that makes one ({exc})"
         raise ValueError(f"{target!r} {text}") from exc

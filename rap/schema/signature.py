@@ -1,8 +1,10 @@
 """What a function's signature says: its parameters, their types, and its stream type."""
 
+import contextlib
 import functools
 import inspect
 import operator
+import sys
 import types
 import typing
 from collections import abc
@@ -22,9 +24,16 @@ __all__ = [
     "callable_of",
     "is_plain_iterator",
     "resolve_signature",
+    "signature_of",
     "streams_of",
 ]
 
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _AS_TEXT = {"annotation_format": Format.STRING}
+else:
+    _AS_TEXT: dict[str, Any] = {}
 
 ASYNC_ITERATORS = (abc.AsyncIterator, abc.AsyncGenerator, abc.AsyncIterable)
 PLAIN_ITERATORS = (abc.Iterator, abc.Generator)
@@ -50,18 +59,34 @@ def callable_of(func: Any) -> tuple[Callable[..., Any], Callable[..., Any], str]
     return func, getattr(target, "__func__", target), target.__name__
 
 
+def signature_of(func: Callable[..., Any]) -> Signature:
+    """Return the parameters of a function, whatever its hints name.
+
+    From Python 3.14 on, hints are evaluated when they are read. They may name what only a type
+    checker imports, so they are not read here, but are given as text.
+
+    Raises:
+        TypeError, ValueError: It has no signature.
+    """
+    return inspect.signature(func, **_AS_TEXT)
+
+
 def resolve_signature(name: str, func: Callable[..., Any], target: Callable[..., Any]) -> Signature:
     """Return the signature of `func` with resolved annotations.
 
     Raises:
         RegistrationError: A hint is missing or cannot be resolved.
     """
-    try:
-        signature = inspect.signature(func)
-    except (TypeError, ValueError) as exc:
-        raise RegistrationError(f"{name}(): it has no signature: {exc}") from exc
     heart = inspect.unwrap(target)
     scope = getattr(heart, "__globals__", {})
+    try:
+        signature = inspect.signature(func)
+    except Exception:  # from Python 3.14 on, hints are code that runs here
+        try:
+            signature = signature_of(func)
+        except Exception as exc:
+            raise RegistrationError(f"{name}(): it has no signature: {exc}") from exc
+        scope = {**scope, **_names_in_hints(heart)}  # to name the hint that cannot be resolved
 
     def resolve(hint: Any, where: str) -> Any:
         if hint is Signature.empty:
@@ -79,6 +104,18 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
     ]
     returns = resolve(signature.return_annotation, "return value")
     return Signature(parameters, return_annotation=returns)
+
+
+def _names_in_hints(func: Any) -> dict[str, Any]:
+    """Return the local names of outer functions that the hints of a function use (Python 3.14)."""
+    annotate = getattr(func, "__annotate__", None)
+    if not isinstance(annotate, types.FunctionType):
+        return {}
+    found = {}
+    for name, cell in zip(annotate.__code__.co_freevars, annotate.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it has no value yet
+            found[name] = cell.cell_contents
+    return found
 
 
 class Streams(NamedTuple):

@@ -5,7 +5,6 @@ before it makes a call.
 """
 
 import asyncio
-import inspect
 import logging
 import math
 from collections import deque
@@ -16,6 +15,7 @@ from typing import Any
 from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code
+from rap.schema.signature import signature_of
 from rap.server.config import AuthToken, Verifier
 from rap.transport import Connection
 
@@ -84,7 +84,7 @@ def verify_with(verifier: object) -> Verify:
 
 def _takes_peer(verify: Callable[..., Any]) -> bool:
     try:
-        inspect.signature(verify).bind("token", "peer")
+        signature_of(verify).bind("token", "peer")
     except (TypeError, ValueError):
         return False
     return True

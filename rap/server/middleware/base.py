@@ -5,7 +5,6 @@ starts, so each instance can be used once.
 """
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from rap.call import Call, Request
 from rap.errors import Code, ConnectionClosed
 from rap.processor.base import PlugIn
+from rap.schema.signature import signature_of
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
@@ -157,7 +157,7 @@ class BaseMsgMiddleware(_Middleware):
 def _accepts(func: Callable[..., Any], number: int) -> bool:
     """Return whether a function can be called with `number` positional arguments."""
     try:
-        inspect.signature(func).bind(*range(number))
+        signature_of(func).bind(*range(number))
     except TypeError:
         return False
     return True
