@@ -16,7 +16,8 @@ CHECK_READY = $(CHECK_VENV)/.ready
 # Each candidate is tested by running it: a pyenv shim may exist but fail, and a system Python may lack
 # ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
-CANDIDATES = python3 python3.13 python3.12 python3.11 python
+VERSIONS = 3.15 3.14 3.13 3.12 3.11
+CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
@@ -25,7 +26,8 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 help:
 	@echo "make demo          run a cluster demo in the terminal"
 	@echo "make test          run the tests in random order; LOOP=uvloop uses uvloop for all of them,"
-	@echo "                   EAGER=1 starts every task at once (Python 3.12 or newer)"
+	@echo "                   EAGER=1 starts every task at once (Python 3.12 or newer), and DEV=1 turns"
+	@echo "                   on the development mode of Python and makes every warning an error"
 	@echo "make integration   run system tests: in containers if Docker is available, else as processes"
 	@echo "make observe       run the example with a real Prometheus and check it; KEEP=1 keeps it running"
 	@echo "make traces        print a trace through three services, by OTLP and by jaeger-client"
@@ -41,14 +43,15 @@ help:
 	@echo "make bench         benchmark rap and its peers, about five minutes"
 	@echo "make bench-quick   benchmark rap, the limit and grpc.aio, about one minute"
 	@echo "make bench-guard   compare instructions per call with the baseline; UPDATE=1 writes a new one"
-	@echo "make test-all      run the tests on every Python 3.11, 3.12 and 3.13 found"
+	@echo "make test-all      run the tests on every Python from 3.11 to 3.15 that is found; the options"
+	@echo "                   of make test work here too"
 	@echo "make clean         remove environments, caches and build output"
 
 demo: $(READY)
 	$(VENV)/bin/rap demo
 
 test: $(READY)
-	$(PY) -m pytest $(if $(LOOP),--loop $(LOOP)) $(if $(EAGER),--eager) $(ARGS)
+	$(PY) $(if $(DEV),-X dev -W error) -m pytest $(if $(LOOP),--loop $(LOOP)) $(if $(EAGER),--eager) $(ARGS)
 
 # If Docker is available, the tests run in containers of an image that is built first. RAP_STAGE=
 # overrides the choice.
@@ -110,17 +113,25 @@ bench-quick: $(BENCH_READY)
 bench-guard: $(READY)
 	$(PY) -m bench.guard $(if $(UPDATE),--update) $(ARGS)
 
+# Each Python has its own virtual environment. A failure does not stop the others.
 test-all:
-	@tried=; for version in 3.11 3.12 3.13; do \
-		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
-			$$python -c '$(USABLE)' >/dev/null 2>&1 || continue; \
-			echo "== Python $$version"; tried="$$tried $$version"; \
-			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$$version || exit 1; \
+	@log=$$(mktemp); table=; status=0; \
+	for version in $(VERSIONS); do \
+		result="not found"; \
+		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version[.-]*/bin/python; do \
+			"$$python" -c '$(USABLE)' >/dev/null 2>&1 || continue; \
+			echo "== Python $$version"; \
+			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=.venv-$$version 2>&1 | tee $$log; \
+			result=$$(grep -E '^=* ?[0-9]+ (passed|failed|skipped|errors?|deselected).* in [0-9.]+s' $$log | tail -1); \
+			case "$$result" in *failed*|*error*) status=1 ;; *passed*) ;; *) status=1; result="did not run" ;; esac; \
 			break; \
 		done; \
+		table="$$table$$version|$$result\n"; \
 	done; \
-	test -n "$$tried" || { echo "no Python 3.11, 3.12 or 3.13 found"; exit 1; }; \
-	echo "passed on$$tried"
+	rm -f $$log; \
+	printf '%b' "\nPython  result\n$$table" | sed 's/|/    /; s/=//g'; \
+	case "$$table" in *passed*) ;; *) echo "no Python from 3.11 to 3.15 was found, or none ran a test"; status=1 ;; esac; \
+	exit $$status
 
 clean:
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.*
