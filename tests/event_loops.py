@@ -32,7 +32,8 @@ def starting_tasks_at_once(new_event_loop: LoopFactory) -> LoopFactory:
 
     def new_eager_loop() -> asyncio.AbstractEventLoop:
         loop = new_event_loop()
-        loop.set_task_factory(start_task_at_once)
+        is_asyncio = isinstance(loop, asyncio.BaseEventLoop)
+        loop.set_task_factory(_eager_task_factory() if is_asyncio else start_task_at_once)
         return loop
 
     return new_eager_loop
@@ -41,8 +42,15 @@ def starting_tasks_at_once(new_event_loop: LoopFactory) -> LoopFactory:
 def start_task_at_once(
     loop: asyncio.AbstractEventLoop, coro: Any, *, eager_start: object = None, **options: Any
 ) -> Any:
-    """Do what `asyncio.eager_task_factory` does; uvloop passes an argument that it may not know."""
-    return getattr(asyncio, "eager_task_factory")(loop, coro, **options)  # noqa: B009
+    """Do what `asyncio.eager_task_factory` does, on uvloop.
+
+    uvloop passes ``eager_start=None``, which Python 3.13.0 does not know, and newer ones obey.
+    """
+    return _eager_task_factory()(loop, coro, **options)
+
+
+def _eager_task_factory() -> Any:
+    return getattr(asyncio, "eager_task_factory")  # noqa: B009  # 3.12+
 
 
 @pytest.fixture(autouse=True)
