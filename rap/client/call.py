@@ -392,6 +392,12 @@ class Invoker:
             body: The encoded arguments.
             error: How it failed.
         """
+        if is_refusal(error) and self.cluster.all_refuse():  # as `prepare_retry` would say
+            self.policy.gives_up(error)
+            try:
+                raise error
+            finally:
+                del error, stream  # or the collector has to find a cycle for each refused call
         header = method.header if self.plain else method.untraced_header
         call, state = Call(method.path, _UNARY, _CLIENT, header, stream.deadline), RetryState()
         if isinstance(error, AttemptDoubted):

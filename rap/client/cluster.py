@@ -344,7 +344,9 @@ class Cluster:
         if not self.ready and not self.waiters:  # the first one; `_refresh` sees to later dials
             self._hurry_dials()
         self._outlook = self._look_ahead()
-        if patience.until(self._outlook) <= self._clock.monotonic():
+        now = self._clock.monotonic()
+        wait = 0.0 if has_waited else self._queue.expected_wait(now)
+        if patience.until(self._outlook) <= now + wait:
             raise TimeoutError
         self._look_for_room()
         self._open_places = 0
@@ -417,6 +419,14 @@ class Cluster:
             if node.pool.full or (key not in exclude and conn is not None and has_room(conn)):
                 return True
         return False
+
+    def all_refuse(self) -> bool:
+        """Whether every ready node asked for no more calls, as of now."""
+        now = self._clock.monotonic()
+        for node in self.ready:  # a generator expression takes three times as long
+            if node.refused_until <= now:
+                return False
+        return True
 
     def refusing(self) -> frozenset[str]:
         """Return the ids of the ready nodes that asked for no more calls, as of now."""

@@ -213,7 +213,9 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             node.record_result(now, error, method)
             if cluster.waiters:
                 cluster.release()
-            raw = await invoker.retry_unary(method, node, stream, now, body, error)
+            retrying = invoker.retry_unary(method, node, stream, now, body, error)
+            del stream  # its future has the error, which has this frame
+            raw = await retrying
         except BaseException as exc:
             node.record_result(now, exc)
             if type(exc) is RuntimeError and not invoker.is_here():

@@ -24,6 +24,7 @@ many seconds. ``None``: the default of `Patience`."""
 
 _AT_LEAST = 1.0  # seconds by default, from when the call began to wait
 _ROOM = 2.0  # latencies that a call leaves for its answer when it waits for a place
+_LEAST_PACE, _LONGEST_PACE = 0.1, 0.5  # seconds for which the pace of a queue is measured
 _AFTER_LOSS = 5.0  # seconds by default, from when a server was last ready
 
 
@@ -133,9 +134,28 @@ class PickQueue:
     def __init__(self, limit: int, clock: Clock) -> None:
         self.queue: OrderedDict[asyncio.Future[None], _Wait] = OrderedDict()  # removes in O(1)
         self.called = 0
+        self._woken = self._woken_since = 0.0  # calls, and since when; see `expected_wait`
         self._limit = limit
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+
+    def expected_wait(self, now: float) -> float:
+        """Return in how many seconds the turn of one more call would come; 0 if that is not known.
+
+        Args:
+            now: Seconds on the monotonic clock.
+        """
+        if not self.queue:
+            self._woken, self._woken_since = 0.0, now
+            return 0.0
+        past = now - self._woken_since
+        if past < _LEAST_PACE or not self._woken:
+            return 0.0
+        wait = len(self.queue) * past / self._woken
+        if past > _LONGEST_PACE:
+            self._woken /= 2
+            self._woken_since += past / 2
+        return wait
 
     async def wait(self, until: Callable[[], float], *, first: bool = False) -> None:
         """Return when it is this call's turn to pick again.
@@ -188,6 +208,7 @@ class PickQueue:
             turn, _ = self.queue.popitem(last=False)
             if not turn.done():
                 self.called += 1
+                self._woken += 1
                 turn.set_result(None)
                 count -= 1
 

@@ -12,6 +12,7 @@ from rap.clock import NEVER, SystemClock
 from rap.errors import ResourceExhausted, Unavailable
 from rap.server import Channel as ServerChannel
 from rap.server import Server
+from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
 
@@ -112,6 +113,28 @@ async def test_calls_that_wait_for_a_place_are_not_served_in_vain() -> None:
         assert isinstance(failed, Unavailable)
         assert "its max_in_flight is reached" in str(failed)
         assert not client.cluster.waiters
+
+
+async def test_the_queue_knows_when_the_turn_of_one_more_call_would_come() -> None:
+    clock = FakeClock()
+    queue = PickQueue(1000, clock)
+    assert queue.expected_wait(clock.monotonic()) == 0.0
+    tasks = [asyncio.create_task(queue.wait(lambda: NEVER)) for _ in range(100)]
+    await eventually(lambda: len(queue.queue) == 100)
+    assert queue.expected_wait(clock.monotonic()) == 0.0  # none had its turn yet
+    for _ in range(10):
+        clock.advance(0.05)
+        queue.wake(2)
+    assert queue.expected_wait(clock.monotonic()) == pytest.approx(80 / 40)
+    clock.advance(10.0)  # at first a long time counts, then more and more what is new
+    for _ in range(10):
+        clock.advance(0.1)
+        queue.wake(1)
+        queue.expected_wait(clock.monotonic())
+    assert 7.0 < queue.expected_wait(clock.monotonic()) < 30.0
+    queue.wake_all()
+    await within(asyncio.gather(*tasks))
+    assert queue.expected_wait(clock.monotonic()) == 0.0
 
 
 @pytest.mark.parametrize("how", ["cancel", "fail", "answer"])
