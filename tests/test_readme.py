@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,15 +73,25 @@ def examples_of(blocks: list[Block]) -> list[Example]:
     return found
 
 
-def free_port() -> int:
-    """Return a free port below the range from which the kernel assigns ports.
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Yield a free port below the range from which the kernel assigns ports.
 
-    Between this call and the start of the server, no connection of another program can get it.
+    Until the server starts, no connection of another program can get it. Another run of the tests
+    on this machine could choose it, and its server would be taken for the one that is awaited. The
+    UDP port of the same number, which nothing here uses, tells that run that this one has it.
     """
     while True:
         port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
-        with suppress(OSError), socket.create_server(("localhost", port)):
-            return port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reserved:
+            try:
+                reserved.bind(("localhost", port))
+                for info in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM):
+                    socket.create_server(info[4][:2], family=info[0]).close()
+            except OSError:
+                continue
+            yield port
+            return
 
 
 class Program:
@@ -138,11 +148,11 @@ def running(server: Block, port: int, folder: Path) -> Iterator[None]:
 
 def run(example: Example, folder: Path) -> str:
     """Run an example; return what its program printed."""
-    port = free_port()
-    if example.server is None:
-        return run_program(example.program, port, folder)
-    with running(example.server, port, folder):
-        return run_program(example.program, port, folder)
+    with free_port() as port:
+        if example.server is None:
+            return run_program(example.program, port, folder)
+        with running(example.server, port, folder):
+            return run_program(example.program, port, folder)
 
 
 def run_program(block: Block | None, port: int, folder: Path) -> str:
@@ -161,6 +171,15 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text())
 
 def test_the_readme_shows_programs() -> None:
     assert examples_of(BLOCKS)
+
+
+def test_two_runs_of_these_tests_do_not_choose_the_same_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = iter([100, 100, 101, 102, 103, 104, 105])
+    monkeypatch.setattr(secrets, "randbelow", lambda _: next(numbers))
+    with free_port() as one, free_port() as other:
+        assert one != other
 
 
 @pytest.mark.parametrize("example", examples_of(BLOCKS), ids=str)
