@@ -8,7 +8,7 @@ grow with traffic.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -44,15 +44,15 @@ class Row(Generic[T]):
     Args:
         name: Name of the metric; the name of a counter ends in ``_total``.
         text: Help text.
-        read: Returns the value of a subject; with `label`, a mapping of label value to value.
-            `None`: the metric does not apply.
-        label: Name of an additional label.
+        read: Returns the value of a subject; with `label`, a mapping of label value, or values, to
+            value. `None`: the metric does not apply.
+        label: Name of an additional label, or names of several.
     """
 
     name: str
     text: str
-    read: Callable[[T], float | Mapping[str, float] | None]
-    label: str = ""
+    read: Callable[[T], float | Mapping[Any, float] | None]
+    label: str | tuple[str, ...] = ""
 
 
 def families(
@@ -68,13 +68,15 @@ def families(
     subjects = tuple(subjects)
     for row in rows:
         kind = CounterMetricFamily if row.name.endswith("_total") else GaugeMetricFamily
-        labels = [label, row.label] if row.label else [label]
+        more = [row.label] if isinstance(row.label, str) else row.label
+        labels = [label, *more] if row.label else [label]
         family: Family = kind(row.name, row.text, labels=labels)
         for name, subject in subjects:
             found = row.read(subject)
             if isinstance(found, Mapping):
                 for value, number in found.items():
-                    family.add_metric([name, value], number)
+                    values = [value] if isinstance(value, str) else value
+                    family.add_metric([name, *values], number)
             elif found is not None:
                 family.add_metric([name], found)
         if family.samples:
@@ -295,6 +297,33 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         "rap_server_threads_expired_total",
         "Calls whose deadline passed before a thread was free.",
         lambda it: it.status.threads_expired,
+    ),
+    Row(
+        "rap_server_waiting_calls",
+        "Calls that wait for their turn, because the server is asked for more than it can do.",
+        lambda it: it.status.waiting,
+    ),
+    Row(
+        "rap_server_queue_delay_seconds",
+        "Seconds that the call that began last has waited; 0 while no call waits.",
+        lambda it: it.status.queue_delay,
+    ),
+    Row(
+        "rap_server_queue_wait_seconds_total",
+        "Seconds that calls have waited for their turn.",
+        lambda it: it.status.queue_waited,
+    ),
+    Row(
+        "rap_server_concurrency_limit",
+        "Calls of a function that may run at a time, of functions that have a limit.",
+        lambda it: it.status.concurrency_limits,
+        "method",
+    ),
+    Row(
+        "rap_server_shed_total",
+        "Calls that were refused because the server is overloaded.",
+        lambda it: it.status.shed,
+        ("reason", "method", "priority"),
     ),
     Row(
         "rap_server_loop_blocks_total",

@@ -313,6 +313,17 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="operations.md#overload",
         ),
     ] = True
+    max_concurrency: Annotated[
+        int | None,
+        Option(
+            "Maximum calls of all functions that run at a time; more are refused with "
+            "`ResourceExhausted`, except critical ones. `None` means any number, unless the server "
+            "is overloaded.",
+            "calls",
+            least=1,
+            see="operations.md#overload",
+        ),
+    ] = None
     debug: Annotated[
         bool,
         Option("Whether callers get the traceback when a function raises."),
@@ -448,6 +459,16 @@ class HandlerOptions(Options, frozen=True, kw_only=True):
             "`'sheddable'`. An overloaded server begins critical calls first, and refuses "
             "sheddable calls first. `None` means `'default'`.",
             check=check_priority,
+            see="operations.md#overload",
+        ),
+    ] = None
+    max_concurrency: Annotated[
+        int | None,
+        Option(
+            "Maximum calls of the function that run at a time; more are refused with "
+            "`ResourceExhausted`. `None` means any number, unless the server is overloaded.",
+            "calls",
+            least=1,
             see="operations.md#overload",
         ),
     ] = None

@@ -5,10 +5,12 @@ in `Dispatcher.fail`, the only place that turns one into a Reset.
 """
 
 import asyncio
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 from rap.call import (
@@ -37,6 +39,7 @@ from rap.errors import (
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
+from rap.server.overload.entrances import Entrance, Entrances, Overload, Running
 from rap.server.overload.gate import Gate, Line
 from rap.server.overload.refusals import Refusals, overload_error, priority_of, retry_after
 from rap.server.router import Handler, Router
@@ -91,8 +94,9 @@ _TRANSFORMED = {
 # Positional and keyword arguments.
 CallArguments = tuple[Sequence[Any], Mapping[str, Any] | None]
 Run = Callable[["ServerStream"], Coroutine[Any, Any, None]]
-# Handler, seconds it may run, header, and the function that runs it (`None`: inline).
-Route = tuple[Handler, float, Header, Run | None]
+# Handler, seconds it may run, header, the function that runs it (`None`: inline), and what its
+# calls must pass.
+Route = tuple[Handler, float, Header, Run | None, Entrance | None]
 
 
 class UnaryMiddleware(Protocol):
@@ -176,7 +180,7 @@ class ServerStream(Stream):
     @property
     def deadline_text(self) -> str:
         """Which time limit has passed, and what the call was doing, for the error."""
-        handler, limit, _, _ = self.route
+        handler, limit, *_ = self.route
         which = "the caller's deadline"
         if limit == handler.run_timeout:
             which = "its run_timeout"
@@ -193,9 +197,19 @@ class ServerStream(Stream):
         return self._line is not None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the handler may have run."""
+        if self.is_waiting or not hasattr(self, "handler"):
+            return False
+        coro = None if self.task is None else self.task.get_coro()
+        return not (
+            inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED
+        )
+
+    @property
     def priority(self) -> int:
         """Index of the priority of the call in `rap.call.PRIORITIES`."""
-        handler, _, header, _ = self.route
+        handler, _, header, *_ = self.route
         return priority_of(header, handler.priority)
 
     @property
@@ -401,7 +415,7 @@ class ServerStream(Stream):
         self.leave_line()
         task = self.task
         if task is not None and not task.done():
-            self.conn.keep_task(task)
+            self.conn.keep_task(self, task)
             task.cancel()
 
 
@@ -417,9 +431,11 @@ class Dispatcher:
         middleware: Message middleware around calls with one response; `None` if there is none.
         debug: Send tracebacks to callers.
         shed: Refuse calls that would begin too late.
+        max_concurrency: Maximum number of calls that run at a time; `None`: any number.
         log: Logger of the server.
 
     Attributes:
+        entrances: What calls must pass besides the gate.
         gate: Decides when calls begin.
         refusals: The calls that were refused because the server is overloaded.
     """
@@ -435,6 +451,7 @@ class Dispatcher:
         middleware: UnaryMiddleware | None = None,
         debug: bool,
         shed: bool = True,
+        max_concurrency: int | None = None,
         log: logging.Logger,
     ) -> None:
         self._router = router
@@ -452,9 +469,22 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._orphans: set[asyncio.Task[None]] = set()  # cancelled tasks of streams that are gone
         self.refusals = Refusals(log, self._loop)
+        self.entrances = Entrances(
+            threads if shed else None,
+            clock,
+            max_concurrency=max_concurrency,
+            adapts=shed,
+            on_change=self._routes.clear,
+        )
         self.gate: Gate[ServerStream] = Gate(
             self._begin, self._refuse, clock, self._loop, is_on=shed
         )
+
+    @property
+    def overload_state(self) -> Overload:
+        """Which calls wait, and which were refused because there are too many."""
+        gate, counts = self.gate, self.refusals.counts
+        return Overload(gate.waiting, gate.delay, gate.waited, self.entrances.limits, {**counts})
 
     @property
     def threads(self) -> Threads:
@@ -467,7 +497,7 @@ class Dispatcher:
         try:
             if route is None:
                 route = self._route(stream, meta)
-            handler, limit, header, run = route
+            handler, limit, header, run, entrance = route
             stream.handler = handler
             stream.route = route
             stream.body = body
@@ -483,12 +513,14 @@ class Dispatcher:
                     stream.conn.watchdog.schedule(deadline)
             if (flags != _RESPONSE or handler.reads_stream) and not _fits(handler, flags):
                 raise InvalidArgument(f"{handler.method} is a {_DECLARED[handler.stream_type]}")
+            if entrance is not None and self._is_refused(stream, entrance):
+                return
             gate = self.gate
             if not (now < gate.until and next(gate.room, False)) and gate.hold(
                 stream, flags, stream.priority, now or None
             ):
                 return
-            if run is None or _EAGER:
+            if run is None or _EAGER or entrance is not None:
                 self._begin(stream, flags)
             else:
                 stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
@@ -497,19 +529,34 @@ class Dispatcher:
 
     def _begin(self, stream: ServerStream, flags: int) -> None:
         """Run the handler of a call."""
-        run = stream.route[3]
+        _, _, _, run, entrance = stream.route
         try:
+            if entrance is not None and self._is_refused(stream, entrance):
+                return
             if run is None:
                 self._run_inline(stream)
-            elif _EAGER and (flags == _RESPONSE or not stream.state):
+                return
+            if _EAGER and (flags == _RESPONSE or not stream.state):
                 # Not if the client has ended a stream of messages: they follow this call.
                 task = asyncio.Task(run(stream), loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]  # 3.12+
-                if not task.done():
-                    stream.task = task
+                if task.done():
+                    return
             else:
-                stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
+                task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
+            stream.task = task
+            if entrance is not None:
+                entrance.enter(stream, task, self._monotonic())
         except BaseException as exc:
             self.fail(stream, exc)
+
+    def _is_refused(self, stream: ServerStream, entrance: Entrance) -> bool:
+        """Refuse a call that its entrance does not let in; return whether it does not."""
+        now, priority = self._monotonic(), stream.priority
+        refusal = entrance.refusal(priority, stream.deadline - now, now)
+        if refusal is None:
+            return False
+        self._refuse(stream, priority, *refusal)
+        return True
 
     def _refuse(self, stream: ServerStream, priority: int, why: str, wait: float) -> None:
         """Refuse a call because the server is overloaded."""
@@ -538,7 +585,7 @@ class Dispatcher:
             raise exc
         stream.failed = True
         if isinstance(exc, InvalidArgument) and hasattr(stream, "route") and not stream.began:
-            handler, _, header, _ = stream.route
+            handler, _, header, *_ = stream.route
             exc = missing_processor(handler.method, header, self._pipeline.reads) or exc
         if not isinstance(exc, CallError):
             self._log_exception(stream, exc)
@@ -562,13 +609,15 @@ class Dispatcher:
 
     def give_up(self, stream: ServerStream) -> None:
         """End a call because the server shuts down."""
-        is_new = stream.is_waiting or not hasattr(stream, "handler")  # it has not begun
-        error = Unavailable("the server is shutting down", unserved=is_new)
+        error = Unavailable("the server is shutting down", unserved=not stream.has_begun)
         self.fail(stream, error)
         stream.fail(error)
 
-    def keep_task(self, task: asyncio.Task[None]) -> None:
+    def keep_task(self, stream: ServerStream, task: asyncio.Task[None]) -> None:
         """Keep a reference to a cancelled task until it ends, as its stream is gone."""
+        error = stream.error
+        if error is not None and error.code is Code.DEADLINE_EXCEEDED:
+            self.entrances.expire(stream.handler, stream.conn, partial(_running, stream))
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
 
@@ -588,7 +637,9 @@ class Dispatcher:
         if handler is None:
             raise self._unknown(stream, method, header)
         limit = timeout_ms / 1000.0 if timeout_ms else handler.default_timeout
-        route = (handler, min(limit, handler.run_timeout), header, self._runner(handler, header))
+        limit = min(limit, handler.run_timeout)
+        run, entrance = self._runner(handler, header), self.entrances.of(handler)
+        route = (handler, limit, header, run, entrance)
         if len(meta) <= _MAX_ROUTE:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
@@ -836,6 +887,15 @@ def missing_processor(
                 f"load one into the server, or none into the client"
             )
     return None
+
+
+def _running(stream: ServerStream) -> Iterator[Running]:
+    """Yield the calls of a function that run on the same connection as one of them."""
+    for each in stream.conn.streams.values():
+        if isinstance(each, ServerStream) and each.task is not None:
+            handler, limit, *_ = each.route
+            if handler is stream.handler:
+                yield each, each.task, each.deadline - limit
 
 
 def _too_late(stream: ServerStream) -> DeadlineExceeded:

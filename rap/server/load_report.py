@@ -196,7 +196,7 @@ class _Subscription:
         others = reporter.in_flight(began) - 1  # without this call, which is counted already
         self._open(stream, flags, meta, body)
         handler = getattr(stream, "handler", None)
-        if handler is None or handler.stream_type is not _UNARY:
+        if handler is None or handler.stream_type is not _UNARY or stream.is_waiting:
             self._report_if_due(reporter.now())
             return
         reporter.sample_at = began + _SAMPLE_PAUSE

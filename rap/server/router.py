@@ -36,6 +36,7 @@ class Handler(Struct):
         run_timeout: Seconds that it may run; `NEVER` for no limit.
         default_timeout: Seconds that it may run if the caller sets no deadline.
         priority: Index in `rap.call.PRIORITIES` of the priority of calls that name none.
+        max_concurrency: Maximum number of calls that run at a time; `None`: any number.
         inline: Whether a ``def`` runs on the event loop.
         doc: Description, shown in listings.
         stream_type: How many messages each side may send.
@@ -45,6 +46,7 @@ class Handler(Struct):
         reads_stream: Whether the client sends messages after the arguments.
         has_one_response: Whether the response is one message.
         takes_nothing: Whether it is a channel function without other parameters.
+        needs_thread: Whether it runs in a thread.
     """
 
     method: str
@@ -61,6 +63,8 @@ class Handler(Struct):
     allow: Predicate | None = None
     default_timeout: float = NEVER
     priority: int = DEFAULT_PRIORITY
+    max_concurrency: int | None = None
+    needs_thread: bool = False
     reads_stream: bool = False
     has_one_response: bool = True
     takes_nothing: bool = False
@@ -71,6 +75,7 @@ class Handler(Struct):
         self.reads_stream = stream_type.client_streams
         self.has_one_response = not stream_type.server_streams
         is_channel = stream_type is StreamType.CHANNEL
+        self.needs_thread = not (function.is_async or self.inline)
         self.takes_nothing = is_channel and len(function.signature.parameters) == 1
 
 
@@ -107,6 +112,7 @@ class Router:
         inline: bool = False,
         allow: Allow | None = None,
         priority: str | None = None,
+        max_concurrency: int | None = None,
     ) -> Handler:
         """Register a function.
 
@@ -126,6 +132,7 @@ class Router:
             run_timeout=run_timeout,
             inline=inline,
             priority=priority,
+            max_concurrency=max_concurrency,
         )
         self._add([handler], allow)
         return handler
@@ -182,12 +189,13 @@ class Router:
     def replace(self, handler: Handler) -> None:
         """Replace the handler of the same method; running calls finish with the old one.
 
-        The new handler keeps the rules and the priority of the old one, and if it has the same
-        stream type, also its time limit.
+        The new handler keeps the rules, the priority and the limit of running calls of the old one,
+        and if it has the same stream type, also its time limit.
         """
         old = self._handlers[handler.method]
         handler.allow = old.allow
         handler.priority = old.priority
+        handler.max_concurrency = old.max_concurrency
         if handler.stream_type is old.stream_type:
             handler.run_timeout = old.run_timeout
             handler.default_timeout = old.default_timeout
@@ -212,6 +220,7 @@ class Router:
         run_timeout: float | None = None,
         inline: bool = False,
         priority: str | None = None,
+        max_concurrency: int | None = None,
     ) -> Handler:
         """Return a handler for a function; see `register`."""
         function = Function.of(func)
@@ -248,6 +257,7 @@ class Router:
             function.stream_type,
             default_timeout=default,
             priority=DEFAULT_PRIORITY if priority is None else PRIORITIES.index(priority),
+            max_concurrency=max_concurrency,
         )
 
     def find(self, method: str) -> Handler | None:

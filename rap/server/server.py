@@ -24,6 +24,7 @@ from rap.server.hooks import Event, check_events, discard_events, run_event, run
 from rap.server.load_report import LoadMeter
 from rap.server.loop_monitor import LoopMonitor
 from rap.server.middleware.chain import Middleware, MiddlewareStack
+from rap.server.overload.entrances import Overload
 from rap.server.registration import Registration
 from rap.server.router import Handler, Router
 from rap.server.signals import handle_signals
@@ -155,6 +156,9 @@ class Server:
         shed: Whether the server refuses calls with `ResourceExhausted` that would wait longer than
             half of their time, because it is asked for more than it can do. Without it, an
             overloaded server begins all calls, and most of them too late. Default True.
+        max_concurrency: Maximum calls of all functions that run at a time; more are refused with
+            `ResourceExhausted`, except critical ones. `None` means any number, unless the server is
+            overloaded. Default None, at least 1.
         debug: Whether callers get the traceback when a function raises. Default False.
         allow_load: Whether clients on the same machine may import code into the server, with the
             private functions `load` and `reload` of the group `registry`. Default False.
@@ -260,6 +264,11 @@ class Server:
         return self._connections
 
     @property
+    def overload_state(self) -> Overload:
+        """Which calls wait, and which were refused because there are too many."""
+        return Overload() if self._dispatcher is None else self._dispatcher.overload_state
+
+    @property
     def threads(self) -> Threads | None:
         """Where `def` functions run; `None` before the start."""
         return None if self._dispatcher is None else self._dispatcher.threads
@@ -288,6 +297,7 @@ class Server:
         inline: bool = False,
         allow: Allow | None = None,
         priority: str | None = None,
+        max_concurrency: int | None = None,
     ) -> F: ...
 
     @overload
@@ -304,6 +314,7 @@ class Server:
         inline: bool = False,
         allow: Allow | None = None,
         priority: str | None = None,
+        max_concurrency: int | None = None,
     ) -> Callable[[F], F]: ...
 
     @checks_options(HandlerOptions)
@@ -320,6 +331,7 @@ class Server:
         inline: bool = False,
         allow: Allow | None = None,
         priority: str | None = None,
+        max_concurrency: int | None = None,
     ) -> Any:
         """Let clients call a function.
 
@@ -359,6 +371,7 @@ class Server:
             "inline": inline,
             "allow": allow,
             "priority": priority,
+            "max_concurrency": max_concurrency,
         }
         if func is None:
             return lambda each: self.register(each, name, group, **options)
@@ -446,6 +459,7 @@ class Server:
             middleware=self._middlewares.message_chain(threads, self._clock),
             debug=self.config.debug,
             shed=self.config.shed,
+            max_concurrency=self.config.max_concurrency,
             log=_log,
         )
         try:

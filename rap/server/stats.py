@@ -77,6 +77,11 @@ class ServerStatus:
         threads_waiting: Functions that wait for a thread.
         threads_waited: Seconds that functions have waited for a thread so far.
         threads_expired: Calls whose deadline passed before a thread was free.
+        waiting: Calls that wait for their turn.
+        queue_delay: Seconds that the call that began last has waited; 0 while no call waits.
+        queue_waited: Seconds that calls have waited for their turn so far.
+        concurrency_limits: Calls that may run at a time, by method, of functions with a limit.
+        shed: Calls that were refused because of overload, by reason, method and priority.
         blocks: How often a function held the event loop too long, by method.
         blocked_seconds: For how many seconds in all, by method.
         cancel_pauses: How often new calls of a client waited because it cancels most of its calls.
@@ -101,6 +106,11 @@ class ServerStatus:
     threads_waiting: int
     threads_waited: float
     threads_expired: int
+    waiting: int
+    queue_delay: float
+    queue_waited: float
+    concurrency_limits: Mapping[str, float]
+    shed: Mapping[tuple[str, str, str], int]
     blocks: Mapping[str, int]
     blocked_seconds: Mapping[str, float]
     cancel_pauses: int
@@ -111,7 +121,7 @@ class ServerStatus:
 def server_status(server: Server) -> ServerStatus:
     """Return the state of a server; call it on its event loop."""
     manager, registration = server.connection_manager, server.registration
-    lease, threads = registration.lease, server.threads
+    lease, threads, overload = registration.lease, server.threads, server.overload_state
     return ServerStatus(
         address=str((manager.addresses or manager.hosts)[0]),
         serving=server.is_serving,
@@ -132,6 +142,11 @@ def server_status(server: Server) -> ServerStatus:
         threads_waiting=0 if threads is None else threads.waiting,
         threads_waited=0.0 if threads is None else threads.waited,
         threads_expired=0 if threads is None else threads.expired,
+        waiting=overload.waiting,
+        queue_delay=overload.delay,
+        queue_waited=overload.waited,
+        concurrency_limits=overload.limits,
+        shed=overload.refused,
         blocks=dict(server.loop_monitor.blocks),
         blocked_seconds=dict(server.loop_monitor.seconds),
         cancel_pauses=manager.cancel_pauses,

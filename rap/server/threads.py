@@ -37,6 +37,7 @@ _LOG_PAUSE = 60.0  # seconds between two such lines
 # Seconds before its deadline at which a call that still waits fails, at most a tenth of the time
 # that it had: the caller then learns the reason before it gives up itself.
 _EARLY = 0.05
+_NEWEST = 0.1  # weight of the last job in the average time of jobs
 _MAX_NAMES = 3  # functions that a text names
 _FULL = (
     "all %d threads are busy (running there: %s), and %d calls wait for one, the first for %.1f s; "
@@ -79,6 +80,11 @@ class Threads:
     def waited(self) -> float:
         """Seconds that all functions together have waited for a thread."""
         return self._jobs.waited
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a function will wait for a thread; 0 before the first has returned."""
+        return self._jobs.expected_wait
 
     @property
     def expired(self) -> int:
@@ -281,8 +287,14 @@ class _Jobs:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait or run
+        self._seconds = 0.0  # that a job runs, on average
         self._threads = 0  # in the pool
         self._started = 0
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a job will wait, if those before it take as long as recent ones did."""
+        return max(self._unfinished - self.max_threads, 0) * self._seconds / self.max_threads
 
     @property
     def running_names(self) -> str:
@@ -411,6 +423,7 @@ class _Jobs:
             with self._lock:  # before the caller resumes and submits its next job
                 self._unfinished -= 1
                 self.waited += job.waited
+                self._learn(monotonic() - job.started_at)
                 if leaves:
                     self._threads -= 1
                     self.kept += 1
@@ -420,6 +433,11 @@ class _Jobs:
                 return
             del one
         self._queue.put(None)
+
+    def _learn(self, seconds: float) -> None:
+        """Add the time of a job to the average."""
+        share = _NEWEST if self._seconds else 1.0
+        self._seconds += (seconds - self._seconds) * share
 
     def _keep(self, one: OneThread) -> bool:
         """Work for a generator only; return whether the pool takes the thread back then."""

@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
             window, state). A connection without it is a client's.
         stream_handler: On a server, called once, when the client's Hello has arrived; returns
             what takes each stream that the client opens.
-        keep_task: On a server, takes a cancelled task that outlives its stream.
+        keep_task: On a server, takes a stream that has failed, and its task, which was cancelled.
         on_load: Takes load reports, or on a server requests for one: (connection, body).
         on_made: Called when the transport is connected, before anything is sent.
         on_change: Called when the peer's Hello or GoAway has arrived.
@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
         log: logging.Logger,
         new_stream: Callable[..., Any] | None = None,
         stream_handler: "Callable[[Connection], StreamHandler] | None" = None,
-        keep_task: Callable[[asyncio.Task[None]], object] | None = None,
+        keep_task: Callable[[Any, asyncio.Task[None]], object] | None = None,
         on_load: "Callable[[Connection, bytes], object] | None" = None,
         on_made: "Callable[[Connection], object] | None" = None,
         on_change: "Callable[[Connection], object] | None" = None,
@@ -1089,7 +1089,7 @@ def _no_handler(stream: Any, flags: int, meta: bytes, body: bytes | memoryview) 
     raise AssertionError("the first frame is a Hello, and a client's peer opens no streams")
 
 
-def _keep_no_task(_: asyncio.Task[None]) -> None:
+def _keep_no_task(_: object, __: asyncio.Task[None]) -> None:
     raise AssertionError("a client has no handlers")
 
 

@@ -1,5 +1,6 @@
 """The documentation lists exactly the metrics that a process exports."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from integration.dashboard import expressions
 from rap.call import Request
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
+from rap.errors import ResourceExhausted
 from rap.observe import serve_metrics
 from rap.observe.workers import WorkerAnswer, WorkersCollector
 from rap.processor.metrics.prometheus import PrometheusMessageProcessor, PrometheusProcessor
@@ -60,6 +62,10 @@ async def add(a: int, b: int) -> int:
     return a + b
 
 
+async def turn() -> None:
+    await asyncio.sleep(0)
+
+
 def everybody(request: Request) -> str:
     return "all"
 
@@ -83,6 +89,11 @@ async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -
         async with client, serve_metrics(server, client, registry=metrics):
             await client.call(add, 1, 2)
             await client.call(add, 1, 2)
+            server.register(turn, max_concurrency=1)
+            refused = await asyncio.gather(
+                client.call(turn), client.call(turn), return_exceptions=True
+            )
+            assert isinstance(refused[1], ResourceExhausted)
             workers = WorkersCollector([StubWorker(0)], [WorkerAnswer(0, True, "")])
             seen = [*metrics.collect(), *workers.collect()]
     assert sorted(map(shown, seen)) == sorted(documented())

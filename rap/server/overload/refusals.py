@@ -22,6 +22,9 @@ _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WHY = {
     "queue": "the server is overloaded: the call would wait too long for its turn",
     "late": "the server is overloaded: the call has waited too long for its turn",
+    "threads": "the server is overloaded: the call would wait too long for a thread",
+    "limit": "the server is overloaded: as many calls of the function run as end in time",
+    "max_concurrency": "as many calls run as max_concurrency allows",
 }
 _WARNING = (
     "overloaded: %d calls were refused since the last such line (%s; by reason: %s): add servers,"

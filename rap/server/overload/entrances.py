@@ -1,0 +1,186 @@
+"""What a call must pass besides the gate, for functions that have more to pass.
+
+A plain `async` function has no `Entrance` and pays nothing. A `def` function that runs in a thread
+has one, and so has each function with a limit on the calls that run at a time.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import inf
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
+
+from rap.clock import Clock
+from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Limit, Limited
+from rap.server.router import Handler
+
+__all__ = ["Entrance", "Entrances", "Overload", "ThreadPool"]
+
+# A call that runs, its task, and when it began.
+Running = tuple[Limited, asyncio.Task[None], float]
+# Share of its time that a call may wait for a thread, by its priority.
+_PATIENCE = (0.75, 0.5, 0.25)
+
+
+class Overload(NamedTuple):
+    """How overloaded a server is.
+
+    Args:
+        waiting: Calls that wait for their turn.
+        delay: Seconds that the call that began last has waited; 0 while no call waits.
+        waited: Seconds that calls have waited so far.
+        limits: Calls that may run at a time, by function, of functions that have a limit.
+        refused: Calls that were refused, by reason, function and priority.
+    """
+
+    waiting: int = 0
+    delay: float = 0.0
+    waited: float = 0.0
+    limits: Mapping[str, float] = {}
+    refused: Mapping[tuple[str, str, str], int] = {}
+
+
+class ThreadPool(Protocol):
+    """The threads that run `def` functions."""
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a function will wait for a thread."""
+        ...
+
+
+class Entrance:
+    """What the calls of one function must pass.
+
+    Args:
+        limits: How many may run at a time, each of several limits.
+        threads: Where the function runs; `None`: on the event loop.
+        adaptive: The one of the limits that ends when it is not needed any more.
+        forget: Called then.
+    """
+
+    __slots__ = ("_adaptive", "_forget", "_limits", "_threads")
+
+    def __init__(
+        self,
+        limits: Iterable[Limit],
+        threads: ThreadPool | None,
+        adaptive: AdaptiveLimit | None,
+        forget: Callable[[], object],
+    ) -> None:
+        self._limits = tuple(limits)
+        self._threads = threads
+        self._adaptive = adaptive
+        self._forget = forget
+
+    def refusal(self, priority: int, time: float, now: float) -> tuple[str, float] | None:
+        """Return why a call must not begin, and the seconds that it would have to wait.
+
+        Args:
+            priority: Index in `rap.call.PRIORITIES`.
+            time: Seconds until its deadline.
+            now: Seconds on the monotonic clock.
+        """
+        if self._threads is not None:
+            wait = self._threads.expected_wait
+            if wait > time * _PATIENCE[priority]:
+                return "threads", wait
+        for limit in self._limits:
+            if limit.refuses(priority, now):
+                return limit.reason, limit.retry_after
+        return None
+
+    def enter(self, call: Limited, task: asyncio.Task[None], now: float) -> None:
+        """Count a call that has begun until its task ends."""
+        for limit in self._limits:
+            limit.enter(call, task, now)
+        if self._adaptive is not None and not self._adaptive.is_needed:
+            self._forget()
+
+
+class Entrances:
+    """The entrances of all functions of a server.
+
+    Args:
+        threads: Where `def` functions run; `None`: their calls are not refused.
+        clock: Source of time.
+        max_concurrency: Maximum number of calls of all functions together.
+        adapts: Whether functions get limits that they need.
+        on_change: Called when an entrance has changed.
+    """
+
+    def __init__(
+        self,
+        threads: ThreadPool | None,
+        clock: Clock,
+        *,
+        max_concurrency: int | None,
+        adapts: bool,
+        on_change: Callable[[], object],
+    ) -> None:
+        self._threads = threads
+        self._clock = clock.monotonic
+        self._adapts = adapts
+        self._on_change = on_change
+        self._of_server: FixedLimit | None = None
+        if max_concurrency is not None:
+            self._of_server = FixedLimit(max_concurrency, spares_critical=True)
+        self._fixed: dict[str, FixedLimit] = {}  # by function
+        self._adaptive: dict[str, AdaptiveLimit] = {}
+        self._known: dict[str, WeakSet[object]] = {}  # connections whose calls are watched
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """How many calls may run at a time, by function; of functions that have a limit."""
+        found = {method: limit.most for method, limit in self._adaptive.items()}
+        for method, limit in self._fixed.items():
+            found[method] = min(limit.most, found.get(method, inf))
+        return {method: most for method, most in found.items() if most < inf}
+
+    def of(self, handler: Handler) -> Entrance | None:
+        """Return the entrance of a function; `None` if it needs none."""
+        method = handler.method
+        threads = self._threads if handler.needs_thread else None
+        limits: list[Limit] = []
+        if self._of_server is not None:
+            limits.append(self._of_server)
+        if handler.max_concurrency is not None:
+            fixed = self._fixed.get(method)
+            if fixed is None or fixed.most != handler.max_concurrency:
+                fixed = self._fixed[method] = FixedLimit(handler.max_concurrency)
+            limits.append(fixed)
+        adaptive = self._adaptive.get(method)
+        if adaptive is not None:
+            limits.append(adaptive)
+        if not limits and threads is None:
+            return None
+        return Entrance(limits, threads, adaptive, partial(self._forget, method))
+
+    def expire(
+        self, handler: Handler, conn: object, running: Callable[[], Iterable[Running]]
+    ) -> None:
+        """Take note of a running call that has expired.
+
+        Args:
+            handler: Its function.
+            conn: Its connection.
+            running: Returns the calls of the function that run on the connection.
+        """
+        if not self._adapts or handler.needs_thread or not handler.has_one_response:
+            return
+        known = self._known.get(handler.method)
+        if known is None:
+            self._adaptive[handler.method] = AdaptiveLimit(self._clock)
+            known = self._known[handler.method] = WeakSet()
+            self._on_change()
+        if conn not in known:  # its calls have begun before the function was watched
+            known.add(conn)
+            for each in running():
+                self._adaptive[handler.method].enter(*each)
+
+    def _forget(self, method: str) -> None:
+        """Watch a function no more."""
+        if self._adaptive.pop(method, None) is not None:
+            del self._known[method]
+            self._on_change()

@@ -1,0 +1,354 @@
+"""Limits on the calls of a function that run at a time, fixed and found."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rap.call import PRIORITIES
+from rap.client import Client
+from rap.errors import CallError, DeadlineExceeded, ResourceExhausted
+from rap.server import Server
+from rap.server.overload.limits import AdaptiveLimit, FixedLimit
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, serving, within
+
+CRITICAL, DEFAULT, SHEDDABLE = range(len(PRIORITIES))
+
+
+class Running:
+    """A call of a function under a limit."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.error: CallError | None = None
+        self.ended: list[Any] = []
+
+    def add_done_callback(self, callback: Any) -> None:
+        self.ended.append(callback)
+
+    def end(self, error: CallError | None = None) -> None:
+        self.error = error
+        for callback in self.ended:
+            callback(self)
+
+
+class Backend:
+    """A function that serves some calls at a time, in order; the others of its calls wait.
+
+    Args:
+        places: Calls that it serves at a time.
+        seconds: Seconds that each takes.
+        timeout: Deadline of its calls.
+        hanging: Every so many calls one hangs; 0: none.
+    """
+
+    def __init__(
+        self, places: int, seconds: float, timeout: float, *, limited: bool = True, hanging: int = 0
+    ) -> None:
+        self.clock = FakeClock()
+        self.limit = AdaptiveLimit(self.clock.monotonic)
+        self.capacity = places / seconds
+        self.limited = limited
+        self.good = self.expired = self.refused = 0
+        self._places = places
+        self._seconds = seconds
+        self._timeout = timeout
+        self._hanging = hanging
+        self._count = 0
+        self._waiting: list[Running] = []
+        self._serving: list[tuple[float, Running]] = []
+        self._hung: list[Running] = []
+
+    def offer(self, rate: float, duration: float) -> float:
+        """Let calls arrive for some time; return how many were answered in time, per second."""
+        step = 0.001
+        good, owed = self.good, 0.0
+        for _ in range(round(duration / step)):
+            owed += rate * step
+            while owed >= 1:
+                owed -= 1
+                self._arrive()
+            self.clock.advance(step)
+            self._work()
+        return (self.good - good) / duration
+
+    def slow_down(self, factor: float) -> None:
+        """Let each call take so many times as long."""
+        self._seconds *= factor
+
+    def _arrive(self) -> None:
+        now = self.clock.monotonic()
+        if self.limited and self.limit.refuses(DEFAULT, now):
+            self.refused += 1
+            return
+        call = Running(now + self._timeout)
+        self.limit.enter(call, call, now)  # type: ignore[arg-type]  # it is its own task
+        self._count += 1
+        if self._hanging and self._count % self._hanging == 0:
+            self._hung.append(call)
+        else:
+            self._waiting.append(call)
+
+    def _work(self) -> None:
+        now = self.clock.monotonic()
+        for calls in (self._waiting, self._hung):
+            while calls and calls[0].deadline <= now:
+                self._expire(calls.pop(0))
+        for at, call in [*self._serving]:
+            if call.deadline <= now:
+                self._serving.remove((at, call))
+                self._expire(call)
+            elif at <= now:
+                self._serving.remove((at, call))
+                self.good += 1
+                call.end()
+        while self._waiting and len(self._serving) < self._places:
+            self._serving.append((now + self._seconds, self._waiting.pop(0)))
+
+    def _expire(self, call: Running) -> None:
+        self.expired += 1
+        call.end(DeadlineExceeded("late"))
+
+
+@pytest.mark.parametrize("load", [1.2, 2, 4, 10])
+@pytest.mark.parametrize(("places", "seconds"), [(20, 0.05), (100, 0.2), (20, 0.01)])
+def test_a_function_that_waits_goes_on_answering_what_it_can(
+    load: float, places: int, seconds: float
+) -> None:
+    backend = Backend(places, seconds, timeout=0.5)
+    backend.offer(load * backend.capacity, 4)
+    assert backend.offer(load * backend.capacity, 4) >= 0.9 * backend.capacity
+
+
+def test_without_a_limit_it_answers_hardly_any_in_time() -> None:
+    backend = Backend(20, 0.05, timeout=0.5, limited=False)
+    backend.offer(2 * backend.capacity, 4)
+    assert backend.offer(2 * backend.capacity, 4) < 0.5 * backend.capacity
+
+
+def test_the_first_limit_comes_within_a_second() -> None:
+    backend = Backend(20, 0.05, timeout=0.5)
+    backend.offer(2 * backend.capacity, 1.2)
+    assert backend.limit.most < inf
+
+
+def test_it_is_at_its_full_rate_as_soon_as_the_load_has_fallen() -> None:
+    backend = Backend(20, 0.05, timeout=0.5)
+    backend.offer(4 * backend.capacity, 6)
+    backend.offer(0.5 * backend.capacity, 1)
+    lost = backend.refused + backend.expired
+    backend.offer(0.5 * backend.capacity, 4)
+    assert backend.refused + backend.expired == lost
+
+
+def test_a_limit_ends_when_it_has_refused_nothing_for_a_minute() -> None:
+    backend = Backend(20, 0.05, timeout=0.5)
+    backend.offer(2 * backend.capacity, 4)
+    assert backend.limit.is_needed
+    backend.offer(0.5 * backend.capacity, 1)
+    backend.clock.advance(61)
+    assert not backend.limit.is_needed
+
+
+@pytest.mark.parametrize("hanging", [5, 3])
+def test_calls_that_hang_beside_quick_ones_bring_no_limit(hanging: int) -> None:
+    backend = Backend(1000, 0.01, timeout=0.5, hanging=hanging)
+    backend.offer(200, 10)
+    assert backend.limit.most == inf
+    assert backend.refused == 0
+
+
+def test_a_backend_that_gets_slower_is_followed_and_so_is_one_that_recovers() -> None:
+    backend = Backend(20, 0.02, timeout=0.5)
+    backend.offer(1200, 4)
+    backend.slow_down(5)
+    backend.offer(1200, 6)
+    assert backend.offer(1200, 4) >= 0.85 * 200
+    backend.slow_down(1 / 5)
+    backend.offer(1200, 8)
+    assert backend.offer(1200, 4) >= 0.85 * 1000
+
+
+def test_critical_calls_pass_a_limit_and_sheddable_ones_leave_room() -> None:
+    limit = FixedLimit(10, spares_critical=True)
+    calls = []
+    for count in range(12):
+        assert limit.refuses(SHEDDABLE, 0) == (count >= 8)
+        assert limit.refuses(DEFAULT, 0) == (count >= 10)
+        assert not limit.refuses(CRITICAL, 0)
+        calls.append(Running(1))
+        limit.enter(calls[-1], calls[-1], 0)  # type: ignore[arg-type]
+    for call in calls:
+        call.end()
+    assert limit.running == 0
+
+
+@given(most=st.integers(1, 1000))
+def test_a_limit_leaves_at_least_one_place_to_each_priority(most: int) -> None:
+    limit = FixedLimit(most)
+    assert not any(limit.refuses(priority, 0) for priority in (CRITICAL, DEFAULT, SHEDDABLE))
+
+
+@given(
+    load=st.floats(0.1, 6),
+    places=st.integers(1, 60),
+    seconds=st.floats(0.002, 0.3),
+    hanging=st.sampled_from([0, 0, 2, 7]),
+)
+@settings(max_examples=15, deadline=None)
+def test_every_call_that_enters_leaves(
+    load: float, places: int, seconds: float, hanging: int
+) -> None:
+    backend = Backend(places, seconds, timeout=0.5, hanging=hanging)
+    backend.offer(min(load * backend.capacity, 2000), 2)
+    backend.offer(0, 1)
+    assert backend.limit.running == 0
+
+
+# With a server.
+
+
+class Door:
+    """Handlers that wait until the test opens it."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.open = asyncio.Event()
+        self.opened = threading.Event()
+
+    async def wait(self) -> int:
+        self.inside += 1
+        try:
+            await self.open.wait()
+        finally:
+            self.inside -= 1
+        return 1
+
+    async def items(self) -> AsyncIterator[int]:
+        yield await self.wait()
+
+    def block(self) -> int:
+        self.inside += 1
+        assert self.opened.wait(10)
+        return 1
+
+    def numbers(self) -> Iterator[int]:
+        yield self.block()
+
+    def release(self) -> None:
+        self.open.set()
+        self.opened.set()
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    found = Door()
+    yield found
+    found.opened.set()
+
+
+async def take(client: Client, name: str) -> Any:
+    if name in ("items", "numbers"):
+        return [item async for item in client.iterator_call(name)]
+    return await client.raw_call(name)
+
+
+@pytest.mark.parametrize("name", ["wait", "items", "block", "numbers"])
+async def test_no_more_calls_of_a_function_run_than_it_allows(door: Door, name: str) -> None:
+    async with serving(close_timeout=5) as server, calling(server, max_attempts=1) as client:
+        server.register(getattr(door, name), max_concurrency=3)
+        calls = [asyncio.create_task(take(client, name)) for _ in range(3)]
+        await eventually(lambda: door.inside == 3)
+        with pytest.raises(ResourceExhausted, match="max_concurrency") as caught:
+            await within(take(client, name))
+        assert caught.value.unserved
+        assert caught.value.details["limit"] == "max_concurrency"
+        door.release()
+        await within(asyncio.gather(*calls))
+        await within(take(client, name))
+
+
+async def test_no_more_calls_run_than_the_server_allows_except_critical_ones(door: Door) -> None:
+    async with (
+        serving(max_concurrency=2, close_timeout=5) as server,
+        calling(server, max_attempts=1) as client,
+    ):
+        server.register(door.wait)
+        server.register(door.items)
+        server.register(door.wait, "urgent", priority="critical")
+        calls = [asyncio.create_task(take(client, name)) for name in ("wait", "items")]
+        await eventually(lambda: door.inside == 2)
+        with pytest.raises(ResourceExhausted):
+            await within(take(client, "wait"))
+        calls.append(asyncio.create_task(take(client, "urgent")))
+        await eventually(lambda: door.inside == 3)
+        assert await client.raw_call("list", group="registry")
+        door.release()
+        await within(asyncio.gather(*calls))
+
+
+async def test_a_cancelled_call_gives_its_place_back_though_it_never_ran(door: Door) -> None:
+    async with serving(close_timeout=5) as server, calling(server, max_attempts=1) as client:
+        server.register(door.wait, max_concurrency=3)
+        for _ in range(10):
+            calls = [asyncio.create_task(take(client, "wait")) for _ in range(3)]
+            await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await eventually(lambda: not server.connection_manager.open_calls)
+        door.release()
+        assert await within(asyncio.gather(*[take(client, "wait") for _ in range(3)])) == [1] * 3
+
+
+async def test_a_function_whose_calls_expire_gets_a_limit_that_the_state_shows() -> None:
+    turns = asyncio.Semaphore(2)
+
+    async def slow() -> None:
+        async with turns:
+            await asyncio.sleep(0.02)
+
+    async with serving(slow) as server, calling(server, max_attempts=1) as client:
+
+        async def call() -> None:
+            await client.raw_call("slow", timeout=0.2)
+
+        async def until_limited() -> None:
+            calls: set[asyncio.Task[None]] = set()
+            while not server.overload_state.limits:
+                calls |= {asyncio.create_task(call()) for _ in range(5)}
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*calls, return_exceptions=True)
+
+        await within(until_limited())
+        assert server.overload_state.limits["/default/slow"] >= 10
+
+
+async def test_calls_that_would_wait_too_long_for_a_thread_are_refused(door: Door) -> None:
+    def work() -> int:
+        assert not door.opened.wait(0.02)
+        return 1
+
+    async with serving(threads=1) as server, calling(server, max_attempts=1) as client:
+        server.register(work)
+        assert await client.raw_call("work") == 1  # about 20 ms
+        calls = [client.raw_call("work", timeout=0.5) for _ in range(100)]
+        found = await within(asyncio.gather(*calls, return_exceptions=True))
+        assert found.count(1) >= 5
+        refused = [each for each in found if isinstance(each, ResourceExhausted)]
+        assert len(refused) >= 70
+        assert {each.details["limit"] for each in refused} == {"threads"}
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "many"])
+def test_a_bad_limit_is_an_error(value: Any) -> None:
+    with pytest.raises(ValueError, match="max_concurrency must be an integer"):
+        Server(max_concurrency=value)
+    with pytest.raises(ValueError, match="max_concurrency must be an integer"):
+        Server().register(Door().wait, max_concurrency=value)
