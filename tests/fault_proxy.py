@@ -62,11 +62,22 @@ class FaultProxy:
         self.judge = self.judge_sent = lambda _: Fate.PASS
         held, self._held = self._held, []
         for end, data in held:
-            end.transport.write(data)
+            if not end.ended.done():
+                end.transport.write(data)
 
     def hold(self, end: "_End", data: bytes) -> None:
         """Keep something for one end until `release`."""
         self._held.append((end, data))
+
+    def break_connection(self, address: tuple[str, int]) -> None:
+        """Let nothing pass any more on one connection.
+
+        Args:
+            address: Of the client's end.
+        """
+        for end in self.ends:
+            if end.transport.get_extra_info("peername") == address:
+                end.break_both()
 
     def break_open(self) -> None:
         """Let nothing pass any more on the connections that are open now."""
@@ -109,6 +120,12 @@ class _End(asyncio.Protocol):
         self._is_server = client is not None
         self._other = client
         self._early: list[bytes] = []  # from a client, before the server is there
+
+    def break_both(self) -> None:
+        """Let nothing pass any more, either way."""
+        self.is_broken = True
+        if self._other is not None:
+            self._other.is_broken = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)

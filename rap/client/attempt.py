@@ -54,6 +54,7 @@ class UnaryAttempt(UnaryStream):
     started: float
     doubted = False
     _on_doubt: Callable[[AttemptDoubted], object] | None = None
+    _more_doubts: list[AttemptDoubted] | None = None  # before the caller has seen the first one
 
     def on_late(self) -> None:
         """Let the caller decide on a second attempt, once: there is no answer for long."""
@@ -77,6 +78,8 @@ class UnaryAttempt(UnaryStream):
         """Call `done` when `future` is, and `doubted` instead of raising a doubt in the caller."""
         self.future.add_done_callback(done)
         self._on_doubt = doubted
+        for doubt in self._more_doubts or ():
+            doubted(doubt)
 
     def unwatch(self, done: Callable[[object], object]) -> None:
         """Undo `watch`, or the attempt and its watcher keep each other alive."""
@@ -97,10 +100,13 @@ class UnaryAttempt(UnaryStream):
             return
         if self._on_doubt is not None:
             self._on_doubt(doubt)
-            return
-        # The caller waits for the future of an attempt that goes on.
-        waiting, self.future = self.future, self.conn.new_future()
-        waiting.set_exception(doubt)
+        elif self._more_doubts is not None:
+            self._more_doubts.append(doubt)
+        else:
+            # The caller waits for the future of an attempt that goes on.
+            self._more_doubts = []
+            waiting, self.future = self.future, self.conn.new_future()
+            waiting.set_exception(doubt)
 
     def cancel(self, why: str) -> None:
         """Cancel the attempt on the wire; nothing happens if it has ended."""
@@ -188,7 +194,7 @@ class AttemptFactory:
             usual: Seconds that the function usually takes; `None`: unknown.
         """
         within = (call.deadline - self.monotonic()) / 2
-        if usual is not None and usual > within:
+        if within <= 0.0 or (usual is not None and usual > within):
             return None
         node = self.cluster.pick_alive(call.affinity, exclude, within)
         if node is None or node.pool.conn is None:
@@ -340,6 +346,8 @@ def explain_deadline(
     else:
         what = f"{server} did not finish"
     text = f"{call.method}: {what} within {seconds:.3g} s"
+    if conn.suspect:
+        text += f" (it has sent nothing for {conn.silence:.3g} s)"
     if number > 1:
         text += f", in attempt {number}"
     if outer := inherited_from(call.deadline):

@@ -83,8 +83,8 @@ class Ready(NamedTuple):
 
     Args:
         nodes: Those that may be picked.
-        changing: Whether it will soon change by itself: the weight of a node still grows, or an
-            ejected one waits for its probe.
+        changing: Whether it will soon change by itself: the weight of a node still grows, an
+            ejected one waits for its probe, or one was silent twice lately.
         panic: Whether so few nodes are healthy that health is ignored.
     """
 
@@ -109,6 +109,10 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     if panic:
         healthy = serving
     healthy = _heard(healthy) or _heard(serving) or healthy
+    steady = [node for node in healthy if not node.pool.is_held(now)]
+    held = len(healthy) - len(steady)
+    if not is_panic(len(steady), len(healthy)):
+        healthy = steady
     newcomers = [node for node in healthy if node.since is None]
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     loads = [node.stats for node in healthy]
@@ -121,7 +125,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     for node, weight in zip(healthy, weights, strict=True):
         if node.weight != weight:  # of a thousand few change
             node.set_weight(weight)
-    changing = ejected > 0 or any(age < slow_start for _, age in ages)
+    changing = ejected > 0 or held > 0 or any(age < slow_start for _, age in ages)
     return Ready(tuple(healthy), changing, panic)
 
 
@@ -218,7 +222,16 @@ class Cluster:
         ready = self.ready
         if exclude:
             ready = tuple(node for node in ready if node.key not in exclude) or ready
-        return self._choose(ready, affinity) if ready else None
+        if not ready:
+            return None
+        node = self._pick(ready, affinity)
+        if node.breaker.state is not _CLOSED:
+            self._use_probe(node)
+        if node.stats.in_flight >= self._open_places:
+            node = min(ready, key=lambda each: each.stats.in_flight)
+            if node.stats.in_flight >= self._open_places:
+                return None
+        return node
 
     def pick_alive(
         self, affinity: str | None, exclude: frozenset[str], within: float
@@ -236,19 +249,17 @@ class Cluster:
             for node in self.ready
             if node.key not in exclude and node.takes_copy(now, within, limit)
         )
-        return self._choose(alive, affinity) if alive else None
-
-    def _choose(self, ready: tuple[Node, ...], affinity: str | None) -> Node | None:
-        """Return the node for a call, one of some; `None` if all have reached `max_in_flight`."""
-        node = self._pick(ready, affinity)
+        if not alive:
+            return None
+        node = self._pick(alive, affinity)
         if node.breaker.state is not _CLOSED:
-            node.breaker.allow(self._clock.monotonic())
-            self._refresh_soon(0.0)
-        if node.stats.in_flight >= self._open_places:
-            node = min(ready, key=lambda each: each.stats.in_flight)
-            if node.stats.in_flight >= self._open_places:
-                return None
+            self._use_probe(node)
         return node
+
+    def _use_probe(self, node: Node) -> None:
+        """Let a call be the probe of an ejected node."""
+        node.breaker.allow(self._clock.monotonic())
+        self._refresh_soon(0.0)
 
     async def connect(self, chosen: WaitForReady = True) -> None:
         """Return when a server is ready; wait for `connect_timeout` at most.

@@ -129,11 +129,12 @@ class Node:
             if self.pool.incompatible:
                 return "incompatible"
             return "connecting" if self.pool.wanted else "suspect"
-        if not self.breaker.available(self._now()):
-            return "ejected"
-        if self.pool.suspect or self.leaving or self.endpoint.state is State.SUSPECT:
+        now = self._now()
+        if self.pool.suspect or self.pool.is_held(now):
             return "suspect"
-        return "up"
+        if not self.breaker.available(now):
+            return "ejected"
+        return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
 
     def describe(self) -> str:
         """Return its state, and what is to be said about it."""

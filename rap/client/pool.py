@@ -32,6 +32,7 @@ _JITTER = 0.2
 _MAX_PAUSE = 15.0
 _HURRIED_PAUSE = 0.5  # while a call waits
 _HANGING = 1.0  # seconds after which a dial is accompanied by another one, while a call waits
+_HOLD = 10.0  # seconds without calls for a server that was silent twice within as many
 _BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failures
 
 
@@ -139,6 +140,9 @@ class Pool:
         self._brief = 0  # connections in a row that ended as soon as they were open
         self._opened_at: dict[Connection, float] = {}
         self._dialling: asyncio.Task[None] | None = None
+        self._silent_at = -_HOLD  # when all connections became suspect
+        self._held_until = 0.0
+        self._warned_at = -_HOLD
         self._is_redial = False  # that dial is for a connection beside suspect ones
         self._dial_began: float | None = None  # of a dial that is under way
         self._beside: asyncio.Task[None] | None = None  # accompanies it
@@ -160,6 +164,8 @@ class Pool:
         if self.suspect:
             silence = min((conn.silence for conn in self.connections), default=0.0)
             return f"it has sent nothing for {silence:.3g} s, and answers no ping"
+        if self.is_held(self._clock.monotonic()):
+            return f"it was silent twice within {_HOLD:g} s"
         if self._dial_began is None:
             return self.error
         seconds = self._clock.monotonic() - self._dial_began
@@ -177,7 +183,9 @@ class Pool:
         heard = [conn for conn in usable if not conn.suspect]
         roomy = [conn for conn in heard or usable if has_room(conn)]
         self.conn = min(roomy, key=lambda conn: len(conn.streams), default=None)
-        self.suspect = bool(usable) and not heard
+        was_suspect, self.suspect = self.suspect, bool(usable) and not heard
+        if self.suspect and not was_suspect:
+            self._note_silence()
         may_dial = not heard or len(self.connections) < self._max_connections
         needs_one = self.conn is None or self.suspect
         if self._is_redial and self.dialling and not needs_one:
@@ -259,14 +267,35 @@ class Pool:
         self.refresh()
         self._on_change()
 
+    def is_held(self, now: float) -> bool:
+        """Whether it is to get no calls although it is heard: it was silent twice lately.
+
+        Args:
+            now: Seconds on the monotonic clock.
+        """
+        return now < self._held_until
+
+    def _note_silence(self) -> None:
+        """Note that all connections are suspect, which they were not before."""
+        now = self._clock.monotonic()
+        if now < self._silent_at + _HOLD:
+            self._held_until = now + _HOLD
+        self._silent_at = now
+
     def on_suspicion(self, conn: Connection) -> None:
         """React to a connection that is suspect from now on, or no longer."""
         if conn not in self.connections:
             return
         if conn.suspect:
             self.counters.count_suspicion()
+            now = self._clock.monotonic()
+            level = logging.INFO if now < self._warned_at + _HOLD else logging.WARNING
+            self._warned_at = now
             text = "%s is suspect: it has sent nothing for %.2g s, with %d calls open"
-            _log.warning(text, self._name, conn.silence, len(conn.streams))
+            _log.log(level, text, self._name, conn.silence, len(conn.streams))
+            for other in self.connections:
+                if other is not conn:  # it may be the process that is frozen
+                    other.probe()
         else:
             _log.info("%s was heard again", self._name)
             self.failures, self.failed = 0, False

@@ -22,6 +22,7 @@ def node(
     *,
     connected: bool = True,
     wanted: bool = True,
+    held: bool = False,
     incompatible: bool = False,
     **changes: Any,
 ) -> Node:
@@ -34,6 +35,7 @@ def node(
         incompatible=incompatible,
         counters=Counters(),
         suspect=False,
+        is_held=lambda now: held,
         redialled=False,
     )
     return Node(
@@ -70,6 +72,15 @@ def test_when_more_than_half_are_ejected_health_is_ignored() -> None:
     eject(nodes[0])
     eject(nodes[1])
     assert ready_nodes(nodes, 1000.0, 0.0) == (tuple(nodes), True, True)
+
+
+def test_servers_that_were_silent_twice_get_no_calls_unless_more_than_half_were() -> None:
+    up, other = node("up"), node("other")
+    held = [node("one", held=True), node("two", held=True)]
+    assert ready_nodes([up, *held[:1]], 1000.0, 0.0) == ((up,), True, False)
+    assert ready_nodes([up, other, *held], 1000.0, 0.0) == ((up, other), True, False)
+    assert ready_nodes([up, *held], 1000.0, 0.0) == ((up, *held), True, False)
+    assert held[0].state == "suspect"
 
 
 def test_a_newcomer_starts_with_the_latency_of_the_others_and_little_weight() -> None:

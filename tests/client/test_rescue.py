@@ -8,6 +8,7 @@ import re
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from rap.balance import BreakerState
 from rap.client import Client
 from rap.client.node import Node
 from rap.client.processor import CryptoProcessor as ClientCrypto
+from rap.client.sync import SyncClient
 from rap.errors import ConnectionClosed, DeadlineExceeded
 from rap.server import Channel
 from rap.server.processor import CryptoProcessor as ServerCrypto
 from tests.fault_proxy import Fate, FaultProxy
 from tests.loopback import eventually, serving, within
+from tests.transport.certificates import Certificates
 
 ON_BOTH_LOOPS = True
 KEY = "a key of 16 byte"
@@ -105,13 +108,25 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(servers: int = 2, *, crypto: bool = False, **options: Any) -> AsyncIterator[Scene]:
+async def scene(
+    servers: int = 2,
+    *,
+    crypto: bool = False,
+    max_streams: int = 16384,
+    tls: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Scene]:
     desk, proxies = Desk(), []
     async with AsyncExitStack() as stack:
         for number in range(servers):
             processors = [ServerCrypto({"id": KEY})] if crypto else []
             server = await stack.enter_async_context(
-                serving(*desk.handlers(number), processor_list=processors)
+                serving(
+                    *desk.handlers(number),
+                    processor_list=processors,
+                    max_streams=max_streams,
+                    **(tls or {}),
+                )
             )
             proxy = FaultProxy(server.addresses[0].port)
             proxies.append(await stack.enter_async_context(proxy))
@@ -392,6 +407,137 @@ async def test_no_rescued_call_waits_for_the_garbage_collector() -> None:
             gc.enable()
 
 
+async def test_an_attempt_may_be_late_and_on_a_suspect_server_at_once() -> None:
+    """The caller is interrupted once, however many reasons there are."""
+    async with scene() as at:
+        work = at.stub(timeout=5)
+        at.desk.hang = 0
+        call = asyncio.create_task(work())
+        await eventually(lambda: at.desk.begun == [0])
+        (stream,) = (
+            stream for conn in at.node().pool.connections for stream in conn.streams.values()
+        )
+        stream.on_late()
+        stream.suspect(free=True)
+        assert await within(call) == 1
+        assert at.copies == 1
+
+
+async def test_a_hedged_call_is_rescued_too() -> None:
+    async with scene() as at:
+        work = at.stub(timeout=5, hedge=4.0)
+        assert await work() == 0
+        at.proxies[0].freeze()
+        assert await within(work()) == 1
+        assert (at.copies, at.client.invoker.budget.hedges) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "picker", ["p2c", "round_robin", "rendezvous", "prequal", "smooth_weighted"]
+)
+async def test_calls_are_rescued_with_every_picker(picker: str) -> None:
+    async with scene(3, picker=picker) as at:
+        work = at.stub(timeout=3)
+        at.proxies[0].freeze()
+        calls = [work(affinity=str(number)) for number in range(30)]
+        assert set(await within(asyncio.gather(*calls))) == {1, 2}
+        assert at.suspicions == 1
+        assert 1 <= at.copies <= 30
+
+
+async def test_a_broken_one_of_two_connections_is_no_reason_to_leave_the_server() -> None:
+    async with scene(max_streams=1) as at:
+        at.desk.hang = 0
+        calls = [asyncio.create_task(at.client.raw_call("work", timeout=9)) for _ in range(2)]
+        await eventually(lambda: len(at.node().pool.connections) == 2)
+        at.desk.hang = -1
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        conn = at.node().conn
+        assert conn is not None
+        at.proxies[0].break_connection(conn.transport.get_extra_info("sockname"))
+        work = at.stub(timeout=5)
+        assert await within(work()) in (0, 1)
+        assert at.suspicions == 1
+        assert at.node().state == "up"
+        assert await within(work()) == 0
+
+
+async def test_a_frozen_server_is_not_taken_for_alive_for_an_idle_connection_to_it() -> None:
+    async with scene(max_streams=1) as at:
+        at.desk.hang = 0
+        calls = [asyncio.create_task(at.client.raw_call("work", timeout=9)) for _ in range(2)]
+        await eventually(lambda: len(at.node().pool.connections) == 2)
+        at.desk.hang = -1
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        at.proxies[0].freeze()
+        work = at.stub(timeout=5)
+        assert await within(work()) == 1
+        assert at.copies == 1
+        await eventually(lambda: at.suspicions == 2)
+        assert at.node().state == "suspect"
+
+
+async def test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a_while() -> None:
+    async with scene(3) as at:
+        work = at.stub(timeout=5)
+        for state in ("up", "suspect"):
+            at.proxies[0].freeze()
+            assert await within(work()) == 1
+            at.proxies[0].release()
+            await eventually(lambda: not at.node().pool.suspect)
+            assert at.node().state == state
+        assert at.client.cluster.ready == (at.node(1), at.node(2))
+        assert "it was silent twice within 10 s" in at.node().pool.describe()
+
+
+async def test_a_client_without_an_event_loop_is_rescued_too() -> None:
+    async with scene() as at:
+        hosts = [f"127.0.0.1:{proxy.port}" for proxy in at.proxies]
+        loop = asyncio.get_running_loop()
+
+        def call() -> list[int]:
+            with SyncClient(hosts, picker=First()) as client:
+
+                @client.register(idempotent=True, timeout=3)
+                def work() -> int:
+                    raise AssertionError("it runs on the server")
+
+                found = [work()]
+                loop.call_soon_threadsafe(at.proxies[0].freeze)
+                while 0 in found:
+                    found = [work()]
+                return found
+
+        assert await within(asyncio.to_thread(call)) == [1]
+
+
+async def test_a_call_of_a_handler_is_rescued_for_the_call_that_it_serves() -> None:
+    async with scene() as at:
+        work = at.stub(timeout=9)
+        at.proxies[0].freeze()
+
+        async def outer() -> int:
+            result: int = await work()
+            return result
+
+        async with serving(outer) as front, Client(front.addresses) as client:
+            assert await within(client.raw_call("outer", timeout=2)) == 1
+
+
+async def test_calls_over_tls_are_rescued(tmp_path: Path) -> None:
+    own = Certificates(tmp_path).self_signed
+    tls: Any = {"ssl_crt_path": own.crt_path, "ssl_key_path": own.key_path}
+    async with scene(tls=tls, ssl_crt_path=own.crt_path) as at:
+        work = at.stub(timeout=3)
+        assert await work() == 0
+        at.proxies[0].freeze()
+        assert await within(work()) == 1
+
+
 async def test_the_copies_of_a_suspicion_are_free_once_in_ten_seconds() -> None:
     async with scene() as at:
         budget = at.client.invoker.budget
@@ -407,5 +553,6 @@ async def test_the_copies_of_a_suspicion_are_free_once_in_ten_seconds() -> None:
             else:
                 assert await within(call) == expected
             at.proxies[0].release()
-            await eventually(lambda: at.node().state == "up")
+            await eventually(lambda: not at.node().pool.suspect)
+            at.client.cluster.ready = tuple(at.client.cluster.nodes.values())
         assert at.copies == 1
