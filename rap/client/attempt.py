@@ -31,6 +31,7 @@ __all__ = [
     "UnaryAttempt",
     "decode_response",
     "explain_deadline",
+    "explain_refusal",
 ]
 
 _REQUEST = MESSAGE | END
@@ -333,8 +334,7 @@ def explain_deadline(
         seconds: Since the attempt was made.
         number: 1 for the first attempt of the call.
     """
-    service = conn.peer_hello.get("service")
-    server = f"{conn.peer} of service {service!r}" if service else str(conn.peer)
+    server = _server_of(conn)
     if error.message != DEADLINE_PASSED:
         if error.remote and error.message.startswith(f"{call.method}: "):
             error.restate(f"{error.message} on {server}")  # which the server does not know
@@ -353,6 +353,23 @@ def explain_deadline(
     if outer := inherited_from(call.deadline):
         text += f"; the deadline of {outer} left no more"
     error.restate(text)
+
+
+def explain_refusal(error: CallError, path: str, conn: Connection) -> None:
+    """Make the error of a call that was refused say which server has refused it.
+
+    Args:
+        error: The refusal.
+        path: Name of the function, ``/group/name``.
+        conn: The connection of the attempt.
+    """
+    if not error.message.startswith(path):
+        error.restate(f"{path} on {_server_of(conn)}: {error.message}")
+
+
+def _server_of(conn: Connection) -> str:
+    service = conn.peer_hello.get("service")
+    return f"{conn.peer} of service {service!r}" if service else str(conn.peer)
 
 
 async def decode_response(

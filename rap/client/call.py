@@ -33,13 +33,22 @@ from rap.client.attempt import (
     UnaryAttempt,
     decode_response,
     explain_deadline,
+    explain_refusal,
 )
 from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.rescue import LATE, AttemptDoubted
-from rap.client.retry import NONE, RetryBudget, RetryPolicy, RetryState, is_refusal, serves_retry
+from rap.client.retry import (
+    NONE,
+    RetryBudget,
+    RetryPolicy,
+    RetryState,
+    is_refusal,
+    pushback,
+    serves_retry,
+)
 from rap.client.session import Session, SessionClient, ambient_session, innermost_session
 from rap.client.unary_call import UnaryCall
 from rap.client.waiting import WaitForReady, check_wait_for_ready
@@ -52,6 +61,7 @@ from rap.transport import Connection
 if TYPE_CHECKING:
     from rap.client.race import Outcome
     from rap.client.suspects import Suspects
+    from rap.client.throttle import Throttles
 
 __all__ = ["Invoker"]
 
@@ -96,11 +106,19 @@ class Invoker:
         self.clock = clock
         self.monotonic = clock.monotonic
         self.attempts = AttemptFactory(cluster, pipeline, clock.monotonic)
+        self.pick: Callable[[], Node | None] = cluster.pick  # of stubs; see `_on_throttle`
+        self.throttles: Throttles | None = None  # made with the first refusal
+        self._rng = rng
         self.budget = RetryBudget(config.retry_budget, cluster.attempts_by_node, clock.monotonic)
         self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
         self.identity = owner.identity
         self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
         cluster.handle_suspicions(_suspicion_handler(cluster, self.policy, clock))
+
+    @property
+    def throttled(self) -> int:
+        """Number of calls so far that were not sent because servers refused most of them."""
+        return 0 if self.throttles is None else self.throttles.rejected
 
     def is_here(self) -> bool:
         """Whether the event loop of the client is the one that runs in this thread."""
@@ -262,6 +280,8 @@ class Invoker:
             state: The attempts that have failed already; `None`: none.
         """
         # `AttemptFactory.transform_and_start`, `succeed` and `fail`, unrolled: they would cost 2 %.
+        if self.throttles is not None and state is None:
+            self.throttles.check(call)
         attempts, pipeline, cluster = self.attempts, self.pipeline, self.cluster
         rescue = method.rescue if session is None else None
         number, exclude = (1, NONE) if state is None else (state.count, state.exclude)
@@ -298,6 +318,7 @@ class Invoker:
                     state = state or RetryState()
                     return await self._rescue(method, call, body, state, stream, error)
                 call.set_answer(stream.failed_meta or b"")
+                del stream  # its future has the error, which has this frame
                 state = state or RetryState()
                 await self.prepare_retry(method, call, session, pick, state, error, now)
                 number, exclude = state.count, state.exclude
@@ -334,6 +355,8 @@ class Invoker:
     async def _hedge(self, method: Method, call: Call, body: bytes) -> bytes | memoryview:
         from rap.client.hedging import HedgedCall  # few clients hedge
 
+        if self.throttles is not None:
+            self.throttles.check(call)
         hedged = HedgedCall(self.attempts, self.policy, method, call, body)
         return await self._settle(method, call, body, hedged.state, await hedged.run())
 
@@ -394,6 +417,7 @@ class Invoker:
         """
         if is_refusal(error) and self.cluster.all_refuse():  # as `prepare_retry` would say
             self.policy.gives_up(error)
+            self._count_refusal(method.path, method.priority, stream.conn, error)
             try:
                 raise error
             finally:
@@ -418,6 +442,8 @@ class Invoker:
     ) -> StreamAttempt:
         """Open a generator call (with its arguments as body) or a channel (without)."""
         attempts = self.attempts
+        if self.throttles is not None and state.count == 1:
+            self.throttles.check(call)
         while True:
             exclude = state.exclude
             pick = attempts.pick(call, session, exclude)
@@ -452,11 +478,61 @@ class Invoker:
             started: When the attempt was sent, in seconds on the monotonic clock; `None` if it
                 could not be sent.
         """
+        if await self._may_retry(method, call, session, pick, state, error, started):
+            return
+        if is_refusal(error):
+            self._count_refusal(call.method, call.header.get(PRIORITY), pick[1], error)
+        elif self.throttles is not None and error.code is Code.DEADLINE_EXCEEDED:
+            self.throttles.count_expired(call)
+        try:
+            raise error
+        finally:
+            del error  # or the collector has to find a cycle for each failed call
+
+    def note_refusal(self, call: Call, stream: StreamAttempt, error: CallError) -> None:
+        """Note the refusal, if it is one, of a call that may not be retried: items were sent."""
+        if is_refusal(error):
+            stream.node.avoid(pushback(error) or 0.0)
+            self._count_refusal(call.method, call.header.get(PRIORITY), stream.conn, error)
+
+    def _count_refusal(
+        self, path: str, priority: str | None, conn: Connection, error: CallError
+    ) -> None:
+        """Count a call that overloaded servers have refused, which is not retried.
+
+        Args:
+            path: Name of the function, ``/group/name``.
+            priority: Priority that the call has named.
+            conn: Where it was refused at last.
+            error: The refusal; gets a text that names the server.
+        """
+        explain_refusal(error, path, conn)
+        if self.throttles is None:
+            from rap.client.throttle import Throttles  # not needed while all is well
+
+            self.throttles = Throttles(self.monotonic, self._rng, self._on_throttle)
+        self.throttles.count_refusal(path, priority, error)
+
+    def _on_throttle(self, active: bool) -> None:
+        """Let stubs take the general path, on which calls are counted, while some are rejected."""
+        self.pick = _pick_none if active else self.cluster.pick
+
+    async def _may_retry(
+        self,
+        method: Method,
+        call: Call,
+        session: Session | None,
+        pick: Pick,
+        state: RetryState,
+        error: CallError,
+        started: float | None,
+    ) -> bool:
+        """Return whether the next attempt may be made, when that is; see `prepare_retry`."""
         node, conn = pick
         if isinstance(error, AttemptDoubted):
             state.next_attempt(state.exclude | {node.key})
             call.retry_after(error)
-            return
+            return True
         if isinstance(error, DeadlineExceeded) and started is not None:
             if method.rescue is not None:
                 now = self.monotonic()
@@ -471,37 +547,42 @@ class Invoker:
         if error.details.get("limit") == "max_streams" and error.unserved and not error.remote:
             # The connection is full, and nothing was sent: the call waits for a place.
             if session is None or await self.cluster.wait_for_room(conn, call.deadline):
-                return
+                return True
         if session is not None:
-            raise error
+            return False
         if error.code is Code.RESOURCE_EXHAUSTED and error.unserved and not error.remote:
             if not self.cluster.has_room(failed):  # its stream ids are used up
-                raise error
+                return False
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
         if not elsewhere and is_refusal(error):
             self.policy.gives_up(error)
-            raise error
+            return False
         if error.code is Code.UNIMPLEMENTED and error.unserved:
             # A server of another version may have the function: ask each once.
             if not elsewhere or self.policy.max_attempts < 2 or self.monotonic() >= call.deadline:
-                raise error
+                return False
             self.budget.count_free()
             state.next_attempt(failed)
             call.retry_after(error)
-            return
+            return True
         pause = self.policy.pause(
             error, state.count, idempotent=method.idempotent, elsewhere=elsewhere
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
-            raise error
+            return False
         in_retry = serves_retry(running_call())
         parted = not conn.usable
         if not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
-            raise error
+            return False
         state.next_attempt(failed)
         call.retry_after(error)
         if pause:
             await self.clock.sleep(pause)
+        return True
+
+
+def _pick_none() -> None:
+    """Pick no node on the fast path of stubs."""
 
 
 def _lower(name: str | None, other: int) -> str:

@@ -12,7 +12,7 @@ from rap.channel import Channel
 from rap.client.attempt import StreamAttempt, explain_deadline
 from rap.client.call import Invoker
 from rap.client.method import Method
-from rap.client.retry import RetryState, is_refusal, pushback
+from rap.client.retry import RetryState
 from rap.client.session import PinnedSession, Session, SessionClient, ambient_session
 from rap.client.waiting import WaitForReady
 from rap.errors import CallError, Code, DeadlineExceeded
@@ -138,8 +138,8 @@ class ChannelCall:
                 stream = self._stream
                 seconds = self._invoker.monotonic() - stream.started
                 explain_deadline(outcome, self._call, stream.conn, seconds)
-            elif isinstance(outcome, CallError) and is_refusal(outcome):
-                self._stream.node.avoid(pushback(outcome) or 0.0)
+            elif isinstance(outcome, CallError):
+                self._invoker.note_refusal(self._call, self._stream, outcome)
             if outcome is not None:
                 # Not an `Exception`: the task was cancelled, or a generator with the block closed.
                 code = Code.UNKNOWN if isinstance(outcome, Exception) else Code.CANCELLED

@@ -315,6 +315,7 @@ async def _call_with_retries(
         except CallError as exc:
             pump.detach()
             if pump.sent or stream.error is not exc:
+                invoker.note_refusal(call, stream, exc)
                 raise
             error = exc
         finally:

@@ -265,6 +265,7 @@ class ResponseStream(Generic[T_co]):
                 if pump is not None:
                     pump.detach()
                     if pump.sent or attempt.error is not error:
+                        invoker.note_refusal(call, attempt, error)
                         raise
                 pick, started = (node, attempt.conn), attempt.started
                 await invoker.prepare_retry(method, call, session, pick, state, error, started)

@@ -71,6 +71,7 @@ class ClientStatus:
         hedges: Hedged requests so far.
         rescues: Second attempts so far of calls that waited in vain.
         refused: Retries, hedges and rescues so far that the retry budget did not allow.
+        throttled: Calls so far that were not sent because servers refused most of them.
         received: Bytes received; 0 unless they are counted, see `count_traffic`.
         sent: Bytes sent, likewise.
     """
@@ -92,6 +93,7 @@ class ClientStatus:
     hedges: int
     rescues: int
     refused: int
+    throttled: int
     received: int
     sent: int
 
@@ -123,6 +125,7 @@ def client_status(client: StatusSource) -> ClientStatus:
         hedges=0 if budget is None else budget.hedges,
         rescues=0 if budget is None else budget.rescues,
         refused=0 if budget is None else budget.refused,
+        throttled=0 if invoker is None else invoker.throttled,
         received=0 if traffic is None else traffic.received,
         sent=0 if traffic is None else traffic.sent,
     )

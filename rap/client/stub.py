@@ -186,7 +186,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
         # no trace, takes it too.
         body = encode(args, None)
         cluster = invoker.cluster
-        node = cluster.pick()
+        node = invoker.pick()
         conn = node.pool.conn if node is not None else None
         if node is None or conn is None or not conn.usable:
             return await invoker.unary(method, args, kwargs, timeout=method.timeout)

@@ -188,6 +188,11 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _sum(lambda it: it.refused),
     ),
     Row(
+        "rap_client_throttled_total",
+        "Calls not sent because overloaded servers had refused most of them.",
+        _sum(lambda it: it.throttled),
+    ),
+    Row(
         "rap_client_registry_degraded",
         "1 while the registry does not answer.",
         _max(lambda it: it.degraded),

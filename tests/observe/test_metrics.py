@@ -18,6 +18,7 @@ from rap.server import Server, context
 from rap.server.middleware import ConnLimitMiddleware, IpBlockMiddleware
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from rap.shared_state import MemoryNonces, StateUnavailable
+from tests.client.test_refusals import Overloaded
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK, PATIENCE, calling, eventually, serving
 
@@ -185,6 +186,19 @@ async def test_hedges_and_refused_retries_are_counted(
         with pytest.raises(Unavailable):
             await client.register(idempotent=True)(fail)()
         assert read("retries_refused_total") == 2
+
+
+async def test_calls_that_are_not_sent_to_overloaded_servers_are_counted(
+    registry: CollectorRegistry,
+) -> None:
+    async with serving(add, processor_list=[Overloaded(60.0)]) as server, calling(server) as client:
+        registry.register(StatusCollector(clients=[client]))
+        read = reader(registry, "client", service="")
+        assert read("throttled_total") == 0
+        for _ in range(100):
+            with pytest.raises(ResourceExhausted):
+                await client.call(add, 1, 2)
+        assert (read("throttled_total") or 0) > 50
 
 
 async def test_refusals_of_limits_are_counted(registry: CollectorRegistry) -> None:
