@@ -23,6 +23,7 @@ TOPICS = {
     "calls.md#hedged-requests": "hedged requests",
     "calls.md#retries": "retries",
     "calls.md#waiting-for-a-server": "waiting for a server",
+    "discovery.md#outlier-detection": "outlier detection",
     "discovery.md": "discovery",
     "discovery.md#subsetting": "subsetting",
     "discovery.md#zones": "zones",

@@ -204,9 +204,12 @@ class Breaker:
         self._old_failed = sum(bucket[2] for bucket in buckets)
 
 
-def ejection_limit(total: int) -> int:
-    """Return how many of `total` nodes may be ejected at a time: a tenth, at least one."""
-    return min(total, max(1, int(total * MAX_EJECTED)))
+def ejection_limit(total: int, share: float = MAX_EJECTED) -> int:
+    """Return how many of `total` nodes may be ejected at a time: a share, at least one.
+
+    With a share of 0, it is none.
+    """
+    return min(total, max(1, int(total * share))) if share else 0
 
 
 def is_panic(available: int, total: int) -> bool:

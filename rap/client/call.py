@@ -110,7 +110,7 @@ class Invoker:
         self.throttles: Throttles | None = None  # made with the first refusal
         self._rng = rng
         self.budget = RetryBudget(config.retry_budget, cluster.attempts_by_node, clock.monotonic)
-        self.policy = RetryPolicy(config.max_attempts, self.budget, rng)
+        self.policy = RetryPolicy(config.rules, self.budget, rng)
         self.identity = owner.identity
         self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
         cluster.handle_suspicions(_suspicion_handler(cluster, self.policy, clock))
@@ -215,7 +215,9 @@ class Invoker:
         """Return the `Call`, with session, header and deadline settled, and its session."""
         if affinity is not None and not isinstance(affinity, str):
             raise InvalidArgument(f"affinity must be a string, got {affinity!r}")
-        if wait_for_ready is not None:
+        if wait_for_ready is None:
+            wait_for_ready = method.rules.wait_for_ready
+        else:
             check_wait_for_ready(wait_for_ready)
         if session is not None:
             if not isinstance(session, Session):
@@ -559,14 +561,18 @@ class Invoker:
             return False
         if error.code is Code.UNIMPLEMENTED and error.unserved:
             # A server of another version may have the function: ask each once.
-            if not elsewhere or self.policy.max_attempts < 2 or self.monotonic() >= call.deadline:
+            if not elsewhere or method.rules.max_attempts < 2 or self.monotonic() >= call.deadline:
                 return False
             self.budget.count_free()
             state.next_attempt(failed)
             call.retry_after(error)
             return True
         pause = self.policy.pause(
-            error, state.count, idempotent=method.idempotent, elsewhere=elsewhere
+            error,
+            state.count,
+            idempotent=method.idempotent,
+            elsewhere=elsewhere,
+            rules=method.rules,
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
             return False

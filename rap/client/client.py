@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextvars import copy_context
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -37,7 +37,7 @@ from rap.client.stub import (
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
-from rap.errors import ConnectionClosed, ExceptionTypes
+from rap.errors import Code, ConnectionClosed, ExceptionTypes
 from rap.options import checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.schema.function import Function
@@ -110,6 +110,29 @@ class Client:
             function. Default None.
         max_attempts: Maximum attempts of one call, including the first one. A call is retried only
             if that is safe. Default 4 attempts, at least 1.
+        retry_codes: Error codes after which a call of an idempotent function is made again although
+            its handler may have run. `None` means `UNAVAILABLE`. A call that no handler began is
+            made again whatever its code is. Default None.
+        retry_pause: Maximum pause before the second attempt of a call; it doubles with each further
+            attempt, up to 20 times as long. The pause is drawn at random, from 0 on. A call that no
+            handler began is made again without a pause, once. Default 0.05 seconds, at least 0.
+        hedge_share: Maximum hedged requests of a function, as a share of its calls. With 0, none
+            are made. Default 0.05, 0 to 1.
+        fault_codes: Error codes that may be the fault of the server that answers with them. A
+            server that answers with them far more often than the others is ejected. `None` means
+            `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` and `DEADLINE_EXCEEDED`. Default None.
+        eject_after: Number of consecutive failures after which a server is ejected: it cannot be
+            reached or does not answer. Default 5 failures, at least 1.
+        eject_below: A server is ejected if it answers less than this share of at least five calls
+            within 30 seconds. With 0, it is not. Default 0.8, 0 to 1.
+        eject_excess: A server is ejected if the share of its calls that fail with `fault_codes`
+            exceeds that of the other servers by more than this. With 1, servers are not compared.
+            Default 0.1, 0 to 1.
+        eject_pause: Maximum seconds that the first ejection of a server lasts, and minimum half of
+            that. Each further one lasts twice as long, at most 300 seconds. Default 5 seconds, more
+            than 0.
+        max_ejected: Maximum share of the servers that are ejected at the same time, but at least
+            one server. With 0, none is ejected. Default 0.1, 0 to 1.
         retry_budget: Maximum retries, hedged requests and copies, as a share of the calls of the
             last ten seconds, plus ten per second. With 0, the client makes only retries that do not
             use the budget. Default 0.2, at least 0.
@@ -177,7 +200,7 @@ class Client:
         self._inherited = False  # it was connected in the process that this one was forked from
         self._lock = threading.Lock()
         _clients.add(self)
-        self._methods = MethodCache(self.config.timeout, self.config.priority)
+        self._methods = MethodCache(self.config)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors. Call it before `connect`.
@@ -221,6 +244,12 @@ class Client:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> Declare: ...
 
     @checks_options(StubOptions)
@@ -234,6 +263,12 @@ class Client:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> Any:
         """Make an ``async def`` the stub of a server's function.
 
@@ -261,9 +296,19 @@ class Client:
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
+        own = {
+            "wait_for_ready": wait_for_ready,
+            "max_attempts": max_attempts,
+            "retry_codes": retry_codes,
+            "retry_pause": retry_pause,
+            "hedge_share": hedge_share,
+            "fault_codes": fault_codes,
+        }
         check_hedge(hedge, idempotent)
         func, name = split_decorated(
-            "client", name, (group, enable_type_check, timeout, idempotent, hedge, priority)
+            "client",
+            name,
+            (group, enable_type_check, timeout, idempotent, hedge, priority, *own.values()),
         )
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -271,7 +316,7 @@ class Client:
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self._methods.make(name or function.name, group, function, *options)
+            method = self._methods.make(name or function.name, group, function, *options, own=own)
             return make_stub(self, method, func)
 
         return decorate if func is None else decorate(func)
@@ -286,6 +331,12 @@ class Client:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> I:
         """Return an object whose methods are stubs of those of a class or `Protocol`.
 
@@ -306,9 +357,16 @@ class Client:
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
             TypeError: The interface declares no public method.
         """
-        return bind_interface(
-            self, self._methods, interface, group, timeout, idempotent, hedge, priority
-        )
+        own = {
+            "wait_for_ready": wait_for_ready,
+            "max_attempts": max_attempts,
+            "retry_codes": retry_codes,
+            "retry_pause": retry_pause,
+            "hedge_share": hedge_share,
+            "fault_codes": fault_codes,
+        }
+        options = (group, timeout, idempotent, hedge, priority, own)
+        return bind_interface(self, self._methods, interface, *options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"

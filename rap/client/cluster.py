@@ -19,6 +19,7 @@ from math import frexp, inf, ldexp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rap.balance import (
+    BreakerPolicy,
     BreakerState,
     Picker,
     Subset,
@@ -192,6 +193,9 @@ class Cluster:
         self._answer_due = NEVER  # when the registry should have answered
         self._ready_until = -inf  # when a server was last ready
         self._comparison: Comparison | None = None
+        self._breaker_policy = BreakerPolicy(
+            failures=config.eject_after, success_rate=config.eject_below, pause=config.eject_pause
+        )
         self._waiting_in_sessions = 0
         self._watching: asyncio.Task[None] | None = None
         self._comparing: asyncio.Task[None] | None = None
@@ -608,7 +612,8 @@ class Cluster:
             rng=self._rng,
             may_eject=self._may_eject,
             on_change=self._refresh,
-            compared=self._compare_nodes,
+            compared=self._compare_nodes if self._config.eject_excess < 1 else None,
+            policy=self._breaker_policy,
         )
         self.nodes[endpoint.id] = node
 
@@ -624,14 +629,15 @@ class Cluster:
     def _compare_nodes(self) -> "Comparison":
         """Return what compares the nodes; it is made when the first call has failed."""
         if self._comparison is None:
-            from rap.balance import Comparison  # not needed while nothing fails
+            from rap.balance import Comparison, ComparisonPolicy  # not needed while nothing fails
 
-            self._comparison = Comparison()
+            policy = ComparisonPolicy(excess=self._config.eject_excess)
+            self._comparison = Comparison(policy)
         return self._comparison
 
     def _may_eject(self) -> bool:
         out = sum(node.breaker.state is BreakerState.OPEN for node in self.nodes.values())
-        return out < ejection_limit(len(self.nodes))
+        return out < ejection_limit(len(self.nodes), self._config.max_ejected)
 
     def _update(self, node: Node, endpoint: Endpoint) -> None:
         if node.update(endpoint):

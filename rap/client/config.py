@@ -3,16 +3,17 @@
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from math import inf
 from typing import Annotated, Any
 
 from rap.balance import Picker
 from rap.call import check_priority
+from rap.client.retry import CallRules
 from rap.client.target import Hosts
 from rap.client.waiting import check_wait_for_ready
 from rap.clock import Clock
-from rap.errors import Unauthenticated
+from rap.errors import Code, Unauthenticated
 from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
@@ -26,6 +27,12 @@ Token = str | bytes
 TokenSource = Token | Callable[[], Any]
 
 _MAX_TOKEN = 8192  # bytes
+
+
+def _check_codes(codes: object, option: str) -> None:
+    given = list(codes) if isinstance(codes, Collection) and not isinstance(codes, str) else [None]
+    if not all(isinstance(code, Code) for code in given):
+        raise ValueError(f"{option} must be a list of codes such as Code.ABORTED, got {codes!r}")
 
 
 def _check_token(source: object, option: str) -> None:
@@ -188,6 +195,103 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="calls.md#retries",
         ),
     ] = 4
+    retry_codes: Annotated[
+        Collection[Code] | None,
+        Option(
+            "Error codes after which a call of an idempotent function is made again although its "
+            "handler may have run. `None` means `UNAVAILABLE`. A call that no handler began is "
+            "made again whatever its code is.",
+            check=_check_codes,
+            see="calls.md#retries",
+        ),
+    ] = None
+    retry_pause: Annotated[
+        float,
+        Option(
+            "Maximum pause before the second attempt of a call; it doubles with each further "
+            "attempt, up to 20 times as long. The pause is drawn at random, from 0 on. A call that "
+            "no handler began is made again without a pause, once.",
+            "seconds",
+            least=0,
+            finite=True,
+            see="calls.md#retries",
+        ),
+    ] = 0.05
+    hedge_share: Annotated[
+        float,
+        Option(
+            "Maximum hedged requests of a function, as a share of its calls. With 0, none are "
+            "made.",
+            "share",
+            least=0,
+            most=1,
+            see="calls.md#hedged-requests",
+        ),
+    ] = 0.05
+    fault_codes: Annotated[
+        Collection[Code] | None,
+        Option(
+            "Error codes that may be the fault of the server that answers with them. A server that "
+            "answers with them far more often than the others is ejected. `None` means `UNKNOWN`, "
+            "`INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` and `DEADLINE_EXCEEDED`.",
+            check=_check_codes,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = None
+    eject_after: Annotated[
+        int,
+        Option(
+            "Number of consecutive failures after which a server is ejected: it cannot be reached "
+            "or does not answer.",
+            "failures",
+            least=1,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = 5
+    eject_below: Annotated[
+        float,
+        Option(
+            "A server is ejected if it answers less than this share of at least five calls within "
+            "30 seconds. With 0, it is not.",
+            "share",
+            least=0,
+            most=1,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = 0.8
+    eject_excess: Annotated[
+        float,
+        Option(
+            "A server is ejected if the share of its calls that fail with `fault_codes` exceeds "
+            "that of the other servers by more than this. With 1, servers are not compared.",
+            "share",
+            least=0,
+            most=1,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = 0.1
+    eject_pause: Annotated[
+        float,
+        Option(
+            "Maximum seconds that the first ejection of a server lasts, and minimum half of that. "
+            "Each further one lasts twice as long, at most 300 seconds.",
+            "seconds",
+            above=0,
+            most=300,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = 5
+    max_ejected: Annotated[
+        float,
+        Option(
+            "Maximum share of the servers that are ejected at the same time, but at least one "
+            "server. With 0, none is ejected.",
+            "share",
+            least=0,
+            most=1,
+            see="discovery.md#outlier-detection",
+        ),
+    ] = 0.1
     retry_budget: Annotated[
         float,
         Option(
@@ -242,6 +346,17 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="authentication.md",
         ),
     ] = None
+
+    @property
+    def rules(self) -> CallRules:
+        """How the calls of functions are retried, hedged and judged that have no own rules."""
+        return CallRules(
+            max_attempts=self.max_attempts,
+            retry_codes=self.retry_codes,
+            retry_pause=self.retry_pause,
+            hedge_share=self.hedge_share,
+            fault_codes=self.fault_codes,
+        )
 
 
 def _check_name(name: object, option: str) -> None:
@@ -324,6 +439,64 @@ class StubOptions(Options, frozen=True, kw_only=True):
             "`priority` of the client.",
             check=check_priority,
             see="operations.md#overload",
+        ),
+    ] = None
+    wait_for_ready: Annotated[
+        bool | float | None,
+        Option(
+            "How long its calls wait for a server if none is connected: `True`, `False` or a "
+            "number of seconds. `None` means the `wait_for_ready` of the client.",
+            check=check_wait_for_ready,
+            see="calls.md#waiting-for-a-server",
+        ),
+    ] = None
+    max_attempts: Annotated[
+        int | None,
+        Option(
+            "Maximum attempts of one call. `None` means the `max_attempts` of the client.",
+            "attempts",
+            least=1,
+            see="calls.md#retries",
+        ),
+    ] = None
+    retry_codes: Annotated[
+        Collection[Code] | None,
+        Option(
+            "Error codes after which a call is made again, if the function is idempotent. `None` "
+            "means the `retry_codes` of the client.",
+            check=_check_codes,
+            see="calls.md#retries",
+        ),
+    ] = None
+    retry_pause: Annotated[
+        float | None,
+        Option(
+            "Maximum pause before the second attempt. `None` means the `retry_pause` of the "
+            "client.",
+            "seconds",
+            least=0,
+            finite=True,
+            see="calls.md#retries",
+        ),
+    ] = None
+    hedge_share: Annotated[
+        float | None,
+        Option(
+            "Maximum hedged requests as a share of the calls. `None` means the `hedge_share` of "
+            "the client.",
+            "share",
+            least=0,
+            most=1,
+            see="calls.md#hedged-requests",
+        ),
+    ] = None
+    fault_codes: Annotated[
+        Collection[Code] | None,
+        Option(
+            "Error codes that may be the fault of the server. `None` means the `fault_codes` of "
+            "the client; with an empty list, calls of the function eject no server.",
+            check=_check_codes,
+            see="discovery.md#outlier-detection",
         ),
     ] = None
 

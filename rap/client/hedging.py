@@ -80,7 +80,7 @@ class HedgedCall(Race):
     def _pick_second(self, exclude: frozenset[str]) -> Pick | None:
         """Return where a second attempt goes; `None` if there is to be none."""
         hedge, first, policy = self._hedge, self._first, self._policy
-        if not hedge.allows or policy.max_attempts < 2 or serves_retry(running_call()):
+        if not hedge.allows or self._method.rules.max_attempts < 2 or serves_retry(running_call()):
             return None
         pick = self._attempts.pick(self._call, None, exclude | self._attempts.cluster.refusing())
         if pick is None or pick[0] is first.node:

@@ -5,11 +5,13 @@ that imported it before by ``from module import function`` keeps the local one.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from rap.client.config import StubOptions
+from rap.client.waiting import WaitForReady
+from rap.errors import Code
 from rap.options import checks_options
 
 __all__ = ["get_raw_func", "inject", "recovery"]
@@ -39,6 +41,12 @@ def inject(
     idempotent: bool = False,
     hedge: bool | float | None = None,
     priority: str | None = None,
+    wait_for_ready: WaitForReady = None,
+    max_attempts: int | None = None,
+    retry_codes: Collection[Code] | None = None,
+    retry_pause: float | None = None,
+    hedge_share: float | None = None,
+    fault_codes: Collection[Code] | None = None,
 ) -> F:
     """Replace a function by its stub in the module that defines it; return the stub.
 
@@ -66,7 +74,18 @@ def inject(
     module = _home(func)
     if hasattr(getattr(module, func.__name__), _LOCAL):
         raise ValueError(f"{func.__module__}.{func.__name__} is injected already")
-    options = {"timeout": timeout, "idempotent": idempotent, "hedge": hedge, "priority": priority}
+    options = {
+        "timeout": timeout,
+        "idempotent": idempotent,
+        "hedge": hedge,
+        "priority": priority,
+        "wait_for_ready": wait_for_ready,
+        "max_attempts": max_attempts,
+        "retry_codes": retry_codes,
+        "retry_pause": retry_pause,
+        "hedge_share": hedge_share,
+        "fault_codes": fault_codes,
+    }
     stub: F = client.register(name, group, **options)(func)
     setattr(stub, _LOCAL, func)
     setattr(module, func.__name__, stub)

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rap.call import PRIORITY, UNTRACED, UNTRACED_HEADER, Header, StreamType, method_path
+from rap.client.config import ClientConfig
 from rap.client.rescue import RescuePolicy
-from rap.client.retry import HedgePolicy
+from rap.client.retry import DEFAULT_RULES, CallRules, HedgePolicy
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
 from rap.schema.function import Function, decode_any, encode_raw_args
@@ -35,6 +36,7 @@ class Method:
         check: Whether arguments are checked against the declaration before they are sent.
         hedge: When a unary call is hedged; `None`: never.
         priority: Priority of its calls; `None`: the server decides.
+        rules: How its calls are retried, hedged and judged.
         stream_type: Type of the call, if only the name is known.
 
     Attributes:
@@ -60,6 +62,7 @@ class Method:
         check: bool = True,
         hedge: HedgePolicy | None = None,
         priority: str | None = None,
+        rules: CallRules = DEFAULT_RULES,
         stream_type: StreamType = StreamType.UNARY,
     ) -> None:
         _check_group(group)
@@ -71,6 +74,7 @@ class Method:
         self.tally: Tally | None = None
         self.idempotent = idempotent
         self.hedge = hedge
+        self.rules = rules
         self.priority = priority
         self.header: Header = {}
         self.untraced_header = UNTRACED_HEADER
@@ -146,13 +150,13 @@ class MethodCache:
     """The methods of one client; it keeps those of functions and names called without a stub.
 
     Args:
-        timeout: Deadline in seconds of unary calls that set none; `None`: no deadline.
-        priority: Priority of calls that name none; `None`: the server decides.
+        config: Options of the client, which are those of functions that have none of their own.
     """
 
-    def __init__(self, timeout: float | None, priority: str | None = None) -> None:
-        self._timeout = timeout
-        self._priority = priority
+    def __init__(self, config: ClientConfig) -> None:
+        self._timeout = config.timeout
+        self._priority = config.priority
+        self._rules = config.rules
         self._kept: dict[Any, Method] = {}
 
     def make(
@@ -166,9 +170,12 @@ class MethodCache:
         hedge: bool | float | None = None,
         priority: str | None = None,
         *,
+        own: Mapping[str, Any] | None = None,
         stream_type: StreamType = StreamType.UNARY,
     ) -> Method:
         """Return a new method; see `Method` and, for `hedge`, `Client.register`.
+
+        The values in `own` are those fields of `CallRules` that may differ from the client's.
 
         Raises:
             RegistrationError: `hedge` is set and the function is not unary.
@@ -178,6 +185,7 @@ class MethodCache:
         if hedge and stream_type is not StreamType.UNARY:
             text = f"hedge={hedge!r} is for unary functions, {name} is a {stream_type.value}"
             raise RegistrationError(text)
+        rules = self._rules if own is None else self._rules.override(own)
         limit = self._timeout if timeout is None and stream_type is StreamType.UNARY else timeout
         return Method(
             name,
@@ -186,8 +194,9 @@ class MethodCache:
             timeout=limit,
             idempotent=idempotent,
             check=check,
-            hedge=HedgePolicy(None if hedge is True else hedge) if hedge else None,
+            hedge=_hedge_policy(hedge, rules),
             priority=self._priority if priority is None else priority,
+            rules=rules,
             stream_type=stream_type,
         )
 
@@ -237,6 +246,12 @@ class MethodCache:
     def _keep(self, key: Any, method: Method) -> None:
         if len(self._kept) < _MAX_KEPT:
             self._kept[key] = method
+
+
+def _hedge_policy(hedge: bool | float | None, rules: CallRules) -> HedgePolicy | None:
+    if not hedge or not rules.hedge_share:
+        return None
+    return HedgePolicy(None if hedge is True else hedge, 1.0 / rules.hedge_share)
 
 
 def _check_group(group: object) -> None:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rap.balance import Breaker, BreakerState, PeakEwma
+from rap.balance import Breaker, BreakerPolicy, BreakerState, PeakEwma
 from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.method import Method
 from rap.client.pool import Pool
@@ -24,8 +24,6 @@ __all__ = ["Node"]
 
 _log = logging.getLogger("rap.client")
 
-# Errors that a node answers with and that may be its own fault.
-_COMPARED = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
 _ASK_PAUSE = 0.2  # seconds between two requests for a report, at least
 
 
@@ -42,6 +40,7 @@ class Node:
         may_eject: Returns whether one more node may be ejected for failing.
         on_change: Called when the health of the node has changed.
         compared: Returns what compares it with the other nodes; `None`: nothing does.
+        policy: When it is ejected; `None` for the defaults.
 
     Attributes:
         weight: Effective capacity, slow start applied.
@@ -72,6 +71,7 @@ class Node:
         may_eject: Callable[[], bool],
         on_change: Callable[[], None],
         compared: "Callable[[], Comparison] | None" = None,
+        policy: BreakerPolicy | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.key = endpoint.id
@@ -90,7 +90,8 @@ class Node:
         self._asked_at = -_ASK_PAUSE
         self.stats = PeakEwma(clock=clock, prove=self._prove)
         self.load = self.stats.value  # bound once: a pick calls it twice
-        self.breaker = Breaker(rng, may_open=may_eject)
+        self._policy = policy
+        self.breaker = Breaker(rng, policy, may_eject)
         self._rng = rng
         self._may_eject = may_eject
         self._now = clock.monotonic
@@ -226,7 +227,7 @@ class Node:
         before = self.breaker.state
         health = self._count_failure(started, now, error)
         if isinstance(error, CallError) and method is not None:
-            if self._is_comparable(error, now):
+            if self._is_comparable(method, error, now):
                 health = self._compare(method, error, health, now)
             elif method.tally is not None and error.remote and not error.unserved:
                 method.count_answer(self.key, now)
@@ -237,11 +238,13 @@ class Node:
                 self._log_ejection(error, now)
             self._on_change()
 
-    def _is_comparable(self, error: CallError, now: float) -> bool:
+    def _is_comparable(self, method: Method, error: CallError, now: float) -> bool:
         """Return whether an error counts where nodes are compared."""
+        if error.unserved or not method.rules.is_fault(error):
+            return False
         if error.code is Code.DEADLINE_EXCEEDED:  # if it is overloaded, it is not ill
-            return not error.unserved and now >= self.refused_until
-        return error.code in _COMPARED and error.remote and not error.unserved
+            return now >= self.refused_until
+        return error.remote
 
     def _compare(self, method: Method, error: CallError, health: Verdict, now: float) -> Verdict:
         """Count a failed call where nodes are compared; return what it says about the health.
@@ -363,7 +366,7 @@ class Node:
         self.incarnation = incarnation
         self.listed_as_draining = self._is_listed_as_draining()
         self.stats.reset()
-        self.breaker = Breaker(self._rng, may_open=self._may_eject)
+        self.breaker = Breaker(self._rng, self._policy, self._may_eject)
         self.finding = None
         if self._is_compared and self._compared is not None:
             self._compared().forget(self.key)

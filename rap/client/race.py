@@ -17,7 +17,7 @@ from rap.call import Call, running_call
 from rap.client.attempt import AttemptFactory, Pick, UnaryAttempt
 from rap.client.method import Method
 from rap.client.rescue import AttemptDoubted
-from rap.client.retry import RetryPolicy, RetryState, is_retryable, serves_retry
+from rap.client.retry import RetryPolicy, RetryState, serves_retry
 from rap.errors import CallError
 
 __all__ = ["Outcome", "Race", "RescuedCall"]
@@ -81,7 +81,7 @@ class Race:
                 error = error_of(attempt)
                 assert error is not None
                 self._end(attempt)
-                if not (self._open and is_retryable(error, idempotent=True)):
+                if not (self._open and self._method.rules.may_repeat(error, idempotent=True)):
                     return Outcome(attempt, error)
                 self._on_failure(attempt)
             while self._doubts:
@@ -136,7 +136,7 @@ class Race:
             return None
         if not (doubt.is_late or all(attempt.doubted for attempt in self._open)):
             return None
-        if self.state.count >= policy.max_attempts or rescue is None:
+        if self.state.count >= self._method.rules.max_attempts or rescue is None:
             return None
         if doubt.is_late and not rescue.allows_late_copy(now):
             return None

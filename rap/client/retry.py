@@ -29,16 +29,20 @@ not know of it; there the budgets of the services between bound the load.
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import accumulate
 from math import ceil, exp, inf, log
-from typing import Any
+from typing import Any, Self
 
 from rap.call import CallSource
 from rap.errors import CallError, Code
+from rap.record import Record
 
 __all__ = [
+    "DEFAULT_RULES",
+    "FAULT_CODES",
     "NONE",
+    "CallRules",
     "HedgePolicy",
     "RetryBudget",
     "RetryPolicy",
@@ -60,7 +64,11 @@ REFUSED_PART = 0.5
 retries are of no use, and the rest is for calls whose server has failed."""
 _SLOTS = 10  # in which a window expires
 _BUDGET_LOOK = 0.05  # seconds between two looks at the counts of calls
-_FIRST_PAUSE, _MAX_PAUSE = 0.05, 1.0  # seconds of backoff; doubled with each attempt
+_LONGEST_PAUSE = 20.0  # times the first one
+FAULT_CODES = frozenset(
+    {Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS, Code.DEADLINE_EXCEEDED}
+)
+"""Errors that may be the fault of a server."""
 
 SOONEST, LATEST = 0.95, 0.99
 """Latency percentiles that trigger a hedge: p95 with full credit, falling to p99 when it is empty.
@@ -69,9 +77,8 @@ a server stalls."""
 MIN_DELAY = 0.001
 """Seconds before which nothing is hedged: below, it is the event loops that decide who is late."""
 PRICE = 20
-"""Calls of a function for each hedge: at most 5 % more load."""
-MAX_CREDIT = 100 * PRICE
-"""Calls that were not hedged and count for later: so many late calls can be hedged at once."""
+"""Calls of a function for each hedge by default: at most 5 % more load."""
+_KEPT_HEDGES = 100  # that were not sent and may be for later: so many late calls at once
 _ERROR = 0.05  # of a quantile, relative
 _GROWTH = log((1 + _ERROR) / (1 - _ERROR))
 _HALF = 30.0  # seconds of each of the two histograms
@@ -85,6 +92,51 @@ Attempts = Callable[[], Iterable[tuple[str, int]]]
 
 NONE: frozenset[str] = frozenset()
 """No nodes to avoid."""
+
+
+class CallRules(Record, frozen=True, kw_only=True):
+    """How the calls of one function are retried, hedged and judged.
+
+    Args:
+        max_attempts: Maximum attempts of one call.
+        retry_codes: Errors after which a call of an idempotent function is made again although a
+            handler may have run. `None`: `UNAVAILABLE`.
+        retry_pause: Maximum seconds before the second attempt; doubled with each further one, up to
+            20 times as long.
+        hedge_share: Maximum hedged requests as a share of the calls.
+        fault_codes: Errors that may be the fault of the server, if it alone has them. `None`: see
+            `FAULT_CODES`.
+        wait_for_ready: How long a call waits for a server; `None`: as the client does.
+    """
+
+    max_attempts: int = 4
+    retry_codes: Collection[Code] | None = None
+    retry_pause: float = 0.05
+    hedge_share: float = 0.05
+    fault_codes: Collection[Code] | None = None
+    wait_for_ready: bool | float | None = None
+
+    def override(self, own: Mapping[str, Any]) -> Self:
+        """Return the rules of a function that has some of its own, where they are not `None`."""
+        given = {name: value for name, value in own.items() if value is not None}
+        return self.replace(**given) if given else self
+
+    def may_repeat(self, error: CallError, *, idempotent: bool) -> bool:
+        """Whether it is safe to repeat a call that failed like this."""
+        return is_retryable(error, idempotent=idempotent, codes=self.retry_codes)
+
+    def is_fault(self, error: CallError) -> bool:
+        """Whether an error may be the fault of the server that has answered with it."""
+        codes = FAULT_CODES if self.fault_codes is None else self.fault_codes
+        return error.code in codes
+
+    def pause(self, attempts: int) -> float:
+        """Return the longest pause after so many attempts, in seconds."""
+        return self.retry_pause * min(2.0 ** min(attempts - 1, 10), _LONGEST_PAUSE)
+
+
+DEFAULT_RULES = CallRules()
+"""The rules of functions if neither the client nor the function says otherwise."""
 
 
 class RetryState:
@@ -247,38 +299,45 @@ class RetryPolicy:
     """Decides whether and when a client attempts a failed call again.
 
     Args:
-        max_attempts: Attempts of one call at most.
+        rules: Those of functions that have none of their own.
         budget: The budget of all calls.
         rng: Source of jitter.
     """
 
-    __slots__ = ("_uniform", "budget", "max_attempts")
+    __slots__ = ("_uniform", "budget", "rules")
 
-    def __init__(self, max_attempts: int, budget: RetryBudget, rng: random.Random) -> None:
+    def __init__(self, rules: CallRules, budget: RetryBudget, rng: random.Random) -> None:
         self.budget = budget
-        self.max_attempts = max_attempts
+        self.rules = rules
         self._uniform = rng.uniform
 
     def pause(
-        self, error: CallError, attempts: int, *, idempotent: bool, elsewhere: bool
+        self,
+        error: CallError,
+        attempts: int,
+        *,
+        idempotent: bool,
+        elsewhere: bool,
+        rules: CallRules | None = None,
     ) -> float | None:
         """Return in how many seconds a call may be attempted again; `None`: not at all.
 
         Args:
             error: How its last attempt failed.
             attempts: How many attempts there were.
+            rules: Of the function; `None`: those of the client.
             idempotent: Whether the call may be served twice.
             elsewhere: Whether a server is ready that has not been tried yet.
         """
-        if attempts >= self.max_attempts or not is_retryable(error, idempotent=idempotent):
+        rules = self.rules if rules is None else rules
+        if attempts >= rules.max_attempts or not rules.may_repeat(error, idempotent=idempotent):
             return None
         told = pushback(error)
         if told is None or (error.unserved and elsewhere):  # a server speaks for itself alone
             told = 0.0
         if error.unserved and attempts == 1:
             return told
-        longest = min(_FIRST_PAUSE * 2 ** (attempts - 1), _MAX_PAUSE)
-        return told + self._uniform(0.0, longest)
+        return told + self._uniform(0.0, rules.pause(attempts))
 
     def admits(self, error: CallError, attempts: int, *, parted: bool, in_retry: bool) -> bool:
         """Return whether one more attempt may be made; if so, it counts as made.
@@ -316,36 +375,39 @@ class HedgePolicy:
     Args:
         after: Seconds after which a call that is not answered is late. `None`: the 95th to 99th
             percentile of the latency of the function, but at least a millisecond.
+        price: Calls of the function for each hedge.
 
     Attributes:
         sent: Hedges so far.
     """
 
-    __slots__ = ("_after", "_credit", "_times", "sent")
+    __slots__ = ("_after", "_credit", "_max_credit", "_price", "_times", "sent")
 
-    def __init__(self, after: float | None) -> None:
+    def __init__(self, after: float | None, price: float = PRICE) -> None:
         self.sent = 0
         self._after = after
-        self._credit = 0  # calls
+        self._price = price
+        self._max_credit = _KEPT_HEDGES * price
+        self._credit = 0.0  # calls
         self._times = RollingQuantile()
 
     def delay(self, now: float) -> float | None:
         """Count a call; return in how many seconds it is late. `None`: not known yet."""
-        self._credit = min(self._credit + 1, MAX_CREDIT)
+        self._credit = min(self._credit + 1, self._max_credit)
         if self._after is not None:
             return self._after
-        share = LATEST - (LATEST - SOONEST) * self._credit / MAX_CREDIT
+        share = LATEST - (LATEST - SOONEST) * self._credit / self._max_credit
         usual = self._times.value(share, now)
         return None if usual is None else max(usual, MIN_DELAY)
 
     @property
     def allows(self) -> bool:
-        """Whether one more hedge is within 5 % of the calls."""
-        return self._credit >= PRICE
+        """Whether one more hedge is within its share of the calls."""
+        return self._credit >= self._price
 
     def spend(self) -> None:
         """Count a hedge."""
-        self._credit -= PRICE
+        self._credit -= self._price
         self.sent += 1
 
     def record(self, seconds: float, now: float) -> None:
@@ -406,15 +468,24 @@ class RollingQuantile:
         return exp(found * _GROWTH) * (1 - _ERROR)  # the bucket ends 5 % above
 
 
-def is_retryable(error: CallError, *, idempotent: bool) -> bool:
-    """Whether it is safe to repeat a call that failed like this."""
+def is_retryable(
+    error: CallError, *, idempotent: bool, codes: Collection[Code] | None = None
+) -> bool:
+    """Whether it is safe to repeat a call that failed like this.
+
+    Args:
+        error: How it failed.
+        idempotent: Whether it may be served twice.
+        codes: The errors for which it then is repeated; `None`: `UNAVAILABLE`.
+    """
     told = pushback(error)
     if told is not None and told < 0:
         return False
     if error.unserved:
         return True
     busy = error.code is Code.RESOURCE_EXHAUSTED and told is not None
-    return idempotent and (busy or error.code is Code.UNAVAILABLE)
+    listed = error.code is Code.UNAVAILABLE if codes is None else error.code in codes
+    return idempotent and (busy or listed)
 
 
 def is_refusal(error: CallError) -> bool:

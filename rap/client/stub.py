@@ -7,7 +7,7 @@ live in the call, never on the stub.
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
@@ -113,14 +113,15 @@ def split_decorated(
     Args:
         owner: What the user calls the object, for the error.
         name: A name, or the function if the decorator is used without parentheses.
-        options: Group, `enable_type_check`, `timeout`, `idempotent`, `hedge` and `priority`.
+        options: Group, `enable_type_check`, `timeout`, `idempotent`, and those that are `None` by
+            default.
 
     Raises:
         TypeError: `name` is a function and there are options.
     """
     if not callable(name):
         return None, name
-    if options != (None, True, None, False, None, None):
+    if options[:4] != (None, True, None, False) or any(it is not None for it in options[4:]):
         raise TypeError(f"write the options first, then the function: @{owner}.register(group=...)")
     return name, ""
 
@@ -355,6 +356,7 @@ def bind_interface(
     idempotent: bool,
     hedge: bool | float | None,
     priority: str | None,
+    own: Mapping[str, Any],
 ) -> I:
     """Return an object whose methods are stubs of those that `interface` declares.
 
@@ -369,6 +371,7 @@ def bind_interface(
         idempotent: Of all methods.
         hedge: Of the unary ones.
         priority: Of all methods.
+        own: Those of all methods that may differ from the client's.
 
     Raises:
         ValueError: `hedge` is set without `idempotent`.
@@ -385,7 +388,9 @@ def bind_interface(
             function = Function.of(declared, name=name)
             hedged = hedge if function.stream_type is StreamType.UNARY else None
             home = group or interface.__name__
-            method = methods.make(name, home, function, timeout, idempotent, True, hedged, priority)
+            method = methods.make(
+                name, home, function, timeout, idempotent, True, hedged, priority, own=own
+            )
             setattr(bound, name, make_stub(client, method, declared))
     if not vars(bound):
         raise TypeError(f"{interface!r} declares no public method")

@@ -95,7 +95,8 @@ class Suspects:
         elif isinstance(stream, StreamAttempt) and stream.first_meta is None:
             free = case.free and stream.id <= case.last_id
             others = [node for node in self._cluster.ready if node is not case.node]
-            if self._policy.max_attempts < 2 or not any(node.is_alive(now) for node in others):
+            may_retry = self._policy.rules.max_attempts > 1
+            if not (may_retry and any(node.is_alive(now) for node in others)):
                 return
             if self._policy.budget.take_copy(free=free):
                 stream.give_up()

@@ -25,7 +25,7 @@ class Caller:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._methods = MethodCache(client.config.timeout, client.config.priority)
+        self._methods = MethodCache(client.config)
 
     def start(self, call: FunctionCall, options: RequestOptions) -> UnaryCall[Any]:
         """Start a unary call.

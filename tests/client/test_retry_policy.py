@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from rap.call import DEFAULT_PRIORITY
-from rap.client.retry import RetryBudget, RetryPolicy, is_retryable, pushback, serves_retry
+from rap.client.retry import (
+    CallRules,
+    RetryBudget,
+    RetryPolicy,
+    is_retryable,
+    pushback,
+    serves_retry,
+)
 from rap.errors import CallError, Code, HandlerError, ResourceExhausted, Unavailable
 from tests.fake_clock import FakeClock
 
@@ -38,7 +45,7 @@ def taken(budget: RetryBudget) -> int:
 
 def policy(attempts: int = 4, budget: RetryBudget | None = None) -> RetryPolicy:
     budget = budget or RetryBudget(0.2, list, FakeClock().monotonic)
-    return RetryPolicy(attempts, budget, random.Random(1))
+    return RetryPolicy(CallRules(max_attempts=attempts), budget, random.Random(1))
 
 
 def test_without_calls_there_are_ten_a_second(clock: FakeClock) -> None:

@@ -220,6 +220,7 @@ async def test_a_waiting_call_hurries_the_dial_of_a_server_that_is_back() -> Non
             failures = node.pool.failures
             clock.advance(20.0)
             await eventually(partial(has_failed, node, failures))
+            await eventually(lambda: clock.sleeping)
         async with numbered(7, host=address):
             clock.advance(0.3)
             call = asyncio.create_task(client.raw_call("which", timeout=9, wait_for_ready=True))
@@ -248,10 +249,12 @@ async def test_the_last_choice_is_dialled_for_thirty_seconds_and_then_goes() -> 
 async def test_the_only_server_is_a_last_choice_too() -> None:
     resolver, clock, late = Resolver(), FakeClock(), free_address()
     resolver.given.put_nowait(named(late))
-    client = Client(service="calc", registry=resolver, clock=clock)
+    client = Client(service="calc", registry=resolver, clock=clock, connect_timeout=60)
     connecting = asyncio.create_task(client.connect())
     await eventually(lambda: client._cluster is not None and client.cluster.nodes)
     await applied(client, resolver, {})
+    (node,) = client.cluster.nodes.values()
+    await eventually(lambda: node.pool.failed and clock.sleeping)
     async with numbered(7, host=late, **SERVICE):
         clock.advance(20.0)
         await connecting

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import (
     AsyncIterator,
     Callable,
+    Collection,
     Coroutine,
     Iterable,
     Iterator,
@@ -38,6 +39,7 @@ from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout
+from rap.errors import Code
 from rap.options import checks_options, takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.schema.function import Function
@@ -124,7 +126,7 @@ class SyncClient:
         self._movable = isinstance(options.get("registry"), str | None)
         self._client = self._make()
         self._thread: LoopThread | None = None
-        self._methods = MethodCache(self.config.timeout, self.config.priority)
+        self._methods = MethodCache(self.config)
         self._lock = threading.Lock()
         self._closed = False
         self._forked = False  # it was connected in the parent process
@@ -171,6 +173,12 @@ class SyncClient:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> _Declare: ...
 
     @checks_options(StubOptions)
@@ -184,6 +192,12 @@ class SyncClient:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> Any:
         """Make a declared function the stub of a server's function.
 
@@ -202,15 +216,25 @@ class SyncClient:
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
+        own = {
+            "wait_for_ready": wait_for_ready,
+            "max_attempts": max_attempts,
+            "retry_codes": retry_codes,
+            "retry_pause": retry_pause,
+            "hedge_share": hedge_share,
+            "fault_codes": fault_codes,
+        }
         check_hedge(hedge, idempotent)
         declared, name = split_decorated(
-            "client", name, (group, enable_type_check, timeout, idempotent, hedge, priority)
+            "client",
+            name,
+            (group, enable_type_check, timeout, idempotent, hedge, priority, *own.values()),
         )
 
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self._methods.make(name or function.name, group, function, *options)
+            method = self._methods.make(name or function.name, group, function, *options, own=own)
             return _SyncStub(method, func).stub(self)
 
         return decorate if declared is None else decorate(declared)
@@ -225,6 +249,12 @@ class SyncClient:
         idempotent: bool = False,
         hedge: bool | float | None = None,
         priority: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        max_attempts: int | None = None,
+        retry_codes: Collection[Code] | None = None,
+        retry_pause: float | None = None,
+        hedge_share: float | None = None,
+        fault_codes: Collection[Code] | None = None,
     ) -> I:
         """Return an object whose methods are stubs of the methods of a class or `Protocol`.
 
@@ -240,7 +270,15 @@ class SyncClient:
             RegistrationError: Type hints are missing or cannot be sent.
             TypeError: `interface` declares no public method.
         """
-        options = (group, timeout, idempotent, hedge, priority)
+        own = {
+            "wait_for_ready": wait_for_ready,
+            "max_attempts": max_attempts,
+            "retry_codes": retry_codes,
+            "retry_pause": retry_pause,
+            "hedge_share": hedge_share,
+            "fault_codes": fault_codes,
+        }
+        options = (group, timeout, idempotent, hedge, priority, own)
         bound = bind_interface(self._client, self._methods, interface, *options)
         for name, stub in list(vars(bound).items()):
             setattr(bound, name, _SyncStub(stub.__rap_method__, stub.__wrapped__).stub(self))
