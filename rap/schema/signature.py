@@ -9,7 +9,7 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable
-from inspect import Signature
+from inspect import Parameter, Signature
 from types import NoneType, SimpleNamespace
 from typing import Any, NamedTuple, Union
 
@@ -21,6 +21,7 @@ __all__ = [
     "ITERATORS",
     "PLAIN_ITERATORS",
     "Streams",
+    "asking_for",
     "callable_of",
     "is_plain_iterator",
     "resolve_signature",
@@ -69,6 +70,54 @@ def signature_of(func: Callable[..., Any]) -> Signature:
         TypeError, ValueError: It has no signature.
     """
     return inspect.signature(func, **_AS_TEXT)
+
+
+def asking_for(
+    func: Callable[..., Any], count: int, name: str, *, option: str
+) -> Callable[..., Any] | None:
+    """Return a callback that takes one more argument, if the callback asks for it.
+
+    It asks for it with a parameter that has the name of the argument, or that comes next and has no
+    default. Other parameters do not ask for it, nor do ``*args`` and ``**kwargs``: what the
+    function does with them is unknown. ``dict.get``, for example, returns its second argument.
+
+    Args:
+        func: The callback.
+        count: Number of positional arguments that it always gets.
+        name: Name of the optional argument, which comes after these.
+        option: Which callback it is, for the error.
+
+    Returns:
+        A function of `count` + 1 positional arguments. `None`: the callback does not ask for the
+        last one. A function without a signature, as some built-in ones are, does not either.
+
+    Raises:
+        TypeError: The callback cannot be called with these arguments.
+    """
+    try:
+        signature = signature_of(func)
+    except ValueError:
+        return None
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    in_order = [p for p in signature.parameters.values() if p.kind in places]
+    following = in_order[count:]
+    named = signature.parameters.get(name)
+    given = [None] * count
+    try:
+        if named in in_order[:count]:
+            raise TypeError(f"`{name}` comes after the other arguments")
+        if following and (following[0].default is Parameter.empty or following[0].name == name):
+            signature.bind(*given, None)
+            return func
+        if named is not None and named.kind in (places[1], Parameter.KEYWORD_ONLY):
+            signature.bind(*given, **{name: None})
+            return lambda *args: func(*args[:-1], **{name: args[-1]})
+        signature.bind(*given)
+    except TypeError as exc:
+        what = f"{count} arguments" if count > 1 else "one argument"
+        text = f"{option} gets {what}, and `{name}` if it asks for it"
+        raise TypeError(f"{text}; {func!r} cannot be called so: {exc}") from exc
+    return None
 
 
 def resolve_signature(name: str, func: Callable[..., Any], target: Callable[..., Any]) -> Signature:

@@ -5,17 +5,19 @@ before it makes a call.
 """
 
 import asyncio
+import inspect
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code
-from rap.schema.signature import signature_of
+from rap.schema.signature import asking_for
 from rap.server.config import AuthToken, Verifier
 from rap.transport import Connection
 
@@ -23,6 +25,7 @@ __all__ = [
     "AuthenticationThrottle",
     "Authenticator",
     "Verify",
+    "identify",
     "make_authenticator",
     "verify_with",
 ]
@@ -31,6 +34,9 @@ _LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection its
 _WINDOW = 60.0  # seconds in which failures of an address are counted
 _AT_ONCE = 10  # times the limit: concurrent attempts of an address without a failure
 _MAX_ADDRESSES = 10_000  # remembered; the one that failed first is dropped for a new one
+
+# Results of a verifier that are true whatever the token is.
+_NO_IDENTITY = (Peer, Awaitable, Iterator, AsyncIterator, BaseException, partial, type)
 
 Verify = Callable[[AuthToken, Peer], Any]
 
@@ -62,12 +68,13 @@ def verify_with(verifier: object) -> Verify:
 
     Args:
         verifier: The only valid token; or a function, plain or ``async``, of the token, or of the
-            token and the `Peer`. It returns the identity, which becomes `Peer.identity`. A false
-            value refuses the client. `True` accepts it, and leaves the identity that TLS found.
+            token and the `Peer`; see `asking_for`. It returns the identity, which becomes
+            `Peer.identity`. A false value refuses the client. `True` accepts it, and leaves the
+            identity that TLS found.
 
     Raises:
         ValueError: It is an empty token.
-        TypeError: It is neither a token nor a function.
+        TypeError: It is neither a token nor a function that can be called with one.
     """
     if isinstance(verifier, str | bytes):
         if not verifier:
@@ -79,15 +86,29 @@ def verify_with(verifier: object) -> Verify:
     if not callable(verifier):
         raise TypeError(f"verify_token must be a token or a function, got {verifier!r}")
     verify: Callable[..., Any] = verifier
-    return verify if _takes_peer(verify) else lambda token, peer: verify(token)
+    with_peer = asking_for(verify, 1, "peer", option="verify_token")
+    return with_peer or (lambda token, peer: verify(token))
 
 
-def _takes_peer(verify: Callable[..., Any]) -> bool:
-    try:
-        signature_of(verify).bind("token", "peer")
-    except (TypeError, ValueError):
-        return False
-    return True
+async def identify(verify: Verify, token: AuthToken, peer: Peer) -> Any:
+    """Return the identity of a token's owner; a false value refuses the token.
+
+    Raises:
+        TypeError: The verifier returned what cannot be an identity, but is true, and so would admit
+            every token: the peer, a function or class, something to be awaited or iterated over, or
+            an exception. That is a mistake in the verifier.
+    """
+    identity = verify(token, peer)
+    if isinstance(identity, Awaitable):
+        identity = await identity
+    if (
+        identity is NotImplemented
+        or isinstance(identity, _NO_IDENTITY)
+        or inspect.isroutine(identity)
+    ):
+        kind = "the peer" if identity is peer else f"a {type(identity).__name__}"
+        raise TypeError(f"verify_token returned {kind}, which cannot be the identity of a client")
+    return identity
 
 
 def _as_bytes(token: AuthToken) -> bytes:
@@ -141,9 +162,7 @@ class Authenticator:
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
                 if not isinstance(token, str | bytes):
                     return self._refused(conn, "a token is needed")
-                identity = self._verify(token, conn.peer)
-                if isinstance(identity, Awaitable):
-                    identity = await identity
+                identity = await identify(self._verify, token, conn.peer)
                 if not identity:
                     return self._refused(conn, "the token was refused")
         except TimeoutError:

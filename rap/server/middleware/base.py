@@ -6,20 +6,21 @@ starts, so each instance can be used once.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from rap.call import Call, Request
 from rap.errors import Code, ConnectionClosed
 from rap.processor.base import PlugIn
-from rap.schema.signature import signature_of
+from rap.schema.signature import asking_for
 from rap.transport import Connection
 from rap.transport.connection import close_all
 
 __all__ = ["Answer", "BaseConnMiddleware", "BaseMsgMiddleware", "ConnHandler", "MsgHandler"]
 
 _LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection itself
+_KEYWORDS = "default_param"  # the parameter of `dispatch` for keyword arguments
 
 ConnHandler = Callable[[Connection], Awaitable[None]]
 # Request, call id, function, positional arguments, keyword arguments → call id, result.
@@ -110,9 +111,9 @@ class BaseMsgMiddleware(_Middleware):
     ) -> tuple[int, Any]:
         """Handle a call: return the call id, and the result or the exception.
 
-        `self.call_next` returns the same. A `dispatch` with one more parameter receives the keyword
-        arguments there, as a dict, and passes them on to `call_next`. Without that parameter they
-        are bound to `func`.
+        `self.call_next` returns the same. A `dispatch` with one more parameter, which is named
+        `default_param` or has no default, receives the keyword arguments there, as a dict, and
+        passes them on to `call_next`. Without that parameter they are bound to `func`.
 
         Args:
             request: The request, after the processors.
@@ -130,34 +131,32 @@ class BaseMsgMiddleware(_Middleware):
         """
 
     def bind(self, handler: MsgHandler) -> MsgHandler:
-        """Put this middleware around `handler`, and return the function to call instead."""
+        """Put this middleware around `handler`, and return the function to call instead.
+
+        Raises:
+            TypeError: `dispatch` cannot be called with these arguments.
+        """
         self.call_next = handler
-        takes_keywords = _accepts(self.dispatch, 5)
+        with_keywords = asking_for(self.dispatch, 4, _KEYWORDS, option="dispatch")
 
         async def run(
             request: Request,
             call_id: int,
             func: Callable[..., Any],
-            param: Sequence[Any],
+            param: list[Any],
             default_param: Mapping[str, Any] | None = None,
         ) -> tuple[int, Any]:
-            arguments = [request, call_id, func, param]
-            if takes_keywords:
-                arguments.append(dict(default_param or {}))
-            elif default_param:
-                arguments[2] = partial(func, **default_param)
             try:
-                return await self.dispatch(*arguments)  # type: ignore[arg-type]  # a fifth
+                if with_keywords is not None:
+                    keywords = dict(default_param or {})
+                    answer: tuple[int, Any] = await with_keywords(
+                        request, call_id, func, param, keywords
+                    )
+                    return answer
+                if default_param:
+                    func = partial(func, **default_param)
+                return await self.dispatch(request, call_id, func, param)
             except Exception as exc:
                 return call_id, exc
 
         return run
-
-
-def _accepts(func: Callable[..., Any], number: int) -> bool:
-    """Return whether a function can be called with `number` positional arguments."""
-    try:
-        signature_of(func).bind(*range(number))
-    except TypeError:
-        return False
-    return True
