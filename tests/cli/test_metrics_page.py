@@ -208,7 +208,7 @@ def test_a_port_in_use_is_reported_before_workers_start(shop: Path) -> None:
         port = str(taken.getsockname()[1])
         options = ("--workers", "2", "--metrics-port", port)
         with rap("serve", "shop:make", *options, cwd=shop) as process:
-            assert "cannot be kept" in line_with(process, "address already in use")
+            assert "cannot be kept" in line_with(process, "Address already in use")
             assert process.wait(PATIENCE) == 1
 
 
@@ -216,7 +216,7 @@ def test_a_port_in_use_is_reported(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with rap("serve", "shop:make", "--metrics-port", port, cwd=shop) as process:
-            assert "cannot be served" in line_with(process, "address already in use")
+            assert "cannot be served" in line_with(process, "Address already in use")
             assert process.wait(PATIENCE) == 1
 
 
