@@ -16,6 +16,7 @@ from rap.errors import CallError, DeadlineExceeded
 
 __all__ = [
     "CALL_OPTIONS",
+    "DEFAULT_GROUP",
     "DEFAULT_PRIORITY",
     "FORWARDED",
     "HEADER_DETAIL",
@@ -32,6 +33,7 @@ __all__ = [
     "Response",
     "Side",
     "StreamType",
+    "canonical_group",
     "check_priority",
     "current",
     "method_path",
@@ -42,6 +44,7 @@ __all__ = [
 # Options of a call that a stub takes as keyword arguments. A parameter of the function that has the
 # same name comes first.
 CALL_OPTIONS = ("session", "timeout", "header", "affinity", "wait_for_ready", "priority")
+DEFAULT_GROUP = "default"  # of functions for which no group is named
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
 # Header of a call that is made on behalf of another machine, as a gateway does. Private functions
@@ -105,9 +108,17 @@ def check_priority(value: object, option: str) -> None:
         raise ValueError(f"{option} must be one of {', '.join(PRIORITIES)}, got {value!r}")
 
 
-def method_path(group: str, name: str) -> str:
-    """Return the method of a function, ``/group/name``."""
-    return f"/{group}/{name}"
+def canonical_group(group: str | None) -> str:
+    """Return the only name of a group: `None` and an empty string mean `DEFAULT_GROUP`.
+
+    Whatever depends on a group, such as a filter, has to see this name.
+    """
+    return group or DEFAULT_GROUP
+
+
+def method_path(group: str | None, name: str) -> str:
+    """Return the method of a function, ``/group/name``; see `canonical_group`."""
+    return f"/{canonical_group(group)}/{name}"
 
 
 def split_method(method: str) -> tuple[str, str]:

@@ -125,7 +125,7 @@ def remaining_ms(deadline: float, now: float) -> int:
     """Return the milliseconds left, as on the wire: 0 without a deadline, else at least 1."""
     if deadline == NEVER:
         return 0
-    return max(1, min(int((deadline - now) * 1000.0), MAX_TIMEOUT_MS))
+    return max(1, int(min((deadline - now) * 1000.0, MAX_TIMEOUT_MS)))  # it may be infinite
 
 
 # Seeding a generator takes 8 us, a tenth of the time to create a client.

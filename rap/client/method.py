@@ -15,9 +15,8 @@ from rap.wire.codec import pack
 if TYPE_CHECKING:
     from rap.balance import Tally
 
-__all__ = ["DEFAULT_GROUP", "Method", "MethodCache", "merge_arguments"]
+__all__ = ["Method", "MethodCache", "merge_arguments"]
 
-DEFAULT_GROUP = "default"
 _JUST_BEGUN = 0.005  # seconds of a timeout that may have passed
 _OFTEN_THE_SAME = {"session_id", UNTRACED, PRIORITY}
 _MAX_KEPT = 4096  # methods of functions and names that are called without a stub
@@ -28,7 +27,7 @@ class Method:
 
     Args:
         name: Name of the function on the server.
-        group: Group of the function on the server; `None`: `DEFAULT_GROUP`.
+        group: Group of the function on the server; see `canonical_group`.
         function: The declaration; `None` if only the name is known.
         timeout: Deadline of a call in seconds; `None`: no deadline.
         idempotent: Whether calling twice has the effect of calling once, so that a call whose
@@ -67,7 +66,7 @@ class Method:
     ) -> None:
         _check_group(group)
         self.name = name
-        self.path = method_path(group or DEFAULT_GROUP, name)
+        self.path = method_path(group, name)
         self.function = function
         self.stream_type = stream_type if function is None else function.stream_type
         self.timeout = timeout

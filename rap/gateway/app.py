@@ -65,7 +65,8 @@ def create_app(
         client: The client that makes the calls.
         private_filter: Accepted for older programs. Private functions can never be called, and
             `False` raises.
-        group_filter: Names of groups that cannot be called.
+        group_filter: Names of groups that cannot be called. ``default`` stands for the functions
+            that a request names without a group, or with an empty one.
         max_body: Maximum bytes of a request body, of a line of a request stream, or of a WebSocket
             message; at least 1.
         max_stream: Maximum bytes of a request body with the items of a request stream; at least 1.
@@ -82,7 +83,7 @@ def create_app(
         raise TypeError(f"client must be a Client, got {client!r}")
     if private_filter is False:
         raise ValueError("private_filter=False: private functions are for clients on one machine")
-    if isinstance(group_filter, str):
+    if isinstance(group_filter, str) or not all(isinstance(it, str) for it in group_filter or ()):
         raise ValueError(f"group_filter must be a collection of names, got {group_filter!r}")
     for name, size in (("max_body", max_body), ("max_stream", max_stream)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 
-from rap.call import FORWARDED, PRIORITIES, Header
+from rap.call import FORWARDED, PRIORITIES, Header, canonical_group
 from rap.gateway.response import BadRequest
 
 __all__ = [
@@ -39,7 +39,7 @@ class FunctionCall(NamedTuple):
     """The call that a request asks for.
 
     Args:
-        group: Group of the function.
+        group: Group of the function, as `canonical_group` returns it.
         name: Name of the function.
         args: Positional arguments.
         kwargs: Keyword arguments.
@@ -75,7 +75,7 @@ class Parser:
     """
 
     def __init__(self, hidden: Collection[str]) -> None:
-        self._hidden = frozenset(hidden)
+        self._hidden = frozenset(canonical_group(group) for group in hidden)
 
     def parse(self, text: str | bytes, *, is_channel: bool = False) -> FunctionCall:
         """Return the call that a JSON object describes.
@@ -96,7 +96,7 @@ class Parser:
         if messages not in _MESSAGES:
             raise BadRequest(400, f"messages must be one of {_MESSAGES}, got {messages!r}")
         call = FunctionCall(
-            _get(fields, "group", str, "default"),
+            canonical_group(_get(fields, "group", str, None)),
             _get(fields, "func_name", str, ""),
             _get(fields, "arg_list", list, []),
             _get(fields, "kwarg_list", dict, {}),
@@ -113,10 +113,12 @@ class Parser:
             BadRequest: The text is not such an object, or the group is hidden.
         """
         fields = _object(text) if text.strip() else {}
-        return self._visible(FunctionCall(group, name, [], fields))
+        return self._visible(FunctionCall(canonical_group(group), name, [], fields))
 
     def _visible(self, call: FunctionCall) -> FunctionCall:
-        if call.group in self._hidden:  # looks like a function that does not exist
+        # Neither a group nor a name has a slash: what is called is in the group that was checked.
+        is_odd = "/" in call.group or "/" in call.name
+        if is_odd or call.group in self._hidden:  # looks like a function that does not exist
             raise BadRequest(404, f"no function '/{call.group}/{call.name}' on this server")
         return call
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from rap.call import StreamType, method_path
 from rap.errors import InvalidArgument, NotFound, RegistrationError
 from rap.schema.description import FunctionDescription
-from rap.server.router import DEFAULT_GROUP, Handler, Router
+from rap.server.router import Handler, Router
 
 __all__ = ["GROUP", "Admin", "FunctionEntry"]
 
@@ -68,7 +68,7 @@ class Admin:
             name: Name of the function.
             group: Group of the function; by default ``default``.
         """
-        method = method_path(group or DEFAULT_GROUP, name)
+        method = method_path(group, name)
         handler = self._router.find(method)
         if handler is None:
             raise NotFound(f"describe: no function {method!r} on this server")
@@ -129,7 +129,7 @@ class Admin:
         """
         from rap.server.code import reimport_function  # few servers allow it
 
-        method = method_path(group or DEFAULT_GROUP, name or func_str.rpartition(".")[2])
+        method = method_path(group, name or func_str.rpartition(".")[2])
         async with self._lock:
             if self._router.find(method) is None:
                 raise NotFound(f"reload: no function {method!r} on this server; load it first")

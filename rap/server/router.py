@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from rap.call import DEFAULT_PRIORITY, PRIORITIES, StreamType, method_path
+from rap.call import DEFAULT_GROUP, DEFAULT_PRIORITY, PRIORITIES, StreamType, method_path
 from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
 from rap.options import checks_options
@@ -15,9 +15,8 @@ from rap.schema.signature import is_plain_iterator
 from rap.server.authorization import Allow, Predicate, allow_rule, both
 from rap.server.config import HandlerOptions, check_path
 
-__all__ = ["DEFAULT_GROUP", "Handler", "Router", "public_methods"]
+__all__ = ["Handler", "Router", "public_methods"]
 
-DEFAULT_GROUP = "default"
 _MAX_GROUPS = 10  # named in the error of an unknown function
 _MAX_NAME = 64  # characters of a name for which a similar one is looked for
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from rap.call import canonical_group
 from rap.cli.calls import group_option
 from rap.cli.command import Command, json_option, run
 from rap.cli.descriptions import describe_one
@@ -12,7 +13,6 @@ from rap.cli.json_values import to_json
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
-from rap.client.method import DEFAULT_GROUP
 
 __all__ = ["KINDS", "describe"]
 
@@ -35,7 +35,7 @@ def describe(remote: Remote, func: str, group: str | None, json: bool) -> None:
 
     A server describes its functions only to clients on its own machine.
     """
-    found = run(describe_one(remote, func, group or DEFAULT_GROUP))
+    found = run(describe_one(remote, func, canonical_group(group)))
     click.echo(to_json(found) if json else _text(found))
 
 
