@@ -10,7 +10,7 @@ from typing import Any
 
 from rap.record import Record, field
 
-__all__ = ["Address", "Peer", "brief"]
+__all__ = ["Address", "Certificate", "Peer", "brief"]
 
 _FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path"
 
@@ -97,6 +97,15 @@ def _split_host_port(rest: str, text: str, option: str) -> tuple[str, int]:
     return host, int(digits)
 
 
+class Certificate(dict[str, Any]):
+    """A verified certificate, with the content that `ssl.SSLSocket.getpeercert` returns.
+
+    Only TLS makes one. A dict that a verifier of tokens returns is none, whatever its keys are.
+    """
+
+    __slots__ = ()
+
+
 class Peer(Record, frozen=True):
     """The other end of a connection; equal to another one of the same place and identity.
 
@@ -104,7 +113,8 @@ class Peer(Record, frozen=True):
         host: IP address as text; empty on a unix socket.
         port: Its port; 0 on a unix socket.
         is_local: Whether it is on this machine: a loopback address or a unix socket.
-        identity: The subject of a verified TLS client certificate as `ssl` returns it, or `None`.
+        identity: What the application has found out by a token; or the `Certificate` of a peer
+            that TLS has verified; or `None`.
         binding: The random numbers in both Hellos. They are equal on both sides and differ for each
             connection. Empty before the Hello, or if a Hello has none.
         state: A place for middleware and processors to keep values of the connection.

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from rap.address import Peer
+from rap.address import Certificate, Peer
 from rap.call import HEADER_DETAIL, TRAILER
 from rap.clock import Clock
 from rap.errors import (
@@ -1036,8 +1036,8 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer | None:
     if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(name, tuple):
         return None
     tls = transport.get_extra_info("ssl_object")
-    identity = tls.getpeercert() if tls is not None else None
-    return Peer.from_sockname(name, identity or None)
+    content = tls.getpeercert() if tls is not None else None
+    return Peer.from_sockname(name, Certificate(content) if content else None)
 
 
 def new_random() -> bytes:

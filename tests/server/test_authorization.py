@@ -2,18 +2,33 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from cryptography import x509
 
+from rap.address import Certificate
 from rap.call import Call
 from rap.client import Client
 from rap.errors import PermissionDenied, RegistrationError
 from rap.server import Channel, Server
 from rap.server.authorization import names_of
 from tests.loopback import LOOPBACK, serving
+from tests.transport.certificates import Certificates
 
-CERTIFICATE = {
-    "subject": ((("countryName", "XY"),), (("commonName", "ops"),)),
-    "subjectAltName": (("DNS", "ops.example"), ("URI", "spiffe://example/ops"), ("DirName", ())),
-}
+CERTIFICATE = Certificate(
+    subject=((("countryName", "XY"),), (("commonName", "ops"),)),
+    subjectAltName=(
+        ("DNS", "Ops.example"),
+        ("URI", "spiffe://example/ops"),
+        ("email", "ops@example"),
+        ("IP Address", "2001:DB8:0:0:0:0:0:1"),
+        ("DirName", ()),
+        ("Registered ID", "1.2.3"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 async def one() -> int:
@@ -173,5 +188,82 @@ def test_a_group_needs_a_rule() -> None:
 
 def test_the_names_of_an_identity() -> None:
     assert names_of("alice") == {"alice"}
-    assert names_of(CERTIFICATE) == {"ops", "ops.example", "spiffe://example/ops"}
+    assert names_of("team:alice") == {"team:alice"}
+    assert names_of(CERTIFICATE) == {
+        "ops",
+        "CN:ops",
+        "DNS:ops.example",
+        "URI:spiffe://example/ops",
+        "email:ops@example",
+        "IP:2001:db8::1",
+    }
     assert names_of(None) == names_of(3) == names_of({}) == frozenset()
+
+
+def test_a_dict_that_a_verifier_returns_is_no_certificate() -> None:
+    assert names_of(dict(CERTIFICATE)) == frozenset()
+
+
+@pytest.mark.parametrize("identity", ["CN:ops", "DNS:ops.example", "URI:x", "email:a@b", "IP:::1"])
+def test_a_text_is_never_a_name_of_a_certificate(identity: str) -> None:
+    assert names_of(identity) == frozenset()
+
+
+def test_a_certificate_with_several_common_names_has_none_alone() -> None:
+    several = Certificate(subject=((("commonName", "web"),), (("commonName", "alice"),)))
+    assert names_of(several) == {"CN:web", "CN:alice"}
+    assert names_of(Certificate(subject=((("commonName", "DNS:a"),),))) == {"CN:DNS:a"}
+
+
+@pytest.mark.parametrize("name", ["dns:a", "Uri:a", "EMAIL:a", "IP Address:10.0.0.1", "IP:alice"])
+def test_a_name_that_is_almost_one_of_a_certificate_is_refused(name: str) -> None:
+    with pytest.raises(RegistrationError, match="allow: "):
+        Server(LOOPBACK).register(one, allow={name})
+
+
+async def test_a_rule_tells_the_names_of_a_certificate_apart(certificates: Certificates) -> None:
+    """An authority that lets a client choose an email address has not called it alice."""
+    alice = certificates.issue("alice", x509.DNSName("web.example"))
+    others = [
+        certificates.issue("web 1", x509.DNSName("alice")),
+        certificates.issue("web 2", x509.RFC822Name("alice")),
+        certificates.issue("web 3", x509.UniformResourceIdentifier("alice")),
+    ]
+    options: dict[str, Any] = {
+        "ssl_crt_path": certificates.server.crt_path,
+        "ssl_key_path": certificates.server.key_path,
+        "ssl_ca_path": certificates.authority.crt_path,
+    }
+
+    async def may_call(name: str, crt_path: str, key_path: str) -> bool:
+        client = Client(
+            server.addresses,
+            ssl_ca_path=certificates.authority.crt_path,
+            ssl_client_crt_path=crt_path,
+            ssl_client_key_path=key_path,
+        )
+        async with client:
+            try:
+                return bool(await client.raw_call(name))
+            except PermissionDenied:
+                return False
+
+    async with serving(**options) as server:
+        server.register(one, allow={"alice"})
+        server.register(one, "web", allow={"DNS:WEB.example"})
+        assert await may_call("one", alice.crt_path, alice.key_path)
+        assert await may_call("web", alice.crt_path, alice.key_path)
+        for other in others:
+            assert not await may_call("one", other.crt_path, other.key_path)
+            assert not await may_call("web", other.crt_path, other.key_path)
+
+
+async def test_a_rule_does_not_read_the_identity_of_a_token_as_a_certificate() -> None:
+    def verify(token: str) -> dict[str, Any]:
+        return {"subject": ((("commonName", token),),), "user": "mallory"}
+
+    async with serving(verify_token=verify) as server:
+        server.register(one, allow={"alice"})
+        async with called(server, "alice") as client:
+            with pytest.raises(PermissionDenied):
+                await client.raw_call("one")

@@ -80,3 +80,7 @@ class Certificates:
         encrypted = directory / "encrypted.key"
         encrypted.write_bytes(self.server.pem(b"secret"))
         self.encrypted_key_path = str(encrypted)
+
+    def issue(self, name: str, *names: x509.GeneralName) -> _Pair:
+        """Return a new certificate of the authority with a common name and alternative names."""
+        return _Pair(self.directory, name, self.authority, names=list(names))
