@@ -64,6 +64,7 @@ _WATCH_AGAIN = 1.0  # seconds after which a watch that failed is started again
 _SETTLED = 1.0  # seconds after which clients that start together with this one are connected too
 _REPORTED = 1.0  # seconds within which servers say how many clients they have
 _RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
+_EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
 
 # Starts to open a connection to an endpoint. The first callback is told of its Hello, GoAway and
@@ -328,8 +329,7 @@ class Cluster:
                     await self._wait(patience, has_waited)
                     has_waited = True
                 except TimeoutError:
-                    # A timer of uvloop may be a millisecond early.
-                    now = max(self._clock.monotonic(), patience.until(self._outlook))
+                    now = self._clock.monotonic() + _EARLY
                     waited = patience.describe(now, self._outlook)
                     what = f"{method}: " if method else ""
                     text = f"{what}{self.describe()}; {waited}"
@@ -360,7 +360,11 @@ class Cluster:
             self._hurry_dials()
         self._outlook = self._look_ahead()
         now = self._clock.monotonic()
-        wait = 0.0 if has_waited else self._queue.expected_wait(now)
+        wait = 0.0
+        if not self._outlook.full:
+            self._queue.forget_pace(now)  # a server that comes back takes many calls at once
+        elif not has_waited:
+            wait = self._queue.expected_wait(now)
         if patience.until(self._outlook) <= now + wait:
             raise TimeoutError
         self._look_for_room()

@@ -146,7 +146,7 @@ class PickQueue:
             now: Seconds on the monotonic clock.
         """
         if not self.queue:
-            self._woken, self._woken_since = 0.0, now
+            self.forget_pace(now)
             return 0.0
         past = now - self._woken_since
         if past < _LEAST_PACE or not self._woken:
@@ -156,6 +156,10 @@ class PickQueue:
             self._woken /= 2
             self._woken_since += past / 2
         return wait
+
+    def forget_pace(self, now: float) -> None:
+        """Note that turns so far do not tell when the next ones come."""
+        self._woken, self._woken_since = 0.0, now
 
     async def wait(self, until: Callable[[], float], *, first: bool = False) -> None:
         """Return when it is this call's turn to pick again.

@@ -283,6 +283,33 @@ async def test_by_default_a_call_waits_while_a_server_restarts() -> None:
             await client.close()
 
 
+async def test_the_pace_of_turns_says_nothing_about_a_server_that_is_lost() -> None:
+    address, turns = free_address(), asyncio.Semaphore(0)
+
+    async def which() -> int:
+        await turns.acquire()
+        return 1
+
+    async with serving(which, host=address) as server:
+        client = Client(address, max_in_flight=1)
+        options: dict[str, Any] = {"timeout": LONG, "wait_for_ready": True}
+        began = client.monotonic()
+        calls = [asyncio.create_task(client.raw_call("which", **options)) for _ in range(2000)]
+        await eventually(lambda: len(client.cluster.waiters) == 1999)
+        turns.release()
+        await eventually(lambda: len(client.cluster.waiters) == 1998)
+        await eventually(lambda: client.monotonic() - began > 0.2)
+        await server.await_closed()
+        await eventually(lambda: not client.cluster.ready)
+    late = asyncio.create_task(client.raw_call("which", timeout=20.0, wait_for_ready=True))
+    await eventually(lambda: late.done() or len(client.cluster.waiters) == 1999)
+    assert not late.done()
+    async with numbered(2, host=address):
+        await within(asyncio.gather(*calls, return_exceptions=True))
+        assert await within(late) == 2
+        await client.close()
+
+
 async def test_what_a_new_snapshot_lists_is_awaited_like_the_first_servers() -> None:
     resolver = Resolver()
     resolver.given.put_nowait({})
