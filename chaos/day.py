@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -30,25 +31,38 @@ class _Day:
     Args:
         stage: Everything that runs.
         hold: Seconds that the fault lasts.
-        rng: Chooses victims.
         overload: Seconds of the overload.
+        rng: Chooses victims.
+        chosen: How often each replica was chosen on this day.
 
     Attributes:
         victims: The replicas that the fault concerns.
     """
 
-    def __init__(self, stage: Stage, hold: float, overload: float, rng: Random) -> None:
+    def __init__(
+        self, stage: Stage, hold: float, overload: float, rng: Random, chosen: Counter[str]
+    ) -> None:
         self.stage = stage
         self.hold = hold
         self.overload = overload
         self.rng = rng
+        self._chosen = chosen
         self.victims: list[Replica] = []
 
     def choose(self, among: Sequence[Replica] = ()) -> Replica:
         """Return a victim."""
-        victim = self.rng.choice(among or self.stage.of("stock"))
+        stock = self.stage.of("stock")
+        local = [replica for replica in stock if replica.remote is None]
+        victim = self.draw(among or (local if len(local) > len(stock) / 2 else stock))
         self.hurt(victim)
         return victim
+
+    def draw(self, among: Sequence[Replica]) -> Replica:
+        """Return one of those that were chosen least often: the others are hardly used yet."""
+        fewest = min(self._chosen[each.name] for each in among)
+        drawn = self.rng.choice([each for each in among if self._chosen[each.name] == fewest])
+        self._chosen[drawn.name] += 1
+        return drawn
 
     def hurt(self, victim: Replica) -> None:
         """Note that a replica is not healthy from now on."""
@@ -87,8 +101,8 @@ async def _freeze(day: _Day) -> None:
 
 async def _freeze_some(day: _Day) -> None:
     stock = day.stage.of("stock")
-    for victim in day.rng.sample(stock, max(1, len(stock) * 2 // 5)):
-        day.hurt(victim)
+    for _ in range(max(1, len(stock) * 2 // 5)):
+        victim = day.choose()
         victim.process.send(signal.SIGSTOP)
     await asyncio.sleep(day.hold)
     for victim in day.victims:
@@ -166,7 +180,7 @@ async def _cut(day: _Day, way: Way) -> None:
 
 
 async def _reset(day: _Day) -> None:
-    victim = day.rng.choice(day.stage.remote)  # it remains healthy
+    victim = day.draw(day.stage.remote)  # it remains healthy
     day.victims.append(victim)
     assert victim.remote is not None
     for _ in range(max(1, round(day.hold / _BETWEEN_RESETS))):
@@ -290,8 +304,9 @@ async def spend(
         told: Told about each event.
     """
     found: list[Happening] = []
+    chosen: Counter[str] = Counter()
     for event in events:
-        day = _Day(stage, min(_LONGEST, slot / 3), min(_OVERLOAD_SECONDS, slot * 0.75), rng)
+        day = _Day(stage, min(_LONGEST, slot / 3), min(_OVERLOAD_SECONDS, slot * 0.75), rng, chosen)
         begin = stage.now()
         told(f"{begin:6.1f} s  {event.title}")
         trouble = ""

@@ -26,6 +26,7 @@ __all__ = ["FIELDS", "Outcome", "Plan"]
 FIELDS = 6  # numbers that are written for each call
 _TICK = 0.001  # seconds between two looks at which calls are due
 _LOOK = 0.02  # seconds between two looks at the replicas and at the own lateness
+_SAMPLE = 0.25  # seconds between two looks at how many calls each replica got
 _LATE = 0.03  # seconds of own lateness that are written
 _LINGER = 2.0  # seconds after the last deadline
 _MAX_ERRORS = 20_000  # that are written with their text
@@ -80,6 +81,7 @@ class _Driver:
         self._errors: list[dict[str, Any]] = []
         self._changes: list[tuple[float, str, bool]] = []
         self._pauses: list[tuple[float, float]] = []
+        self._samples: list[tuple[float, dict[str, int]]] = []
         self._serial = plan.number * _SERIALS
 
     async def run(self) -> None:
@@ -143,10 +145,13 @@ class _Driver:
         start, now = self._plan.start, time.monotonic
         seen: Any = None
         keys: set[str] = set()
-        before = now()
+        before = sampled = now()
         while True:
             await asyncio.sleep(_LOOK)
             at = now()
+            if at - sampled >= _SAMPLE:
+                sampled = at
+                self._samples.append((at - start, dict(cluster.attempts_by_node())))
             if at - before - _LOOK > _LATE:
                 self._pauses.append((before - start, at - before - _LOOK))
             before = at
@@ -164,9 +169,11 @@ class _Driver:
         with (directory / f"calls-{number}.bin").open("wb") as file:
             self._rows.tofile(file)
         found = {
+            "number": number,
             "errors": self._errors,
             "changes": self._changes,
             "pauses": self._pauses,
+            "samples": self._samples,
             "cpu": time.process_time(),
         }
         (directory / f"driver-{number}.json").write_text(json.dumps(found))

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from chaos.shapes import SHAPES
 __all__ = ["Effect", "Failure", "Found", "Second", "read_day"]
 
 _PAUSE = 0.2  # seconds of a driver's own lateness that explain a failure
+_WINDOW = 1.0  # seconds over which the calls of a replica are counted
+_STEP = 0.25  # seconds between two such windows
+_HALF = 0.5  # of what a replica is due: it takes part again
 _SLOW = 0.25  # seconds that a call takes at least while an event disturbs it
 _NAMES = [shape.name for shape in SHAPES]
 _WORK = _NAMES.index("work")
@@ -52,11 +56,13 @@ class Second:
         latencies: Seconds of those that were answered, without `work`.
         outcomes: How many ended in each way, without `work`.
         work: How many calls of `work` ended in each way.
+        excused: How many of those that failed do not count against rap.
     """
 
     latencies: list[float] = field(default_factory=list)
     outcomes: Counter[int] = field(default_factory=Counter)
     work: Counter[int] = field(default_factory=Counter)
+    excused: int = 0
 
     def percentile(self, share: float) -> float | None:
         """Return the seconds below which this share of the answered calls lie."""
@@ -70,7 +76,9 @@ class Effect(NamedTuple):
     Args:
         noticed: Seconds until no driver called the first victim any more; `None`: it was called on.
         disturbed: Seconds until the last call that was slow or failed has ended; 0: there is none.
-        back: Seconds from the end of the fault until all drivers call the victim again.
+        before: Calls of the first victim in the second before, as a share of what it is due.
+        back: Seconds from the end of the fault until the victim gets half of what it is due;
+            infinite: it has not until the end of the day.
         p99: Seconds, of the slowest in a hundred from the begin to the end of the fault.
         failed: Calls that could have been made again, and failed.
         broken: Calls that could not have been made again, and failed.
@@ -79,6 +87,7 @@ class Effect(NamedTuple):
 
     noticed: float | None
     disturbed: float
+    before: float | None
     back: float | None
     p99: float
     failed: int
@@ -144,6 +153,7 @@ def read_day(
     directory: Path,
     happenings: Sequence[Happening],
     health: Sequence[tuple[float, str, bool]],
+    drivers: int,
 ) -> Found:
     """Return what the files in a directory say.
 
@@ -151,6 +161,7 @@ def read_day(
         directory: Where drivers and replicas wrote.
         happenings: The events.
         health: When which replica became healthy or not.
+        drivers: How many drivers call all the time; later ones are for an overload.
     """
     calls = sorted(_calls(directory))
     found = Found([Second() for _ in range(int(calls[-1].at) + 1)], defaultdict(Counter))
@@ -178,8 +189,10 @@ def read_day(
     for report in reports:
         for error in report["errors"]:
             _judge(found, error, none_healthy, report["pauses"])
-    watched = [report["changes"] for report in reports if report["changes"]]
-    found.effects = [_effect(calls, each, watched, found) for each in happenings]
+    loaded = [report for report in reports if report["number"] < drivers]
+    watched = [report["changes"] for report in loaded]
+    served = _Served([report["samples"] for report in loaded])
+    found.effects = [_effect(calls, each, watched, served, found) for each in happenings]
     return found
 
 
@@ -243,16 +256,59 @@ def _judge(
             found.others.append(failure)
     elif any(begin <= failure.ended and failure.at <= end for begin, end in none_healthy):
         found.excused.append(failure)
+        found.seconds[int(failure.at)].excused += 1
     elif _PAUSE <= sum(late for at, late in pauses if failure.at - late <= at <= failure.ended):
         found.own.append(failure)
+        found.seconds[int(failure.at)].excused += 1
     else:
         found.failed.append(failure)
+
+
+class _Served:
+    """How many calls each replica was given, second by second.
+
+    Args:
+        samples: Of each driver: when it looked, and the calls of each replica so far.
+    """
+
+    def __init__(self, samples: Sequence[Sequence[tuple[float, dict[str, int]]]]) -> None:
+        self._samples = samples
+        self._times = [[at for at, _ in each] for each in samples]
+
+    @property
+    def end(self) -> float:
+        """When the last look was."""
+        return max((times[-1] for times in self._times if times), default=0.0)
+
+    def share(self, key: str, at: float) -> float | None:
+        """Return what a replica got in the second from `at` on; 1 is the mean of all replicas."""
+        got: Counter[str] = Counter()
+        for times, samples in zip(self._times, self._samples, strict=True):
+            first, last = bisect_left(times, at), bisect_left(times, at + _WINDOW)
+            if last >= len(samples):
+                return None
+            old, new = samples[first][1], samples[last][1]
+            for name, count in new.items():
+                before = old.get(name, 0)
+                got[name] += count - before if count >= before else count  # a node that is new
+        total = got.total()
+        return got[key] * len(got) / total if total else None
+
+    def seconds_until_half(self, key: str, begin: float) -> float:
+        """Return the seconds until a replica gets half of the mean in a second."""
+        at = begin
+        while (share := self.share(key, at)) is not None:
+            if share >= _HALF:
+                return at - begin
+            at += _STEP
+        return inf
 
 
 def _effect(
     calls: Sequence[_Call],
     happening: Happening,
     watched: Sequence[Sequence[tuple[float, str, bool]]],
+    served: _Served,
     found: Found,
 ) -> Effect:
     first = bisect_left(calls, (happening.begin,))
@@ -273,30 +329,24 @@ def _effect(
             during.append(call.took)
     during.sort()
     begin, healed, end = happening.begin, happening.healed, happening.end
-    noticed = back = None
+    noticed = before = back = None
     if happening.victims:
         key = happening.victims[0]
         gone = [_first(changes, key, False, begin, end) for changes in watched]
         seen = [at for at in gone if at is not None]
         noticed = max(seen) - begin if seen else None
-        returned = [_first(changes, key, True, at, end) for changes, at in _pairs(watched, gone)]
-        there = [at for at in returned if at is not None]
-        back = max(0.0, max(there) - healed) if there else None
+        before = served.share(key, begin - _WINDOW)
+        back = served.seconds_until_half(key, healed)
     return Effect(
         noticed,
         disturbed,
+        before,
         back,
         during[min(len(during) - 1, int(len(during) * 0.99))] if during else 0.0,
         sum(begin <= failure.at < end for failure in found.failed),
         outcomes[Outcome.BROKEN],
         work,
     )
-
-
-def _pairs(
-    watched: Sequence[Sequence[tuple[float, str, bool]]], gone: Sequence[float | None]
-) -> list[tuple[Sequence[tuple[float, str, bool]], float]]:
-    return [(changes, at) for changes, at in zip(watched, gone, strict=True) if at is not None]
 
 
 def _first(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 from chaos.day import Happening
 from chaos.driver import Outcome
@@ -28,7 +29,7 @@ def write_report(
     """
     parts = [
         f"# A day of faults\n\n{head}\n",
-        _verdict(found, wanted),
+        _verdict(found, happenings, wanted),
         "![timeline](timeline.svg)\n",
         _events(found, happenings, replicas),
         _shapes(found),
@@ -41,7 +42,8 @@ def write_report(
     return "\n".join(part for part in parts if part)
 
 
-def _verdict(found: Found, wanted: int) -> str:
+def _verdict(found: Found, happenings: Sequence[Happening], wanted: int) -> str:
+    wrong = [event for event in happenings if event.trouble]
     late = sum(seconds for _, seconds in found.pauses)
     share = late / max(1, len(found.seconds)) / max(1, len(found.driver_cpu))
     worst = max((seconds for _, seconds in found.pauses), default=0.0)
@@ -51,6 +53,7 @@ def _verdict(found: Found, wanted: int) -> str:
         ("crossed answers; lost or doubled items", f"{len(found.wrong):,}", not found.wrong),
         ("executed twice", f"{found.twice:,}", not found.twice),
         ("answered but not executed", f"{found.lost:,}", not found.lost),
+        ("events that went wrong", f"{len(wrong)} of {len(happenings)}", not wrong),
         ("failed without a healthy replica", f"{len(found.excused):,}", None),
         ("failed while their driver was late", f"{len(found.own):,}", None),
         (
@@ -70,16 +73,20 @@ def _events(found: Found, happenings: Sequence[Happening], replicas: int) -> str
         "## Events\n",
         "*Noticed*: all clients have stopped calling the (first) replica. *Disturbed*: the last "
         "call that failed or took more than 0.25 s has ended. Both count from the beginning of the "
-        "event. *Back*: all clients call the replica again, from the end of the fault.\n",
-        "| | at | event | lasts | noticed | disturbed | back | p99 | failed | not repeatable | |",
-        "| --: | --: | --- | --: | --: | --: | --: | --: | --: | --: | --- |",
+        "event. *Share before*: calls that the replica got before the event, as a share of the "
+        "mean of all. *Back*: it gets half of the mean again, from the end of the fault.\n",
+        "| | at | event | lasts | share before | noticed | disturbed | back | p99 | failed "
+        "| not repeatable | |",
+        "| --: | --: | --- | --: | --: | --: | --: | --: | --: | --: | --: | --- |",
     ]
     for number, (event, effect) in enumerate(zip(happenings, found.effects, strict=True), 1):
         where = ", ".join(event.names) if len(event.names) <= 4 else f"{len(event.names)} replicas"
         note = event.trouble or _goodput(event, effect, replicas) or where
         lines.append(
             f"| {number} | {event.begin:.0f} s | {event.event.title} "
-            f"| {event.healed - event.begin:.1f} s | {_seconds(effect.noticed)} "
+            f"| {event.healed - event.begin:.1f} s "
+            f"| {'' if effect.before is None else f'{effect.before:.1f}'} "
+            f"| {_seconds(effect.noticed)} "
             f"| {_seconds(effect.disturbed)} | {_seconds(effect.back)} "
             f"| {effect.p99 * 1e3:.0f} ms | {effect.failed} | {effect.broken} | {note} |"
         )
@@ -94,7 +101,9 @@ def _goodput(event: Happening, effect: Effect, replicas: int) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f} s"
+    if value is None:
+        return ""
+    return f"{value:.2f} s" if value < inf else "not any more"
 
 
 def _shapes(found: Found) -> str:

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 _START = 30.0  # seconds for a process to say that it is ready
 _END = 20.0  # seconds for a process to end
 _FRONTS = 2
-_REMOTE = 3  # replicas that can be cut off
+_REMOTE = 4  # replicas that can be cut off, or a third of all
 
 
 class Size(NamedTuple):

@@ -21,6 +21,7 @@ _COLOURS = {
     "p50": "#2563eb",
     "p99": "#c2410c",
     "failed": "#dc2626",
+    "excused": "#f9a8d4",
     "broken": "#d97706",
     "scripted": "#7c3aed",
     "refused": "#94a3b8",
@@ -105,6 +106,7 @@ class _Picture:
         y = self._root(top, float(max([1, *(value for _, values in kinds for value in values)])))
         legend = {
             "failed": "failed",
+            "excused": "failed without a healthy replica",
             "broken": "failed, could not be repeated",
             "scripted": "errors of handlers",
             "refused": "not answered in the overload",

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -42,6 +43,7 @@ class Day:
         self.errors: list[dict[str, Any]] = []
         self.pauses: list[tuple[float, float]] = []
         self.changes: list[tuple[float, str, bool]] = []
+        self.samples: list[tuple[float, dict[str, int]]] = []
         self.happenings: list[Happening] = []
 
     def executed(self, replica: str, numbers: Iterable[int]) -> None:
@@ -57,13 +59,15 @@ class Day:
             for call in calls or (ANSWERED,):
                 array("d", call).tofile(file)
         report = {
+            "number": 0,
+            "samples": self.samples,
             "errors": self.errors,
             "pauses": self.pauses,
             "changes": self.changes,
             "cpu": 1.0,
         }
         (self.directory / "driver-0.json").write_text(json.dumps(report))
-        return read_day(self.directory, self.happenings, health)
+        return read_day(self.directory, self.happenings, health, 1)
 
 
 @pytest.fixture
@@ -140,12 +144,23 @@ def test_calls_that_may_fail_do_not_spoil_a_day(day: Day) -> None:
 
 def test_an_event_has_the_times_to_notice_to_recover_and_to_come_back(day: Day) -> None:
     day.changes = [(0.0, "a:1", True), (10.4, "a:1", False), (15.3, "a:1", True)]
+    calls = [100 * i for i in range(20)]
+    served = [*calls[:10], *[calls[10]] * 7, *calls[10:20]]  # none from 10 s to 16 s
+    day.samples = [(float(i), {"a:1": count, "b:1": 100 * i}) for i, count in enumerate(served)]
     day.happenings = [Happening(KILL, 10.0, 15.0, 20.0, ["a:1"], ["stock-0"])]
     slow = (10.1, 0.7, GET, Outcome.ANSWERED, 0.0, 1)
     (effect,) = day.read(slow, (17.0, 0.01, GET, Outcome.ANSWERED, 0.0, 2)).effects
     assert effect.noticed == pytest.approx(0.4)
     assert effect.disturbed == pytest.approx(0.8)
-    assert effect.back == pytest.approx(0.3)
+    assert effect.before == pytest.approx(1.0)
+    assert effect.back == pytest.approx(1.25)
+
+
+def test_a_replica_that_is_not_called_any_more_is_never_back(day: Day) -> None:
+    day.samples = [(float(i), {"a:1": min(i, 10), "b:1": i}) for i in range(30)]
+    day.happenings = [Happening(KILL, 10.0, 15.0, 20.0, ["a:1"], ["stock-0"])]
+    (effect,) = day.read().effects
+    assert effect.back == inf
 
 
 def test_calls_of_the_overload_are_counted_apart(day: Day) -> None:
