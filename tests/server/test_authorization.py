@@ -235,9 +235,9 @@ async def test_a_rule_tells_the_names_of_a_certificate_apart(certificates: Certi
         "ssl_ca_path": certificates.authority.crt_path,
     }
 
-    async def may_call(name: str, crt_path: str, key_path: str) -> bool:
+    async def may_call(to: Server, name: str, crt_path: str, key_path: str) -> bool:
         client = Client(
-            server.addresses,
+            to.addresses,
             ssl_ca_path=certificates.authority.crt_path,
             ssl_client_crt_path=crt_path,
             ssl_client_key_path=key_path,
@@ -251,11 +251,11 @@ async def test_a_rule_tells_the_names_of_a_certificate_apart(certificates: Certi
     async with serving(**options) as server:
         server.register(one, allow={"alice"})
         server.register(one, "web", allow={"DNS:WEB.example"})
-        assert await may_call("one", alice.crt_path, alice.key_path)
-        assert await may_call("web", alice.crt_path, alice.key_path)
+        assert await may_call(server, "one", alice.crt_path, alice.key_path)
+        assert await may_call(server, "web", alice.crt_path, alice.key_path)
         for other in others:
-            assert not await may_call("one", other.crt_path, other.key_path)
-            assert not await may_call("web", other.crt_path, other.key_path)
+            assert not await may_call(server, "one", other.crt_path, other.key_path)
+            assert not await may_call(server, "web", other.crt_path, other.key_path)
 
 
 async def test_a_rule_does_not_read_the_identity_of_a_token_as_a_certificate() -> None:
