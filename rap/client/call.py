@@ -484,8 +484,6 @@ class Invoker:
             return
         if is_refusal(error):
             self._count_refusal(call.method, call.header.get(PRIORITY), pick[1], error)
-        elif self.throttles is not None and error.code is Code.DEADLINE_EXCEEDED:
-            self.throttles.count_expired(call)
         try:
             raise error
         finally:

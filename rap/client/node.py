@@ -24,6 +24,7 @@ __all__ = ["Node"]
 
 _log = logging.getLogger("rap.client")
 
+_CALM = 5.0  # seconds after an overload in which calls may still be late for it
 _ASK_PAUSE = 0.2  # seconds between two requests for a report, at least
 
 
@@ -242,8 +243,9 @@ class Node:
         """Return whether an error counts where nodes are compared."""
         if error.unserved or not method.rules.is_fault(error):
             return False
-        if error.code is Code.DEADLINE_EXCEEDED:  # if it is overloaded, it is not ill
-            return now >= self.refused_until
+        if error.code is Code.DEADLINE_EXCEEDED:
+            # Where one server refuses calls, the others may be about to: they are not ill.
+            return now >= self.pool.counters.overloaded_until + _CALM
         return error.remote
 
     def _compare(self, method: Method, error: CallError, health: Verdict, now: float) -> Verdict:
@@ -277,6 +279,7 @@ class Node:
         until = self._now() + min(seconds, MAX_PENALTY)
         self.refused_until = max(self.refused_until, until)
         self.avoid_until = max(self.avoid_until, until)
+        self.pool.counters.note_overload(until)
 
     def _count_failure(self, started: float, now: float, error: BaseException) -> Verdict:
         """Count a failed attempt in the load; return what it says about the health."""

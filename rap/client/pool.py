@@ -49,9 +49,11 @@ class Counters:
         ejections: Times that a server was ejected for failing.
         outliers: Those of them where it failed far more calls than the other servers.
         suspicions: Times that a connection became suspect.
+        overloaded_until: Until when some server has asked for no more calls, in seconds on the
+            monotonic clock.
     """
 
-    __slots__ = ("ejections", "failed", "opened", "outliers", "suspicions")
+    __slots__ = ("ejections", "failed", "opened", "outliers", "overloaded_until", "suspicions")
 
     def __init__(self) -> None:
         self.opened = 0
@@ -59,6 +61,7 @@ class Counters:
         self.ejections = 0
         self.outliers = 0
         self.suspicions = 0
+        self.overloaded_until = 0.0
 
     def count_opened(self) -> None:
         """Count a connection that was opened."""
@@ -71,6 +74,10 @@ class Counters:
     def count_suspicion(self) -> None:
         """Count a connection that became suspect."""
         self.suspicions += 1
+
+    def note_overload(self, until: float) -> None:
+        """Note until when a server has asked for no more calls."""
+        self.overloaded_until = max(self.overloaded_until, until)
 
     def count_ejection(self, *, is_outlier: bool = False) -> None:
         """Count a server that was ejected for failing, or for failing more than the others."""

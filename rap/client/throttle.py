@@ -8,9 +8,9 @@ times as many through. The others fail without being sent ("client-side throttli
 2, over two minutes).
 
 In a simulation with four times as many calls as servers can serve, where a call costs a server 2,
-5 or 20 times as much as a refusal, servers do 0.7, 0.8 and 0.95 of what they can; without
-throttling 0, 0.2 and 0.8. The short memory and the end after a quarter of a second without a
-refusal bring all calls back within a second after the load fell.
+5 or 20 times as much as a refusal, servers do 0.5, 0.8 and 0.95 of what they can; without
+throttling 0, 0.2 and 0.8 (``python -m bench.throttling``). The short memory and the end after a
+quarter of a second without a refusal bring all calls back within a second after the load fell.
 
 The calls of each priority count apart, because servers refuse the lowest first.
 """
@@ -28,8 +28,10 @@ __all__ = ["FACTOR", "Throttle", "Throttles"]
 FACTOR = 1.5
 """Calls that are sent for each one that is taken, while servers refuse calls. A higher factor finds
 out sooner that servers take more; a lower one costs servers fewer refusals."""
-_PRIOR = 10.0  # calls that are assumed to be taken before the first refusal: few have no effect
 _MEMORY = 0.5  # seconds after which a call counts 1/e
+_FREE = 200.0 * _MEMORY
+"""Refusals that do not matter, at 200 per second: they cost servers a thousandth of their time. So
+functions that take milliseconds are not throttled for a few refusals, or for a short pause."""
 _STEP = 0.01  # seconds between two reductions of the counts
 _QUIET = 0.25  # seconds without a refusal after which all calls are sent again
 _LEAST_SENT = 3  # calls that were sent in that time
@@ -41,16 +43,21 @@ class Throttle:
 
     Times are in seconds on the monotonic clock.
 
+    Args:
+        now: The present time.
+        free: Calls of the last half second that are not counted against it.
+
     Attributes:
         retry_after: Seconds that the last refusal has named.
     """
 
-    __slots__ = ("_at", "_refused_at", "_requests", "_sent", "_taken", "retry_after")
+    __slots__ = ("_at", "_free", "_refused_at", "_requests", "_sent", "_taken", "retry_after")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, free: float = _FREE) -> None:
         self.retry_after = 0.0
+        self._free = free
         self._at = now
-        self._requests = self._taken = _PRIOR + 1  # the call with the first refusal was sent
+        self._requests = self._taken = 1.0  # the call with the first refusal
         self._refused_at = now
         self._sent = 0  # since the last refusal
 
@@ -69,7 +76,7 @@ class Throttle:
         self._decay(now)
         before = self._requests
         self._requests += 1
-        if chance * (before + 1) < before - FACTOR * self._taken:
+        if chance * (before + 1) < before - FACTOR * self._taken - self._free:
             return False
         self._taken += 1
         self._sent += 1
@@ -150,12 +157,6 @@ class Throttles:
             self._set_active()
         throttle.retry_after = pushback(error) or 0.0
         throttle.count_refusal(now)
-
-    def count_expired(self, call: Call) -> None:
-        """Count a call whose deadline has passed, which matters only while calls are refused."""
-        throttle = self._throttles.get((call.method, call.header.get(PRIORITY)))
-        if throttle is not None:
-            throttle.count_refusal(self._now())
 
     def _sweep(self, now: float) -> None:
         over = [key for key, throttle in self._throttles.items() if throttle.is_over(now)]

@@ -261,6 +261,33 @@ async def test_a_late_call_is_not_sent_to_a_server_that_refuses() -> None:
         assert (gates[1].seen, client.invoker.budget.hedges) == before
 
 
+@pytest.mark.parametrize("overload", [False, True])
+async def test_late_calls_make_no_outlier_of_a_server_while_another_one_refuses(
+    overload: bool,
+) -> None:
+    """In an overload one server begins to refuse before the other does."""
+    async with serving(work) as first, serving(work) as second:
+        clock = FakeClock()
+        async with calling(first, second, clock=clock) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            one, other = client.cluster.ready
+            stub: Any = client.register(work)
+            method = stub.__rap_method__
+            if overload:
+                other.stats.started(client.monotonic())
+                other.record_result(client.monotonic(), refused(0.1))
+            for _ in range(200):
+                then = clock.monotonic()
+                clock.advance(0.01)
+                for each in (one, one, other):
+                    each.stats.started(then)
+                one.record_result(then, None)  # of another function
+                one.record_result(then, late(remote=False), method)
+                other.record_result(then, None, method)
+            assert one.state == ("up" if overload else "ejected")
+            assert other.state == "up"
+
+
 async def test_a_sync_client_says_why_a_refused_call_was_not_retried() -> None:
     gates = [Overloaded(), Overloaded()]
     async with servers(*gates) as both:

@@ -1,12 +1,12 @@
 """Calls that a client does not send, because servers have refused most of the ones before."""
 
 import asyncio
+import contextlib
 import gc
 import random
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from math import exp
 from typing import Any
 
 import pytest
@@ -60,31 +60,21 @@ def test_a_client_sends_so_many_calls_for_each_one_that_is_taken() -> None:
     flow = Flow(Throttle(0.0))
     flow.run(2.0, rate=4000, taken=1000)
     sent, _ = flow.run(5.0, rate=4000, taken=1000)
-    assert sent == pytest.approx(FACTOR * 1000, rel=0.1)
+    assert sent == pytest.approx(FACTOR * 1000 + 200, rel=0.1)  # 200 refusals are free
 
 
-def test_a_few_refusals_have_no_effect() -> None:
+def test_few_refusals_have_no_effect() -> None:
     flow = Flow(Throttle(0.0))
-    flow.throttle.count_refusal(0.0)
-    for _ in range(4):
-        assert flow.throttle.allows(0.0, 0.0)
-        flow.throttle.count_refusal(0.0)
-    assert flow.run(1.0, rate=1000, taken=1000) == (1000, 0)
+    sent, rejected = flow.run(10.0, rate=190, taken=0)
+    assert (sent, rejected) == (190, 0)
 
 
 def test_some_calls_are_sent_to_servers_that_take_none() -> None:
     flow = Flow(Throttle(0.0))
-    flow.run(2.0, rate=1000, taken=0)
-    sent, rejected = flow.run(10.0, rate=1000, taken=0)
-    assert 0.5 < sent < 50
-    assert rejected > 900
-
-
-def test_a_client_with_few_calls_sends_many_of_them() -> None:
-    flow = Flow(Throttle(0.0))
-    flow.run(5.0, rate=2, taken=0)
-    sent, _ = flow.run(100.0, rate=2, taken=0)
-    assert sent > 0.5
+    flow.run(2.0, rate=10_000, taken=0)
+    sent, rejected = flow.run(10.0, rate=10_000, taken=0)
+    assert 100 < sent < 300
+    assert rejected > 9_000
 
 
 def test_a_throttle_is_over_when_servers_take_all_calls_for_a_quarter_of_a_second() -> None:
@@ -102,16 +92,13 @@ def test_a_throttle_without_calls_is_over_after_a_while() -> None:
     assert throttle.is_over(11.0)
 
 
-def test_a_call_counts_for_half_a_second() -> None:
+def test_calls_are_forgotten_within_seconds() -> None:
     throttle = Throttle(0.0)
-    for _ in range(990):
-        throttle.allows(0.0, 1.0)
     for _ in range(1000):
+        throttle.allows(0.0, 1.0)
         throttle.count_refusal(0.0)
-    assert not throttle.allows(0.0, 0.9)
-    late = 5.0
-    assert 1000 * exp(-late / 0.5) < 0.1
-    assert throttle.allows(late, 0.6)
+    assert not throttle.allows(0.0, 0.8)
+    assert throttle.allows(3.0, 0.0)
 
 
 class Switched:
@@ -124,6 +111,13 @@ class Switched:
     def call(self, method: str = "/default/f", priority: str | None = None) -> Call:
         header = {} if priority is None else {":priority": priority}
         return Call(method, StreamType.UNARY, Side.CLIENT, header)
+
+    def refuse(self, priority: str | None = None, seconds: float = 1.5) -> None:
+        """Let servers refuse many calls."""
+        for _ in range(300):
+            with contextlib.suppress(ResourceExhausted):
+                self.throttles.check(self.call("/default/f", priority))
+                self.throttles.count_refusal("/default/f", priority, refused(seconds))
 
     def rejects(self, method: str = "/default/f", priority: str | None = None) -> int:
         """Return how many of a hundred calls are not sent."""
@@ -138,38 +132,31 @@ class Switched:
 
 def test_functions_and_priorities_count_apart(clock: FakeClock) -> None:
     switched = Switched(clock)
-    for _ in range(100):
-        switched.throttles.count_refusal("/default/f", "sheddable", refused(1.5))
-    assert switched.rejects("/default/f", "sheddable") > 50
+    switched.refuse("sheddable")
+    before = switched.throttles.rejected
+    rejected = switched.rejects("/default/f", "sheddable")
+    assert rejected > 40
     assert switched.rejects("/default/f", "critical") == 0
     assert switched.rejects("/default/f") == 0
     assert switched.rejects("/default/g", "sheddable") == 0
-    assert switched.throttles.rejected > 50
+    assert switched.throttles.rejected == before + rejected
 
 
 def test_the_error_says_that_the_call_was_not_sent_and_when_to_come_again(
     clock: FakeClock,
 ) -> None:
     switched = Switched(clock)
-    for _ in range(100):
-        switched.throttles.count_refusal("/default/f", None, refused(1.5))
-    clock.advance(0.005)
-    with pytest.raises(ResourceExhausted, match="not sent, because its servers are") as caught:
-        switched.throttles.check(switched.call())
-    assert caught.value.details == {"limit": "throttle", "retry_after": 1.5}
-    assert caught.value.unserved
-    assert not caught.value.remote
-
-
-def test_deadlines_count_only_while_calls_are_refused(clock: FakeClock) -> None:
-    switched = Switched(clock)
-    for _ in range(100):
-        switched.throttles.count_expired(switched.call())
-    assert not switched.throttles.active
-    switched.throttles.count_refusal("/default/f", None, refused())
-    for _ in range(100):
-        switched.throttles.count_expired(switched.call())
-    assert switched.rejects() > 50
+    switched.refuse()
+    caught = None
+    while caught is None:
+        try:
+            switched.throttles.check(switched.call())
+        except ResourceExhausted as error:
+            caught = error
+    assert "not sent, because its servers are overloaded" in str(caught)
+    assert caught.details == {"limit": "throttle", "retry_after": 1.5}
+    assert caught.unserved
+    assert not caught.remote
 
 
 def test_throttles_end_with_the_next_call_of_any_function(clock: FakeClock) -> None:
@@ -221,16 +208,16 @@ async def test_a_client_whose_calls_are_all_refused_sends_few(clock: FakeClock, 
             "hedged": client.register(idempotent=True, hedge=5.0)(work),
             "timeout": lambda: stub(timeout=5.0),
         }[how]
-        assert await tried(call, 200) == 0
-        assert gate.seen < 100
+        assert await tried(call, 600) == 0
+        assert gate.seen < 400
         assert client.invoker.throttles is not None
-        assert client.invoker.throttles.rejected == 200 - gate.seen
+        assert client.invoker.throttles.rejected == 600 - gate.seen
 
 
 async def test_calls_go_the_short_way_again_when_servers_take_them(clock: FakeClock) -> None:
     async with overloaded(clock) as (gate, _, client):
         stub, innocent = client.register(work), client.register(other)
-        await tried(stub, 200)
+        await tried(stub, 600)
         assert client.invoker.pick() is None
         gate.seconds = None
         clock.advance(1.0)
@@ -246,7 +233,7 @@ async def test_calls_go_the_short_way_again_when_servers_take_them(clock: FakeCl
 
 async def test_another_function_of_an_overloaded_server_is_called(clock: FakeClock) -> None:
     async with overloaded(clock) as (gate, _, client):
-        await tried(client.register(work), 200)
+        await tried(client.register(work), 600)
         gate.seconds = None
         assert await tried(client.register(other), 50) == 50
 
@@ -264,11 +251,11 @@ async def test_calls_of_every_shape_are_throttled(call: Any, clock: FakeClock) -
     gate = Overloaded(0.5)
     async with serving(*FUNCTIONS, processor_list=[gate]) as server:
         async with calling(server, clock=clock, rng=random.Random(1)) as client:
-            for _ in range(100):
+            for _ in range(300):
                 with pytest.raises(ResourceExhausted):
                     await call(client)
             assert client.invoker.throttles is not None
-            assert client.invoker.throttles.rejected > 20
+            assert client.invoker.throttles.rejected > 50
 
 
 async def test_a_refused_call_leaves_no_cycle_to_the_garbage_collector() -> None:

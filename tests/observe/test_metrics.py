@@ -195,7 +195,7 @@ async def test_calls_that_are_not_sent_to_overloaded_servers_are_counted(
         registry.register(StatusCollector(clients=[client]))
         read = reader(registry, "client", service="")
         assert read("throttled_total") == 0
-        for _ in range(100):
+        for _ in range(400):
             with pytest.raises(ResourceExhausted):
                 await client.call(add, 1, 2)
         assert (read("throttled_total") or 0) > 50
