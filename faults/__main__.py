@@ -6,16 +6,23 @@ import logging
 import sys
 import time
 
-from faults import bytes_in, identity, pressure, replays
+from faults import bytes_in, grey, identity, pressure, replays
 from faults.scenario import Measured, Scale, Scenario, verdict
 
 __all__: list[str] = []
 
-_MODULES = (bytes_in, pressure, replays, identity)
+_MODULES = (bytes_in, pressure, replays, identity, grey)
 _SCENARIOS = sorted(
     (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row
 )
-_FULL = Scale(fuzz_seconds=60, failovers=20, sealed_frames=1000, replays=10_000, cancels=100_000)
+_FULL = Scale(
+    fuzz_seconds=60,
+    failovers=20,
+    sealed_frames=1000,
+    replays=10_000,
+    cancels=100_000,
+    quiet_seconds=600,
+)
 _PATIENCE = 900.0  # seconds
 
 

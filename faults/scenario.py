@@ -16,6 +16,7 @@ class Scale(NamedTuple):
     sealed_frames: int = 100
     replays: int = 2_000
     cancels: int = 20_000
+    quiet_seconds: int = 20
 
 
 class Measured(NamedTuple):

@@ -47,6 +47,7 @@ class UnaryAttempt(UnaryStream):
         node: Where the attempt went.
         started: When the attempt was sent, in seconds on the monotonic clock.
         doubted: Whether its server was suspected to be gone.
+        is_late: Whether there was no answer for long.
     """
 
     method: Method
@@ -54,12 +55,13 @@ class UnaryAttempt(UnaryStream):
     node: Node
     started: float
     doubted = False
+    is_late = False
     _on_doubt: Callable[[AttemptDoubted], object] | None = None
     _more_doubts: list[AttemptDoubted] | None = None  # before the caller has seen the first one
 
     def on_late(self) -> None:
         """Let the caller decide on a second attempt, once: there is no answer for long."""
-        self.late_at = inf
+        self.late_at, self.is_late = inf, True
         self._doubt(AttemptDoubted("late", is_late=True))
 
     def suspect(self, *, free: bool) -> None:
@@ -125,14 +127,34 @@ class StreamAttempt(Stream):
     node: Node
     started: float
 
-    def allow_rescue(self) -> None:
-        """Let it be given up before its first message, if its server is suspected to be gone."""
-        self.late_at = inf
+    _tell_late: "Callable[[StreamAttempt], object] | None" = None
 
-    def give_up(self) -> None:
-        """End an attempt without a message, whose server is suspected to be gone."""
-        self.conn.reset(self, Code.CANCELLED, "the server is suspected to be gone")
-        self.fail(AttemptDoubted("its server is suspected to be gone", ended=True))
+    def allow_rescue(
+        self, late_at: float = inf, tell: "Callable[[StreamAttempt], object] | None" = None
+    ) -> None:
+        """Let it be given up before its first message, if its server is suspected to be gone.
+
+        Args:
+            late_at: When to call `tell` if there is no message, in seconds on the monotonic clock.
+            tell: Called with the attempt; may give it up.
+        """
+        self.late_at = late_at
+        self._tell_late = tell
+
+    def on_late(self) -> None:
+        """Ask whether to give up: there is no message for long."""
+        self.late_at = inf
+        if self._tell_late is not None and self.first_meta is None:
+            self._tell_late(self)
+
+    def give_up(self, why: str) -> None:
+        """End an attempt without a message; the call is made again.
+
+        Args:
+            why: The reason, for the server.
+        """
+        self.conn.reset(self, Code.CANCELLED, why)
+        self.fail(AttemptDoubted(why, ended=True))
 
 
 class AttemptFactory:
@@ -316,8 +338,16 @@ class AttemptFactory:
             self.cluster.release()
 
     def overtake(self, attempt: UnaryAttempt) -> None:
-        """Account for an attempt that is still open when another one has been answered."""
-        attempt.node.record_overtaken(attempt.started)
+        """Account for an attempt that is still open when another one has been answered.
+
+        An attempt that was late counts as if its deadline had passed. Without its copy it would
+        have, and servers that hang have to be found although no call fails.
+        """
+        if attempt.is_late and not attempt.doubted:
+            error = DeadlineExceeded("another attempt was answered first")
+            attempt.node.record_result(attempt.started, error, attempt.compared)
+        else:
+            attempt.node.record_overtaken(attempt.started)
         if self._waiters:
             self.cluster.release()
 

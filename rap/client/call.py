@@ -113,7 +113,7 @@ class Invoker:
         self.policy = RetryPolicy(config.rules, self.budget, rng)
         self.identity = owner.identity
         self._tasks: set[asyncio.Task[Any]] = set()  # of calls that were started
-        cluster.handle_suspicions(_suspicion_handler(cluster, self.policy, clock))
+        cluster.handle_suspicions(_suspicion_handler(cluster, self.budget, clock))
 
     @property
     def throttled(self) -> int:
@@ -454,9 +454,33 @@ class Invoker:
             error = attempt.error
             if error is None:
                 if method.idempotent and session is None and not call.stream_type.client_streams:
-                    attempt.allow_rescue()
+                    self._allow_rescue(method, call, attempt, state)
                 return attempt
             await self.prepare_retry(method, call, session, pick, state, error)
+
+    def _allow_rescue(
+        self, method: Method, call: Call, attempt: StreamAttempt, state: RetryState
+    ) -> None:
+        """Let a generator without an item be made again if its server is silent, or it is late."""
+        if state.count >= method.rules.max_attempts:
+            return
+        if state.count > 1:
+            attempt.allow_rescue()
+            return
+        now, attempts, policy, rescue = self.monotonic(), self.attempts, self.policy, method.rescue
+
+        def tell(late: StreamAttempt) -> None:
+            now = attempts.monotonic()
+            if rescue is None or not rescue.allows_late_copy(now):
+                return
+            pick = attempts.pick_alive(call, frozenset((late.node.key,)), rescue.usual(now))
+            if pick is None:
+                return
+            pick[0].cancel_probe(now)
+            if policy.budget.take_copy(free=False):
+                late.give_up("it has sent no item for long")
+
+        attempt.allow_rescue(now + LATE * (call.deadline - now), tell)
 
     async def prepare_retry(
         self,
@@ -595,7 +619,7 @@ def _lower(name: str | None, other: int) -> str:
 
 
 def _suspicion_handler(
-    cluster: Cluster, policy: RetryPolicy, clock: Clock
+    cluster: Cluster, budget: RetryBudget, clock: Clock
 ) -> Callable[[Node, Connection], None]:
     """Return what rescues the calls on suspect connections; it must not keep the client alive."""
     suspects: Suspects | None = None
@@ -605,7 +629,7 @@ def _suspicion_handler(
         if suspects is None:
             from rap.client.suspects import Suspects  # not needed while all is well
 
-            suspects = Suspects(cluster, policy, clock)
+            suspects = Suspects(cluster, budget, clock)
         suspects.on_change(node, conn)
 
     return handle

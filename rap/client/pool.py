@@ -419,6 +419,8 @@ class Pool:
         self.counters.count_opened()
         self.denial = None
         self.draining = False
+        for other in self.connections:
+            conn.learn_answers(other)
         if self._is_redial:
             self._leave_suspects()
         now = self._clock.monotonic()

@@ -275,6 +275,9 @@ class ResponseStream(Generic[T_co]):
                 raise
             else:
                 node.record_result(attempt.started, None, compared)
+                if method.rescue is not None:
+                    now = invoker.monotonic()
+                    method.rescue.add(now - attempt.started, now)
                 node.stats.stream_opened()
                 self._node = node
                 return message

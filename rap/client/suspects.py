@@ -13,7 +13,7 @@ from rap.client.attempt import StreamAttempt, UnaryAttempt
 from rap.client.cluster import Cluster
 from rap.client.node import Node
 from rap.client.rescue import FREE_AGAIN
-from rap.client.retry import RetryPolicy
+from rap.client.retry import RetryBudget
 from rap.clock import Clock
 from rap.transport import Connection
 
@@ -43,13 +43,13 @@ class Suspects:
 
     Args:
         cluster: Its servers.
-        policy: Its retries.
+        budget: Its retry budget.
         clock: Source of time.
     """
 
-    def __init__(self, cluster: Cluster, policy: RetryPolicy, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, budget: RetryBudget, clock: Clock) -> None:
         self._cluster = cluster
-        self._policy = policy
+        self._budget = budget
         self._now = clock.monotonic
         self._cases: dict[Connection, _Case] = {}
         self._free_at: dict[str, float] = {}  # when copies are free again, by the id of a node
@@ -95,8 +95,5 @@ class Suspects:
         elif isinstance(stream, StreamAttempt) and stream.first_meta is None:
             free = case.free and stream.id <= case.last_id
             others = [node for node in self._cluster.ready if node is not case.node]
-            may_retry = self._policy.rules.max_attempts > 1
-            if not (may_retry and any(node.is_alive(now) for node in others)):
-                return
-            if self._policy.budget.take_copy(free=free):
-                stream.give_up()
+            if any(node.is_alive(now) for node in others) and self._budget.take_copy(free=free):
+                stream.give_up("the server is suspected to be gone")

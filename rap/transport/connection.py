@@ -542,6 +542,12 @@ class Connection(asyncio.Protocol):
         suspicion = self.watchdog.suspicion
         return suspicion is None or suspicion.is_alive(now)
 
+    def learn_answers(self, other: "Connection") -> None:
+        """Learn from another connection to the peer how slowly it answers pings."""
+        suspicion, known = self.watchdog.suspicion, other.watchdog.suspicion
+        if suspicion is not None and known is not None:
+            suspicion.learn(known, self.clock.monotonic())
+
     def probe(self) -> None:
         """Ping the peer, and suspect it if it does not answer soon."""
         if not self.closed:

@@ -109,13 +109,14 @@ class Suspicion:
     def on_answer(self, now: float) -> bool:
         """Take the answer to a ping; return whether a suspicion has ended."""
         if self.asked_at is not None:
-            took = now - self.asked_at
-            if took <= _MOST_PATIENCE:  # longer ones would delay the next suspicion
-                answers = self._answers
-                while answers and answers[-1][1] <= took:
-                    answers.pop()
-                answers.append((now, took))
+            self._learn(now, now - self.asked_at)
         return self._hear(now)
+
+    def learn(self, other: "Suspicion", now: float) -> None:
+        """Learn how slowly the peer has answered on another connection, or has not yet."""
+        self._learn(now, other._slowest(now))
+        if other.asked_at is not None:
+            self._learn(now, now - other.asked_at)
 
     def postpone(self, seconds: float) -> None:
         """Forget a time in which this process did not run."""
@@ -159,6 +160,13 @@ class Suspicion:
             return Doubt.NONE, max(self._pinged_at + least, now + LOOK)
         self._silence = min(2.0 * self._silence, _MAX_SILENCE)
         return Doubt.ASK, min(now + self._patience, now + LOOK)
+
+    def _learn(self, now: float, took: float) -> None:
+        if took <= _MOST_PATIENCE:  # longer ones would delay the next suspicion
+            answers = self._answers
+            while answers and answers[-1][1] <= took:
+                answers.pop()
+            answers.append((now, took))
 
     def _hear(self, now: float) -> bool:
         ended, self.suspected = self.suspected, False

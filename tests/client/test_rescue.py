@@ -36,6 +36,7 @@ class Desk:
         self.begun: list[int] = []  # numbers of servers
         self.cancelled: list[int] = []
         self.hang = -1  # the server whose handlers hang
+        self.hang_early = -1  # the server whose generator hangs before its first item
 
     def handlers(self, number: int) -> list[Any]:
         async def work() -> int:
@@ -50,6 +51,8 @@ class Desk:
 
         async def items() -> AsyncIterator[int]:
             self.begun.append(number)
+            if self.hang_early == number:
+                await asyncio.Event().wait()
             yield number
             if self.hang == number:
                 await asyncio.Event().wait()
@@ -304,6 +307,37 @@ async def test_a_handler_that_hangs_on_one_server_gets_a_late_copy() -> None:
         assert 0.4 <= at.client.monotonic() - began < 0.9
         assert (at.suspicions, at.copies) == (0, 1)
         await eventually(lambda: at.desk.cancelled == [0])
+
+
+async def test_a_generator_that_hangs_before_its_first_item_is_made_again_elsewhere() -> None:
+    async with scene() as at:
+        items = at.generator()
+        at.desk.hang_early = 0
+        assert [each async for each in items(timeout=1)] == [1, 1]
+        assert (at.suspicions, at.copies) == (0, 1)
+        at.desk.hang_early = -1
+        assert [each async for each in items(timeout=1)] == [0, 0]
+
+
+async def test_a_generator_that_usually_takes_long_is_not_made_again() -> None:
+    async with scene() as at:
+        items = at.generator()
+        rescue = items.__rap_method__.rescue
+        for number in range(10):
+            rescue.add(4.0, at.client.monotonic() + number)
+        at.desk.hang_early = 0
+        with pytest.raises(DeadlineExceeded):
+            assert [each async for each in items(timeout=0.5)]
+        assert at.copies == 0
+
+
+async def test_a_server_whose_handlers_hang_is_ejected_although_no_call_fails() -> None:
+    async with scene(3, picker="round_robin") as at:
+        work = at.stub(timeout=0.5)
+        at.desk.hang = 0
+        for _ in range(5):
+            assert set(await within(asyncio.gather(*(work() for _ in range(3))))) == {1, 2}
+        assert at.node().state == "ejected"
 
 
 async def test_late_copies_are_taken_from_the_budget_and_come_once() -> None:

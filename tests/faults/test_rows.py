@@ -75,6 +75,19 @@ ROWS = {
     19: (
         "tests/shared_state/test_redis_faults.py::test_what_a_killed_process_held_is_free_after_its_lease",
     ),
+    21: (
+        "tests/client/test_rescue.py::"
+        "test_a_call_on_a_frozen_server_is_answered_by_another_within_its_second",
+        "tests/client/test_rescue.py::test_a_handler_that_hangs_on_one_server_gets_a_late_copy",
+        "tests/client/test_rescue.py::test_where_no_server_is_known_to_be_alive_nothing_is_copied",
+        "tests/transport/test_watchdog.py::"
+        "test_what_has_arrived_while_this_process_did_not_run_is_read_before_deadlines",
+    ),
+    25: (
+        "tests/client/test_rescue.py::test_a_broken_connection_to_a_healthy_server_is_replaced",
+        "tests/client/test_rescue.py::"
+        "test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a_while",
+    ),
     42: (
         "tests/transport/test_connection_reading.py::"
         "test_a_client_that_cancels_some_of_many_calls_is_not_slowed_down",

@@ -170,3 +170,21 @@ def test_any_byte_ends_a_suspicion() -> None:
     watched.run(1.2, traffic=True)
     assert not watched.suspicion.suspected
     assert watched.heard == [pytest.approx(1.0)]
+
+
+def test_a_new_connection_knows_how_slowly_the_peer_answers_on_the_others() -> None:
+    known = Watched(0.4)
+    known.run(0.7)
+    watched = Watched()
+    watched.suspicion.learn(known.suspicion, 0.7)
+    watched.run(5.0)
+    assert watched.suspected == [pytest.approx(0.2 + 0.8)]
+
+
+def test_a_new_connection_knows_how_long_the_peer_has_not_answered_on_the_others() -> None:
+    silent = Watched()
+    silent.run(0.8)
+    watched = Watched()
+    watched.suspicion.learn(silent.suspicion, 0.8)
+    watched.run(5.0)
+    assert watched.suspected == [pytest.approx(0.2 + 1.0)]
