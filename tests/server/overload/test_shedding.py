@@ -3,15 +3,22 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rap.call import Request
 from rap.client import Client
+from rap.client.processor import CompressProcessor as ClientCompress
+from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, Code, ResourceExhausted, Unavailable
 from rap.server import Channel, Server
+from rap.server.middleware import BaseMsgMiddleware
+from rap.server.processor import CompressProcessor, CryptoProcessor
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
+from tests.transport.certificates import Certificates
 
 MANY = 400
 TIMEOUT = 5.0  # of simulated seconds, and more than the real ones
@@ -123,6 +130,47 @@ async def test_an_overloaded_server_begins_what_it_can_and_refuses_the_rest(
         assert 60 <= shop.begun <= 150  # three quarters of 5 s, and what came meanwhile
         assert all(each.unserved and each.remote for each in refused)
         assert all(0 < each.details["retry_after"] <= 5 for each in refused)
+
+
+class Pass(BaseMsgMiddleware):
+    """Message middleware that does nothing."""
+
+    async def dispatch(
+        self, request: Request, call_id: int, func: Any, param: Any
+    ) -> tuple[int, Any]:
+        return await self.call_next(request, call_id, func, param)
+
+
+@pytest.mark.parametrize("how", ["encryption", "a processor", "middleware", "TLS"])
+async def test_it_does_so_with_everything_that_may_stand_around_a_call(
+    shop: Shop, how: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {}
+    client_options: dict[str, Any] = {}
+    if how == "encryption":
+        options["processor_list"] = [CryptoProcessor({"k": "0123456789abcdef"})]
+        client_options["processor_list"] = [ClientCrypto("k", "0123456789abcdef")]
+    elif how == "a processor":
+        options["processor_list"] = [CompressProcessor()]
+        client_options["processor_list"] = [ClientCompress()]
+    elif how == "middleware":
+        options["middleware_list"] = [Pass()]
+    else:
+        own = Certificates(tmp_path).server
+        options |= {"ssl_crt_path": own.crt_path, "ssl_key_path": own.key_path}
+        client_options["ssl_crt_path"] = own.crt_path
+    async with (
+        server_of(shop, **options) as server,
+        calling(server, max_attempts=1, **client_options) as client,
+    ):
+        register(server, shop)
+        calls = [unary(client) for _ in range(MANY)]
+        found = await within(asyncio.gather(*calls, return_exceptions=True))
+        refused = [each for each in found if isinstance(each, ResourceExhausted)]
+        assert len(refused) == MANY - shop.begun > 100
+        assert found.count(None) == shop.begun
+        assert all(each.unserved and each.details["retry_after"] > 0 for each in refused)
+        assert sum(server.overload_state.refused.values()) == len(refused)
 
 
 async def test_a_server_with_shed_off_begins_every_call(shop: Shop) -> None:
