@@ -223,6 +223,11 @@ class ServerStream(Stream):
         )
 
     @property
+    def time_limit(self) -> float:  # type: ignore[override]  # it is known once the call was named
+        """Seconds that the call may take; `NEVER` before it was named."""
+        return self.route[1] if hasattr(self, "route") else NEVER
+
+    @property
     def method(self) -> str:
         """The function, as ``/group/name``."""
         return self.handler.method
@@ -631,7 +636,11 @@ class Dispatcher:
                 self._log.error("%r still runs %g s after it was cancelled", task, _CANCEL_GRACE)
 
     def _route(self, stream: ServerStream, meta: bytes) -> Route:
-        """Return the route that an Open asks for, and cache it by the bytes of the Open."""
+        """Return the route that an Open asks for, and cache it by the bytes of the Open.
+
+        The calls of all clients with the same Open get the same header, so a header with a value
+        that a handler could change is not cached.
+        """
         method, timeout_ms, header = _read_open(meta)
         handler = self._router.find(method)  # privacy is checked per call
         if handler is None:
@@ -640,7 +649,9 @@ class Dispatcher:
         limit = min(limit, handler.run_timeout)
         run, entrance = self._runner(handler, header), self.entrances.of(handler)
         route = (handler, limit, header, run, entrance)
-        if len(meta) <= _MAX_ROUTE:
+        if len(meta) <= _MAX_ROUTE and not any(
+            isinstance(value, list | dict) for value in header.values()
+        ):
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[meta] = route

@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
             else:
                 self.watchdog.on_partial(protocol.partial)
         if protocol.error is not None:
-            if self.error is None:
+            if not self.transport.is_closing():  # `error` may be what a GoAway of the peer said
                 # Client and server themselves log once which versions do not fit.
                 is_known = isinstance(protocol.error, VersionMismatch)
                 level = logging.INFO if is_known else logging.WARNING
@@ -839,9 +839,13 @@ class Connection(asyncio.Protocol):
             self._on_cancel()
 
     def _was_due(self, stream: Any, code: int) -> bool:
-        """Whether a call was cancelled at its deadline, when it would have ended anyway."""
+        """Whether a call was cancelled at its deadline, when it would have ended anyway.
+
+        The client chooses the time limit, so that of a short one, half has to be over.
+        """
         left = stream.deadline - self.clock.monotonic()
-        return code == Code.DEADLINE_EXCEEDED and bool(left < _DEADLINE_SLACK)
+        slack = min(_DEADLINE_SLACK, stream.time_limit / 2)
+        return code == Code.DEADLINE_EXCEEDED and bool(left < slack)
 
     def _on_cancel(self) -> None:
         """Judge a client that cancels a call by the share of its calls that it cancels.

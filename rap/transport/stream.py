@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from rap.call import HEADER_DETAIL, TRAILER, Header
+from rap.clock import NEVER
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.tasks import start_task
 from rap.wire.codec import unpack
@@ -139,6 +140,7 @@ class Stream(StreamState):
         complete: The peer had sent its last message when the connection was lost.
         unwritten: This side cancelled the call while a message waited to be written.
         discard: This side takes no more messages; those that still arrive are dropped.
+        time_limit: Seconds between the opening of the call and its deadline, as a server counts.
         first_meta: Meta of the first Data of the peer; `None` before.
         end_meta: Meta of an END without a message; if the call failed, the map that
             `on_failed_meta` has given.
@@ -152,6 +154,7 @@ class Stream(StreamState):
     unwritten = False
     see_error: SeeError | None = None
     discard = False
+    time_limit: float = NEVER
     first_meta: bytes | None = None
     end_meta: AnswerMeta = b""
     inbox: "deque[tuple[int, bytes, bytes | memoryview, int]] | tuple[()]" = ()

@@ -6,7 +6,7 @@ import pytest
 
 from rap.errors import Code
 from rap.wire.codec import pack
-from rap.wire.frames import GOAWAY, RESET, Frame
+from rap.wire.frames import GOAWAY, PING, RESET, Frame
 from tests.loopback import eventually
 from tests.transport.facing import Facing, facing
 from tests.wire.endpoints import open_frame
@@ -76,6 +76,35 @@ async def test_calls_that_end_at_their_deadline_do_not_count_as_cancelled() -> N
         bucket = side.conn._cancels
         assert bucket is not None
         assert sum(bucket.allow(side.clock.monotonic()) for _ in range(1000)) == 500
+
+
+async def test_a_call_with_a_short_time_limit_that_is_cancelled_at_once_counts() -> None:
+    async with facing() as side:
+        ids = range(1, 2003, 2)
+        await side.send_soon(*(open_frame(n, 0, b"") for n in ids))
+        await side.wait_read()
+        for inbound in side.inbound:
+            inbound.stream.time_limit = 0.05
+            inbound.stream.deadline = side.clock.monotonic() + 0.05
+        expired = [Frame(RESET, 0, n, b"", pack([Code.DEADLINE_EXCEEDED, "", {}])) for n in ids]
+        await side.send_soon(*expired)
+        await side.wait_read()
+        assert side.conn.cancels_excessive
+
+
+async def test_a_call_with_a_short_time_limit_that_ends_in_time_does_not_count() -> None:
+    async with facing() as side:
+        ids = range(1, 2003, 2)
+        await side.send_soon(*(open_frame(n, 0, b"") for n in ids))
+        await side.wait_read()
+        for inbound in side.inbound:
+            inbound.stream.time_limit = 0.05
+            inbound.stream.deadline = side.clock.monotonic() + 0.05
+        side.clock.advance(0.03)  # the Reset was faster than the Open
+        expired = [Frame(RESET, 0, n, b"", pack([Code.DEADLINE_EXCEEDED, "", {}])) for n in ids]
+        await side.send_soon(*expired)
+        await side.wait_read()
+        assert side.conn._cancels is None
 
 
 async def test_new_calls_of_a_client_that_cancels_most_of_its_calls_wait(
@@ -153,3 +182,20 @@ async def test_a_client_that_cancels_occasionally_stays_connected() -> None:
         await side.wait_read()
         assert side.conn.protocol.last_id == 5999
         assert not side.conn.draining
+
+
+async def test_a_violation_after_a_goaway_with_a_code_ends_a_connection_of_a_server() -> None:
+    async with facing() as side:
+        await side.send(Frame(GOAWAY, 0, 0, b"", pack([Code.INTERNAL, "you did wrong"])))
+        assert not side.conn.closed
+        await side.send(Frame(PING, 0, 0, b"", b"bad"))
+        await side.ended("you did wrong")
+
+
+async def test_a_violation_after_a_goaway_with_a_code_ends_a_connection_of_a_client() -> None:
+    async with facing(is_server=False) as side:
+        side.conn.pin()  # a session keeps the connection open
+        await side.send(Frame(GOAWAY, 0, 0, b"", pack([Code.INTERNAL, "you did wrong"])))
+        assert not side.conn.closed
+        await side.send(Frame(PING, 0, 0, b"", b"bad"))
+        await side.ended("you did wrong")
