@@ -35,7 +35,7 @@ def main() -> None:
         server = load_server(target)
         configure_logging(order["log_level"])
         addresses = [Address.parse(each) for each in shared] if shared else None
-        shares = become_worker(server, order["number"], addresses)
+        shares = become_worker(server, order["number"], addresses, count=order["count"])
         with asyncio.Runner(loop_factory=loop_factory(order["loop"])) as runner:
             runner.run(_serve(server, shares, link, order["metrics"]))
     except (OSError, RapError, ValueError) as exc:

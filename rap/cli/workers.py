@@ -223,6 +223,7 @@ class Workers:
             page = Address("tcp", _LOOPBACK, listener.getsockname()[1])
         order = self._order | {
             "number": worker.number,
+            "count": len(self._workers),
             "shared": self._shared,
             "link": theirs.fileno(),
             "metrics": None if page is None else listener.fileno(),

@@ -86,6 +86,9 @@ class Client:
             Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
+        message_timeout: Seconds that a message may stay unfinished without a further part of it.
+            After that, its call fails. A message that waits for its turn behind others may take
+            longer. Default 30 seconds, more than 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
         ping_timeout: Seconds that a ping waits for its answer. Default 2.5 seconds, more than 0.

@@ -92,6 +92,7 @@ class Dialer:
             ),
             hello={"load": True} if reports else {},
             stall_timeout=config.stall_timeout,
+            message_timeout=config.message_timeout,
             max_pings=config.max_pings,
             keepalive=KeepaliveOptions(
                 idle=config.ping_sleep_time,

@@ -254,6 +254,11 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
     ),
     Row("rap_server_connections", "Open connections.", lambda it: it.status.connections),
     Row(
+        "rap_server_held_bytes",
+        "Memory that is held for clients, which max_memory limits.",
+        lambda it: it.status.memory,
+    ),
+    Row(
         "rap_server_paused_connections",
         "Connections whose peer is not reading (write buffer full).",
         lambda it: it.status.paused,

@@ -27,7 +27,7 @@ __all__ = ["AcceptLimiter", "Admission", "ConnectionLimit", "Serve"]
 _MAX_NETWORKS = 10_000  # remembered; the one that connected least recently is dropped for a new one
 _NOT_ADMITTED = ConnectionClosed("the connection was not admitted")
 _CLOSE_TIMEOUT = 5.0  # seconds for middleware to finish after its connections have ended
-_LEAVING = 16  # connections at once that are told why they are refused; more are just closed
+_LEAVING = 16  # refused connections that are kept until their clients have read why
 _LEAVE_TIMEOUT = 0.5  # seconds for such a client to close its connection
 _LOG_PAUSE = 60.0  # seconds between two log records about refused connections
 
@@ -138,13 +138,14 @@ class ConnectionLimit:
         if count - len(self._leaving) < self.most:
             return True
         self._refuse()
-        if len(self._leaving) >= _LEAVING:
-            conn.abort(ConnectionClosed(self._text))
-            return False
-        self._leaving.add(conn)
         conn.go_away(final=True, code=Code.RESOURCE_EXHAUSTED, message=self._text)
-        # Closing at once, with unread bytes, would destroy the GoAway.
-        asyncio.get_running_loop().call_later(_LEAVE_TIMEOUT, conn.begin_close)
+        loop = asyncio.get_running_loop()
+        if len(self._leaving) < _LEAVING:
+            self._leaving.add(conn)
+            # Closing at once, with unread bytes, may destroy the GoAway.
+            loop.call_later(_LEAVE_TIMEOUT, conn.begin_close)
+        else:
+            loop.call_soon(conn.begin_close)
         return False
 
     def release(self, conn: Connection) -> None:

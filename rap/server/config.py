@@ -130,6 +130,7 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
     rng: Annotated[random.Random | None, common.RNG] = None
     timeout: Annotated[float, common.TIMEOUT] = 9
     stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
+    message_timeout: Annotated[float, common.MESSAGE_TIMEOUT] = 30
     handshake_timeout: Annotated[float, common.HANDSHAKE_TIMEOUT] = 5
     keep_alive: Annotated[float | None, common.KEEP_ALIVE] = 1200
     run_timeout: Annotated[
@@ -200,6 +201,19 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             least=1,
         ),
     ] = 2048
+    max_memory: Annotated[
+        int | None,
+        Option(
+            "Maximum memory that the server holds for its clients together: requests of open "
+            "calls and what is decoded from them, messages that have arrived in part or are not "
+            "read, and messages that wait to be sent. Beyond it, the calls that hold the most on "
+            "the connections that hold the most fail with `ResourceExhausted`. `None` means half "
+            "of the memory that the control group (cgroup) of the process allows, or a quarter of "
+            "the memory of the machine if that is less; several workers share it.",
+            "bytes",
+            least=1024 * 1024,
+        ),
+    ] = None
     max_connections: Annotated[
         int | None,
         Option(

@@ -16,8 +16,9 @@ from rap.server.admission import AcceptLimiter, Admission, ConnectionLimit
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
+from rap.server.memory import MemoryBudget
 from rap.server.message_limits import MessageLimits, stream_hooks
-from rap.server.process_limits import default_max_connections
+from rap.server.process_limits import default_max_connections, default_max_memory
 from rap.tasks import start_task
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.connection import StreamHandler, close_all
@@ -53,6 +54,8 @@ class ConnectionManager:
             server speaks.
         accept_limiter: Limits new connections.
         limit: Limits open connections; known once the server listens.
+        memory: Limits the memory that is held for clients; `None` until the server listens.
+        processes: Number of processes that share the memory of the machine.
         traffic: Counts the bytes of the connections made from now on; `None` if nothing does.
 
     Raises:
@@ -75,6 +78,8 @@ class ConnectionManager:
         self.opened = 0
         self.accept_limiter = AcceptLimiter(config.max_handshakes, config.max_connects, clock)
         self.limit = ConnectionLimit(None, "", clock, log)
+        self.memory: MemoryBudget | None = None
+        self.processes = 1
         self.traffic: Traffic | None = None
         self._config = config
         self._clock = clock
@@ -110,6 +115,7 @@ class ConnectionManager:
             hello=self._hello,
             timeout=config.timeout,
             stall_timeout=config.stall_timeout,
+            message_timeout=config.message_timeout,
             handshake_timeout=config.handshake_timeout,
             idle_timeout=config.keep_alive,
             max_cancels=config.max_cancels,
@@ -192,6 +198,10 @@ class ConnectionManager:
         self.hosts = tuple(hosts)
         self.reuse_port = reuse_port
 
+    def share_memory(self, processes: int) -> None:
+        """Take only a share of the memory by default: so many processes serve on this machine."""
+        self.processes = processes
+
     def count_traffic(self) -> None:
         """Count the bytes of the connections made from now on."""
         if self.traffic is None:
@@ -218,6 +228,13 @@ class ConnectionManager:
         if most is None:
             most, reason = default_max_connections()
         self.limit = ConnectionLimit(most, reason, self._clock, self._log)
+        self.memory = MemoryBudget(
+            self._config.max_memory or default_max_memory(self.processes),
+            self._connections,
+            asyncio.get_running_loop(),
+            self._log,
+        )
+        self._on_grown = self.memory.note  # bound once for all connections
         bound = []
         for address in self.hosts:
             listener = await listen(
@@ -250,6 +267,7 @@ class ConnectionManager:
             on_made=self._on_made,
             on_change=self.accept_limiter.release,
             on_lost=self._on_lost,
+            on_grown=self._on_grown,
             age_factor=self._rng.uniform(0.9, 1.1),
         )
 
@@ -307,6 +325,8 @@ class ConnectionManager:
                     self._log.warning(text, self.describe_calls(), left - _DRAIN_REPORT)
         if self._admission is not None:
             await self._admission.close()
+        if self.memory is not None:
+            self.memory.close()
 
     def stop_at_once(self) -> None:
         """Close all listeners and connections without waiting for clients."""
@@ -354,6 +374,8 @@ class ConnectionManager:
         count = len(self._connections)
         self._connections.add(conn)
         self.opened += 1
+        if self.memory is not None:
+            self.memory.watch(conn)
         if not self.limit.accept(conn, count):
             self.accept_limiter.release(conn)
         elif self.accept_limiter.accept(conn) and self._admission is not None:
@@ -379,6 +401,8 @@ class ConnectionManager:
         self._connections.discard(conn)
         if isinstance(conn.error, VersionMismatch):
             self._note_mismatch(conn)
+        if self.memory is not None:
+            self.memory.forget(conn)
         self._calls += conn.opened
         self._cancel_pauses += conn.cancel_pauses
         self._cancels_excessive += conn.cancels_excessive

@@ -85,6 +85,8 @@ _DECLARED = {
     " and `yield`",
     StreamType.CHANNEL: "channel function; declare it with a parameter of type Channel",
 }
+_INFLATED = ":deflate"  # header of a compressed request: its bytes after inflation
+_LARGE = 16 * 1024  # bytes from which on they count as memory that is held for the client
 # What a reserved header says of the body, and the processor that reads such a body.
 _TRANSFORMED = {
     ":crypto": ("encrypted", "CryptoProcessor"),
@@ -162,7 +164,6 @@ class ServerStream(Stream):
 
     handler: Handler
     route: Route  # its header is shared with other calls
-    body: bytes | memoryview
     processed: Request | None = None
     began = False  # the handler has run; only set where processors or middleware come first
     failed = False  # it ended by an error
@@ -205,6 +206,11 @@ class ServerStream(Stream):
         return not (
             inspect.iscoroutine(coro) and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED
         )
+
+    @property
+    def is_new(self) -> bool:  # type: ignore[override]
+        """Whether no handler has begun: the call can be retried on another server."""
+        return not self.has_begun
 
     @property
     def priority(self) -> int:
@@ -262,6 +268,7 @@ class ServerStream(Stream):
         function = self.handler.function
         body = self.body
         if pipeline.transforms:
+            await self.reserve_inflated()
             call = self.as_call()
             request = Request(call, decode_any(body), call.header)
             request = self.processed = await pipeline.request(request)
@@ -280,6 +287,7 @@ class ServerStream(Stream):
         """
         content = decode_any(self.body) if self.body else None
         if pipeline.transforms:
+            await self.reserve_inflated()
             call = self.as_call()
             content = (await pipeline.request(Request(call, content, call.header))).body
         arguments: CallArguments = ((), None)
@@ -290,6 +298,17 @@ class ServerStream(Stream):
             raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
         return arguments
+
+    async def reserve_inflated(self) -> None:
+        """Count the bytes that a compressed request will have, before it is inflated.
+
+        The caller may be the one that has too much: then its task is cancelled here.
+        """
+        size = self.route[2].get(_INFLATED)
+        if isinstance(size, int) and size > _LARGE:
+            self.inflated = size
+            self.conn.note_growth()
+            await asyncio.sleep(0)
 
     def set_header(self, name: str, value: Any) -> None:
         """Set a value in the header of the response; see `rap.server.context.set_header`."""
@@ -735,6 +754,7 @@ class Dispatcher:
             with pipeline.scope(call):
                 content = stream.body
                 if pipeline.transforms:
+                    await stream.reserve_inflated()
                     request = Request(call, decode_any(content), call.header)
                     request = stream.processed = await pipeline.request(request)
                     content = encode_any(request.body)

@@ -13,7 +13,9 @@ from rap.server.server import Server
 __all__ = ["become_worker"]
 
 
-def become_worker(server: Server, number: int, shared: Sequence[Address] | None = None) -> bool:
+def become_worker(
+    server: Server, number: int, shared: Sequence[Address] | None = None, *, count: int = 1
+) -> bool:
     """Make a server worker `number`. Call it before the server starts.
 
     With a registry `number` is added to its ports and to the advertised port, except to port 0.
@@ -22,6 +24,7 @@ def become_worker(server: Server, number: int, shared: Sequence[Address] | None 
         server: A server that was not started.
         number: Number of the worker, from 0. Registries and logs identify workers by their ports.
         shared: The addresses of the first worker, with real ports; `None` for the first.
+        count: Number of workers, which share the memory of the machine.
 
     Returns:
         Whether the workers share their ports, so that the others need `shared`.
@@ -30,6 +33,7 @@ def become_worker(server: Server, number: int, shared: Sequence[Address] | None 
         ValueError: Several processes cannot use an address; the message names it.
     """
     manager, registration = server.connection_manager, server.registration
+    manager.share_memory(count)
     for address in manager.hosts:
         if address.scheme == "unix":
             raise ValueError(f"host {address}: a unix socket is for one process, not for workers")

@@ -3,10 +3,16 @@
 The limits are read when the server starts to listen.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 
-__all__ = ["default_max_connections", "default_max_memory", "memory_in_use"]
+__all__ = [
+    "default_max_connections",
+    "default_max_memory",
+    "memory_in_use",
+    "return_freed_memory",
+]
 
 _LEAST_MEMORY = 32 * 1024 * 1024  # bytes; a smaller budget would refuse ordinary calls
 _UNLIMITED = 1 << 60  # bytes from which on a limit of cgroup v1 means that there is none
@@ -39,6 +45,14 @@ def memory_in_use() -> int:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def return_freed_memory() -> None:
+    """Return memory to the system that was freed but is kept for later; glibc only."""
+    import ctypes  # most servers never need it
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def default_max_connections() -> tuple[int | None, str]:

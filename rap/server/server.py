@@ -79,6 +79,9 @@ class Server:
             written. After that, the connection is closed. Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
+        message_timeout: Seconds that a message may stay unfinished without a further part of it.
+            After that, its call fails. A message that waits for its turn behind others may take
+            longer. Default 30 seconds, more than 0.
         handshake_timeout: Seconds for a new connection to send its Hello. After that, it is closed.
             Default 5 seconds, more than 0.
         keep_alive: Seconds without a call after which the server sends GoAway on a connection.
@@ -119,6 +122,13 @@ class Server:
         max_handshakes: Maximum connections that have not sent their Hello yet, including those in a
             TLS handshake. If there are more, the oldest of them is closed. Default 2,048
             connections, at least 1.
+        max_memory: Maximum memory that the server holds for its clients together: requests of open
+            calls and what is decoded from them, messages that have arrived in part or are not read,
+            and messages that wait to be sent. Beyond it, the calls that hold the most on the
+            connections that hold the most fail with `ResourceExhausted`. `None` means half of the
+            memory that the control group (cgroup) of the process allows, or a quarter of the memory
+            of the machine if that is less; several workers share it. Default None, at least
+            1,048,576.
         max_connections: Maximum open connections. A client beyond it is told so, and calls other
             servers. `None` means as many as the process may open files (`ulimit -n`), without those
             that are open at the start and a reserve of an eighth, 64 at least, for the health page,

@@ -38,7 +38,9 @@ def limits_of(server: Server) -> Iterator[Limit]:
     """Yield the limits on connections and calls of a server."""
     for name, refused in server.connection_manager.accept_limiter.refused.items():
         yield Limit(name, refused)
-    yield Limit("max_connections", server.connection_manager.limit.refused)
+    manager = server.connection_manager
+    yield Limit("max_connections", manager.limit.refused)
+    yield Limit("max_memory", 0 if manager.memory is None else manager.memory.refused)
     yield Limit("max_cancels", server.connection_manager.cancels_excessive)
     for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
@@ -61,6 +63,7 @@ class ServerStatus:
         address: The first address that it listens on, or will.
         serving: Whether it accepts new calls: started and not draining.
         connections: Open connections.
+        memory: Bytes that are held for clients: messages and requests of open calls.
         calls: Open calls, of every stream type.
         registered: Whether the last renewal of its lease succeeded; `None` without a registry.
         lease_lag: Seconds by which the last renewal was late, because the loop was blocked.
@@ -92,6 +95,7 @@ class ServerStatus:
     address: str
     serving: bool
     connections: int
+    memory: int
     calls: int
     registered: bool | None
     lease_lag: float
@@ -126,6 +130,7 @@ def server_status(server: Server) -> ServerStatus:
         address=str((manager.addresses or manager.hosts)[0]),
         serving=server.is_serving,
         connections=len(manager.connections),
+        memory=0 if manager.memory is None else manager.memory.held,
         calls=manager.open_calls,
         registered=(False if lease is None else lease.healthy)
         if registration.is_configured

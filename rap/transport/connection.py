@@ -25,6 +25,7 @@ from rap.errors import (
     ExceptionTypes,
     PeerSilent,
     RapError,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
     VersionMismatch,
@@ -60,7 +61,7 @@ from rap.wire.hello import decode_hello
 from rap.wire.load_report import ASK_FOR_LOAD
 from rap.wire.protocol import CONTROL_FRAMES_PER_TURN, WireProtocol
 from rap.wire.sender import BULK, ignore
-from rap.wire.stream import CLOSED, REMOTE_END, StreamState, is_unsent
+from rap.wire.stream import CLOSED, REMOTE_END, StreamState, held_by, is_unsent
 
 __all__ = [
     "AdmissionGate",
@@ -91,6 +92,7 @@ _READ_PAUSE = 0.005
 # Seconds before its deadline from which on a cancelled call counts as expired: the clocks of both
 # sides started at different times.
 _DEADLINE_SLACK = 0.1
+_CALL_MEMORY = 2048  # bytes of a call besides its messages: stream, task and frame
 _CLOSE_TIMEOUT = 1.0  # seconds for peers to read what is queued when connections are closed
 _RANDOM_SIZE = 16  # bytes; with fewer, two connections could have the same by chance
 _MAX_RANDOM = 64  # bytes; a binding is kept as long as the connection
@@ -118,6 +120,8 @@ class Connection(asyncio.Protocol):
         on_lost: Called once, when the connection has ended.
         on_suspect: Called when the peer is suspected to be gone, and when it was heard again.
             Without it, it is never suspected.
+        on_grown: Called when the connection holds more memory, as `tell_growth` says. It is called
+            in the middle of other work, so it must only take note.
         exception_types: On a client, the exceptions that remote errors may become.
         age_factor: What `options.max_age` is multiplied by, so that connections that were opened
             together do not end together.
@@ -162,6 +166,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_max_buffered",
         "_on_change",
+        "_on_grown",
         "_on_lost",
         "_on_made",
         "_on_suspect",
@@ -222,6 +227,7 @@ class Connection(asyncio.Protocol):
         on_change: "Callable[[Connection], object] | None" = None,
         on_lost: "Callable[[Connection], object] | None" = None,
         on_suspect: "Callable[[Connection], object] | None" = None,
+        on_grown: "Callable[[Connection], object] | None" = None,
         exception_types: ExceptionTypes | None = None,
         age_factor: float = 1.0,
     ) -> None:
@@ -240,6 +246,7 @@ class Connection(asyncio.Protocol):
         self._on_change = on_change or ignore
         self._on_lost = on_lost
         self._on_suspect = on_suspect or ignore
+        self._on_grown = on_grown or ignore
 
         self._random = new_random()
         # Of this side; of both sides from the peer's Hello on.
@@ -253,6 +260,7 @@ class Connection(asyncio.Protocol):
             wake=self._flush_soon,
             flush=self._flush,
             on_write_buffer=self._on_write_buffer if self.is_server else ignore,
+            on_grown=self.note_growth,
         )
         self.streams = self.protocol.streams
         self.peer_hello: Mapping[str, Any] = {}
@@ -758,6 +766,65 @@ class Connection(asyncio.Protocol):
         else:
             self._deferred = None
             self.on_open = self._handler
+
+    # Memory that is held for the peer.
+
+    def memory(self) -> int:
+        """Return the bytes of memory that are held for the peer.
+
+        This visits all streams. The arguments of a call are decoded from its request, so that
+        counts twice. A request may be a view that keeps the whole chunk alive in which it came.
+        """
+        total = self.protocol.held + self.transport.get_write_buffer_size()
+        chunks: dict[int, int] = {}
+        for stream in self.streams.values():
+            body = stream.body
+            if type(body) is memoryview:
+                chunks[id(body.obj)] = len(cast(bytes, body.obj))
+                total += len(body)
+            else:
+                total += 2 * len(body)
+            total += _CALL_MEMORY + 2 * stream.inflated
+        total += sum([2 * len(body) for _, _, _, body in self._deferred or ()])
+        partial = self.protocol.partial
+        return total + sum(chunks.values()) + (0 if partial is None else len(partial))
+
+    def tell_growth(self, held: int, streams: int) -> None:
+        """Call `on_grown` after so many more bytes of messages, or so many more open streams."""
+        self.protocol.tell_growth(held, streams)
+
+    def note_growth(self) -> None:
+        """Call `on_grown`: the connection may hold much more memory than before."""
+        self._on_grown(self)
+
+    def shed(self, size: int, message: str) -> tuple[int, int]:
+        """End the calls that hold the most until at least `size` bytes are free.
+
+        Args:
+            size: Bytes to free.
+            message: Of the error of these calls.
+
+        Returns:
+            Number of calls that were ended, and the bytes that they held.
+        """
+        holdings = [
+            (held_by(stream) + 2 * (len(stream.body) + stream.inflated), stream)
+            for stream in self.streams.values()
+        ]
+        holdings.sort(key=lambda each: each[0], reverse=True)
+        freed = count = 0
+        details = {"limit": "max_memory"}
+        for held, stream in holdings:
+            if freed >= size or not held:
+                break
+            is_new = stream.is_new or (stream.parts is not None and stream.parts_kind == OPEN)
+            flags = UNSERVED if is_new else 0
+            self.reset(stream, Code.RESOURCE_EXHAUSTED, message, details, flags)
+            stream.clear_inbox()
+            stream.fail(ResourceExhausted(message, details=details, unserved=is_new))
+            freed += held
+            count += 1
+        return count, freed
 
     # Control frames.
 

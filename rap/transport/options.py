@@ -24,6 +24,7 @@ __all__ = [
     "MAX_MESSAGE",
     "MAX_PINGS",
     "MAX_UNFINISHED",
+    "MESSAGE_TIMEOUT",
     "PING_BUSY_TIME",
     "PING_FAIL_CNT",
     "PING_SLEEP_TIME",
@@ -64,6 +65,12 @@ KEEP_ALIVE = Option(
 MAX_CONNECTION_AGE = Option(
     "Age of a connection in seconds (±10 %) at which the server sends GoAway. Open calls continue. "
     "`None` means never.",
+    "seconds",
+    above=0,
+)
+MESSAGE_TIMEOUT = Option(
+    "Seconds that a message may stay unfinished without a further part of it. After that, its call "
+    "fails. A message that waits for its turn behind others may take longer.",
     "seconds",
     above=0,
 )
@@ -180,6 +187,7 @@ class ConnectionOptions(Options, frozen=True, kw_only=True):
     ] = VERSIONS
     timeout: Annotated[float, TIMEOUT] = 9.0
     stall_timeout: Annotated[float, STALL_TIMEOUT] = 10.0
+    message_timeout: Annotated[float, MESSAGE_TIMEOUT] = 30.0
     handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0
     idle_timeout: Annotated[float | None, KEEP_ALIVE] = None
     max_age: Annotated[float | None, MAX_CONNECTION_AGE] = None

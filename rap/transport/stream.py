@@ -139,6 +139,9 @@ class Stream(StreamState):
         error: Why the stream failed.
         complete: The peer had sent its last message when the connection was lost.
         unwritten: This side cancelled the call while a message waited to be written.
+        body: On a server, the body of the Open, which is kept for as long as the call runs.
+        inflated: Bytes of the request after a processor has inflated it.
+        is_new: On a server, no handler has begun: the call can be retried on another server.
         discard: This side takes no more messages; those that still arrive are dropped.
         time_limit: Seconds between the opening of the call and its deadline, as a server counts.
         first_meta: Meta of the first Data of the peer; `None` before.
@@ -152,6 +155,9 @@ class Stream(StreamState):
     error: CallError | None = None
     complete = False
     unwritten = False
+    body: "bytes | memoryview" = b""
+    inflated = 0
+    is_new = False
     see_error: SeeError | None = None
     discard = False
     time_limit: float = NEVER

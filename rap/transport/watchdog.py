@@ -22,7 +22,7 @@ from rap.errors import (
 )
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
 from rap.transport.suspicion import LOOK, Doubt, Suspicion
-from rap.wire.frames import MAX_STREAM_ID
+from rap.wire.frames import MAX_STREAM_ID, OPEN, UNSERVED
 from rap.wire.protocol import WireProtocol
 from rap.wire.stream import State, is_unsent
 
@@ -34,6 +34,7 @@ _LAST_OPEN = MAX_STREAM_ID - 2**24  # the ids above are more than one tick can u
 _LATE = 0.02  # seconds by which the timer is late if something held the event loop
 _OWN_PAUSE = 0.05  # seconds of lateness after which what has arrived meanwhile is read first
 _READ_TIME = 0.05  # seconds that an answer gets to arrive after that
+_FIRST_PIECE = 2048  # bytes of a message that have arrived when it may still wait for its turn
 _STARVED_DELAY = 1.0  # seconds between two looks at a connection whose window is used up
 # Seconds that a peer may ask for between two pings. If it could forbid pings, a dead peer would
 # never be noticed.
@@ -106,7 +107,12 @@ class Watched(Protocol):
         ...
 
     def reset(
-        self, stream: Any, code: Code, message: str = "", details: Mapping[str, Any] | None = None
+        self,
+        stream: Any,
+        code: Code,
+        message: str = "",
+        details: Mapping[str, Any] | None = None,
+        flags: int = 0,
     ) -> None:
         """End a stream in both directions."""
         ...
@@ -157,6 +163,7 @@ class Watchdog:
         "_stalls",
         "_starved_at",
         "_timer",
+        "_unfinished",
         "_unsent",
         "at",
         "busy",
@@ -196,6 +203,7 @@ class Watchdog:
         self._closing_at: float | None = None  # the transport may still be writing
         self._stalls = Stalls()
         self._starved_at: float | None = None
+        self._unfinished: Unfinished | None = None
 
     def start(self) -> None:
         """Wait for the handshake."""
@@ -285,6 +293,7 @@ class Watchdog:
         self.at = inf
         due = min(self._check_progress(now), self._check_life(now), self._expire(now))
         if not conn.closed:
+            due = min(due, self._check_unfinished(now))
             self.schedule(min(due, self._check_starved(now), now + _MAX_DELAY))
 
     def _check_progress(self, now: float) -> float:
@@ -412,6 +421,26 @@ class Watchdog:
                 unread.append(stream)
         self._stalls.observe(unread, now)
         return nearest
+
+    def _check_unfinished(self, now: float) -> float:
+        """Reset streams whose message does not go on; return the next time."""
+        protocol = self._conn.protocol
+        if not protocol.unfinished:
+            self._unfinished = None
+            return inf
+        if self._unfinished is None:
+            self._unfinished = Unfinished(now)
+        limit = self._conn.options.message_timeout
+        for stream in self._unfinished.observe(self._conn.streams.values(), now, limit):
+            if protocol.starved:
+                break  # the peer has no credit
+            size, is_new = stream.parts_size, stream.parts_kind == OPEN
+            message = f"a message broke off: no part came for {limit:g} s after {size} bytes"
+            details = {"limit": "message_timeout"}
+            flags = UNSERVED if is_new else 0
+            self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message, details, flags)
+            stream.fail(ResourceExhausted(message, details=details, unserved=is_new))
+        return now + _STARVED_DELAY
 
     def _check_starved(self, now: float) -> float:
         """Reset unread streams that hold the whole window for too long; return the next time.
@@ -555,3 +584,44 @@ class Stalls:
     def longest_first(self) -> list[Any]:
         """Return the unread streams, the one that has been unread the longest first."""
         return sorted(self._unread, key=lambda stream: self._unread[stream][1])
+
+
+class Unfinished:
+    """Since when messages that have arrived in part have not gone on.
+
+    Args:
+        now: Seconds on the monotonic clock.
+    """
+
+    __slots__ = ("_progress_at", "_seen")
+
+    def __init__(self, now: float) -> None:
+        # By the id of the stream: its bytes, and since when. The stream itself would be kept alive.
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._progress_at = now
+
+    def observe(self, streams: Iterable[Any], now: float, limit: float) -> list[Any]:
+        """Return the streams whose message has not gone on for `limit` seconds.
+
+        If unread messages are before it, the reader on this side is slow, and not the peer. Of a
+        message that waits for its turn, only the first piece has come (PROTOCOL.md §6.3): it has
+        time for as long as others go on.
+        """
+        before, self._seen = self._seen, {}
+        stopped: list[Any] = []
+        for stream in streams:
+            if stream.parts is None:
+                continue
+            size = stream.parts_size
+            known, since = before.get(stream.id, (-1, now))
+            if size != known or stream.held:
+                since = now
+            if size != known:
+                self._progress_at = now
+            self._seen[stream.id] = (size, since)
+            stopped.append(stream)
+        return [stream for stream in stopped if now - self._since(stream) >= limit]
+
+    def _since(self, stream: Any) -> float:
+        size, since = self._seen[stream.id]
+        return max(since, self._progress_at) if size <= _FIRST_PIECE else since

@@ -74,6 +74,7 @@ _SMALL_PART = 1024
 _OPENS_PER_TURN = 64
 CONTROL_FRAMES_PER_TURN = 32
 _LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more streams than that
+_TOLD_REQUESTS = 1024 * 1024  # bytes of large requests after which `on_grown` is called
 # Calls that a peer may open after our last GoAway: those that were under way when it arrived.
 _MAX_REFUSED = 1000
 
@@ -110,7 +111,9 @@ class WireProtocol(Sender[S]):
         "_max_length",
         "_max_open",
         "_max_peer_streams",
+        "_max_untold",
         "_need",
+        "_new_requests",
         "_new_stream",
         "_opens",
         "_refused",
@@ -137,8 +140,11 @@ class WireProtocol(Sender[S]):
         wake: Callable[[], object] = ignore,
         flush: Callable[[], object] = ignore,
         on_write_buffer: Callable[[bool], object] = ignore,
+        on_grown: Callable[[], object] = ignore,
     ) -> None:
-        super().__init__(limits, wake=wake, flush=flush, on_write_buffer=on_write_buffer)
+        super().__init__(
+            limits, wake=wake, flush=flush, on_write_buffer=on_write_buffer, on_grown=on_grown
+        )
         self.state = State.OPENING
         self.error: RapError | None = None
         self.peer_hello: dict[str, Any] = {}
@@ -154,8 +160,10 @@ class WireProtocol(Sender[S]):
         self._opens = 0  # that did not take the fast path
         self._control_frames = 0
         self._requests = 0  # bytes of large requests of open calls, or more
+        self._new_requests = 0  # bytes of those that `on_grown` was not called for
         self._refused = 0  # calls above `refuse_above`
         self._max_peer_streams = limits.max_streams if is_server else 0
+        self._max_untold = self._max_peer_streams  # open streams beyond which `on_grown` is called
         # Frames up to this size cannot exceed a limit of a message or a stream.
         window = limits.stream_window - HEADER_SIZE
         self._max_length = min(limits.max_frame, limits.max_message, window)
@@ -176,6 +184,17 @@ class WireProtocol(Sender[S]):
             if self.error is None and (pos < len(data) or not pos):
                 self._parse(data, pos, events)
         return events
+
+    def tell_growth(self, held: int, streams: int) -> None:
+        """Call `on_grown` when `held` grows by so many bytes, or so many more streams are open."""
+        self.watch_growth(held)
+        self._max_untold = min(len(self.streams) + streams, self._max_peer_streams)
+
+    def _check_unread(self) -> None:
+        """Look whether more is unread: what was received, or only what is not credited yet."""
+        self._low_window = self.recv_window - self._step
+        if self.held > self._max_held:
+            self._on_grown()
 
     def ping(self, token: bytes) -> None:
         """Queue a Ping with 8 bytes; its answer is the event with flag ACK and the same bytes."""
@@ -215,6 +234,9 @@ class WireProtocol(Sender[S]):
             as_it_is = is_large and not any(rest[_META_AT])
             frame = rest if as_it_is else bytes(rest)
             self._parse(frame, 0, events)  # type: ignore[arg-type]  # a bytearray reads like bytes
+            if self.more:  # the turn is over, before this frame
+                self.partial = memoryview(bytes(self.partial or b"") + data[pos:])
+                return len(data)
         return pos
 
     def _continue(self, data: bytes, events: list[Event[S]]) -> None:
@@ -245,7 +267,7 @@ class WireProtocol(Sender[S]):
         max_length, max_open = self._max_length, self._max_open
         new_stream = self._new_stream
         window = self.peer.stream_window
-        max_streams = self._max_peer_streams
+        max_streams = self._max_untold
         if size > _LONG_CHUNK:
             max_streams = min(max_streams, len(streams) + _OPENS_PER_TURN)
         window_left = self.limits.stream_window - HEADER_SIZE
@@ -326,6 +348,9 @@ class WireProtocol(Sender[S]):
                 cost = length + HEADER_SIZE
                 if len(streams) >= max_streams < self._max_peer_streams:
                     pos, need = stop - cost, 0
+                    if len(streams) >= self._max_untold:
+                        self._max_untold = self._max_peer_streams  # until `tell_growth`
+                        self._on_grown()
                     break
                 kept += cost - self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
@@ -352,6 +377,8 @@ class WireProtocol(Sender[S]):
                 self._violate(f"the connection's credit is exceeded by {-self.recv_window} bytes")
             elif self.consumed >= self.recv_window:
                 self.grant_connection()
+            elif self.recv_window < self._low_window:
+                self._check_unread()
         if pos < size and self.error is None:
             rest = memoryview(data)[pos:]
             self.partial = bytearray(rest) if need else rest
@@ -408,7 +435,11 @@ class WireProtocol(Sender[S]):
             if self._requests + size > most:
                 return False
         self._requests += size
+        self._new_requests += size
         stream.request_size = size
+        if self._new_requests > _TOLD_REQUESTS:
+            self._new_requests = 0
+            self._on_grown()
         return True
 
     def _on_data(
@@ -461,8 +492,13 @@ class WireProtocol(Sender[S]):
         if parts is None:
             parts = self._assemble(stream, DATA, meta)
         if len(body) >= _SMALL_PART:
-            if isinstance(body, memoryview) and 2 * len(body) < len(cast(bytes, body.obj)):
-                body = bytes(body)  # otherwise it would keep the whole chunk alive
+            if isinstance(body, memoryview):
+                excess = len(cast(bytes, body.obj)) - len(body)
+                if excess > len(body):
+                    body = bytes(body)  # otherwise it would keep the whole chunk alive
+                else:
+                    stream.parts_excess += excess
+                    self.excess += excess
             parts.append(body)
         elif parts and isinstance(parts[-1], bytearray):
             parts[-1] += body
@@ -473,6 +509,8 @@ class WireProtocol(Sender[S]):
         if stream.parts_size > self.limits.max_message:
             self._refuse_message(stream, stream.parts_size, add)
             return cost
+        if self.held > self._max_held:
+            self._on_grown()
         if self.unfinished > self.limits.most_unfinished:
             text = f"{self.unfinished} bytes of unfinished messages on one connection; "
             text += f"the limit is {self.limits.most_unfinished}"
@@ -488,13 +526,14 @@ class WireProtocol(Sender[S]):
         whole = b"".join(parts)
         kind, meta = stream.parts_kind, stream.parts_meta
         self.unfinished -= stream.parts_size
+        self.excess -= stream.parts_excess
         stream.parts, stream.parts_kind = None, DATA
         stream.state &= ~ASSEMBLING
         return self._finish(stream, kind, flags, meta, whole, cost, add, stream.parts_cost)
 
     def _assemble(self, stream: S, kind: int, meta: bytes) -> list[bytes | bytearray | memoryview]:
         """Start to collect a message."""
-        stream.parts, stream.parts_size, stream.parts_cost = [], 0, 0
+        stream.parts, stream.parts_size, stream.parts_cost, stream.parts_excess = [], 0, 0, 0
         stream.parts_kind, stream.parts_meta = kind, meta
         stream.state |= ASSEMBLING
         return stream.parts

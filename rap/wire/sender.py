@@ -59,6 +59,7 @@ _BULKY = 32 * 1024
 _FLUSH_PIECES = 48
 # Bytes of a receive window with which the peer can send any frame, even one with the largest meta.
 _AMPLE = 64 * 1024
+_NEVER = 1 << 62  # bytes
 _NO_STREAMS: deque[Any] = deque(maxlen=0)  # shared, and always empty
 
 
@@ -75,6 +76,8 @@ class Sender(Generic[S]):
             again before it has.
         flush: Asks the transport to write now, because there is enough.
         on_write_buffer: See `WriteBuffer`.
+        on_grown: Called when more is held for the peer, as `tell_growth` of the protocol says. It
+            is called in the middle of other work, so it must only take note.
 
     Attributes:
         streams: Open streams by id.
@@ -88,6 +91,7 @@ class Sender(Generic[S]):
         recv_window: Bytes that the peer may send on all streams together.
         consumed: Bytes that were received and processed, and not yet credited to the peer.
         unfinished: Bytes of messages that have arrived in part.
+        excess: Bytes of the chunks that these messages keep alive, besides their own.
         unread_parts: Streams with unread messages that came in parts: bytes to be read until the
             last of them is.
         answering: Something has arrived since the last message was sent.
@@ -96,12 +100,16 @@ class Sender(Generic[S]):
     __slots__ = (
         "_flush",
         "_is_paused",
+        "_low_window",
         "_max_frame",
+        "_max_held",
         "_max_meta",
         "_max_quick",
         "_max_quick_open",
         "_max_streams",
+        "_on_grown",
         "_starved_below",
+        "_step",
         "_stream_step",
         "_turns",
         "_unsent",
@@ -109,6 +117,7 @@ class Sender(Generic[S]):
         "answering",
         "bulk",
         "consumed",
+        "excess",
         "limits",
         "next_id",
         "out",
@@ -129,6 +138,7 @@ class Sender(Generic[S]):
         wake: Callable[[], object] = ignore,
         flush: Callable[[], object] = ignore,
         on_write_buffer: Callable[[bool], object] = ignore,
+        on_grown: Callable[[], object] = ignore,
     ) -> None:
         self.limits = limits
         self.streams: dict[int, S] = {}
@@ -142,14 +152,18 @@ class Sender(Generic[S]):
         self.answering = False
         self._wake = wake
         self._flush = flush
+        self._on_grown = on_grown
+        self._max_held = self._step = _NEVER  # see `watch_growth`
         self._unsent: deque[S] = _NO_STREAMS  # whose Open waits, by id; made with the first
         self._turns: Turns | None = None  # made with the first large message
         self._is_paused = False
         self._use_limits()
 
         window = self.recv_window = limits.connection_window
+        self._low_window = -1  # credit of the peer below which more may be unread
         self.consumed = 0
         self.unfinished = 0
+        self.excess = 0
         self.unread_parts: dict[S, int] = {}
         self._stream_step = limits.stream_window // 2
         self._starved_below = max(window // 32, min(limits.stream_window // 4, _AMPLE))
@@ -343,6 +357,7 @@ class Sender(Generic[S]):
                 self._end_turn(stream, first)
         if stream.parts is not None:
             self.unfinished -= stream.parts_size
+            self.excess -= stream.parts_excess
             stream.parts = None
         if stream.held:
             self.consumed += stream.held
@@ -442,6 +457,21 @@ class Sender(Generic[S]):
             raise ValueError(f"credit of stream {stream_id} grew to {total}, over {MAX_STREAM_ID}")
 
     @property
+    def held(self) -> int:
+        """Bytes of messages that have arrived in part, that are unread, and that wait to be sent.
+
+        Requests do not count, nor what the transport has.
+        """
+        unread = self.limits.connection_window - self.recv_window - self.consumed
+        return self.unfinished + self.excess + unread + self.write_buffer.size
+
+    def watch_growth(self, step: int) -> None:
+        """Call `on_grown` when `held` grows by so many bytes."""
+        self._step = step
+        self._max_held = self.held + step
+        self._low_window = self.recv_window - step
+
+    @property
     def starved(self) -> bool:
         """Whether unread messages keep the peer from sending anything large."""
         return self.recv_window < self._starved_below
@@ -478,6 +508,7 @@ class Sender(Generic[S]):
         """
         if self.consumed:
             self.recv_window += self.consumed
+            self._low_window = self.recv_window - self._step
             self.out.append(credit_frame(0, self.consumed))
             self.consumed = 0
 
@@ -538,6 +569,8 @@ class Sender(Generic[S]):
             stream.state |= ENDING
         stream.outbox.append(Outgoing(kind, flags, meta, body))
         self.write_buffer.add(len(body))
+        if self.held > self._max_held:
+            self._on_grown()
         self._make_pending(stream)
         return False
 

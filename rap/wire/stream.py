@@ -32,6 +32,7 @@ __all__ = [
     "Share",
     "State",
     "StreamState",
+    "held_by",
     "is_unsent",
 ]
 
@@ -145,6 +146,7 @@ class StreamState:
     # A message that has arrived in part: its parts, and kind and meta of its first frame.
     parts: "list[bytes | bytearray | memoryview] | None" = None
     parts_size = 0
+    parts_excess = 0  # bytes of the chunks that the parts keep alive, besides their own
     parts_cost = 0  # bytes of its frames, headers included, without the last frame
     parts_kind = 0
     parts_meta = b""
@@ -161,6 +163,13 @@ class StreamState:
         self.state = state
         self.send_window = send_window
         self.held = 0  # bytes received in whole messages, not yet taken by user code
+
+
+def held_by(stream: StreamState) -> int:
+    """Return the bytes of messages of a stream that wait: for the rest, a reader, or the peer."""
+    parts = 0 if stream.parts is None else stream.parts_size + stream.parts_excess
+    waiting = 0 if stream.outbox is None else sum([len(each.body) for each in stream.outbox])
+    return parts + stream.held + waiting
 
 
 def is_unsent(stream: StreamState) -> bool:

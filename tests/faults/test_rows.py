@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from faults.__main__ import _SCENARIOS
+from faults.budgets import many_clients, many_small_requests, unfinished_messages
 from faults.raw import HELLO, opening, speaking
+from faults.victim import attacked
 from rap.errors import Code
 from rap.server import Server
 from rap.wire.codec import pack
@@ -15,6 +17,7 @@ from rap.wire.frames import GOAWAY, HEADER, OPEN, RESET, Frame, parse_frames, re
 from tests.loopback import Unnoticed, calling, eventually, serving, within
 
 ROOT = Path(__file__).parents[2]
+MIB = 1024 * 1024
 HERE = "tests/faults/test_rows.py"
 ROWS = {
     1: (f"{HERE}::test_a_prefix_of_4_gib_ends_the_connection_before_its_body",),
@@ -87,6 +90,21 @@ ROWS = {
         "tests/client/test_rescue.py::test_a_broken_connection_to_a_healthy_server_is_replaced",
         "tests/client/test_rescue.py::"
         "test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a_while",
+    ),
+    31: (
+        "tests/server/test_connection_limit.py::"
+        "test_a_client_beyond_the_limit_is_told_and_gets_in_when_another_leaves",
+        "tests/observe/test_metrics_server.py::test_the_page_answers_when_no_descriptor_is_left",
+        f"{HERE}::test_a_server_with_few_descriptors_serves_and_is_healthy",
+    ),
+    36: (
+        "tests/server/test_memory.py::test_calls_with_small_arguments_count",
+        "tests/server/test_memory.py::test_messages_that_have_arrived_in_part_count",
+        "tests/server/test_memory.py::test_answers_that_wait_to_be_sent_count",
+        "tests/server/test_memory.py::test_messages_that_no_function_reads_count",
+        "tests/server/test_memory.py::"
+        "test_a_compressed_request_counts_as_it_will_be_before_it_is_inflated",
+        f"{HERE}::test_a_server_with_little_memory_serves_others",
     ),
     42: (
         "tests/transport/test_connection_reading.py::"
@@ -183,3 +201,19 @@ async def test_calls_that_are_cancelled_at_full_speed_leave_no_task() -> None:
         await unnoticed.check()
         async with calling(server) as client:
             assert await client.raw_call("echo", []) == 0
+
+
+async def test_a_server_with_few_descriptors_serves_and_is_healthy() -> None:
+    async with attacked(nofile=110) as victim:
+        text, good = await many_clients(victim, 120)
+        assert good, text
+
+
+async def test_a_server_with_little_memory_serves_others() -> None:
+    async with attacked(max_memory=8 * MIB) as victim:
+        before = (await victim.vitals())["peak"]
+        text = await unfinished_messages(victim, peers=2, size=3 * MIB)
+        text += await many_small_requests(victim, count=2000)
+        assert await victim.client.raw_call("echo", 1) == 1
+        grown = (await victim.vitals())["peak"] - before
+        assert grown < 24 * MIB, text

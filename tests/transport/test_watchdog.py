@@ -16,15 +16,17 @@ from rap.wire.frames import (
     HEADER,
     MAX_STREAM_ID,
     MESSAGE,
+    MORE,
     OPEN,
     PING,
     RESET,
+    UNSERVED,
     Frame,
     read_reset,
 )
 from rap.wire.hello import Limits
 from tests.loopback import eventually, within
-from tests.transport.facing import facing
+from tests.transport.facing import Facing, facing
 from tests.transport.pairs import KIB, META
 from tests.wire.endpoints import data, hello, open_frame
 
@@ -437,3 +439,61 @@ async def test_what_has_arrived_while_this_process_did_not_run_is_read_before_de
             pass  # the timer is late
         assert await within(call.future) == b"in time"
         assert side.suspicions == []
+
+
+PATIENT = ConnectionOptions(message_timeout=30.0)
+
+
+def part(stream: int, size: int, kind: int = DATA) -> Frame:
+    meta = META if kind == OPEN else b""
+    return Frame(kind, MESSAGE | MORE, stream, meta, b"x" * size)
+
+
+async def calm(side: Facing, seconds: float) -> None:
+    """Let time pass in steps, with signs of life from the peer."""
+    for _ in range(round(seconds)):
+        side.advance(1.0)
+        await side.send(Frame(PING, ACK, 0, b"", b"rap-ping"))
+
+
+async def test_a_message_that_does_not_go_on_is_reset_and_its_bytes_are_free() -> None:
+    async with facing(PATIENT) as side:
+        await side.send(part(1, 5000, OPEN), open_frame(3, 0, b""), part(3, 5000))
+        await calm(side, 29)
+        await side.send(part(3, 5000))
+        await calm(side, 2)
+        reset = await side.receive_kind(RESET)
+        code, message, details = read_reset(reset.body)
+        assert (reset.stream_id, reset.flags) == (1, UNSERVED)
+        assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "message_timeout"})
+        assert message == "a message broke off: no part came for 30 s after 5000 bytes"
+        assert side.conn.protocol.unfinished == 10_000
+        await calm(side, 30)
+        assert (await side.receive_kind(RESET)).stream_id == 3
+        (inbound,) = side.inbound
+        with pytest.raises(ResourceExhausted, match="no part came for 30 s after 10000 bytes"):
+            await inbound.stream.recv()
+        assert not side.conn.protocol.unfinished
+
+
+async def test_a_message_that_waits_for_its_turn_has_time_while_others_go_on() -> None:
+    async with facing(PATIENT) as side:
+        await side.send(part(1, KIB, OPEN), part(3, 5000, OPEN))
+        for _ in range(10):
+            await calm(side, 20)
+            await side.send(part(3, 5000))
+        assert sorted(side.conn.streams) == [1, 3]
+        await calm(side, 31)
+        assert not side.conn.streams
+
+
+async def test_a_message_behind_an_unread_one_waits_for_the_reader() -> None:
+    async with facing(PATIENT) as side:
+        await side.send(open_frame(1, 0, b""), data(1, b"unread"), part(1, 5000))
+        await calm(side, 90)
+        (inbound,) = side.inbound
+        await inbound.stream.recv()
+        await calm(side, 29)
+        assert side.conn.streams
+        await calm(side, 2)
+        assert not side.conn.streams

@@ -170,6 +170,7 @@ class Conversation:
         assert [end.protocol.error for end in self.ends] == [None, None]
         for end, limits in zip(self.ends, self.limits, strict=True):
             assert end.protocol.unfinished <= limits.most_unfinished
+            assert end.protocol.excess >= 0
             assert all(stream.held for stream in end.protocol.unread_parts)
             assert not any(each.state == CLOSED for each in end.protocol.unread_parts)
 
@@ -228,6 +229,7 @@ class Conversation:
             limits = self.limits[side]
             assert not protocol.pending
             assert protocol.partial is None
+            assert (protocol.unfinished, protocol.excess, protocol.held) == (0, 0, 0)
             assert protocol.recv_window + protocol.consumed == limits.connection_window
             assert protocol.consumed <= limits.connection_window // 2
             for number, bodies in self.sent[1 - side].items():
