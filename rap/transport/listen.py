@@ -32,7 +32,9 @@ __all__ = [
 TLS_SHUTDOWN_TIMEOUT = 1.0  # seconds for the close_notify of the peer; nothing depends on it
 
 _CLOSED = ConnectionClosed("the server has stopped accepting connections")
-_ACCEPTS_PER_TURN = 64  # connections that are accepted in one turn of the event loop
+# Connections that are accepted in one turn of the event loop. It takes four turns to refuse one, so
+# more of them could use up the descriptors that are kept in reserve.
+_ACCEPTS_PER_TURN = 8
 _RETRY = 1.0  # seconds until the next attempt after an error, such as too many open files
 _RETRY_WITH_SPARE = 0.1  # seconds, if a spare descriptor may be free again
 _LOG_PAUSE = 60.0  # seconds between two lines about such errors
