@@ -243,7 +243,7 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         Option(
             "Maximum total size of the large requests (more than 16 KiB each) of all open "
             "calls, per connection. A call that would exceed it fails. `None` means "
-            "sixteen times `max_message`.",
+            "32 times `max_message`.",
             "bytes",
             least="max_message",
         ),

@@ -145,7 +145,7 @@ class Server:
         max_pings: Pings per second that the peer may send on one connection, with a burst of ten
             times that. After more, the connection is closed. Default 10 per second, at least 1.
         max_requests: Maximum total size of the large requests (more than 16 KiB each) of all open
-            calls, per connection. A call that would exceed it fails. `None` means sixteen times
+            calls, per connection. A call that would exceed it fails. `None` means 32 times
             `max_message`. Default None, at least `max_message`.
         max_backlog: Maximum total size of the responses that wait to be sent, per connection. Above
             it, the server begins no further call of the connection until the client has read half

@@ -25,7 +25,7 @@ __all__ = [
 
 _KIB = 1024
 _MIB = 1024 * 1024
-_REQUESTS = 16  # default of `max_requests`, in messages of the largest size
+_REQUESTS = 32  # default of `max_requests`, in messages of the largest size
 _MESSAGES = 8  # default of `max_unfinished`, in messages of the largest size
 
 
@@ -89,7 +89,7 @@ class Limits(Record, frozen=True, kw_only=True):
         max_unfinished: Total bytes of partially received messages. A call that would exceed it is
             reset. At least `max_message`; `None`: eight times that.
         max_requests: Total bytes of the requests above 16 KiB of open calls. A call that would
-            exceed it is reset. At least `max_message`; `None`: sixteen times that.
+            exceed it is reset. At least `max_message`; `None`: 32 times that.
         max_backlog: Bytes of messages that wait to be sent. Above it a server begins no call of the
             client. 1 MiB to 2^40.
         fragment: Bytes of the frames into which this side splits a large message. 1 KiB to 16 MiB.

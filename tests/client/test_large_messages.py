@@ -57,6 +57,25 @@ async def test_a_thousand_medium_exchanges_of_one_moment_all_arrive() -> None:
     assert sizes == [314_000 + n for n in range(1000)]
 
 
+async def test_medium_requests_of_calls_that_take_long_all_arrive() -> None:
+    """As many as if there were a thousand of them at the default of `max_message`."""
+    every = asyncio.Event()
+    begun = 0
+
+    async def slow(data: bytes) -> int:
+        nonlocal begun
+        begun += 1
+        if begun == 100:
+            every.set()
+        await every.wait()
+        return len(data)
+
+    limits = {"max_message": 2 * MB, "run_timeout": 60}
+    async with serving(slow, **limits) as server, one_connection(server) as client:
+        calls = [client.raw_call("slow", b"d" * 340_000) for n in range(100)]
+        assert await asyncio.gather(*calls) == [340_000] * 100
+
+
 async def total(client: Client, size: int, count: int, pause: asyncio.Event) -> int:
     found = 0
     async for item in client.iterator_call("items", size, count):
