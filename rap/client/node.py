@@ -292,8 +292,9 @@ class Node:
                 if error.unserved:
                     stats.refused(now, elapsed, pause)
                     self.avoid(pause)
-                else:
+                else:  # a service behind it is overloaded, or the caller has reached a limit
                     stats.failed(now, elapsed, Verdict.IGNORED, None)
+                    self.pool.counters.note_overload(now + min(pause, _CALM))
                 return Verdict.ANSWERED
             if not error.remote:
                 verdict = Verdict.IGNORED  # a limit of this side; the server has not seen the call

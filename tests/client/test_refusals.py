@@ -261,11 +261,11 @@ async def test_a_late_call_is_not_sent_to_a_server_that_refuses() -> None:
         assert (gates[1].seen, client.invoker.budget.hedges) == before
 
 
-@pytest.mark.parametrize("overload", [False, True])
+@pytest.mark.parametrize("overload", [None, refused(0.1), refused(0.1, unserved=False)])
 async def test_late_calls_make_no_outlier_of_a_server_while_another_one_refuses(
-    overload: bool,
+    overload: ResourceExhausted | None,
 ) -> None:
-    """In an overload one server begins to refuse before the other does."""
+    """In an overload one server, or a service behind it, begins to refuse before another does."""
     async with serving(work) as first, serving(work) as second:
         clock = FakeClock()
         async with calling(first, second, clock=clock) as client:
@@ -275,7 +275,7 @@ async def test_late_calls_make_no_outlier_of_a_server_while_another_one_refuses(
             method = stub.__rap_method__
             if overload:
                 other.stats.started(client.monotonic())
-                other.record_result(client.monotonic(), refused(0.1))
+                other.record_result(client.monotonic(), overload)
             for _ in range(200):
                 then = clock.monotonic()
                 clock.advance(0.01)
