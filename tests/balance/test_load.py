@@ -176,6 +176,25 @@ def test_an_idle_node_that_was_not_picked_for_three_seconds_is_stale_and_almost_
     assert load.value(3.1) == pytest.approx(EPSILON)
 
 
+def test_a_stale_node_that_is_not_known_to_be_alive_costs_more_than_any_other() -> None:
+    asked: list[float] = []
+    alive = False
+
+    def prove(now: float) -> bool:
+        asked.append(now)
+        return alive
+
+    load = PeakEwma(prove=prove)
+    load.started(0.0)
+    load.finished(0.1, 0.1, True)
+    assert load.value(2.0) < 1.0
+    assert asked == []
+    assert load.value(3.2) > 200.0
+    alive = True
+    assert load.value(3.3) < 0.001
+    assert asked == [3.2, 3.3]
+
+
 def test_one_call_ends_staleness() -> None:
     load = measured(5.0, at=0.0)
     load.started(10.0)

@@ -21,6 +21,7 @@ from rap.client.sync import SyncClient
 from rap.errors import ConnectionClosed, DeadlineExceeded
 from rap.server import Channel
 from rap.server.processor import CryptoProcessor as ServerCrypto
+from tests.fake_clock import FakeClock
 from tests.fault_proxy import Fate, FaultProxy
 from tests.loopback import eventually, serving, within
 from tests.transport.certificates import Certificates
@@ -527,6 +528,26 @@ async def test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a
             assert at.node().state == state
         assert at.client.cluster.ready == (at.node(1), at.node(2))
         assert "it was silent twice within 10 s" in at.node().pool.describe()
+
+
+async def test_an_idle_server_is_asked_by_a_ping_before_it_gets_a_call() -> None:
+    clock = FakeClock()
+    async with scene(picker="p2c", clock=clock) as at:
+        at.proxies[0].freeze()
+        idle, other = at.node(0), at.node(1)
+        for _ in range(2):  # the first call after a start does not count as one after a pause
+            for node in (idle, other):
+                node.stats.started(clock.monotonic())
+                node.record_result(clock.monotonic(), None)
+            clock.advance(3.1)
+        other.probe()
+        await eventually(lambda: other.is_alive(clock.monotonic()))
+        calls = [await within(at.client.raw_call("work")) for _ in range(10)]
+        assert calls == [1] * 10
+        assert idle.load() >= 300.0
+        at.proxies[0].release()
+        await eventually(lambda: idle.is_alive(clock.monotonic()))
+        assert idle.load() < 1.0
 
 
 async def test_a_client_without_an_event_loop_is_rescued_too() -> None:
