@@ -339,9 +339,11 @@ class Gate(Generic[W]):
         """Return how many seconds a call will wait; 0 if that cannot be known yet."""
         if self._drained_at - self._began_draining < _MEASURED:
             return 0.0
-        ahead = self._levels[priority].ahead(conn)
-        for level in self._levels[:priority]:
-            ahead += level.count
+        levels = self._levels
+        ahead = levels[priority].ahead(conn)
+        while priority:  # those of a higher priority begin before
+            priority -= 1
+            ahead += levels[priority].count
         return ahead * self._time / max(self._calls, 1e-9)
 
     def _count_reading(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from math import inf
@@ -58,7 +59,7 @@ class Refusals:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self._log = log
         self._loop = loop
-        self._bodies: dict[tuple[str, float], bytes] = {}
+        self._bodies: dict[tuple[str, int], bytes] = {}  # by reason and step
         self._timer: asyncio.TimerHandle | None = None
         self._logged_at = -inf
         self._logged: Counter[tuple[str, str, str]] = Counter()
@@ -73,11 +74,11 @@ class Refusals:
             wait: Seconds that a call like this one would wait.
         """
         self.count(call, priority, why)
-        step = retry_after(wait)
-        body = self._bodies.get((why, step))
+        key = why, bisect_left(_STEPS, wait)
+        body = self._bodies.get(key)
         if body is None:
-            error = overload_error(why, step)
-            body = self._bodies[why, step] = reset_body(error.code, str(error), error.details)
+            error = overload_error(why, retry_after(wait))
+            body = self._bodies[key] = reset_body(error.code, str(error), error.details)
         call.conn.refuse(call, body)
 
     def count(self, call: Refused, priority: int, why: str) -> None:
@@ -109,7 +110,7 @@ class Refusals:
 
 def retry_after(wait: float) -> float:
     """Return the seconds after which a client may call again that was refused."""
-    return next((step for step in _STEPS if step >= wait), _STEPS[-1])
+    return _STEPS[min(bisect_left(_STEPS, wait), len(_STEPS) - 1)]
 
 
 def overload_error(why: str, seconds: float) -> ResourceExhausted:
@@ -121,7 +122,7 @@ def overload_error(why: str, seconds: float) -> ResourceExhausted:
 def priority_of(header: Mapping[str, Any], default: int) -> int:
     """Return the priority of a call with this header; an unknown value is ignored."""
     name = header.get(PRIORITY)
-    return PRIORITIES.index(name) if name in PRIORITIES else default
+    return default if name is None or name not in PRIORITIES else PRIORITIES.index(name)
 
 
 def _names(counts: Counter[str]) -> str:

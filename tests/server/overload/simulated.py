@@ -56,6 +56,7 @@ class Simulation:
         eager: Handlers run when their call begins, as from Python 3.12 on.
         read_cost: Seconds that it takes to read one call.
         refuse_cost: Seconds that it takes to refuse one.
+        waits: Seconds for which a handler waits before it works.
         is_on: Of the gate.
     """
 
@@ -63,12 +64,14 @@ class Simulation:
         self,
         *,
         eager: bool = False,
+        waits: float = 0.0,
         read_cost: float = 0.0,
         refuse_cost: float = 0.0,
         is_on: bool = True,
     ) -> None:
         self.clock = FakeClock()
         self.eager = eager
+        self.waits = waits
         self.read_cost = read_cost
         self.refuse_cost = refuse_cost
         self.calls: list[SimulatedCall] = []
@@ -184,6 +187,12 @@ class Simulation:
         if call.cancelled:
             return
         call.began = self.now
+        if self.waits:
+            self.call_later(self.waits, lambda: self.call_soon(self._work, call))
+        else:
+            self._work(call)
+
+    def _work(self, call: SimulatedCall) -> None:
         self.clock.advance(call.seconds)
         call.ended = self.now
 

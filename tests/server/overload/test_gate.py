@@ -38,6 +38,16 @@ def test_an_overloaded_server_goes_on_doing_what_it_can(
     assert sim.outcome()["late answer"] <= 5
 
 
+@EAGER
+@pytest.mark.parametrize("waits", [0.001, 0.005, 0.02])
+@pytest.mark.parametrize("load", [1.2, 2, 4])
+def test_work_that_comes_after_a_wait_is_paced_too(eager: bool, waits: float, load: float) -> None:
+    sim = Simulation(eager=eager, waits=waits, read_cost=4e-6, refuse_cost=2e-6)
+    sim.offer([Conn()], rate=load * 500, duration=4, timeout=0.5, seconds=0.002)
+    sim.run()
+    assert sim.outcome()["good"] >= 0.9 * 500 * 4
+
+
 def test_without_the_gate_an_overloaded_server_answers_nothing_in_time() -> None:
     sim = Simulation(is_on=False)
     sim.offer([Conn()], rate=1000, duration=4, timeout=0.5, seconds=0.002)
