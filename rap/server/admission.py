@@ -191,6 +191,11 @@ class Admission:
         """Connections rejected for a missing or invalid token; `None` if authentication is off."""
         return None if self._authenticator is None else self._authenticator.throttle.failures
 
+    def verify_again(self) -> None:
+        """Verify the tokens once more whose verification has begun: some may be valid no longer."""
+        if self._authenticator is not None:
+            self._authenticator.verify_again()
+
     def admit(self, conn: Connection) -> None:
         """Decide on a new connection; it is not read until it is admitted."""
         conn.hold_back()

@@ -136,6 +136,11 @@ class Authenticator:
         self._verify = verify
         self._timeout = timeout
         self._log = log
+        self._round = 0  # changes when tokens have to be verified again
+
+    def verify_again(self) -> None:
+        """Verify the tokens once more whose verification has begun: some may be valid no longer."""
+        self._round += 1
 
     async def admit(self, conn: Connection) -> bool:
         """Verify a paused connection and resume it; `False`: it was refused and told why."""
@@ -162,7 +167,7 @@ class Authenticator:
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
                 if not isinstance(token, str | bytes):
                     return self._refused(conn, "a token is needed")
-                identity = await identify(self._verify, token, conn.peer)
+                identity = await self._identify(token, conn.peer)
                 if not identity:
                     return self._refused(conn, "the token was refused")
         except TimeoutError:
@@ -173,6 +178,14 @@ class Authenticator:
         if identity is not True:
             conn.set_identity(identity)
         return Code.OK, ""
+
+    async def _identify(self, token: AuthToken, peer: Peer) -> Any:
+        """Return the identity of a token's owner, which no `verify_again` has made doubtful."""
+        while True:
+            began = self._round
+            identity = await identify(self._verify, token, peer)
+            if began == self._round:
+                return identity
 
     def _refused(self, conn: Connection, reason: str) -> tuple[Code, str]:
         self.throttle.record_failure(conn.peer)

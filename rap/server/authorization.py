@@ -4,11 +4,20 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-from rap.address import Certificate
+from rap.address import Certificate, Peer
 from rap.call import Call
 from rap.errors import RegistrationError
 
-__all__ = ["Allow", "Predicate", "allow_rule", "both", "canonical_name", "kind_of", "names_of"]
+__all__ = [
+    "Allow",
+    "Predicate",
+    "allow_rule",
+    "both",
+    "canonical_name",
+    "kind_of",
+    "names_of",
+    "selects",
+]
 
 Predicate = Callable[[Call], object]
 # Kinds of subject alternative names as `ssl` writes them, and as rules do.
@@ -90,6 +99,23 @@ def names_of(identity: Any) -> frozenset[str]:
         if kind in _KINDS and isinstance(value, str):
             names.append(canonical_name(f"{_KINDS[kind]}:{value}"))
     return frozenset(names)
+
+
+def selects(identity: Any) -> Callable[[Peer], object]:
+    """Return the function that tells whether a peer has an identity; see `Server.revoke`.
+
+    Raises:
+        ValueError: The identity is `None`, or a malformed name.
+    """
+    if identity is None:
+        raise ValueError("identity must be a name, an identity or a function of a Peer, got None")
+    if isinstance(identity, str):
+        name = canonical_name(identity)
+        return lambda peer: name in names_of(peer.identity) or peer.identity == identity
+    if callable(identity):
+        chosen: Callable[[Peer], object] = identity
+        return chosen
+    return lambda peer: peer.identity is not None and peer.identity == identity
 
 
 def kind_of(name: str) -> str:

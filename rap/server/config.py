@@ -179,6 +179,7 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         ),
     ] = None
     max_connection_age: Annotated[float | None, common.MAX_CONNECTION_AGE] = 1800
+    max_connection_grace: Annotated[float | None, common.MAX_CONNECTION_GRACE] = 600
     max_message: Annotated[int, common.MAX_MESSAGE] = DEFAULT_LIMITS.max_message
     max_frame: Annotated[int, common.MAX_FRAME] = DEFAULT_LIMITS.max_frame
     max_streams: Annotated[

@@ -5,13 +5,13 @@ import logging
 import math
 import random
 import ssl
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rap.address import Address
+from rap.address import Address, Peer
 from rap.clock import Clock
-from rap.errors import ConnectionClosed, VersionMismatch
+from rap.errors import Code, ConnectionClosed, VersionMismatch
 from rap.server.admission import AcceptLimiter, Admission, ConnectionLimit
 from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
@@ -122,6 +122,7 @@ class ConnectionManager:
             max_cancel_share=config.max_cancel_share,
             max_pings=config.max_pings,
             max_age=config.max_connection_age,
+            grace=config.max_connection_grace,
         )
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
@@ -327,6 +328,20 @@ class ConnectionManager:
             await self._admission.close()
         if self.memory is not None:
             self.memory.close()
+
+    def dismiss(self, chosen: Callable[[Peer], object], message: str) -> int:
+        """End the connections of some peers now; return how many there were.
+
+        Args:
+            chosen: Returns whether the connections of a peer are to end.
+            message: Tells the clients why.
+        """
+        if self._admission is not None:
+            self._admission.verify_again()
+        found = [conn for conn in self._connections if chosen(conn.peer)]
+        for conn in found:
+            conn.dismiss(Code.UNAUTHENTICATED, message)
+        return len(found)
 
     def stop_at_once(self) -> None:
         """Close all listeners and connections without waiting for clients."""

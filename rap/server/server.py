@@ -16,7 +16,7 @@ from rap.options import check_flag, checks_options, make_config, takes_options_o
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import State
 from rap.server.admin import Admin
-from rap.server.authorization import Allow
+from rap.server.authorization import Allow, selects
 from rap.server.config import HandlerOptions, ServerConfig
 from rap.server.connections import ConnectionManager
 from rap.server.dispatch import Dispatcher
@@ -105,7 +105,12 @@ class Server:
             listeners, so that clients notice. `None` means 1 second with a registry and 0 without.
             Default None, at least 0.
         max_connection_age: Age of a connection in seconds (±10 %) at which the server sends GoAway.
-            Open calls continue. `None` means never. Default 1,800 seconds, more than 0.
+            Open calls continue for `max_connection_grace`. `None` means never. Default 1,800
+            seconds, more than 0.
+        max_connection_grace: Seconds for which an idle or old connection may stay after the server
+            has asked the client to leave. Then the server ends it, and calls that are still open
+            fail with `Unavailable`. `None` means that the client decides. Default 600 seconds, at
+            least 0.
         max_message: Maximum size of one incoming message. A larger message fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
@@ -563,6 +568,23 @@ class Server:
             ValueError: A file cannot be used; the server keeps the old certificates.
         """
         self._connections.reload_certificates()
+
+    def revoke(self, identity: Any) -> int:
+        """End the connections of an identity now, and return how many there were.
+
+        Their open calls fail with `Unauthenticated`, and their handlers are cancelled. To keep the
+        client from coming back, withdraw its token or certificate first: `verify_token` is asked
+        again for tokens that are being verified. This concerns the connections of this process.
+
+        Args:
+            identity: A name, as in `allow` rules; or an identity that `verify_token` returned; or a
+                function that takes a `Peer` and returns whether its connections are to end.
+
+        Raises:
+            ValueError: The identity is `None`, which would be that of all clients without one, or
+                the name is malformed.
+        """
+        return self._connections.dismiss(selects(identity), "the identity was revoked")
 
     async def await_closed(self) -> None:
         """Drain and stop; open calls have `close_timeout` seconds to finish.

@@ -20,6 +20,7 @@ from rap.address import Certificate, Peer
 from rap.call import HEADER_DETAIL, TRAILER
 from rap.clock import Clock
 from rap.errors import (
+    CallError,
     Code,
     ConnectionClosed,
     ExceptionTypes,
@@ -592,6 +593,25 @@ class Connection(asyncio.Protocol):
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
+
+    def dismiss(self, code: Code, message: str) -> None:
+        """On a server, end the connection now, and tell the client why.
+
+        Open calls fail and their handlers are cancelled at once, and nothing that the client still
+        sends is served, even if it does not read what it is told.
+        """
+        if self.closed or self.transport.is_closing():
+            return
+        error = ConnectionClosed(f"connection with {self.peer} closed by this side: {message}")
+        if self.gate is not None:
+            self.abort(error)
+            return
+        self.go_away(final=True, code=code, message=message)
+        for stream in list(self.streams.values()):
+            stream.fail(CallError(message, code=code))
+            self.reset(stream, code, message)
+        self._flush()
+        self._close_transport(error)
 
     def drain(self) -> None:
         """On a client, open nothing new; close when the last call and session have ended."""

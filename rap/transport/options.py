@@ -63,8 +63,8 @@ KEEP_ALIVE = Option(
     above=0,
 )
 MAX_CONNECTION_AGE = Option(
-    "Age of a connection in seconds (±10 %) at which the server sends GoAway. Open calls continue. "
-    "`None` means never.",
+    "Age of a connection in seconds (±10 %) at which the server sends GoAway. Open calls continue "
+    "for `max_connection_grace`. `None` means never.",
     "seconds",
     above=0,
 )
@@ -73,6 +73,13 @@ MESSAGE_TIMEOUT = Option(
     "fails. A message that waits for its turn behind others may take longer.",
     "seconds",
     above=0,
+)
+MAX_CONNECTION_GRACE = Option(
+    "Seconds for which an idle or old connection may stay after the server has asked the client to "
+    "leave. Then the server ends it, and calls that are still open fail with `Unavailable`. `None` "
+    "means that the client decides.",
+    "seconds",
+    least=0,
 )
 STALL_TIMEOUT = Option(
     "Seconds that unread streams may hold the whole connection window. After that, the stream that "
@@ -191,6 +198,7 @@ class ConnectionOptions(Options, frozen=True, kw_only=True):
     handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0
     idle_timeout: Annotated[float | None, KEEP_ALIVE] = None
     max_age: Annotated[float | None, MAX_CONNECTION_AGE] = None
+    grace: Annotated[float | None, MAX_CONNECTION_GRACE] = None
     write_buffer: Annotated[
         int,
         Option(

@@ -121,6 +121,10 @@ class Watched(Protocol):
         """Ask the peer to leave."""
         ...
 
+    def dismiss(self, code: Code, message: str) -> None:
+        """End the connection now, and tell the peer why."""
+        ...
+
     def drain(self) -> None:
         """Open nothing new."""
         ...
@@ -149,6 +153,7 @@ class Watchdog:
 
     __slots__ = (
         "_active_at",
+        "_asked_at",
         "_buffered",
         "_closing_at",
         "_conn",
@@ -194,6 +199,7 @@ class Watchdog:
         self._reading_first = False  # the timer was late, and waits for the loop to read
         self._made_at = now
         self._active_at = now  # a call was open, or had been opened since the look before
+        self._asked_at: float | None = None  # when the peer was asked to leave
         self._last_id = 0
         self._progress_at = now  # the peer read some of what the write buffer has
         self._buffered = 0
@@ -356,12 +362,25 @@ class Watchdog:
         if busy or self._last_id != conn.protocol.last_id:
             self._last_id = conn.protocol.last_id
             self._active_at = now
-        if conn.draining:
-            return due
-        leave_at = self._leave_at()
-        if now >= leave_at:
-            conn.go_away(message="maximum age" if busy else "idle or maximum age")
-        return min(due, leave_at)
+        if self._asked_at is None:
+            leave_at = self._leave_at()
+            if now < leave_at:
+                return min(due, leave_at)
+            self._asked_at = now
+            if not conn.draining:  # otherwise it has been asked, or has asked this side
+                conn.go_away(message="maximum age" if busy else "idle or maximum age")
+        return min(due, self._check_asked(now, self._asked_at))
+
+    def _check_asked(self, now: float, asked_at: float) -> float:
+        """End a connection whose peer does not leave; return when that is due."""
+        grace = self._conn.options.grace
+        if grace is None:
+            return inf
+        if now >= asked_at + grace:
+            text = f"the connection is idle or too old, and did not end within {grace:g} s"
+            self._conn.dismiss(Code.UNAVAILABLE, text)
+            return inf
+        return asked_at + grace
 
     def _look(self, suspicion: Suspicion, now: float, active: bool, busy: bool) -> float:
         """Ask or suspect a silent peer; return when to look again."""

@@ -206,9 +206,12 @@ class WireProtocol(Sender[S]):
         self._wake()
 
     def go_away(self, last_stream_id: int, code: Code = Code.OK, message: str = "") -> None:
-        """Queue a GoAway: `MAX_STREAM_ID` announces a drain, less refuses streams above it."""
-        self.refuse_above = last_stream_id
-        self.out.append(go_away_frame(last_stream_id, code, message))
+        """Queue a GoAway: `MAX_STREAM_ID` announces a drain, less refuses streams above it.
+
+        What was refused stays refused: a later GoAway never has a higher id.
+        """
+        self.refuse_above = min(self.refuse_above, last_stream_id)
+        self.out.append(go_away_frame(self.refuse_above, code, message))
 
     def close(self) -> None:
         """Drop what is queued: the connection has ended."""

@@ -139,6 +139,19 @@ async def test_a_second_go_away_counts_from_the_last_call_that_came() -> None:
         assert len(side.inbound) == 1
 
 
+async def test_a_drain_does_not_serve_again_what_was_refused() -> None:
+    async with facing() as side:
+        side.conn.go_away(final=True, code=Code.UNAUTHENTICATED, message="the token was refused")
+        assert (await side.receive_kind(GOAWAY)).stream_id == 0
+        side.conn.go_away(message="draining")
+        assert (await side.receive_kind(GOAWAY)).stream_id == 0
+        await side.send(Frame(1, WHOLE, 1, META, b"\x90"))
+        side.conn.go_away(final=True, message="over")
+        assert (await side.receive_kind(GOAWAY)).stream_id == 0
+        await side.send(Frame(1, WHOLE, 3, META, b"\x90"))
+        assert not side.inbound
+
+
 async def test_credit_for_a_call_that_has_sent_everything_is_ignored() -> None:
     async with facing(is_server=False) as side:
         stream = call(side)

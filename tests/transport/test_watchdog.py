@@ -8,6 +8,7 @@ import pytest
 
 from rap.errors import Code, DeadlineExceeded, ResourceExhausted, Unavailable
 from rap.transport import ConnectionOptions, Stream, UnaryStream
+from rap.wire.codec import pack
 from rap.wire.frames import (
     ACK,
     DATA,
@@ -179,6 +180,59 @@ async def test_an_old_connection_is_asked_to_leave_and_its_calls_continue() -> N
             (MESSAGE, b"", b"still"),
             2,
         ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ConnectionOptions(grace=10.0, max_age=100.0),
+        ConnectionOptions(grace=10.0, idle_timeout=100.0),
+    ],
+    ids=["old", "idle"],
+)
+@pytest.mark.parametrize("asks_first", [False, True])
+async def test_a_client_that_ignores_the_request_to_leave_is_cut(
+    options: ConnectionOptions, asks_first: bool
+) -> None:
+    async with facing(options) as side:
+        if asks_first:  # a client that says that it leaves has no more time
+            await side.send(Frame(GOAWAY, 0, 0, b"", pack([Code.OK, "bye"])))
+        side.advance(100.0)
+        if not asks_first:
+            assert (await side.receive_kind(GOAWAY)).stream_id == MAX_STREAM_ID
+        await side.send(open_frame(1, 0, b""), Frame(PING, 0, 0, b"", b"12345678"))
+        side.advance(9.0)
+        await side.send(data(1, b"still"))
+        stream = side.inbound[0].stream
+        assert await stream.recv() == (MESSAGE, b"", b"still")
+        side.advance(1.0)
+        assert (await side.receive_kind(GOAWAY)).stream_id == 1
+        code, message, _ = read_reset((await side.receive_kind(RESET)).body)
+        assert code == Code.UNAVAILABLE
+        assert "idle or too old, and did not end within 10 s" in message
+        assert stream.error is not None
+        await side.ended("did not end within 10 s")
+
+
+async def test_a_client_may_be_given_any_time_to_leave() -> None:
+    async with facing(ConnectionOptions(max_age=100.0)) as side:
+        await side.send(open_frame(1, 0, b""))
+        for _ in range(100):
+            side.advance(100.0)
+            await side.send(Frame(99, 0, 0))
+        assert not side.conn.closed
+
+
+async def test_a_peer_that_is_dismissed_and_does_not_read_is_cut() -> None:
+    async with facing(TIMES) as side:
+        await side.send(open_frame(1, 0, b""))
+        side.conn.transport.write(bytes(1 << 20))
+        side.conn.dismiss(Code.UNAUTHENTICATED, "revoked")
+        assert side.inbound[0].stream.error is not None
+        await side.send_soon(open_frame(3, 0, b""))
+        side.advance(9.0)
+        await side.ended("revoked")
+        assert len(side.inbound) == 1
 
 
 async def test_a_client_leaves_before_its_stream_ids_run_out() -> None:
