@@ -112,7 +112,8 @@ class Peer(Record, frozen=True):
     Args:
         host: IP address as text; empty on a unix socket.
         port: Its port; 0 on a unix socket.
-        is_local: Whether it is on this machine: a loopback address or a unix socket.
+        is_local: Whether it counts as being on this machine: on a loopback address or a unix
+            socket, unless the option `local` of the server says otherwise.
         identity: What the application has found out by a token; or the `Certificate` of a peer
             that TLS has verified; or `None`.
         binding: The random numbers in both Hellos. They are equal on both sides and differ for each
@@ -145,6 +146,16 @@ class Peer(Record, frozen=True):
             host, is_loopback = _plain_host(str(name[0]))
             return cls(host, int(name[1]), is_loopback, identity)
         return cls("", 0, True, identity)
+
+    def narrowed(self, local: str | None) -> "Peer":
+        """Return the peer as a server sees it that trusts fewer peers to be on this machine.
+
+        Args:
+            local: ``"loopback"`` for all that are, ``"unix"`` for those on a unix socket, `None`
+                for none.
+        """
+        counts = local == "loopback" or (local == "unix" and not self.host)
+        return self if counts or not self.is_local else self.replace(is_local=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Peer) and self._key == other._key

@@ -31,6 +31,7 @@ TOPICS = {
     "middleware.md": "middleware",
     "operations.md#draining": "draining",
     "operations.md#overload": "overload",
+    "security.md#private-functions": "private functions",
 }
 # Each table: the class that declares the options, whose they are, and the page.
 TABLES: list[tuple[type[Options], str, str]] = [

@@ -36,6 +36,7 @@ class Settings:
             of OpenTelemetry, such as ``OTEL_TRACES_SAMPLER``.
         jaeger: Host to which jaeger-client sends spans by UDP, to the port ``JAEGER_AGENT_PORT``,
             by default 6831, unless `otlp` is set; none: no spans go there.
+        local: Which clients of a service count as local: ``loopback``, ``unix`` or ``none``.
         service: What a program is called among spans; by default what it is: ``calc``, ``orders``,
             ``gateway`` or ``load``.
     """
@@ -52,6 +53,7 @@ class Settings:
     otlp: str
     jaeger: str
     service: str
+    local: str
 
     def server_options(self, service: str) -> dict[str, Any]:
         """Return what every service of the example passes to `Server`."""
@@ -62,6 +64,7 @@ class Settings:
             "ssl_crt_path": self.certificate or None,
             "ssl_key_path": self.key or None,
             "ssl_ca_path": self.authority or None,
+            "local": None if self.local == "none" else self.local,
         }
 
     def client_options(
@@ -121,4 +124,5 @@ def settings() -> Settings:
         otlp=otlp or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         jaeger=os.environ.get("JAEGER_AGENT_HOST", ""),
         service=os.environ.get("OTEL_SERVICE_NAME", ""),
+        local=os.environ.get("APP_LOCAL") or "loopback",
     )

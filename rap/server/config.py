@@ -343,6 +343,7 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         bool,
         Option("Whether callers get the traceback when a function raises."),
     ] = False
+    local: Annotated[str | None, common.LOCAL] = "loopback"
     allow_load: Annotated[
         bool,
         Option(
@@ -423,7 +424,9 @@ class HandlerOptions(Options, frozen=True, kw_only=True):
     ] = None
     is_private: Annotated[
         bool,
-        Option("Whether only clients on the same machine may call the function."),
+        Option(
+            "Whether only clients on the same machine may call the function; see `Server(local=)`."
+        ),
     ] = False
     doc: Annotated[
         str | None,

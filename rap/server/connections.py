@@ -123,6 +123,7 @@ class ConnectionManager:
             max_pings=config.max_pings,
             max_age=config.max_connection_age,
             grace=config.max_connection_grace,
+            local=config.local,
         )
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()

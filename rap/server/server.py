@@ -175,6 +175,10 @@ class Server:
             `ResourceExhausted`, except critical ones. `None` means any number, unless the server is
             overloaded. Default None, at least 1.
         debug: Whether callers get the traceback when a function raises. Default False.
+        local: Which clients count as being on the server's machine, so that they may call private
+            functions: `loopback` for those on a loopback address or a unix socket, `unix` for those
+            on a unix socket, `None` for none. Behind a sidecar or a proxy on the same machine,
+            everybody is on a loopback address. Default 'loopback'.
         allow_load: Whether clients on the same machine may import code into the server, with the
             private functions `load` and `reload` of the group `registry`. Default False.
         verify_token: Token that every client must send, or a function that verifies the token of a
@@ -359,8 +363,8 @@ class Server:
             name: Name that clients use. `None` means the name of the function. Default None.
             group: Group of the function. `None` means `default`, or for the methods of an object or
                 a class, the name of the class. Default None.
-            is_private: Whether only clients on the same machine may call the function. Default
-                False.
+            is_private: Whether only clients on the same machine may call the function; see
+                `Server(local=)`. Default False.
             doc: Description of the function, for listings. `None` means its docstring. Default
                 None.
             idempotent: Whether calling twice has the same effect as calling once. Descriptions tell

@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
         if peer is None:
             self.abort(ConnectionClosed("the peer disconnected at once"))
             return
-        self.peer = peer
+        self.peer = peer.narrowed(self.options.local)
         let_go_in_children(self)
         self.watchdog.start()
         if self._on_made is not None:

@@ -287,7 +287,9 @@ class TlsServer:
             await asyncio.wait(self._under_way)
 
     def _begin(self, sock: socket.socket, name: object) -> None:
-        handshake = Handshake(self._make(), sock, Peer.from_sockname(name))
+        conn = self._make()
+        peer = Peer.from_sockname(name).narrowed(conn.options.local)
+        handshake = Handshake(conn, sock, peer)
         self._on_begin(handshake)
         task = handshake.begin(self._context, self._timeout)
         if task is not None:

@@ -159,6 +159,26 @@ MAX_CANCEL_SHARE = Option(
 )
 
 
+def check_local(value: object, option: str = "local") -> None:
+    """Check the option ``local``.
+
+    Raises:
+        ValueError: The value is not one of those that there are.
+    """
+    if value not in ("loopback", "unix", None):
+        raise ValueError(f"{option} must be 'loopback', 'unix' or None, got {value!r}")
+
+
+LOCAL = Option(
+    "Which clients count as being on the server's machine, so that they may call private "
+    "functions: `loopback` for those on a loopback address or a unix socket, `unix` for those on a "
+    "unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, everybody is "
+    "on a loopback address.",
+    check=check_local,
+    see="security.md#private-functions",
+)
+
+
 class KeepaliveOptions(Options, frozen=True, kw_only=True):
     """When a connection pings its peer.
 
@@ -199,6 +219,7 @@ class ConnectionOptions(Options, frozen=True, kw_only=True):
     idle_timeout: Annotated[float | None, KEEP_ALIVE] = None
     max_age: Annotated[float | None, MAX_CONNECTION_AGE] = None
     grace: Annotated[float | None, MAX_CONNECTION_GRACE] = None
+    local: Annotated[str | None, LOCAL] = "loopback"
     write_buffer: Annotated[
         int,
         Option(
