@@ -828,14 +828,14 @@ class Connection(asyncio.Protocol):
             Number of calls that were ended, and the bytes that they held.
         """
         holdings = [
-            (held_by(stream) + 2 * (len(stream.body) + stream.inflated), stream)
+            (_CALL_MEMORY + held_by(stream) + 2 * (len(stream.body) + stream.inflated), stream)
             for stream in self.streams.values()
         ]
         holdings.sort(key=lambda each: each[0], reverse=True)
         freed = count = 0
         details = {"limit": "max_memory"}
         for held, stream in holdings:
-            if freed >= size or not held:
+            if freed >= size:
                 break
             is_new = stream.is_new or (stream.parts is not None and stream.parts_kind == OPEN)
             flags = UNSERVED if is_new else 0

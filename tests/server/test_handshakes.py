@@ -226,3 +226,22 @@ async def test_a_drain_can_be_cut_short_before_and_after_the_listeners_close(
             await within(closing)
             with pytest.raises(Unavailable):
                 await call
+
+
+async def test_connections_in_a_handshake_count_towards_the_bound_of_connections(
+    files: dict[str, str],
+) -> None:
+    async with serving(fine, max_connections=2, **files) as server:
+        limit = server.connection_manager.limit
+        async with client_of(server, files) as client:
+            assert await client.raw_call("fine") == 1
+            async with AsyncExitStack() as stack:
+                port = server.addresses[0].port
+                for _ in range(30):
+                    await stack.enter_async_context(speaking(port, b""))
+                await eventually(lambda: limit.refused >= 10)
+                assert silent(server) <= 18
+                assert await client.raw_call("fine") == 1
+        await eventually(lambda: not silent(server))
+        async with client_of(server, files) as late:
+            assert await within(late.raw_call("fine")) == 1

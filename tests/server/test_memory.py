@@ -190,3 +190,15 @@ async def test_what_very_many_connections_hold_is_found_by_the_timer() -> None:
         await asyncio.wait(calls)
         for client in clients:
             await client.close()
+
+
+async def test_calls_without_any_bytes_are_cut_before_their_connection_is() -> None:
+    options = {**SMALL, "max_memory": MIB}
+    async with serving(deaf, echo, **options) as server, flooding(port_of(server)) as flood:
+        for _ in range(1000):
+            flood.channel("deaf")
+        flood.send()
+        await eventually(lambda: flood.resets > 400)
+        assert budget_of(server).held <= MIB
+        assert not flood.lost.done()
+        await others_are_served(server)
