@@ -572,10 +572,10 @@ class Channel(Generic[In, Out]):
                 raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
         message: Request | Response
         if self._is_client:
-            message = Response(self._call, decode_any(raw), header)
+            message = Response(self._call, self._pipeline.decode(raw), header)
             message = await self._pipeline.response(message)
         else:
-            message = Request(self._call, decode_any(raw), header)
+            message = Request(self._call, self._pipeline.decode(raw), header)
             message = await self._pipeline.request(message)
         if self._is_typed and header.get(RESULT) is not True:
             message.body = self._decode(encode_any(message.body))

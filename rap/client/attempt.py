@@ -420,7 +420,7 @@ async def decode_response(
         raise Internal(f"{call.method}: a malformed header: {exc}") from exc
     if batch:
         header[":batch"] = True
-    response = await pipeline.response(Response(call, decode_any(raw), header))
+    response = await pipeline.response(Response(call, pipeline.decode(raw), header))
     return encode_any(response.body)
 
 

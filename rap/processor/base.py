@@ -79,11 +79,14 @@ class BaseProcessor(PlugIn):
         header_name: The header by which the other end recognises the messages that it changes.
         ability: What the Hello says if it is loaded (PROTOCOL.md §3.1). `Peer.abilities` has it if
             both ends have loaded it.
+        only_bytes: Whether every body that the other end sends is bytes. If the processor is the
+            first that sees what arrives, it gets `None` for any other body, which is not decoded.
     """
 
     only_side: ClassVar[Side | None] = None
     header_name: ClassVar[str] = ""
     ability: ClassVar[str] = ""
+    only_bytes: ClassVar[bool] = False
 
     def scope(self, call: Call) -> AbstractContextManager[None]:
         """Return a context manager around a whole call of any stream type; it does no I/O.
@@ -192,6 +195,14 @@ def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitab
     return passed
 
 
+_BYTES = (0xC4, 0xC5, 0xC6)  # first bytes of a `bin`
+
+
+def _decode_bytes(body: bytes | memoryview) -> Any:
+    """Return a body that is bytes, and `None` for any other: it costs nothing to send one."""
+    return decode_any(body) if not body or body[0] in _BYTES else None
+
+
 def _no_scope(call: Call) -> AbstractContextManager[None]:
     return nullcontext()
 
@@ -228,12 +239,16 @@ class Pipeline:
         sees_errors: Whether a processor sees errors.
         reads: The header names of its processors.
         abilities: What the Hello of this side says because of them.
+        decode: Decodes the body of a message that arrives, for the processors.
     """
 
     def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
         requests = [p.process_request for p in processors if _overrides(p, "process_request")]
         responses = [p.process_response for p in processors if _overrides(p, "process_response")]
         errors = [p.process_error for p in processors if _overrides(p, "process_error")]
+        hook = "process_response" if side is Side.CLIENT else "process_request"
+        arriving = [p.only_bytes for p in processors if _overrides(p, hook)]
+        self.decode = _decode_bytes if arriving and arriving[-1] else decode_any
         if side is Side.CLIENT:
             responses.reverse()
             errors.reverse()
@@ -304,7 +319,7 @@ class Pipeline:
         """
         value: Any = None
         if self.proves_ends:
-            value = decode_any(body) if body else None
+            value = self.decode(body) if body else None
             for hook in self._receive_end:
                 value = hook(call, value)
         return value

@@ -275,7 +275,7 @@ class ArgumentCodec:
 
     def _decode(self, body: Body) -> tuple[Args, Kwargs | None]:
         try:
-            check_body(body)
+            check_body(body, any_keys=self._guard is not check_body)
             args, kwargs = self._serializer.split(body)
         except (ValueError, RecursionError) as exc:
             raise InvalidArgument(f"{self._name}(): arguments: {reason(exc)}") from exc
@@ -306,11 +306,13 @@ class ArgumentCodec:
 def check_size(body: Body) -> None:
     """Guard a type whose own depth is bounded: nothing deeper than it is ever built.
 
+    It declares the keys of its maps, too.
+
     Raises:
         ValueError: The body holds too many elements.
     """
     if len(body) > MAX_ELEMENTS:
-        check_body(body)
+        check_body(body, any_keys=True)
 
 
 def strictest(guards: Sequence[Guard | None]) -> Guard | None:

@@ -289,7 +289,8 @@ def split_items(body: Body, where: str) -> list[bytes]:
         InvalidArgument: It is not an array with at least one item; the message begins with `where`.
     """
     try:
-        check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS)
+        # The decoder of an item checks its keys.
+        check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS, any_keys=True)
         items = [bytes(each) for each in _decode_raw_items(body)]
     except (ValueError, RecursionError) as exc:
         raise InvalidArgument(f"{where}: a batch of items is an array: {exc}") from exc
@@ -349,7 +350,12 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
     def decode_items(body: Body) -> list[Any]:
         try:
             if is_open or len(body) > MAX_ELEMENTS:
-                check_body(body, max_depth=MAX_DEPTH + 1, max_elements=2 * MAX_ELEMENTS)
+                check_body(
+                    body,
+                    max_depth=MAX_DEPTH + 1,
+                    max_elements=2 * MAX_ELEMENTS,
+                    any_keys=not is_open,
+                )
             items: list[Any] = typed(body)
         except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc

@@ -270,7 +270,7 @@ class ServerStream(Stream):
         if pipeline.transforms:
             await self.reserve_inflated()
             call = self.as_call()
-            request = Request(call, decode_any(body), call.header)
+            request = Request(call, pipeline.decode(body), call.header)
             request = self.processed = await pipeline.request(request)
             if request.body is None and self.handler.reads_stream:  # it calls a channel
                 method, kind = self.handler.method, self.handler.stream_type
@@ -285,7 +285,7 @@ class ServerStream(Stream):
 
         The Open of a channel without arguments has no body, and nil if it is encrypted.
         """
-        content = decode_any(self.body) if self.body else None
+        content = pipeline.decode(self.body) if self.body else None
         if pipeline.transforms:
             await self.reserve_inflated()
             call = self.as_call()
@@ -755,7 +755,7 @@ class Dispatcher:
                 content = stream.body
                 if pipeline.transforms:
                     await stream.reserve_inflated()
-                    request = Request(call, decode_any(content), call.header)
+                    request = Request(call, pipeline.decode(content), call.header)
                     request = stream.processed = await pipeline.request(request)
                     content = encode_any(request.body)
                 args, kwargs = function.decode_call(content)

@@ -44,7 +44,8 @@ class MessageLimits(Record, frozen=True):
             raise ResourceExhausted(text, details={"limit": "max_header"})
         depth = self.max_depth + (1 if flags & BATCH else 0)  # a batch is an array of messages
         try:
-            check_body(body, max_depth=depth, max_elements=self.max_elements)
+            # The types of the function decide about keys.
+            check_body(body, max_depth=depth, max_elements=self.max_elements, any_keys=True)
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
 

@@ -250,9 +250,11 @@ class RequestStream:
         header: Any = unpack(meta) if meta else {}
         if not isinstance(header, dict):
             raise InvalidArgument(f"{self._where}: the header of an item must be a map")
-        values = [decode_any(raw)]
+        decode = self._pipeline.decode
         if flags & BATCH:
-            values = [decode_any(each) for each in split_items(raw, self._where)]
+            values = [decode(each) for each in split_items(raw, self._where)]
+        else:
+            values = [decode(raw)]
         call, passed = self._stream.as_call(), []
         for value in values:
             request = await self._pipeline.request(Request(call, value, {**header}))

@@ -5,16 +5,26 @@ that become 69 MiB of objects. `check_body` decides on the bytes alone, before a
 and nearly always without visiting single values.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgpack import Packer, Unpacker, packb, unpackb
 from msgpack.exceptions import StackError, UnpackException
 
-__all__ = ["MAX_DEPTH", "MAX_ELEMENTS", "batch_header", "check_body", "pack", "unpack"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ELEMENTS",
+    "MAX_NUMBER_KEYS",
+    "batch_header",
+    "check_body",
+    "pack",
+    "unpack",
+]
 
 MAX_DEPTH = 32
 MAX_ELEMENTS = 100_000
+MAX_NUMBER_KEYS = 4096  # of one map; as many crafted ones take about 10 ms
 
 _MANY = 256  # values that are worth a look at all of them at once
 _SMALL = 16  # bytes of a small scalar
@@ -22,6 +32,9 @@ _SMALL = 16  # bytes of a small scalar
 # Every byte that cannot be the first byte of an array or a map.
 _NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 _EMPTY_ARRAY = b"\x90"
+_LARGE_MAP = 64  # entries; fewer keys that collide take some 60 us
+# What every such map with a length of two bytes begins with, and other values may have.
+_may_be_large_map = re.compile(rb"\xde(?:[^\x00]|\x00[\x40-\xff])", re.DOTALL).search
 _ARRAY_OF_ONE = b"\x91"
 
 # A packer keeps its buffer, so packing must not be interrupted by another thread that uses it.
@@ -76,32 +89,86 @@ def batch_header(n: int) -> bytes:
 
 
 def check_body(
-    body: bytes | memoryview, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS
+    body: bytes | memoryview,
+    *,
+    max_depth: int = MAX_DEPTH,
+    max_elements: int = MAX_ELEMENTS,
+    any_keys: bool = False,
 ) -> None:
     """Refuse a body that would cost much more to decode than its size suggests.
 
     What is malformed in another way passes: its decoder stops at the first bad byte, and up to
     there it has met no more than was allowed.
 
+    The hashes of arrays and numbers have no secret, so a peer can choose keys that collide: 365 KB
+    of such arrays take seconds to decode. Maps of fewer than 64 entries are not looked at, because
+    their keys can do no harm.
+
     Args:
         body: One msgpack value.
         max_depth: Arrays and maps inside each other; a scalar has depth 0, ``[]`` has 1.
         max_elements: Values in all containers together; keys count too.
+        any_keys: Allow all keys, for types that declare theirs.
 
     Raises:
-        ValueError: A limit is exceeded; the message has the limit.
+        ValueError: A limit is exceeded; the message has the limit. Or a map has keys that are
+            arrays or maps, or more than `MAX_NUMBER_KEYS` that are neither text nor bytes.
     """
     # One byte makes at most one level and at most one element.
     size = len(body)
     if size <= max_depth and size <= max_elements:
         return
     if size > max_elements:
-        _scan(body, max_depth, max_elements)
+        if _scan(body, max_depth, max_elements) and not any_keys:
+            _check_keys(body)
         return
     # Text and small numbers hold no container bytes: most bodies are decided here.
     raw = body if type(body) is bytes else bytes(body)
-    if len(raw.translate(None, _NOT_CONTAINERS)) > max_depth:
+    containers = raw.translate(None, _NOT_CONTAINERS)
+    if len(containers) > max_depth:
         _check_depth(body, max_depth)
+    if size < 2 * _LARGE_MAP or any_keys:
+        return
+    if b"\xdf" in containers or (b"\xde" in containers and _may_be_large_map(raw)):
+        _check_keys(body)
+
+
+def _check_keys(body: bytes | memoryview) -> None:
+    """Refuse keys whose hashes a peer can choose, before any key is hashed."""
+    try:
+        unpackb(
+            body,
+            raw=True,
+            strict_map_key=False,
+            object_pairs_hook=_refuse_keys,
+            ext_hook=_ignore_extension,
+        )
+    except _BadKeyError as exc:
+        raise ValueError(str(exc)) from None
+    except Exception as exc:
+        raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
+
+
+class _BadKeyError(Exception):
+    """A map has keys that collide, or may."""
+
+
+def _refuse_keys(pairs: list[tuple[Any, Any]]) -> list[Any]:
+    """Check the keys of one map. Text is bytes here, and an array or a map is a list."""
+    if list in {type(key) for key, _ in pairs}:
+        raise _BadKeyError("a key of a map is an array or a map")
+    if len(pairs) > MAX_NUMBER_KEYS:
+        numbers = sum(type(key) is not bytes for key, _ in pairs)
+        if numbers > MAX_NUMBER_KEYS:
+            raise _BadKeyError(
+                f"a map has {numbers} keys that are numbers, the limit is {MAX_NUMBER_KEYS}; use"
+                " text as keys, or an array of pairs"
+            )
+    return []
+
+
+def _ignore_extension(code: int, data: bytes) -> None:
+    """Build nothing from an extension."""
 
 
 def _check_depth(body: bytes | memoryview, max_depth: int) -> None:
@@ -148,8 +215,13 @@ def _fixed_depth(parser_type: Any, most: int = 1 << 14) -> int:
 _SKIP_DEPTH = _fixed_depth(Unpacker)
 
 
-def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> None:
-    """Walk over the first bytes of all values; stop where a limit is exceeded."""
+def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> bool:
+    """Walk over the first bytes of all values; stop where a limit is exceeded.
+
+    Returns:
+        Whether there is a map with many entries.
+    """
+    large_map = False
     sizes, counts = _SIZES, _COUNTS
     pos = elements = 0
     left = 1
@@ -171,6 +243,8 @@ def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> None:
                 else:
                     start = pos
                     count, pos = _long_container(body, first, pos)
+                    if first >= 0xDE and count >= 2 * _LARGE_MAP:
+                        large_map = True
                 if len(outer) >= max_depth:
                     raise _too_deep(max_depth)
                 if count:
@@ -185,10 +259,10 @@ def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> None:
                     outer.append(left)
                     left = count
             if not outer:
-                return
+                return large_map
             left = outer.pop()
     except IndexError:
-        return  # cut off
+        return large_map  # cut off
 
 
 def _end_of_flat(body: bytes | memoryview, start: int, first: int, count: int) -> int:

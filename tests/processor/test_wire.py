@@ -296,3 +296,24 @@ async def test_a_whole_message_with_its_end_is_one_message_to_a_plain_channel() 
         async with relaying(port, to_server=edit) as relay, Client(relay.address) as client:
             await within(remote(client, "hear", say)())
     assert heard == ["last"]
+
+
+@pytest.mark.parametrize("kind", [OPEN, DATA])
+async def test_a_body_that_is_not_sealed_is_never_decoded(kind: int) -> None:
+    """Whoever has no key cannot make either side work: nothing but bytes can be sealed."""
+    bomb = b"\x91" * 100 + b"\x90"  # decoding it is another error
+
+    def edit(frame: Frame) -> list[Frame | bytes]:
+        return [frame._replace(body=bomb) if frame.kind == kind and frame.body else frame]
+
+    sides = [{"to_server": edit}] if kind == OPEN else [{"to_server": edit}, {"to_client": edit}]
+    for edits in sides:
+        async with encrypted() as server, watched(server, **edits) as (client, _):
+            with pytest.raises(Unauthenticated, match="a plain message in an encrypted call"):
+                await within(remote(client, "talk", say_secret)())
+            if edits.get("to_server") and kind == DATA:
+                continue
+            with pytest.raises(Unauthenticated, match="a plain message in an encrypted call"):
+                await client.raw_call("echo", SECRET)
+            with pytest.raises(Unauthenticated, match="a plain message in an encrypted call"):
+                await within(anext(client.iterator_call("items", 2)))

@@ -175,7 +175,7 @@ def test_any_bytes_pass_or_raise_value_error(data: bytes, elements: int, depth: 
     passes(data, max_elements=elements, max_depth=depth)
 
 
-def passes(body: bytes | memoryview, **limits: int) -> bool:
+def passes(body: bytes | memoryview, **limits: Any) -> bool:
     try:
         check_body(body, **limits)
     except ValueError:
@@ -257,3 +257,96 @@ def test_a_body_that_is_cut_off_is_left_to_its_decoder() -> None:
     for end in range(1, len(whole), 997):
         check_body(whole[:end])
         check_body(whole[:end], max_elements=0 if end == 1 else end - 1)
+
+
+# --- keys
+
+
+def colliding(n: int) -> list[tuple[int, int]]:
+    """Return pairs of integers with the same hash: the hash of a tuple has no secret.
+
+    It is xxHash with constants of CPython, one round per element, and each round can be inverted.
+    """
+    mask, p1, p2 = (1 << 64) - 1, 11400714785074694791, 14029467366897019727
+    start = 2870177450012600261
+
+    def rotate(x: int, by: int) -> int:
+        return (x << by | x >> (64 - by)) & mask
+
+    target = rotate(0x1234567 * pow(p1, -1, 1 << 64) & mask, 33)
+    inverse = pow(p2, -1, 1 << 64)
+    pairs: list[tuple[int, int]] = []
+    first = 0
+    while len(pairs) < n:
+        first += 1
+        state = rotate(start + first * p2 & mask, 31) * p1 & mask
+        second = (target - state) * inverse & mask
+        second -= 1 << 64 if second >> 63 else 0
+        if abs(second) < 2**61 - 1 and second != -1:
+            pairs.append((first, second))
+    assert len({hash(pair) for pair in pairs}) == 1
+    return pairs
+
+
+def map_of(pairs: list[tuple[Any, Any]]) -> bytes:
+    """Return a map with any keys, as a hostile peer sends it."""
+    content = b"".join(packb(key) + packb(value) for key, value in pairs)
+    return b"\xdf" + len(pairs).to_bytes(4, "big") + content
+
+
+@pytest.mark.parametrize("n", [64, 5_000, 24_000])
+@pytest.mark.parametrize("wrap", [0, 3])
+def test_a_map_of_arrays_that_collide_as_keys_is_refused(n: int, wrap: int) -> None:
+    body = b"\x91" * wrap + map_of([(pair, None) for pair in colliding(n)])
+    for each in (body, memoryview(body)):
+        with pytest.raises(ValueError, match="a key of a map is an array or a map"):
+            check_body(each)
+    check_body(body, any_keys=True)
+
+
+@pytest.mark.parametrize("key", [[], [1], {}, {"a": 1}])
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_one_array_or_map_among_many_keys_is_refused(key: Any, size: int) -> None:
+    pairs: list[tuple[Any, Any]] = [(f"key {n}", n) for n in range(100)]
+    check_body(map_of([*pairs, ("noise", b"\xde\xdf" * size)]))
+    for place in (0, 50, 99):
+        bad = [*pairs, ("noise", b"\xde\xdf" * size)]
+        bad[place] = (key, 1)
+        with pytest.raises(ValueError, match="a key of a map"):
+            check_body(map_of(bad))
+
+
+@pytest.mark.parametrize("header", [b"\xde\x00\x40", b"\xde\x01\x00", b"\xde\x0a\x40"])
+def test_keys_of_maps_of_any_form_are_checked(header: bytes) -> None:
+    n = int.from_bytes(header[1:], "big")
+    for tail in (b"", b"\x00" * (MAX_ELEMENTS + 1)):
+        text = tail and b"\xc6" + len(tail).to_bytes(4, "big") + tail
+        body = b"\x92" + header + b"".join(packb([k]) + b"\xc0" for k in range(n))
+        with pytest.raises(ValueError, match="a key of a map"):
+            check_body(body + (text or b"\xc0"))
+
+
+@pytest.mark.parametrize(
+    "key", [float, int, lambda n: Timestamp(n, n), lambda n: ExtType(1, b"%d" % n)]
+)
+@pytest.mark.parametrize("noise", [b"", b"\0" * 120_000])
+def test_a_map_has_at_most_4096_keys_whose_hashes_a_peer_can_choose(key: Any, noise: bytes) -> None:
+    pairs = [(key(n + 1), None) for n in range(4096)]
+    check_body(map_of([*pairs, *((f"key {n}", n) for n in range(500)), ("noise", noise)]))
+    bad = map_of([*pairs, (-1.5, None), ("noise", noise)])
+    with pytest.raises(ValueError, match="a map has 4097 keys that are numbers, the limit is 4096"):
+        check_body(bad)
+    check_body(bad, any_keys=True)
+
+
+def test_extensions_of_any_type_do_not_hide_keys() -> None:
+    arrays = map_of([([n], None) for n in range(64)])
+    for code in range(256):
+        extension = b"\xd6" + bytes([code]) + b"\0\0\0\1"
+        with pytest.raises(ValueError, match="a key of a map"):
+            check_body(b"\x92" + extension + arrays)
+
+
+def test_text_that_is_not_utf_8_does_not_hide_keys() -> None:
+    with pytest.raises(ValueError, match="a key of a map"):
+        check_body(b"\x92\xa2\xff\xfe" + map_of([([n], None) for n in range(64)]))

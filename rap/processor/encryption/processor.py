@@ -42,6 +42,7 @@ class _Encryption(BaseProcessor):
     """The part that both sides share. It must be the last processor of its list."""
 
     header_name = HEADER_NAME
+    only_bytes = True
 
     def __init__(self) -> None:
         self._state = f"rap.crypto.{id(self):x}"  # key of the `MessageSealer` in `Call.state`
