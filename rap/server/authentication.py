@@ -20,6 +20,7 @@ from rap.errors import Code
 from rap.schema.signature import asking_for
 from rap.server.config import AuthToken, Verifier
 from rap.transport import Connection
+from rap.transport.connection import AdmissionGate
 
 __all__ = [
     "AuthenticationThrottle",
@@ -145,10 +146,11 @@ class Authenticator:
     async def admit(self, conn: Connection) -> bool:
         """Verify a paused connection and resume it; `False`: it was refused and told why."""
         assert conn.gate is not None
-        hello = await conn.gate.read_hello()
+        gate = conn.gate
+        await gate.receive_hello()
         if conn.closed:
             return False
-        code, reason = await self._judge(conn, (hello or {}).get("token"))
+        code, reason = await self._judge(conn, gate)
         if code is Code.OK:
             conn.admit()
             return True
@@ -158,13 +160,17 @@ class Authenticator:
         await asyncio.wait([conn.ended], timeout=_LEAVE_TIMEOUT)
         return False
 
-    async def _judge(self, conn: Connection, token: object) -> tuple[Code, str]:
-        """Return OK, or a code and a reason; set the identity of the peer."""
+    async def _judge(self, conn: Connection, gate: AdmissionGate) -> tuple[Code, str]:
+        """Return OK, or a code and a reason; set the identity of the peer.
+
+        The Hello is decoded when the address may try a token, and not before.
+        """
         try:
             async with asyncio.timeout(self._timeout), self.throttle.attempt(conn.peer) as wait:
                 if wait:
                     text = "too many refused tokens from this address; "
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
+                token = (gate.decode_hello() or {}).get("token")
                 if not isinstance(token, str | bytes):
                     return self._refused(conn, "a token is needed")
                 identity = await self._identify(token, conn.peer)

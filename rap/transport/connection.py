@@ -94,6 +94,8 @@ _READ_PAUSE = 0.005
 # sides started at different times.
 _DEADLINE_SLACK = 0.1
 _CALL_MEMORY = 2048  # bytes of a call besides its messages: stream, task and frame
+_LEAST_CHUNK = 1024  # bytes to read at least while a connection is held back
+_NO_CHUNK = bytearray()
 _CLOSE_TIMEOUT = 1.0  # seconds for peers to read what is queued when connections are closed
 _RANDOM_SIZE = 16  # bytes; with fewer, two connections could have the same by chance
 _MAX_RANDOM = 64  # bytes; a binding is kept as long as the connection
@@ -1019,11 +1021,14 @@ class Connection(asyncio.Protocol):
             self.on_load(self, body)
 
 
-class AdmissionGate(asyncio.Protocol):
+class AdmissionGate(asyncio.BufferedProtocol):
     """Holds a new connection back until it is admitted, like a listener filter of Envoy.
 
     It reads in the place of the connection. Not even our Hello is sent, so a client that is
     refused learns it while it connects.
+
+    It gives the transport a buffer in order to keep no more than a Hello: the rest of what the
+    client has sent stays in the kernel.
 
     Args:
         conn: The connection.
@@ -1034,34 +1039,48 @@ class AdmissionGate(asyncio.Protocol):
         self._conn = conn
         self._transport = transport
         self._data = bytearray()
+        self._chunk = _NO_CHUNK
         self._hello_size: int | None = None  # with its header
         self._hello: asyncio.Future[None] | None = None  # done when it has arrived
         transport.set_protocol(self)
         transport.pause_reading()
 
-    async def read_hello(self) -> dict[str, Any] | None:
-        """Return the client's Hello; `None` if it does not send one, or the connection ends."""
+    async def receive_hello(self) -> None:
+        """Return when the client's first frame has arrived, or the connection has ended."""
         self._hello = self._conn.new_future()
         self._transport.resume_reading()
         self._look_for_hello()
         await self._hello
         if self._conn.error is not None:
             await asyncio.shield(self._conn.ended)
-            return None
+
+    def decode_hello(self) -> dict[str, Any] | None:
+        """Return the client's Hello, and decode it only once; `None` if it has not sent one."""
         try:
             frame = parse_frames(bytes(self._data[: self._hello_size]))[0]
-            return decode_hello(frame.body) if frame.kind == HELLO else None
-        except ValueError:
+            if frame.kind != HELLO:
+                return None
+            content = decode_hello(frame.body)
+        except (ValueError, IndexError):
             return None
+        self._conn.protocol.use_hello(content)
+        return content
 
     def take_data(self) -> bytes:
         """Return what has arrived, and forget it."""
         data, self._data = bytes(self._data), bytearray()
         return data
 
-    def data_received(self, data: bytes) -> None:
-        """Keep a chunk; uvloop, for one, has it already when reading is paused."""
-        self._data += data
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Return the place for the next chunk; uvloop may need one when reading is paused."""
+        room = HEADER_SIZE + MAX_HELLO - len(self._data)
+        self._chunk = bytearray(max(room, _LEAST_CHUNK))
+        return self._chunk
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keep a chunk."""
+        self._data += memoryview(self._chunk)[:nbytes]
+        self._chunk = _NO_CHUNK
         if self._hello is None:
             self._transport.pause_reading()
         else:

@@ -63,14 +63,17 @@ def pack(value: object) -> bytes:
     return packed
 
 
-def unpack(data: bytes | memoryview) -> object:
+def unpack(
+    data: bytes | memoryview, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS
+) -> object:
     """Return the one value that `data` holds; maps have unique string keys.
 
     Raises:
-        ValueError: Malformed, nested deeper than `MAX_DEPTH`, more than `MAX_ELEMENTS` elements,
+        ValueError: Malformed, nested deeper than `max_depth`, more than `max_elements` elements,
             or a map whose keys are not unique strings.
     """
-    check_body(data)
+    # The decoder refuses keys that are not text before it hashes them.
+    check_body(data, max_depth=max_depth, max_elements=max_elements, any_keys=True)
     try:
         return unpackb(data, object_pairs_hook=_strict_map)
     except (UnpackException, RecursionError, TypeError, OverflowError) as exc:

@@ -48,7 +48,7 @@ __all__ = [
 HEADER = struct.Struct(">IBBIH")
 HEADER_SIZE = HEADER.size
 MAX_META = 2**16 - 1
-MAX_HELLO = 2**16  # bytes; its content is kept as long as the connection
+MAX_HELLO = 2**14  # bytes; its content is kept as long as the connection
 MAX_STREAM_ID = 2**31 - 1
 
 DATA, OPEN, RESET, CREDIT, PING, GOAWAY, HELLO, LOAD, DONE = range(9)

@@ -26,6 +26,8 @@ __all__ = [
 _KIB = 1024
 _MIB = 1024 * 1024
 _REQUESTS = 32  # default of `max_requests`, in messages of the largest size
+_MAX_DEPTH = 2  # of a Hello: a map with scalars and arrays of them
+_MAX_ELEMENTS = 64  # of a Hello; one of rap has some 35
 _MESSAGES = 8  # default of `max_unfinished`, in messages of the largest size
 
 
@@ -181,9 +183,9 @@ def decode_hello(body: bytes) -> dict[str, Any]:
     """Return the content of a Hello, unchecked.
 
     Raises:
-        ValueError: It is not a map with string keys.
+        ValueError: It is not a flat map with string keys and few elements.
     """
-    content = unpack(body)
+    content = unpack(body, max_depth=_MAX_DEPTH, max_elements=_MAX_ELEMENTS)
     if not isinstance(content, dict):
         raise ValueError(f"a Hello must be a map, got {type(content).__name__}")
     return content

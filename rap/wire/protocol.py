@@ -107,6 +107,7 @@ class WireProtocol(Sender[S]):
 
     __slots__ = (
         "_control_frames",
+        "_decoded_hello",
         "_is_server",
         "_max_length",
         "_max_open",
@@ -159,6 +160,7 @@ class WireProtocol(Sender[S]):
         self._need = HEADER_SIZE  # bytes of the frame whose beginning is `partial`
         self._opens = 0  # that did not take the fast path
         self._control_frames = 0
+        self._decoded_hello: dict[str, Any] | None = None
         self._requests = 0  # bytes of large requests of open calls, or more
         self._new_requests = 0  # bytes of those that `on_grown` was not called for
         self._refused = 0  # calls above `refuse_above`
@@ -195,6 +197,10 @@ class WireProtocol(Sender[S]):
         self._low_window = self.recv_window - self._step
         if self.held > self._max_held:
             self._on_grown()
+
+    def use_hello(self, content: dict[str, Any]) -> None:
+        """Take the content of the peer's Hello from who has decoded it before it arrives here."""
+        self._decoded_hello = content
 
     def ping(self, token: bytes) -> None:
         """Queue a Ping with 8 bytes; its answer is the event with flag ACK and the same bytes."""
@@ -656,7 +662,9 @@ class WireProtocol(Sender[S]):
             self._violate("a second Hello")
             return
         try:
-            content = decode_hello(bytes(body))
+            content, self._decoded_hello = self._decoded_hello, None
+            if content is None:
+                content = decode_hello(bytes(body))
             theirs = Versions.of_hello(content)
             version = self._versions.common(theirs)
             if version is None:  # another version may have other limits

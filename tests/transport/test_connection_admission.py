@@ -10,7 +10,7 @@ import pytest
 from rap.errors import Code
 from rap.transport import Connection, Stream
 from rap.transport.connection import AdmissionGate
-from rap.wire.frames import HEADER, HELLO, MAX_HELLO, PING, parse_frames, read_go_away
+from rap.wire.frames import HEADER, HEADER_SIZE, HELLO, MAX_HELLO, PING, parse_frames, read_go_away
 from tests.fake_clock import FakeClock
 from tests.loopback import eventually, within
 from tests.transport.pairs import DEFAULTS, LOG, end
@@ -75,10 +75,11 @@ async def test_nothing_is_sent_or_processed_until_it_is_admitted() -> None:
 async def test_the_gate_reads_the_hello_before_the_connection_does() -> None:
     async with held_back() as held:
         data = hello(token="secret").encode()
-        reading = asyncio.create_task(held.gate.read_hello())
+        reading = asyncio.create_task(held.gate.receive_hello())
         for n in range(0, len(data), 7):
             await held.send(data[n : n + 7])
-        content = await within(reading)
+        await within(reading)
+        content = held.gate.decode_hello()
         assert content is not None
         assert content["token"] == "secret"
         assert not held.conn.handshake.done()
@@ -92,13 +93,50 @@ async def test_the_gate_reads_the_hello_before_the_connection_does() -> None:
 async def test_a_first_frame_that_is_not_a_hello_has_no_content(kind: int) -> None:
     async with held_back() as held:
         await held.send(hello()._replace(kind=kind, body=b"\xc1").encode())
-        assert await within(held.gate.read_hello()) is None
+        await within(held.gate.receive_hello())
+        assert held.gate.decode_hello() is None
+
+
+async def test_a_hello_is_decoded_once() -> None:
+    async with held_back() as held:
+        await held.send(hello(token="secret").encode())
+        await within(held.gate.receive_hello())
+        content = held.gate.decode_hello()
+        assert content is not None
+        content["abilities"] = ["seen"]
+        held.conn.admit()
+        await within(held.conn.handshake)
+        assert held.conn.peer_hello is not content
+        assert held.conn.protocol.peer_hello.keys() == {"random"} & content.keys()
+
+
+async def test_no_more_than_a_hello_is_kept_until_it_is_admitted() -> None:
+    """A client without a token could otherwise fill the memory with what it sends after it."""
+    async with held_back() as held:
+        first = hello(token="secret").encode()
+        rest = b"".join(open_frame(n, 5, b"x" * 1000).encode() for n in range(1, 120, 2))
+        sending = asyncio.create_task(held.send(first + rest))
+        await within(held.gate.receive_hello())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(held.gate.take_data()) <= HEADER_SIZE + MAX_HELLO + 1024
+        sending.cancel()
+
+
+async def test_what_was_not_kept_is_read_when_it_is_admitted() -> None:
+    async with held_back() as held:
+        rest = b"".join(open_frame(n, 5, b"x" * 1000).encode() for n in range(1, 120, 2))
+        sending = asyncio.create_task(held.send(hello(token="secret").encode() + rest))
+        await within(held.gate.receive_hello())
+        held.conn.admit()
+        await within(sending)
+        await eventually(lambda: held.opened == [*range(1, 120, 2)])
 
 
 async def test_a_hello_over_the_limit_ends_the_connection() -> None:
     async with held_back() as held:
         await held.send(HEADER.pack(MAX_HELLO + 1, HELLO, 0, 0, 0))
-        assert await within(held.gate.read_hello()) is None
+        await within(held.gate.receive_hello())
         assert f"the limit is {MAX_HELLO}" in str(held.conn.error)
         said, away = parse_frames(await held.receive())
         assert said.kind == HELLO
@@ -107,10 +145,11 @@ async def test_a_hello_over_the_limit_ends_the_connection() -> None:
 
 async def test_a_connection_that_is_lost_has_no_hello() -> None:
     async with held_back() as held:
-        reading = asyncio.create_task(held.gate.read_hello())
+        reading = asyncio.create_task(held.gate.receive_hello())
         await asyncio.sleep(0)
         held.conn.transport.abort()
-        assert await within(reading) is None
+        await within(reading)
+        assert held.gate.decode_hello() is None
         held.conn.admit()
         assert held.conn.closed
 

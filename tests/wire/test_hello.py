@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.wire.hello import Limits, PeerLimits, read_hello
+from rap.wire.codec import pack
+from rap.wire.hello import Limits, PeerLimits, decode_hello, read_hello
 
 BOUNDS = {
     "max_frame": (16 * 1024, 64 * 2**20),
@@ -67,3 +68,23 @@ def test_what_the_peer_holds_in_parts_is_a_positive_integer_if_it_says_it(value:
     assert read_hello({"rap": 1, "max_unfinished": 2**40})[0].max_unfinished == 2**40
     with pytest.raises(ValueError, match="Hello: max_unfinished must be an integer from 1 on, got"):
         read_hello({"rap": 1, "max_unfinished": value})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"rap": 1, **{f"key {n}": n for n in range(32)}},
+        {"rap": 1, "abilities": ["x"] * 63},
+        {"rap": 1, "abilities": [["x"]]},
+        {"rap": 1, "extra": {"a": {}}},
+    ],
+)
+def test_a_hello_with_much_in_it_is_refused(content: dict[str, Any]) -> None:
+    """It is decoded for anybody, before a token was looked at."""
+    with pytest.raises(ValueError, match=r"too many elements|nested too deep"):
+        decode_hello(pack(content))
+
+
+def test_a_hello_has_room_for_much_more_than_any_release_says() -> None:
+    content = {"rap": 1, **{f"key {n}": "x" * 400 for n in range(23)}, "abilities": ["x"] * 14}
+    assert decode_hello(pack(content)) == content

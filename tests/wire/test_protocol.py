@@ -95,8 +95,8 @@ def test_a_connection_that_begins_otherwise_is_refused(frame: Frame, reason: str
 
 def test_a_hello_has_a_limit_because_it_is_kept() -> None:
     endpoint = Endpoint(is_server=True)
-    endpoint.feed(hello(note="x" * 2**16).encode()[:20])
-    assert "the limit is 65536" in endpoint.violation()
+    endpoint.feed(hello(note="x" * 2**14).encode()[:20])
+    assert "the limit is 16384" in endpoint.violation()
     away = endpoint.take_frames()[-1]
     assert read_go_away(away.body)[0] == Code.RESOURCE_EXHAUSTED
     assert endpoint.protocol.partial is None
