@@ -602,10 +602,10 @@ class Connection(asyncio.Protocol):
         Open calls fail and their handlers are cancelled at once, and nothing that the client still
         sends is served, even if it does not read what it is told.
         """
-        if self.closed or self.transport.is_closing():
+        if self.closed:
             return
         error = ConnectionClosed(f"connection with {self.peer} closed by this side: {message}")
-        if self.gate is not None:
+        if self.gate is not None or self.transport.is_closing():
             self.abort(error)
             return
         self.go_away(final=True, code=code, message=message)

@@ -106,6 +106,10 @@ ROWS = {
         "test_a_compressed_request_counts_as_it_will_be_before_it_is_inflated",
         f"{HERE}::test_a_server_with_little_memory_serves_others",
     ),
+    40: (
+        "tests/server/test_verifier_shapes.py::test_no_shape_of_a_verifier_admits_a_wrong_token",
+        "tests/server/test_verifier_shapes.py::test_what_cannot_be_an_identity_admits_nobody",
+    ),
     42: (
         "tests/transport/test_connection_reading.py::"
         "test_a_client_that_cancels_some_of_many_calls_is_not_slowed_down",

@@ -2,14 +2,13 @@
 
 import asyncio
 import functools
-import itertools
 import re
-import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
+from faults.verifiers import shapes
 from rap.address import Peer
 from rap.client import Client
 from rap.errors import RapError, Unauthenticated
@@ -24,65 +23,6 @@ ON_BOTH_LOOPS = True
 USERS = {"right": "alice"}
 PEER = Peer("192.0.2.1", 1)
 
-# Parameters after the token, and which of them a verifier would return for an unknown token.
-PARAMETERS = {
-    "": "None",
-    "default=None": "default",
-    "default=None, /": "default",
-    "default=None, other=None": "default or other",
-    "default=None, *, other=None": "default or other",
-    "*rest": "rest",
-    "*rest, other=None": "rest or other",
-    "**named": "named",
-    "*rest, **named": "rest or named",
-    "*, default=None": "default",
-    "default=None, *rest, **named": "default or rest or named",
-    "peer": "peer",
-    "peer, /": "peer",
-    "peer=None": "peer",
-    "*, peer": "peer",
-    "*, peer=None": "peer",
-    "address": "address",
-    "address, default=None": "default or address",
-    "default=None, peer=None": "default or peer",
-    "default=None, *, peer": "default or peer",
-}
-
-
-def compiled(parameters: str, unknown: str, *, coroutine: bool, method: bool) -> Callable[..., Any]:
-    source = f"""
-{"async " if coroutine else ""}def verify({"self, " if method else ""}token, {parameters}):
-    return users.get(token, {unknown})
-"""
-    scope: dict[str, Any] = {"users": USERS}
-    exec(source, scope)
-    verify: Callable[..., Any] = scope["verify"]
-    return types.MethodType(verify, object()) if method else verify
-
-
-def as_object(verify: Callable[..., Any]) -> Callable[..., Any]:
-    if not isinstance(verify, types.MethodType):
-        return verify
-    made: Callable[..., Any] = type("Users", (), {"__call__": verify.__func__})()
-    return made
-
-
-def decorated(verify: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(verify)
-    def wrapper(*args: Any, **named: Any) -> Any:
-        return verify(*args, **named)
-
-    return wrapper
-
-
-FORMS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
-    lambda verify: verify,
-    as_object,
-    decorated,
-    functools.partial,
-]
-SHAPES = list(itertools.product(PARAMETERS.items(), FORMS, [False, True], [False, True]))
-
 
 async def admits(verifier: Callable[..., Any], token: str) -> bool:
     """Return whether a verifier admits a token; a mistake in it admits none."""
@@ -93,10 +33,8 @@ async def admits(verifier: Callable[..., Any], token: str) -> bool:
 
 
 async def test_no_shape_of_a_verifier_admits_a_wrong_token() -> None:
-    assert len(SHAPES) >= 100
-    for (parameters, unknown), form, coroutine, method in SHAPES:
-        verifier = form(compiled(parameters, unknown, coroutine=coroutine, method=method))
-        shape = f"({parameters}) of {verifier}"
+    assert len(list(shapes(USERS))) >= 100
+    for shape, verifier in shapes(USERS):
         assert await admits(verifier, "right"), shape
         assert not await admits(verifier, "wrong"), shape
 

@@ -235,6 +235,18 @@ async def test_a_peer_that_is_dismissed_and_does_not_read_is_cut() -> None:
         assert len(side.inbound) == 1
 
 
+async def test_a_peer_that_is_dismissed_while_its_connection_closes_is_cut() -> None:
+    async with facing(TIMES) as side:
+        await side.send(open_frame(1, 0, b""))
+        side.conn.transport.write(bytes(1 << 20))
+        await side.send_soon(Frame(PING, 0, 0, b"", b"bad"))
+        await eventually(side.conn.transport.is_closing)
+        assert side.inbound[0].stream.error is None
+        side.conn.dismiss(Code.UNAUTHENTICATED, "revoked")
+        await side.ended("a Ping has 8 bytes, got 3")
+        assert side.inbound[0].stream.error is not None
+
+
 async def test_a_client_leaves_before_its_stream_ids_run_out() -> None:
     async with facing(is_server=False) as side:
         side.conn.protocol.next_id = MAX_STREAM_ID - 2**20
