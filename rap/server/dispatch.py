@@ -576,7 +576,7 @@ class Dispatcher:
     def _is_refused(self, stream: ServerStream, entrance: Entrance) -> bool:
         """Refuse a call that its entrance does not let in; return whether it does not."""
         now, priority = self._monotonic(), stream.priority
-        refusal = entrance.refusal(priority, stream.deadline - now, now)
+        refusal = entrance.refusal(stream, priority, now)
         if refusal is None:
             return False
         self._refuse(stream, priority, *refusal)

@@ -12,15 +12,17 @@ from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 from rap.clock import Clock
-from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Limit, Limited
+from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Limit, Limited, Shares
 from rap.server.router import Handler
 
 __all__ = ["Entrance", "Entrances", "Overload", "ThreadPool"]
 
 # A call that runs, its task, and when it began.
 Running = tuple[Limited, asyncio.Task[None], float]
-# Share of its time that a call may wait for a thread, by its priority.
+# Share of its time that a call may wait for a thread, by its priority; and more, if its connection
+# has less than its equal share of the calls.
 _PATIENCE = (0.75, 0.5, 0.25)
+_MORE_PATIENCE = 0.25
 
 
 class Overload(NamedTuple):
@@ -50,49 +52,86 @@ class ThreadPool(Protocol):
         ...
 
 
+class _ThreadQueue:
+    """The calls that wait for a thread or run in one.
+
+    Args:
+        threads: The threads.
+    """
+
+    def __init__(self, threads: ThreadPool) -> None:
+        self._threads = threads
+        self._shares = Shares()
+        self._count = 0
+
+    def refused_wait(self, call: Limited, priority: int, now: float) -> float | None:
+        """Return the seconds that a call would wait, if that is too long."""
+        wait, time = self._threads.expected_wait, call.deadline - now
+        most = time * _PATIENCE[priority]
+        if wait <= most:
+            return None
+        if wait <= most + time * _MORE_PATIENCE:
+            # So many calls may wait, and its connection may have an equal share of them.
+            if self._shares.has_room(call.conn, self._count * most / wait):
+                return None
+        return wait
+
+    def enter(self, call: Limited, task: asyncio.Task[None]) -> None:
+        """Count a call until its task ends."""
+        self._count += 1
+        self._shares.add(call.conn)
+        task.add_done_callback(partial(self._leave, call.conn))
+
+    def _leave(self, conn: object, _: asyncio.Task[None]) -> None:
+        self._count -= 1
+        self._shares.remove(conn)
+
+
 class Entrance:
     """What the calls of one function must pass.
 
     Args:
         limits: How many may run at a time, each of several limits.
-        threads: Where the function runs; `None`: on the event loop.
+        queue: Of the threads, if it runs there; `None`: it runs on the event loop.
         adaptive: The one of the limits that ends when it is not needed any more.
         forget: Called then.
     """
 
-    __slots__ = ("_adaptive", "_forget", "_limits", "_threads")
+    __slots__ = ("_adaptive", "_forget", "_limits", "_queue")
 
     def __init__(
         self,
         limits: Iterable[Limit],
-        threads: ThreadPool | None,
+        queue: "_ThreadQueue | None",
         adaptive: AdaptiveLimit | None,
         forget: Callable[[], object],
     ) -> None:
         self._limits = tuple(limits)
-        self._threads = threads
+        self._queue = queue
         self._adaptive = adaptive
         self._forget = forget
 
-    def refusal(self, priority: int, time: float, now: float) -> tuple[str, float] | None:
+    def refusal(self, call: Limited, priority: int, now: float) -> tuple[str, float] | None:
         """Return why a call must not begin, and the seconds that it would have to wait.
 
         Args:
+            call: The call.
             priority: Index in `rap.call.PRIORITIES`.
-            time: Seconds until its deadline.
             now: Seconds on the monotonic clock.
         """
-        if self._threads is not None:
-            wait = self._threads.expected_wait
-            if wait > time * _PATIENCE[priority]:
+        if self._queue is not None:
+            wait = self._queue.refused_wait(call, priority, now)
+            if wait is not None:
                 return "threads", wait
         for limit in self._limits:
-            if limit.refuses(priority, now):
+            if limit.refuses(call, priority, now):
                 return limit.reason, limit.retry_after
         return None
 
     def enter(self, call: Limited, task: asyncio.Task[None], now: float) -> None:
         """Count a call that has begun until its task ends."""
+        if self._queue is not None:
+            self._queue.enter(call, task)
         for limit in self._limits:
             limit.enter(call, task, now)
         if self._adaptive is not None and not self._adaptive.is_needed:
@@ -119,7 +158,7 @@ class Entrances:
         adapts: bool,
         on_change: Callable[[], object],
     ) -> None:
-        self._threads = threads
+        self._queue = None if threads is None else _ThreadQueue(threads)
         self._clock = clock.monotonic
         self._adapts = adapts
         self._on_change = on_change
@@ -141,7 +180,7 @@ class Entrances:
     def of(self, handler: Handler) -> Entrance | None:
         """Return the entrance of a function; `None` if it needs none."""
         method = handler.method
-        threads = self._threads if handler.needs_thread else None
+        queue = self._queue if handler.needs_thread else None
         limits: list[Limit] = []
         if self._of_server is not None:
             limits.append(self._of_server)
@@ -153,9 +192,9 @@ class Entrances:
         adaptive = self._adaptive.get(method)
         if adaptive is not None:
             limits.append(adaptive)
-        if not limits and threads is None:
+        if not limits and queue is None:
             return None
-        return Entrance(limits, threads, adaptive, partial(self._forget, method))
+        return Entrance(limits, queue, adaptive, partial(self._forget, method))
 
     def expire(
         self, handler: Handler, conn: object, running: Callable[[], Iterable[Running]]

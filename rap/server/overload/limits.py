@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from rap.call import PRIORITIES
 from rap.errors import CallError, Code
 
-__all__ = ["AdaptiveLimit", "FixedLimit", "Limit", "Limited"]
+__all__ = ["AdaptiveLimit", "FixedLimit", "Limit", "Limited", "Shares"]
 
 _CRITICAL, _, _SHEDDABLE = range(len(PRIORITIES))
 _RESERVE = 0.2  # share of a limit that sheddable calls leave to others
@@ -39,6 +39,7 @@ _CALM = 10.0  # seconds without an expired call after which a function is watche
 class Limited(Protocol):
     """A call that counts towards a limit."""
 
+    conn: Any
     deadline: float
     error: CallError | None
 
@@ -51,7 +52,7 @@ class Limit(Protocol):
         """Why a call is refused, for its error and for metrics."""
         ...
 
-    def refuses(self, priority: int, now: float) -> bool:
+    def refuses(self, call: Limited, priority: int, now: float) -> bool:
         """Return whether a call of a priority must not begin."""
         ...
 
@@ -63,6 +64,33 @@ class Limit(Protocol):
     def retry_after(self) -> float:
         """Seconds after which a refused call may find a place."""
         ...
+
+
+class Shares:
+    """How many calls of each connection there are, so that a client with few of them keeps them."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[Any, int] = {}
+
+    def add(self, conn: Any) -> None:
+        """Count a call of a connection."""
+        self._counts[conn] = self._counts.get(conn, 0) + 1
+
+    def remove(self, conn: Any) -> None:
+        """Undo one `add`."""
+        count = self._counts[conn] - 1
+        if count:
+            self._counts[conn] = count
+        else:
+            del self._counts[conn]
+
+    def has_room(self, conn: Any, most: float) -> bool:
+        """Return whether a connection has fewer calls than its equal share of `most`."""
+        count = self._counts.get(conn, 0)
+        connections = len(self._counts) + (not count)
+        return count * connections < most and connections > 1
 
 
 class FixedLimit:
@@ -85,7 +113,7 @@ class FixedLimit:
         self.running = 0
         self._spares_critical = spares_critical
 
-    def refuses(self, priority: int, now: float) -> bool:
+    def refuses(self, call: Limited, priority: int, now: float) -> bool:
         """Return whether a call of a priority must not begin."""
         if priority == _CRITICAL and self._spares_critical:
             return False
@@ -103,10 +131,12 @@ class FixedLimit:
 class AdaptiveLimit:
     """Watches a function whose calls expire, and limits how many run if they are too many.
 
-    It is judged every 0.2 s by the calls that have ended, and that began after the limit was last
-    lowered. There is no limit until good calls, which were answered in time, take most of their
-    time, or hardly any call is good: if some calls hang and the others are quick, a limit would
-    help nobody.
+    A connection that has less than its equal share of the calls may exceed the limit: a client with
+    few calls does not lose them to one with many.
+
+    The limit is judged every 0.2 s by the calls that have ended, and that began after it was last
+    lowered. There is none until good calls, which were answered in time, take most of their time,
+    or hardly any call is good: if some calls hang and the others are quick, it would help nobody.
 
     Args:
         clock: Returns seconds on the monotonic clock.
@@ -120,6 +150,7 @@ class AdaptiveLimit:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.most = inf
         self._calls: dict[Limited, float] = {}  # when they began
+        self._shares_of = Shares()
         self._clock = clock
         now = clock()
         self._began_at = now  # the window
@@ -147,9 +178,14 @@ class AdaptiveLimit:
         """Seconds that good calls take."""
         return self._latency
 
-    def refuses(self, priority: int, now: float) -> bool:
+    def refuses(self, call: Limited, priority: int, now: float) -> bool:
         """Return whether a call of a priority must not begin."""
-        if priority == _CRITICAL or self.running < _share_of(self.most, priority):
+        most = _share_of(self.most, priority)
+        if (
+            priority == _CRITICAL
+            or self.running < most
+            or self._shares_of.has_room(call.conn, most)
+        ):
             return False
         self._refused += 1
         self._refused_at = now
@@ -159,10 +195,12 @@ class AdaptiveLimit:
         """Watch a call until its task ends; does nothing if it is watched."""
         if call not in self._calls:
             self._calls[call] = now
+            self._shares_of.add(call.conn)
             task.add_done_callback(partial(self._leave, call))
 
     def _leave(self, call: Limited, _: asyncio.Task[None]) -> None:
         began = self._calls.pop(call)
+        self._shares_of.remove(call.conn)
         now = self._clock()
         if began >= self._lowered_at:
             time = call.deadline - began

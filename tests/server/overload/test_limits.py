@@ -14,7 +14,7 @@ from rap.call import PRIORITIES
 from rap.client import Client
 from rap.errors import CallError, DeadlineExceeded, ResourceExhausted
 from rap.server import Server
-from rap.server.overload.limits import AdaptiveLimit, FixedLimit
+from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Shares
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
@@ -24,7 +24,8 @@ CRITICAL, DEFAULT, SHEDDABLE = range(len(PRIORITIES))
 class Running:
     """A call of a function under a limit."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, conn: object = None) -> None:
+        self.conn = conn
         self.deadline = deadline
         self.error: CallError | None = None
         self.ended: list[Any] = []
@@ -84,10 +85,10 @@ class Backend:
 
     def _arrive(self) -> None:
         now = self.clock.monotonic()
-        if self.limited and self.limit.refuses(DEFAULT, now):
+        call = Running(now + self._timeout)
+        if self.limited and self.limit.refuses(call, DEFAULT, now):
             self.refused += 1
             return
-        call = Running(now + self._timeout)
         self.limit.enter(call, call, now)  # type: ignore[arg-type]  # it is its own task
         self._count += 1
         if self._hanging and self._count % self._hanging == 0:
@@ -179,20 +180,52 @@ def test_critical_calls_pass_a_limit_and_sheddable_ones_leave_room() -> None:
     limit = FixedLimit(10, spares_critical=True)
     calls = []
     for count in range(12):
-        assert limit.refuses(SHEDDABLE, 0) == (count >= 8)
-        assert limit.refuses(DEFAULT, 0) == (count >= 10)
-        assert not limit.refuses(CRITICAL, 0)
         calls.append(Running(1))
+        assert limit.refuses(calls[-1], SHEDDABLE, 0) == (count >= 8)
+        assert limit.refuses(calls[-1], DEFAULT, 0) == (count >= 10)
+        assert not limit.refuses(calls[-1], CRITICAL, 0)
         limit.enter(calls[-1], calls[-1], 0)  # type: ignore[arg-type]
     for call in calls:
         call.end()
     assert limit.running == 0
 
 
+def test_a_client_with_few_calls_does_not_lose_them_to_one_with_many() -> None:
+    backend = Backend(20, 0.05, timeout=0.5)
+    backend.offer(4 * backend.capacity, 4)
+    now = backend.clock.monotonic()
+    while not backend.limit.refuses(call := Running(now + 0.5), DEFAULT, now):
+        backend.limit.enter(call, call, now)  # type: ignore[arg-type]
+    assert not backend.limit.refuses(Running(now + 0.5, "polite"), DEFAULT, now)
+
+
+@given(
+    most=st.integers(1, 100),
+    moves=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=400),
+)
+def test_equal_shares_exceed_the_limit_by_less_than_one_call_of_each(
+    most: int, moves: list[tuple[int, bool]]
+) -> None:
+    shares, counts = Shares(), [0] * 6
+    for conn, comes in moves:
+        if not comes and counts[conn]:
+            shares.remove(conn)
+            counts[conn] -= 1
+        elif comes and shares.has_room(conn, most):
+            connections = sum(map(bool, counts)) + (not counts[conn])
+            assert counts[conn] * connections < most
+            shares.add(conn)
+            counts[conn] += 1
+        elif comes and sum(counts) < most:
+            shares.add(conn)
+            counts[conn] += 1
+
+
 @given(most=st.integers(1, 1000))
 def test_a_limit_leaves_at_least_one_place_to_each_priority(most: int) -> None:
     limit = FixedLimit(most)
-    assert not any(limit.refuses(priority, 0) for priority in (CRITICAL, DEFAULT, SHEDDABLE))
+    for priority in (CRITICAL, DEFAULT, SHEDDABLE):
+        assert not limit.refuses(Running(1), priority, 0)
 
 
 @given(
