@@ -74,12 +74,14 @@ class PeakEwma:
     """Load as recent peak latency times calls on the node.
 
     A slow answer raises the average at once, and faster answers lower it gradually, so few calls
-    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are three more rules:
+    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are four more rules:
 
     - Only results lower the average, because a node that fails fast must not look fast
       (linkerd2-proxy). Before the first result, errors raise what is assumed.
     - While calls wait, the latency is at least the time since the last answer of the node, so the
       cost of a frozen node grows.
+    - When a frozen node is heard again, that is forgotten, and the calls that it has kept waiting
+      do not raise the average. Otherwise, it would get hardly any calls for a minute.
     - An idle node without a call for 3 s costs close to nothing, so that one call measures it again
       (go-zero, kratos).
 
@@ -99,6 +101,7 @@ class PeakEwma:
     __slots__ = (
         "_decay",
         "_due",
+        "_heard_at",
         "_monotonic",
         "_picked",
         "_progress",
@@ -131,12 +134,27 @@ class PeakEwma:
         self._updated = 0.0
         self._due = 0.0  # when the next answer may lower the average
         self._progress = 0.0  # last answer, or start of the first call since the node was idle
+        self._heard_at = -inf  # when it was heard again; calls from before say nothing
         self._picked = inf  # never; slow start decides when a new node gets its first call
 
     def reset(self) -> None:
         """Forget the latency: another process answers now."""
         self.ewma = 0.0
         self.measured = False
+
+    def end_silence(self, now: float, latency: float) -> None:
+        """Forget the latency: the node was silent until now, and calls have waited for that reason.
+
+        One call measures it as soon as none waits.
+
+        Args:
+            now: The time.
+            latency: Seconds to assume until a call that begins from now on has a result.
+        """
+        self.reset()
+        self.assume(latency)
+        self._heard_at = now
+        self._picked = -inf
 
     def assume(self, latency: float) -> None:
         """Assume a latency, in seconds, until one is measured; see `prior`."""
@@ -167,6 +185,8 @@ class PeakEwma:
                 self._due = now + GRAIN
                 self.ewma = elapsed + (ewma - elapsed) * exp((self._updated - now) / self._decay)
                 self._updated = now
+        elif now - elapsed < self._heard_at:
+            pass
         elif ok or self.measured:  # unmeasured, `ewma` is 0: any result comes here, no error does
             self.ewma = elapsed
             self._updated = now
@@ -180,7 +200,7 @@ class PeakEwma:
             self.finished(now, elapsed, verdict is Verdict.SUCCESS)
             return
         self.in_flight -= 1
-        if verdict is Verdict.FAILURE:
+        if verdict is Verdict.FAILURE and now - elapsed >= self._heard_at:
             cost = min(max(elapsed, FAILURE_PENALTY if penalty is None else penalty), MAX_PENALTY)
             self.ewma = max(cost, self.ewma if self.measured else self.prior)
             self._updated = now

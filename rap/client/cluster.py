@@ -119,6 +119,11 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     loads = [node.stats for node in healthy]
     weights = effective_weights(ages, slow_start)
+    returned = [node for node in healthy if node.pool.was_silent and node.pool.take_silence()]
+    if returned:
+        prior = median_ewma(node.stats for node in healthy if node not in returned)
+        for node in returned:
+            node.stats.end_silence(now, prior)
     if newcomers:
         prior = median_ewma(loads)
         for node in newcomers:

@@ -110,6 +110,7 @@ class Pool:
         draining: Whether the last dial found a server that drains.
         wanted: Whether one connection is to be kept open.
         suspect: Whether every connection that takes new calls is suspected to be dead.
+        was_silent: Whether it has become suspect, and nothing has been made of that since.
         connections: All open connections.
     """
 
@@ -134,6 +135,7 @@ class Pool:
         self.draining = False
         self.wanted = False
         self.suspect = False
+        self.was_silent = False
         self.counters = counters or Counters()
         self.connections: set[Connection] = set()
         self._name = name
@@ -284,10 +286,18 @@ class Pool:
 
     def _note_silence(self) -> None:
         """Note that all connections are suspect, which they were not before."""
+        self.was_silent = True
         now = self._clock.monotonic()
         if now < self._silent_at + _HOLD:
             self._held_until = now + _HOLD
         self._silent_at = now
+
+    def take_silence(self) -> bool:
+        """Return once, after it was suspect, whether it was heard again."""
+        heard_again = self.was_silent and not self.suspect and self.conn is not None
+        if heard_again:
+            self.was_silent = False
+        return heard_again
 
     def on_suspicion(self, conn: Connection) -> None:
         """React to a connection that is suspect from now on, or no longer."""

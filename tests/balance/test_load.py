@@ -195,6 +195,26 @@ def test_a_stale_node_that_is_not_known_to_be_alive_costs_more_than_any_other() 
     assert asked == [3.2, 3.3]
 
 
+@pytest.mark.parametrize("verdict", [Verdict.SUCCESS, Verdict.FAILURE])
+def test_a_node_that_is_heard_again_has_the_latency_of_the_others(verdict: Verdict) -> None:
+    load = measured(0.01, at=0.0)
+    for _ in range(3):
+        load.started(1.0)
+    load.failed(1.5, 0.5, Verdict.FAILURE, 0.5)  # it was made elsewhere, too
+    load.end_silence(4.0, 0.02)
+    assert load.value(4.0) == pytest.approx((3.0 + EPSILON) * 3)  # calls still wait
+    load.finished(4.001, 3.001, True)
+    load.failed(4.002, 3.002, verdict, 5.0)
+    assert load.value(4.1) == pytest.approx(EPSILON)
+    load.started(4.1)
+    assert load.value(4.1) == pytest.approx((0.02 + EPSILON) * 2)
+    load.finished(4.13, 0.03, True)
+    assert load.value(4.2) == pytest.approx(0.03 + EPSILON)
+    load.started(4.2)
+    load.failed(4.3, 0.1, Verdict.FAILURE, None)
+    assert load.value(4.4) == pytest.approx(5.0 + EPSILON)
+
+
 def test_one_call_ends_staleness() -> None:
     load = measured(5.0, at=0.0)
     load.started(10.0)

@@ -35,6 +35,7 @@ def node(
         incompatible=incompatible,
         counters=Counters(),
         suspect=False,
+        was_silent=False,
         is_held=lambda now: held,
         redialled=False,
     )

@@ -517,6 +517,27 @@ async def test_a_frozen_server_is_not_taken_for_alive_for_an_idle_connection_to_
         assert at.node().state == "suspect"
 
 
+async def test_a_server_that_is_heard_again_gets_its_share_of_the_calls_at_once() -> None:
+    async with scene(picker="p2c") as at:
+        work = at.stub(timeout=5)
+        for _ in range(20):
+            await within(work())
+        at.proxies[0].freeze()
+        waiting = [asyncio.create_task(at.client.raw_call("work", timeout=9)) for _ in range(60)]
+        calls = [asyncio.create_task(work()) for _ in range(20)]
+        await within(asyncio.gather(*calls))
+        await at.suspected()
+        began = at.client.monotonic()
+        await eventually(lambda: at.client.monotonic() - began > 0.3)
+        at.proxies[0].release()
+        assert 0 in await within(asyncio.gather(*waiting))
+        await eventually(lambda: at.node().state == "up")
+        at.desk.begun.clear()
+        for _ in range(10):
+            await within(asyncio.gather(*(work() for _ in range(20))))
+        assert at.desk.begun.count(0) > 20
+
+
 async def test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a_while() -> None:
     async with scene(3) as at:
         work = at.stub(timeout=5)
