@@ -60,7 +60,7 @@ from rap.wire.frames import (
 )
 from rap.wire.hello import decode_hello
 from rap.wire.load_report import ASK_FOR_LOAD
-from rap.wire.protocol import CONTROL_FRAMES_PER_TURN, WireProtocol
+from rap.wire.protocol import CONTROL_FRAMES_PER_TURN, IDLE, IDLE_FRAMES, WireProtocol
 from rap.wire.sender import BULK, ignore
 from rap.wire.stream import CLOSED, REMOTE_END, StreamState, held_by, is_unsent
 
@@ -90,6 +90,8 @@ _NEARLY_ALL = 9  # cancelled calls for each one that was served
 # Seconds between two reads of a client that was told to go away for it, which may have many more
 # calls left to cancel.
 _READ_PAUSE = 0.005
+# Frames that change nothing, for each call: a Reset and a Credit that come late, a Done.
+_IDLE_PER_CALL = 4
 # Seconds before its deadline from which on a cancelled call counts as expired: the clocks of both
 # sides started at different times.
 _DEADLINE_SLACK = 0.1
@@ -166,6 +168,8 @@ class Connection(asyncio.Protocol):
         "_expired",
         "_flush_callback",
         "_handler",
+        "_idle_bucket",
+        "_idles",
         "_loop",
         "_max_buffered",
         "_on_change",
@@ -301,6 +305,8 @@ class Connection(asyncio.Protocol):
         self.cancel_pauses = 0
         self.cancels_excessive = False
         self._pings: TokenBucket | None = None  # made with the first
+        self._idles = 0  # events of the kind `IDLE`
+        self._idle_bucket: TokenBucket | None = None
         self.watchdog = Watchdog(
             self, self._loop, age_factor=age_factor, suspicious=on_suspect is not None
         )
@@ -854,7 +860,7 @@ class Connection(asyncio.Protocol):
         """Act on a control frame.
 
         Args:
-            kind: RESET, PING, GOAWAY, HELLO, LOAD or DONE.
+            kind: RESET, PING, GOAWAY, HELLO, LOAD, DONE or IDLE.
             stream: The stream of a Reset or Done.
             flags: Flags of the frame; for a GoAway, its last stream id.
             body: Body of the frame.
@@ -871,6 +877,8 @@ class Connection(asyncio.Protocol):
             self._on_load_frame(bytes(body))
         elif kind == DONE:
             stream.on_done()
+        elif kind == IDLE:
+            self._on_idle_frames()
 
     def _on_hello(self) -> None:
         self.peer_hello = hello = self.protocol.peer_hello
@@ -991,6 +999,17 @@ class Connection(asyncio.Protocol):
         if self._pings is None:
             self._pings = TokenBucket(self.options.max_pings, now)
         return self._pings.allow(now)
+
+    def _on_idle_frames(self) -> None:
+        """Limit the rate of frames that change nothing; each call pays for some."""
+        self._idles += 1
+        if self._idles * IDLE_FRAMES <= _IDLE_PER_CALL * self.opened:
+            return
+        now = self.clock.monotonic()
+        if self._idle_bucket is None:
+            self._idle_bucket = TokenBucket(self.options.max_pings, now)
+        if not self._idle_bucket.allow(now):
+            self.abort(ConnectionClosed(f"{self.peer}: too many frames that change nothing"))
 
     def _on_go_away(self, last_id: int, body: bytes) -> None:
         """Open nothing new; streams above the last id were never served."""

@@ -16,16 +16,21 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
     "MAX_NUMBER_KEYS",
+    "MAX_SMALL",
     "batch_header",
     "check_body",
     "pack",
     "unpack",
+    "unpack_small",
 ]
 
 MAX_DEPTH = 32
 MAX_ELEMENTS = 100_000
 MAX_NUMBER_KEYS = 4096  # of one map; as many crafted ones take about 10 ms
 
+MAX_SMALL = 16 * 1024  # bytes of a value that costs a peer nothing to send
+
+_FEW = 64  # elements of such a value
 _MANY = 256  # values that are worth a look at all of them at once
 _SMALL = 16  # bytes of a small scalar
 
@@ -78,6 +83,17 @@ def unpack(
         return unpackb(data, object_pairs_hook=_strict_map)
     except (UnpackException, RecursionError, TypeError, OverflowError) as exc:
         raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
+
+
+def unpack_small(data: bytes) -> object:
+    """Return the one value that `data` holds, a frame that a peer may send at any time.
+
+    Raises:
+        ValueError: As of `unpack`; or it has more than `MAX_SMALL` bytes, or `_FEW` elements.
+    """
+    if len(data) > MAX_SMALL:
+        raise ValueError(f"{len(data)} bytes are too many, the limit is {MAX_SMALL}")
+    return unpack(data, max_elements=_FEW)
 
 
 def batch_header(n: int) -> bytes:

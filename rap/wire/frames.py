@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rap.wire.codec import pack, unpack
+from rap.wire.codec import pack, unpack, unpack_small
 
 __all__ = [
     "ACK",
@@ -166,7 +166,7 @@ def read_go_away(body: bytes) -> tuple[int, str]:
     Raises:
         ValueError: It is not an array of these.
     """
-    match unpack(body):
+    match unpack_small(body):
         case [int(code), str(message), *_]:
             return code, message
     raise ValueError("a GoAway must be [code, message]")

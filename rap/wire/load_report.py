@@ -3,7 +3,7 @@
 from math import isfinite
 from typing import NamedTuple
 
-from rap.wire.codec import pack, unpack
+from rap.wire.codec import pack, unpack_small
 from rap.wire.frames import LOAD, Frame
 
 __all__ = ["ASK_FOR_LOAD", "ServerLoad", "load_frame", "read_load"]
@@ -41,7 +41,7 @@ def read_load(body: bytes) -> ServerLoad:
     Raises:
         ValueError: It is not a map, or has an invalid value.
     """
-    content = unpack(body)
+    content = unpack_small(body)
     if not isinstance(content, dict):
         raise ValueError(f"a load report must be a map, got {type(content).__name__}")
     known = {name: content[name] for name in ServerLoad._fields if name in content}

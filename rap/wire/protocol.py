@@ -49,7 +49,15 @@ from rap.wire.hello import (
 from rap.wire.sender import S, Sender, ignore
 from rap.wire.stream import ASSEMBLING, CLOSED, LOCAL_END, REMOTE_END, State
 
-__all__ = ["CONTROL_FRAMES_PER_TURN", "LARGE_REQUEST", "Bytes", "Event", "WireProtocol"]
+__all__ = [
+    "CONTROL_FRAMES_PER_TURN",
+    "IDLE",
+    "IDLE_FRAMES",
+    "LARGE_REQUEST",
+    "Bytes",
+    "Event",
+    "WireProtocol",
+]
 
 # Bytes of a request above which it counts toward `max_requests`.
 LARGE_REQUEST = 16 * 1024
@@ -73,6 +81,10 @@ _SMALL_PART = 1024
 # waits for the next turn, so that other connections get theirs.
 _OPENS_PER_TURN = 64
 CONTROL_FRAMES_PER_TURN = 32
+# The kind of an event after so many frames that change nothing. No frame has it.
+IDLE = 256
+IDLE_FRAMES = 32
+_SMALL_CREDIT = 64  # bytes; a receiver gives back half a window, or a message in parts
 _LONG_CHUNK = 4096  # bytes; a shorter one can hardly open more streams than that
 _TOLD_REQUESTS = 1024 * 1024  # bytes of large requests after which `on_grown` is called
 # Calls that a peer may open after our last GoAway: those that were under way when it arrived.
@@ -108,6 +120,7 @@ class WireProtocol(Sender[S]):
     __slots__ = (
         "_control_frames",
         "_decoded_hello",
+        "_idle_frames",
         "_is_server",
         "_max_length",
         "_max_open",
@@ -117,6 +130,7 @@ class WireProtocol(Sender[S]):
         "_new_requests",
         "_new_stream",
         "_opens",
+        "_pings",
         "_refused",
         "_requests",
         "_versions",
@@ -160,6 +174,8 @@ class WireProtocol(Sender[S]):
         self._need = HEADER_SIZE  # bytes of the frame whose beginning is `partial`
         self._opens = 0  # that did not take the fast path
         self._control_frames = 0
+        self._idle_frames = 0
+        self._pings = 0  # without an answer
         self._decoded_hello: dict[str, Any] | None = None
         self._requests = 0  # bytes of large requests of open calls, or more
         self._new_requests = 0  # bytes of those that `on_grown` was not called for
@@ -204,6 +220,7 @@ class WireProtocol(Sender[S]):
 
     def ping(self, token: bytes) -> None:
         """Queue a Ping with 8 bytes; its answer is the event with flag ACK and the same bytes."""
+        self._pings += 1
         self.out.append(ping_frame(token))
 
     def send_load(self, frame: bytes) -> None:
@@ -617,8 +634,13 @@ class WireProtocol(Sender[S]):
     def _on_control(
         self, kind: int, stream_id: int, flags: int, body: Bytes, events: list[Event[S]]
     ) -> None:
-        """Handle a control frame; unknown kinds are ignored (§7)."""
+        """Handle a control frame; unknown kinds are ignored (§7).
+
+        A peer may send any number of frames that change nothing, and they cost it no credit. They
+        are counted, so that the transport can limit their rate.
+        """
         add = events.append
+        is_idle = False
         if kind == RESET:
             stream = self.streams.get(stream_id)
             if stream is not None:
@@ -627,35 +649,57 @@ class WireProtocol(Sender[S]):
                     events.pop()  # opened and cancelled in one chunk: it need not be served
                 if stream.parts_kind != OPEN:  # otherwise this side does not know it yet
                     add((RESET, stream, flags & UNSERVED, b"", body, 0))
+            else:
+                is_idle = True
         elif kind == CREDIT:
-            self._on_credit(stream_id, body)
+            is_idle = self._on_credit(stream_id, body)
         elif kind == PING:
             if len(body) != 8:
                 self._violate(f"a Ping has 8 bytes, got {len(body)}")
             else:
-                if not flags & ACK:
+                if flags & ACK:
+                    is_idle = not self._pings
+                    self._pings -= not is_idle
+                else:
                     self.out.append(ping_frame(bytes(body), ack=True))
                 add((PING, None, flags, b"", body, 0))
         elif kind == GOAWAY:
+            is_idle = True
             add((GOAWAY, None, stream_id, b"", body, 0))
         elif kind == HELLO:
             self._on_hello(body, add)
         elif kind == LOAD:
+            is_idle = not self._is_server  # a server counts it like a Ping
             add((LOAD, None, flags, b"", body, 0))
         elif kind == DONE and self._is_server:
             stream = self.streams.get(stream_id)
+            is_idle = True  # one of each call is useful, and paid for by it
             if stream is not None:
                 add((DONE, stream, 0, b"", b"", 0))
+        else:
+            is_idle = True
+        if is_idle:
+            self._idle_frames += 1
+            if not self._idle_frames % IDLE_FRAMES:
+                add((IDLE, None, 0, b"", b"", 0))
 
-    def _on_credit(self, stream_id: int, body: Bytes) -> None:
+    def _on_credit(self, stream_id: int, body: Bytes) -> bool:
+        """Handle a Credit; return whether it changes nothing that matters."""
         count = int.from_bytes(body, "big")
         if len(body) != 4 or not 0 < count <= MAX_STREAM_ID:
             self._violate(f"a Credit has 4 bytes, 1 to {MAX_STREAM_ID}, got {bytes(body[:8])!r}")
-            return
+            return False
+        # A receiver gives back what it was sent: there was less credit than at the start.
+        if stream_id:
+            stream = self.streams.get(stream_id)
+            is_full = stream is None or stream.send_window >= self.peer.stream_window
+        else:
+            is_full = self.send_window >= self.peer.connection_window
         try:
             self.add_credit(stream_id, count)
         except ValueError as exc:
             self._violate(str(exc))
+        return is_full or count < _SMALL_CREDIT
 
     def _on_hello(self, body: Bytes, add: Callable[[Event[S]], None]) -> None:
         if self.state is not State.OPENING:

@@ -13,6 +13,8 @@ from rap.errors import (
 from rap.transport import ConnectionOptions, Stream, UnaryStream
 from rap.wire.codec import pack
 from rap.wire.frames import (
+    ACK,
+    DONE,
     GOAWAY,
     LOAD,
     MAX_STREAM_ID,
@@ -196,3 +198,61 @@ async def test_a_peer_that_sends_too_many_pings_is_cut(is_server: bool) -> None:
         assert not side.conn.closed
         await side.send(*[ping] * 21)
         await side.ended("too many pings")
+
+
+IDLE = [
+    Frame(200, 0, 0, b"", b""),
+    Frame(PING, ACK, 0, b"", b"12345678"),
+    Frame(GOAWAY, 0, MAX_STREAM_ID, b"", pack([0, ""])),
+    Frame(RESET, 0, 1, b"", pack([1, "", {}])),
+    Frame(DONE, 0, 1, b"", b""),
+    parse_frames(credit_frame(0, 1))[0],
+    parse_frames(credit_frame(1, 1000))[0],
+]
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+@pytest.mark.parametrize("frame", IDLE, ids=lambda frame: f"kind {frame.kind}")
+async def test_a_peer_that_sends_too_many_frames_that_change_nothing_is_cut(
+    frame: Frame, is_server: bool
+) -> None:
+    async with facing(ConnectionOptions(max_pings=2), is_server=is_server) as side:
+        side.conn.pin()  # a drain does not close it
+        for _ in range(3):  # as many as the rate allows for ten seconds
+            await side.send(*[frame] * 640)
+            side.clock.advance(10.0)
+        assert not side.conn.closed
+        await side.send_soon(*[frame] * 640, *[frame] * 32)
+        await side.ended("too many frames that change nothing")
+
+
+async def test_answers_to_pings_and_credit_that_was_due_cost_a_peer_nothing() -> None:
+    async with facing(ConnectionOptions(max_pings=1), is_server=False) as side:
+        for _ in range(1000):
+            side.conn.ping()
+            await side.send(Frame(PING, ACK, 0, b"", b"rap-ping"))
+        stream = side.conn.protocol
+        for _ in range(1000):
+            stream.send_window = 64 * KIB - 1000
+            await side.send(parse_frames(credit_frame(0, 1000))[0])
+        assert not side.conn.closed
+
+
+async def test_each_call_pays_for_some_frames_that_come_late() -> None:
+    async with facing(ConnectionOptions(max_pings=1), is_server=True) as side:
+        for n in range(1, 1000, 2):
+            side.conn.protocol.last_id = n
+            late = [Frame(RESET, 0, n, b"", pack([1, "", {}])), Frame(DONE, 0, n, b"", b"")]
+            await side.send(*late)
+        assert not side.conn.closed
+
+
+@pytest.mark.parametrize("body", [[14, "text" * 5000], [14, "text", *[0] * 100]])
+async def test_a_large_go_away_has_no_text(body: list[object]) -> None:
+    """A peer can send any number of them, and their decoding must not cost much."""
+    async with facing(is_server=False) as side:
+        side.conn.pin()
+        await side.send(Frame(GOAWAY, 0, MAX_STREAM_ID, b"", pack(body)))
+        assert side.conn.draining
+        assert "the limit is" in str(side.conn.error)
+        assert "text" not in str(side.conn.error)
