@@ -6,12 +6,12 @@ import logging
 import sys
 import time
 
-from faults import budgets, bytes_in, grey, identity, pressure, replays, verifiers
+from faults import budgets, bytes_in, costs, grey, identity, pressure, replays, verifiers
 from faults.scenario import Measured, Scale, Scenario, verdict
 
 __all__: list[str] = []
 
-_MODULES = (bytes_in, pressure, replays, identity, grey, budgets, verifiers)
+_MODULES = (bytes_in, pressure, replays, identity, grey, budgets, verifiers, costs)
 _SCENARIOS = sorted(
     (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row
 )

@@ -97,6 +97,12 @@ ROWS = {
         "tests/observe/test_metrics_server.py::test_the_page_answers_when_no_descriptor_is_left",
         f"{HERE}::test_a_server_with_few_descriptors_serves_and_is_healthy",
     ),
+    34: (
+        "tests/wire/test_codec.py::test_a_map_of_arrays_that_collide_as_keys_is_refused",
+        "tests/wire/test_codec.py::test_a_map_has_at_most_4096_keys_whose_hashes_a_peer_can_choose",
+        "tests/wire/test_hello.py::test_a_hello_with_much_in_it_is_refused",
+        "tests/transport/test_connection_control.py::test_a_large_go_away_has_no_text",
+    ),
     36: (
         "tests/server/test_memory.py::test_calls_with_small_arguments_count",
         "tests/server/test_memory.py::test_messages_that_have_arrived_in_part_count",
