@@ -220,11 +220,14 @@ class Node:
             if method is not None and method.tally is not None:
                 method.count_answer(self.key, now)
             return
-        if isinstance(error, AttemptDoubted):
-            if error.ended:
-                self.stats.failed(now, now - started, Verdict.IGNORED, None)
-                self.breaker.record(Verdict.IGNORED, now)
-            return  # else the attempt goes on
+        if isinstance(error, AttemptDoubted) and not error.ended:
+            return  # the attempt goes on
+        was_late = isinstance(error, DeadlineExceeded) and not error.remote
+        if isinstance(error, AttemptDoubted) or (was_late and self.pool.suspect):
+            # While it is silent, it gets no calls anyway, and what it was before does not matter.
+            self.stats.failed(now, now - started, Verdict.IGNORED, None)
+            self.breaker.record(Verdict.IGNORED, now)
+            return
         before = self.breaker.state
         health = self._count_failure(started, now, error)
         if isinstance(error, CallError) and method is not None:

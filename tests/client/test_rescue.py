@@ -287,6 +287,19 @@ async def test_calls_are_rescued_as_soon_as_another_server_is_known_to_be_alive(
         await other
 
 
+async def test_calls_that_fail_on_a_silent_server_do_not_eject_it() -> None:
+    async with scene() as at:
+        work = at.stub(timeout=0.6, idempotent=False)
+        at.proxies[0].freeze()
+        late = [asyncio.create_task(work()) for _ in range(10)]
+        failed = await within(asyncio.gather(*late, return_exceptions=True))
+        assert {type(each) for each in failed} == {DeadlineExceeded}
+        assert at.node().breaker.state is BreakerState.CLOSED
+        at.proxies[0].release()
+        await eventually(lambda: at.node().state == "up")
+        assert await work() == 0
+
+
 async def test_a_broken_connection_to_a_healthy_server_is_replaced() -> None:
     async with scene(1) as at:
         work = at.stub(timeout=5)
