@@ -82,7 +82,7 @@ class Effect(NamedTuple):
         p99: Seconds, of the slowest in a hundred from the begin to the end of the fault.
         failed: Calls that could have been made again, and failed.
         broken: Calls that could not have been made again, and failed.
-        work: Calls of the overload that were answered.
+        work: Calls of the overload that were answered, per second.
     """
 
     noticed: float | None
@@ -92,7 +92,7 @@ class Effect(NamedTuple):
     p99: float
     failed: int
     broken: int
-    work: int
+    work: float
 
 
 @dataclass
@@ -292,7 +292,7 @@ class _Served:
                 before = old.get(name, 0)
                 got[name] += count - before if count >= before else count  # a node that is new
         total = got.total()
-        return got[key] * len(got) / total if total else None
+        return got[key] * len(got) / total if total else 0.0
 
     def seconds_until_half(self, key: str, begin: float) -> float:
         """Return the seconds until a replica gets half of the mean in a second."""
@@ -317,10 +317,10 @@ def _effect(
     disturbed = 0.0
     during: list[float] = []
     outcomes: Counter[int] = Counter()
-    work = 0
+    work = [call for call in calls[first:last] if call.shape == _WORK]
+    worked = sum(call.outcome == Outcome.ANSWERED for call in work)
     for call in calls[first:last]:
         if call.shape == _WORK:
-            work += call.outcome == Outcome.ANSWERED
             continue
         outcomes[call.outcome] += 1
         if call.took > _SLOW or call.outcome in bad:
@@ -345,7 +345,7 @@ def _effect(
         during[min(len(during) - 1, int(len(during) * 0.99))] if during else 0.0,
         sum(begin <= failure.at < end for failure in found.failed),
         outcomes[Outcome.BROKEN],
-        work,
+        worked / max(1e-9, work[-1].at - work[0].at) if work else 0.0,
     )
 
 

@@ -23,7 +23,7 @@ from rap.server import Channel, Server
 
 __all__ = ["WORK_SECONDS", "Plan"]
 
-WORK_SECONDS = 0.03  # for which a call of `work` holds the event loop
+WORK_SECONDS = 0.01  # for which a call of `work` holds the event loop
 _CLOSE_TIMEOUT = 5.0  # seconds of a drain
 _LEASE_TTL = 5.0  # seconds
 _BURN = 10_000  # numbers to add up between two looks at the time

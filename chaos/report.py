@@ -96,8 +96,8 @@ def _events(found: Found, happenings: Sequence[Happening], replicas: int) -> str
 def _goodput(event: Happening, effect: Effect, replicas: int) -> str:
     if event.event.name != "overload":
         return ""
-    capacity = replicas / WORK_SECONDS * (event.healed - event.begin)
-    return f"answered {effect.work:,} calls of the overload, {effect.work / capacity:.2f} C"
+    share = effect.work * WORK_SECONDS / replicas
+    return f"answered {effect.work:,.0f} calls/s of the overload, {share:.2f} C"
 
 
 def _seconds(value: float | None) -> str:

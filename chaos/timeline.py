@@ -93,12 +93,10 @@ class _Picture:
             self._line(values, y, _COLOURS[name])
 
     def _errors(self, top: int) -> None:
-        seconds = self._found.seconds
+        seconds, bad = self._found.seconds, (Outcome.FAILED, Outcome.WRONG)
         kinds = [
-            (
-                "failed",
-                [each.outcomes[Outcome.FAILED] + each.outcomes[Outcome.WRONG] for each in seconds],
-            ),
+            ("failed", [sum(each.outcomes[it] for it in bad) - each.excused for each in seconds]),
+            ("excused", [each.excused for each in seconds]),
             ("broken", [each.outcomes[Outcome.BROKEN] for each in seconds]),
             ("scripted", [each.outcomes[Outcome.SCRIPTED] for each in seconds]),
             ("refused", [each.work.total() - each.work[Outcome.ANSWERED] for each in seconds]),

@@ -173,6 +173,25 @@ def test_calls_of_the_overload_are_counted_apart(day: Day) -> None:
     assert found.seconds[1].work == {Outcome.ANSWERED: 1, Outcome.REFUSED: 1}
 
 
+def test_a_replica_is_back_although_there_was_an_outage_in_between(day: Day) -> None:
+    calls = [min(i, 10) + max(0, i - 20) for i in range(40)]  # none at all from 10 s to 20 s
+    day.samples = [(float(i), {"a:1": count, "b:1": count}) for i, count in enumerate(calls)]
+    day.happenings = [Happening(KILL, 10.0, 12.0, 30.0, ["a:1"], ["stock-0"])]
+    (effect,) = day.read().effects
+    assert effect.back == pytest.approx(8.0, abs=1.0)
+
+
+def test_calls_of_the_overload_are_counted_per_second(day: Day) -> None:
+    overload = EVENTS[-1]
+    day.happenings = [Happening(overload, 10.0, 16.0, 20.0, [], [])]
+    made = [(11.0 + i / 10, 0.01, WORK, Outcome.ANSWERED, 0.0, i) for i in range(41)]
+    found = day.read(*made)
+    assert found.effects[0].work == pytest.approx(10.0, rel=0.03)
+    assert "answered 10 calls/s of the overload, 0.05 C" in write_report(
+        found, day.happenings, "head", 0, 2
+    )
+
+
 def test_report_and_picture_name_every_event(day: Day) -> None:
     day.errors = [failure(1.0), failure(2.0, Outcome.BROKEN, "put")]
     day.happenings = [
