@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import random
 import re
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from rap.balance import BreakerState
+from rap.balance.p2c import PowerOfTwoChoices
 from rap.client import Client
 from rap.client.node import Node
 from rap.client.processor import CryptoProcessor as ClientCrypto
@@ -72,6 +74,17 @@ class First:
 
     def pick(self, candidates: Sequence[Any], affinity: str | None = None) -> Any:
         return candidates[0]
+
+
+class FirstAtFirst(First):
+    """The same until `freely`; from then on two choices, as by default."""
+
+    def __init__(self) -> None:
+        self.freely = False
+        self._two = PowerOfTwoChoices(random.Random(1))
+
+    def pick(self, candidates: Sequence[Any], affinity: str | None = None) -> Any:
+        return self._two.pick(candidates) if self.freely else candidates[0]
 
 
 class Scene:
@@ -531,7 +544,8 @@ async def test_a_frozen_server_is_not_taken_for_alive_for_an_idle_connection_to_
 
 
 async def test_a_server_that_is_heard_again_gets_its_share_of_the_calls_at_once() -> None:
-    async with scene(picker="p2c") as at:
+    picker = FirstAtFirst()
+    async with scene(picker=picker) as at:
         work = at.stub(timeout=5)
         for _ in range(20):
             await within(work())
@@ -546,6 +560,7 @@ async def test_a_server_that_is_heard_again_gets_its_share_of_the_calls_at_once(
         assert 0 in await within(asyncio.gather(*waiting))
         await eventually(lambda: at.node().state == "up")
         at.desk.begun.clear()
+        picker.freely = True
         for _ in range(10):
             await within(asyncio.gather(*(work() for _ in range(20))))
         assert at.desk.begun.count(0) > 20
