@@ -18,13 +18,14 @@ from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code
 from rap.schema.signature import asking_for
-from rap.server.config import AuthToken, Verifier
 from rap.transport import Connection
 from rap.transport.connection import AdmissionGate
 
 __all__ = [
+    "AuthToken",
     "AuthenticationThrottle",
     "Authenticator",
+    "Verifier",
     "Verify",
     "identify",
     "make_authenticator",
@@ -39,6 +40,8 @@ _MAX_ADDRESSES = 10_000  # remembered; the one that failed first is dropped for 
 # Results of a verifier that are true whatever the token is.
 _NO_IDENTITY = (Peer, Awaitable, Iterator, AsyncIterator, BaseException, partial, type)
 
+AuthToken = str | bytes
+Verifier = AuthToken | Callable[..., Any]  # what users give as `verify_token`; see `verify_with`
 Verify = Callable[[AuthToken, Peer], Any]
 
 

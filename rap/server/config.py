@@ -3,8 +3,8 @@
 from __future__ import annotations  # evaluated when an option is used: see `rap.options`
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 from rap.address import Address
 from rap.call import check_priority
@@ -13,6 +13,7 @@ from rap.errors import RegistrationError
 from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry.base import Registry, check_ttl, check_weight
+from rap.server.authentication import Verifier, verify_with
 from rap.server.authorization import Allow, allow_rule
 from rap.server.hooks import Event
 from rap.server.middleware.base import BaseConnMiddleware, BaseMsgMiddleware
@@ -21,11 +22,7 @@ from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS
 from rap.wire.frames import MAX_META
 from rap.wire.hello import BOUNDS, DEFAULT_LIMITS
 
-__all__ = ["AuthToken", "HandlerOptions", "ServerConfig", "Verifier", "check_path"]
-
-AuthToken = str | bytes
-# What users give as `verify_token`; see `rap.server.authentication.verify_with`.
-Verifier = AuthToken | Callable[..., Any]
+__all__ = ["HandlerOptions", "ServerConfig", "check_path"]
 
 
 class _Place(Options, frozen=True, eq=False):
@@ -384,8 +381,6 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         _ = self.addresses  # checks `host`
         super().__post_init__()
         if self.verify_token is not None:
-            from rap.server.authentication import verify_with  # many servers have no tokens
-
             verify_with(self.verify_token)
 
 
