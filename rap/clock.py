@@ -33,6 +33,8 @@ _MARGIN = 0.05  # of the time that is left
 MAX_MARGIN = 0.05
 """Seconds by which an inherited deadline is earlier at most."""
 
+_EARLY = 0.002  # seconds; timers of uvloop count whole milliseconds, at both ends
+
 
 class Clock(Protocol):
     """A source of time."""
@@ -55,7 +57,15 @@ class SystemClock:
 
     monotonic = staticmethod(_time.monotonic)
     time = staticmethod(_time.time)
-    sleep = staticmethod(asyncio.sleep)
+
+    @staticmethod
+    async def sleep(seconds: float, /) -> None:
+        """Return after `seconds`, and never earlier, although timers of uvloop may be early."""
+        end = _time.monotonic() + seconds
+        await asyncio.sleep(seconds)
+        left = end - _time.monotonic()
+        if left > 0.0:
+            await asyncio.sleep(left + _EARLY)
 
 
 def clock_of(clock: Clock | None) -> Clock:

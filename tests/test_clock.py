@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rap.clock import MAX_TIMEOUT_MS, NEVER, check_timeout, deadline_after, remaining_ms
+from rap.clock import (
+    MAX_TIMEOUT_MS,
+    NEVER,
+    SystemClock,
+    check_timeout,
+    deadline_after,
+    remaining_ms,
+)
 from tests.fake_clock import FakeClock
 
 
@@ -53,3 +60,11 @@ def test_what_travels_is_never_more_than_what_remains(now: float, left: float) -
     sent = remaining_ms(deadline, now)
     assert 1 <= sent <= MAX_TIMEOUT_MS
     assert sent == 1 or sent <= (deadline - now) * 1000.0
+
+
+@pytest.mark.parametrize("seconds", [0.0004, 0.0014, 0.0024])  # uvloop counts whole milliseconds
+async def test_a_sleep_does_not_end_before_its_time(seconds: float) -> None:
+    clock = SystemClock()
+    start = clock.monotonic()
+    await clock.sleep(seconds)
+    assert clock.monotonic() - start >= seconds

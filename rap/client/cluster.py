@@ -794,7 +794,7 @@ class Cluster:
 
     def _compare_clients_soon(self) -> None:
         self._not_compared = True
-        if self._comparing is None or self._comparing.done():
+        if not self._closed and (self._comparing is None or self._comparing.done()):
             self._comparing = start_task(self._compare_clients(), name="rap subset")
 
     async def _compare_clients(self) -> None:

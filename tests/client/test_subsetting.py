@@ -276,6 +276,15 @@ async def test_servers_that_can_be_reached_again_are_found_again() -> None:
         assert await client.raw_call("work") == "done"
 
 
+async def test_a_connection_that_comes_while_the_client_closes_starts_no_task() -> None:
+    async with behind_a_door(3, 2) as (client, *_):
+        cluster = client.cluster
+        await client.await_close()
+        before = asyncio.all_tasks()
+        cluster._compare_clients_soon()  # as for a Hello that is read during the close
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_lost_server_keeps_its_place_while_half_are_left() -> None:
     async with behind_a_door(6, 2) as (client, door, clock, _):
         cluster = client.cluster
