@@ -155,5 +155,5 @@ async def test_a_restart_after_a_crash_logs_no_error(registered: Servers) -> Non
     await started(registered)
     await logged(registered, "is registered", 6)
     log = registered.log.read_text()
-    assert log.count("is not registered yet: the lease of a former process ends in") == 3
+    assert log.count("is free: the process that was registered there has ended") == 3
     assert "ERROR" not in log

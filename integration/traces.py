@@ -1,9 +1,9 @@
 """A trace of gateway → orders → calc, with a failed attempt: ``python -m integration.traces``.
 
-All are processes of their own, and there are two of ``calc``: one freezes, gets a call all the
-same, and is killed while that waits, so that ``orders`` tries the other one. It is done once with
-OTLP over HTTP and once with jaeger-client over UDP. What comes to the collector is printed as a
-tree; the exit status is 1 if a parent in it is wrong.
+All are processes of their own, and there are two of ``calc``. One freezes and gets calls all the
+same. It is killed while they wait and before it is suspect, so ``orders`` tries the other one. It
+is done once with OTLP over HTTP and once with jaeger-client over UDP. What comes to the collector
+is printed as a tree; the exit status is 1 if a parent in it is wrong.
 """
 
 import argparse
@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[type[Collector], str, Callable[[int, int], str]]] = {
 
 _ORDERS = ("-m", "rap.cli", "serve", "integration.app.orders:make")
 _HTTP = ("-m", "uvicorn", "--factory", "integration.app.http:make")
-_STUCK = 2.0  # seconds without an answer: the frozen instance has the call
+_STUCK = 0.15  # seconds without an answer: the frozen instance has the call, and is not suspect yet
 _AT_ONCE = 16  # calls: more than the cost of any makes one instance better than the other
 
 
@@ -64,24 +64,39 @@ def trace(way: str, directory: Path) -> Trace:
     """
     make_collector, header, form = WAYS[way]
     with make_collector() as collector, _System(directory, collector.environ) as system:
-        asked = system.fail_one_attempt(header, form)
+        asked = system.fail_an_attempt(header, form)
+
+        def of(spans: list[Collected], trace_id: int) -> list[Collected]:
+            return [span for span in spans if span.trace_id == trace_id]
 
         def enough(spans: list[Collected]) -> bool:
-            return sum(span.trace_id == asked[0] for span in spans) >= len(STEPS)
+            return all(len(of(spans, trace_id)) >= len(STEPS) for trace_id, _ in asked)
 
         spans = collector.wait_for(enough, PATIENCE)
-        return Trace(*asked, [span for span in spans if span.trace_id == asked[0]])
+    found = [Trace(*ids, of(spans, ids[0])) for ids in asked]
+    for each in found:
+        if any("UNAVAILABLE" in codes for codes in _attempts(each.spans).values()):
+            return each
+    raise RuntimeError("no call went to the frozen instance")
+
+
+def _attempts(spans: Sequence[Collected]) -> dict[str, list[object]]:
+    """Return why each attempt of the calls of ``orders`` was made, by the name of the span."""
+    return {
+        span.name: [
+            fields.get("rap.retried.code") for name, fields in span.events if name == "rap.attempt"
+        ]
+        for span in spans
+        if (span.service, span.kind) == ("orders", "client")
+    }
 
 
 def look(found: Trace) -> list[str]:
     """Return what is wrong with a trace."""
     wrong = broken(found.spans, found.parent, STEPS)
-    for span in found.spans:
-        if (span.service, span.kind) == ("orders", "client"):
-            attempts = [fields for name, fields in span.events if name == "rap.attempt"]
-            failed = [fields.get("rap.retried.code") for fields in attempts]
-            if failed != [None, "UNAVAILABLE"]:
-                wrong.append(f"the attempts of {span.name} were {attempts}")
+    for name, codes in _attempts(found.spans).items():
+        if codes != [None, "UNAVAILABLE"]:
+            wrong.append(f"the attempts of {name} were made after {codes}")
     return wrong
 
 
@@ -107,12 +122,10 @@ class _System:
     def __exit__(self, *exc: object) -> None:
         self._machine.close()
 
-    def fail_one_attempt(self, header: str, form: Callable[[int, int], str]) -> tuple[int, int]:
-        """Return trace and span of the request whose call waited for an instance that was killed.
-
-        Raises:
-            RuntimeError: None did.
-        """
+    def fail_an_attempt(
+        self, header: str, form: Callable[[int, int], str]
+    ) -> list[tuple[int, int]]:
+        """Return trace and span of the requests that waited when an instance was killed."""
         self._ask({})  # so that everything is connected
         self._doomed.freeze()
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -124,9 +137,7 @@ class _System:
             self._doomed.kill()
             for answer in asked:
                 assert answer.result(PATIENCE) == {"code": 0, "data": 7}
-        if not stuck:
-            raise RuntimeError("no call went to the frozen instance")
-        return asked[stuck.pop()]
+        return [asked[each] for each in stuck]
 
     def _ask(self, headers: dict[str, str]) -> Any:
         body = json.dumps({"prices": [7]}).encode()
