@@ -164,7 +164,7 @@ def _check_keys(body: bytes | memoryview) -> None:
         )
     except _BadKeyError as exc:
         raise ValueError(str(exc)) from None
-    except Exception as exc:
+    except (UnpackException, ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
 
 
