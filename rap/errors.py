@@ -345,7 +345,7 @@ def _checked_twin(kind: object) -> type[HandlerError]:
     try:
         made = _twin((kind,))
         made("a message", details={}, remote=True)
-    except Exception as exc:
+    except Exception as exc:  # making a user's type can raise anything
         raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
     return made
 
@@ -479,7 +479,7 @@ def _text_of(exc: BaseException) -> str:
 def _leaf_text(exc: BaseException) -> str:
     try:
         text = str(exc)
-    except Exception:
+    except Exception:  # of a user's `__str__`; the text says so
         text = "its text cannot be made"
     text = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
     return text if len(text) <= _MAX_LEAF_CHARS else text[: _MAX_LEAF_CHARS - 1] + "…"

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -219,6 +220,11 @@ def is_exception(path: str, found: Assignment) -> bool:
     return in_package or f"{found.owner}.{found.attribute}" in OPEN
 
 
+def catches_all(line: str) -> bool:
+    """Whether a line catches `Exception` or `BaseException`."""
+    return re.search(r"(except\b.*|suppress\(.*)\b(Base)?Exception\b|except:", line) is not None
+
+
 def listed(problems: Iterable[object]) -> str:
     """Return problems as lines, for one assertion."""
     return "\n".join(map(str, problems))
@@ -266,6 +272,34 @@ def test_tasks_of_the_library_begin_in_order_under_an_eager_task_factory() -> No
         if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
     ]
     assert not found, listed(found)
+
+
+def test_what_catches_every_exception_says_why() -> None:
+    found = [
+        f"{path}:{number}: name the exceptions, or say in a comment why none can be named"
+        for path, source in SOURCES.items()
+        for number, line in enumerate(source.splitlines(), 1)
+        if catches_all(line) and "  # " not in line
+    ]
+    assert not found, listed(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("except Exception:", True),
+        ("    except Exception as exc:", True),
+        ("except BaseException as exc:", True),
+        ("except (OSError, Exception):", True),
+        ("with contextlib.suppress(Exception):", True),
+        ("except:", True),
+        ("except OSError:", False),
+        ("except UnpackException:", False),
+        ("def fail(error: Exception) -> None:", False),
+    ],
+)
+def test_a_line_that_catches_every_exception_is_found(line: str, expected: bool) -> None:
+    assert catches_all(line) is expected
 
 
 def test_every_exception_is_needed() -> None:

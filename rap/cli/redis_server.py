@@ -131,7 +131,7 @@ class RedisServer:
     async def __aenter__(self) -> Self:
         try:
             await self.start()
-        except BaseException:
+        except BaseException:  # raised again
             await self.close()
             raise
         return self

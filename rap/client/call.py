@@ -325,7 +325,7 @@ class Invoker:
                 await self.prepare_retry(method, call, session, pick, state, error, now)
                 number, exclude = state.count, state.exclude
                 continue
-            except BaseException as error:
+            except BaseException as error:  # the end of the call; raised again
                 node.record_result(now, error)
                 conn.reset(stream, Code.CANCELLED, "the caller was cancelled")
                 if cluster.waiters:
@@ -378,7 +378,7 @@ class Invoker:
         try:
             outcome = await rescued.run(attempt, doubt)
             return await self._settle(method, call, body, state, outcome)
-        except BaseException as error:
+        except BaseException as error:  # raised again
             doubt.leave_context_of(error)
             raise
 

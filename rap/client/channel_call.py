@@ -130,7 +130,7 @@ class ChannelCall:
         try:
             if error is None:
                 await self._channel.wait_outcome()
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call; raised again
             outcome = exc
             raise
         finally:

@@ -535,7 +535,7 @@ class Client:
     async def __aenter__(self) -> Self:
         try:
             await self.connect()
-        except BaseException:
+        except BaseException:  # raised again
             await self.await_close()
             raise
         return self

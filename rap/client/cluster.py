@@ -539,7 +539,7 @@ class Cluster:
             while True:
                 try:
                     await self._watch_once()
-                except Exception:
+                except Exception:  # of a resolver of the user; the task goes on
                     _log.exception("watching %r failed", self.service)
                 await self._clock.sleep(_WATCH_AGAIN)
         except asyncio.CancelledError:
@@ -556,7 +556,7 @@ class Cluster:
             async for snapshot in snapshots:
                 try:
                     self._apply(snapshot)
-                except Exception:
+                except Exception:  # of a resolver or picker of the user; the watch goes on
                     _log.exception("a snapshot of %r could not be used", self.service)
 
     def _apply(self, listed: Snapshot) -> None:
@@ -809,7 +809,7 @@ class Cluster:
             try:
                 if self._subsetting.judge(self.nodes, since) and self._set_nodes():
                     self._refresh()
-            except Exception:
+            except Exception:  # of a background task, which goes on
                 _log.exception("a subset of servers could not be chosen")
 
 

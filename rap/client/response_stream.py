@@ -192,12 +192,12 @@ class ResponseStream(Generic[T_co]):
                 content = await self._check_end(proof_meta, proof)
                 if proof and self._stream is not None:
                     self._stream.on_proven_end(proof_meta, content)
-            except BaseException as exc:
+            except BaseException as exc:  # the end of the call; raised again
                 self._finish(exc)
                 raise
             self._finish()
             raise StopAsyncIteration from None
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call; raised again
             if self._done and isinstance(exc, CallError):  # it waited for a server
                 raise StopAsyncIteration from None
             if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
@@ -269,7 +269,7 @@ class ResponseStream(Generic[T_co]):
                         raise
                 pick, started = (node, attempt.conn), attempt.started
                 await invoker.prepare_retry(method, call, session, pick, state, error, started)
-            except BaseException as error:
+            except BaseException as error:  # the end of the call; raised again
                 empty = isinstance(error, EndOfStream) and not self._done
                 node.record_result(attempt.started, None if empty else error)
                 raise

@@ -158,7 +158,7 @@ class Session:
                     self._check_pending(obj)
                     if arg_list or kwarg_dict:
                         raise TypeError("a pending call has its arguments already")
-                except BaseException:
+                except BaseException:  # raised again
                     obj.close()
                     raise
                 return await obj

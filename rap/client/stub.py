@@ -217,7 +217,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
             retrying = invoker.retry_unary(method, node, stream, now, body, error)
             del stream  # its future has the error, which has this frame
             raw = await retrying
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call; raised again
             node.record_result(now, exc)
             if type(exc) is RuntimeError and not invoker.is_here():
                 return await client.invoker.unary(method, args, None, timeout=method.timeout)

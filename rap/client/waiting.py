@@ -185,7 +185,7 @@ class PickQueue:
         try:
             async with timeout:
                 await turn
-        except BaseException:
+        except BaseException:  # raised again
             if turn in self.queue:
                 del self.queue[turn]
             elif turn.done() and not turn.cancelled() and turn.exception() is None:

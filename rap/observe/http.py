@@ -167,7 +167,7 @@ class HttpServer:
         try:
             response = endpoint(accept)
             return await response if inspect.isawaitable(response) else response
-        except Exception:
+        except Exception:  # of an endpoint, which may call code of the user
             _log.exception("%s failed", path)
             return HttpResponse("500 Internal Server Error", TEXT, b"see the log\n")
 

@@ -283,7 +283,7 @@ class Pipeline:
         try:
             for scope in self._scopes:
                 stack.enter_context(scope(call))
-        except BaseException as exc:
+        except BaseException as exc:  # raised again
             stack.__exit__(type(exc), exc, exc.__traceback__)
             raise
         return stack

@@ -142,7 +142,7 @@ class RedisClient:
             pubsub = PubSub(client, self._timeout, self._primary)
             try:
                 await pubsub.subscribe(channel)
-            except BaseException:
+            except BaseException:  # raised again
                 await pubsub.aclose()
                 raise
         return pubsub

@@ -133,7 +133,7 @@ class ArgumentCodec:
                 return long(args, kwargs or {}, False)
             try:
                 return encode(args)
-            except Exception:
+            except Exception:  # as above
                 return long(args, {}, False)
 
         if any(kind.keep_offsets for kind in self._kinds.values()):
@@ -175,7 +175,7 @@ class ArgumentCodec:
                 if guard is not None:
                     guard(body)
                 return short(body)
-            except Exception:
+            except Exception:  # as above
                 args, kwargs = long(body)
             if kwargs:
                 raise InvalidArgument(f"{name}(): these arguments only have names: {[*kwargs]}")
@@ -186,7 +186,7 @@ class ArgumentCodec:
                 if guard is not None:
                     guard(body)
                 return short(body), None
-            except Exception:
+            except Exception:  # as above
                 return long(body)
 
         return decode_args, decode_call
@@ -258,7 +258,7 @@ class ArgumentCodec:
         bound = self._bind(args, kwargs)
         try:
             body = self._serializer.encode({"args": args, "kwargs": kwargs} if kwargs else args)
-        except Exception as exc:
+        except Exception as exc:  # a user's type may raise anything
             raise self._culprit(bound.arguments, exc) from exc
         if check:
             self._decode(body)
@@ -269,7 +269,7 @@ class ArgumentCodec:
         for name, value in arguments.items():
             try:
                 self._serializer.encode(value)
-            except Exception as exc:
+            except Exception as exc:  # as above
                 return self._wrong(name, exc)
         return InvalidArgument(f"{self._name}(): arguments: {reason(error)}")
 

@@ -385,7 +385,7 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
             prepared = prepare(hint, _check, scope)
             node = _check(prepared)
         decode = Decoder(prepared, dec_hook=from_plain).decode
-    except Exception as exc:
+    except Exception as exc:  # as above; hints are code
         name = inspect.formatannotation(hint)
         raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
     return Kind(prepared, decode, _guard(node, {}), _fitting(node), _offset_keeper(node))

@@ -133,7 +133,7 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
     except Exception:  # from Python 3.14 on, hints are code that runs here
         try:
             signature = signature_of(func)
-        except Exception as exc:
+        except Exception as exc:  # hints are code
             raise RegistrationError(f"{name}(): it has no signature: {exc}") from exc
         scope = {**scope, **_names_in_hints(heart)}  # to name the hint that cannot be resolved
 

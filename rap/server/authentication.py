@@ -181,7 +181,7 @@ class Authenticator:
                     return self._refused(conn, "the token was refused")
         except TimeoutError:
             return Code.UNAVAILABLE, f"the token was not verified in {self._timeout:g} s"
-        except Exception:
+        except Exception:  # of the user's verify_token
             self._log.exception("verify_token failed for the connection with %s", conn.peer)
             return Code.UNAVAILABLE, "the token could not be verified"
         if identity is not True:

@@ -44,7 +44,7 @@ def reimport_function(path: str, func_str: str) -> Callable[..., Any]:
         sys.modules[path] = module
         _execute(module, spec)
         func = _pick(module, path, func_str)
-    except BaseException as exc:
+    except BaseException as exc:  # running a module can raise anything; raised again
         if old is not None:
             sys.modules[path] = old
         else:

@@ -548,7 +548,7 @@ class Dispatcher:
                 self._begin(stream, flags)
             else:
                 stream.task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc)
 
     def _begin(self, stream: ServerStream, flags: int) -> None:
@@ -570,7 +570,7 @@ class Dispatcher:
             stream.task = task
             if entrance is not None:
                 entrance.enter(stream, task, self._monotonic())
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc)
 
     def _is_refused(self, stream: ServerStream, entrance: Entrance) -> bool:
@@ -624,7 +624,7 @@ class Dispatcher:
             try:
                 seen = self._pipeline.error(stream.as_call(), (code, message, details))
                 code, message, details = Code(seen[0]), seen[1], seen[2]
-            except BaseException as failure:
+            except BaseException as failure:  # of a processor of the user
                 if is_ctrl_c(failure):
                     raise
                 self._log.exception("process_error of a processor failed")
@@ -713,7 +713,7 @@ class Dispatcher:
                 stream.conn.send_response(stream, body)
             else:
                 stream.conn.send_data(stream, _RESPONSE, pack(stream.last_header()), body)
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc, began=True)
         finally:
             current.reset(token)
@@ -736,7 +736,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc, began=True)
         finally:
             stream.task = None  # its context refers to the stream: do not leave a reference cycle
@@ -782,7 +782,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc)
         finally:
             stream.task = None  # its context refers to the stream: do not leave a reference cycle
@@ -801,7 +801,7 @@ class Dispatcher:
             error = stream.error or exc
             self._on_cancelled(stream)
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             error = exc
             self.fail(stream, exc)
         finally:
@@ -838,7 +838,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             self._on_cancelled(stream)
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # the end of the call
             self.fail(stream, exc)
         finally:
             stream.task = None  # its context refers to the stream: do not leave a reference cycle
@@ -888,7 +888,7 @@ def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str
     kind = type(exc).__name__
     try:
         code, message, details = encode_error(exc, debug=debug)
-    except Exception:
+    except Exception:  # of a user's `__str__` or details; the message says so
         return Code.UNKNOWN, f"{kind}, whose text cannot be made", {"type": kind}
     if debug:
         text = details["traceback"][-_MAX_TRACEBACK:]

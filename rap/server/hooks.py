@@ -39,7 +39,7 @@ async def run_stop_events(events: Iterable[Event], log: logging.Logger) -> None:
     for event in events:
         try:
             await run_event(event)
-        except Exception:
+        except Exception:  # of an event of the user
             log.exception("stop event %r failed", event)
 
 

@@ -149,7 +149,7 @@ class Router:
         if inspect.isclass(owner):
             try:
                 instance = owner()
-            except Exception as exc:
+            except Exception as exc:  # of the user's constructor
                 raise RegistrationError(
                     f"{owner.__name__}() failed: {exc}; register an object of the class"
                 ) from exc

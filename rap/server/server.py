@@ -496,7 +496,7 @@ class Server:
             await self._registration.register(
                 addresses, load, draining=self._connections.is_draining
             )
-        except BaseException:
+        except BaseException:  # raised again
             _discard(self._start_events, self._stop_events)
             self._closing = start_task(self._abort_start(), name="rap server abort")
             await asyncio.shield(self._closing)

@@ -104,7 +104,7 @@ class ItemSender:
                     if large or size >= _BATCH_BYTES or len(parts) >= most:
                         size = 0
                         await self._send_full()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except (Exception, SystemExit, KeyboardInterrupt):  # of the source; raised again
             if parts:
                 self._send_batch()  # items yielded before the error still arrive
             if self._stream.outbox is not None:

@@ -140,7 +140,7 @@ async def _connect(
             ssl_handshake_timeout=None if context is None else timeout,
             ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
-    except BaseException:
+    except BaseException:  # raised again
         if getattr(sock, "_io_refs", 0):
             # uvloop has the descriptor and closes it, but does not tell the socket: closing that,
             # too, could close the descriptor of another file.
@@ -217,7 +217,7 @@ async def _connect_socket(info: _Info) -> socket.socket:
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
+    except BaseException:  # raised again
         sock.close()
         raise
     return sock

@@ -445,7 +445,7 @@ async def listen(
                         on_failed=on_failed,
                     )
                 servers.append(server)
-        except BaseException:
+        except BaseException:  # raised again
             for server in servers:
                 server.close()
             _close(sockets)

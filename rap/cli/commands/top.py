@@ -81,7 +81,7 @@ class InstanceMonitor:
             return self
         try:
             self._take(await self._registry.instances())
-        except BaseException:
+        except BaseException:  # raised again
             await self._registry.__aexit__()
             raise
         self._following = asyncio.create_task(self._follow(self._registry), name="rap top watch")

@@ -325,7 +325,7 @@ class SyncClient:
     def __enter__(self) -> Self:
         try:
             self.connect()
-        except BaseException:
+        except BaseException:  # raised again
             self.close()
             raise
         return self
@@ -559,7 +559,7 @@ class SyncClient:
         """Run a coroutine in the thread of the client and return its result."""
         try:
             _, thread = self.live
-        except BaseException:
+        except BaseException:  # raised again
             coroutine.close()
             raise
         return thread.run(coroutine)

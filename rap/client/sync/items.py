@@ -103,7 +103,7 @@ class ThreadItems:
                 items.append(item)
                 if len(items) >= self._ahead or time.monotonic() >= stop:
                     return _Pulled(items, None, False)
-        except Exception as exc:
+        except Exception as exc:  # of the user's iterable; the call raises it
             return _Pulled(items, exc, True)
         return _Pulled(items, None, True)
 

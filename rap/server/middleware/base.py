@@ -156,7 +156,7 @@ class BaseMsgMiddleware(_Middleware):
                 if default_param:
                     func = partial(func, **default_param)
                 return await self.dispatch(request, call_id, func, param)
-            except Exception as exc:
+            except Exception as exc:  # the end of the call; the result carries it
                 return call_id, exc
 
         return run

@@ -74,7 +74,7 @@ class MiddlewareStack:
             middleware = self._started.pop()
             try:
                 await run_event(middleware.stop_event_handle)
-            except Exception:
+            except Exception:  # of an event of the user
                 self._log.exception("stop_event_handle of %r failed", middleware)
 
     def admission(self, authenticator: "Authenticator | None" = None) -> Admission | None:
@@ -173,7 +173,7 @@ class MessageChain:
         for answered in self._answered:
             try:
                 answered(answer)
-            except BaseException as exc:
+            except BaseException as exc:  # of a callback of the user
                 if is_ctrl_c(exc):
                     raise
                 self._log.exception("%r failed", answered)
@@ -197,6 +197,6 @@ class MessageChain:
                 result = await self._threads.run(func, param, default_param)
             if inspect.isawaitable(result):
                 result = await result
-        except Exception as exc:
+        except Exception as exc:  # of the handler; the result carries it
             return call_id, exc
         return call_id, result
