@@ -4,6 +4,8 @@ import builtins
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from rap.options import DeclaredOption, Options, declared_options
 from rap.server import Server
 from rap.server.config import HandlerOptions, ServerConfig
 from rap.transport.options import ConnectionOptions, KeepaliveOptions
-from tests.option_texts import Text, texts
+from tests.option_texts import DOCSTRINGS, Text, texts
 from tests.test_readme import Block, Example, blocks_of, examples_of, run
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,17 @@ BESIDE = {
 def test_what_is_made_from_the_declarations_of_options_is_current(text: Text) -> None:
     content = (ROOT / text.path).read_text()
     assert text.apply(content) == content, "run python -m tests.option_texts"
+
+
+@pytest.mark.parametrize(("config", "owner", "module"), DOCSTRINGS)
+def test_a_docstring_has_every_option_that_is_taken(
+    config: type[Options], owner: str, module: str
+) -> None:
+    taker = attrgetter(owner)(import_module(module.removesuffix(".py").replace("/", ".")))
+    taken = inspect.signature(taker).parameters
+    entries = re.findall(r"^    (\w+): ", inspect.getdoc(taker) or "", re.MULTILINE)
+    declared = [each.name for each in declared_options(config)]
+    assert [name for name in declared if name in taken and name not in entries] == []
 
 
 def test_a_text_belongs_to_one_declaration() -> None:

@@ -293,6 +293,22 @@ class Client:
                 the first answer counts. `True` means the 95th to 99th percentile of the function's
                 latency. It needs `idempotent` and a unary function; with `bind`, it applies to the
                 unary functions. Default None, more than 0.
+            priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
+                `priority` of the client. Default None.
+            wait_for_ready: How long its calls wait for a server if none is connected: `True`,
+                `False` or a number of seconds. `None` means the `wait_for_ready` of the client.
+                Default None.
+            max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the
+                client. Default None, at least 1.
+            retry_codes: Error codes after which a call is made again, if the function is
+                idempotent. `None` means the `retry_codes` of the client. Default None.
+            retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of
+                the client. Default None, at least 0.
+            hedge_share: Maximum hedged requests as a share of the calls. `None` means the
+                `hedge_share` of the client. Default None, 0 to 1.
+            fault_codes: Error codes that may be the fault of the server. `None` means the
+                `fault_codes` of the client; with an empty list, calls of the function eject no
+                server. Default None.
 
         Raises:
             TypeError: The function is not an ``async def``, or `name` is not a string.
@@ -355,6 +371,22 @@ class Client:
                 the first answer counts. `True` means the 95th to 99th percentile of the function's
                 latency. It needs `idempotent` and a unary function; with `bind`, it applies to the
                 unary functions. Default None, more than 0.
+            priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
+                `priority` of the client. Default None.
+            wait_for_ready: How long its calls wait for a server if none is connected: `True`,
+                `False` or a number of seconds. `None` means the `wait_for_ready` of the client.
+                Default None.
+            max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the
+                client. Default None, at least 1.
+            retry_codes: Error codes after which a call is made again, if the function is
+                idempotent. `None` means the `retry_codes` of the client. Default None.
+            retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of
+                the client. Default None, at least 0.
+            hedge_share: Maximum hedged requests as a share of the calls. `None` means the
+                `hedge_share` of the client. Default None, 0 to 1.
+            fault_codes: Error codes that may be the fault of the server. `None` means the
+                `fault_codes` of the client; with an empty list, calls of the function eject no
+                server. Default None.
 
         Raises:
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
@@ -607,6 +639,12 @@ class Client:
                 calls that of the client. Default None.
             affinity: Key whose calls go to the same server, with `picker="rendezvous"`. Default
                 None.
+            wait_for_ready: How long the call waits for a server if none is connected: `True`,
+                `False` or a number of seconds. `None` means the `wait_for_ready` of the client.
+                Default None.
+            priority: Priority of the call: `critical`, `default` or `sheddable`. `None` means that
+                of the stub or the client, but no higher one than that of the call that is being
+                served. Default None.
             arg_param: Positional arguments of the function as a list, instead of one by one.
                 Default None.
             kwarg_param: More keyword arguments of the function as a dict. Their names may be those

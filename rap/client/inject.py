@@ -65,6 +65,20 @@ def inject(
             first answer counts. `True` means the 95th to 99th percentile of the function's latency.
             It needs `idempotent` and a unary function; with `bind`, it applies to the unary
             functions. Default None, more than 0.
+        priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
+            `priority` of the client. Default None.
+        wait_for_ready: How long its calls wait for a server if none is connected: `True`, `False`
+            or a number of seconds. `None` means the `wait_for_ready` of the client. Default None.
+        max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the client.
+            Default None, at least 1.
+        retry_codes: Error codes after which a call is made again, if the function is idempotent.
+            `None` means the `retry_codes` of the client. Default None.
+        retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of the
+            client. Default None, at least 0.
+        hedge_share: Maximum hedged requests as a share of the calls. `None` means the `hedge_share`
+            of the client. Default None, 0 to 1.
+        fault_codes: Error codes that may be the fault of the server. `None` means the `fault_codes`
+            of the client; with an empty list, calls of the function eject no server. Default None.
 
     Raises:
         ValueError: It is not a function of a module, or it is injected already.

@@ -376,6 +376,12 @@ class Server:
                 functions that never block. Default False.
             allow: Names of the clients that may call the function, or a function that takes the
                 `Call` and returns whether its client may. `None` means all clients. Default None.
+            priority: Priority of the calls whose client names none: `'critical'`, `'default'` or
+                `'sheddable'`. An overloaded server begins critical calls first, and refuses
+                sheddable calls first. `None` means `'default'`. Default None.
+            max_concurrency: Maximum calls of the function that run at a time; more are refused with
+                `ResourceExhausted`. `None` means any number, unless the server is overloaded.
+                Default None, at least 1.
 
         Raises:
             ValueError: An option has a bad value; the message names it.
