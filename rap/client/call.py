@@ -417,8 +417,9 @@ class Invoker:
             body: The encoded arguments.
             error: How it failed.
         """
-        if is_refusal(error) and self.cluster.all_refuse():  # as `prepare_retry` would say
-            self.policy.gives_up(error)
+        cluster = self.cluster
+        if is_refusal(error) and cluster.all_refuse() and not cluster.is_gathering():
+            self.policy.gives_up(error)  # as `prepare_retry` would say
             self._count_refusal(method.path, method.priority, stream.conn, error)
             try:
                 raise error
@@ -578,7 +579,8 @@ class Invoker:
             if not self.cluster.has_room(failed):  # its stream ids are used up
                 return False
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
-        if not elsewhere and is_refusal(error):
+        is_refused_by_all = not elsewhere and is_refusal(error)
+        if is_refused_by_all and not self.cluster.is_gathering():
             self.policy.gives_up(error)
             return False
         if error.code is Code.UNIMPLEMENTED and error.unserved:
@@ -597,6 +599,8 @@ class Invoker:
             rules=method.rules,
         )
         if pause is None or self.monotonic() + pause >= call.deadline:
+            if is_refused_by_all:
+                self.policy.gives_up(error)
             return False
         in_retry = serves_retry(running_call())
         parted = not conn.usable

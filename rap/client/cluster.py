@@ -64,6 +64,7 @@ _WATCH_AGAIN = 1.0  # seconds after which a watch that failed is started again
 _SETTLED = 1.0  # seconds after which clients that start together with this one are connected too
 _REPORTED = 1.0  # seconds within which servers say how many clients they have
 _RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
+_GATHERING = 5.0  # seconds in which the others come, once a first server is ready
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
 
@@ -198,6 +199,7 @@ class Cluster:
         self._outlook = Outlook()  # of the calls that wait
         self._answer_due = NEVER  # when the registry should have answered
         self._ready_until = -inf  # when a server was last ready
+        self._gathered_at = -inf  # when servers that start together are all expected to be ready
         self._comparison: Comparison | None = None
         self._breaker_policy = BreakerPolicy(
             failures=config.eject_after, success_rate=config.eject_below, pause=config.eject_pause
@@ -451,6 +453,13 @@ class Cluster:
             if node.refused_until <= now:
                 return False
         return True
+
+    def is_gathering(self) -> bool:
+        """Whether the first server has just become ready, and others are still connected to."""
+        if self._clock.monotonic() >= self._gathered_at:
+            return False
+        pools = (node.pool for node in self.nodes.values() if not node.listed_as_draining)
+        return any(pool.wanted and not pool.connections and pool.denial is None for pool in pools)
 
     def refusing(self) -> frozenset[str]:
         """Return the ids of the ready nodes that asked for no more calls, as of now."""
@@ -749,6 +758,8 @@ class Cluster:
         if nodes != self.ready or weights != self._weights:  # pickers know it by identity
             if self.ready and not nodes:
                 self._ready_until = now
+            elif nodes and not self.ready:
+                self._gathered_at = now + _GATHERING
             self.ready, self._weights = nodes, weights
         if self._zones is not None:
             self._zones.plan(self.ready, panic)

@@ -18,7 +18,7 @@ from rap.server import Server
 from tests.client.test_cluster import node
 from tests.client.test_retry_policy import budget_of, policy, taken
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, serving
+from tests.loopback import calling, eventually, serving, swallowing, within
 
 ON_BOTH_LOOPS = True
 
@@ -193,6 +193,65 @@ async def test_a_call_is_not_retried_where_all_servers_refuse(call: Any) -> None
                 assert "not sent" in str(caught.value)
         assert sum(gate.seen for gate in gates) <= 20 + 2 * 3
         assert all(each.breaker.state is BreakerState.CLOSED for each in client.cluster.ready)
+
+
+async def _stub(client: Client) -> int:
+    return await client.register(idempotent=True)(work)()
+
+
+GATHERING = pytest.mark.parametrize(
+    "call", [lambda client: client.raw_call("work"), _items, _stub], ids=["unary", "items", "stub"]
+)
+
+
+@asynccontextmanager
+async def one_of_two(gate: Overloaded, clock: FakeClock) -> AsyncIterator[Client]:
+    """Connect a client to the first of two servers; the second one does not answer yet."""
+    with swallowing("127.0.0.1") as port:
+        async with servers(gate) as (first,):
+            hosts = [str(first.addresses[0]), f"127.0.0.1:{port}"]
+            async with Client(hosts, clock=clock) as client:
+                yield client
+
+
+@GATHERING
+async def test_a_refused_call_comes_again_while_other_servers_are_still_connected_to(
+    call: Any,
+) -> None:
+    """Where a whole service is started again, the first server gets the calls of all."""
+    gate, clock = Overloaded(0.5), FakeClock()
+    async with one_of_two(gate, clock) as client:
+        running = asyncio.ensure_future(call(client))
+        await eventually(lambda: running.done() or client.cluster.all_refuse())
+        assert not running.done()
+        gate.seconds = None
+        clock.advance(0.49)
+        assert gate.seen == 1
+        clock.advance(0.02)
+        assert await within(running) == 1
+        assert gate.seen == 2
+
+
+@GATHERING
+async def test_a_refused_call_does_not_wait_for_servers_that_have_not_come_for_long(
+    call: Any,
+) -> None:
+    gate, clock = Overloaded(0.5), FakeClock()
+    async with one_of_two(gate, clock) as client:
+        clock.advance(5.0)
+        with pytest.raises(ResourceExhausted) as caught:
+            await within(call(client))
+        assert "no other server" in caught.value.details["not_retried"]
+        assert gate.seen == 1
+
+
+async def test_a_refused_call_whose_time_is_too_short_to_come_again_says_so_at_once() -> None:
+    gate, clock = Overloaded(0.5), FakeClock()
+    async with one_of_two(gate, clock) as client:
+        with pytest.raises(ResourceExhausted) as caught:
+            await within(client.raw_call("work", timeout=0.4))
+        assert "no other server" in caught.value.details["not_retried"]
+        assert gate.seen == 1
 
 
 async def test_a_refused_channel_says_that_its_server_refuses() -> None:
