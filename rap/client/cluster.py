@@ -769,7 +769,7 @@ class Cluster:
             if _denial_of(self.nodes.values()):
                 self._queue.wake_all()
             elif nodes:
-                self._queue.wake(self._places() + 1)  # the last one lets a full pool dial
+                self._queue.wake(self._places(), extra=1)  # that one lets a full pool dial
             else:
                 self._hurry_dials()
             outlook = self._look_ahead()

@@ -25,6 +25,8 @@ many seconds. ``None``: the default of `Patience`."""
 _AT_LEAST = 1.0  # seconds by default, from when the call began to wait
 _ROOM = 2.0  # latencies that a call leaves for its answer when it waits for a place
 _LEAST_PACE, _LONGEST_PACE = 0.1, 0.5  # seconds for which the pace of a queue is measured
+_STALL = 1.0  # seconds without a turn that say nothing about the pace, if turns came much faster
+_FASTER = 8.0  # times
 _AFTER_LOSS = 5.0  # seconds by default, from when a server was last ready
 
 
@@ -134,7 +136,8 @@ class PickQueue:
     def __init__(self, limit: int, clock: Clock) -> None:
         self.queue: OrderedDict[asyncio.Future[None], _Wait] = OrderedDict()  # removes in O(1)
         self.called = 0
-        self._woken = self._woken_since = 0.0  # calls, and since when; see `expected_wait`
+        self._woken = 0.0  # calls whose turn came, for `expected_wait`
+        self._woken_since = self._woken_at = clock.monotonic()  # since when, and the last one
         self._limit = limit
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -142,16 +145,19 @@ class PickQueue:
     def expected_wait(self, now: float) -> float:
         """Return in how many seconds the turn of one more call would come; 0 if that is not known.
 
+        While no turns come, the pace stays what it was, and the queue is expected to stand still
+        for as long again.
+
         Args:
             now: Seconds on the monotonic clock.
         """
         if not self.queue:
             self.forget_pace(now)
             return 0.0
-        past = now - self._woken_since
-        if past < _LEAST_PACE or not self._woken:
+        if not self._woken or now - self._woken_since < _LEAST_PACE:
             return 0.0
-        wait = len(self.queue) * past / self._woken
+        past = self._woken_at - self._woken_since
+        wait = len(self.queue) * past / self._woken + now - self._woken_at
         if past > _LONGEST_PACE:
             self._woken /= 2
             self._woken_since += past / 2
@@ -159,7 +165,7 @@ class PickQueue:
 
     def forget_pace(self, now: float) -> None:
         """Note that turns so far do not tell when the next ones come."""
-        self._woken, self._woken_since = 0.0, now
+        self._woken, self._woken_since, self._woken_at = 0.0, now, now
 
     async def wait(self, until: Callable[[], float], *, first: bool = False) -> None:
         """Return when it is this call's turn to pick again.
@@ -206,15 +212,31 @@ class PickQueue:
             if not turn.done():
                 wait.timeout.reschedule(self._on_loop(wait.until()))
 
-    def wake(self, count: int = 1) -> None:
-        """Let the first calls in the queue go on, as many as there are places."""
-        while self.queue and count > 0:
+    def wake(self, count: int = 1, *, extra: int = 0) -> None:
+        """Let the first calls in the queue go on.
+
+        Args:
+            count: How many places there are.
+            extra: How many more calls go on, and wait again if they find no place.
+        """
+        woken = 0
+        while self.queue and woken < count + extra:
             turn, _ = self.queue.popitem(last=False)
             if not turn.done():
-                self.called += 1
-                self._woken += 1
+                woken += 1
                 turn.set_result(None)
-                count -= 1
+        self.called += woken
+        if count and woken:
+            self._measure(min(count, woken), self._clock.monotonic())
+
+    def _measure(self, woken: int, now: float) -> None:
+        """Note that so many calls have left the queue."""
+        stall, past = now - self._woken_at, self._woken_at - self._woken_since
+        if stall > _STALL and stall * self._woken > _FASTER * past:
+            self.forget_pace(now)  # what came before the stall and the stall do not tell it
+        else:
+            self._woken += woken
+            self._woken_at = now
 
     def wake_all(self) -> None:
         """Let all calls go on; those that find no server wait again."""

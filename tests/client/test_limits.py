@@ -148,15 +148,82 @@ async def test_the_queue_knows_when_the_turn_of_one_more_call_would_come() -> No
         clock.advance(0.05)
         queue.wake(2)
     assert queue.expected_wait(clock.monotonic()) == pytest.approx(80 / 40)
-    clock.advance(10.0)  # at first a long time counts, then more and more what is new
+    clock.advance(10.0)  # the pace before a stall does not count after it
     for _ in range(10):
         clock.advance(0.1)
         queue.wake(1)
         queue.expected_wait(clock.monotonic())
-    assert 7.0 < queue.expected_wait(clock.monotonic()) < 30.0
+    assert queue.expected_wait(clock.monotonic()) == pytest.approx(70 / 10)
     queue.wake_all()
     await within(asyncio.gather(*tasks))
     assert queue.expected_wait(clock.monotonic()) == 0.0
+
+
+async def test_the_queue_expects_a_stall_to_last_as_long_again_and_the_pace_to_stay() -> None:
+    clock = FakeClock()
+    queue = PickQueue(1000, clock)
+    tasks = [asyncio.create_task(queue.wait(lambda: NEVER)) for _ in range(800)]
+    await eventually(lambda: len(queue.queue) == 800)
+    for _ in range(10):
+        clock.advance(0.05)
+        queue.wake(20)
+        queue.expected_wait(clock.monotonic())
+    for n in range(300):  # each new call looks
+        assert queue.expected_wait(clock.monotonic()) == pytest.approx(600 / 400 + n / 100)
+        clock.advance(0.01)
+    queue.wake(20)
+    for n in range(20):
+        found = queue.expected_wait(clock.monotonic())
+        assert found == 0.0 or found == pytest.approx(len(queue.queue) / 400)
+        assert found or n < 3
+        clock.advance(0.05)
+        queue.wake(20)
+    queue.wake_all()
+    await within(asyncio.gather(*tasks))
+
+
+async def test_the_queue_knows_the_pace_of_a_server_with_long_pauses_between_turns() -> None:
+    clock = FakeClock()
+    queue = PickQueue(1000, clock)
+    tasks = [asyncio.create_task(queue.wait(lambda: NEVER)) for _ in range(20)]
+    await eventually(lambda: len(queue.queue) == 20)
+    for _ in range(10):
+        clock.advance(3.0)
+        queue.wake(1)
+        assert queue.expected_wait(clock.monotonic()) == pytest.approx(len(queue.queue) * 3.0)
+    queue.wake_all()
+    await within(asyncio.gather(*tasks))
+
+
+async def test_new_calls_wait_while_a_full_server_stalls_for_less_than_their_time() -> None:
+    turns, clock = asyncio.Semaphore(0), FakeClock()
+
+    async def enter() -> int:
+        await turns.acquire()
+        return 1
+
+    async with serving(enter) as server:
+        async with calling(server, clock=clock, max_in_flight=1) as client:
+            waiters, tasks = client.cluster.waiters, tasks_of(client, 80, timeout=900.0)
+            await eventually(lambda: len(waiters) == 79)
+            for left in range(78, 58, -1):
+                clock.advance(0.05)
+                turns.release()
+                await eventually(lambda left=left: len(waiters) == left)  # type: ignore[misc]
+            for _ in range(10):
+                first = next(iter(waiters))
+                clock.advance(0.3)
+                await eventually(lambda first=first: first not in waiters)  # type: ignore[misc]
+                call = tasks_of(client, 1, timeout=9.0)[0]
+                waiting = len(waiters)
+                await eventually(
+                    lambda call=call, waiting=waiting: call.done() or len(waiters) > waiting  # type: ignore[misc]
+                )
+                assert not call.done()
+                tasks.append(call)
+            for _ in tasks:
+                turns.release()
+            assert await within(asyncio.gather(*tasks)) == [1] * 90
 
 
 @pytest.mark.parametrize("how", ["cancel", "fail", "answer"])
