@@ -501,7 +501,7 @@ class Dispatcher:
             on_change=self._routes.clear,
         )
         self.gate: Gate[ServerStream] = Gate(
-            self._begin, self._refuse, clock, self._loop, is_on=shed
+            self._begin_in_turn, self._refuse, clock, self._loop, is_on=shed
         )
 
     @property
@@ -551,12 +551,16 @@ class Dispatcher:
         except BaseException as exc:  # the end of the call
             self.fail(stream, exc)
 
+    def _begin_in_turn(self, stream: ServerStream, flags: int) -> None:
+        """Run the handler of a call that has waited, unless its entrance has closed meanwhile."""
+        entrance = stream.route[4]
+        if entrance is None or not self._is_refused(stream, entrance):
+            self._begin(stream, flags)
+
     def _begin(self, stream: ServerStream, flags: int) -> None:
-        """Run the handler of a call."""
+        """Run the handler of a call that its entrance lets in."""
         _, _, _, run, entrance = stream.route
         try:
-            if entrance is not None and self._is_refused(stream, entrance):
-                return
             if run is None:
                 self._run_inline(stream)
                 return
