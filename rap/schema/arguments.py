@@ -14,7 +14,15 @@ from rap.call import CALL_OPTIONS
 from rap.errors import InvalidArgument
 from rap.wire.codec import MAX_ELEMENTS, check_body
 
-__all__ = ["ArgumentCodec", "Kind", "Serializer", "check_size", "reason", "strictest"]
+__all__ = [
+    "ArgumentCodec",
+    "Kind",
+    "Serializer",
+    "check_levels",
+    "check_size",
+    "reason",
+    "strictest",
+]
 
 Body = bytes | memoryview
 Guard = Callable[[Body], None]
@@ -44,6 +52,12 @@ class Kind(NamedTuple):
     guard: Guard | None
     fitting: frozenset[type] | None
     keep_offsets: Callable[[Any], Any] | None = None
+
+    def decode_checked(self, body: Body) -> Any:
+        """Decode one argument of a body whose depth and elements are checked, but not its keys."""
+        if self.guard is check_body:
+            check_body(body)
+        return self.decode(body)
 
 
 class Serializer(NamedTuple):
@@ -275,7 +289,7 @@ class ArgumentCodec:
 
     def _decode(self, body: Body) -> tuple[Args, Kwargs | None]:
         try:
-            check_body(body, any_keys=self._guard is not check_body)
+            check_levels(body)
             args, kwargs = self._serializer.split(body)
         except (ValueError, RecursionError) as exc:
             raise InvalidArgument(f"{self._name}(): arguments: {reason(exc)}") from exc
@@ -283,10 +297,13 @@ class ArgumentCodec:
             args, kwargs = self._place(args, kwargs)
             if not kwargs:
                 with suppress(Exception):  # then the rest of this says why
-                    return self._short(self._serializer.encode(args)), None
+                    body = self._serializer.encode(args)
+                    if self._guard is not None:
+                        self._guard(body)
+                    return self._short(body), None
         bound = self._bind(args, kwargs)
         for name, value in bound.arguments.items():
-            decode = self._kinds[name].decode
+            decode = self._kinds[name].decode_checked
             try:
                 if isinstance(value, tuple):  # *args
                     bound.arguments[name] = tuple(map(decode, value))
@@ -303,6 +320,18 @@ class ArgumentCodec:
         return InvalidArgument(f"{self._name}(): argument {name!r}: {reason(exc)}")
 
 
+def check_levels(body: Body) -> None:
+    """Guard a type with open parts that declares maps whose keys are numbers, times or arrays.
+
+    A peer may send any number of such keys in the declared maps. So they are not limited in the
+    open parts either.
+
+    Raises:
+        ValueError: The body is nested too deep, or holds too many elements.
+    """
+    check_body(body, any_keys=True)
+
+
 def check_size(body: Body) -> None:
     """Guard a type whose own depth is bounded: nothing deeper than it is ever built.
 
@@ -316,8 +345,8 @@ def check_size(body: Body) -> None:
 
 
 def strictest(guards: Sequence[Guard | None]) -> Guard | None:
-    """Return the guard that does the work of all: `check_body` before `check_size` before none."""
-    return next((guard for guard in (check_body, check_size) if guard in guards), None)
+    """Return the guard that does the work of all: the first of `check_body` and so on."""
+    return next((each for each in (check_body, check_levels, check_size) if each in guards), None)
 
 
 def reason(exc: Exception) -> str:

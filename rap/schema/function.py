@@ -30,6 +30,7 @@ from rap.schema.arguments import (
     Kind,
     Kwargs,
     Serializer,
+    check_levels,
     check_size,
     reason,
     strictest,
@@ -345,16 +346,17 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
     so the batch has at most twice the elements of an item.
     """
     typed = Decoder(list.__class_getitem__(kind.hint), dec_hook=from_plain).decode
-    is_open = kind.guard is check_body
+    any_keys = kind.guard is not check_body
+    is_deep = kind.guard in (check_body, check_levels)
 
     def decode_items(body: Body) -> list[Any]:
         try:
-            if is_open or len(body) > MAX_ELEMENTS:
+            if is_deep or len(body) > MAX_ELEMENTS:
                 check_body(
                     body,
                     max_depth=MAX_DEPTH + 1,
                     max_elements=2 * MAX_ELEMENTS,
-                    any_keys=not is_open,
+                    any_keys=any_keys,
                 )
             items: list[Any] = typed(body)
         except Exception as exc:  # as above
@@ -388,7 +390,10 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     except Exception as exc:  # as above; hints are code
         name = inspect.formatannotation(hint)
         raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
-    return Kind(prepared, decode, _guard(node, {}), _fitting(node), _offset_keeper(node))
+    guard = _guard(node, {})
+    if guard is check_body and _declares_keys(node, set()):
+        guard = check_levels
+    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node))
 
 
 def _check(hint: Any) -> nodes.Type:
@@ -467,6 +472,30 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
     guards = [_guard(inner, pending) for inner in _inner(node)]
     pending[id(node)] = False
     return strictest([*guards, check_size if isinstance(node, _CONTAINERS) else None])
+
+
+# Keys that `check_body` limits, because they are sent as numbers, times or arrays.
+_LIMITED_KEYS = (
+    nodes.IntType
+    | nodes.FloatType
+    | nodes.DateTimeType
+    | nodes.CollectionType
+    | nodes.TupleType
+    | nodes.NamedTupleType
+)
+
+
+def _declares_keys(node: nodes.Type, seen: set[int]) -> bool:
+    """Return whether a type has a map that is declared to have keys which `check_body` limits."""
+    if id(node) in seen:
+        return False
+    seen.add(id(node))
+    if isinstance(node, nodes.DictType):
+        key = node.key_type
+        keys = key.types if isinstance(key, nodes.UnionType) else (key,)
+        if any(isinstance(each, _LIMITED_KEYS) for each in keys):
+            return True
+    return any(_declares_keys(inner, seen) for inner in _inner(node))
 
 
 def _inner(node: Any) -> Iterator[nodes.Type]:

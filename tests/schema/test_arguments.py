@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from rap.errors import InvalidArgument
 from rap.schema.arguments import ArgumentCodec, Kind, Serializer
 from rap.schema.function import Function, encode_raw_args
 from rap.wire.codec import pack, unpack
+
+any_keys = msgspec.msgpack.Encoder()  # as a hostile peer sends them
 
 
 def add(a: int, b: int) -> int:
@@ -273,6 +276,52 @@ def test_arguments_too_deep_for_the_server_are_refused_by_the_client() -> None:
     with pytest.raises(InvalidArgument, match=r"store\(\): arguments: .* the limit is 32"):
         Function.of(store).encode_args((b"", [], deep))
     Function.of(store).encode_args((b"", [], deep[0]))
+
+
+_NUMBERS = dict.fromkeys(range(5_000), "x")
+_PAIRS = {(n, n): "x" for n in range(5_000)}
+
+
+def beside_any(table: dict[int, str], extra: Any = None, **more: Any) -> None: ...
+
+
+def values_are_open(
+    table: dict[int, Any], rows: dict[int, dict[str, Any]], pairs: dict[tuple[int, int], Any]
+) -> None: ...
+
+
+def keys_are_open(data: Any, plain: dict, texts: dict[str, Any], *, note: Any = None) -> None:  # type: ignore[type-arg]
+    ...
+
+
+def test_declared_keys_may_be_any_number_beside_open_parts_and_around_them() -> None:
+    function = Function.of(beside_any)
+    for args in [(_NUMBERS,), (_NUMBERS, {"a": [1]})]:
+        assert function.decode_args(function.encode_args(args))[0] == _NUMBERS
+    body = function.encode_args((_NUMBERS,), {"extra": 1, "other": {"a": 1}})
+    assert function.decode_call(body)[1] == {"other": {"a": 1}}
+    function = Function.of(values_are_open)
+    tables = (_NUMBERS, {n: {"name": "x"} for n in range(5_000)}, _PAIRS)
+    assert tuple(function.decode_args(function.encode_args(tables))) == tables
+
+
+@pytest.mark.parametrize("table", [_NUMBERS, _PAIRS])
+@pytest.mark.parametrize("name", ["data", "plain", "texts", "note"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_keys_that_hints_leave_open_are_limited_in_arguments_of_any_form(
+    name: str, table: dict[Any, str], by_name: bool
+) -> None:
+    function = Function.of(keys_are_open)
+    values: dict[str, Any] = {"data": {}, "plain": {}, "texts": {}}
+    values[name] = {"inner": table} if name == "texts" else table
+    note = {"note": values.pop("note")} if name == "note" else {}
+    args, kwargs = ((), {**values, **note}) if by_name else (tuple(values.values()), note)
+    message = rf"argument '{name}': a (map has 5000 keys that are numbers|key of a map is an array)"
+    with pytest.raises(InvalidArgument, match=message):
+        function.encode_args(args, kwargs)
+    hostile = any_keys.encode({"args": args, "kwargs": kwargs} if kwargs else args)
+    with pytest.raises(InvalidArgument, match=message):
+        function.decode_call(hostile)
 
 
 def test_arguments_that_can_be_sent_alone_but_not_together_are_refused() -> None:
