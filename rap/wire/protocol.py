@@ -281,7 +281,8 @@ class WireProtocol(Sender[S]):
         begin = pos
         if self.state is State.OPENING and size - pos >= HEADER_SIZE:
             if data[pos + _KIND_AT] != HELLO:
-                self._violate("the first frame must be a Hello")
+                hint = _other_protocol(data[pos : pos + HEADER_SIZE])
+                self._violate(f"the first frame must be a Hello{hint}")
                 return
             length = _unpack_header(data, pos)[0]
             if length > MAX_HELLO:
@@ -743,3 +744,10 @@ class WireProtocol(Sender[S]):
         self.error = error
         self.state = State.CLOSING
         self.go_away(self.last_id, code, str(error))
+
+
+def _other_protocol(first: bytes) -> str:
+    """Return what to say of a peer whose first bytes, as long as a header, are not of a Hello."""
+    if first.startswith(b"HTTP/") or b" /" in first:  # a status line or a request line
+        return "; the peer speaks HTTP"
+    return "; the peer speaks TLS" if first.startswith(b"\x16\x03") else ""

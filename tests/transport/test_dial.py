@@ -123,7 +123,7 @@ async def test_a_server_of_another_version_is_told_apart() -> None:
 async def test_a_server_of_another_protocol_is_told_apart() -> None:
     pair = new_pair()
     async with silent(b"HTTP/1.1 400 Bad Request\r\n\r\n") as (address, _):
-        with pytest.raises(Unavailable, match=f"cannot reach {address}: .*must be a Hello"):
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: .*speaks HTTP"):
             await dial(address, pair.make_client, timeout=10)
 
 

@@ -94,6 +94,20 @@ def test_a_connection_that_begins_otherwise_is_refused(frame: Frame, reason: str
     assert endpoint.events == []
 
 
+@pytest.mark.parametrize(
+    ("first", "protocol"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x17", "TLS"),
+    ],
+)
+def test_a_peer_of_another_protocol_is_named(first: bytes, protocol: str) -> None:
+    endpoint = Endpoint(is_server=True)
+    endpoint.feed(first)
+    assert f"must be a Hello; the peer speaks {protocol}" in endpoint.violation()
+
+
 def test_a_hello_has_a_limit_because_it_is_kept() -> None:
     endpoint = Endpoint(is_server=True)
     endpoint.feed(hello(note="x" * 2**14).encode()[:20])

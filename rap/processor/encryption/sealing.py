@@ -162,8 +162,8 @@ class MessageSealer:
             )
         except ValueError as exc:
             raise Unauthenticated(
-                f"{self._method}: {self._receives} {self._received} was not sealed with the key "
-                f"{self.token[0]!r} for that position, or was changed on its way",
+                f"{self._method}: {self._receives} {self._received} cannot be decrypted: the peer "
+                f"has another key with the id {self.token[0]!r}, or it was changed on its way",
                 details={"reason": "seal"},
             ) from exc
         self._received += 1
