@@ -47,7 +47,7 @@ DOCSTRINGS: list[tuple[type[Options], str, str]] = [
     (ClientConfig, "Client", "rap/client/client.py"),
     (HandlerOptions, "Server.register", "rap/server/server.py"),
     (StubOptions, "Client.register", "rap/client/client.py"),
-    (StubOptions, "Client.bind", "rap/client/client.py"),
+    (StubOptions, "bind", "rap/client/stub.py"),
     (StubOptions, "inject", "rap/client/inject.py"),
     (CallOptions, "Client.raw_call", "rap/client/client.py"),
 ]

@@ -21,7 +21,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig, StubOptions
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
-from rap.client.method import MethodCache, merge_arguments
+from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session, innermost_session
@@ -29,7 +29,7 @@ from rap.client.stub import (
     Declare,
     StreamStub,
     UnaryStub,
-    bind_interface,
+    bind,
     iterator_call,
     make_stub,
     split_decorated,
@@ -47,7 +47,6 @@ __all__ = ["Client"]
 _log = logging.getLogger("rap.client")
 P = ParamSpec("P")
 R = TypeVar("R")
-I = TypeVar("I")  # noqa: E741
 
 
 # The clients of this process; a forked child tells them that they are another process's.
@@ -203,7 +202,7 @@ class Client:
         self._inherited = False  # it was connected in the process that this one was forked from
         self._lock = threading.Lock()
         _clients.add(self)
-        self._methods = MethodCache(self.config)
+        self.methods = MethodCache(self.config)
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors. Call it before `connect`.
@@ -335,80 +334,21 @@ class Client:
                 raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self._methods.make(name or function.name, group, function, *options, own=own)
+            method = self.methods.make(name or function.name, group, function, *options, own=own)
             return make_stub(self, method, func)
 
         return decorate if func is None else decorate(func)
 
-    @checks_options(StubOptions)
-    def bind(
-        self,
-        interface: Callable[..., I],
-        group: str | None = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        hedge: bool | float | None = None,
-        priority: str | None = None,
-        wait_for_ready: WaitForReady = None,
-        max_attempts: int | None = None,
-        retry_codes: Collection[Code] | None = None,
-        retry_pause: float | None = None,
-        hedge_share: float | None = None,
-        fault_codes: Collection[Code] | None = None,
-    ) -> I:
-        """Return an object whose methods are stubs of those of a class or `Protocol`.
-
-        Args:
-            interface: Declares the methods, each with `self` and type hints.
-            group: Group of the function on the server. `None` means `default`, or with `bind` the
-                name of the class. Default None.
-            timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
-                functions, and no deadline for all others. Default None, more than 0.
-            idempotent: Whether calling twice has the same effect as calling once. If so, a call
-                whose connection is lost is retried on another server. Default False.
-            hedge: Seconds without an answer after which the call is also sent to a second server;
-                the first answer counts. `True` means the 95th to 99th percentile of the function's
-                latency. It needs `idempotent` and a unary function; with `bind`, it applies to the
-                unary functions. Default None, more than 0.
-            priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
-                `priority` of the client. Default None.
-            wait_for_ready: How long its calls wait for a server if none is connected: `True`,
-                `False` or a number of seconds. `None` means the `wait_for_ready` of the client.
-                Default None.
-            max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the
-                client. Default None, at least 1.
-            retry_codes: Error codes after which a call is made again, if the function is
-                idempotent. `None` means the `retry_codes` of the client. Default None.
-            retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of
-                the client. Default None, at least 0.
-            hedge_share: Maximum hedged requests as a share of the calls. `None` means the
-                `hedge_share` of the client. Default None, 0 to 1.
-            fault_codes: Error codes that may be the fault of the server. `None` means the
-                `fault_codes` of the client; with an empty list, calls of the function eject no
-                server. Default None.
-
-        Raises:
-            RegistrationError: Type hints are missing, or values of a type cannot be sent.
-            TypeError: The interface declares no public method.
-        """
-        own = {
-            "wait_for_ready": wait_for_ready,
-            "max_attempts": max_attempts,
-            "retry_codes": retry_codes,
-            "retry_pause": retry_pause,
-            "hedge_share": hedge_share,
-            "fault_codes": fault_codes,
-        }
-        options = (group, timeout, idempotent, hedge, priority, own)
-        return bind_interface(self, self._methods, interface, *options)
+    def stub_of(self, method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the stub of a declared function, for `bind`."""
+        return make_stub(self, method, declared)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.describe()}>"
 
     def describe(self) -> str:
         """Return what the client calls and its state, in a few words."""
-        if not hasattr(self, "_methods"):
+        if not hasattr(self, "methods"):
             return "not constructed"
         service, hosts = self.target.service, self.config.host_list or DEFAULT_ADDRESS
         what = f"service={service!r}" if service else brief(hosts)
@@ -421,6 +361,7 @@ class Client:
             return f"{what} connecting"
         return f"{what} connected, {ready} server{'s' if ready != 1 else ''} ready"
 
+    bind = bind
     inject = inject
     recovery = staticmethod(recovery)
     get_raw_func = staticmethod(get_raw_func)
@@ -654,7 +595,7 @@ class Client:
         Raises:
             CallError: The call failed.
         """
-        method = self._methods.for_name(name, group)
+        method = self.methods.for_name(name, group)
         arguments = merge_arguments(args, arg_param, kwargs, kwarg_param)
         limit = method.timeout if check_call_timeout(timeout) is None else timeout
         return await self.invoker.unary(
@@ -686,7 +627,7 @@ class Client:
             CallError: The call failed.
             TypeError: It is a generator or channel function.
         """
-        method = self._methods.for_function(func, group)
+        method = self.methods.for_function(func, group)
         if method.stream_type.server_streams:
             raise TypeError(
                 f"call is for unary functions, {method.name} is a {method.stream_type.value}"
@@ -737,9 +678,9 @@ class Client:
             TypeError: The function is not a generator.
         """
         if isinstance(func, str):
-            method = self._methods.for_name(func, group, StreamType.STREAM)
+            method = self.methods.for_name(func, group, StreamType.STREAM)
         else:
-            method = self._methods.for_function(func, group)
+            method = self.methods.for_function(func, group)
         if method.stream_type not in (StreamType.STREAM, StreamType.BIDI):
             raise TypeError(
                 f"iterator_call is for generators, {method.name} is {method.stream_type.value}"
@@ -786,9 +727,9 @@ class Client:
             InvalidArgument: The arguments do not fit the function.
         """
         if isinstance(func, str):
-            method = self._methods.for_name(func, group, StreamType.CHANNEL)
+            method = self.methods.for_name(func, group, StreamType.CHANNEL)
         else:
-            method = self._methods.for_function(func, group)
+            method = self.methods.for_function(func, group)
         if method.stream_type is not StreamType.CHANNEL:
             raise TypeError(f"channel is for channels, {method.name} is {method.stream_type.value}")
         check_call_timeout(timeout)
@@ -821,7 +762,7 @@ class Client:
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
-        stream_type = self._methods.for_function(target, None).stream_type
+        stream_type = self.methods.for_function(target, None).stream_type
         if stream_type in (StreamType.STREAM, StreamType.BIDI):
             return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):

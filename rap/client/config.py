@@ -380,7 +380,7 @@ def _check_hedge(hedge: object, option: str) -> None:
 
 
 class StubOptions(Options, frozen=True, kw_only=True):
-    """The options of `Client.register`, `Client.bind` and `inject`."""
+    """The options of `Client.register`, `bind` and `inject`."""
 
     name: Annotated[
         str,

@@ -7,7 +7,7 @@ live in the call, never on the stub.
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
@@ -17,6 +17,7 @@ from rap.channel import Channel
 from rap.client.attempt import UnaryAttempt
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
+from rap.client.config import StubOptions
 from rap.client.method import Method, MethodCache
 from rap.client.rescue import LATE
 from rap.client.response_stream import ResponseStream
@@ -26,14 +27,16 @@ from rap.client.unary_call import UnaryCall
 from rap.client.waiting import WaitForReady
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
+from rap.options import checks_options
 from rap.schema.function import Function, decode_any
 
 __all__ = [
+    "Binds",
     "Declare",
     "StreamStub",
     "StubClient",
     "UnaryStub",
-    "bind_interface",
+    "bind",
     "iterator_call",
     "make_stub",
     "split_decorated",
@@ -102,6 +105,20 @@ class StubClient(SessionClient, Protocol):
         Raises:
             RuntimeError: The client is not connected, or was closed.
         """
+        ...
+
+
+class Binds(Protocol):
+    """A client of either kind.
+
+    Attributes:
+        methods: What is known of the functions that it calls.
+    """
+
+    methods: MethodCache
+
+    def stub_of(self, method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the stub of a declared function."""
         ...
 
 
@@ -347,51 +364,78 @@ def _channel_stub(
     return stub
 
 
-def bind_interface(
-    client: StubClient,
-    methods: MethodCache,
+@checks_options(StubOptions)
+def bind(
+    client: Binds,
     interface: Callable[..., I],
-    group: str | None,
-    timeout: float | None,
-    idempotent: bool,
-    hedge: bool | float | None,
-    priority: str | None,
-    own: Mapping[str, Any],
+    group: str | None = None,
+    *,
+    timeout: float | None = None,
+    idempotent: bool = False,
+    hedge: bool | float | None = None,
+    priority: str | None = None,
+    wait_for_ready: WaitForReady = None,
+    max_attempts: int | None = None,
+    retry_codes: Collection[Code] | None = None,
+    retry_pause: float | None = None,
+    hedge_share: float | None = None,
+    fault_codes: Collection[Code] | None = None,
 ) -> I:
-    """Return an object whose methods are stubs of those that `interface` declares.
-
-    A channel function among them has the object as its `self`; no other method is ever run.
+    """Return an object whose methods are stubs of those of a class or `Protocol`.
 
     Args:
         client: Makes the calls.
-        methods: Makes their `Method` objects.
-        interface: The class that declares them. Its type lets type checkers accept a `Protocol`.
-        group: See `Client.bind`, as for the others.
-        timeout: Of all methods.
-        idempotent: Of all methods.
-        hedge: Of the unary ones.
-        priority: Of all methods.
-        own: Those of all methods that may differ from the client's.
+        interface: Declares the methods, each with `self` and type hints.
+        group: Group of the function on the server. `None` means `default`, or with `bind` the name
+            of the class. Default None.
+        timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
+            functions, and no deadline for all others. Default None, more than 0.
+        idempotent: Whether calling twice has the same effect as calling once. If so, a call whose
+            connection is lost is retried on another server. Default False.
+        hedge: Seconds without an answer after which the call is also sent to a second server; the
+            first answer counts. `True` means the 95th to 99th percentile of the function's latency.
+            It needs `idempotent` and a unary function; with `bind`, it applies to the unary
+            functions. Default None, more than 0.
+        priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
+            `priority` of the client. Default None.
+        wait_for_ready: How long its calls wait for a server if none is connected: `True`, `False`
+            or a number of seconds. `None` means the `wait_for_ready` of the client. Default None.
+        max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the client.
+            Default None, at least 1.
+        retry_codes: Error codes after which a call is made again, if the function is idempotent.
+            `None` means the `retry_codes` of the client. Default None.
+        retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of the
+            client. Default None, at least 0.
+        hedge_share: Maximum hedged requests as a share of the calls. `None` means the `hedge_share`
+            of the client. Default None, 0 to 1.
+        fault_codes: Error codes that may be the fault of the server. `None` means the `fault_codes`
+            of the client; with an empty list, calls of the function eject no server. Default None.
 
     Raises:
-        ValueError: `hedge` is set without `idempotent`.
-        RegistrationError: Hints are missing or cannot be sent.
-        TypeError: It is not a class, or declares no public method.
+        RegistrationError: Type hints are missing, or values of a type cannot be sent.
+        TypeError: The interface declares no public method.
     """
+    own = {
+        "wait_for_ready": wait_for_ready,
+        "max_attempts": max_attempts,
+        "retry_codes": retry_codes,
+        "retry_pause": retry_pause,
+        "hedge_share": hedge_share,
+        "fault_codes": fault_codes,
+    }
     check_hedge(hedge, idempotent)
     if not isinstance(interface, type):
         raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
     bound = cast(I, type(f"{interface.__name__}Stub", (), {})())
+    home = group or interface.__name__
     for name in dir(interface):
         declared = _declared_method(inspect.getattr_static(interface, name), bound)
         if declared is not None and not name.startswith("_"):
             function = Function.of(declared, name=name)
             hedged = hedge if function.stream_type is StreamType.UNARY else None
-            home = group or interface.__name__
-            method = methods.make(
-                name, home, function, timeout, idempotent, True, hedged, priority, own=own
-            )
-            setattr(bound, name, make_stub(client, method, declared))
+            options = (timeout, idempotent, True, hedged, priority)
+            method = client.methods.make(name, home, function, *options, own=own)
+            setattr(bound, name, client.stub_of(method, declared))
     if not vars(bound):
         raise TypeError(f"{interface!r} declares no public method")
     return bound

@@ -188,7 +188,7 @@ async def test_a_task_that_outlives_a_retry_is_retried_itself(server: Server) ->
     tasks: list[asyncio.Task[None]] = []
     server.register(first)
     async with calling(server) as client:
-        method = client._methods.for_name("first", None)
+        method = client.methods.for_name("first", None)
         call, _ = client.invoker.start_call(method, method.stream_type, None, None, 5.0)
         call.header[":attempt"] = 2
         await client.invoker.call_with_retries(method, call, None, method.encode((), {}))
@@ -212,7 +212,7 @@ async def test_a_task_that_outlives_an_untraced_call_may_start_a_trace() -> None
 
     tasks: list[asyncio.Task[None]] = []
     async with serving(handler) as server, calling(server) as client:
-        method = client._methods.for_name("handler", None)
+        method = client.methods.for_name("handler", None)
         call, _ = client.invoker.start_call(method, method.stream_type, None, None, 5.0)
         call.header[UNTRACED] = True
         await client.invoker.call_with_retries(method, call, None, method.encode((), {}))

@@ -31,7 +31,7 @@ from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session
-from rap.client.stub import bind_interface, make_stub, split_decorated
+from rap.client.stub import bind, make_stub, split_decorated
 from rap.client.sync.call import SyncCall
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
@@ -56,7 +56,6 @@ _is_fork_hooked = False
 
 P = ParamSpec("P")
 R = TypeVar("R")
-I = TypeVar("I")  # noqa: E741
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
@@ -126,7 +125,7 @@ class SyncClient:
         self._movable = isinstance(options.get("registry"), str | None)
         self._client = self._make()
         self._thread: LoopThread | None = None
-        self._methods = MethodCache(self.config)
+        self.methods = MethodCache(self.config)
         self._lock = threading.Lock()
         self._closed = False
         self._forked = False  # it was connected in the parent process
@@ -234,60 +233,20 @@ class SyncClient:
         def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
             function = Function.of(func)
             options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self._methods.make(name or function.name, group, function, *options, own=own)
-            return _SyncStub(method, func).stub(self)
+            method = self.methods.make(name or function.name, group, function, *options, own=own)
+            return self.stub_of(method, func)
 
         return decorate if declared is None else decorate(declared)
 
-    @checks_options(StubOptions)
-    def bind(
-        self,
-        interface: Callable[..., I],
-        group: str | None = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        hedge: bool | float | None = None,
-        priority: str | None = None,
-        wait_for_ready: WaitForReady = None,
-        max_attempts: int | None = None,
-        retry_codes: Collection[Code] | None = None,
-        retry_pause: float | None = None,
-        hedge_share: float | None = None,
-        fault_codes: Collection[Code] | None = None,
-    ) -> I:
-        """Return an object whose methods are stubs of the methods of a class or `Protocol`.
-
-        Args:
-            interface: Declares the methods, with `self` and type hints.
-            group: Group of the server's functions; by default the name of the class.
-            timeout: Seconds that a call may take.
-            idempotent: See `Client.register`; for all methods.
-            hedge: See `Client.register`; for unary methods.
-            priority: See `Client.register`.
-
-        Raises:
-            RegistrationError: Type hints are missing or cannot be sent.
-            TypeError: `interface` declares no public method.
-        """
-        own = {
-            "wait_for_ready": wait_for_ready,
-            "max_attempts": max_attempts,
-            "retry_codes": retry_codes,
-            "retry_pause": retry_pause,
-            "hedge_share": hedge_share,
-            "fault_codes": fault_codes,
-        }
-        options = (group, timeout, idempotent, hedge, priority, own)
-        bound = bind_interface(self._client, self._methods, interface, *options)
-        for name, stub in list(vars(bound).items()):
-            setattr(bound, name, _SyncStub(stub.__rap_method__, stub.__wrapped__).stub(self))
-        return bound
+    def stub_of(self, method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the stub of a declared function, for `bind`."""
+        return _SyncStub(method, declared).stub(self)
 
     def __repr__(self) -> str:
         state = self._client.describe() if hasattr(self, "_client") else "not constructed"
         return f"<{type(self).__name__} {state}>"
 
+    bind = bind
     inject = inject
     recovery = staticmethod(recovery)
     get_raw_func = staticmethod(get_raw_func)
@@ -523,7 +482,7 @@ class SyncClient:
             return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
         if not callable(target) or isinstance(target, type):
             raise TypeError(f"execute takes a function or a name, got {target!r}")
-        stream_type = self._methods.for_function(target, None).stream_type
+        stream_type = self.methods.for_function(target, None).stream_type
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
             return target(*args, **kwargs, session=session)
         answers = stream_type in (StreamType.STREAM, StreamType.BIDI)
@@ -578,7 +537,7 @@ class SyncClient:
         """
         if isinstance(func, str):
             return args, kwargs, None
-        function = self._methods.for_function(func, group).function
+        function = self.methods.for_function(func, group).function
         if function is None or function.stream_parameter is None:
             return args, kwargs, None
         return lend_items(function, args, kwargs)
