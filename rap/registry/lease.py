@@ -147,7 +147,7 @@ class Lease:
             notify = self._notify
             if notify is None:
                 return  # not started, or closed since
-            self._pause = await self._attempt()
+            self._pause = await self._attempt_again()
             notify.notify()
 
     async def close(self) -> None:
@@ -168,6 +168,9 @@ class Lease:
                 self._endpoint.id,
                 exc,
             )
+        except Exception:  # of a registry of the user; the server must be able to stop
+            text = "%s could not be deregistered; it remains until its lease expires"
+            logger.exception(text, self._endpoint.id)
         else:
             logger.info("%s: lease of %s ended", self._service, self._endpoint.id)
 
@@ -187,7 +190,14 @@ class Lease:
                 continue  # `update` made an attempt and set the pause
             self._lag = max(0.0, self._clock.monotonic() - due)
             async with self._turn:
-                self._pause = await self._attempt()
+                self._pause = await self._attempt_again()
+
+    async def _attempt_again(self) -> float:
+        """Do the same as `_attempt`, which raises nothing any more after the start."""
+        try:
+            return await self._attempt()
+        except Exception as exc:  # of a registry of the user
+            return self._back_off(RegistryError(f"{type(exc).__name__}: {exc}"), exc)
 
     async def _attempt(self) -> float:
         """Register or renew once; return the seconds until the next attempt."""
@@ -211,12 +221,21 @@ class Lease:
             self._failed(exc, None)
             return exc.retry_after + self._rng.uniform(0.0, _JITTER) * self._interval
         except RegistryError as exc:
-            self._failed(exc, logging.WARNING)
-            doublings = min(self._failures - 1, _MAX_DOUBLINGS)
-            most = min(_MAX_BACKOFF * self._interval, _FIRST_BACKOFF * 2.0**doublings)
-            return most * self._rng.uniform(0.5, 1.0)
+            return self._back_off(exc)
         self._succeeded(asked)
         return self._interval * self._rng.uniform(1.0 - _JITTER, 1.0 + _JITTER)
+
+    def _back_off(self, error: RegistryError, cause: Exception | None = None) -> float:
+        """Note that an attempt failed; return the seconds until the next one.
+
+        Args:
+            error: Why.
+            cause: What the registry raised instead of a `RegistryError`, which is a mistake in it.
+        """
+        self._failed(error, logging.WARNING if cause is None else logging.ERROR, cause)
+        doublings = min(self._failures - 1, _MAX_DOUBLINGS)
+        most = min(_MAX_BACKOFF * self._interval, _FIRST_BACKOFF * 2.0**doublings)
+        return most * self._rng.uniform(0.5, 1.0)
 
     async def _remove_ended(self) -> bool:
         """Remove the registration of a former process at the address, if it has surely ended.
@@ -263,12 +282,13 @@ class Lease:
             if self._endpoint.state is not State.DRAINING:
                 logger.error("%s: %s is not registered: %s", self._service, endpoint_id, error)
 
-    def _failed(self, error: RegistryError, level: int | None) -> None:
+    def _failed(
+        self, error: RegistryError, level: int | None, cause: Exception | None = None
+    ) -> None:
         """Note an error; log it with a level if it is another one than before."""
         if level is not None and type(self._error) is not type(error):
-            logger.log(
-                level, "%s: %s is not registered: %s", self._service, self.endpoint.id, error
-            )
+            text = "%s: %s is not registered: %s"
+            logger.log(level, text, self._service, self._endpoint.id, error, exc_info=cause)
         self._error = error
         self._failures += 1
         self._total_failures += 1

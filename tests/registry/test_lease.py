@@ -22,7 +22,7 @@ class ScriptedRegistry:
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
-        self.errors: list[RegistryError] = []
+        self.errors: list[Exception] = []
         self.registered: list[tuple[float, Endpoint]] = []
         self.deregistered: list[Endpoint] = []
         self.gate: asyncio.Event | None = None
@@ -101,6 +101,35 @@ async def test_an_update_before_start_is_what_start_registers(
     assert registry.registered == []
     async with lease:
         assert [it.weight for _, it in registry.registered] == [5]
+
+
+async def test_a_registry_with_other_errors_is_asked_again(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_lease(registry, clock) as lease:
+        registry.errors = [OSError("no route"), KeyError("table")]
+        await clock.run(2 * INTERVAL)
+        assert registry.errors == []
+        assert lease.failures == 2
+        await clock.run(4 * INTERVAL)
+        assert lease.healthy
+    logged = [each for each in caplog.records if "is not registered" in each.message]
+    assert [each.levelname for each in logged] == ["ERROR"]
+    assert "OSError: no route" in logged[0].message
+    assert logged[0].exc_info is not None
+
+
+async def test_an_update_and_the_end_survive_other_errors_of_a_registry(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_lease(registry, clock) as lease:
+        registry.errors = [OSError("no route")]
+        await lease.update(make_endpoint(state=State.DRAINING))
+        assert not lease.healthy
+        assert isinstance(lease.error, RegistryError)
+        registry.errors = [OSError("no route")]
+    assert registry.deregistered == [make_endpoint(state=State.DRAINING)]
+    assert "could not be deregistered" in caplog.text
 
 
 async def test_an_outage_is_logged_once_and_backed_off(
