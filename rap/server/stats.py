@@ -41,7 +41,7 @@ def limits_of(server: Server) -> Iterator[Limit]:
     manager = server.connection_manager
     yield Limit("max_connections", manager.limit.refused)
     yield Limit("max_memory", 0 if manager.memory is None else manager.memory.refused)
-    yield Limit("max_cancels", server.connection_manager.cancels_excessive)
+    yield Limit("max_cancels", manager.cancels_excessive)
     for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
             yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))

@@ -412,10 +412,7 @@ class Watchdog:
         )
 
     def _expire(self, now: float) -> float:
-        """End streams whose deadline has passed, and tell those that are late.
-
-        Returns the nearest time that is left.
-
+        """End streams whose deadline has passed, tell those that are late; return the next time.
 
         As it is the only loop over all streams, it also notes which have unread messages.
         """
