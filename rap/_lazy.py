@@ -20,6 +20,10 @@ class Lazy(NamedTuple):
     name: str
     extra: str = ""
 
+    def load(self) -> Any:
+        """Import the module and return the object."""
+        return getattr(importlib.import_module(self.module), self.name)
+
 
 def loader(module: str, table: Mapping[str, Lazy]) -> Callable[[str], Any]:
     """Return a `__getattr__` for a module that also offers the names in `table`.
@@ -32,7 +36,7 @@ def loader(module: str, table: Mapping[str, Lazy]) -> Callable[[str], Any]:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         source = table[name]
         try:
-            return getattr(importlib.import_module(source.module), source.name)
+            return source.load()
         except ModuleNotFoundError as exc:
             if not source.extra or (exc.name or "rap").partition(".")[0] == "rap":
                 raise

@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from random import Random
 
 from rap._lazy import Lazy
-from rap.balance.p2c import PowerOfTwoChoices
 from rap.balance.picker import Picker
 
 __all__ = ["ENTRY_POINTS", "picker_from_name"]
@@ -14,9 +12,9 @@ __all__ = ["ENTRY_POINTS", "picker_from_name"]
 ENTRY_POINTS = "rap.balance"
 """The group of entry points: callables that take a `random.Random` and return a picker."""
 
-# The others are imported when they are chosen.
-_BUILTIN: dict[str, Lazy | None] = {
-    "p2c": None,
+# Each is imported when it is chosen.
+_BUILTIN = {
+    "p2c": Lazy("rap.balance.p2c", "PowerOfTwoChoices"),
     "smooth_weighted": Lazy("rap.balance.weighted", "SmoothWeighted"),
     "weighted_random": Lazy("rap.balance.weighted", "WeightedRandom"),
     "round_robin": Lazy("rap.balance.weighted", "RoundRobin"),
@@ -59,10 +57,7 @@ def _make(name: str, rng: Random, now: Callable[[], float]) -> Picker:
 
         return Prequal(rng, now)
     if name in _BUILTIN:
-        source = _BUILTIN[name]
-        if source is None:
-            return PowerOfTwoChoices(rng)
-        made = getattr(import_module(source.module), source.name)(rng)
+        made = _BUILTIN[name].load()(rng)
         return made
     from importlib.metadata import entry_points  # slow to import, and rarely needed
 
