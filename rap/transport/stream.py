@@ -466,11 +466,6 @@ class Stream(StreamState):
         self._wake()
         self.on_flushed()
 
-    async def wait_ended(self) -> None:
-        """Wait until the peer has ended or reset the stream, or the connection is lost."""
-        while not self.state & REMOTE_END and self.error is None:
-            await self.wait_news()
-
     async def wait_news(self) -> None:
         """Wait until the stream may have ended, or a message with a header has arrived."""
         if self._ender is None:

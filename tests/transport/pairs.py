@@ -144,6 +144,12 @@ class Pair:
             await end(conn)
 
 
+async def wait_ended(stream: Stream) -> None:
+    """Wait until the peer has ended or reset the stream, or the connection is lost."""
+    while not stream.ended and stream.error is None:
+        await stream.wait_news()
+
+
 async def end(conn: Connection | None) -> None:
     """End a connection, if it was ever made."""
     if conn is not None and conn.transport is not None:

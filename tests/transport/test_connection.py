@@ -22,7 +22,7 @@ from rap.transport import EndOfStream
 from rap.wire.frames import END, MESSAGE, UNSERVED
 from tests.loopback import Unnoticed, eventually, within
 from tests.transport.certificates import Certificates
-from tests.transport.pairs import KIB, KINDS, META, MIB, WHOLE, Pair, connected
+from tests.transport.pairs import KIB, KINDS, META, MIB, WHOLE, Pair, connected, wait_ended
 
 
 @pytest.fixture(params=KINDS)
@@ -116,7 +116,7 @@ async def test_a_reset_with_code_ok_ends_without_an_error(pair: Pair) -> None:
     assert (await within(ours.recv()))[2] == b"result"
     with pytest.raises(EndOfStream):
         await within(ours.recv())
-    await within(ours.wait_ended())
+    await within(wait_ended(ours))
     await eventually(lambda: not pair.client.streams)  # the Reset may come after the END
     with pytest.raises(ChannelClosed):
         await ours.send(b"no one reads it")

@@ -10,7 +10,7 @@ from rap.transport import EndOfStream, Stream, UnaryStream
 from rap.wire.frames import END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
 from tests.loopback import Unnoticed, eventually, within
-from tests.transport.pairs import KIB, MIB, WHOLE, Pair, connected
+from tests.transport.pairs import KIB, MIB, WHOLE, Pair, connected, wait_ended
 
 
 @pytest.fixture(params=["client", "server"])
@@ -147,7 +147,7 @@ async def test_a_stream_that_was_left_discards_what_arrives_and_returns_its_cred
     assert not ours.inbox
     theirs.end()
     await within(reading)
-    await within(ours.wait_ended())
+    await within(wait_ended(ours))
     assert ours.held == 0
 
 
@@ -169,7 +169,7 @@ async def test_waiting_for_the_end_ends_with_the_stream(pair: Pair) -> None:
     ]
     for way in ways:
         ours, theirs = await pair.both()
-        several = [await waiting(ours.wait_ended()) for _ in range(2)]
+        several = [await waiting(wait_ended(ours)) for _ in range(2)]
         reading = await waiting(ours.recv())
         way(theirs)
         await within(asyncio.gather(*several))
