@@ -103,17 +103,19 @@ class DeclaredOption:
         option: The declaration.
 
     Attributes:
+        annotation: Its type as declared, likewise.
         kind: Type of the value that is checked: `bool`, `int`, `float` or `str`; `None` for another
             type, which is checked where it is used.
         optional: Whether the value may be `None`.
     """
 
-    __slots__ = ("default", "kind", "name", "option", "optional")
+    __slots__ = ("annotation", "default", "kind", "name", "option", "optional")
 
     def __init__(self, name: str, default: Any, kind: Any, option: Option) -> None:
         kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
         checked = [each for each in kinds if each is not types.NoneType]
         self.name = name
+        self.annotation = kind
         self.default = default
         self.option = option
         self.optional = len(checked) < len(kinds)
@@ -221,27 +223,40 @@ def takes_options_of(
     """
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        init.__wrapped__ = _Constructor(config)  # type: ignore[attr-defined]  # for `inspect`
+        _tell_inspect(init, _Signature(init, config))
         return init
 
     return decorate
 
 
-class _Constructor:
-    """Tells `inspect` the parameters of a constructor, when it asks for them.
+class _Signature:
+    """Tells `inspect` the parameters of a function that takes ``**options``, when it asks for them.
 
-    It leaves out their annotations: with the descriptions in them, `help()` would be hard to read.
+    The types of options come without their descriptions, or `help()` would be hard to read.
+
+    Args:
+        func: The function.
+        config: The class that declares the options.
     """
 
-    def __init__(self, config: Callable[..., object]) -> None:
+    def __init__(self, func: Callable[..., object], config: Callable[..., object]) -> None:
+        self._func = func
         self._config = config
 
     @property
     def __signature__(self) -> inspect.Signature:
-        given = inspect.signature(self._config).parameters.values()
-        parameters = [each.replace(annotation=each.empty) for each in given]
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return inspect.Signature([own, *parameters])
+        own = inspect.signature(self._func, follow_wrapped=False)
+        named = {name: it for name, it in own.parameters.items() if it.kind is not it.VAR_KEYWORD}
+        options = [
+            it.replace(annotation=_declared(self._config, name).annotation)
+            for name, it in inspect.signature(self._config).parameters.items()
+            if name not in named
+        ]
+        return own.replace(parameters=[*named.values(), *options])
+
+
+def _tell_inspect(func: Callable[..., object], signature: _Signature) -> None:
+    func.__wrapped__ = signature  # type: ignore[attr-defined]  # where `inspect` looks
 
 
 def checks_options(declaration: type[Options]) -> Callable[[F], F]:
@@ -252,14 +267,18 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
     are not declared are left to it.
 
     Args:
-        declaration: A class that declares the options. It may declare more than the function has.
+        declaration: A class that declares the options. It may declare more than the function has,
+            unless that takes ``**options``: it then has all of them, and `inspect` is told so.
     """
     defaults = dict(_defaults(declaration))
 
     def decorate(func: F) -> F:
         code = func.__code__
         places = code.co_varnames[: code.co_argcount]
-        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        names = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+        takes_all = bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        if takes_all:
+            names.update(defaults)
 
         @functools.wraps(func)
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -270,6 +289,8 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
                     _declared(declaration, name).check(value)
             return func(*args, **kwargs)
 
+        if takes_all:
+            _tell_inspect(checked, _Signature(func, declaration))
         return cast(F, checked)
 
     return decorate

@@ -179,6 +179,40 @@ def test_a_checked_function_keeps_its_name_its_signature_and_its_other_arguments
     assert [*inspect.signature(make).parameters] == ["thing", "size"]
 
 
+def test_a_checked_function_that_takes_all_options_has_them_in_its_signature() -> None:
+    class Declared(Options, frozen=True, kw_only=True):
+        size: Annotated[int, Option("Size of the thing.", least=1)] = 1
+        name: Annotated[str | None, Option("Name of the thing.")] = None
+
+    @checks_options(Declared)
+    def make(thing: str, size: int = 1, **options: Any) -> dict[str, Any]:
+        return {"thing": thing, "size": size, **options}
+
+    assert make("a") == {"thing": "a", "size": 1}
+    assert make("a", 2, name="b") == {"thing": "a", "size": 2, "name": "b"}
+    with pytest.raises(ValueError, match="size must be"):
+        make("a", 0)
+    with pytest.raises(TypeError, match="did you mean 'name'"):
+        make("a", nam="b")
+    signature = inspect.signature(make)
+    assert [*signature.parameters] == ["thing", "size", "name"]
+    assert signature.parameters["name"].annotation == str | None
+    assert signature.parameters["name"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("given", [{"idempotent": False}, {"timeout": None}, {}])
+def test_a_function_may_be_registered_with_options_that_are_the_defaults(given: Any) -> None:
+    kind: Any = Client
+    assert kind().register(double, **given).__name__ == "double"
+
+
+@pytest.mark.parametrize("given", [{"idempotent": True}, {"timeout": 1}, {"group": "a"}])
+def test_a_function_is_not_registered_with_options_in_the_same_call(given: Any) -> None:
+    kind: Any = Client
+    with pytest.raises(TypeError, match="write the options first"):
+        kind().register(double, **given)
+
+
 def test_the_options_of_stubs_are_options_of_calls() -> None:
     assert {*CALL_OPTIONS} == {each.name for each in declared_options(CallOptions)} - {
         "group",

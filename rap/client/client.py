@@ -23,7 +23,6 @@ from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
-from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session, innermost_session
 from rap.client.stub import (
     Declare,
@@ -32,7 +31,7 @@ from rap.client.stub import (
     bind,
     iterator_call,
     make_stub,
-    split_decorated,
+    register_stub,
 )
 from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.client.waiting import WaitForReady
@@ -40,7 +39,6 @@ from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import Code, ConnectionClosed, ExceptionTypes
 from rap.options import checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
-from rap.schema.function import Function
 
 __all__ = ["Client"]
 
@@ -260,17 +258,7 @@ class Client:
         name: Any = "",
         group: str | None = None,
         enable_type_check: bool = True,
-        *,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        hedge: bool | float | None = None,
-        priority: str | None = None,
-        wait_for_ready: WaitForReady = None,
-        max_attempts: int | None = None,
-        retry_codes: Collection[Code] | None = None,
-        retry_pause: float | None = None,
-        hedge_share: float | None = None,
-        fault_codes: Collection[Code] | None = None,
+        **options: Any,
     ) -> Any:
         """Make an ``async def`` the stub of a server's function.
 
@@ -314,30 +302,7 @@ class Client:
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        own = {
-            "wait_for_ready": wait_for_ready,
-            "max_attempts": max_attempts,
-            "retry_codes": retry_codes,
-            "retry_pause": retry_pause,
-            "hedge_share": hedge_share,
-            "fault_codes": fault_codes,
-        }
-        check_hedge(hedge, idempotent)
-        func, name = split_decorated(
-            "client",
-            name,
-            (group, enable_type_check, timeout, idempotent, hedge, priority, *own.values()),
-        )
-
-        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-            if not (inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
-                raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
-            function = Function.of(func)
-            options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self.methods.make(name or function.name, group, function, *options, own=own)
-            return make_stub(self, method, func)
-
-        return decorate if func is None else decorate(func)
+        return register_stub(self, name, group, enable_type_check, options)
 
     def stub_of(self, method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
         """Return the stub of a declared function, for `bind`."""

@@ -169,12 +169,12 @@ class MethodCache:
         hedge: bool | float | None = None,
         priority: str | None = None,
         *,
-        own: Mapping[str, Any] | None = None,
         stream_type: StreamType = StreamType.UNARY,
+        **own: Any,
     ) -> Method:
         """Return a new method; see `Method` and, for `hedge`, `Client.register`.
 
-        The values in `own` are those fields of `CallRules` that may differ from the client's.
+        The options in `own` are those fields of `CallRules` that may differ from the client's.
 
         Raises:
             RegistrationError: `hedge` is set and the function is not unary.
@@ -184,7 +184,7 @@ class MethodCache:
         if hedge and stream_type is not StreamType.UNARY:
             text = f"hedge={hedge!r} is for unary functions, {name} is a {stream_type.value}"
             raise RegistrationError(text)
-        rules = self._rules if own is None else self._rules.override(own)
+        rules = self._rules.override(own) if own else self._rules
         limit = self._timeout if timeout is None and stream_type is StreamType.UNARY else timeout
         return Method(
             name,

@@ -39,7 +39,7 @@ __all__ = [
     "bind",
     "iterator_call",
     "make_stub",
-    "split_decorated",
+    "register_stub",
 ]
 
 I = TypeVar("I")  # noqa: E741
@@ -122,25 +122,46 @@ class Binds(Protocol):
         ...
 
 
-def split_decorated(
-    owner: str, name: str | Callable[..., Any], options: tuple[object, ...]
-) -> tuple[Callable[..., Any] | None, str]:
-    """Return the function and the name in the first argument of `Client.register`.
+def register_stub(
+    client: Binds,
+    name: Any,
+    group: str | None,
+    enable_type_check: bool,
+    options: dict[str, Any],
+    *,
+    plain: bool = False,
+) -> Any:
+    """Return what `Client.register` returns: a decorator, or the stub of the function.
 
     Args:
-        owner: What the user calls the object, for the error.
+        client: Makes the calls.
         name: A name, or the function if the decorator is used without parentheses.
-        options: Group, `enable_type_check`, `timeout`, `idempotent`, and those that are `None` by
-            default.
+        group: See `Client.register`.
+        enable_type_check: See `Client.register`.
+        options: See `Client.register`; those that were given.
+        plain: Whether the function may be a ``def``.
 
     Raises:
-        TypeError: `name` is a function and there are options.
+        TypeError: `name` is a function and there are options, or the function is a ``def``.
+        ValueError: `hedge` is set without `idempotent`.
+        RegistrationError: Hints are missing or cannot be sent.
     """
+    check_hedge(options.get("hedge"), options.get("idempotent", False))
+
+    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+        if not (plain or inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
+            raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
+        function = Function.of(func)
+        known = name if isinstance(name, str) and name else function.name
+        method = client.methods.make(known, group, function, check=enable_type_check, **options)
+        return client.stub_of(method, func)
+
     if not callable(name):
-        return None, name
-    if options[:4] != (None, True, None, False) or any(it is not None for it in options[4:]):
-        raise TypeError(f"write the options first, then the function: @{owner}.register(group=...)")
-    return name, ""
+        return decorate
+    given = [group, *(value for key, value in options.items() if value or key != "idempotent")]
+    if not enable_type_check or any(value is not None for value in given):
+        raise TypeError("write the options first, then the function: @client.register(group=...)")
+    return decorate(name)
 
 
 def make_stub(
@@ -415,7 +436,7 @@ def bind(
         RegistrationError: Type hints are missing, or values of a type cannot be sent.
         TypeError: The interface declares no public method.
     """
-    own = {
+    own: dict[str, Any] = {
         "wait_for_ready": wait_for_ready,
         "max_attempts": max_attempts,
         "retry_codes": retry_codes,
@@ -434,7 +455,7 @@ def bind(
             function = Function.of(declared, name=name)
             hedged = hedge if function.stream_type is StreamType.UNARY else None
             options = (timeout, idempotent, True, hedged, priority)
-            method = client.methods.make(name, home, function, *options, own=own)
+            method = client.methods.make(name, home, function, *options, **own)
             setattr(bound, name, client.stub_of(method, declared))
     if not vars(bound):
         raise TypeError(f"{interface!r} declares no public method")

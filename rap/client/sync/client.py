@@ -29,9 +29,8 @@ from rap.client.client import Client
 from rap.client.config import ClientConfig, StubOptions
 from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.method import Method, MethodCache, merge_arguments
-from rap.client.retry import check_hedge
 from rap.client.session import Session, ambient_session
-from rap.client.stub import bind, make_stub, split_decorated
+from rap.client.stub import bind, make_stub, register_stub
 from rap.client.sync.call import SyncCall
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
@@ -42,7 +41,6 @@ from rap.clock import check_call_timeout
 from rap.errors import Code
 from rap.options import checks_options, takes_options_of
 from rap.processor.base import BaseProcessor
-from rap.schema.function import Function
 from rap.transport import Connection
 
 __all__ = ["SyncClient", "SyncSession", "SyncStreamStub", "SyncUnaryStub"]
@@ -186,17 +184,7 @@ class SyncClient:
         name: Any = "",
         group: str | None = None,
         enable_type_check: bool = True,
-        *,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        hedge: bool | float | None = None,
-        priority: str | None = None,
-        wait_for_ready: WaitForReady = None,
-        max_attempts: int | None = None,
-        retry_codes: Collection[Code] | None = None,
-        retry_pause: float | None = None,
-        hedge_share: float | None = None,
-        fault_codes: Collection[Code] | None = None,
+        **options: Any,
     ) -> Any:
         """Make a declared function the stub of a server's function.
 
@@ -215,28 +203,7 @@ class SyncClient:
             ValueError: An option has a bad value; the message names it.
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
         """
-        own = {
-            "wait_for_ready": wait_for_ready,
-            "max_attempts": max_attempts,
-            "retry_codes": retry_codes,
-            "retry_pause": retry_pause,
-            "hedge_share": hedge_share,
-            "fault_codes": fault_codes,
-        }
-        check_hedge(hedge, idempotent)
-        declared, name = split_decorated(
-            "client",
-            name,
-            (group, enable_type_check, timeout, idempotent, hedge, priority, *own.values()),
-        )
-
-        def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
-            function = Function.of(func)
-            options = (timeout, idempotent, enable_type_check, hedge, priority)
-            method = self.methods.make(name or function.name, group, function, *options, own=own)
-            return self.stub_of(method, func)
-
-        return decorate if declared is None else decorate(declared)
+        return register_stub(self, name, group, enable_type_check, options, plain=True)
 
     def stub_of(self, method: Method, declared: Callable[..., Any]) -> Callable[..., Any]:
         """Return the stub of a declared function, for `bind`."""
