@@ -22,10 +22,14 @@ def test_a_line_of_the_list_is_the_first_sentence_of_the_command(name: str) -> N
         assert (command.help or "").replace("\n", " ").startswith(place.help)
 
 
-def test_an_unknown_command_is_named() -> None:
-    result = CliRunner().invoke(rap, ["serv"])
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("sevre", " Did you mean 'serve'?"), ("lsx", " Did you mean 'ls'?"), ("x", "")],
+)
+def test_an_unknown_command_is_named_with_the_one_that_was_meant(given: str, hint: str) -> None:
+    result = CliRunner().invoke(rap, [given])
     assert result.exit_code == 2
-    assert "serv" in result.stderr
+    assert result.stderr.endswith(f"No such command '{given}'.{hint}\n")
 
 
 def test_help_imports_no_command() -> None:
