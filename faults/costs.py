@@ -97,4 +97,4 @@ def _inputs() -> Iterator[tuple[str, Callable[[bytes], object], str, bytes]]:
             yield where, entry, name, data
 
 
-SCENARIOS = (Scenario(34, "inputs that are dear to decode", "<= 1 us per byte", costs),)
+SCENARIOS = (Scenario(34, "inputs that are expensive to decode", "<= 1 us per byte", costs),)

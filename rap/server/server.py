@@ -177,8 +177,8 @@ class Server:
         debug: Whether callers get the traceback when a function raises. Default False.
         local: Which clients count as being on the server's machine, so that they may call private
             functions: `loopback` for those on a loopback address or a unix socket, `unix` for those
-            on a unix socket, `None` for none. Behind a sidecar or a proxy on the same machine,
-            everybody is on a loopback address. Default 'loopback'.
+            on a unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, all
+            clients are on a loopback address. Default 'loopback'.
         allow_load: Whether clients on the same machine may import code into the server, with the
             private functions `load` and `reload` of the group `registry`. Default False.
         verify_token: Token that every client must send, or a function that verifies the token of a

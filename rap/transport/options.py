@@ -172,8 +172,8 @@ def check_local(value: object, option: str = "local") -> None:
 LOCAL = Option(
     "Which clients count as being on the server's machine, so that they may call private "
     "functions: `loopback` for those on a loopback address or a unix socket, `unix` for those on a "
-    "unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, everybody is "
-    "on a loopback address.",
+    "unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, all clients "
+    "are on a loopback address.",
     check=check_local,
     see="security.md#private-functions",
 )
