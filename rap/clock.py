@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import time as _time
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
@@ -15,6 +16,7 @@ __all__ = [
     "MAX_TIMEOUT_MS",
     "NEVER",
     "Clock",
+    "Pace",
     "SystemClock",
     "check_call_timeout",
     "check_timeout",
@@ -66,6 +68,43 @@ class SystemClock:
         left = end - _time.monotonic()
         if left > 0.0:
             await asyncio.sleep(left + _EARLY)
+
+
+class Pace:
+    """Lets something happen once in so many seconds at most, such as a line in the log.
+
+    Args:
+        seconds: Time between two events.
+        now: Returns the seconds on a clock that never goes back.
+    """
+
+    def __init__(self, seconds: float, now: Callable[[], float]) -> None:
+        self._skipped = 0
+        self._seconds = seconds
+        self._now = now
+        self._next = -inf
+
+    @property
+    def left(self) -> float:
+        """Seconds until it may happen; not positive if it may now."""
+        return self._next - self._now()
+
+    def begin(self) -> None:
+        """Note that it happens now."""
+        self._next = self._now() + self._seconds
+
+    def allow(self) -> bool:
+        """Return whether it may happen, and note that it does."""
+        if self.left > 0.0:
+            self._skipped += 1
+            return False
+        self.begin()
+        return True
+
+    def take_skipped(self) -> int:
+        """Return how often it was not allowed since this was last asked."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped
 
 
 def clock_of(clock: Clock | None) -> Clock:

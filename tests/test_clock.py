@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rap.clock import (
     MAX_TIMEOUT_MS,
     NEVER,
+    Pace,
     SystemClock,
     check_timeout,
     deadline_after,
@@ -68,3 +69,19 @@ async def test_a_sleep_does_not_end_before_its_time(seconds: float) -> None:
     start = clock.monotonic()
     await clock.sleep(seconds)
     assert clock.monotonic() - start >= seconds
+
+
+def test_a_pace_allows_something_once_in_so_many_seconds() -> None:
+    clock = FakeClock()
+    pace = Pace(10.0, clock.monotonic)
+    assert pace.left <= 0.0
+    assert pace.allow()
+    assert pace.left == 10.0
+    clock.advance(9.5)
+    assert not pace.allow()
+    assert not pace.allow()
+    clock.advance(0.5)
+    assert pace.allow()
+    assert (pace.take_skipped(), pace.take_skipped()) == (2, 0)
+    pace.begin()
+    assert not pace.allow()

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from rap.address import Peer
-from rap.clock import Clock
+from rap.clock import Clock, Pace
 from rap.errors import Code, ConnectionClosed
 from rap.server.signals import is_ctrl_c
 from rap.tasks import start_task
@@ -120,9 +120,8 @@ class ConnectionLimit:
         self.most = inf if most is None else most
         self.refused = 0
         self._reason = reason
-        self._clock = clock
         self._log = log
-        self._logged_at = -inf
+        self._log_pace = Pace(_LOG_PAUSE, clock.monotonic)
         self._leaving: set[Connection] = set()
 
     def accept_handshake(self, handshake: Handshake, count: int) -> bool:
@@ -158,9 +157,7 @@ class ConnectionLimit:
 
     def _refuse(self) -> None:
         self.refused += 1
-        now = self._clock.monotonic()
-        if now - self._logged_at >= _LOG_PAUSE:
-            self._logged_at = now
+        if self._log_pace.allow():
             text = "new connections are refused (%d so far): %d are open, and %s"
             self._log.warning(text, self.refused, self.most, self._reason)
 

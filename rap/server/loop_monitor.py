@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from rap.call import current
+from rap.clock import Pace
 from rap.server.dispatch import ServerStream
 
 __all__ = ["LoopMonitor"]
@@ -52,8 +53,7 @@ class LoopMonitor:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
         self._base: int | None = None  # id of the frame in which the loop runs, if it shows none
-        self._logged_at = -_LOG_PAUSE
-        self._not_logged = 0
+        self._log_pace = Pace(_LOG_PAUSE, time.monotonic)
 
     def start(self) -> None:
         """Watch the running loop until `stop`."""
@@ -117,12 +117,9 @@ class LoopMonitor:
 
     def _tell(self, text: str, holder: str, held: float, stack: str) -> None:
         """Log a line, at most once a minute."""
-        now = time.monotonic()
-        if now - self._logged_at < _LOG_PAUSE:
-            self._not_logged += 1
+        if not self._log_pace.allow():
             return
-        self._logged_at = now
-        more, self._not_logged = self._not_logged, 0
+        more = self._log_pace.take_skipped()
         before = f" (and {more} times since the last such line)" if more else ""
         self._log.warning(f"{text}; it was here:\n%s", holder, held, before, stack)
 

@@ -8,8 +8,8 @@ that have open calls, and so finds what very many of them hold that have little 
 import asyncio
 import logging
 from collections.abc import Collection
-from math import inf
 
+from rap.clock import Pace
 from rap.errors import ConnectionClosed
 from rap.server.process_limits import memory_in_use, return_freed_memory
 from rap.transport import Connection
@@ -57,7 +57,7 @@ class MemoryBudget:
         self._grown: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._used = memory_in_use()  # after memory was returned the last time
-        self._logged_at = -inf
+        self._log_pace = Pace(_LOG_PAUSE, loop.time)
         self._unlogged = 0  # calls that were ended since the last log record
 
     @property
@@ -170,12 +170,10 @@ class MemoryBudget:
         return count
 
     def _report(self, before: int, largest: str) -> None:
-        now = self._loop.time()
-        if now - self._logged_at < _LOG_PAUSE:
+        if not self._log_pace.allow():
             return
         text = "%d calls were ended: %d MiB were held for clients, max_memory is %d MiB; "
         text += "the most for %s"
         most = self.most // _MIB
         self._log.warning(text, self._unlogged, before // _MIB, most, largest)
-        self._logged_at = now
         self._unlogged = 0

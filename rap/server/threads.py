@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from rap.call import current
-from rap.clock import Clock, SystemClock
+from rap.clock import Clock, Pace, SystemClock
 from rap.errors import DeadlineExceeded, ResourceExhausted
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
@@ -283,7 +283,7 @@ class _Jobs:
         self.is_closed = False
         self._clock = clock
         self._check_timer: asyncio.TimerHandle | None = None
-        self._logged_at = -inf
+        self._log_pace = Pace(_LOG_PAUSE, monotonic)
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait or run
@@ -373,9 +373,7 @@ class _Jobs:
         if oldest is None:
             return
         self._check_timer = loop.call_later(_LONG_WAIT, self._check_waiting, loop)
-        now = monotonic()
-        if oldest.waited >= _LONG_WAIT * 0.9 and now - self._logged_at >= _LOG_PAUSE:
-            self._logged_at = now
+        if oldest.waited >= _LONG_WAIT * 0.9 and self._log_pace.allow():
             waiting = len(self.waiting)
             _log.warning(_FULL, self.max_threads, self.running_names, waiting, oldest.waited)
 

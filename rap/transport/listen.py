@@ -9,10 +9,10 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any
 
 from rap.address import Address, Peer
+from rap.clock import Pace
 from rap.errors import ConnectionClosed, RapError
 from rap.tasks import start_task
 from rap.transport.connection import Connection
@@ -127,7 +127,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0  # in a row
-        self._logged_at = -inf
+        self._log_pace = Pace(_LOG_PAUSE, self._loop.time)
         let_go_in_children(self)
         sock.listen(backlog)
         self._listen()
@@ -182,9 +182,7 @@ class Acceptor:
     def _on_error(self, exc: OSError) -> None:
         """Log the error, at most once a minute, and wait."""
         self._failures += 1
-        now = self._loop.time()
-        if now - self._logged_at >= _LOG_PAUSE:
-            self._logged_at = now
+        if self._log_pace.allow():
             text = "cannot accept a connection: %s; retrying until it is possible"
             _log.error(text, exc)
         self._loop.remove_reader(self._sock)

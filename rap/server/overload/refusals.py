@@ -5,10 +5,10 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from math import inf
 from typing import Any, Protocol
 
 from rap.call import PRIORITIES, PRIORITY
+from rap.clock import Pace
 from rap.errors import ResourceExhausted
 from rap.wire.frames import reset_body
 
@@ -61,7 +61,7 @@ class Refusals:
         self._loop = loop
         self._bodies: dict[tuple[str, int], bytes] = {}  # by reason and step
         self._timer: asyncio.TimerHandle | None = None
-        self._logged_at = -inf
+        self._log_pace = Pace(_LOG_PAUSE, loop.time)
         self._logged: Counter[tuple[str, str, str]] = Counter()
 
     def refuse(self, call: Refused, priority: int, why: str, wait: float) -> None:
@@ -85,8 +85,8 @@ class Refusals:
         """Count a call that is refused in another way."""
         self.counts[why, call.method, PRIORITIES[priority]] += 1
         if self._timer is None:
-            pause = self._logged_at + _LOG_PAUSE - self._loop.time()
-            self._timer = self._loop.call_later(max(_LOG_DELAY, pause), self._warn)
+            pause = max(_LOG_DELAY, self._log_pace.left)
+            self._timer = self._loop.call_later(pause, self._warn)
 
     def close(self) -> None:
         """Say what was not said yet."""
@@ -97,7 +97,7 @@ class Refusals:
     def _warn(self) -> None:
         """Name the functions of the calls that were refused since the last warning."""
         self._timer = None
-        self._logged_at = self._loop.time()
+        self._log_pace.begin()
         new = self.counts - self._logged
         self._logged = self.counts.copy()
         functions: Counter[str] = Counter()
