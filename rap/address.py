@@ -8,10 +8,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from rap.foreign import one_line
 from rap.record import Record, field
 
 __all__ = ["Address", "Certificate", "Peer", "brief"]
 
+_MAX = 1024  # characters of an address
 _FORMS = "host:port, [v6]:port, tcp://host:port, tls://host:port or unix:///path"
 
 
@@ -39,8 +41,8 @@ class Address(Record, frozen=True):
         """
         if isinstance(text, Address):
             return text
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{option} must be {_FORMS}, got {text!r}")
+        if not isinstance(text, str) or not 0 < len(text) <= _MAX or not text.isprintable():
+            raise ValueError(f"{option} must be {_FORMS}, got {one_line(repr(text))}")
         scheme, separator, rest = text.partition("://")
         if not separator:
             scheme, rest = "tcp", text

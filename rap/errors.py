@@ -29,6 +29,8 @@ from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
+from rap.foreign import one_line, printable
+
 __all__ = [
     "CallError",
     "Cancelled",
@@ -104,6 +106,9 @@ class RapError(Exception):
 class CallError(RapError):
     """A call failed.
 
+    `str` is safe to print: characters of the message that could control a terminal are escaped.
+    Line breaks stay. `message` is what the server sent, at most 4,096 characters of it.
+
     Args:
         message: One sentence for people.
         code: The status code; each subclass has its own default.
@@ -132,7 +137,7 @@ class CallError(RapError):
         self.unserved = unserved
 
     def __str__(self) -> str:
-        return self.message
+        return printable(self.message)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r}, code={self.code.name})"
@@ -234,9 +239,10 @@ class HandlerError(CallError):
 
     def __str__(self) -> str:
         name = self.details.get("type")
+        message = super().__str__()
         if not isinstance(name, str) or name == type(self).__name__:
-            return self.message
-        return f"{name}: {self.message}" if self.message else name
+            return message
+        return f"{one_line(name)}: {message}" if message else one_line(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._kinds:
@@ -559,6 +565,7 @@ def decode_error(
         known = Code(code)
     except ValueError:
         known = Code.UNKNOWN
+    message = message[:MAX_MESSAGE_CHARS]
     error: CallError
     if known is Code.UNKNOWN and "type" in details:
         twin = types.get(details["type"], details.get("bases"))
@@ -569,7 +576,7 @@ def decode_error(
         kind = _BY_CODE.get(known, CallError)
         error = kind(message, code=known, details=details, remote=remote, unserved=unserved)
     if isinstance(lines := details.get("traceback"), str):
-        error.add_note(f"On the server:\n{lines.rstrip()}")
+        error.add_note(f"On the server:\n{printable(lines.rstrip())}")
     return error
 
 

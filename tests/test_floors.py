@@ -22,6 +22,7 @@ LAYERS = [
     [
         "__init__",
         "_lazy",
+        "foreign",
         "record",
         "errors",
         "clock",

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from rap.cli.runtime import LOOPS, loop_factory
-from rap.cli.table import one_line
 from rap.errors import CallError, HandlerError, RapError
+from rap.foreign import one_line
 from rap.options import Options, declared_options
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
 
 INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
+_MOST = 1000  # characters of an error; some name several servers and what to do
+
 T = TypeVar("T")
 
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -41,7 +43,7 @@ class Failed(click.ClickException):
 
     def format_message(self) -> str:
         """Return the message as one line."""
-        return one_line(self.message)
+        return one_line(self.message, _MOST)
 
 
 class Command(click.Command):
@@ -154,7 +156,7 @@ class _Misused(click.ClickException):
 
     def format_message(self) -> str:
         """Return the message as one line."""
-        return one_line(self.message)
+        return one_line(self.message, _MOST)
 
 
 def _misused(exc: click.UsageError, name: str | None) -> _Misused:

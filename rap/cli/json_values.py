@@ -17,6 +17,7 @@ __all__ = ["parse_arguments", "parse_value", "to_json", "to_text"]
 
 _BYTES = "$base64"
 _NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
+_UNPRINTABLE = re.compile(r"[^\n -~]")  # or printable, but not of ASCII
 
 
 def parse_value(text: str) -> Any:
@@ -55,9 +56,13 @@ def parse_arguments(texts: tuple[str, ...]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON, on one line unless `indent` is given."""
+    """Return a value as JSON, on one line unless `indent` is given.
+
+    Characters that could control a terminal are escaped.
+    """
     separators = (",", ":") if indent is None else None
-    return json.dumps(_jsonable(value), ensure_ascii=False, indent=indent, separators=separators)
+    text = json.dumps(_jsonable(value), ensure_ascii=False, indent=indent, separators=separators)
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escape, text)
 
 
 def to_text(value: Any) -> str | bytes:
@@ -80,6 +85,11 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # such as "nan", a number that JSON does not have
     return value
+
+
+def _escape(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _decode_bytes(found: dict[str, Any]) -> Any:

@@ -9,8 +9,8 @@ import click
 
 from rap.cli.command import Failed
 from rap.cli.remote import Remote, checked
-from rap.cli.table import one_line
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.registry import Endpoint, check_name, registry_from_url
 from rap.registry.base import LoadReport
 
@@ -70,7 +70,7 @@ class RegistryReader:
             names = await self.services()
         except Failed:
             return text
-        return one_line(f"{text}; it knows {', '.join(names) or 'no service'}")
+        return f"{text}; it knows {one_line(', '.join(names)) or 'no service'}"
 
     async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
         """Yield the instances of the service, sorted, now and after each change."""

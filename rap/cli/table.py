@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from rap.cli.json_values import to_json
+from rap.foreign import one_line
 
-__all__ = ["cell_text", "columns", "one_line", "print_rows"]
+__all__ = ["cell_text", "columns", "print_rows"]
 
 _GAP = "  "
 
@@ -44,13 +45,4 @@ def cell_text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
-    return one_line(f"{value:.3f}" if isinstance(value, float) else str(value))
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line that is safe to print: it may come from a server.
-
-    Characters that a terminal could take for a command are replaced.
-    """
-    line = " ".join(text.split())
-    return "".join(each if each.isprintable() else "�" for each in line)
+    return one_line(f"{value:.3f}" if isinstance(value, float) else value)

@@ -43,6 +43,7 @@ from rap.errors import (
     Unavailable,
     VersionMismatch,
 )
+from rap.foreign import one_line
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
 from rap.registry.base import last_error_of
 from rap.tasks import start_task
@@ -731,7 +732,8 @@ class Cluster:
     def _refusal(self, node: Node, conn: Connection, serves: object) -> ConnectionClosed | None:
         """Return why a connection to a server that serves this is of no use; `None` if it is."""
         if self.service and serves != self.service:
-            return ConnectionClosed(f"{node.key} serves {serves!r}, not {self.service!r}")
+            found = one_line(repr(serves))
+            return ConnectionClosed(f"{node.key} serves {found}, not {self.service!r}")
         if conn.draining and conn.error is not None:
             return ConnectionClosed(str(conn.error))  # by middleware, with a reason
         return ServerDraining(f"{node.key} is draining") if conn.draining else None

@@ -25,6 +25,7 @@ from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisErro
 
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.redis.servers import Host, Servers
 from rap.redis.url import RedisTarget
 from rap.tasks import start_task
@@ -204,9 +205,7 @@ class RedisClient:
         except TimeoutError as exc:
             raise RegistryError(f"Redis at {self.target}: no answer in {limit:g} s") from exc
         except _ERRORS as exc:
-            raise RegistryError(
-                f"Redis at {self.target}: {str(exc) or type(exc).__name__}"
-            ) from exc
+            raise RegistryError(f"Redis at {self.target}: {_text_of(exc)}") from exc
 
     async def _connect(self) -> "Servers":
         """Find the servers. All callers wait for the same task, each with its own time limit."""
@@ -342,7 +341,7 @@ class PubSub:
         try:
             message = await self._pubsub.get_message(timeout=seconds)
         except _ERRORS as exc:
-            raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
+            raise RegistryError(f"lost the subscription: {_text_of(exc)}") from exc
         if message is None:
             return None
         return message["data"] if message["type"] == "message" else b""
@@ -357,7 +356,7 @@ class PubSub:
             async with asyncio.timeout(self._timeout):
                 await self._pubsub.ping()
         except _ERRORS as exc:
-            raise RegistryError(f"lost the subscription: {str(exc) or type(exc).__name__}") from exc
+            raise RegistryError(f"lost the subscription: {_text_of(exc)}") from exc
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -376,6 +375,10 @@ async def _close(closable: Any) -> None:
     with suppress(*_ERRORS):
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await closable.aclose()
+
+
+def _text_of(exc: BaseException) -> str:
+    return one_line(exc) or type(exc).__name__
 
 
 def _take_exception(task: "asyncio.Task[Any]") -> None:

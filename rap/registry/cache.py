@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from rap.clock import Clock, SystemClock
+from rap.foreign import one_line
 from rap.registry.base import Resolver, Snapshot, check_name, last_error_of
 from rap.registry.records import from_record, to_record
 from rap.tasks import start_task
@@ -126,7 +127,8 @@ class SnapshotCache:
     def _warn(self, verb: str, path: Path, exc: Exception) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("cannot %s the cache %s, continuing without it: %s", verb, path, exc)
+            text = "cannot %s the cache %s, continuing without it: %s"
+            logger.warning(text, verb, path, one_line(exc))
 
 
 class CachedResolver:

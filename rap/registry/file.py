@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name, may_replace
 from rap.registry.records import from_record, to_record
 from rap.registry.self_preservation import as_seen, to_evict
@@ -28,6 +29,7 @@ logger = logging.getLogger("rap.registry")
 
 _LOCK_TIMEOUT = 1.0  # seconds; the process that holds it may be stopped
 _LOCK_RETRY = 0.005  # seconds
+_MAX_WARNED = 256  # bad files that are logged
 _ATTEMPTS = 3  # to write, if the folder is removed meanwhile
 _POLL_INTERVAL = 0.03  # seconds between checks of the folder's modification time
 _READ_INTERVAL = 0.5  # seconds between reads of all leases, unless the folder changed
@@ -243,14 +245,15 @@ class LeaseFiles:
             record = json.loads(path.read_bytes())
             endpoint_id = record.get("id") if isinstance(record, dict) else None
             if not isinstance(endpoint_id, str):
-                raise ValueError(f"field id must be text, got {endpoint_id!r}")
+                raise ValueError(f"field id must be text, got {one_line(repr(endpoint_id))}")
             return from_record(endpoint_id, record), expires
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as exc:
-            if path not in self._warned:
+            if path not in self._warned and len(self._warned) < _MAX_WARNED:
                 self._warned.add(path)
-                logger.warning("%s is ignored, it is not a registration: %s", path, exc)
+                text = "%s is ignored, it is not a registration: %s"
+                logger.warning(text, one_line(path), one_line(exc))
             return None
 
     @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.notify import Notify
 from rap.registry.base import (
     AddressTaken,
@@ -197,7 +198,7 @@ class Lease:
         try:
             return await self._attempt()
         except Exception as exc:  # of a registry of the user
-            return self._back_off(RegistryError(f"{type(exc).__name__}: {exc}"), exc)
+            return self._back_off(RegistryError(f"{type(exc).__name__}: {one_line(exc)}"), exc)
 
     async def _attempt(self) -> float:
         """Register or renew once; return the seconds until the next attempt."""

@@ -9,10 +9,12 @@ registry.
 from collections.abc import Mapping
 
 from rap.address import Address
+from rap.foreign import one_line
 from rap.registry.base import Endpoint, State, check_weight
 
 __all__ = ["from_record", "to_record"]
 
+_MAX_ID = 1024  # characters
 _OWN_FIELDS = ("version", "methods_hash")
 
 
@@ -38,25 +40,27 @@ def from_record(endpoint_id: str, record: object) -> Endpoint:
         ValueError: A field is missing or has the wrong type; the message names it.
     """
     if not isinstance(record, Mapping):
-        raise ValueError(f"record of {endpoint_id} must be a mapping, got {record!r}")
+        raise ValueError(f"it must be a mapping, got {one_line(repr(record))}")
+    if not endpoint_id.isprintable() or len(endpoint_id) > _MAX_ID:
+        raise ValueError(f"an id has 1 to {_MAX_ID} printable characters")
     meta = record.get("meta")
     if not isinstance(meta, Mapping):
-        raise ValueError(f"field meta of {endpoint_id} must be a mapping, got {meta!r}")
+        raise ValueError(f"field meta must be a mapping, got {one_line(repr(meta))}")
     metadata = {str(key): str(value) for key, value in meta.items()}
     metadata |= {name: str(record[name]) for name in _OWN_FIELDS if record.get(name)}
     return Endpoint(
         id=endpoint_id,
-        address=Address.parse(_text(record, "addr", endpoint_id), option="field addr"),
+        address=Address.parse(_text(record, "addr"), option="field addr"),
         weight=check_weight(record.get("weight"), option="field weight"),
-        state=State(_text(record, "state", endpoint_id)),
-        incarnation=_text(record, "incarnation", endpoint_id),
-        zone=_text(record, "zone", endpoint_id),
+        state=State(_text(record, "state")),
+        incarnation=_text(record, "incarnation"),
+        zone=_text(record, "zone"),
         metadata=metadata,
     )
 
 
-def _text(record: Mapping[object, object], field: str, endpoint_id: str) -> str:
+def _text(record: Mapping[object, object], field: str) -> str:
     value = record.get(field)
     if not isinstance(value, str):
-        raise ValueError(f"field {field} of {endpoint_id} must be text, got {value!r}")
+        raise ValueError(f"field {field} must be text, got {one_line(repr(value))}")
     return value

@@ -23,6 +23,7 @@ from typing import Any
 from rap.address import Address
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.redis.client import RedisClient, Script, Value
 from rap.registry.base import (
     AddressTaken,
@@ -182,7 +183,7 @@ class RedisRegistry:
         try:
             return {key.decode(): check_load(unpack(value)) for key, value in reply.items()}
         except ValueError as exc:
-            raise RegistryError(f"no load report of {service}: {exc}") from exc
+            raise RegistryError(f"no load report of {service}: {one_line(exc)}") from exc
 
     async def services(self) -> list[str]:
         """Return the names of all services ever registered in this namespace, sorted.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rap.clock import Clock
 from rap.errors import RegistryError
+from rap.foreign import one_line
 from rap.notify import Notify
 from rap.redis.client import RedisClient, Script
 from rap.redis.pubsub import Subscription
@@ -119,7 +120,8 @@ class _Reader:
                 await self._read_all()
         except (ValueError, TypeError, IndexError, AttributeError) as exc:
             self.stale = True
-            raise RegistryError(f"cannot understand what {self._keys.ver} holds: {exc}") from exc
+            text = f"cannot understand what {self._keys.ver} holds: {one_line(exc)}"
+            raise RegistryError(text) from exc
         except RegistryError:
             self.stale = True
             raise

@@ -12,6 +12,7 @@ from enum import Enum
 from hashlib import sha1
 from typing import NamedTuple
 
+from rap.foreign import one_line
 from rap.registry.base import Endpoint, Snapshot
 from rap.registry.records import from_record
 from rap.registry.self_preservation import as_seen
@@ -21,6 +22,7 @@ __all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
 
 logger = logging.getLogger("rap.registry")
 
+_MAX_WARNED = 256  # bad records that are logged
 _MAX_CHANGES = 512  # a watcher that is further behind reads everything
 
 
@@ -136,9 +138,10 @@ class WatchCache:
         try:
             members[endpoint_id] = from_record(endpoint_id, unpack(record))
         except ValueError as exc:
-            if endpoint_id not in self._warned:
+            if endpoint_id not in self._warned and len(self._warned) < _MAX_WARNED:
                 self._warned.add(endpoint_id)
-                logger.warning("the record of %s is ignored: %s", endpoint_id, exc)
+                text = "the record of %s is ignored: %s"
+                logger.warning(text, one_line(endpoint_id), one_line(exc))
 
 
 def next_hash(last: str, operation: str, endpoint_id: str, record: bytes) -> str:

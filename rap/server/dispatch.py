@@ -36,6 +36,7 @@ from rap.errors import (
     Unavailable,
     encode_error,
 )
+from rap.foreign import one_line
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
@@ -618,7 +619,7 @@ class Dispatcher:
         if not isinstance(exc, CallError):
             self._log_exception(stream, exc)
         elif exc.code is Code.INTERNAL:
-            self._log.error("%s", exc, extra=self._log_fields(stream, exc.code))
+            self._log.error("%s", one_line(exc), extra=self._log_fields(stream, exc.code))
         code, message, details = error_reply(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)

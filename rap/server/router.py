@@ -8,6 +8,7 @@ from typing import Any
 from rap.call import DEFAULT_GROUP, DEFAULT_PRIORITY, PRIORITIES, StreamType, method_path
 from rap.clock import NEVER
 from rap.errors import RegistrationError, Unimplemented
+from rap.foreign import one_line
 from rap.options import checks_options
 from rap.record import Struct
 from rap.schema.function import Function
@@ -273,7 +274,7 @@ class Router:
             sees_private: Whether the peer may call private functions.
             hints: Whether to look for a similar name and other groups, in all functions.
         """
-        text = f"no function {method!r} on this server"
+        text = f"no function {one_line(repr(method))} on this server"
         details: dict[str, Any] = {}
         _, group, name = method.split("/", 2) if method.count("/") == 2 else ("", "", "")
         if hints and name:

@@ -32,6 +32,7 @@ from rap.errors import (
     VersionMismatch,
     decode_error,
 )
+from rap.foreign import one_line
 from rap.transport.fork import descriptors_of, let_go_in_children
 from rap.transport.options import ConnectionOptions
 from rap.transport.rate_limit import TokenBucket
@@ -1019,7 +1020,7 @@ class Connection(asyncio.Protocol):
             code, message = Code.UNKNOWN, str(exc)
         self._begin_drain()
         if code != Code.OK and self.error is None:
-            text = f"{self.peer} refused the connection: {message}"
+            text = f"{self.peer} refused the connection: {one_line(message)}"
             denied = code == Code.UNAUTHENTICATED
             self.error = _denial(text) if denied else ConnectionClosed(text)
             if self.is_server or not denied:  # else the client's pool logs it

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from rap.foreign import one_line
 from rap.record import Record
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import HEADER, HELLO
@@ -61,7 +62,8 @@ class Versions(Record, frozen=True):
         low = content.get("rap")
         high = content.get("rap_max", low)
         if type(low) is not int or type(high) is not int or not 1 <= low <= high:
-            raise ValueError(f"Hello: rap and rap_max must be versions, got {low!r} and {high!r}")
+            found = one_line(f"{low!r} and {high!r}")
+            raise ValueError(f"Hello: rap and rap_max must be versions, got {found}")
         return cls(low, high)
 
     @classmethod
@@ -205,11 +207,14 @@ def read_hello(content: Mapping[str, Any]) -> tuple[PeerLimits, dict[str, Any]]:
         if name in _TOLD:
             low, high = BOUNDS[name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"Hello: {name} must be {low} to {high}, got {value!r}")
+                raise ValueError(
+                    f"Hello: {name} must be {low} to {high}, got {one_line(repr(value))}"
+                )
             limits[name] = value
         elif name == "max_unfinished":
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"Hello: {name} must be an integer from 1 on, got {value!r}")
+                found = one_line(repr(value))
+                raise ValueError(f"Hello: {name} must be an integer from 1 on, got {found}")
             limits[name] = value
         elif name not in ("rap", "rap_max"):
             rest[name] = value

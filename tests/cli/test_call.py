@@ -113,7 +113,7 @@ async def test_a_channel_is_closed_when_its_answers_have_stopped(
         (["nope"], "UNIMPLEMENTED: no function '/default/nope' on this server"),
         (["add", "1", "x"], "INVALID_ARGUMENT: add(): argument 'b': expected `int`, got `str`"),
         (["fail", "ABORTED"], "ABORTED: as you wish"),
-        (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by �[31mzero"),
+        (["fail", "bug"], "UNKNOWN: ZeroDivisionError: by \\x1b[31mzero"),
         (["fail", "silent"], "UNKNOWN: KeyError"),
         (["shout", "1"], "shout is a channel, which takes no arguments; write them to its input"),
         (["add", "1", "-"], "add takes no items; leave out '-'"),
@@ -333,6 +333,40 @@ def test_an_answer_on_a_terminal_is_indented(
 @pytest.mark.parametrize("value", [b"\x00", {"a": (1, b"x")}, {1: None}, float("nan")])
 def test_every_value_can_be_written_as_json(value: Any) -> None:
     assert parse_value(to_json(value)) is not None
+
+
+HOSTILE = "red \x1b[31m, \x9b31m, \u202eback\u2028, \ud800 \U000e0041 and é 😀"
+
+
+def test_json_has_no_characters_that_control_a_terminal() -> None:
+    for indent in (None, 2):
+        text = to_json({HOSTILE: [HOSTILE]}, indent=indent)
+        assert text.replace("\n", "").isprintable()
+        assert "é 😀" in text
+        assert parse_value(text) == {HOSTILE: [HOSTILE]}
+
+
+def test_text_on_a_terminal_has_no_characters_that_control_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    printer = _Printer(True, None)
+    for value in ("a\x1b[2J\nb", b"a\x1b[2J\nb", b"\xff\x1b"):
+        printer.print_answer(value)
+        printer.print_item(value)
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isprintable()
+    assert out.startswith("a\\x1b[2J\nb\n")
+
+
+async def test_an_error_of_a_function_is_one_printable_line() -> None:
+    async def fail() -> None:
+        raise ValueError("a\x1b[2J\nb\u202e" + "x" * 3000)
+
+    async with serving(fail) as server:
+        result = await invoke(server, "call", "fail")
+    assert result.stderr.startswith("Error: UNKNOWN: ValueError: a\\x1b[2J b\\u202exxx")
+    assert len(result.stderr) < 1100
 
 
 PROGRAM = """

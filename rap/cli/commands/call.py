@@ -15,6 +15,7 @@ from rap.cli.remote import Remote
 from rap.cli.stdin import input_lines
 from rap.client import Client
 from rap.errors import CallError
+from rap.foreign import printable
 
 __all__ = ["call"]
 
@@ -71,13 +72,13 @@ class _Printer:
     def print_answer(self, value: Any) -> None:
         """Print the answer of a function that has one answer."""
         if self._as_text:
-            click.echo(to_text(value), nl=not isinstance(value, bytes))  # bytes for a file
+            click.echo(_shown(value), nl=not isinstance(value, bytes))  # bytes for a file
         else:
             click.echo(to_json(value, indent=self._indent))
 
     def print_item(self, value: Any) -> None:
         """Print one item of a stream, or one message of a channel."""
-        click.echo(to_text(value) if self._as_text else to_json(value))
+        click.echo(_shown(value) if self._as_text else to_json(value))
 
     def print_metadata(self, answer: Answer) -> None:
         """Print header and trailer of an answer."""
@@ -94,6 +95,14 @@ class _Printer:
         """Return the message that a line of the input stands for."""
         text = line.rstrip(b"\r\n").decode(errors="replace")
         return text if self._as_text else parse_value(text)
+
+
+def _shown(value: Any) -> str | bytes:
+    """Return a value as text; on a terminal, without characters that could control it."""
+    text = to_text(value)
+    if not sys.stdout.isatty():
+        return text
+    return printable(text if isinstance(text, str) else text.decode(errors="backslashreplace"))
 
 
 async def _call(

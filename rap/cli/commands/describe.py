@@ -13,6 +13,7 @@ from rap.cli.json_values import to_json
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
+from rap.foreign import printable
 
 __all__ = ["KINDS", "describe"]
 
@@ -36,7 +37,7 @@ def describe(remote: Remote, func: str, group: str | None, json: bool) -> None:
     A server describes its functions only to clients on its own machine.
     """
     found = run(describe_one(remote, func, canonical_group(group)))
-    click.echo(to_json(found) if json else _text(found))
+    click.echo(to_json(found) if json else printable(_text(found)))
 
 
 def _text(found: dict[str, Any]) -> str:
@@ -54,7 +55,6 @@ def _text(found: dict[str, Any]) -> str:
         "\n".join(f"  {name:<11} {value}" for name, value in rows.items()),
     ]
     if found["doc"]:
-        doc = "".join(c if c.isprintable() or c == "\n" else "�" for c in found["doc"])
-        parts.append(textwrap.indent(doc, "  "))
+        parts.append(textwrap.indent(found["doc"], "  "))
     parts += ["\n".join(declare(each, annotations)) for each in found["types"]]
     return "\n\n".join(parts)

@@ -10,9 +10,10 @@ import click
 from rap.cli.command import Command, json_option, run
 from rap.cli.instances import Instance, open_instances, round_trip
 from rap.cli.remote import Remote, remote_options
-from rap.cli.table import one_line, print_rows
+from rap.cli.table import print_rows
 from rap.cli.timings import MILLISECONDS, Durations
 from rap.errors import CallError
+from rap.foreign import one_line
 
 __all__ = ["ping"]
 
@@ -68,7 +69,7 @@ class _Pings:
             seconds = await round_trip(self._instance, patience)
         except CallError as error:
             self.lost += 1
-            self._error = one_line(str(error))
+            self._error = one_line(error)
             return f"{self._instance.address}: no answer: {self._error}"
         self._times.add(seconds)
         return f"{self._instance.address}: {seconds * MILLISECONDS:.3f} ms"

@@ -17,9 +17,10 @@ from rap.cli.json_values import to_json
 from rap.cli.registry import RegistryReader
 from rap.cli.remote import DEFAULT_HOST, Remote, remote_options
 from rap.cli.scrape import CallCounters, CallRates, scrape
-from rap.cli.table import cell_text, columns, one_line, print_rows
+from rap.cli.table import cell_text, columns, print_rows
 from rap.cli.timings import MILLISECONDS
 from rap.errors import CallError
+from rap.foreign import one_line
 from rap.registry import Endpoint, State
 from rap.registry.base import LoadReport
 from rap.wire.load_report import ServerLoad
@@ -129,7 +130,7 @@ class InstanceMonitor:
         try:
             seconds, load = await load_of(instance, self._patience)
         except CallError as exc:
-            error = one_line(str(exc))
+            error = one_line(exc)
         state = _state(endpoint, load, error)
         rates = None
         if self._metrics_port is not None:

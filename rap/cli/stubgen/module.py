@@ -14,7 +14,7 @@ from typing import Any
 from rap.cli.command import Failed
 from rap.cli.stubgen.annotations import Annotations, is_name, quoted
 from rap.cli.stubgen.declarations import WIDTH, declare, parameters
-from rap.cli.table import one_line
+from rap.foreign import one_line
 
 __all__ = ["stub_module"]
 
