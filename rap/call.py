@@ -332,6 +332,10 @@ class CallSource(Protocol):
         """Whether its handler has ended. A task that the handler has left behind goes on."""
         ...
 
+    def excuse(self) -> None:
+        """Note that the handler waits for a server that is away, so it may be late."""
+        ...
+
     def keep_thread(self, running: "Future[Any]") -> None:
         """Remember that the handler goes on in a thread, though its task was cancelled."""
         ...

@@ -30,6 +30,7 @@ from rap.balance import (
     median_ewma,
     needs_all,
 )
+from rap.call import running_call
 from rap.client.config import ClientConfig
 from rap.client.node import Node
 from rap.client.pool import Counters, Pool, ServerDraining, has_room
@@ -371,6 +372,8 @@ class Cluster:
         wait = 0.0
         if not self._outlook.full:
             self._queue.forget_pace(now)  # a server that comes back takes many calls at once
+            if outer := running_call():
+                outer.excuse()
         elif not has_waited:
             wait = self._queue.expected_wait(now)
         if patience.until(self._outlook) <= now + wait:

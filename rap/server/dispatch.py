@@ -171,6 +171,7 @@ class ServerStream(Stream):
     task: asyncio.Task[None] | None = None
     thread: Future[Any] | None = None  # of a `def` handler that goes on after its task
     call: Call | None = None
+    is_excused = False  # it has waited for a server that was away
     items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
@@ -371,6 +372,10 @@ class ServerStream(Stream):
         if header:
             content[HEADER_DETAIL] = header
         return pipeline.send_end(self.as_call(), content), pack({MESSAGES_END: True})
+
+    def excuse(self) -> None:
+        """Note that the handler waits for a server that is away, so it may be late."""
+        self.is_excused = True
 
     def keep_thread(self, running: Future[Any]) -> None:
         """Remember that the handler goes on in a thread, though its task was cancelled."""
@@ -645,7 +650,8 @@ class Dispatcher:
     def keep_task(self, stream: ServerStream, task: asyncio.Task[None]) -> None:
         """Keep a reference to a cancelled task until it ends, as its stream is gone."""
         error = stream.error
-        if error is not None and error.code is Code.DEADLINE_EXCEEDED:
+        is_late = error is not None and error.code is Code.DEADLINE_EXCEEDED
+        if is_late and not stream.is_excused:
             self.entrances.expire(stream.handler, stream.conn, partial(_running, stream))
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)

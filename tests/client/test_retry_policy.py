@@ -255,6 +255,9 @@ class Source:
 
     is_over = False
 
+    def excuse(self) -> None:
+        raise AssertionError("it does not wait for a server")
+
     def keep_thread(self, running: object) -> None:
         raise AssertionError("it is not asked for")
 

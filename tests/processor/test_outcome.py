@@ -27,6 +27,8 @@ class Ended:
 
     is_over = False
 
+    def excuse(self) -> None: ...
+
     def keep_thread(self, running: object) -> None: ...
 
     def request(self) -> Request:

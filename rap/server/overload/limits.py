@@ -30,7 +30,10 @@ _SOME_EXPIRED = 0.05  # share of the calls that ended, under a limit
 # Share of the time that they have left when they begin, which the good calls take on average.
 _SLOW, _LONG, _SHORT = 0.7, 0.6, 0.45
 _LEAST_PART, _MOST_PART = 0.2, 0.5  # of a limit that is kept when calls expire
-_LOWER, _RAISE = 0.85, 1.1
+_LOWER, _RAISE, _MOST_RAISE = 0.85, 1.1, 4.0
+_AIM = 0.8 * _SHORT  # share that a limit may bring, as calls that wait for each other take longer
+_QUICK = 0.1  # share of a function whose calls do not wait for each other
+_QUICK_FOR = 1.0  # seconds for which they have to be quick, and none refused, to end the limit
 _ROOM = 1.2  # times as many calls as are needed for the rate of good ones
 _FORGET = 60.0  # seconds without a refusal after which the limit ends
 _CALM = 10.0  # seconds without an expired call after which a function is watched no more
@@ -42,6 +45,8 @@ class Limited(Protocol):
     conn: Any
     deadline: float
     error: CallError | None
+    is_excused: bool
+    """It has waited for a server that was away: its time says nothing about the other calls."""
 
 
 class Limit(Protocol):
@@ -137,6 +142,12 @@ class AdaptiveLimit:
     The limit is judged every 0.2 s by the calls that have ended, and that began after it was last
     lowered. There is none until good calls, which were answered in time, take most of their time,
     or hardly any call is good: if some calls hang and the others are quick, it would help nobody.
+    Calls that have waited for another service, of which no server was there, do not count: when it
+    comes back, they are answered at once.
+
+    The time of calls that wait for each other grows at most as the limit does. So a limit under
+    which they are quick is raised at once to what keeps them in time. It ends where they are quick
+    and none is refused.
 
     Args:
         clock: Returns seconds on the monotonic clock.
@@ -202,7 +213,7 @@ class AdaptiveLimit:
         began = self._calls.pop(call)
         self._shares_of.remove(call.conn)
         now = self._clock()
-        if began >= self._lowered_at:
+        if began >= self._lowered_at and not call.is_excused:
             time = call.deadline - began
             if call.error is None:
                 self._good += 1
@@ -241,7 +252,10 @@ class AdaptiveLimit:
             needed = _ROOM * rate * self._seconds / good
             self._lower(max(self.most * _LOWER, needed), now)
         elif self._refused and share < _SHORT:
-            self.most = self.most * _RAISE
+            factor = _AIM / share if share else _MOST_RAISE
+            self.most = self.most * min(max(_RAISE, factor), _MOST_RAISE)
+        elif good and share < _QUICK and now - max(self._refused_at, self._lowered_at) > _QUICK_FOR:
+            self.most = inf
         self._begin_window(now)
 
     def _count_late(self, now: float) -> int:
@@ -250,7 +264,7 @@ class AdaptiveLimit:
             [
                 now - began > (call.deadline - began) * _SLOW
                 for call, began in self._calls.items()
-                if began >= self._lowered_at
+                if began >= self._lowered_at and not call.is_excused
             ]
         )
 

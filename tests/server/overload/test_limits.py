@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from rap.call import PRIORITIES
 from rap.client import Client
-from rap.errors import CallError, DeadlineExceeded, ResourceExhausted
+from rap.errors import CallError, DeadlineExceeded, ResourceExhausted, Unavailable
+from rap.registry import MemoryRegistry
 from rap.server import Server
 from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Shares
 from tests.fake_clock import FakeClock
@@ -28,6 +30,7 @@ class Running:
         self.conn = conn
         self.deadline = deadline
         self.error: CallError | None = None
+        self.is_excused = False
         self.ended: list[Any] = []
 
     def add_done_callback(self, callback: Any) -> None:
@@ -82,6 +85,11 @@ class Backend:
     def slow_down(self, factor: float) -> None:
         """Let each call take so many times as long."""
         self._seconds *= factor
+
+    def burst(self, calls: int) -> None:
+        """Let calls arrive at once."""
+        for _ in range(calls):
+            self._arrive()
 
     def _arrive(self) -> None:
         now = self.clock.monotonic()
@@ -174,6 +182,37 @@ def test_a_backend_that_gets_slower_is_followed_and_so_is_one_that_recovers() ->
     backend.slow_down(1 / 5)
     backend.offer(1200, 8)
     assert backend.offer(1200, 4) >= 0.85 * 1000
+
+
+def test_a_limit_that_an_outage_has_brought_rises_at_once_when_it_is_over() -> None:
+    backend = Backend(1000, 0.005, timeout=1)
+    backend.slow_down(1e6)
+    backend.offer(500, 4)
+    assert backend.limit.most <= 20
+    backend.slow_down(1e-6)
+    backend.offer(0, 1)
+    for _ in range(3):
+        backend.burst(100)
+        backend.offer(100, 0.25)
+    refused = backend.refused
+    backend.burst(100)
+    assert backend.refused == refused
+
+
+def test_a_limit_ends_when_calls_are_quick_and_none_is_refused() -> None:
+    backend = Backend(20, 0.01, timeout=0.5)
+    backend.offer(2 * backend.capacity, 4)
+    assert backend.limit.most < inf
+    backend.offer(0.5 * backend.capacity, 2)
+    assert backend.limit.most == inf
+
+
+def test_calls_that_wait_for_each_other_keep_their_limit_though_they_are_quick() -> None:
+    backend = Backend(1, 0.002, timeout=0.5)
+    backend.offer(2 * backend.capacity, 4)
+    offered = 2 * backend.capacity
+    assert backend.offer(offered, 4) >= 0.9 * backend.capacity
+    assert backend.limit.most < inf
 
 
 def test_critical_calls_pass_a_limit_and_sheddable_ones_leave_room() -> None:
@@ -361,6 +400,23 @@ async def test_a_function_whose_calls_expire_gets_a_limit_that_the_state_shows()
 
         await within(until_limited())
         assert server.overload_state.limits["/default/slow"] >= 10
+
+
+async def test_calls_that_wait_for_a_service_that_is_away_bring_no_limit() -> None:
+    stock = Client(service="stock", registry=MemoryRegistry(), wait_for_ready=True)
+
+    async def order() -> None:
+        with suppress(Unavailable):
+            await stock.raw_call("get")
+        await asyncio.Event().wait()
+
+    async with serving(order) as server, calling(server, max_attempts=1) as client:
+        for _ in range(8):
+            calls = [client.raw_call("order", timeout=0.1) for _ in range(10)]
+            found = await within(asyncio.gather(*calls, return_exceptions=True))
+            assert all(isinstance(each, DeadlineExceeded) for each in found), found
+        assert not server.overload_state.limits
+    await stock.close()
 
 
 async def test_calls_that_would_wait_too_long_for_a_thread_are_refused(door: Door) -> None:
