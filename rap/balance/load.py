@@ -74,10 +74,13 @@ class PeakEwma:
     """Load as recent peak latency times calls on the node.
 
     A slow answer raises the average at once, and faster answers lower it gradually, so few calls
-    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are four more rules:
+    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are five more rules:
 
     - Only results lower the average, because a node that fails fast must not look fast
       (linkerd2-proxy). Before the first result, errors raise what is assumed.
+    - What a failure costs is forgotten with the first result of a call that began after it. A
+      single failure keeps calls away for the 3 s until the node is measured again, and no longer;
+      a node that goes on failing is ejected (`rap.balance.outlier`, `rap.balance.comparison`).
     - While calls wait, the latency is at least the time since the last answer of the node, so the
       cost of a frozen node grows.
     - When a frozen node is heard again, that is forgotten, and the calls that it has kept waiting
@@ -99,10 +102,12 @@ class PeakEwma:
     """
 
     __slots__ = (
+        "_before",
         "_decay",
         "_due",
         "_heard_at",
         "_monotonic",
+        "_penalty",
         "_picked",
         "_progress",
         "_prove",
@@ -130,6 +135,8 @@ class PeakEwma:
         self.prior = 0.0
         self._monotonic = (clock or SystemClock()).monotonic
         self._decay = decay
+        self._penalty = -1.0  # what `ewma` is while it is what a failure costs
+        self._before = 0.0  # what it was before that
         self._prove = prove
         self._updated = 0.0
         self._due = 0.0  # when the next answer may lower the average
@@ -141,6 +148,7 @@ class PeakEwma:
         """Forget the latency: another process answers now."""
         self.ewma = 0.0
         self.measured = False
+        self._penalty = -1.0
 
     def end_silence(self, now: float, latency: float) -> None:
         """Forget the latency: the node was silent until now, and calls have waited for that reason.
@@ -183,6 +191,9 @@ class PeakEwma:
         if elapsed < ewma:
             if ok and now >= self._due:
                 self._due = now + GRAIN
+                if ewma == self._penalty:
+                    self._forgive(now, elapsed)
+                    return
                 self.ewma = elapsed + (ewma - elapsed) * exp((self._updated - now) / self._decay)
                 self._updated = now
         elif now - elapsed < self._heard_at:
@@ -201,10 +212,21 @@ class PeakEwma:
             return
         self.in_flight -= 1
         if verdict is Verdict.FAILURE and now - elapsed >= self._heard_at:
-            cost = min(max(elapsed, FAILURE_PENALTY if penalty is None else penalty), MAX_PENALTY)
-            self.ewma = max(cost, self.ewma if self.measured else self.prior)
+            before = self.ewma if self.measured else self.prior
+            latency = self._before if before == self._penalty else before
+            self._before = latency = max(latency, min(elapsed, MAX_PENALTY))
+            cost = min(FAILURE_PENALTY if penalty is None else penalty, MAX_PENALTY)
+            self.ewma = max(cost, before, latency)
+            self._penalty = self.ewma if self.ewma > latency else -1.0
             self._updated = now
             self.measured = True
+
+    def _forgive(self, now: float, elapsed: float) -> None:
+        """Forget what the last failure has cost, unless this result is of an earlier call."""
+        if now - elapsed >= self._updated:
+            self.ewma = max(self._before, elapsed)
+            self._penalty = -1.0
+            self._updated = now
 
     def refused(self, now: float, elapsed: float, pause: float) -> None:
         """Count a refusal by an overloaded node; it costs the seconds for which it wants no calls.

@@ -108,14 +108,62 @@ def test_a_small_penalty_lowers_neither_the_average_nor_the_prior() -> None:
     assert (known.ewma, unknown.ewma, unknown.measured) == (0.4, 0.3, True)
 
 
-def test_a_penalty_fades_with_the_results_that_follow() -> None:
+def test_a_penalty_is_forgotten_with_the_first_result_of_a_call_that_began_after_it() -> None:
     load = measured(0.01)
-    load.started(0.0)
-    load.failed(0.0, 0.01, Verdict.FAILURE, None)
-    for second in range(3, 93, 3):
-        load.started(float(second))
-        load.finished(float(second), 0.01, True)
-    assert load.ewma == pytest.approx(0.01 + 4.99 * exp(-9), rel=1e-6)
+    load.started(1.0)
+    load.started(1.0)
+    load.failed(1.1, 0.1, Verdict.FAILURE, None)
+    load.finished(1.2, 0.2, True)  # it began before
+    assert load.ewma == 5.0
+    load.started(4.0)
+    load.finished(4.01, 0.01, False)  # it is no result
+    assert load.ewma == 5.0
+    load.started(4.1)
+    load.finished(4.11, 0.01, True)
+    assert load.ewma == 0.1  # which the failure took
+    load.started(5.0)
+    load.finished(14.11, 0.01, True)
+    assert load.ewma == pytest.approx(0.01 + 0.09 * exp(-1))
+
+
+def test_several_failures_are_forgotten_like_one() -> None:
+    load = measured(0.02)
+    for second in (1.0, 2.0, 3.0):
+        load.started(second)
+        load.failed(second, 0.0, Verdict.FAILURE, None)
+    load.started(4.0)
+    load.finished(4.01, 0.01, True)
+    assert load.ewma == 0.02
+
+
+def test_a_failure_of_a_node_that_was_not_measured_gives_back_what_was_assumed() -> None:
+    load = PeakEwma()
+    load.assume(0.03)
+    load.started(1.0)
+    load.failed(1.0, 0.0, Verdict.FAILURE, None)
+    load.started(2.0)
+    load.finished(2.01, 0.01, True)
+    assert load.ewma == 0.03
+
+
+def test_the_time_that_a_failed_call_took_is_not_forgotten() -> None:
+    load = measured(0.01)
+    load.started(1.0)
+    load.failed(1.5, 0.5, Verdict.FAILURE, 0.5)  # its answer did not come in time
+    load.started(2.0)
+    load.finished(2.01, 0.01, True)
+    assert load.ewma == pytest.approx(0.01 + 0.49 * exp(-0.051))
+
+
+def test_an_answer_that_took_longer_than_the_penalty_is_not_forgotten() -> None:
+    load = measured(0.01)
+    load.started(1.0)
+    load.failed(1.0, 0.0, Verdict.FAILURE, None)
+    load.started(2.0)
+    load.finished(9.0, 7.0, True)
+    load.started(9.0)
+    load.finished(9.01, 0.01, True)
+    assert load.ewma > 6.9
 
 
 def test_an_ignored_call_changes_nothing_but_the_number_in_flight() -> None:

@@ -192,15 +192,22 @@ def test_a_node_that_fails_fast_attracts_no_calls(seed: int) -> None:
     assert cluster.nodes[0].calls <= 3
 
 
-def test_a_node_that_failed_is_tried_now_and_then_and_comes_back() -> None:
-    cluster = client(1, (1, 1, 1), in_flight=1)
+@pytest.mark.parametrize("in_flight", [1, 30])
+def test_a_node_that_failed_is_tried_after_three_seconds_and_comes_back(in_flight: int) -> None:
+    cluster = client(1, (1, 1, 1), in_flight)
     patient = cluster.nodes[0]
-    patient.measure.started(cluster.timeline.now)
-    patient.measure.failed(cluster.timeline.now, 0.0, Verdict.FAILURE, None)
-    cluster.run(1500)  # 15 s
-    assert 3 <= patient.calls <= 6
-    cluster.run(10_000)
-    assert patient.calls > 500
+    per_second = in_flight / LATENCY
+    before = patient.calls
+    cluster.failing.add(patient)
+    cluster.run(round(0.1 * per_second))
+    cluster.failing.discard(patient)
+    failed = patient.calls - before
+    cluster.run(round(2.5 * per_second))
+    assert patient.calls - before <= failed + 1
+    cluster.run(round(1.5 * per_second))
+    at_end = patient.calls
+    cluster.run(round(per_second))
+    assert patient.calls - at_end == pytest.approx(per_second / 3, rel=0.25)
 
 
 class Queue:
