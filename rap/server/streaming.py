@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import inspect
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, nullcontext
@@ -17,14 +16,12 @@ from rap.schema.function import decode_any, encode_any, split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
-from rap.transport.batching import BATCH_ITEMS, ItemSender
+from rap.transport.batching import BATCH_ITEMS, ItemSender, pull_items
 from rap.wire.codec import pack, unpack
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
 
 __all__ = ["RequestStream", "Streaming"]
-
-_PULL_SECONDS = 0.01  # a plain generator's items are passed on after this time at the latest
 
 
 class Streaming:
@@ -319,8 +316,6 @@ class _PlainItems:
     def pull(self) -> tuple[list[Any], BaseException | None, bool]:
         """Return the next items, the error that ended the iterator, and whether it has ended."""
         items: list[Any] = []
-        stop = time.monotonic() + _PULL_SECONDS
-        most = self._most
         try:
             if self._iterator is None:
                 result = self._make()
@@ -328,13 +323,9 @@ class _PlainItems:
                     self.other = result
                     return items, None, True
                 self._iterator = iter(result)
-            for item in self._iterator:
-                items.append(item)
-                if len(items) >= most or time.monotonic() >= stop:
-                    return items, None, False
+            return items, None, pull_items(self._iterator, items, self._most)
         except BaseException as exc:  # the items before it are sent first
             return items, exc, True
-        return items, None, True
 
     def close(self) -> None:
         """Close the iterator, if it can be closed."""

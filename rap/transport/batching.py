@@ -4,7 +4,8 @@ Both sides send items this way: a server those of a generator, a client those of
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable
+import time
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from typing import Any
 
 from rap.transport.stream import Stream
@@ -12,7 +13,7 @@ from rap.wire.codec import batch_header
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED
 
-__all__ = ["BATCH_ITEMS", "ItemSender"]
+__all__ = ["BATCH_ITEMS", "ItemSender", "pull_items"]
 
 BATCH_ITEMS = 64
 _BATCH_BYTES = 32 * 1024  # at which a batch is full
@@ -20,6 +21,7 @@ _LARGE_ITEM = 8 * 1024  # bytes at which an item is sent alone
 # Items or bytes after which a source that never waits lets other tasks run.
 _TURN_ITEMS = 256
 _TURN_BYTES = 64 * 1024
+_PULL_SECONDS = 0.01  # items of a plain iterator are passed on after this time at the latest
 _ONE = batch_header(1)
 
 
@@ -171,3 +173,22 @@ class ItemSender:
         if self._parts:
             self._send_batch()
         self._items = self._bytes = 0
+
+
+def pull_items(iterator: Iterator[Any], items: list[Any], most: int) -> bool:
+    """Append the next items of a plain iterator to `items`; return whether it has ended.
+
+    It takes at least one item, and no more of them after 10 ms. If the iterator raises, `items` has
+    those before the error.
+
+    Args:
+        iterator: The source. It may block.
+        items: An empty list.
+        most: Maximum number of items.
+    """
+    stop = time.monotonic() + _PULL_SECONDS
+    for item in iterator:
+        items.append(item)
+        if len(items) >= most or time.monotonic() >= stop:
+            return False
+    return True

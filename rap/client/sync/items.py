@@ -5,7 +5,6 @@ may block, and it need not be safe to use from another thread.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,9 +14,6 @@ from typing import Any, NamedTuple
 from rap.schema.function import Function
 
 __all__ = ["ThreadItems", "lend_items"]
-
-_BATCH_ITEMS = 64
-_PULL_SECONDS = 0.01  # items are passed on after this time at the latest
 
 
 class _Pulled(NamedTuple):
@@ -94,18 +90,15 @@ class ThreadItems:
 
     def _pull(self) -> _Pulled:
         """Return the next items of the iterable."""
+        from rap.transport.batching import pull_items  # few calls have such an iterable
+
         items: list[Any] = []
-        stop = time.monotonic() + _PULL_SECONDS
         try:
             if self._iterator is None:
                 self._iterator = iter(self._source)
-            for item in self._iterator:
-                items.append(item)
-                if len(items) >= self._ahead or time.monotonic() >= stop:
-                    return _Pulled(items, None, False)
+            return _Pulled(items, None, pull_items(self._iterator, items, self._ahead))
         except Exception as exc:  # of the user's iterable; the call raises it
             return _Pulled(items, exc, True)
-        return _Pulled(items, None, True)
 
 
 def lend_items(
@@ -126,8 +119,10 @@ def lend_items(
     others, named, source = function.split_arguments(args, kwargs)
     if isinstance(source, str | bytes | AsyncIterable) or not isinstance(source, Iterable):
         return args, kwargs, None
+    from rap.transport.batching import BATCH_ITEMS  # as above
+
     # An item of a bidirectional call may be wanted before the next one can be made.
-    ahead = 1 if function.stream_type.server_streams else _BATCH_ITEMS
+    ahead = 1 if function.stream_type.server_streams else BATCH_ITEMS
     items = ThreadItems(source, ahead)
     given, rest = function.join_arguments(others, named, items.iterate())
     return given, dict(rest or {}), items
