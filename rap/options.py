@@ -223,7 +223,7 @@ def takes_options_of(
     """
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        _tell_inspect(init, _Signature(init, config))
+        _wrap(init, _Signature(init, config))
         return init
 
     return decorate
@@ -255,8 +255,9 @@ class _Signature:
         return own.replace(parameters=[*named.values(), *options])
 
 
-def _tell_inspect(func: Callable[..., object], signature: _Signature) -> None:
-    func.__wrapped__ = signature  # type: ignore[attr-defined]  # where `inspect` looks
+def _wrap(outer: Any, inner: object) -> None:
+    """Let `inspect` look at another object when it is asked about a function."""
+    outer.__wrapped__ = inner
 
 
 def checks_options(declaration: type[Options]) -> Callable[[F], F]:
@@ -290,7 +291,9 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
             return func(*args, **kwargs)
 
         if takes_all:
-            _tell_inspect(checked, _Signature(func, declaration))
+            signature = _Signature(func, declaration)
+            _wrap(signature, func)  # or `inspect` finds no source
+            _wrap(checked, signature)
         return cast(F, checked)
 
     return decorate

@@ -198,6 +198,7 @@ def test_a_checked_function_that_takes_all_options_has_them_in_its_signature() -
     assert [*signature.parameters] == ["thing", "size", "name"]
     assert signature.parameters["name"].annotation == str | None
     assert signature.parameters["name"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert "def make(" in inspect.getsource(make)
 
 
 @pytest.mark.parametrize("given", [{"idempotent": False}, {"timeout": None}, {}])
