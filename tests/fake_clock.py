@@ -1,7 +1,9 @@
 """Time under control of a test: it stands still until it is told to advance."""
 
 import asyncio
+from collections.abc import Coroutine
 from heapq import heappop, heappush
+from typing import Any
 
 
 class FakeClock:
@@ -24,13 +26,17 @@ class FakeClock:
     def time(self) -> float:
         return self._now + self._epoch_offset
 
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
+        """Sleep from now on, also if a task that is to await this has not begun yet."""
+        return self._sleep_until(self._now + seconds)
+
+    async def _sleep_until(self, end: float) -> None:
+        if end <= self._now:
             await asyncio.sleep(0)
             return
         woken = asyncio.get_running_loop().create_future()
         self._count += 1
-        heappush(self._sleepers, (self._now + seconds, self._count, woken))
+        heappush(self._sleepers, (end, self._count, woken))
         await woken
 
     def advance(self, seconds: float) -> None:

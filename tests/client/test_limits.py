@@ -63,8 +63,7 @@ def connections(client: Client) -> int:
 async def test_max_in_flight_makes_further_calls_wait(server: Server, gate: Gate) -> None:
     async with calling(server, max_in_flight=3) as client:
         tasks = tasks_of(client, 10)
-        await eventually(lambda: gate.inside == 3)
-        assert len(client.cluster.waiters) == 7
+        await eventually(lambda: gate.inside == 3 and len(client.cluster.waiters) == 7)
         gate.open.set()
         assert await within(asyncio.gather(*tasks)) == [1] * 10
         assert gate.most == 3
@@ -230,14 +229,18 @@ async def test_new_calls_wait_while_a_full_server_stalls_for_less_than_their_tim
 async def test_whatever_way_a_call_ends_the_next_one_goes_on(
     server: Server, gate: Gate, how: str
 ) -> None:
-    async with calling(server, max_in_flight=1) as client:
-        stub = client.register("enter", timeout=0.05 if how == "fail" else None)(declared)
+    clock = FakeClock()
+    async with calling(server, max_in_flight=1, clock=clock) as client:
+        stub = client.register("enter", timeout=9.0 if how == "fail" else None)(declared)
         first = asyncio.ensure_future(stub())
         await eventually(lambda: gate.inside == 1)
-        second = asyncio.create_task(client.raw_call("enter"))
+        waiting = client.register("enter", timeout=None)(declared)
+        second = asyncio.ensure_future(waiting())
         await eventually(lambda: client.cluster.waiters)
         if how == "cancel":
             first.cancel()
+        elif how == "fail":
+            clock.advance(9.1)
         elif how == "answer":
             gate.open.set()
         await asyncio.wait([first])
@@ -316,7 +319,8 @@ async def test_calls_beyond_the_limits_of_a_server_all_get_their_turn() -> None:
         await asyncio.sleep(0)
         return n * n
 
-    async with serving(square) as server, calling(server) as client:
+    # Without `shed`: on a busy machine the server would refuse some, as if it were overloaded.
+    async with serving(square, shed=False) as server, calling(server) as client:
         calls = [client.raw_call("square", n, timeout=60) for n in range(5000)]
         assert await asyncio.gather(*calls) == [n * n for n in range(5000)]
 

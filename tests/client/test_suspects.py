@@ -236,6 +236,9 @@ async def test_the_last_choice_is_dialled_for_thirty_seconds_and_then_goes() -> 
         resolver.given.put_nowait(listed(one) | named(late) | named(never))
         async with Client(service="calc", registry=resolver, clock=clock) as client:
             await eventually(lambda: len(client.cluster.nodes) == 3)
+            nodes = client.cluster.nodes
+            # A dial that fails after the clock has advanced would begin its pause only then.
+            await eventually(lambda: nodes[late].pool.failed and nodes[never].pool.failed)
             await applied(client, resolver, listed(one))
             assert len(client.cluster.nodes) == 3
             async with numbered(7, host=late, **SERVICE):

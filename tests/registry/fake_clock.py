@@ -1,6 +1,8 @@
 """The fake clock, for tests in which tasks go on sleeping while time passes."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from tests import fake_clock
 
@@ -12,9 +14,9 @@ class FakeClock(fake_clock.FakeClock):
         super().__init__()
         self.slept: list[float] = []
 
-    async def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         self.slept.append(seconds)
-        await super().sleep(seconds)
+        return super().sleep(seconds)
 
     async def run(self, seconds: float) -> None:
         """Let time pass, one sleeper after the other."""

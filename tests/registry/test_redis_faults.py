@@ -294,15 +294,17 @@ async def replaced(
     redis_sentinel: RedisSentinel, clock: FakeClock
 ) -> AsyncGenerator[tuple[RedisClient, PubSub], None]:
     """A link and a listener of it whose primary Sentinel has replaced; the old one answers."""
-    redis, old = RedisClient(redis_sentinel.url, clock=clock), redis_sentinel.primary
-    assert await port_of(redis) == old.port
-    listener = await redis.subscribe("x")
-    redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
-    await until_true(lambda: old not in redis_sentinel.primaries())
-    yield redis, listener
-    await listener.aclose()
-    await redis.aclose()
-    redis_sentinel.heal()
+    redis = RedisClient(redis_sentinel.url, clock=clock, timeout=PATIENT)
+    old = redis_sentinel.primary
+    async with AsyncExitStack() as stack:  # also if the failover does not come in time
+        stack.callback(redis_sentinel.heal)
+        stack.push_async_callback(redis.aclose)
+        assert await port_of(redis) == old.port
+        listener = await redis.subscribe("x")
+        stack.push_async_callback(listener.aclose)
+        redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
+        await until_true(lambda: old not in redis_sentinel.primaries())
+        yield redis, listener
 
 
 async def test_a_primary_that_sentinel_replaced_is_left_although_it_answers(
@@ -332,18 +334,19 @@ async def test_a_registration_is_never_made_at_it(
     redis_sentinel: RedisSentinel, clock: FakeClock, namespace: str
 ) -> None:
     old = redis_sentinel.primary
-    registry = RedisRegistry(redis_sentinel.url, namespace=namespace, clock=clock)
-    await registry.register("calc", make_endpoint(1), ttl=LONG)
-    redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
-    await until_true(lambda: old not in redis_sentinel.primaries())
-    old.command("REPLICAOF", "NO", "ONE")  # as it is until a sentinel gets at it: it takes writes
-    clock.advance(6.0)
-    await registry.register("calc", make_endpoint(2), ttl=LONG)
-    lease = Keys.of(namespace, "calc").lease
-    assert redis_sentinel.primary.command("ZSCORE", lease, make_endpoint(2).id) is not None
-    assert old.command("ZSCORE", lease, make_endpoint(2).id) is None
-    await registry.aclose()
-    redis_sentinel.heal()
+    registry = RedisRegistry(redis_sentinel.url, namespace=namespace, clock=clock, timeout=PATIENT)
+    async with AsyncExitStack() as stack:
+        stack.callback(redis_sentinel.heal)
+        stack.push_async_callback(registry.aclose)
+        await registry.register("calc", make_endpoint(1), ttl=LONG)
+        redis_sentinel.sentinels[0].command("SENTINEL", "FAILOVER", RedisSentinel.NAME)
+        await until_true(lambda: old not in redis_sentinel.primaries())
+        old.command("REPLICAOF", "NO", "ONE")  # as until a sentinel gets at it: it takes writes
+        clock.advance(6.0)
+        await registry.register("calc", make_endpoint(2), ttl=LONG)
+        lease = Keys.of(namespace, "calc").lease
+        assert redis_sentinel.primary.command("ZSCORE", lease, make_endpoint(2).id) is not None
+        assert old.command("ZSCORE", lease, make_endpoint(2).id) is None
 
 
 async def test_who_begins_to_listen_to_the_new_one_takes_the_commands_along(
