@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from integration.stage import Stage
-from integration.watching import calling, eventually, seen
+from integration.stage import PATIENCE, Stage
+from integration.watching import calling, seen
 from rap.client import Client
+from tests.loopback import eventually
 
 
 async def start(stage: Stage, files: Path, *names: str, **environ: str) -> None:
@@ -85,7 +86,7 @@ async def test_the_program_under_load_counts_no_failure(stage: Stage, tmp_path: 
     await start(stage, tmp_path, "a", "b")
     load = stage.run("load", ("-m", "integration.app.load", "--interval", "0.2"), tmp_path)
     await asyncio.to_thread(load.wait_for, "calls/s")
-    await eventually(lambda: "a " in load.output() and "b " in load.output())
+    await eventually(lambda: "a " in load.output() and "b " in load.output(), PATIENCE)
     load.terminate()
     assert await asyncio.to_thread(load.wait) == 0, load.output()
     assert "failed: 0" in load.output()

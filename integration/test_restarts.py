@@ -7,12 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from integration.stage import PATIENCE
+from integration.watching import answered
 from rap.client import Client
-from rap.errors import CallError
+from rap.registry import State
+from rap.registry.url import registry_from_url
+from tests.loopback import eventually, until
+from tests.registry import sample
 
 SERVER = """
 import asyncio, logging, sys
@@ -65,16 +71,16 @@ class Servers:
     async def listening(self) -> float:
         """Return when one server listens, as seconds on the monotonic clock."""
         addresses = [address.split(":") for address in self.addresses]
-        async with asyncio.timeout(30):
-            while True:
-                for host, port in addresses:
-                    try:
-                        _, writer = await asyncio.open_connection(host, int(port))
-                    except OSError:
-                        continue
+
+        async def ask() -> float:
+            for host, port in addresses:
+                with suppress(OSError):
+                    _, writer = await asyncio.open_connection(host, int(port))
                     writer.close()
                     return time.monotonic()
-                await asyncio.sleep(0.01)
+            return 0.0
+
+        return await until(ask, PATIENCE)
 
 
 @pytest.fixture
@@ -91,18 +97,6 @@ def registered(tmp_path: Path) -> Iterator[Servers]:
     made.kill()
 
 
-async def answered(client: Client, timeout: float = 9.0) -> None:
-    """Return when a call was answered."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                assert await client.raw_call("add", 1, 2, timeout=timeout) == 3
-            except CallError:
-                await asyncio.sleep(0.01)
-            else:
-                return
-
-
 async def started(servers: Servers) -> None:
     servers.start()
     await servers.listening()
@@ -110,9 +104,7 @@ async def started(servers: Servers) -> None:
 
 async def logged(servers: Servers, text: str, count: int) -> None:
     """Return when the servers have logged a text so many times."""
-    async with asyncio.timeout(30):
-        while servers.log.read_text().count(text) < count:  # noqa: ASYNC110  # of a process
-            await asyncio.sleep(0.05)
+    await eventually(lambda: servers.log.read_text().count(text) >= count, PATIENCE)
 
 
 @pytest.mark.parametrize("timeout", [0.3, 9.0])
@@ -121,7 +113,9 @@ async def test_calls_succeed_soon_after_a_long_outage(servers: Servers, timeout:
     async with Client(servers.addresses) as client:
         await answered(client)
         servers.kill()
-        await asyncio.sleep(12)  # the pause between two dials grows to several seconds
+        nodes = client.cluster.nodes.values()
+        long = 5  # failures, after which the pause between two dials is 6.6 s
+        await eventually(lambda: min(node.pool.failures for node in nodes) >= long, PATIENCE)
         answer = asyncio.create_task(answered(client, timeout))
         servers.start()
         back = await servers.listening()
@@ -137,8 +131,10 @@ async def test_servers_killed_in_their_drain_are_found_when_they_are_back(
     registry = f"file://{registered.log.parent}/registry"
     async with Client(service="calc", registry=registry) as client:
         await answered(client)
+        gone = {State.DRAINING}
         registered.signal(signal.SIGTERM)
-        await asyncio.sleep(1)  # their records say DRAINING
+        async with sample.watching(registry_from_url(registry)) as snapshots:
+            await sample.until(snapshots, lambda it: {each.state for each in it.values()} == gone)
         registered.kill()
         answer = asyncio.create_task(answered(client))
         registered.start()

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from integration.stage import PATIENCE
 from rap.client import Client
 from rap.errors import CallError
+from tests.loopback import eventually, until
 
-__all__ = ["Traffic", "calling", "eventually", "seen"]
+__all__ = ["Traffic", "answered", "calling", "seen"]
 
 
 class Traffic:
@@ -22,11 +23,11 @@ class Traffic:
     async def go_on(self, calls: int) -> None:
         """Return when so many more calls have been answered."""
         goal = self.by_name.total() + calls
-        await eventually(lambda: self.by_name.total() >= goal)
+        await eventually(lambda: self.by_name.total() >= goal, PATIENCE)
 
     async def answered_by(self, name: str) -> None:
         """Return when this instance has answered a call."""
-        await eventually(lambda: self.by_name[name] > 0)
+        await eventually(lambda: self.by_name[name] > 0, PATIENCE)
 
 
 @asynccontextmanager
@@ -40,7 +41,7 @@ async def calling(client: Client, *, workers: int = 8, nap: float = 0.01) -> Asy
                 traffic.by_name[await asleep(nap)] += 1
             except CallError as error:
                 traffic.failures.append(f"{type(error).__name__}: {error}")
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # or a server that refuses would be asked without pause
 
     @client.register("nap", idempotent=True)
     async def asleep(seconds: float) -> str:
@@ -57,13 +58,22 @@ async def calling(client: Client, *, workers: int = 8, nap: float = 0.01) -> Asy
 
 async def seen(client: Client, names: set[str], calls: int = 30) -> None:
     """Return when exactly these instances answer so many calls, all of them at least one."""
-    async with asyncio.timeout(PATIENCE):
-        while {await client.raw_call("who") for _ in range(calls)} != names:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+
+    async def ask() -> bool:
+        return {await client.raw_call("who") for _ in range(calls)} == names
+
+    await until(ask, PATIENCE)
 
 
-async def eventually(holds: Callable[[], object]) -> None:
-    """Return as soon as a condition holds; fail when it does not in time."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110  # of anything, not only of what sets events
-            await asyncio.sleep(0.01)
+async def answered(
+    client: Client, timeout: float = 9.0, meanwhile: type[CallError] = CallError
+) -> None:
+    """Return when a call was answered; before that, it may fail with one kind of error."""
+
+    async def ask() -> bool:
+        with suppress(meanwhile):
+            assert await client.raw_call("add", 1, 2, timeout=timeout) == 3
+            return True
+        return False
+
+    await until(ask, PATIENCE)

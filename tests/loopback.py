@@ -18,6 +18,7 @@ __all__ = [
     "eventually",
     "serving",
     "swallowing",
+    "until",
     "within",
 ]
 
@@ -46,11 +47,19 @@ async def calling(*servers: Server, **options: Any) -> AsyncIterator[Client]:
         yield client
 
 
-async def eventually(holds: Callable[[], object]) -> None:
-    """Return as soon as a condition holds; fail when it does not in time."""
-    async with asyncio.timeout(PATIENCE):
+async def eventually(holds: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return as soon as a condition holds; fail when it does not within `patience` seconds."""
+    async with asyncio.timeout(patience):
         while not holds():  # noqa: ASYNC110  # of anything, not only of what sets events
             await asyncio.sleep(0.002)
+
+
+async def until(ask: Callable[[], Awaitable[T]], patience: float = PATIENCE) -> T:
+    """Ask again and again; return the first answer that is true, or fail like `eventually`."""
+    async with asyncio.timeout(patience):
+        while not (answer := await ask()):  # noqa: ASYNC110  # likewise
+            await asyncio.sleep(0.002)
+    return answer
 
 
 async def within(awaitable: Awaitable[T]) -> T:

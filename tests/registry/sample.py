@@ -7,6 +7,7 @@ from typing import cast
 
 from rap.address import Address
 from rap.registry import Endpoint, Resolver, Snapshot, State
+from tests import loopback
 
 PATIENCE = 30.0  # seconds; only a failing test waits so long
 
@@ -44,12 +45,12 @@ async def until(snapshots: AsyncIterator[Snapshot], wanted: Callable[[Snapshot],
 
 async def until_true(claim: Callable[[], bool | Awaitable[bool]]) -> None:
     """Return once `claim` holds; looks again and again."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            held = claim()
-            if held if isinstance(held, bool) else await held:
-                return
-            await asyncio.sleep(0.01)
+
+    async def ask() -> bool:
+        held = claim()
+        return held if isinstance(held, bool) else await held
+
+    await loopback.until(ask, PATIENCE)
 
 
 def ports(snapshot: Snapshot) -> set[int]:

@@ -15,9 +15,9 @@ from rap.shared_state import Bucket, SharedState, StateUnavailable, state_from_u
 from rap.shared_state.redis import RedisBuckets, RedisNonces
 from rap.shared_state.redis_connections import RedisConnections
 from tests.fault_proxy import Fate, FaultProxy
-from tests.loopback import eventually, within
+from tests.loopback import eventually, until, within
 from tests.redis_server import RedisSentinel, RedisServer
-from tests.shared_state.test_suite import gives, until
+from tests.shared_state.test_suite import gives
 
 ROOT = Path(__file__).parents[2]
 PATIENT = 10.0  # seconds for a command where no server is frozen; a busy machine may need them

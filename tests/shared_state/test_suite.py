@@ -1,13 +1,13 @@
 """What every store of shared state must do, in memory and on real Redis servers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 from rap.shared_state import Bucket, ConnectionCounter, TokenBuckets, state_from_url
-from tests.loopback import PATIENCE, within
+from tests.loopback import until, within
 from tests.redis_fixtures import limited
 from tests.redis_server import RedisServer
 from tests.shared_state.conftest import Connect
@@ -24,15 +24,6 @@ async def counters(connect: Connect, number: int) -> AsyncIterator[list[Connecti
     yield made
     for counter in made:
         await counter.aclose()
-
-
-async def until(ask: Callable[[], Awaitable[bool]]) -> None:
-    """Return as soon as the answer is yes; fail when it is not in time."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            if await ask():
-                return
-            await asyncio.sleep(0.002)
 
 
 async def gives(store: TokenBuckets, bucket: Bucket) -> bool:
