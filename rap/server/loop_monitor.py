@@ -106,10 +106,10 @@ class LoopMonitor:
             held = max(
                 0.0, (self._due - self._interval if self._due != due else time.monotonic()) - due
             )
-            self.blocks[method] += 1
-            self.seconds[method] = self.seconds.get(method, 0.0) + held
             if not was_told:
                 self._tell("%s held the event loop for %.1f s%s", holder, held, stack)
+            self.seconds[method] = self.seconds.get(method, 0.0) + held
+            self.blocks[method] += 1  # last: who sees the count finds the line and the seconds
 
     def _is_idle(self, frame: FrameType) -> bool:
         """Return whether the loop waits for events."""
