@@ -223,7 +223,7 @@ def takes_options_of(
     """
 
     def decorate(init: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        _wrap(init, _Signature(init, config))
+        _tell_inspect(init, _Signature(init, config))
         return init
 
     return decorate
@@ -255,9 +255,16 @@ class _Signature:
         return own.replace(parameters=[*named.values(), *options])
 
 
-def _wrap(outer: Any, inner: object) -> None:
-    """Let `inspect` look at another object when it is asked about a function."""
-    outer.__wrapped__ = inner
+class _WrappedSignature(_Signature):
+    """The same for a function in a wrapper, whose source `inspect` finds too."""
+
+    @property
+    def __wrapped__(self) -> Callable[..., object]:
+        return self._func
+
+
+def _tell_inspect(func: Callable[..., object], signature: _Signature) -> None:
+    func.__wrapped__ = signature  # type: ignore[attr-defined]  # where `inspect` looks
 
 
 def checks_options(declaration: type[Options]) -> Callable[[F], F]:
@@ -291,9 +298,7 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
             return func(*args, **kwargs)
 
         if takes_all:
-            signature = _Signature(func, declaration)
-            _wrap(signature, func)  # or `inspect` finds no source
-            _wrap(checked, signature)
+            _tell_inspect(checked, _WrappedSignature(func, declaration))
         return cast(F, checked)
 
     return decorate
