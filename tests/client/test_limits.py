@@ -234,7 +234,7 @@ async def test_whatever_way_a_call_ends_the_next_one_goes_on(
         stub = client.register("enter", timeout=9.0 if how == "fail" else None)(declared)
         first = asyncio.ensure_future(stub())
         await eventually(lambda: gate.inside == 1)
-        waiting = client.register("enter", timeout=None)(declared)
+        waiting = client.register("enter", timeout=90.0)(declared)
         second = asyncio.ensure_future(waiting())
         await eventually(lambda: client.cluster.waiters)
         if how == "cancel":
