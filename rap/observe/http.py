@@ -1,16 +1,19 @@
 """A small HTTP/1.1 server for metrics and probes, and the client that asks it.
 
 The server answers GET and HEAD, one request per connection, and closes connections that are slow.
+Probes are answered whatever others do: each address has a share of the connections, and one without
+a whole request makes room for another one.
 """
 
 import asyncio
 import inspect
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from rap.address import Address
+from rap.address import Address, Peer
 from rap.tasks import start_task
 from rap.transport.fork import descriptors_of, let_go_in_children
 from rap.transport.listen import PlainServer, bind
@@ -22,7 +25,8 @@ _log = logging.getLogger("rap.server")
 TEXT = "text/plain; charset=utf-8"
 _MAX_HEAD = 8192  # bytes of a request line and its headers
 _TIMEOUT = 5.0  # seconds to send a request and to read the response
-_MAX_CONNECTIONS = 32  # one more closes the oldest: probes must be answered
+_MAX_CONNECTIONS = 32
+_SHARE = 16  # of them for one address; IPv6: for one /64
 _BACKLOG = 100  # connections that wait to be accepted
 
 
@@ -62,7 +66,8 @@ class HttpServer:
         self._sockets: list[socket.socket] = []
         self._listeners: list[PlainServer] = []
         self._tasks: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
-        self._open: dict[asyncio.WriteTransport, None] = {}  # the oldest first
+        self._open: dict[asyncio.WriteTransport, str] = {}  # and its network, the oldest first
+        self._answering: set[asyncio.WriteTransport] = set()  # those with a whole request
         let_go_in_children(self)
 
     @property
@@ -122,18 +127,39 @@ class HttpServer:
         return [each for transport in self._tasks.values() for each in descriptors_of(transport)]
 
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= _MAX_CONNECTIONS:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.abort()
-        self._open[writer.transport] = None
+        network = Peer.from_sockname(writer.get_extra_info("peername")).network
+        self._make_room(network)
+        self._open[writer.transport] = network
         task = start_task(self._serve(reader, writer), name="rap metrics request")
         self._tasks[task] = writer.transport
         task.add_done_callback(self._ended)
 
+    def _make_room(self, network: str) -> None:
+        """End a connection if one more of this network would be too many.
+
+        It is one of the same network if that has its share, else one of those networks that have
+        the most. The oldest without a whole request goes first, else the oldest.
+        """
+        counts = Counter(self._open.values())
+        if counts[network] >= _SHARE:
+            crowd = [each for each in self._open if self._open[each] == network]
+        elif len(self._open) >= _MAX_CONNECTIONS:
+            most = max(counts.values())
+            crowd = [each for each in self._open if counts[self._open[each]] == most]
+        else:
+            return
+        unfinished = (each for each in crowd if each not in self._answering)
+        oldest = next(unfinished, crowd[0])
+        self._forget(oldest)
+        oldest.abort()
+
+    def _forget(self, transport: asyncio.WriteTransport) -> None:
+        self._open.pop(transport, None)
+        self._answering.discard(transport)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         transport = self._tasks.pop(task)
-        self._open.pop(transport, None)
+        self._forget(transport)
         transport.close()  # the task does it, unless it was cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -142,6 +168,7 @@ class HttpServer:
             async with asyncio.timeout(_TIMEOUT):
                 try:
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                    self._answering.add(writer.transport)
                     method, path, accept = _parse(head)
                 except (asyncio.LimitOverrunError, ValueError):
                     method, response = (
