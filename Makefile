@@ -25,9 +25,10 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
-	@echo "make test          run the tests in random order; LOOP=uvloop uses uvloop for all of them,"
-	@echo "                   EAGER=1 starts every task at once (Python 3.12 or newer), and DEV=1 turns"
-	@echo "                   on the development mode of Python and makes every warning an error"
+	@echo "make test          run the tests in random order, in several processes; JOBS=0 runs them in"
+	@echo "                   this one, LOOP=uvloop uses uvloop for all of them, EAGER=1 starts every task"
+	@echo "                   at once (Python 3.12 or newer), and DEV=1 turns on the development mode of"
+	@echo "                   Python and makes every warning an error"
 	@echo "make integration   run system tests: in containers if Docker is available, else as processes"
 	@echo "make observe       run the example with a real Prometheus and check it; KEEP=1 keeps it running"
 	@echo "make traces        print a trace through three services, by OTLP and by jaeger-client"
@@ -51,8 +52,12 @@ help:
 demo: $(READY)
 	$(VENV)/bin/rap demo
 
+# The tests wait more than they compute, so that there are more processes than cores.
+JOBS ?= auto
+PARALLEL = --numprocesses $(JOBS) --dist worksteal
+
 test: $(READY)
-	$(PY) $(if $(DEV),-X dev -W error) -m pytest $(if $(LOOP),--loop $(LOOP)) $(if $(EAGER),--eager) $(ARGS)
+	$(PY) $(if $(DEV),-X dev -W error) -m pytest $(PARALLEL) $(if $(LOOP),--loop $(LOOP)) $(if $(EAGER),--eager) $(ARGS)
 
 # If Docker is available, the tests run in containers of an image that is built first. RAP_STAGE=
 # overrides the choice.
@@ -93,7 +98,7 @@ option-texts: $(READY)
 	$(PY) -m tests.option_texts
 
 coverage: $(READY)
-	$(PY) -m pytest --cov --cov-report=term $(ARGS)
+	$(PY) -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 # atheris, the coverage-guided fuzzer, is not available everywhere. Without it, mutation is random.
 fuzz: $(READY)

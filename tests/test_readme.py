@@ -7,7 +7,6 @@ fenced as ``python fragment`` is only compiled.
 """
 
 import re
-import secrets
 import signal
 import socket
 import subprocess
@@ -20,10 +19,11 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATIENCE = 30.0
-FIRST_PORT, LAST_PORT = 10_000, 32_000  # Linux assigns ports from 32,768 on
 # A shell may start its background jobs deaf to Ctrl-C; a user's terminal does not.
 RUNNER = (
     "import runpy, signal, sys; sys.path.insert(0, sys.argv[2]);"
@@ -71,27 +71,6 @@ def examples_of(blocks: list[Block]) -> list[Example]:
             assert not block.role, f"line {block.line}: what is a {block.role!r}?"
             found.append(Example(block, None))
     return found
-
-
-@contextmanager
-def free_port() -> Iterator[int]:
-    """Yield a free port below the range from which the kernel assigns ports.
-
-    Until the server starts, no connection of another program can get it. Another run of the tests
-    on this machine could choose it, and its server would be taken for the one that is awaited. The
-    UDP port of the same number, which nothing here uses, tells that run that this one has it.
-    """
-    while True:
-        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reserved:
-            try:
-                reserved.bind(("localhost", port))
-                for info in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM):
-                    socket.create_server(info[4][:2], family=info[0]).close()
-            except OSError:
-                continue
-            yield port
-            return
 
 
 class Program:
@@ -148,11 +127,11 @@ def running(server: Block, port: int, folder: Path) -> Iterator[None]:
 
 def run(example: Example, folder: Path) -> str:
     """Run an example; return what its program printed."""
-    with free_port() as port:
-        if example.server is None:
-            return run_program(example.program, port, folder)
-        with running(example.server, port, folder):
-            return run_program(example.program, port, folder)
+    port = free_port()
+    if example.server is None:
+        return run_program(example.program, port, folder)
+    with running(example.server, port, folder):
+        return run_program(example.program, port, folder)
 
 
 def run_program(block: Block | None, port: int, folder: Path) -> str:
@@ -171,15 +150,6 @@ BLOCKS = blocks_of((ROOT / "README.md").read_text())
 
 def test_the_readme_shows_programs() -> None:
     assert examples_of(BLOCKS)
-
-
-def test_two_runs_of_these_tests_do_not_choose_the_same_port(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    numbers = iter([100, 100, 101, 102, 103, 104, 105])
-    monkeypatch.setattr(secrets, "randbelow", lambda _: next(numbers))
-    with free_port() as one, free_port() as other:
-        assert one != other
 
 
 @pytest.mark.parametrize("example", examples_of(BLOCKS), ids=str)

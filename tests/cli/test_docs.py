@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.programs import PATIENCE, ROOT
-from tests.test_readme import blocks_of, free_port, running
+from tests.ports import free_port
+from tests.test_readme import blocks_of, running
 
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -24,20 +25,20 @@ STEPS = [step for session in SESSION.findall(PAGE) for step in session.split("$ 
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Run the server of the page; yield an environment in which `rap` finds it."""
     folder = tmp_path_factory.mktemp("page")
-    with free_port() as port:
-        server = next(block for block in blocks_of(PAGE) if block.role == "server")
-        (folder / "shop.py").write_text(re.sub(r"\b9000\b", str(port), server.code))
-        program = folder / "rap"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m rap.cli "$@"\n')
-        program.chmod(0o755)
-        with running(server, port, folder):
-            yield {
-                **os.environ,
-                "PATH": f"{folder}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
-                "FOLDER": str(folder),
-                "PORT": str(port),
-            }
+    port = free_port()
+    server = next(block for block in blocks_of(PAGE) if block.role == "server")
+    (folder / "shop.py").write_text(re.sub(r"\b9000\b", str(port), server.code))
+    program = folder / "rap"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -W error -m rap.cli "$@"\n')
+    program.chmod(0o755)
+    with running(server, port, folder):
+        yield {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "FOLDER": str(folder),
+            "PORT": str(port),
+        }
 
 
 @pytest.mark.parametrize("step", STEPS)

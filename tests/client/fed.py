@@ -1,7 +1,6 @@
 """A resolver that yields what a test feeds it, and numbered servers to list there."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from rap.registry import Endpoint, Snapshot
 from rap.server import Server
 from tests.loopback import serving
 
-__all__ = ["Resolver", "free_address", "listed", "numbered"]
+__all__ = ["Resolver", "listed", "numbered"]
 
 
 class Resolver:
@@ -46,8 +45,3 @@ async def numbered(number: int, **options: Any) -> AsyncIterator[Server]:
 
     async with serving(which, drain_delay=0, **options) as server:
         yield server
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"

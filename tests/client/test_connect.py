@@ -13,9 +13,10 @@ from rap.errors import CallError, RegistryError, Unavailable
 from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
 from rap.wire.hello import hello_frame
-from tests.client.fed import Resolver, free_address, listed, numbered
+from tests.client.fed import Resolver, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
+from tests.ports import free_address
 
 
 def every_pause(client: Client, clock: FakeClock) -> Callable[[], bool]:

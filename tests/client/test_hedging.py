@@ -20,6 +20,7 @@ from rap.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable,
 from rap.processor.base import BaseProcessor
 from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCrypto
+from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
 ON_BOTH_LOOPS = True
@@ -189,12 +190,16 @@ async def test_a_caller_that_gives_up_cancels_both_attempts() -> None:
         await eventually(lambda: all(attempt.cancelled for attempt in attempts))
 
 
-async def test_both_attempts_have_the_deadline_of_the_call() -> None:
-    async with at_work() as (desk, _, stub):
+async def test_both_attempts_have_the_deadline_of_the_call(clock: FakeClock) -> None:
+    async with at_work(clock=clock) as (desk, _, stub):
+        call = asyncio.create_task(stub(timeout=9.0))
+        attempts = await desk.both()
+        clock.advance(8.9)
+        assert not any(attempt.cancelled for attempt in attempts)
+        clock.advance(0.2)
         with pytest.raises(DeadlineExceeded):
-            await within(stub(timeout=0.1))
-        assert len(desk.entered) == 2
-        await eventually(lambda: all(attempt.cancelled for attempt in desk.entered))
+            await within(call)
+        await eventually(lambda: all(attempt.cancelled for attempt in attempts))
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -11,8 +11,8 @@ from rap.errors import Unavailable
 from rap.registry import CachedResolver, DnsResolver, FileRegistry, SnapshotCache
 from rap.registry.file import LeaseFiles
 from rap.registry.redis import RedisRegistry
-from tests.client.fed import free_address
 from tests.loopback import eventually
+from tests.ports import free_address
 
 
 async def why(client: Client, **options: Any) -> str:

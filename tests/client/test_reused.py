@@ -10,9 +10,10 @@ from rap.client import Client
 from rap.client.node import Node
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
-from tests.client.fed import Resolver, free_address, listed, numbered
+from tests.client.fed import Resolver, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, eventually, within
+from tests.ports import free_address
 from tests.server.test_signals import program
 
 CALC: dict[str, Any] = {"registry": MemoryRegistry(), "service": "calc"}

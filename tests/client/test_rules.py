@@ -9,8 +9,8 @@ from rap.client import Client
 from rap.client.retry import CallRules, HedgePolicy
 from rap.errors import CallError, Code, Unavailable
 from rap.server import Server
-from tests.client.fed import free_address
 from tests.loopback import calling, eventually, serving, within
+from tests.ports import free_address
 
 
 def failing(code: Code) -> tuple[Any, list[int]]:

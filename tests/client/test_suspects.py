@@ -16,9 +16,10 @@ from rap.errors import ConnectionClosed
 from rap.registry import Endpoint, Snapshot, State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
-from tests.client.fed import Resolver, free_address, listed, numbered
+from tests.client.fed import Resolver, listed, numbered
 from tests.fake_clock import FakeClock
 from tests.loopback import eventually, serving, within
+from tests.ports import free_address
 
 SERVICE: dict[str, Any] = {"registry": MemoryRegistry(), "service": "calc"}
 

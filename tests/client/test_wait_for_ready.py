@@ -17,8 +17,9 @@ from rap.clock import NEVER
 from rap.errors import CallError, Unavailable
 from rap.registry.memory import MemoryRegistry
 from tests.client import threaded
-from tests.client.fed import Resolver, free_address, listed, numbered
+from tests.client.fed import Resolver, listed, numbered
 from tests.loopback import calling, eventually, serving, within
+from tests.ports import free_address
 
 HOPELESS = Outlook(failed_at=-inf, tried_at=-inf)
 LONG = 9000.0  # seconds: a call that fails at all does not fail by its deadline

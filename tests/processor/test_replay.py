@@ -14,6 +14,7 @@ from rap.server import Server
 from rap.shared_state import MemoryNonces, StateUnavailable
 from tests.fake_clock import FakeClock
 from tests.loopback import eventually, serving, within
+from tests.ports import free_port
 from tests.processor.encrypted import (
     KEY,
     KEY_ID,
@@ -24,7 +25,7 @@ from tests.processor.encrypted import (
     remote,
 )
 from tests.processor.ends import Ends
-from tests.redis_server import HOW_TO_GET_ONE, RedisServer, find_redis_server, free_port
+from tests.redis_server import HOW_TO_GET_ONE, RedisServer, find_redis_server
 
 NONCE = b"n" * 16
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,6 +131,11 @@ def codes_of(data: bytes) -> list[int]:
     return [content[0] for content in contents if isinstance(content, list)]
 
 
+def was_refused(relay: Relay, count: int) -> bool:
+    """Whether so many calls were refused because of their encryption."""
+    return relay.answered.count(b"encrypted") >= count
+
+
 async def test_an_open_repeated_on_its_own_connection_is_refused() -> None:
     ran = []
 
@@ -142,10 +148,10 @@ async def test_an_open_repeated_on_its_own_connection_is_refused() -> None:
             assert await client.raw_call("count", 1) == 1
             before = relay.answered
             original = first_open(relay)
-            for i in range(1, 101):
+            for i in range(1, 101):  # one after another, so that the server is never overloaded
                 copied = original._replace(stream_id=original.stream_id + 2 * i)
                 relay.onward[0].write(copied.encode())
-            await eventually(lambda: relay.answered.count(b"encrypted") >= 100)
+                await eventually(partial(was_refused, relay, i))
             assert codes_of(relay.answered[len(before) :]) == [Code.UNAUTHENTICATED] * 100
             assert ran == [1]
 

@@ -13,7 +13,7 @@ from rap.client import Client
 from rap.registry import AddressTaken, FileRegistry, Lease, State
 from rap.registry.process import MARK, has_ended, process_mark
 from rap.server import Server
-from tests.client.fed import free_address
+from tests.ports import free_address
 from tests.registry.conftest import Connect
 from tests.registry.sample import make_endpoint, until, watching
 
@@ -89,7 +89,7 @@ async def test_the_address_of_a_process_that_has_ended_is_free_at_once(
 
 
 @pytest.mark.parametrize("url", ["memory", "file", "single"], indirect=True)
-@pytest.mark.parametrize("mark", [OWN, "", "0123456789abcdef/77/7"])
+@pytest.mark.parametrize("mark", [pytest.param(OWN, id="own"), "", "0123456789abcdef/77/7"])
 async def test_the_address_of_a_process_that_may_run_is_not_taken(
     connect: Connect, mark: str
 ) -> None:
