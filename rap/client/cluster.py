@@ -66,6 +66,7 @@ _WATCH_AGAIN = 1.0  # seconds after which a watch that failed is started again
 _SETTLED = 1.0  # seconds after which clients that start together with this one are connected too
 _REPORTED = 1.0  # seconds within which servers say how many clients they have
 _RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
+_REMEMBERED = 600.0  # seconds for which a server that has left is known
 _GATHERING = 5.0  # seconds in which the others come, once a first server is ready
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
@@ -119,9 +120,7 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
     if not is_panic(len(steady), len(healthy)):
         healthy = steady
     newcomers = [node for node in healthy if node.since is None]
-    ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
     loads = [node.stats for node in healthy]
-    weights = effective_weights(ages, slow_start)
     returned = [node for node in healthy if node.pool.was_silent and node.pool.take_silence()]
     if returned:
         prior = median_ewma(node.stats for node in healthy if node not in returned)
@@ -132,6 +131,8 @@ def ready_nodes(nodes: Iterable[Node], now: float, slow_start: float) -> Ready:
         for node in newcomers:
             node.stats.assume(prior)
             node.join(now)
+    ages = [(float(n.endpoint.weight), now - (n.since or now)) for n in healthy]
+    weights = effective_weights(ages, slow_start)
     for node, weight in zip(healthy, weights, strict=True):
         if node.weight != weight:  # of a thousand few change
             node.set_weight(weight)
@@ -211,6 +212,7 @@ class Cluster:
         self._comparing: asyncio.Task[None] | None = None
         self._not_compared = False  # there is a connection whose server was not asked yet
         self._retiring: dict[asyncio.Task[None], Node] = {}
+        self._left: dict[str, tuple[float, str, float]] = {}  # by id: when, see `Node.remember`
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closed = False
@@ -637,6 +639,10 @@ class Cluster:
             compared=self._compare_nodes if self._config.eject_excess < 1 else None,
             policy=self._breaker_policy,
         )
+        known = self._left.pop(endpoint.id, None)
+        if known is not None:
+            _, incarnation, since = known
+            node.remember(incarnation, since)
         self.nodes[endpoint.id] = node
 
     def handle_suspicions(self, handle: Callable[[Node, Connection], object]) -> None:
@@ -680,11 +686,19 @@ class Cluster:
     def _remove(self, node: Node) -> None:
         if self.nodes.get(node.key) is node:
             del self.nodes[node.key]
+            self._note_leave(node)
             node.pool.set_wanted(False)
             node.pool.drain()
             task = start_task(self._retire(node), name=f"rap retire {node.key}")
             self._retiring[task] = node
             task.add_done_callback(self._retiring.pop)
+
+    def _note_leave(self, node: Node) -> None:
+        """Remember a process that has left: it may have been frozen, or cut off, and come back."""
+        now = self._clock.monotonic()
+        self._left = {key: each for key, each in self._left.items() if each[0] > now - _REMEMBERED}
+        if node.since is not None:
+            self._left[node.key] = (now, node.incarnation, node.since)
 
     async def _retire(self, node: Node) -> None:
         """Wait for the calls on a removed node to finish."""

@@ -88,6 +88,7 @@ class Node:
         self.own_in_flight = 0
         self.avoid_until = 0.0
         self.refused_until = 0.0
+        self._former = ("", 0.0)  # see `remember`
         self._asked_at = -_ASK_PAUSE
         self.stats = PeakEwma(clock=clock, prove=self._prove)
         self.load = self.stats.value  # bound once: a pick calls it twice
@@ -350,8 +351,19 @@ class Node:
         self.keep_until = until
 
     def join(self, now: float) -> None:
-        """Note that it is usable for the first time."""
-        self.since = now
+        """Note that it is usable for the first time, or again after it had left the registry."""
+        incarnation, since = self._former
+        is_known = bool(incarnation) and incarnation == self.incarnation
+        self.since = since if is_known else now
+
+    def remember(self, incarnation: str, since: float) -> None:
+        """Note which process was at the address: if it is still there, it does not start slowly.
+
+        Args:
+            incarnation: Of the process.
+            since: When it was first usable.
+        """
+        self._former = (incarnation, since)
 
     def set_weight(self, weight: float) -> None:
         """Set the effective capacity."""

@@ -11,7 +11,7 @@ from rap.address import Address
 from rap.client.cluster import ready_nodes
 from rap.client.node import Node
 from rap.client.pool import Counters
-from rap.errors import CallError, Code, ResourceExhausted, Verdict
+from rap.errors import CallError, Code, ConnectionClosed, ResourceExhausted, Verdict
 from rap.registry.base import Endpoint, State
 from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, calling, eventually, serving
@@ -185,6 +185,38 @@ async def test_pickers_get_a_new_tuple_when_a_weight_has_changed() -> None:
         assert cluster.ready == before
         assert cluster.ready is not before
         assert [each.weight for each in cluster.ready] == [7.0, 1.0]
+
+
+async def test_a_process_that_left_the_registry_and_is_back_does_not_start_slowly() -> None:
+    clock = FakeClock()
+    async with serving() as one, serving() as two, calling(one, two, clock=clock) as client:
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        listed = {each.key: each.endpoint for each in cluster.ready}
+        clock.advance(100.0)
+        frozen = cluster.ready[0]
+        cluster._apply({key: each for key, each in listed.items() if key != frozen.key})
+        assert frozen.conn is not None
+        frozen.conn.abort(ConnectionClosed("it is silent"))
+        await eventually(lambda: frozen.key not in cluster.nodes)
+        clock.advance(20.0)
+        cluster._apply(listed)
+        await eventually(lambda: len(cluster.ready) == 2)
+        back = cluster.nodes[frozen.key]
+        assert back is not frozen
+        assert [each.weight for each in cluster.ready] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "since"), [("same", 900.0), ("next", 1000.0), ("", 1000.0)]
+)
+def test_only_the_process_that_was_there_does_not_start_slowly(
+    incarnation: str, since: float
+) -> None:
+    each = node(incarnation=incarnation)
+    each.remember("same", 900.0)
+    each.join(1000.0)
+    assert each.since == since
 
 
 async def test_a_failing_server_is_left_and_later_tried_again() -> None:
