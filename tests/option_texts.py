@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rap.client.config import CallOptions, ClientConfig, StubOptions
+from rap.gateway.config import GatewayConfig
 from rap.options import DeclaredOption, Options, declared_options
 from rap.server.config import HandlerOptions, ServerConfig
 
@@ -40,6 +41,7 @@ TABLES: list[tuple[type[Options], str, str]] = [
     (HandlerOptions, "Server.register", "calls.md"),
     (StubOptions, "Client.register", "calls.md"),
     (CallOptions, "Client.raw_call", "calls.md"),
+    (GatewayConfig, "create_app", "gateway.md"),
 ]
 # Each docstring: the class that declares the options, whose they are, and the module.
 DOCSTRINGS: list[tuple[type[Options], str, str]] = [
@@ -50,6 +52,7 @@ DOCSTRINGS: list[tuple[type[Options], str, str]] = [
     (StubOptions, "bind", "rap/client/stub.py"),
     (StubOptions, "inject", "rap/client/inject.py"),
     (CallOptions, "Client.raw_call", "rap/client/client.py"),
+    (GatewayConfig, "create_app", "rap/gateway/app.py"),
 ]
 
 

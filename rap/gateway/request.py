@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection, Request
 
 from rap.call import FORWARDED, PRIORITIES, Header, canonical_group
+from rap.gateway.arrivals import Arrivals
 from rap.gateway.response import BadRequest
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Parser",
     "RequestOptions",
     "header_of",
+    "host_of",
     "options_of",
     "parse_json",
     "priority_of",
@@ -123,16 +125,17 @@ class Parser:
         return call
 
 
-async def read_body(request: Request, max_body: int, timeout: float) -> bytes:
+async def read_body(arrivals: Arrivals, max_body: int, timeout: float) -> bytes:
     """Return the body of a request.
 
     Raises:
         BadRequest: It is longer than `max_body` bytes, or took longer than `timeout` seconds.
+        ClientDisconnect: The client has disconnected.
     """
     body = bytearray()
     try:
         async with asyncio.timeout(timeout):
-            async for chunk in request.stream():
+            async for chunk in arrivals.body():
                 body += chunk
                 if len(body) > max_body:
                     text = f"the body has more than {max_body} bytes, which is max_body"
@@ -142,9 +145,14 @@ async def read_body(request: Request, max_body: int, timeout: float) -> bytes:
     return bytes(body)
 
 
+def host_of(connection: HTTPConnection) -> str:
+    """Return the address of the client of a request; empty on a unix socket."""
+    return "" if connection.client is None else connection.client.host
+
+
 def header_of(connection: HTTPConnection) -> Header:
     """Return the header of the call for a request: the address of its client, and its trace."""
-    header: Header = {FORWARDED: connection.client.host if connection.client is not None else ""}
+    header: Header = {FORWARDED: host_of(connection)}
     for name in _TRACE_HEADERS:
         value = connection.headers.get(name, "")
         if 0 < len(value) <= _MAX_TRACE_HEADER:

@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from starlette.requests import Request
-
+from rap.gateway.arrivals import Arrivals
 from rap.gateway.request import parse_json
 from rap.gateway.response import BadRequest
 
@@ -19,14 +18,14 @@ class RequestLines:
     """The lines of a request body.
 
     Args:
-        request: The request; nothing else may read its body.
+        arrivals: The request; nothing else may read its body.
         max_line: Maximum bytes of a line.
         max_size: Maximum bytes of the body.
     """
 
-    def __init__(self, request: Request, max_line: int, max_size: int) -> None:
-        self._chunks = request.stream()
-        self._receive = request.receive
+    def __init__(self, arrivals: Arrivals, max_line: int, max_size: int) -> None:
+        self._arrivals = arrivals
+        self._chunks = arrivals.body()
         self._max_line = max_line
         self._max_size = max_size
         self._size = 0
@@ -34,7 +33,6 @@ class RequestLines:
         self._rest = bytearray()
         self._number = 0  # of the last line that was taken
         self._ended = False
-        self._left = asyncio.Event()  # nothing reads lines any more
 
     async def first(self, timeout: float) -> bytes:
         """Return the first line.
@@ -61,16 +59,7 @@ class RequestLines:
                 if line and not line.isspace():
                     yield parse_json(line, f"line {self._number}")
         finally:
-            self._left.set()
-
-    async def wait_disconnected(self) -> None:
-        """Return when the client has disconnected; what it still sends is dropped.
-
-        It waits for the end of `items`, because a body has one reader.
-        """
-        await self._left.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+            self._arrivals.discard()
 
     async def _next(self) -> bytes | None:
         """Return the next line, or `None` after the last one."""

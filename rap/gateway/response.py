@@ -10,7 +10,8 @@ import datetime
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect
@@ -72,11 +73,13 @@ class BadRequest(Exception):
     Args:
         status: HTTP status.
         message: The reason, as one sentence.
+        retry_after: Seconds after which the request may be made again; `None`: not at all.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Answer(Protocol):
@@ -107,8 +110,10 @@ def error_response(error: CallError | BadRequest, answer: Answer | None = None) 
     """Return the response for an error of a call, or of the request."""
     reply = error_object(error)
     headers = {} if answer is None else _headers_of(answer)
-    if isinstance(error, CallError) and error.code in _BUSY:
-        seconds: Any = error.details.get("retry_after")
+    if isinstance(error, BadRequest) or error.code in _BUSY:
+        seconds: Any = error.retry_after if isinstance(error, BadRequest) else None
+        if isinstance(error, CallError):
+            seconds = error.details.get("retry_after")
         if isinstance(seconds, int | float) and 0 <= seconds <= _LONGEST_PAUSE:
             headers["Retry-After"] = str(math.ceil(seconds))
     return Response(to_json(reply), reply["code"], headers, media_type=_JSON)
@@ -157,76 +162,57 @@ def _text_of(error: CallError | BadRequest) -> str:
     return f"{name}: {error.message}" if error.message else name
 
 
-async def event_response(
-    items: ResponseStream[Any], leaving: "asyncio.Task[None] | None" = None
-) -> Response:
+async def event_response(items: ResponseStream[Any], first_item_timeout: float | None) -> Response:
     """Return a response with one server-sent event per item (WHATWG HTML, section 9.2).
 
-    If the client disconnects, the generator ends. An event ``end`` follows the last item, and an
-    event ``error`` reports an error after the first item. Without them a browser would take the end
-    of the response for a lost connection, and send the request again. Both have the trailer of the
-    answer, because the HTTP headers have been sent and few clients can read HTTP trailers.
+    The generator ends when the response is cancelled, as when the client disconnects. An event
+    ``end`` follows the last item, and an event ``error`` reports an error after the first item.
+    Without them a browser would take the end of the response for a lost connection, and send the
+    request again. Both have the trailer of the answer, because the HTTP headers have been sent and
+    few clients can read HTTP trailers.
 
     Args:
         items: The call.
-        leaving: Ends when the client has disconnected. It is given if the body of the request is
-            read while the response is sent, so that the response cannot look for that itself.
+        first_item_timeout: Seconds until the first item or the end; `None`: no limit.
 
     Raises:
-        CallError: The call failed before the first item.
-        BadRequest: The request was found to be wrong before the first item.
+        BadRequest: The request was found to be wrong before the first item, or that took too long.
     """
     try:
-        first = await anext(items, _NOTHING)
+        async with asyncio.timeout(first_item_timeout):
+            first = await anext(items, _NOTHING)
         if first is not _NOTHING:
             to_json(first)  # an item that JSON cannot represent still gets an error status
     except CallError as error:
         await items.aclose()
         return error_response(error, items)
+    except TimeoutError:
+        await items.aclose()
+        text = f"no item within {first_item_timeout:g} s, which is first_item_timeout"
+        raise BadRequest(504, text) from None
     headers = {"Cache-Control": "no-store", **_headers_of(items, trailer=False)}
-    return _EventResponse(
-        _events(first, items), media_type=EVENT_STREAM, headers=headers, leaving=leaving
-    )
+    return _EventResponse(_events(first, items), media_type=EVENT_STREAM, headers=headers)
 
 
 class _EventResponse(StreamingResponse):
-    """A response with events.
+    """A response with events. Whoever sends it watches for the disconnect of the client."""
 
-    Args:
-        leaving: See `event_response`.
-    """
-
-    def __init__(
-        self, *args: Any, leaving: "asyncio.Task[None] | None" = None, **options: Any
-    ) -> None:
-        super().__init__(*args, **options)
-        self._leaving = leaving
+    body_iterator: AsyncGenerator[str, None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        leaving = self._leaving
-        if leaving is None:
-            await super().__call__(scope, receive, send)
-            return
-
-        async def wait_left() -> dict[str, Any]:
-            await asyncio.wait([leaving])
-            return {"type": "http.disconnect"}
-
-        try:
-            await super().__call__(scope, wait_left, send)
-        finally:
-            leaving.cancel()
+        async with aclosing(self.body_iterator):
+            await self.stream_response(send)
 
 
-async def _events(first: Any, items: ResponseStream[Any]) -> AsyncIterator[str]:
+async def _events(first: Any, items: ResponseStream[Any]) -> AsyncGenerator[str, None]:
     try:
         if first is not _NOTHING:
             yield f"data: {to_json(first)}\n\n"
             async for item in items:
                 yield f"data: {to_json(item)}\n\n"
-                # anyio does not cancel a task whose future is done. Without this, items that arrive
-                # in each iteration of the loop would keep the generator running for a lost client.
+                # Items that arrive in each iteration of the loop leave it no turn to see that the
+                # client has left.
                 await asyncio.sleep(0)
         trailer = _trailer_field(items)
         yield f"event: end\ndata: {to_json(trailer or None)}\n\n"

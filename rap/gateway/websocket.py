@@ -1,6 +1,7 @@
 """A WebSocket bridged to a channel: messages that arrive on one leave on the other."""
 
 import asyncio
+from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -8,33 +9,43 @@ from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, ChannelClosed
+from rap.gateway.arrivals import Arrivals
+from rap.gateway.config import GatewayConfig
 from rap.gateway.request import FunctionCall, header_of, parse_json, priority_of
 from rap.gateway.response import BadRequest, result_object, to_json
 from rap.tasks import start_task
 
-__all__ = ["bridge", "close_code", "receive_text"]
+__all__ = ["bridge", "close_code", "text_of"]
 
 # Close codes of RFC 6455, section 7.4.1, by HTTP status.
 _CLOSE_CODES = {413: 1009, 415: 1003}
 _POLICY, _SERVER_ERROR = 1008, 1011
 
 
-async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body: int) -> None:
+async def bridge(
+    client: Client,
+    call: FunctionCall,
+    socket: WebSocket,
+    arrivals: Arrivals,
+    config: GatewayConfig,
+) -> None:
     """Open a channel, confirm it, and carry messages both ways until either side has left.
 
-    The value of the function, unless it is `None`, is sent as the last message.
+    The value of the function, unless it is `None`, is sent as the last message. If the client has
+    disconnected, the function has `close_grace` to take the messages before that and to end.
 
     Args:
         client: The client that makes the call.
         call: The function to call.
-        socket: An accepted WebSocket whose first message was received.
-        max_body: Maximum bytes of one message.
+        socket: An accepted WebSocket.
+        arrivals: Its messages after the first.
+        config: Options of the gateway.
 
     Raises:
+        ClientDisconnect: The client has disconnected.
         CallError: The channel could not be opened, or its function raised.
         BadRequest: The WebSocket sent a message that cannot be carried.
     """
-
     opened = client.channel(
         call.name,
         group=call.group,
@@ -43,36 +54,44 @@ async def bridge(client: Client, call: FunctionCall, socket: WebSocket, max_body
         arg_param=call.args,
         kwarg_param=call.kwargs,
     )
-    async with opened as channel:
-        await _wait_accepted(client, channel)
-        await socket.send_text(to_json(result_object("accept")))
-        down = start_task(_send_down(channel, socket, call.json_messages))
-        up = start_task(_send_up(channel, socket, max_body, call.json_messages))
-        try:
-            await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
-            if up.done() and not up.result():
-                await asyncio.wait((down,))
-        finally:
-            for task in (down, up):
-                task.cancel()
-            await asyncio.wait((down, up))
+    with arrivals.bound(config.close_grace):
+        async with opened as channel:
+            with arrivals.bound():
+                await _wait_accepted(client, channel)
+                await socket.send_text(to_json(result_object("accept")))
+            await _carry(channel, socket, arrivals, config.max_body, call.json_messages)
+
+
+async def _carry(
+    channel: Channel, socket: WebSocket, arrivals: Arrivals, max_body: int, as_json: bool
+) -> None:
+    """Carry messages both ways until either side has left, then the value of the function."""
+    down = start_task(_send_down(channel, socket, as_json))
+    up = start_task(_send_up(channel, arrivals, max_body, as_json))
+    try:
+        await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
+        if up.done() and not up.result():
+            await asyncio.wait((down,))
+    finally:
         for task in (down, up):
-            if not task.cancelled():
-                task.result()
-        if not down.cancelled():
-            result = await channel.result()
-            if result is not None:
-                await socket.send_text(to_json(result_object(result)))
+            task.cancel()
+        await asyncio.wait((down, up))
+    for task in (down, up):
+        if not task.cancelled():
+            task.result()
+    if not down.cancelled():
+        result = await channel.result()
+        if result is not None:
+            await socket.send_text(to_json(result_object(result)))
 
 
-async def receive_text(socket: WebSocket, max_body: int) -> str | None:
-    """Return the next message of a WebSocket; `None` for an empty binary one.
+def text_of(message: Any, max_body: int) -> str | None:
+    """Return the text of a message of a WebSocket; `None` for an empty binary one.
 
     Raises:
         BadRequest: The message is not text, or is longer than `max_body` bytes.
         WebSocketDisconnect: The client has disconnected.
     """
-    message = await socket.receive()
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
     text: str | None = message.get("text")
@@ -118,7 +137,7 @@ async def _send_down(channel: Channel, socket: WebSocket, as_json: bool) -> None
         await socket.send_text(body if isinstance(body, str) and not as_json else to_json(body))
 
 
-async def _send_up(channel: Channel, socket: WebSocket, max_body: int, as_json: bool) -> bool:
+async def _send_up(channel: Channel, arrivals: Arrivals, max_body: int, as_json: bool) -> bool:
     """Write the messages of the WebSocket to the channel; return whether the client has left.
 
     An empty binary message ends the messages: a WebSocket has no half-close. It returns `False` if
@@ -127,7 +146,7 @@ async def _send_up(channel: Channel, socket: WebSocket, max_body: int, as_json: 
     is_ended = False
     try:
         while True:
-            text = await receive_text(socket, max_body)
+            text = text_of(await arrivals.message(), max_body)
             if is_ended:
                 raise BadRequest(400, "a message follows the end of the messages")
             if text is None:

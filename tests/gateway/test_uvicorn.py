@@ -34,7 +34,13 @@ async def listening(client: Client, **options: Any) -> AsyncIterator[str]:
     """Run the gateway; return its host and port."""
     app = create_app("/api", client, **options)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_config=None, ws="websockets-sansio", lifespan="on"
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        ws="websockets-sansio",
+        lifespan="on",
+        proxy_headers=False,  # the gateway decides whom it believes
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())

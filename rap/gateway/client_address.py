@@ -1,0 +1,91 @@
+"""The address of an HTTP client, which a trusted proxy may name."""
+
+from collections.abc import Collection
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from rap.address import Peer
+
+__all__ = ["ClientAddresses"]
+
+_FORWARDED_FOR = "x-forwarded-for"
+_UNIX = "unix"
+
+
+class ClientAddresses:
+    """Finds the address of the client of a request.
+
+    Args:
+        trusted: Addresses and networks of proxies, and ``unix``.
+
+    Raises:
+        ValueError: An entry of `trusted` is none of these.
+    """
+
+    def __init__(self, trusted: Collection[str]) -> None:
+        self._networks: list[IPv4Network | IPv6Network] = []
+        self._trusts_unix = False
+        if isinstance(trusted, str):
+            raise ValueError(f"trusted_proxies must be a collection, got {trusted!r}")
+        for each in trusted:
+            if each == _UNIX:
+                self._trusts_unix = True
+                continue
+            try:
+                self._networks.append(ip_network(each if isinstance(each, str) else ""))
+            except ValueError as exc:
+                raise ValueError(
+                    f"trusted_proxies: an entry is an address, a network or 'unix', got {each!r}"
+                ) from exc
+
+    def resolve(self, scope: Scope) -> Scope:
+        """Return a scope whose ``client`` is the client, and not a trusted proxy."""
+        client = scope.get("client")
+        host = _canonical(client[0]) if client else ""
+        if not self._trusts(host):
+            return {**scope, "client": (host, client[1])} if client else scope
+        lines = HTTPConnection(scope).headers.getlist(_FORWARDED_FOR)
+        # Each proxy appends the address that it sees. What is left of the first one that is not
+        # trusted was sent by the client, who may write there whatever it likes.
+        for hop in reversed(",".join(lines).split(",")):
+            named = _address_of(hop.strip())
+            if named is None:
+                break
+            host = named
+            if not self._trusts(host):
+                break
+        return {**scope, "client": (host, 0)}
+
+    def _trusts(self, host: str) -> bool:
+        if not host:
+            return self._trusts_unix
+        if not self._networks:
+            return False
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+
+def _canonical(host: str) -> str:
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return Peer.from_sockname((host, 0)).host
+
+
+def _address_of(hop: str) -> str | None:
+    """Return the address in an entry, which may have a port; `None` if there is none."""
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        ip_address(hop)
+    except ValueError:
+        return None
+    return _canonical(hop)

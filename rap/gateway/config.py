@@ -1,0 +1,99 @@
+"""The options of `create_app`."""
+
+from collections.abc import Collection
+from typing import Annotated
+
+from rap.options import Option, Options
+
+__all__ = ["GatewayConfig"]
+
+
+class GatewayConfig(Options, frozen=True, kw_only=True, eq=False):
+    """The options of `create_app`.
+
+    Raises:
+        ValueError: A value is not allowed; the message names the option.
+    """
+
+    max_body: Annotated[
+        int,
+        Option(
+            "Maximum bytes of a request body, of a line of a request stream, or of a WebSocket "
+            "message.",
+            "bytes",
+            least=1,
+        ),
+    ] = 1024 * 1024
+    max_stream: Annotated[
+        int,
+        Option(
+            "Maximum bytes of a request body with the items of a request stream.", "bytes", least=1
+        ),
+    ] = 1024 * 1024 * 1024
+    body_timeout: Annotated[
+        float,
+        Option(
+            "Seconds for a request body, the first line of a request stream, or the first "
+            "WebSocket message to arrive.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 30.0
+    first_item_timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds until a call that is answered with events must have its first item. After "
+            "that, the gateway answers status 504. `None` means no limit.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 30.0
+    close_grace: Annotated[
+        float,
+        Option(
+            "Seconds that the function of a channel has to end after the client has closed its "
+            "WebSocket or was lost. After that, the call is cancelled.",
+            "seconds",
+            above=0,
+            finite=True,
+        ),
+    ] = 10.0
+    max_open_streams: Annotated[
+        int,
+        Option(
+            "Maximum requests at the same time that are answered with events or send a request "
+            "stream. At most half of the client's `max_in_flight` of them may wait for their first "
+            "item, so that unary calls always have the other half. The next one is answered with "
+            "status 503.",
+            "requests",
+            least=1,
+        ),
+    ] = 1024
+    max_sockets: Annotated[
+        int,
+        Option(
+            "Maximum WebSockets at the same time. The next one is refused with status 503.",
+            "WebSockets",
+            least=1,
+        ),
+    ] = 1024
+    max_per_address: Annotated[
+        int,
+        Option(
+            "Maximum requests and WebSockets of one client address at the same time (IPv6: of "
+            "one /64). The next one is answered with status 429. Behind a proxy, set "
+            "`trusted_proxies`.",
+            "requests",
+            least=1,
+        ),
+    ] = 128
+    trusted_proxies: Annotated[
+        Collection[str],
+        Option(
+            "Addresses and networks of proxies whose header `X-Forwarded-For` names the client: "
+            "`10.0.0.7`, `10.0.0.0/8`, or `unix` for connections without an address. From anyone "
+            "else, the header is ignored."
+        ),
+    ] = ()

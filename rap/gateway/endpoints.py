@@ -1,0 +1,258 @@
+"""The endpoints of the gateway: posts that call functions, and WebSockets for channels."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from rap.client import Client
+from rap.client.unary_call import UnaryCall
+from rap.errors import CallError
+from rap.gateway.arrivals import Arrivals
+from rap.gateway.calls import Caller
+from rap.gateway.client_address import ClientAddresses
+from rap.gateway.config import GatewayConfig
+from rap.gateway.places import Places
+from rap.gateway.request import Parser, host_of, options_of, read_body
+from rap.gateway.request_lines import NDJSON, RequestLines
+from rap.gateway.response import (
+    EVENT_STREAM,
+    BadRequest,
+    error_object,
+    error_response,
+    event_response,
+    left_response,
+    result_response,
+    to_json,
+)
+from rap.gateway.websocket import bridge, close_code, text_of
+
+__all__ = ["Endpoints"]
+
+_NORMAL = 1000  # close code of RFC 6455, section 7.4.1
+
+
+class Endpoints:
+    """The endpoints of one application.
+
+    Args:
+        client: Makes the calls.
+        parser: Reads what the requests ask for.
+        config: Options of the gateway.
+
+    Attributes:
+        normal: Calls the function named in the body of a post; see `create_app`.
+        call: Calls the function named in the path of a post; see `create_app`.
+        channel: Opens a channel on a WebSocket; see `create_app`.
+    """
+
+    def __init__(self, client: Client, parser: Parser, config: GatewayConfig) -> None:
+        places = Places(config, client.config.max_in_flight)
+        addresses = ClientAddresses(config.trusted_proxies)
+        posts = _Posts(Caller(client), parser, config, places)
+        self.normal = _Post(posts.normal, places, addresses)
+        self.call = _Post(posts.call, places, addresses)
+        self.channel = _Channel(client, parser, config, places, addresses)
+
+
+class _Visit(NamedTuple):
+    """One request while it is served.
+
+    Args:
+        request: The request; its body is in `arrivals`.
+        arrivals: What the client sends.
+        places: Holds places until the response was sent.
+    """
+
+    request: Request
+    arrivals: Arrivals
+    places: ExitStack
+
+
+class _Post:
+    """An ASGI application for posts to one path; it ends when the client disconnects.
+
+    Args:
+        serve: Returns the response.
+        places: The places of the gateway.
+        addresses: Finds the address of the client.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[_Visit], Awaitable[Response]],
+        places: Places,
+        addresses: ClientAddresses,
+    ) -> None:
+        self._serve = serve
+        self._places = places
+        self._addresses = addresses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(self._addresses.resolve(scope))
+        response: Response | None = None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._places.of_address(host_of(request)))
+            except BadRequest as error:
+                await error_response(error)(scope, receive, send)
+                return
+            async with Arrivals(receive) as arrivals:
+                try:
+                    with arrivals.bound():
+                        response = await self._answer(_Visit(request, arrivals, stack))
+                        await response(scope, receive, send)
+                except (ClientDisconnect, OSError):  # ASGI servers tell it in both ways
+                    if response is None:
+                        with suppress(OSError):
+                            await left_response()(scope, receive, send)
+
+    async def _answer(self, visit: _Visit) -> Response:
+        try:
+            return await self._serve(visit)
+        except (CallError, BadRequest) as error:
+            return error_response(error)
+
+
+class _Posts:
+    """What posts do.
+
+    Args:
+        caller: Makes the calls.
+        parser: Reads what the requests ask for.
+        config: Options of the gateway.
+        places: The places of the gateway.
+    """
+
+    def __init__(
+        self, caller: Caller, parser: Parser, config: GatewayConfig, places: Places
+    ) -> None:
+        self._caller = caller
+        self._parser = parser
+        self._config = config
+        self._places = places
+
+    async def normal(self, visit: _Visit) -> Response:
+        """Return the response to a request that names the function in its body."""
+        call = self._parser.parse(await self._body(visit))
+        return await _answer(self._caller.start(call, options_of(visit.request)))
+
+    async def call(self, visit: _Visit) -> Response:
+        """Return the response to a request that names the function in its path."""
+        request = visit.request
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type == NDJSON:
+            return await self._call_with_items(visit)
+        if _wants_events(request):
+            visit.places.enter_context(self._places.stream())
+        call = self._parser.parse_named(**request.path_params, text=await self._body(visit))
+        options = options_of(request)
+        if not _wants_events(request):
+            return await _answer(self._caller.start(call, options))
+        with self._places.first_item():
+            items = self._caller.iterate(call, None, options)
+            return await event_response(items, self._config.first_item_timeout)
+
+    async def _call_with_items(self, visit: _Visit) -> Response:
+        request, config = visit.request, self._config
+        visit.places.enter_context(self._places.stream())
+        lines = RequestLines(visit.arrivals, config.max_body, config.max_stream)
+        first = await lines.first(config.body_timeout)
+        call = self._parser.parse_named(**request.path_params, text=first)
+        items, options = lines.items(), options_of(request)
+        if not _wants_events(request):
+            return await _answer(self._caller.start_with_items(call, items, options))
+        with self._places.first_item():
+            answers = self._caller.iterate(call, items, options)
+            return await event_response(answers, config.first_item_timeout)
+
+    async def _body(self, visit: _Visit) -> bytes:
+        return await read_body(visit.arrivals, self._config.max_body, self._config.body_timeout)
+
+
+class _Channel:
+    """An ASGI application for WebSockets.
+
+    Args:
+        client: Makes the calls.
+        parser: Reads what the first messages ask for.
+        config: Options of the gateway.
+        places: The places of the gateway.
+        addresses: Finds the address of the client.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        parser: Parser,
+        config: GatewayConfig,
+        places: Places,
+        addresses: ClientAddresses,
+    ) -> None:
+        self._client = client
+        self._parser = parser
+        self._config = config
+        self._places = places
+        self._addresses = addresses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one WebSocket."""
+        socket = WebSocket(self._addresses.resolve(scope), receive, send)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._places.of_address(host_of(socket)))
+                stack.enter_context(self._places.socket())
+            except BadRequest as error:
+                await _refuse(socket, error)
+                return
+            await socket.receive()  # that it connects
+            async with Arrivals(socket.receive) as arrivals:
+                with suppress(ClientDisconnect, WebSocketDisconnect):  # before the response
+                    await self._serve(socket, arrivals)
+
+    async def _serve(self, socket: WebSocket, arrivals: Arrivals) -> None:
+        await socket.accept()
+        code = _NORMAL
+        try:
+            call = self._parser.parse(await self._first_message(arrivals), is_channel=True)
+            await bridge(self._client, call, socket, arrivals, self._config)
+        except (CallError, BadRequest) as error:
+            reply = error_object(error)
+            code = close_code(reply["code"])
+            await socket.send_text(to_json(reply))
+        if socket.client_state is WebSocketState.CONNECTED:
+            await socket.close(code)
+
+    async def _first_message(self, arrivals: Arrivals) -> str:
+        config = self._config
+        try:
+            async with asyncio.timeout(config.body_timeout):
+                return text_of(await arrivals.message(), config.max_body) or ""
+        except TimeoutError:
+            text = f"no message arrived within {config.body_timeout:g} s"
+            raise BadRequest(408, text) from None
+
+
+async def _refuse(socket: WebSocket, error: BadRequest) -> None:
+    """Refuse a WebSocket: with a response if the ASGI server can send one, otherwise with 403."""
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(error_response(error))
+    else:
+        await socket.close()
+
+
+async def _answer(started: UnaryCall[Any]) -> Response:
+    try:
+        return result_response(await started, started)
+    except CallError as error:
+        return error_response(error, started)
+
+
+def _wants_events(request: Request) -> bool:
+    return EVENT_STREAM in request.headers.get("accept", "")
