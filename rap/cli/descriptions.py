@@ -3,7 +3,7 @@
 A server describes its functions only to clients on its own machine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,7 +14,13 @@ from rap.cli.target import load_server
 from rap.client import Client
 from rap.errors import NotFound, Unimplemented
 
-__all__ = ["describe_all", "describe_one", "describe_program", "list_functions"]
+__all__ = [
+    "checked_description",
+    "describe_all",
+    "describe_one",
+    "describe_program",
+    "list_functions",
+]
 
 Description = dict[str, Any]
 
@@ -27,12 +33,14 @@ async def list_functions(client: Client) -> list[dict[str, Any]]:
     """Return the list of functions of a server, sorted by group and name.
 
     Raises:
-        Failed: The server does not answer a client on another machine.
+        Failed: The server does not answer a client on another machine, or not with such a list.
     """
     try:
-        entries: list[dict[str, Any]] = await client.raw_call("list", group="registry")
+        entries = await client.raw_call("list", group="registry")
     except (Unimplemented, NotFound) as exc:  # older servers say NOT_FOUND
         raise Failed(_FUNCTIONS_ARE_PRIVATE) from exc
+    if not isinstance(entries, list) or not all(map(_is_listed, entries)):
+        raise Failed("the server does not list its functions as a rap server does")
     return sorted(entries, key=lambda each: (each["group"], each["func_name"]))
 
 
@@ -45,7 +53,7 @@ async def describe_one(remote: Remote, name: str, group: str) -> Description:
     """
     async with remote.connected() as client:
         try:
-            found: Description = await client.raw_call("describe", name, group, group="registry")
+            found = await client.raw_call("describe", name, group, group="registry")
         except (Unimplemented, NotFound) as exc:
             if "describe:" not in exc.message:
                 raise Failed(_FUNCTIONS_ARE_PRIVATE) from exc
@@ -53,7 +61,7 @@ async def describe_one(remote: Remote, name: str, group: str) -> Description:
             groups = {each["group"] for each in entries if each["func_name"] == name}
             hint = f"; there is one with --group {min(groups)}" if groups else ""
             raise Failed(f"there is no function {name} in the group {group}{hint}") from exc
-    return found
+    return checked_description(found)
 
 
 async def describe_all(remote: Remote) -> list[Description]:
@@ -64,7 +72,11 @@ async def describe_all(remote: Remote) -> list[Description]:
     """
     async with remote.connected() as client:
         return [
-            await client.raw_call("describe", each["func_name"], each["group"], group="registry")
+            checked_description(
+                await client.raw_call(
+                    "describe", each["func_name"], each["group"], group="registry"
+                )
+            )
             for each in await list_functions(client)
         ]
 
@@ -86,3 +98,86 @@ def describe_program(target: str) -> Sequence[Any]:
         raise click.BadParameter(str(exc), param_hint="'MODULE:SERVER'") from exc
     handlers = sorted(server.handlers, key=lambda each: (each.group, each.name))
     return [describe(each) for each in handlers]
+
+
+def checked_description(found: object) -> Description:
+    """Return the description of a function that a server has sent.
+
+    Raises:
+        Failed: It has another form. What its texts say is not checked.
+    """
+    if not isinstance(found, dict) or not _has(found, _FUNCTION):
+        raise Failed("the server does not describe a function as a rap server does")
+    return found
+
+
+def _has(found: Mapping[Any, Any], form: Mapping[str, Callable[[Any], bool]]) -> bool:
+    return all(
+        is_right(found[name]) if name in found else name in _NEW for name, is_right in form.items()
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_listed(value: object) -> bool:
+    return isinstance(value, dict) and (_has(value, _LISTED) or _has(value, _LISTED_BEFORE))
+
+
+def _are_options(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _are_parameters(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and _has(each, _PARAMETER) for each in value
+    )
+
+
+def _are_types(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and _has(each, _TYPE) for each in value
+    )
+
+
+def _are_fields(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and _has(each, _FIELD) for each in value
+    )
+
+
+# Older servers do not tell these.
+_NEW = ("channel_parameter", "request", "response", "stream_parameter")
+_FIELD = {"name": _is_text, "type": _is_text, "default": _is_text_or_none}
+_PARAMETER = {**_FIELD, "kind": _is_text}
+_TYPE = {
+    **dict.fromkeys(("name", "origin", "kind"), _is_text),
+    "options": _are_options,
+    "fields": _are_fields,
+}
+_FUNCTION = {
+    **dict.fromkeys(("group", "func_name", "shape", "doc", "returns"), _is_text),
+    **dict.fromkeys(("is_private", "idempotent"), _is_bool),
+    **dict.fromkeys(
+        ("stream_parameter", "channel_parameter", "request", "response"), _is_text_or_none
+    ),
+    "parameters": _are_parameters,
+    "types": _are_types,
+}
+_LISTED = {
+    **dict.fromkeys(("group", "func_name", "signature", "shape"), _is_text),
+    "is_private": _is_bool,
+}
+_LISTED_BEFORE = {
+    **dict.fromkeys(("group", "func_name", "signature", "func_type"), _is_text),
+    **dict.fromkeys(("is_private", "is_gen_func"), _is_bool),
+}

@@ -26,6 +26,7 @@ __all__ = [
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_MAX_TEXT = 32  # characters of versions; a registry has them
 _REQUESTS = 32  # default of `max_requests`, in messages of the largest size
 _MAX_DEPTH = 2  # of a Hello: a map with scalars and arrays of them
 _MAX_ELEMENTS = 64  # of a Hello; one of rap has some 35
@@ -71,7 +72,8 @@ class Versions(Record, frozen=True):
         """Return the versions that `str` has written; `None` for any other text."""
         low, dash, high = text.partition("-")
         high = high if dash else low
-        return cls(int(low), int(high)) if low.isdecimal() and high.isdecimal() else None
+        is_written = len(text) <= _MAX_TEXT and low.isdecimal() and high.isdecimal()
+        return cls(int(low), int(high)) if is_written else None
 
 
 VERSIONS = Versions(1, 1)

@@ -96,3 +96,8 @@ def test_a_later_version_may_allow_other_limits() -> None:
     server.receive_data(sent_by(later))
     error: RapError | None = server.error
     assert isinstance(error, VersionMismatch)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1-" + "9" * 5000, "1" * 33])
+def test_a_text_too_long_for_versions_is_none(text: str) -> None:
+    assert Versions.parse(text) is None

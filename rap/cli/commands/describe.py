@@ -1,6 +1,7 @@
 """``rap describe FUNC``: the parameters, the result and the types of a function."""
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from rap.cli.stubgen.annotations import Annotations
 from rap.cli.stubgen.declarations import declare, parameters
 from rap.foreign import printable
 
-__all__ = ["KINDS", "describe"]
+__all__ = ["KINDS", "describe", "description_text"]
 
 KINDS = {
     "unary": "function",
@@ -37,10 +38,15 @@ def describe(remote: Remote, func: str, group: str | None, json: bool) -> None:
     A server describes its functions only to clients on its own machine.
     """
     found = run(describe_one(remote, func, canonical_group(group)))
-    click.echo(to_json(found) if json else printable(_text(found)))
+    click.echo(to_json(found) if json else description_text(found))
 
 
-def _text(found: dict[str, Any]) -> str:
+def description_text(found: Mapping[str, Any]) -> str:
+    """Return a description as lines that are safe to print.
+
+    Raises:
+        Failed: It describes what is not Python.
+    """
     names = {each["name"] for each in found["types"]}
     annotations = Annotations(names, ())
     given = ", ".join(parameters(found["parameters"], annotations))
@@ -57,4 +63,4 @@ def _text(found: dict[str, Any]) -> str:
     if found["doc"]:
         parts.append(textwrap.indent(found["doc"], "  "))
     parts += ["\n".join(declare(each, annotations)) for each in found["types"]]
-    return "\n\n".join(parts)
+    return printable("\n\n".join(parts)).replace("\t", " ")

@@ -56,6 +56,6 @@ def stub(
         click.echo(text, nl=False)
         return
     try:
-        Path(output).write_text(text)
+        Path(output).write_text(text, encoding="utf-8")
     except OSError as exc:
         raise click.BadParameter(f"cannot write {output}: {exc}", param_hint="'--output'") from exc

@@ -7,9 +7,12 @@ an expression of known names, subscripts and constants, and is generated again.
 import ast
 import builtins
 import keyword
+import math
+import unicodedata
 from collections.abc import Collection
 
 from rap.cli.command import Failed
+from rap.foreign import one_line
 
 __all__ = ["Annotations", "is_name", "quoted"]
 
@@ -28,11 +31,16 @@ _KNOWN = {
     "msgspec.UnsetType": ("msgspec", "msgspec.UnsetType"),
 }
 _BUILTINS = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
+_TOO_DEEP = "the server describes a type that nests too deep"
 _ITERATOR = ("collections.abc", "AsyncIterator")
 
 
 def quoted(value: object) -> str:
-    """Return a constant as code formatters write it, with double quotes."""
+    """Return a constant as code formatters write it, with double quotes.
+
+    Raises:
+        ValueError: It has no literal form.
+    """
     if isinstance(value, str):
         text = repr(value)
         if text[0] == '"' or '"' in value:
@@ -46,12 +54,25 @@ def quoted(value: object) -> str:
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{quoted(k)}: {quoted(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(quoted, value))}]"
+    if isinstance(value, set):
+        return f"{{{', '.join(map(quoted, sorted(value, key=repr)))}}}" if value else "set()"
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"  # `inf` would be a name
+    if isinstance(value, complex) and not (math.isfinite(value.real) and math.isfinite(value.imag)):
+        raise ValueError(f"{value} has no literal form")
     return repr(value)
 
 
 def is_name(text: str) -> bool:
-    """Whether a text is a valid name in Python."""
-    return text.isidentifier() and not keyword.iskeyword(text)
+    """Whether a text is a valid name in Python, in the only form that Python knows it by."""
+    return (
+        text.isidentifier()
+        and not keyword.iskeyword(text)
+        and text != "__debug__"
+        and unicodedata.normalize("NFKC", text) == text
+    )
 
 
 class Annotations:
@@ -88,7 +109,7 @@ class Annotations:
         try:
             return ast.unparse(_Rewriter(self, text).visit(_parse(text)))
         except RecursionError as exc:
-            raise Failed("the server describes a type that nests too deep") from exc
+            raise Failed(_TOO_DEEP) from exc
 
     def item(self, text: str) -> str:
         """Return the type of an asynchronous iterator over the items of an iterator type."""
@@ -96,7 +117,10 @@ class Annotations:
         found = tree.slice if isinstance(tree, ast.Subscript) else None
         if isinstance(found, ast.Tuple):  # a generator has more type arguments
             found = found.elts[0] if found.elts else None
-        item = "typing.Any" if found is None else ast.unparse(found)
+        try:
+            item = "typing.Any" if found is None else ast.unparse(found)
+        except RecursionError as exc:
+            raise Failed(_TOO_DEEP) from exc
         return f"{self.need(*_ITERATOR)}[{self.type(item)}]"
 
     def default(self, text: str) -> str:
@@ -117,9 +141,8 @@ class Annotations:
         try:
             return quoted(ast.literal_eval(text))
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
-            raise Failed(
-                f"the server describes a constant as {text!r}, which is not a constant"
-            ) from exc
+            found = one_line(repr(text))
+            raise Failed(f"the server describes a constant as {found}, which is not one") from exc
 
     def dotted(self, text: str) -> str:
         """Return the name in a stub of something that is described as ``module.name``."""
@@ -160,6 +183,8 @@ class _Rewriter(ast.NodeTransformer):
             case ast.Subscript(ast.Attribute(ast.Name("typing"), "Literal"), values):
                 name = self._annotations.dotted("typing.Literal")
                 inner = values.elts if isinstance(values, ast.Tuple) else [values]
+                if not inner:
+                    raise Failed("the server describes a Literal without values")
                 texts = [self._annotations.constant(ast.unparse(each)) for each in inner]
                 # As one name, so that the text is written unchanged.
                 return ast.Name(f"{name}[{', '.join(texts)}]")

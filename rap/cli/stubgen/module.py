@@ -43,7 +43,7 @@ _OWN = {
     *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
     *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
     *("StrEnum", "T", "TypeVar", "TypedDict", "UUID", "annotations", "builtins"),
-    *("dataclass", "dataclasses", "dt", "msgspec", "overload", "pydantic"),
+    *("_open", "dataclass", "dataclasses", "dt", "msgspec", "overload", "pydantic"),
 }
 
 Description = Mapping[str, Any]
@@ -95,7 +95,12 @@ def stub_module(descriptions: Sequence[Description]) -> str:
     ]
     if channels:
         head += ["", 'T = TypeVar("T")']
-    return "\n\n\n".join("\n".join(lines) for lines in [head, *blocks]) + "\n"
+    text = "\n\n\n".join("\n".join(lines) for lines in [head, *blocks]) + "\n"
+    try:
+        compile(text, "the stubs", "exec")
+    except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as exc:
+        raise Failed(f"the server describes what cannot be written as Python: {exc}") from exc
+    return text
 
 
 def _merged(descriptions: Sequence[Description]) -> tuple[dict[str, Any], list[Description]]:
@@ -161,7 +166,10 @@ def _with_names(text: str, new: Mapping[str, str]) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             node.id = new.get(node.id, node.id)
-    return ast.unparse(tree)
+    try:
+        return ast.unparse(tree)
+    except RecursionError:
+        return text
 
 
 def _documented(lines: list[str], entry: Mapping[str, Any]) -> list[str]:
