@@ -21,10 +21,11 @@ class Address(Record, frozen=True):
     """The address of a server.
 
     Args:
-        scheme: ``tcp``, ``tls`` or ``unix``.
-        host: Host name or IP address; empty for ``unix``.
-        port: 0 to 65535; 0 binds a free port. 0 for ``unix``.
-        path: File path of a unix socket; empty otherwise.
+        scheme: ``tcp``, ``tls`` or ``unix``; or ``inproc`` for a name inside the process, as tests
+            use it.
+        host: Host name or IP address; empty for ``unix`` and ``inproc``.
+        port: 0 to 65535; 0 binds a free port. 0 for ``unix`` and ``inproc``.
+        path: File path of a unix socket, or the name inside the process; empty otherwise.
     """
 
     scheme: str
@@ -50,20 +51,29 @@ class Address(Record, frozen=True):
             if not rest.startswith("/"):
                 raise ValueError(f"{option}: a unix address is unix:///path, got {text!r}")
             return cls("unix", path=rest)
+        if scheme == "inproc":
+            if not rest:
+                raise ValueError(f"{option}: an address inside the process is inproc://name")
+            return cls("inproc", path=rest)
         if scheme not in ("tcp", "tls"):
             raise ValueError(f"{option}: unknown scheme {scheme!r} in {text!r}; use {_FORMS}")
         host, port = _split_host_port(rest, text, option)
         return cls(scheme, host, port)
 
     @property
+    def has_port(self) -> bool:
+        """Whether it is a host and a port: neither a unix socket nor inside the process."""
+        return self.scheme in ("tcp", "tls")
+
+    @property
     def is_wildcard(self) -> bool:
         """Whether it means every local interface; other machines cannot dial it."""
-        return self.scheme != "unix" and self.host in ("0.0.0.0", "::", "")
+        return self.has_port and self.host in ("0.0.0.0", "::", "")
 
     @property
     def is_loopback(self) -> bool:
         """Whether only processes on this machine can reach it."""
-        if self.scheme == "unix" or self.host == "localhost":
+        if not self.has_port or self.host == "localhost":
             return True
         from ipaddress import ip_address  # few programs need this
 
@@ -73,8 +83,8 @@ class Address(Record, frozen=True):
             return False
 
     def __str__(self) -> str:
-        if self.scheme == "unix":
-            return f"unix://{self.path}"
+        if not self.has_port:
+            return f"{self.scheme}://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         prefix = "tls://" if self.scheme == "tls" else ""
         return f"{prefix}{host}:{self.port}"

@@ -7,9 +7,10 @@ import asyncio
 import os
 import random
 import time as _time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import inf
-from typing import Protocol
+from typing import Protocol, cast
 
 __all__ = [
     "MAX_MARGIN",
@@ -18,6 +19,7 @@ __all__ = [
     "Clock",
     "Pace",
     "SystemClock",
+    "Timer",
     "check_call_timeout",
     "check_timeout",
     "clock_of",
@@ -26,6 +28,8 @@ __all__ = [
     "random_of",
     "remaining_ms",
     "shared_random",
+    "timeout_on",
+    "timer_of",
 ]
 
 
@@ -39,7 +43,11 @@ _EARLY = 0.002  # seconds; timers of uvloop count whole milliseconds, at both en
 
 
 class Clock(Protocol):
-    """A source of time."""
+    """A source of time.
+
+    One that is moved by hand also has a method ``call_later(delay, callback, *args)``, as event
+    loops have; see `timer_of`.
+    """
 
     def monotonic(self) -> float:
         """Return seconds on a clock that never goes back, for durations and deadlines."""
@@ -105,6 +113,41 @@ class Pace:
         """Return how often it was not allowed since this was last asked."""
         skipped, self._skipped = self._skipped, 0
         return skipped
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> object:
+        """Do not make it."""
+        ...
+
+
+def timer_of(clock: Clock | None, loop: asyncio.AbstractEventLoop) -> Callable[..., Timer]:
+    """Return what calls a function after some seconds of a clock: ``(delay, function, *args)``.
+
+    It is `call_later` of the clock, or of the event loop if the clock has none: its seconds then
+    pass like those of the event loop.
+    """
+    return cast(Callable[..., Timer], getattr(clock, "call_later", loop.call_later))
+
+
+def timeout_on(clock: Clock | None, seconds: float) -> AbstractAsyncContextManager[object]:
+    """Return `asyncio.timeout`, for seconds of a clock; they pass in the running event loop."""
+    if not hasattr(clock, "call_later"):
+        return asyncio.timeout(seconds)
+    return _timeout_by_hand(clock, seconds)
+
+
+@asynccontextmanager
+async def _timeout_by_hand(clock: Clock | None, seconds: float) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        timer = timer_of(clock, loop)(seconds, lambda: timeout.reschedule(loop.time()))
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def clock_of(clock: Clock | None) -> Clock:

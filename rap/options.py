@@ -28,6 +28,7 @@ __all__ = [
     "Option",
     "Options",
     "as_list",
+    "change_config",
     "check_flag",
     "check_options",
     "checks_options",
@@ -39,6 +40,7 @@ __all__ = [
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
+Changed = TypeVar("Changed", bound="Options")
 T = TypeVar("T")
 
 
@@ -316,11 +318,20 @@ def make_config(owner: type, config: type[C], options: dict[str, Any]) -> C:
         TypeError: An option does not exist; the message suggests the one that was meant.
         ValueError: An option has a bad value; the message names it.
     """
-    kind: Any = config
-    names = {name for name, _ in _defaults(kind)}
+    _check_known(owner, config, options)
+    return config(**options)
+
+
+def change_config(owner: type, config: Changed, options: dict[str, Any]) -> Changed:
+    """Return a configuration in which some options are changed; see `make_config`."""
+    _check_known(owner, type(config), options)
+    return config.replace(**options)
+
+
+def _check_known(owner: type, config: Any, options: dict[str, Any]) -> None:
+    names = {name for name, _ in _defaults(config)}
     for name in options.keys() - names:
         raise _unknown(owner.__name__, name, names)
-    return config(**options)
 
 
 def check_flag(option: str, value: object) -> None:

@@ -40,7 +40,7 @@ LAYERS = [
     ["client", "server"],
     ["observe"],
     ["gateway", "cli"],
-    ["api_gateway", "common"],
+    ["testing", "api_gateway", "common"],
 ]
 LEVEL = {unit: (layer, place) for layer, row in enumerate(LAYERS) for place, unit in enumerate(row)}
 

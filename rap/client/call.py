@@ -84,6 +84,7 @@ class Invoker:
         rng: Source of jitter.
         config: Options of the client.
         owner: The client. It lives as long as its calls.
+        stubs_keep_time: Whether the clock is the one that stubs read on their fast path.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Invoker:
         rng: random.Random,
         config: ClientConfig,
         owner: SessionClient,
+        *,
+        stubs_keep_time: bool = True,
     ) -> None:
         self.cluster = cluster
         self.loop = cluster.loop
@@ -101,8 +104,8 @@ class Invoker:
         self._is_running = cluster.loop.is_running
         self._owner = owner
         self.pipeline = pipeline
-        self.plain = pipeline.empty
-        self.wants_next = pipeline.wants_next
+        self.plain = pipeline.empty and stubs_keep_time
+        self.wants_next = pipeline.wants_next if stubs_keep_time else _always
         self.clock = clock
         self.monotonic = clock.monotonic
         self.attempts = AttemptFactory(cluster, pipeline, clock.monotonic)
@@ -643,3 +646,7 @@ def _check_names(header: Header) -> None:
     for name in header:
         if not isinstance(name, str) or name.startswith(":"):
             raise InvalidArgument(f"header: a name is a string without ':' in front: {name!r}")
+
+
+def _always() -> bool:
+    return True

@@ -7,7 +7,16 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -37,7 +46,7 @@ from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import Code, ConnectionClosed, ExceptionTypes
-from rap.options import checks_options, make_config, takes_options_of
+from rap.options import change_config, checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 
 __all__ = ["Client"]
@@ -171,14 +180,30 @@ class Client:
     @takes_options_of(ClientConfig)
     def __init__(self, host_list: Hosts = None, **options: Any) -> None:
         config = make_config(Client, ClientConfig, {"host_list": host_list, **options})
+        self._types = ExceptionTypes()
+        self._configure(config)
+        self.stub_monotonic = self._clock.monotonic
+        self.connected: Invoker | None = None  # makes the calls; `None` while it is not connected
+        self._processors: list[BaseProcessor] = []
+        add_processors("processor_list", self._processors, config.processor_list, Side.CLIENT)
+        self.identity = object()  # tells its sessions from those of other clients
+        self._closed = False
+        self._opened = False  # at least once
+        self._any_thread = False
+        self._inherited = False  # it was connected in the process that this one was forked from
+        self._lock = threading.Lock()
+        _clients.add(self)
+        self.methods = MethodCache(self.config)
+
+    def _configure(self, config: ClientConfig) -> None:
+        """Make what depends on options."""
         self.config = config
         self._clock = clock_of(config.clock)
         self._rng = random_of(config.rng)
         self._picker = picker_from_name(
             config.picker, self._rng, config.zone, self._clock.monotonic
         )
-        self.target = parse_target(host_list, config.service, config.registry)
-        self._types = ExceptionTypes()
+        self.target = parse_target(config.host_list, config.service, config.registry)
         self.dialer = Dialer(
             self.config,
             self._clock,
@@ -189,18 +214,48 @@ class Client:
             crt_path=config.ssl_client_crt_path,
             key_path=config.ssl_client_key_path,
         )
-        self.connected: Invoker | None = None  # makes the calls; `None` while it is not connected
-        self._processors: list[BaseProcessor] = []
-        add_processors("processor_list", self._processors, config.processor_list, Side.CLIENT)
         self.monotonic = self._clock.monotonic
-        self.identity = object()  # tells its sessions from those of other clients
-        self._closed = False
-        self._opened = False  # at least once
-        self._any_thread = False
-        self._inherited = False  # it was connected in the process that this one was forked from
-        self._lock = threading.Lock()
-        _clients.add(self)
-        self.methods = MethodCache(self.config)
+
+    @contextmanager
+    def overridden(self, **options: Any) -> Iterator[Self]:
+        """Have other options in a block, at whose end the client is not connected; for tests.
+
+        Stubs, processors and exception types stay as they are. `rap.testing` uses it to call
+        servers inside the process.
+
+        Args:
+            options: Options of the constructor. `processor_list` and the defaults of declared
+                functions, such as `timeout`, keep their values from the constructor.
+
+        Raises:
+            ValueError: An option has a bad value; the message names it.
+            TypeError: An option does not exist.
+            RuntimeError: The client is connected.
+        """
+        self._check_unconnected("before")
+        config, closed = self.config, self._closed
+        parts = self._clock, self._rng, self._picker, self.target, self.dialer, self._opened
+        self._configure(change_config(Client, config, options))
+        self._closed = self._opened = False
+        try:
+            yield self
+        finally:
+            self._check_unconnected("at the end of")
+            self.config, self._closed = config, closed
+            self._clock, self._rng, self._picker, self.target, self.dialer, self._opened = parts
+            self.monotonic = self._clock.monotonic
+
+    def _check_unconnected(self, when: str) -> None:
+        """Let go of an event loop that has ended.
+
+        Raises:
+            RuntimeError: The client is connected.
+        """
+        invoker = self.connected
+        if invoker is not None and invoker.loop.is_closed():
+            self.on_loop_end()
+        elif invoker is not None:
+            raise RuntimeError(f"close the client {when} overridden(): {self!r}")
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:
         """Add processors. Call it before `connect`.
@@ -417,7 +472,13 @@ class Client:
             pipeline = Pipeline(self._processors, Side.CLIENT)
             self.dialer.announce(pipeline.abilities)
             invoker = self.connected = Invoker(
-                cluster, pipeline, self._clock, self._rng, self.config, self
+                cluster,
+                pipeline,
+                self._clock,
+                self._rng,
+                self.config,
+                self,
+                stubs_keep_time=self.stub_monotonic == self._clock.monotonic,
             )
             copy_context().run(_start_outside_calls, cluster)
         return invoker

@@ -36,7 +36,7 @@ from rap.client.node import Node
 from rap.client.pool import Counters, Pool, ServerDraining, has_room
 from rap.client.subsetting import Subsetting
 from rap.client.waiting import Outlook, Patience, PickQueue, WaitForReady
-from rap.clock import NEVER, Clock
+from rap.clock import NEVER, Clock, Timer, timer_of
 from rap.errors import (
     ConnectionClosed,
     DeadlineExceeded,
@@ -182,6 +182,7 @@ class Cluster:
         self._weights: list[float] = []  # of `ready`
         self.service = service
         self.loop = asyncio.get_running_loop()
+        self.call_later = timer_of(clock, self.loop)
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
@@ -213,7 +214,7 @@ class Cluster:
         self._not_compared = False  # there is a connection whose server was not asked yet
         self._retiring: dict[asyncio.Task[None], Node] = {}
         self._left: dict[str, tuple[float, str, float]] = {}  # by id: when, see `Node.remember`
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._timer_at = 0.0
         self._closed = False
         self._handle_suspicion: Callable[[Node, Connection], object] | None = None
@@ -808,13 +809,13 @@ class Cluster:
             self._refresh_soon(_FULL_STEP)
 
     def _refresh_soon(self, delay: float) -> None:
-        when = self.loop.time() + delay  # the timer handles of uvloop do not have it
+        when = self._clock.monotonic() + delay  # the timer handles of uvloop do not have it
         if self._timer is not None:
             if self._timer_at <= when:
                 return
             self._timer.cancel()
         self._timer_at = when
-        self._timer = self.loop.call_later(delay, self._on_timer)
+        self._timer = self.call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

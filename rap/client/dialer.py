@@ -179,4 +179,5 @@ class Dialer:
             timeout=self._config.connect_timeout,
             context=context,
             pinned=self._pinned,
+            clock=self._clock,
         )

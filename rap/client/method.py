@@ -150,6 +150,9 @@ class MethodCache:
 
     Args:
         config: Options of the client, which are those of functions that have none of their own.
+
+    Attributes:
+        declared: The functions that the client declares, by path.
     """
 
     def __init__(self, config: ClientConfig) -> None:
@@ -157,6 +160,7 @@ class MethodCache:
         self._priority = config.priority
         self._rules = config.rules
         self._kept: dict[Any, Method] = {}
+        self.declared: dict[str, Method] = {}
 
     def make(
         self,
@@ -186,7 +190,7 @@ class MethodCache:
             raise RegistrationError(text)
         rules = self._rules.override(own) if own else self._rules
         limit = self._timeout if timeout is None and stream_type is StreamType.UNARY else timeout
-        return Method(
+        method = Method(
             name,
             group,
             function,
@@ -198,6 +202,9 @@ class MethodCache:
             rules=rules,
             stream_type=stream_type,
         )
+        if function is not None and len(self.declared) < _MAX_KEPT:
+            self.declared[method.path] = method
+        return method
 
     def for_name(
         self, name: str, group: str | None, stream_type: StreamType = StreamType.UNARY

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from rap.clock import Clock
+from rap.clock import Clock, timeout_on
 from rap.errors import ConnectionClosed, RapError, Unauthenticated, VersionMismatch
 from rap.notify import Notify
 from rap.tasks import start_task
@@ -381,7 +381,7 @@ class Pool:
         await self._clock.sleep(self._dial_began + _HANGING - self._clock.monotonic())
         while True:
             try:
-                async with asyncio.timeout(_HANGING):
+                async with timeout_on(self._clock, _HANGING):
                     conn = await self._open_one()
                 if self._admit(conn):
                     self.drain()

@@ -157,7 +157,7 @@ class Race:
         waiter = self._waiter = self._open[0].conn.new_future()
         timer = None
         if timeout is not None:
-            timer = self._attempts.cluster.loop.call_later(timeout, self._wake)
+            timer = self._attempts.cluster.call_later(timeout, self._wake)
         try:
             await waiter
         finally:

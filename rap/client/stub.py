@@ -94,9 +94,11 @@ class StubClient(SessionClient, Protocol):
 
     Attributes:
         connected: Makes the calls; `None` while the client is not connected.
+        stub_monotonic: Returns the time on the clock that the client was made with.
     """
 
     connected: Invoker | None
+    stub_monotonic: Callable[[], float]
 
     @property
     def invoker(self) -> Invoker:
@@ -199,7 +201,7 @@ def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
 def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
     get_session = ambient_session.get
     get_outer = current.get
-    monotonic = client.monotonic
+    monotonic = client.stub_monotonic
     encode, decode = method.encode, method.decode
     meta, untraced_meta = method.meta, method.untraced_meta
     timeout = NEVER if method.timeout is None else method.timeout

@@ -77,7 +77,7 @@ class Suspects:
         self._is_looking = bool(cases)
         if not cases:
             return
-        self._cluster.loop.call_later(_LOOK, self._look)
+        self._cluster.call_later(_LOOK, self._look)
         now = self._now()
         if not any(node.is_alive(now) for node in self._cluster.ready):
             for node in self._cluster.ready:

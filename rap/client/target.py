@@ -60,6 +60,6 @@ def _endpoints(host_list: Hosts) -> list[Endpoint]:
         raise ValueError(f"host_list must be an address or a list of addresses, got {host_list!r}")
     parsed = [Address.parse(each, option="host_list") for each in addresses]
     for address in parsed:
-        if address.scheme != "unix" and address.port == 0:
+        if address.has_port and address.port == 0:
             raise ValueError(f"host_list: port 0 cannot be dialled, got {str(address)!r}")
     return [Endpoint(str(each), each) for each in parsed]

@@ -13,7 +13,7 @@ from math import inf
 from typing import NamedTuple
 
 from rap.call import inherited_from
-from rap.clock import NEVER, Clock
+from rap.clock import NEVER, Clock, timer_of
 from rap.errors import CallError, ResourceExhausted
 
 __all__ = ["Outlook", "Patience", "PickQueue", "WaitForReady", "check_wait_for_ready"]
@@ -141,6 +141,7 @@ class PickQueue:
         self._limit = limit
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._is_moved_by_hand = hasattr(clock, "call_later")
 
     def expected_wait(self, now: float) -> float:
         """Return in how many seconds the turn of one more call would come; 0 if that is not known.
@@ -186,6 +187,8 @@ class PickQueue:
         turn = self._loop.create_future()
         timeout = asyncio.timeout_at(self._on_loop(until()))
         self.queue[turn] = _Wait(until, timeout)
+        if self._is_moved_by_hand:
+            self._retime_at(until())
         if first:
             self.queue.move_to_end(turn, last=False)
         try:
@@ -202,7 +205,7 @@ class PickQueue:
 
     def _on_loop(self, until: float) -> float | None:
         """Return a time on the clock of the event loop; `None` if it never comes."""
-        if until == NEVER:
+        if until == NEVER or (self._is_moved_by_hand and until > self._clock.monotonic()):
             return None
         return self._loop.time() + max(0.0, until - self._clock.monotonic())
 
@@ -210,7 +213,21 @@ class PickQueue:
         """Ask for each call again how long it waits."""
         for turn, wait in self.queue.items():
             if not turn.done():
-                wait.timeout.reschedule(self._on_loop(wait.until()))
+                until = wait.until()
+                wait.timeout.reschedule(self._on_loop(until))
+                if self._is_moved_by_hand:
+                    self._retime_at(until)
+
+    def _retime_at(self, until: float) -> None:
+        """Look again at a time on a clock that is moved by hand."""
+        if until != NEVER:
+            later = timer_of(self._clock, self._loop)
+            later(max(0.0, until - self._clock.monotonic()), self._end_waits)
+
+    def _end_waits(self) -> None:
+        for turn, wait in self.queue.items():
+            if not turn.done() and wait.until() <= self._clock.monotonic():
+                wait.timeout.reschedule(self._loop.time())
 
     def wake(self, count: int = 1, *, extra: int = 0) -> None:
         """Let the first calls in the queue go on.

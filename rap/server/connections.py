@@ -243,7 +243,7 @@ class ConnectionManager:
                 address,
                 self.new_connection,
                 backlog=self._config.backlog,
-                context=None if address.scheme == "unix" else self._context,
+                context=self._context if address.has_port else None,
                 handshake_timeout=self._config.handshake_timeout,
                 reuse_port=self.reuse_port,
                 ipv6_only=address.port in ipv4_ports,

@@ -35,8 +35,9 @@ def become_worker(
     manager, registration = server.connection_manager, server.registration
     manager.share_memory(count)
     for address in manager.hosts:
-        if address.scheme == "unix":
-            raise ValueError(f"host {address}: a unix socket is for one process, not for workers")
+        if not address.has_port:
+            what = "a unix socket" if address.scheme == "unix" else "it"
+            raise ValueError(f"host {address}: {what} is for one process, not for workers")
     if not registration.is_configured:
         manager.listen_on(shared or manager.hosts, reuse_port=True)
         return True

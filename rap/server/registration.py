@@ -182,7 +182,7 @@ class Registration:
 
     async def _advertised(self, bound: Sequence[Address]) -> Address:
         address = self._advertise or bound[0]
-        if address.scheme != "unix" and not address.port:
+        if address.has_port and not address.port:
             address = address.replace(port=bound[0].port)
         registry = getattr(self._registry, "location", None)
         if not isinstance(registry, Address):
@@ -214,7 +214,7 @@ async def route_address(wildcard: str, registry: Address | None) -> str:
     family = socket.AF_INET6 if ":" in wildcard else socket.AF_INET
     loopback = registry is not None and registry.is_loopback
     hosts = [_REMOTE[family]]
-    if registry is not None and registry.scheme != "unix":
+    if registry is not None and registry.has_port:
         hosts = [*await _resolved(registry.host, family), *hosts]
     for host in hosts:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:

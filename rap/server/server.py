@@ -5,14 +5,21 @@ import inspect
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from rap.address import Address, brief
 from rap.call import Side
 from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
-from rap.options import check_flag, checks_options, make_config, takes_options_of
+from rap.options import (
+    change_config,
+    check_flag,
+    checks_options,
+    make_config,
+    takes_options_of,
+)
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import State
 from rap.server.admin import Admin
@@ -198,13 +205,29 @@ class Server:
         self, host: str | Address | Sequence[str | Address] = "localhost:9000", **options: Any
     ) -> None:
         config = make_config(Server, ServerConfig, {"host": host, **options})
-        self.config = config
         self.incarnation = os.urandom(8).hex()
         self._runs = 0
-        self._clock = clock_of(config.clock)
-        self._rng = random_of(config.rng)
         self._router = Router(config.run_timeout, is_limit="run_timeout" in options)
         Admin(self._router, allow_load=config.allow_load)
+        self._configure(config)
+        self._start_events = check_events("start_event_list", config.start_event_list)
+        self._stop_events = check_events("stop_event_list", config.stop_event_list)
+        # Close the coroutine objects of a server that never starts; Python would warn of them.
+        weakref.finalize(self, _discard, self._start_events, self._stop_events)
+        self._middlewares = MiddlewareStack(self._register_private, config.service or "", _log)
+        self._middlewares.load("middleware_list", config.middleware_list)
+        self._processors: list[BaseProcessor] = []
+        self._add_processors("processor_list", config.processor_list)
+        self._dispatcher: Dispatcher | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()  # set when the server is told to stop
+        self._takes_signals = False
+
+    def _configure(self, config: ServerConfig) -> None:
+        """Make what depends on options."""
+        self.config = config
+        self._clock = clock_of(config.clock)
+        self._rng = random_of(config.rng)
         self._connections = ConnectionManager(
             config,
             self._clock,
@@ -224,19 +247,38 @@ class Server:
             clock=self._clock,
             rng=self._rng,
         )
-        self._start_events = check_events("start_event_list", config.start_event_list)
-        self._stop_events = check_events("stop_event_list", config.stop_event_list)
-        # Close the coroutine objects of a server that never starts; Python would warn of them.
-        weakref.finalize(self, _discard, self._start_events, self._stop_events)
-        self._middlewares = MiddlewareStack(self._register_private, config.service or "", _log)
-        self._middlewares.load("middleware_list", config.middleware_list)
-        self._processors: list[BaseProcessor] = []
-        self._add_processors("processor_list", config.processor_list)
         self._loop_monitor = LoopMonitor(config.block_threshold, _log)
-        self._dispatcher: Dispatcher | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()  # set when the server is told to stop
-        self._takes_signals = False
+
+    @contextmanager
+    def overridden(self, **options: Any) -> Iterator[Self]:
+        """Have other options in a block, at whose end the server is not running; for tests.
+
+        Functions, processors, middleware and events stay as they are. `rap.testing` uses it to
+        serve inside the process.
+
+        Args:
+            options: Options of the constructor. `run_timeout`, `allow_load` and the lists of
+                middleware, processors and events keep their values from the constructor.
+
+        Raises:
+            ValueError: An option has a bad value; the message names it.
+            TypeError: An option does not exist.
+            RuntimeError: The server is running.
+        """
+        self._check_stopped("before")
+        config, traffic = self.config, self._connections.traffic
+        parts = self._clock, self._rng, self._connections, self._registration, self._loop_monitor
+        self._configure(change_config(Server, config, options))
+        if traffic is not None:
+            self._connections.count_traffic()
+        try:
+            yield self
+        finally:
+            self._check_stopped("at the end of")
+            self.config = config
+            self._clock, self._rng, self._connections, self._registration, self._loop_monitor = (
+                parts
+            )
 
     def __repr__(self) -> str:
         if not hasattr(self, "_stop"):
@@ -674,6 +716,10 @@ class Server:
             return False
         start.result()
         return True
+
+    def _check_stopped(self, when: str) -> None:
+        if self._dispatcher is not None and not self._is_stopped:
+            raise RuntimeError(f"close the server {when} overridden(): {self!r}")
 
     def _check_new(self, method: str) -> None:
         if self._dispatcher is not None and not self._is_stopped:

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from rap.call import current
-from rap.clock import Clock, Pace, SystemClock
+from rap.clock import Clock, Pace, SystemClock, Timer, timer_of
 from rap.errors import DeadlineExceeded, ResourceExhausted
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
@@ -356,7 +356,7 @@ class _Jobs:
                 job.future.cancel()
                 raise
 
-    def _on_full(self, job: Job, user: ThreadUser | None) -> asyncio.TimerHandle | None:
+    def _on_full(self, job: Job, user: ThreadUser | None) -> Timer | None:
         """Watch a job that waits; return the timer that ends it shortly before its deadline."""
         loop = asyncio.get_running_loop()
         if self._check_timer is None:
@@ -364,7 +364,8 @@ class _Jobs:
         left = inf if user is None else user.deadline - self._clock.monotonic()
         if left == inf:
             return None
-        return loop.call_later(max(0.0, left - min(_EARLY, left / 10)), _expire, job)
+        later = timer_of(self._clock, loop)
+        return later(max(0.0, left - min(_EARLY, left / 10)), _expire, job)
 
     def _check_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
         """Log that jobs wait for long, at most once a minute."""

@@ -14,6 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from rap.address import Address
+from rap.clock import Clock, timeout_on
 from rap.errors import (
     ConnectionClosed,
     RapError,
@@ -47,6 +48,7 @@ async def dial(
     timeout: float,
     context: ssl.SSLContext | None = None,
     pinned: bytes | None = None,
+    clock: Clock | None = None,
 ) -> Connection:
     """Return a connection to a server that has sent its Hello and takes calls.
 
@@ -57,6 +59,7 @@ async def dial(
         timeout: Seconds for name resolution, connection, TLS and Hello together.
         context: TLS context; `None` for plain TCP.
         pinned: The only certificate that the server may present, in DER form.
+        clock: Source of the time of `timeout`; `None`: that of the event loop.
 
     Raises:
         Unavailable: The server could not be reached; the message has the address and the reason.
@@ -71,7 +74,7 @@ async def dial(
         return made[-1]
 
     try:
-        async with asyncio.timeout(timeout):
+        async with timeout_on(clock, timeout):
             conn = await _connect(address, make_one, timeout, context)
             if pinned is not None and not is_pinned(
                 conn.transport.get_extra_info("ssl_object"), pinned
@@ -130,6 +133,10 @@ async def _connect(
             ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
         )
         return conn
+    if address.scheme == "inproc":
+        from rap.transport.inproc import connect  # only tests have such addresses
+
+        return await connect(address.path, make)
     sock = await _open_socket(await _resolve(address.host, address.port))
     try:
         _, conn = await loop.create_connection(

@@ -13,11 +13,12 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 from weakref import WeakSet
 
 __all__ = [
+    "ListeningServer",
     "ParentSocket",
     "SocketHolder",
     "descriptors_of",
@@ -60,7 +61,16 @@ def descriptors_of(transport: asyncio.BaseTransport) -> list[int]:
     return [] if sock is None else [sock.fileno()]
 
 
-def descriptors_of_server(server: asyncio.Server) -> list[int]:
+class ListeningServer(Protocol):
+    """What listens on sockets, such as the server of an event loop."""
+
+    @property
+    def sockets(self) -> Iterable[Any]:
+        """The sockets."""
+        ...
+
+
+def descriptors_of_server(server: ListeningServer) -> list[int]:
     """Return the descriptors that a server of an event loop listens on; none if it is closed.
 
     Args:

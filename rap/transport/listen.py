@@ -9,7 +9,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rap.address import Address, Peer
 from rap.clock import Pace
@@ -17,6 +17,9 @@ from rap.errors import ConnectionClosed, RapError
 from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.fork import descriptors_of_server, let_go_in_children
+
+if TYPE_CHECKING:
+    from rap.transport.inproc import InprocServer
 
 __all__ = [
     "TLS_SHUTDOWN_TIMEOUT",
@@ -307,7 +310,8 @@ _TURNS = 2  # of the event loop from accept to `connection_made`: a task and a c
 _TRIES = 16  # attempts to find a port that is free on all addresses of a name
 
 
-_Server = asyncio.Server | PlainServer | TlsServer  # on one socket; of uvloop, like the first
+# On one socket, or none. The server of uvloop is like the first.
+_Server: TypeAlias = "asyncio.Server | PlainServer | TlsServer | InprocServer"
 
 
 class Listener:
@@ -407,6 +411,10 @@ async def listen(
     loop = asyncio.get_running_loop()
     servers: list[_Server] = []
     try:
+        if address.scheme == "inproc":
+            from rap.transport.inproc import InprocServer  # only tests have such addresses
+
+            return Listener([InprocServer(address.path, make)], address)
         if address.scheme == "unix":
             path = address.path
             _refuse_if_used(path)

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Protocol
 
 from rap.address import Peer
-from rap.clock import Clock
+from rap.clock import Clock, Timer, timer_of
 from rap.errors import (
     Code,
     ConnectionClosed,
@@ -155,6 +155,7 @@ class Watchdog:
         "_active_at",
         "_asked_at",
         "_buffered",
+        "_call_later",
         "_closing_at",
         "_conn",
         "_due_at",
@@ -194,7 +195,8 @@ class Watchdog:
         self.suspicion = Suspicion(now) if suspicious else None
         self._conn = conn
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
+        self._call_later = timer_of(conn.clock, loop)
+        self._timer: Timer | None = None
         self._due_at = inf  # when the timer fires, on the clock of the loop
         self._reading_first = False  # the timer was late, and waits for the loop to read
         self._made_at = now
@@ -229,7 +231,7 @@ class Watchdog:
             self.at = when
             delay = max(when - self._conn.clock.monotonic(), _MIN_DELAY)
             self._due_at = self._loop.time() + delay
-            self._timer = self._loop.call_later(delay, self.tick)
+            self._timer = self._call_later(delay, self.tick)
 
     def on_busy(self, deadline: float = inf) -> None:
         """Keep an eye on the peer, for a call was opened; and fire at the call's deadline."""

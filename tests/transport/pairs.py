@@ -15,6 +15,7 @@ from rap.clock import Clock, SystemClock
 from rap.errors import ConnectionClosed
 from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream
 from rap.transport.dial import dial
+from rap.transport.inproc import new_address
 from rap.transport.listen import listen
 from rap.transport.tls import client_context, pinned_certificate, server_context
 from rap.wire.codec import pack
@@ -22,7 +23,7 @@ from rap.wire.frames import END, MESSAGE
 from tests.loopback import within
 from tests.transport.certificates import Certificates
 
-KINDS = ["socketpair", "tcp", "tls", "pinned tls", "unix"]
+KINDS = ["socketpair", "tcp", "tls", "pinned tls", "unix", "inproc"]
 META = pack(["/g/f", 0])
 WHOLE = MESSAGE | END
 KIB = 1024
@@ -215,6 +216,8 @@ def _way(
     """Return address, contexts of both sides and pinned certificate."""
     if kind == "unix":
         return Address("unix", path=str(path)), None, None, None
+    if kind == "inproc":
+        return new_address(), None, None, None
     if kind == "tcp":
         return Address("tcp", "127.0.0.1"), None, None, None
     assert certificates is not None

@@ -135,6 +135,22 @@ class SyncClient:
         """The options of the client."""
         return self._client.config
 
+    @contextlib.contextmanager
+    def overridden(self, **options: Any) -> Iterator[Self]:
+        """Have other options in a block, at whose end the client is closed; for tests.
+
+        See `Client.overridden`. Forked children do not have these options.
+        """
+        if self._thread is not None:
+            raise RuntimeError(f"close the client before overridden(): {self!r}")
+        with self._client.overridden(**options):
+            closed, self._closed = self._closed, False
+            try:
+                yield self
+            finally:
+                self.close()
+                self._closed = closed
+
     # Set-up.
 
     def load_processor(self, processor_list: Iterable[BaseProcessor]) -> None:

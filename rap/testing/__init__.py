@@ -1,0 +1,25 @@
+"""Tests of services: clients, servers and whole fleets inside the process, without a socket.
+
+`TestClient` connects a real client to a real server, `Fleet` runs several replicas that tests kill,
+freeze and delay. `fake` answers the calls of a client without its server. A `FakeClock` is moved by
+hand. `handler_call` sets `rap.context` in a unit test of a handler, and `check_compatible` compares
+a server with an earlier description of it. `rap.testing.plugin` has the fixtures for pytest.
+"""
+
+from typing import TYPE_CHECKING
+
+from rap._lazy import Lazy, loader
+
+if TYPE_CHECKING:
+    from rap.testing.client import TestClient
+    from rap.testing.clock import FakeClock
+
+__all__ = ["FakeClock", "TestClient"]
+
+__getattr__ = loader(
+    __name__,
+    {
+        "FakeClock": Lazy("rap.testing.clock", "FakeClock"),
+        "TestClient": Lazy("rap.testing.client", "TestClient"),
+    },
+)
