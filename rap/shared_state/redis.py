@@ -19,7 +19,7 @@ from rap.errors import RegistryError
 from rap.redis.client import RedisClient, Script
 from rap.shared_state.base import Bucket, StateUnavailable, check_number, check_scope
 from rap.shared_state.memory import MemoryBuckets
-from rap.shared_state.redis_connections import RedisConnections
+from rap.shared_state.redis_connections import ASSUMED_INSTANCES, RedisConnections
 
 __all__ = ["RedisBuckets", "RedisNonces", "RedisState"]
 
@@ -42,9 +42,18 @@ class RedisState:
         url: The URL of Redis, as in `rap.redis.url`.
         namespace: Separates environments.
         clock: Time source while Redis is unavailable.
+        instances: Number of instances that are assumed until Redis has told it.
     """
 
-    def __init__(self, url: str, *, namespace: str = "default", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        instances: int = ASSUMED_INSTANCES,
+    ) -> None:
+        self._instances = instances
         self._url = url
         self._namespace = check_scope(namespace)
         self._clock: Clock = clock or SystemClock()
@@ -55,7 +64,11 @@ class RedisState:
 
     def connections(self, scope: str) -> RedisConnections:
         """Return a counter. All counters of one scope count together."""
-        return RedisConnections(RedisClient(self._url), f"{self._namespace}/{check_scope(scope)}")
+        return RedisConnections(
+            RedisClient(self._url),
+            f"{self._namespace}/{check_scope(scope)}",
+            assumed=self._instances,
+        )
 
     def buckets(self, scope: str) -> "RedisBuckets":
         """Return token buckets. All objects of one scope have the same buckets."""

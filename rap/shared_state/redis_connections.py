@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
+from time import monotonic
 from typing import Any
 
 from rap.errors import RegistryError
@@ -19,9 +21,12 @@ from rap.redis.client import RedisClient, Script, Value
 from rap.shared_state.base import StateUnavailable, check_number
 from rap.tasks import start_task
 
-__all__ = ["RedisConnections"]
+__all__ = ["ASSUMED_INSTANCES", "RedisConnections"]
 
 _log = logging.getLogger("rap.server")
+
+ASSUMED_INSTANCES = 8
+"""Number of instances that an instance assumes until Redis has told it."""
 
 _TTL = 10.0  # seconds
 _RENEWALS = 3  # per time to live of a lease
@@ -50,13 +55,22 @@ class RedisConnections:
         redis: The client of Redis; `aclose` closes it.
         scope: Part of the keys.
         ttl: Seconds after its last message until the connections of a dead instance are free.
+        assumed: Number of instances until Redis has told it.
 
     Attributes:
         away: Whether Redis did not answer the last command.
-        instances: Number of instances with a lease, by the last answer of Redis.
+        instances: Number of instances with a lease, by the last answer of Redis. If Redis has lost
+            its data, the number before counts until all instances have registered again.
     """
 
-    def __init__(self, redis: RedisClient, scope: str, *, ttl: float = _TTL) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        scope: str,
+        *,
+        ttl: float = _TTL,
+        assumed: int = ASSUMED_INSTANCES,
+    ) -> None:
         self._redis = redis
         self._scope = scope
         self._keys = (f"rap:lim:{{{scope}}}:n", f"rap:lim:{{{scope}}}:x")
@@ -71,7 +85,8 @@ class RedisConnections:
         self._closed = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.instances = 1
+        self.instances = assumed
+        self._full_at = -inf  # when all instances have registered again that Redis has lost
 
     def start(self) -> None:
         """Start the task that holds the lease, unless it is running."""
@@ -177,7 +192,7 @@ class RedisConnections:
             self._on_lost(requests)
         else:
             self._has_lease = True
-            self.instances = status
+            self.instances = status if monotonic() >= self._full_at else max(status, self.instances)
             for (key, request), number in zip(requests.items(), granted, strict=True):
                 self._grant(key, request, number)
         if self._unsent or self._requests:
@@ -205,6 +220,8 @@ class RedisConnections:
 
     def _on_lost(self, requests: dict[str, _Request]) -> None:
         """Send all counts and requests again, because Redis has lost this instance."""
+        if self._has_lease:
+            self._full_at = monotonic() + self._ttl
         self._has_lease = False
         self._unsent |= dict.fromkeys(self._held)
         for key, request in requests.items():

@@ -1,6 +1,7 @@
 """Shared state by URL: ``memory://``, or any Redis URL of `rap.redis.url`.
 
-``?namespace=prod`` separates environments; the default is ``default``.
+``?namespace=prod`` separates environments; the default is ``default``. ``?instances=20`` says how
+many instances share the limits, and is used until Redis has told it; the default is 8.
 """
 
 import re
@@ -13,6 +14,7 @@ from rap.shared_state.memory import MemoryState
 
 __all__ = ["state_from_url"]
 
+_MAX_INSTANCES = 100_000
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -46,6 +48,7 @@ def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state
     if not separator or scheme not in REDIS_SCHEMES:
         known = ", ".join(f"{name}://" for name in ("memory", *REDIS_SCHEMES))
         raise ValueError(f"{option}: unknown scheme {scheme!r}; known are {known}")
+    instances = _instances(options.pop("instances", None), option)
     target = f"{base}?{urlencode(options)}" if options else base
     RedisTarget.parse(target)  # reports an invalid URL even if the extra is missing
     try:
@@ -55,4 +58,14 @@ def state_from_url(url: str, *, clock: Clock | None = None, option: str = "state
             raise
         text = f"{scheme}:// needs the extra redis: install rap[redis]"
         raise ImportError(text, name="redis") from exc
-    return RedisState(target, namespace=namespace, clock=clock)
+    if instances is None:
+        return RedisState(target, namespace=namespace, clock=clock)
+    return RedisState(target, namespace=namespace, clock=clock, instances=instances)
+
+
+def _instances(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MAX_INSTANCES):
+        raise ValueError(f"{option}: instances must be 1 to {_MAX_INSTANCES}, got {text!r}")
+    return int(text)

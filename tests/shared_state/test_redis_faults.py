@@ -207,6 +207,42 @@ async def test_a_process_falls_back_to_its_share_of_a_limit(
     assert caplog.text.count("counts this instance alone, for 1/3 of it") >= 1
 
 
+@pytest.mark.parametrize(("query", "share"), [("", 5), ("&instances=4", 10), ("&instances=99", 1)])
+async def test_an_instance_that_starts_while_redis_is_away_admits_its_share(
+    own_redis: RedisServer, namespace: str, query: str, share: int
+) -> None:
+    state = state_from_url(f"{own_redis.url}?namespace={namespace}{query}")
+    bucket = Bucket(capacity=40, rate=0.001, initial=40)
+    own_redis.kill()
+    async with aclosing(state.connections("conn")) as counter, aclosing(state.buckets("b")) as it:
+        admitted = [await within(counter.acquire("a", 40)) for _ in range(40)]
+        taken = [await within(it.take("k", bucket)) == 0 for _ in range(40)]
+    assert (sum(admitted), sum(taken)) == (share, share)
+
+
+async def test_an_instance_learns_the_number_when_redis_is_there(
+    own_redis: RedisServer, namespace: str
+) -> None:
+    async with counting(own_redis.url, namespace) as (one,):
+        assert all([await one.acquire("a", 40) for _ in range(40)])
+        assert one.instances == 1
+
+
+async def test_a_redis_that_forgets_all_and_leaves_does_not_raise_the_share(
+    own_redis: RedisServer, namespace: str
+) -> None:
+    async with counting(own_redis.url, namespace, 4, ttl=60) as counters:
+        for counter in counters:
+            assert await counter.acquire("a", 40)
+        assert await counters[0].acquire("b", 40)
+        await eventually(lambda: counters[0].instances == 4)
+        own_redis.command("FLUSHALL")
+        assert await counters[0].acquire("b", 40)
+        own_redis.kill()
+        admitted = [await within(counters[0].acquire("c", 40)) for _ in range(20)]
+        assert sum(admitted) == 10
+
+
 async def test_after_an_outage_the_counts_are_right_again(
     own_redis: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -60,6 +60,12 @@ def test_a_bad_scope_is_refused(scope: str) -> None:
         state_from_url("memory://").connections(scope)
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "", "1.5", "x", "100001", "9" * 5000, "²"])
+def test_a_number_of_instances_out_of_range_is_refused(number: str) -> None:
+    with pytest.raises(ValueError, match="instances must be 1 to 100000"):
+        state_from_url(f"redis://localhost?instances={number}")
+
+
 def test_redis_is_only_needed_by_its_urls() -> None:
     program = (
         "import sys; sys.modules['redis'] = None\n"
