@@ -21,7 +21,7 @@ from chaos.shapes import DEADLINES, SHAPES, BegunError, Calls, WrongAnswerError
 from rap.client import Client
 from rap.errors import CallError, Code
 
-__all__ = ["FIELDS", "Outcome", "Plan"]
+__all__ = ["FIELDS", "SERIALS", "Outcome", "Plan"]
 
 FIELDS = 6  # numbers that are written for each call
 _TICK = 0.001  # seconds between two looks at which calls are due
@@ -30,7 +30,7 @@ _SAMPLE = 0.25  # seconds between two looks at how many calls each replica got
 _LATE = 0.03  # seconds of own lateness that are written
 _LINGER = 2.0  # seconds after the last deadline
 _MAX_ERRORS = 20_000  # that are written with their text
-_SERIALS = 1 << 40  # calls of one driver
+SERIALS = 1 << 40  # calls of one driver
 _SCRIPTED = "this replica answers with errors now"
 
 
@@ -82,7 +82,7 @@ class _Driver:
         self._changes: list[tuple[float, str, bool]] = []
         self._pauses: list[tuple[float, float]] = []
         self._samples: list[tuple[float, dict[str, int]]] = []
-        self._serial = plan.number * _SERIALS
+        self._serial = plan.number * SERIALS
 
     async def run(self) -> None:
         plan, now = self._plan, time.monotonic

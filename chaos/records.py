@@ -4,14 +4,14 @@ import json
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chaos.day import Happening
-from chaos.driver import FIELDS, Outcome
+from chaos.driver import FIELDS, SERIALS, Outcome
 from chaos.shapes import SHAPES
 
 __all__ = ["Effect", "Failure", "Found", "Second", "read_day"]
@@ -148,6 +148,15 @@ class _Call(NamedTuple):
     late: float
     number: int
 
+    @property
+    def driver(self) -> int:
+        """Number of the driver that has made it."""
+        return self.number // SERIALS
+
+    def is_of(self, happening: Happening) -> bool:
+        """Whether it has ended, or has become slow, in the time of an event."""
+        return happening.begin <= self.at + min(self.took, _SLOW) < happening.end
+
 
 def read_day(
     directory: Path,
@@ -192,7 +201,8 @@ def read_day(
     loaded = [report for report in reports if report["number"] < drivers]
     watched = [report["changes"] for report in loaded]
     served = _Served([report["samples"] for report in loaded])
-    found.effects = [_effect(calls, each, watched, served, found) for each in happenings]
+    pauses = {report["number"]: report["pauses"] for report in reports}
+    found.effects = [_effect(calls, each, watched, served, found, pauses) for each in happenings]
     return found
 
 
@@ -310,8 +320,9 @@ def _effect(
     watched: Sequence[Sequence[tuple[float, str, bool]]],
     served: _Served,
     found: Found,
+    pauses: Mapping[int, Sequence[tuple[float, float]]],
 ) -> Effect:
-    first = bisect_left(calls, (happening.begin,))
+    first = bisect_left(calls, (happening.begin - _SLOW,))
     last = bisect_left(calls, (happening.end,))
     bad = {Outcome.FAILED, Outcome.WRONG}
     disturbed = 0.0
@@ -320,10 +331,10 @@ def _effect(
     work = [call for call in calls[first:last] if call.shape == _WORK]
     worked = sum(call.outcome == Outcome.ANSWERED for call in work)
     for call in calls[first:last]:
-        if call.shape == _WORK:
+        if call.shape == _WORK or not call.is_of(happening):
             continue
         outcomes[call.outcome] += 1
-        if call.took > _SLOW or call.outcome in bad:
+        if call.outcome in bad or call.took - _lateness(call, pauses) > _SLOW:
             disturbed = max(disturbed, call.at + call.took - happening.begin)
         if call.outcome == Outcome.ANSWERED and call.at <= happening.healed:
             during.append(call.took)
@@ -343,10 +354,22 @@ def _effect(
         before,
         back,
         during[min(len(during) - 1, int(len(during) * 0.99))] if during else 0.0,
-        sum(begin <= failure.at < end for failure in found.failed),
+        sum(
+            begin <= failure.at + min(failure.ended - failure.at, _SLOW) < end
+            for failure in found.failed
+        ),
         outcomes[Outcome.BROKEN],
         worked / max(1e-9, work[-1].at - work[0].at) if work else 0.0,
     )
+
+
+def _lateness(call: _Call, pauses: Mapping[int, Sequence[tuple[float, float]]]) -> float:
+    """Return the seconds of a slow call in which its driver was late itself; 0 for others."""
+    if call.took <= _SLOW:
+        return 0.0
+    end = call.at + call.took
+    of_driver = pauses.get(call.driver, ())
+    return sum(late for at, late in of_driver if at < end and at + late > call.at)
 
 
 def _first(

@@ -156,6 +156,28 @@ def test_an_event_has_the_times_to_notice_to_recover_and_to_come_back(day: Day) 
     assert effect.back == pytest.approx(1.25)
 
 
+def test_a_call_that_the_next_event_makes_slow_belongs_to_that_event(day: Day) -> None:
+    day.happenings = [
+        Happening(KILL, 10.0, 15.0, 20.0, [], []),
+        Happening(KILL, 20.0, 25.0, 30.0, [], []),
+    ]
+    before = (14.0, 0.4, GET, Outcome.ANSWERED, 0.0, 1)
+    between = (19.9, 3.0, GET, Outcome.ANSWERED, 0.0, 2)
+    slow_already = (19.0, 0.8, GET, Outcome.ANSWERED, 0.0, 3)
+    one, other = day.read(before, between).effects
+    assert (one.disturbed, other.disturbed) == pytest.approx((4.4, 2.9))
+    one, other = day.read(slow_already, between).effects
+    assert (one.disturbed, other.disturbed) == pytest.approx((9.8, 2.9))
+
+
+def test_a_call_that_was_slow_because_its_driver_was_late_disturbs_nobody(day: Day) -> None:
+    day.happenings = [Happening(KILL, 10.0, 15.0, 20.0, [], [])]
+    day.pauses = [(13.9, 0.3)]
+    calls = [(14.0, took, GET, Outcome.ANSWERED, 0.0, 1) for took in (0.4, 0.6)]
+    assert day.read(calls[0]).effects[0].disturbed == 0.0
+    assert day.read(calls[1]).effects[0].disturbed == pytest.approx(4.6)
+
+
 def test_a_replica_that_is_not_called_any_more_is_never_back(day: Day) -> None:
     day.samples = [(float(i), {"a:1": min(i, 10), "b:1": i}) for i in range(30)]
     day.happenings = [Happening(KILL, 10.0, 15.0, 20.0, ["a:1"], ["stock-0"])]
