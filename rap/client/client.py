@@ -92,9 +92,13 @@ class Client:
             Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
-        message_timeout: Seconds that a message may stay unfinished without a further part of it.
-            After that, its call fails. A message that waits for its turn behind others may take
-            longer. Default 30 seconds, more than 0.
+        message_timeout: Seconds that a message may stay unfinished without a further part of it, or
+            with parts that bring less than `min_message_rate`. After that, its call fails. A
+            message that waits for its turn behind others may take longer. Default 30 seconds, more
+            than 0.
+        min_message_rate: Bytes per second that the further parts of an unfinished message have to
+            bring on average. A call whose message comes more slowly fails after `message_timeout`.
+            0 means that any part is enough. Default 128 bytes per second, at least 0.
         ping_fail_cnt: Number of consecutive pings without an answer after which a connection is
             closed. Each ping waits `ping_timeout` for its answer. Default 2 pings, at least 1.
         ping_timeout: Seconds that a ping waits for its answer. Default 2.5 seconds, more than 0.

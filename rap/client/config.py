@@ -139,6 +139,7 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     ] = 9
     stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
     message_timeout: Annotated[float, common.MESSAGE_TIMEOUT] = 30
+    min_message_rate: Annotated[float, common.MIN_MESSAGE_RATE] = 128
     ping_fail_cnt: Annotated[int, common.PING_FAIL_CNT] = 2
     ping_timeout: Annotated[float, common.PING_TIMEOUT] = 2.5
     ping_busy_time: Annotated[float, common.PING_BUSY_TIME] = 1.0

@@ -93,6 +93,7 @@ class Dialer:
             hello={"load": True} if reports else {},
             stall_timeout=config.stall_timeout,
             message_timeout=config.message_timeout,
+            min_message_rate=config.min_message_rate,
             max_pings=config.max_pings,
             keepalive=KeepaliveOptions(
                 idle=config.ping_sleep_time,

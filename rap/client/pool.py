@@ -49,11 +49,21 @@ class Counters:
         ejections: Times that a server was ejected for failing.
         outliers: Those of them where it failed far more calls than the other servers.
         suspicions: Times that a connection became suspect.
+        messages_cut: Calls on connections that have ended which were given up because a message
+            did not go on.
         overloaded_until: Until when some server has asked for no more calls, in seconds on the
             monotonic clock.
     """
 
-    __slots__ = ("ejections", "failed", "opened", "outliers", "overloaded_until", "suspicions")
+    __slots__ = (
+        "ejections",
+        "failed",
+        "messages_cut",
+        "opened",
+        "outliers",
+        "overloaded_until",
+        "suspicions",
+    )
 
     def __init__(self) -> None:
         self.opened = 0
@@ -61,6 +71,7 @@ class Counters:
         self.ejections = 0
         self.outliers = 0
         self.suspicions = 0
+        self.messages_cut = 0
         self.overloaded_until = 0.0
 
     def count_opened(self) -> None:
@@ -74,6 +85,10 @@ class Counters:
     def count_suspicion(self) -> None:
         """Count a connection that became suspect."""
         self.suspicions += 1
+
+    def count_cut(self, calls: int) -> None:
+        """Count calls that were given up because a message did not go on."""
+        self.messages_cut += calls
 
     def note_overload(self, until: float) -> None:
         """Note until when a server has asked for no more calls."""
@@ -272,6 +287,7 @@ class Pool:
             self.connections.discard(conn)
             self._note_end(self._opened_at.pop(conn))
             self._calls += conn.opened
+            self.counters.count_cut(conn.messages_cut)
             self.error = str(conn.error)
         self.refresh()
         self._on_change()

@@ -67,6 +67,7 @@ class ClientStatus:
         failed: Connections so far that could not be opened.
         ejections: Times so far that a server was ejected for failing.
         suspicions: Times so far that a connection was suspected to be dead.
+        messages_cut: Calls so far that were given up because a message did not go on.
         outliers: Those of them where it failed far more calls than the other servers.
         hedges: Hedged requests so far.
         rescues: Second attempts so far of calls that waited in vain.
@@ -89,6 +90,7 @@ class ClientStatus:
     failed: int
     ejections: int
     suspicions: int
+    messages_cut: int
     outliers: int
     hedges: int
     rescues: int
@@ -121,6 +123,7 @@ def client_status(client: StatusSource) -> ClientStatus:
         failed=counters.failed,
         ejections=counters.ejections,
         suspicions=counters.suspicions,
+        messages_cut=counters.messages_cut + sum(conn.messages_cut for conn in connections),
         outliers=counters.outliers,
         hedges=0 if budget is None else budget.hedges,
         rescues=0 if budget is None else budget.rescues,

@@ -173,6 +173,11 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _sum(lambda it: it.suspicions),
     ),
     Row(
+        "rap_client_messages_cut_total",
+        "Calls given up because a message did not go on, or came too slowly.",
+        _sum(lambda it: it.messages_cut),
+    ),
+    Row(
         "rap_client_hedges_total",
         "Hedged attempts sent.",
         _sum(lambda it: it.hedges),

@@ -128,6 +128,7 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
     timeout: Annotated[float, common.TIMEOUT] = 9
     stall_timeout: Annotated[float, common.STALL_TIMEOUT] = 10
     message_timeout: Annotated[float, common.MESSAGE_TIMEOUT] = 30
+    min_message_rate: Annotated[float, common.MIN_MESSAGE_RATE] = 128
     handshake_timeout: Annotated[float, common.HANDSHAKE_TIMEOUT] = 5
     keep_alive: Annotated[float | None, common.KEEP_ALIVE] = 1200
     run_timeout: Annotated[

@@ -116,6 +116,7 @@ class ConnectionManager:
             timeout=config.timeout,
             stall_timeout=config.stall_timeout,
             message_timeout=config.message_timeout,
+            min_message_rate=config.min_message_rate,
             handshake_timeout=config.handshake_timeout,
             idle_timeout=config.keep_alive,
             max_cancels=config.max_cancels,
@@ -128,7 +129,7 @@ class ConnectionManager:
         self._listeners: list[Listener] = []
         self._connections: set[Connection] = set()
         self._calls = 0  # opened on connections that have ended
-        self._cancel_pauses = self._cancels_excessive = 0  # of such connections
+        self._cancel_pauses = self._cancels_excessive = self._messages_cut = 0  # likewise
         self.versions_refused = 0
         self._mismatches: set[tuple[str, str]] = set()  # that were logged: host and error
         self._dispatcher: Dispatcher | None = None
@@ -168,6 +169,11 @@ class ConnectionManager:
         """Connections whose client was told to go away because it cancels most of its calls."""
         open_ones = sum([conn.cancels_excessive for conn in self._connections])
         return self._cancels_excessive + open_ones
+
+    @property
+    def messages_cut(self) -> int:
+        """Calls that were ended because a message did not go on, or came too slowly."""
+        return self._messages_cut + sum([conn.messages_cut for conn in self._connections])
 
     @property
     def tokens_refused(self) -> int | None:
@@ -422,6 +428,7 @@ class ConnectionManager:
         self._calls += conn.opened
         self._cancel_pauses += conn.cancel_pauses
         self._cancels_excessive += conn.cancels_excessive
+        self._messages_cut += conn.messages_cut
         if not self._connections:
             self._empty.set()
 

@@ -86,9 +86,13 @@ class Server:
             written. After that, the connection is closed. Default 9 seconds, more than 0.
         stall_timeout: Seconds that unread streams may hold the whole connection window. After that,
             the stream that has been unread the longest is reset. Default 10 seconds, more than 0.
-        message_timeout: Seconds that a message may stay unfinished without a further part of it.
-            After that, its call fails. A message that waits for its turn behind others may take
-            longer. Default 30 seconds, more than 0.
+        message_timeout: Seconds that a message may stay unfinished without a further part of it, or
+            with parts that bring less than `min_message_rate`. After that, its call fails. A
+            message that waits for its turn behind others may take longer. Default 30 seconds, more
+            than 0.
+        min_message_rate: Bytes per second that the further parts of an unfinished message have to
+            bring on average. A call whose message comes more slowly fails after `message_timeout`.
+            0 means that any part is enough. Default 128 bytes per second, at least 0.
         handshake_timeout: Seconds for a new connection to send its Hello. After that, it is closed.
             Default 5 seconds, more than 0.
         keep_alive: Seconds without a call after which the server sends GoAway on a connection.

@@ -42,6 +42,7 @@ def limits_of(server: Server) -> Iterator[Limit]:
     yield Limit("max_connections", manager.limit.refused)
     yield Limit("max_memory", 0 if manager.memory is None else manager.memory.refused)
     yield Limit("max_cancels", manager.cancels_excessive)
+    yield Limit("message_timeout", manager.messages_cut)
     for each in (*server.middlewares, *server.processors):
         if isinstance(each, BaseConnMiddleware | LimitProcessor):
             yield Limit(type(each).__name__, each.refused, getattr(each, "alone", None))

@@ -516,6 +516,11 @@ class Connection(asyncio.Protocol):
             await asyncio.shield(self._drain_waiter)
 
     @property
+    def messages_cut(self) -> int:
+        """Number of calls that were ended because a message did not go on."""
+        return self.watchdog.messages_cut
+
+    @property
     def opened(self) -> int:
         """Number of streams that the client has opened so far, counted by their ids."""
         protocol = self.protocol

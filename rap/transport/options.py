@@ -25,6 +25,7 @@ __all__ = [
     "MAX_PINGS",
     "MAX_UNFINISHED",
     "MESSAGE_TIMEOUT",
+    "MIN_MESSAGE_RATE",
     "PING_BUSY_TIME",
     "PING_FAIL_CNT",
     "PING_SLEEP_TIME",
@@ -69,10 +70,19 @@ MAX_CONNECTION_AGE = Option(
     above=0,
 )
 MESSAGE_TIMEOUT = Option(
-    "Seconds that a message may stay unfinished without a further part of it. After that, its call "
-    "fails. A message that waits for its turn behind others may take longer.",
+    "Seconds that a message may stay unfinished without a further part of it, or with parts that "
+    "bring less than `min_message_rate`. After that, its call fails. A message that waits for its "
+    "turn behind others may take longer.",
     "seconds",
     above=0,
+)
+MIN_MESSAGE_RATE = Option(
+    "Bytes per second that the further parts of an unfinished message have to bring on average. A "
+    "call whose message comes more slowly fails after `message_timeout`. 0 means that any part is "
+    "enough.",
+    "bytes per second",
+    least=0,
+    finite=True,
 )
 MAX_CONNECTION_GRACE = Option(
     "Seconds for which an idle or old connection may stay after the server has asked the client to "
@@ -215,6 +225,7 @@ class ConnectionOptions(Options, frozen=True, kw_only=True):
     timeout: Annotated[float, TIMEOUT] = 9.0
     stall_timeout: Annotated[float, STALL_TIMEOUT] = 10.0
     message_timeout: Annotated[float, MESSAGE_TIMEOUT] = 30.0
+    min_message_rate: Annotated[float, MIN_MESSAGE_RATE] = 128.0
     handshake_timeout: Annotated[float, HANDSHAKE_TIMEOUT] = 5.0
     idle_timeout: Annotated[float | None, KEEP_ALIVE] = None
     max_age: Annotated[float | None, MAX_CONNECTION_AGE] = None

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rap.address import Peer
 from rap.clock import Clock, Timer, timer_of
@@ -148,6 +148,7 @@ class Watchdog:
         busy: The timer fires soon enough for a connection with open calls.
         keepalive: State of its pings.
         max_age: Seconds after which the peer is asked to leave; `None`: never.
+        messages_cut: Calls that were ended because a message did not go on.
         suspicion: Whether the peer is suspected to be gone; `None`: it never is.
     """
 
@@ -175,6 +176,7 @@ class Watchdog:
         "busy",
         "keepalive",
         "max_age",
+        "messages_cut",
         "suspicion",
     )
 
@@ -191,6 +193,7 @@ class Watchdog:
         self.at = inf
         self.busy = False
         self.keepalive = Keepalive(conn.options.keepalive, now)
+        self.messages_cut = 0
         self.max_age = None if max_age is None else max_age * age_factor
         self.suspicion = Suspicion(now) if suspicious else None
         self._conn = conn
@@ -448,12 +451,18 @@ class Watchdog:
             return inf
         if self._unfinished is None:
             self._unfinished = Unfinished(now)
-        limit = self._conn.options.message_timeout
-        for stream in self._unfinished.observe(self._conn.streams.values(), now, limit):
+        limit, rate = self._conn.options.message_timeout, self._conn.options.min_message_rate
+        for stream, still in self._unfinished.observe(
+            self._conn.streams.values(), now, limit, rate
+        ):
             if protocol.starved:
                 break  # the peer has no credit
+            self.messages_cut += 1
             size, is_new = stream.parts_size, stream.parts_kind == OPEN
             message = f"a message broke off: no part came for {limit:g} s after {size} bytes"
+            if still < limit:
+                message = f"a message comes too slowly: {size} bytes so far, less than {rate:g}/s"
+                message += f" for {limit:g} s, which is min_message_rate"
             details = {"limit": "message_timeout"}
             flags = UNSERVED if is_new else 0
             self._conn.reset(stream, Code.RESOURCE_EXHAUSTED, message, details, flags)
@@ -604,8 +613,25 @@ class Stalls:
         return sorted(self._unread, key=lambda stream: self._unread[stream][1])
 
 
+class _Part(NamedTuple):
+    """A message that has arrived in part.
+
+    Args:
+        size: Its bytes so far.
+        since: Since when it has not gone on, at the least pace.
+        changed_at: When its last part was seen.
+    """
+
+    size: int
+    since: float
+    changed_at: float
+
+
 class Unfinished:
     """Since when messages that have arrived in part have not gone on.
+
+    A part takes as long as its bytes do at the least pace. So a message of which a byte comes each
+    second does not go on, and one that comes in bursts does.
 
     Args:
         now: Seconds on the monotonic clock.
@@ -614,32 +640,50 @@ class Unfinished:
     __slots__ = ("_progress_at", "_seen")
 
     def __init__(self, now: float) -> None:
-        # By the id of the stream: its bytes, and since when. The stream itself would be kept alive.
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, _Part] = {}  # by the id of the stream, which is not kept alive so
         self._progress_at = now
 
-    def observe(self, streams: Iterable[Any], now: float, limit: float) -> list[Any]:
+    def observe(
+        self, streams: Iterable[Any], now: float, limit: float, rate: float
+    ) -> list[tuple[Any, float]]:
         """Return the streams whose message has not gone on for `limit` seconds.
 
         If unread messages are before it, the reader on this side is slow, and not the peer. Of a
         message that waits for its turn, only the first piece has come (PROTOCOL.md §6.3): it has
         time for as long as others go on.
+
+        Args:
+            streams: All streams of the connection.
+            now: Seconds on the monotonic clock.
+            limit: Seconds.
+            rate: Bytes per second that are the least pace; 0: each part is progress.
+
+        Returns:
+            The streams, each with the seconds since the last part of its message.
         """
         before, self._seen = self._seen, {}
-        stopped: list[Any] = []
+        unfinished: list[Any] = []
         for stream in streams:
             if stream.parts is None:
                 continue
-            size = stream.parts_size
-            known, since = before.get(stream.id, (-1, now))
-            if size != known or stream.held:
-                since = now
-            if size != known:
+            size, known = stream.parts_size, before.get(stream.id)
+            if known is None or size < known.size or stream.held:
+                part = _Part(size, now, now)
+            elif size == known.size:
+                part = known
+            else:
+                took = (size - known.size) / rate if rate else inf
+                part = _Part(size, min(now, known.since + took), now)
+            if part.since == now and (known is None or size != known.size):
                 self._progress_at = now
-            self._seen[stream.id] = (size, since)
-            stopped.append(stream)
-        return [stream for stream in stopped if now - self._since(stream) >= limit]
+            self._seen[stream.id] = part
+            unfinished.append(stream)
+        return [
+            (stream, now - self._seen[stream.id].changed_at)
+            for stream in unfinished
+            if now - self._since(stream) >= limit
+        ]
 
     def _since(self, stream: Any) -> float:
-        size, since = self._seen[stream.id]
+        size, since, _ = self._seen[stream.id]
         return max(since, self._progress_at) if size <= _FIRST_PIECE else since

@@ -542,6 +542,40 @@ async def test_a_message_that_does_not_go_on_is_reset_and_its_bytes_are_free() -
         assert not side.conn.protocol.unfinished
 
 
+@pytest.mark.parametrize("begin", [1, 5000])
+async def test_a_message_that_comes_byte_by_byte_is_reset(begin: int) -> None:
+    async with facing(PATIENT) as side:
+        await side.send(part(1, begin, OPEN), part(3, begin, OPEN))
+        for _ in range(33):
+            await calm(side, 1)
+            await side.send(part(1, 1), part(3, 1))
+        assert not side.conn.streams
+        assert side.conn.messages_cut == 2
+        reset = await side.receive_kind(RESET)
+        code, message, details = read_reset(reset.body)
+        assert (code, details) == (Code.RESOURCE_EXHAUSTED, {"limit": "message_timeout"})
+        assert message.startswith(f"a message comes too slowly: {begin + 31} bytes so far, less")
+
+
+@pytest.mark.parametrize(("size", "pause"), [(130, 1), (3300, 25)])
+async def test_a_message_that_keeps_to_the_least_pace_has_time(size: int, pause: int) -> None:
+    async with facing(PATIENT) as side:
+        await side.send(part(1, size, OPEN))
+        for _ in range(200 // pause):
+            await calm(side, pause)
+            await side.send(part(1, size))
+        assert list(side.conn.streams) == [1]
+
+
+async def test_without_a_least_pace_each_part_is_enough() -> None:
+    async with facing(PATIENT.replace(min_message_rate=0.0)) as side:
+        await side.send(part(1, 1, OPEN))
+        for _ in range(100):
+            await calm(side, 1)
+            await side.send(part(1, 1))
+        assert list(side.conn.streams) == [1]
+
+
 async def test_a_message_that_waits_for_its_turn_has_time_while_others_go_on() -> None:
     async with facing(PATIENT) as side:
         await side.send(part(1, KIB, OPEN), part(3, 5000, OPEN))
