@@ -16,6 +16,7 @@ from rap.server.signals import is_ctrl_c
 from rap.tasks import start_task
 from rap.transport import Connection
 from rap.transport.connection import close_all
+from rap.transport.farewell import Farewell
 from rap.transport.listen import Handshake
 from rap.transport.rate_limit import TokenBucket
 
@@ -122,7 +123,7 @@ class ConnectionLimit:
         self._reason = reason
         self._log = log
         self._log_pace = Pace(_LOG_PAUSE, clock.monotonic)
-        self._leaving: set[Connection] = set()
+        self._leaving: dict[Connection, Farewell] = {}  # the one that came first is the first
 
     def accept_handshake(self, handshake: Handshake, count: int) -> bool:
         """Count a TLS handshake that begins beside `count` connections; `False`: it was ended."""
@@ -137,19 +138,23 @@ class ConnectionLimit:
         if count - len(self._leaving) < self.most:
             return True
         self._refuse()
-        conn.go_away(final=True, code=Code.RESOURCE_EXHAUSTED, message=self._text)
-        loop = asyncio.get_running_loop()
-        if len(self._leaving) < _LEAVING:
-            self._leaving.add(conn)
-            # Closing at once, with unread bytes, may destroy the GoAway.
-            loop.call_later(_LEAVE_TIMEOUT, conn.begin_close)
-        else:
-            loop.call_soon(conn.begin_close)
+        farewell = conn.turn_away(Code.RESOURCE_EXHAUSTED, self._text)
+        if len(self._leaving) >= _LEAVING:
+            self._close_one()
+        self._leaving[conn] = farewell
+        asyncio.get_running_loop().call_later(_LEAVE_TIMEOUT, conn.begin_close)
         return False
 
     def release(self, conn: Connection) -> None:
         """Forget a connection that has ended."""
-        self._leaving.discard(conn)
+        self._leaving.pop(conn, None)
+
+    def _close_one(self) -> None:
+        """Close a refused connection: one that is over, or the one that has had the most time."""
+        heard = (conn for conn, farewell in self._leaving.items() if farewell.heard)
+        conn = next(heard, None) or next(iter(self._leaving))
+        del self._leaving[conn]
+        conn.begin_close()
 
     @property
     def _text(self) -> str:

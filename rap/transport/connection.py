@@ -33,6 +33,7 @@ from rap.errors import (
     decode_error,
 )
 from rap.foreign import one_line
+from rap.transport.farewell import Farewell
 from rap.transport.fork import descriptors_of, let_go_in_children
 from rap.transport.options import ConnectionOptions
 from rap.transport.rate_limit import TokenBucket
@@ -167,6 +168,7 @@ class Connection(asyncio.Protocol):
         "_deferred",
         "_drain_waiter",
         "_expired",
+        "_farewell",
         "_flush_callback",
         "_handler",
         "_idle_bucket",
@@ -290,6 +292,7 @@ class Connection(asyncio.Protocol):
         self.error: RapError | None = None
         self.pins = 0
         self.gate: AdmissionGate | None = None
+        self._farewell: Farewell | None = None
         self.ended: asyncio.Future[None] = self.new_future()
         self.handshake: asyncio.Future[None] = self.new_future()
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -601,12 +604,22 @@ class Connection(asyncio.Protocol):
 
     def go_away(self, *, final: bool = False, code: Code = Code.OK, message: str = "") -> None:
         """Announce a drain; `final`: what the peer opens from now on is not served."""
-        if self.closed:
+        if self.closed or self._farewell is not None:
             return
         self._begin_drain()
         last_id = self.protocol.last_id if final else MAX_STREAM_ID
         self.protocol.go_away(last_id, code, message)
         self._flush_soon()
+
+    def turn_away(self, code: Code, message: str) -> Farewell:
+        """On a server, refuse a connection that was just made, and let its client read why.
+
+        It still has to be closed, by `begin_close`.
+        """
+        self.go_away(final=True, code=code, message=message)
+        self._flush()
+        self._farewell = Farewell(self, self.transport)
+        return self._farewell
 
     def dismiss(self, code: Code, message: str) -> None:
         """On a server, end the connection now, and tell the client why.
@@ -617,7 +630,8 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         error = ConnectionClosed(f"connection with {self.peer} closed by this side: {message}")
-        if self.gate is not None or self.transport.is_closing():
+        is_held = self.gate is not None or self._farewell is not None
+        if is_held or self.transport.is_closing():
             self.abort(error)
             return
         self.go_away(final=True, code=code, message=message)
@@ -640,7 +654,7 @@ class Connection(asyncio.Protocol):
     def begin_close(self) -> None:
         """Write what is queued, and close; `ended` is done when the connection has ended."""
         if not self.closed:
-            if self.gate is None:
+            if self.gate is None and self._farewell is None:
                 self._flush()
             self._close_transport(
                 ConnectionClosed(f"connection with {self.peer} closed by this side")

@@ -3,6 +3,8 @@
 import asyncio
 import resource
 import socket
+import ssl
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from rap.server.process_limits import default_max_connections
 from rap.server.stats import limits_of
 from rap.wire.frames import GOAWAY, HELLO, parse_frames, read_go_away
 from tests.loopback import calling, eventually, serving, within
+from tests.transport.certificates import Certificates
 from tests.wire.endpoints import hello
 
 
@@ -67,6 +70,80 @@ async def test_many_refused_connections_at_once_hold_few_descriptors() -> None:
         assert await client.raw_call("add", 1, 2) == 3
         for sock in socks:
             sock.close()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+async def what_a_client_reads(port: int, **options: Any) -> tuple[bytes, Exception | None]:
+    """Connect, say Hello at once, and return everything that comes, and how that ended."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    data, end = b"", None
+    try:
+        writer.write(hello().encode())
+        while part := await reader.read(1024):
+            data += part
+    except ConnectionError as error:
+        end = error
+    finally:
+        writer.transport.abort()
+    return data, end
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_many_clients_that_are_refused_at_once_read_why(
+    is_tls: bool, certificates: Certificates
+) -> None:
+    options: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    if is_tls:
+        pair = certificates.server
+        options = {"ssl_crt_path": pair.crt_path, "ssl_key_path": pair.key_path}
+        trusting = ssl.create_default_context(cafile=certificates.authority.crt_path)
+        context = {"ssl": trusting, "server_hostname": "localhost"}
+    async with serving(add, max_connections=1, **options) as server:
+        port = server.addresses[0].port
+        _, first = await asyncio.open_connection("127.0.0.1", port, **context)
+        first.write(hello().encode())
+        await eventually(lambda: len(server.connection_manager.connections) == 1)
+        count = 12 if is_tls else 100  # handshakes beyond the sixteenth end at once
+        found = await within(
+            asyncio.gather(*(what_a_client_reads(port, **context) for _ in range(count)))
+        )
+        first.transport.abort()
+    assert refused(server) == count
+    assert [end for _, end in found if end is not None] == []
+    assert sum(b"takes no more" in data for data, _ in found) == count
+
+
+async def test_a_refused_client_that_sends_late_or_much_is_not_cut_before_it_has_read() -> None:
+    async with serving(add, max_connections=1) as server, calling(server) as client:
+        await client.raw_call("add", 1, 2)
+        port = server.addresses[0].port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await eventually(lambda: refused(server) == 1)
+        writer.write(hello().encode() + b"x" * 100_000)
+        assert b"takes no more" in await within(reader.read())
+        writer.close()
+        await eventually(lambda: len(server.connection_manager.connections) == 1)
+
+
+async def test_a_drain_and_a_withdrawal_leave_refused_connections_alone() -> None:
+    async with serving(add, max_connections=1) as server, calling(server) as client:
+        await client.raw_call("add", 1, 2)
+        port = server.addresses[0].port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await eventually(lambda: refused(server) == 1)
+        connections = server.connection_manager
+        connections.set_draining(True)
+        (leaving,) = [each for each in connections.connections if each.peer_hello == {}]
+        leaving.go_away(message="late")
+        assert b"takes no more" in await within(reader.read())
+        leaving.dismiss(Code.UNAUTHENTICATED, "withdrawn")
+        await within(asyncio.shield(leaving.ended))
+        writer.close()
 
 
 def test_the_default_leaves_a_reserve_of_the_limit_of_the_system() -> None:
