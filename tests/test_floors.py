@@ -31,6 +31,7 @@ LAYERS = [
         "options",
         "tasks",
         "notify",
+        "collisions",
     ],
     ["wire", "redis"],
     ["transport", "registry", "balance", "shared_state"],

@@ -20,6 +20,7 @@ __all__ = [
     "Serializer",
     "check_levels",
     "check_size",
+    "joined",
     "reason",
     "strictest",
 ]
@@ -45,6 +46,8 @@ class Kind(NamedTuple):
             types.
         keep_offsets: Value → a value whose datetimes keep their offset when it is encoded; `None`
             if it has no datetimes.
+        keys: The check of the keys that the type declares, for whoever decodes; `None` if nobody
+            can choose them so that they collide. See `rap.schema.keys`.
     """
 
     hint: Any
@@ -52,11 +55,15 @@ class Kind(NamedTuple):
     guard: Guard | None
     fitting: frozenset[type] | None
     keep_offsets: Callable[[Any], Any] | None = None
+    keys: Guard | None = None
 
     def decode_checked(self, body: Body) -> Any:
         """Decode one argument of a body whose depth and elements are checked, but not its keys."""
+        view = memoryview(body)  # a `msgspec.Raw` has no items
         if self.guard is check_body:
-            check_body(body)
+            check_body(view)
+        if self.keys is not None:
+            self.keys(view)
         return self.decode(body)
 
 
@@ -117,6 +124,7 @@ class ArgumentCodec:
         self._guard = strictest(
             [kind.guard for kind in kinds.values()] + [check_size] * bool(others)
         )
+        self._full_guard = joined(self._guard, [kind.keys for kind in kinds.values()])
         self._short = self._short_decoder()
         self.has_keywords = len(others) > (self._rest is not None)
 
@@ -182,7 +190,7 @@ class ArgumentCodec:
         self,
     ) -> tuple[Callable[[Body], Args], Callable[[Body], tuple[Args, Kwargs | None]]]:
         """Return the functions that decode positional arguments, and all arguments."""
-        name, guard, short, long = self._name, self._guard, self._short, self._decode
+        name, guard, short, long = self._name, self._full_guard, self._short, self._decode
 
         def decode_args(body: Body) -> Args:
             try:
@@ -298,8 +306,8 @@ class ArgumentCodec:
             if not kwargs:
                 with suppress(Exception):  # then the rest of this says why
                     body = self._serializer.encode(args)
-                    if self._guard is not None:
-                        self._guard(body)
+                    if self._full_guard is not None:
+                        self._full_guard(body)
                     return self._short(body), None
         bound = self._bind(args, kwargs)
         for name, value in bound.arguments.items():
@@ -323,8 +331,7 @@ class ArgumentCodec:
 def check_levels(body: Body) -> None:
     """Guard a type with open parts that declares maps whose keys are numbers, times or arrays.
 
-    A peer may send any number of such keys in the declared maps. So they are not limited in the
-    open parts either.
+    Such keys are checked by `Kind.keys`, in the open parts too.
 
     Raises:
         ValueError: The body is nested too deep, or holds too many elements.
@@ -342,6 +349,19 @@ def check_size(body: Body) -> None:
     """
     if len(body) > MAX_ELEMENTS:
         check_body(body, any_keys=True)
+
+
+def joined(guard: Guard | None, others: Sequence[Guard | None]) -> Guard | None:
+    """Return a guard that does the work of all."""
+    guards = [each for each in (guard, *dict.fromkeys(others)) if each is not None]
+    if len(guards) < 2:
+        return guards[0] if guards else None
+
+    def check_all(body: Body) -> None:
+        for each in guards:
+            each(body)
+
+    return check_all
 
 
 def strictest(guards: Sequence[Guard | None]) -> Guard | None:

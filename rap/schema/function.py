@@ -10,7 +10,7 @@ A body of arguments, a result or an item nests at most `MAX_DEPTH` levels and ho
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from types import FunctionType, NoneType
 from typing import Any
@@ -32,9 +32,11 @@ from rap.schema.arguments import (
     Serializer,
     check_levels,
     check_size,
+    joined,
     reason,
     strictest,
 )
+from rap.schema.keys import declares_keys, inner_types, key_guard
 from rap.schema.plain import can_convert, from_plain, refuse_constraints, to_plain
 from rap.schema.signature import (
     ASYNC_ITERATORS,
@@ -313,6 +315,7 @@ def _value_codec(
 ) -> tuple[Callable[[Any], bytes], Callable[[Body], Any]]:
     """Return the functions that encode and decode one value."""
     typed, guard, fitting = kind.decode, kind.guard, kind.fitting
+    full_guard = joined(guard, [kind.keys])
 
     def encode(value: Any) -> bytes:
         try:
@@ -327,8 +330,8 @@ def _value_codec(
 
     def decode(body: Body) -> Any:
         try:
-            if guard is not None and len(body) > MAX_DEPTH:
-                guard(body)
+            if full_guard is not None and len(body) > MAX_DEPTH:
+                full_guard(body)
             return typed(body)
         except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc
@@ -348,6 +351,7 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
     typed = Decoder(list.__class_getitem__(kind.hint), dec_hook=from_plain).decode
     any_keys = kind.guard is not check_body
     is_deep = kind.guard in (check_body, check_levels)
+    check_declared = kind.keys
 
     def decode_items(body: Body) -> list[Any]:
         try:
@@ -358,6 +362,8 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
                     max_elements=2 * MAX_ELEMENTS,
                     any_keys=any_keys,
                 )
+            if check_declared is not None:
+                check_declared(body)
             items: list[Any] = typed(body)
         except Exception as exc:  # as above
             raise error(f"{where}: {reason(exc)}") from exc
@@ -391,9 +397,10 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
         name = inspect.formatannotation(hint)
         raise RegistrationError(f"{where}: type {name} cannot be sent: {exc}") from exc
     guard = _guard(node, {})
-    if guard is check_body and _declares_keys(node, set()):
+    if guard is check_body and declares_keys(node):
         guard = check_levels
-    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node))
+    keys = key_guard(node)
+    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node), keys)
 
 
 def _check(hint: Any) -> nodes.Type:
@@ -421,7 +428,7 @@ def _may_have_datetimes(node: nodes.Type, seen: set[int]) -> bool:
     if id(node) in seen:
         return False
     seen.add(id(node))
-    return any(_may_have_datetimes(inner, seen) for inner in _inner(node))
+    return any(_may_have_datetimes(inner, seen) for inner in inner_types(node))
 
 
 def _channel_result(
@@ -469,44 +476,9 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
     if id(node) in pending:
         return None
     pending[id(node)] = True
-    guards = [_guard(inner, pending) for inner in _inner(node)]
+    guards = [_guard(inner, pending) for inner in inner_types(node)]
     pending[id(node)] = False
     return strictest([*guards, check_size if isinstance(node, _CONTAINERS) else None])
-
-
-# Keys that `check_body` limits, because they are sent as numbers, times or arrays.
-_LIMITED_KEYS = (
-    nodes.IntType
-    | nodes.FloatType
-    | nodes.DateTimeType
-    | nodes.CollectionType
-    | nodes.TupleType
-    | nodes.NamedTupleType
-)
-
-
-def _declares_keys(node: nodes.Type, seen: set[int]) -> bool:
-    """Return whether a type has a map that is declared to have keys which `check_body` limits."""
-    if id(node) in seen:
-        return False
-    seen.add(id(node))
-    if isinstance(node, nodes.DictType):
-        key = node.key_type
-        keys = key.types if isinstance(key, nodes.UnionType) else (key,)
-        if any(isinstance(each, _LIMITED_KEYS) for each in keys):
-            return True
-    return any(_declares_keys(inner, seen) for inner in _inner(node))
-
-
-def _inner(node: Any) -> Iterator[nodes.Type]:
-    """Yield the types that a type contains."""
-    for name in ("item_type", "key_type", "value_type"):
-        if hasattr(node, name):
-            yield getattr(node, name)
-    for name in ("types", "item_types"):
-        yield from getattr(node, name, ())
-    for field in getattr(node, "fields", ()):
-        yield field.type
 
 
 _SIMPLE: tuple[tuple[nodes.Type, tuple[type, ...]], ...] = (

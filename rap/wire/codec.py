@@ -6,19 +6,22 @@ and nearly always without visiting single values.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from msgpack import Packer, Unpacker, packb, unpackb
 from msgpack.exceptions import StackError, UnpackException
 
+from rap.collisions import CollidingKeysError, Kind, Trial
+
 __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
-    "MAX_NUMBER_KEYS",
+    "MAX_OTHER_KEYS",
     "MAX_SMALL",
     "batch_header",
     "check_body",
+    "check_keys",
     "pack",
     "unpack",
     "unpack_small",
@@ -26,7 +29,7 @@ __all__ = [
 
 MAX_DEPTH = 32
 MAX_ELEMENTS = 100_000
-MAX_NUMBER_KEYS = 4096  # of one map; as many crafted ones take about 10 ms
+MAX_OTHER_KEYS = 4096  # times and extensions in one map; as many crafted ones take about 10 ms
 
 MAX_SMALL = 16 * 1024  # bytes of a value that costs a peer nothing to send
 
@@ -37,9 +40,11 @@ _SMALL = 16  # bytes of a small scalar
 # Every byte that cannot be the first byte of an array or a map.
 _NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 _EMPTY_ARRAY = b"\x90"
-_LARGE_MAP = 64  # entries; fewer keys that collide take some 60 us
-# What every such map with a length of two bytes begins with, and other values may have.
+_LARGE = 64  # entries or items; fewer keys that collide take some 60 us
+_MANY_NUMBERS = 1024  # fewer numbers that collide take less than 0.5 ms
+# What every such map or array with a length of two bytes begins with, and other values may have.
 _may_be_large_map = re.compile(rb"\xde(?:[^\x00]|\x00[\x40-\xff])", re.DOTALL).search
+_may_be_large_array = re.compile(rb"\xdc(?:[^\x00]|\x00[\x40-\xff])", re.DOTALL).search
 _ARRAY_OF_ONE = b"\x91"
 
 # A packer keeps its buffer, so packing must not be interrupted by another thread that uses it.
@@ -121,17 +126,18 @@ def check_body(
 
     The hashes of arrays and numbers have no secret, so a peer can choose keys that collide: 365 KB
     of such arrays take seconds to decode. Maps of fewer than 64 entries are not looked at, because
-    their keys can do no harm.
+    their keys can do no harm. `rap.collisions` tells which numbers collide.
 
     Args:
         body: One msgpack value.
         max_depth: Arrays and maps inside each other; a scalar has depth 0, ``[]`` has 1.
         max_elements: Values in all containers together; keys count too.
-        any_keys: Allow all keys, for types that declare theirs.
+        any_keys: Allow all keys, for types that declare theirs; see `check_keys`.
 
     Raises:
         ValueError: A limit is exceeded; the message has the limit. Or a map has keys that are
-            arrays or maps, or more than `MAX_NUMBER_KEYS` that are neither text nor bytes.
+            arrays or maps, or numbers that collide, or more than `MAX_OTHER_KEYS` that are neither
+            text, bytes nor numbers.
     """
     # One byte makes at most one level and at most one element.
     size = len(body)
@@ -139,51 +145,162 @@ def check_body(
         return
     if size > max_elements:
         if _scan(body, max_depth, max_elements) and not any_keys:
-            _check_keys(body)
+            _check_open_keys(body)
         return
     # Text and small numbers hold no container bytes: most bodies are decided here.
     raw = body if type(body) is bytes else bytes(body)
     containers = raw.translate(None, _NOT_CONTAINERS)
     if len(containers) > max_depth:
         _check_depth(body, max_depth)
-    if size < 2 * _LARGE_MAP or any_keys:
+    if size < 2 * _LARGE or any_keys:
         return
     if b"\xdf" in containers or (b"\xde" in containers and _may_be_large_map(raw)):
-        _check_keys(body)
+        _check_open_keys(raw)
 
 
-def _check_keys(body: bytes | memoryview) -> None:
+def check_keys(
+    body: bytes | memoryview,
+    *,
+    arrays: bool = False,
+    as_tuples: bool = False,
+    readers: Sequence[Callable[[bytes], Sequence[Any]]] = (),
+) -> None:
+    """Refuse keys that collide in a body whose type declares its keys.
+
+    Args:
+        body: One msgpack value.
+        arrays: The type has sets, so all arrays of the body are checked as well as the maps.
+        as_tuples: The items of sets may be arrays.
+        readers: Bytes of an array → the keys or items in it, for types whose hash is not that of
+            the number or the array that is sent. They raise for other types.
+
+    Raises:
+        CollidingKeysError: A map or an array has keys that collide.
+        ValueError: The body is malformed.
+    """
+    if len(body) < 2 * _LARGE:
+        return
+    raw = body if type(body) is bytes else bytes(body)
+    containers = raw.translate(None, _NOT_CONTAINERS)
+    maps = b"\xdf" in containers or (b"\xde" in containers and _may_be_large_map(raw))
+    if not maps:
+        if not arrays:
+            return
+        if not (b"\xdd" in containers or (b"\xdc" in containers and _may_be_large_array(raw))):
+            return
+    trial = Trial()
+
+    def check(keys: list[Any], kind: Kind, as_tuples: bool) -> None:
+        kinds = {*map(type, keys)}
+        if list in kinds and as_tuples:
+            trial.check([_as_tuple(key) for key in keys if type(key) in _CHOSEN], kind)
+        elif kinds & _NUMBERS and len(keys) >= _MANY_NUMBERS:
+            trial.check(_numbers(keys, kinds), kind)
+        for read in readers:
+            trial.check(_read_keys(read, keys), kind)
+
+    def on_map(pairs: list[tuple[Any, Any]]) -> list[Any]:
+        if len(pairs) >= _LARGE:
+            check([key for key, _ in pairs], dict, True)
+        return []
+
+    def on_array(items: list[Any]) -> list[Any]:
+        if len(items) >= _LARGE:
+            check(items, set, as_tuples)
+        return items
+
+    _walk(raw, on_map, on_array if arrays else None)
+
+
+def _check_open_keys(body: bytes | memoryview) -> None:
     """Refuse keys whose hashes a peer can choose, before any key is hashed."""
-    try:
-        unpackb(
-            body,
-            raw=True,
-            strict_map_key=False,
-            object_pairs_hook=_refuse_keys,
-            ext_hook=_ignore_extension,
-        )
-    except _BadKeyError as exc:
-        raise ValueError(str(exc)) from None
-    except (UnpackException, ValueError, TypeError, OverflowError, RecursionError) as exc:
-        raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
+    trial = Trial()
+
+    def on_map(pairs: list[tuple[Any, Any]]) -> list[Any]:
+        keys = [key for key, _ in pairs]
+        kinds = {*map(type, keys)}
+        if list in kinds:
+            raise _BadKeyError("a key of a map is an array or a map")
+        if len(keys) >= _MANY_NUMBERS and not kinds <= _SALTED:
+            numbers = _numbers(keys, kinds)
+            trial.check(numbers, dict)
+            others = len(keys) - len(numbers)
+            if others > MAX_OTHER_KEYS:
+                others -= sum(type(key) in _SALTED for key in keys)
+            if others > MAX_OTHER_KEYS:
+                raise _BadKeyError(
+                    f"a map has {others} keys that are times or extensions, the limit is"
+                    f" {MAX_OTHER_KEYS}; use text as keys, or an array of pairs"
+                )
+        return []
+
+    _walk(body, on_map, None)
 
 
-class _BadKeyError(Exception):
+class _BadKeyError(ValueError):
     """A map has keys that collide, or may."""
 
 
-def _refuse_keys(pairs: list[tuple[Any, Any]]) -> list[Any]:
-    """Check the keys of one map. Text is bytes here, and an array or a map is a list."""
-    if list in {type(key) for key, _ in pairs}:
-        raise _BadKeyError("a key of a map is an array or a map")
-    if len(pairs) > MAX_NUMBER_KEYS:
-        numbers = sum(type(key) is not bytes for key, _ in pairs)
-        if numbers > MAX_NUMBER_KEYS:
-            raise _BadKeyError(
-                f"a map has {numbers} keys that are numbers, the limit is {MAX_NUMBER_KEYS}; use"
-                " text as keys, or an array of pairs"
-            )
-    return []
+_NUMBERS = frozenset((int, float))
+_CHOSEN = frozenset((int, float, list))  # types whose hash a peer can choose
+_SALTED = frozenset((str, bytes))
+
+
+def _numbers(keys: list[Any], kinds: set[type]) -> list[Any]:
+    return keys if kinds <= _NUMBERS else [key for key in keys if type(key) in _NUMBERS]
+
+
+def _as_tuple(key: Any) -> Any:
+    return tuple([_as_tuple(each) for each in key]) if type(key) is list else key
+
+
+def _read_keys(read: Callable[[bytes], Sequence[Any]], keys: list[Any]) -> Sequence[Any]:
+    """Return the keys up to the first that is of another type; its decoder stops there."""
+    read_keys: list[Any] = []
+    try:
+        read_keys += read(_pack_keys(keys[:1]))
+        return read(_pack_keys(keys))
+    except Exception:  # a user's type may raise anything
+        pass
+    try:
+        for key in keys[len(read_keys) :] if read_keys else ():
+            read_keys += read(_pack_keys([key]))
+    except Exception:  # as above
+        pass
+    return read_keys
+
+
+def _pack_keys(keys: list[Any]) -> bytes:
+    packed: bytes = packb(keys, use_bin_type=True, unicode_errors=_ERRORS)  # pyright: ignore[reportAssignmentType]
+    return packed
+
+
+_ERRORS = "surrogateescape"  # of text, to leave it as it is
+
+
+def _walk(
+    body: bytes | memoryview,
+    on_map: Callable[[list[tuple[Any, Any]]], Any],
+    on_array: Callable[[list[Any]], Any] | None,
+) -> None:
+    """Decode a body without hashing a key, and call the functions for its maps and arrays.
+
+    Raises:
+        ValueError: The body is malformed, or a function raises it.
+    """
+    try:
+        unpackb(
+            body,
+            unicode_errors=_ERRORS,
+            strict_map_key=False,
+            object_pairs_hook=on_map,
+            list_hook=on_array,
+            ext_hook=_ignore_extension,
+        )
+    except (_BadKeyError, CollidingKeysError):
+        raise
+    except (UnpackException, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
 
 
 def _ignore_extension(code: int, data: bytes) -> None:
@@ -262,7 +379,7 @@ def _scan(body: bytes | memoryview, max_depth: int, max_elements: int) -> bool:
                 else:
                     start = pos
                     count, pos = _long_container(body, first, pos)
-                    if first >= 0xDE and count >= 2 * _LARGE_MAP:
+                    if first >= 0xDE and count >= 2 * _LARGE:
                         large_map = True
                 if len(outer) >= max_depth:
                     raise _too_deep(max_depth)

@@ -1,18 +1,23 @@
+import itertools
+import uuid
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgpack import ExtType, Timestamp, Unpacker, fallback, packb
 
+from faults.colliding import colliding_integers, colliding_tuples, colliding_uuids
 from rap.wire.codec import (
     MAX_DEPTH,
     MAX_ELEMENTS,
     _fixed_depth,
     batch_header,
     check_body,
+    check_keys,
     pack,
     unpack,
 )
@@ -262,42 +267,21 @@ def test_a_body_that_is_cut_off_is_left_to_its_decoder() -> None:
 # --- keys
 
 
-def colliding(n: int) -> list[tuple[int, int]]:
-    """Return pairs of integers with the same hash: the hash of a tuple has no secret.
-
-    It is xxHash with constants of CPython, one round per element, and each round can be inverted.
-    """
-    mask, p1, p2 = (1 << 64) - 1, 11400714785074694791, 14029467366897019727
-    start = 2870177450012600261
-
-    def rotate(x: int, by: int) -> int:
-        return (x << by | x >> (64 - by)) & mask
-
-    target = rotate(0x1234567 * pow(p1, -1, 1 << 64) & mask, 33)
-    inverse = pow(p2, -1, 1 << 64)
-    pairs: list[tuple[int, int]] = []
-    first = 0
-    while len(pairs) < n:
-        first += 1
-        state = rotate(start + first * p2 & mask, 31) * p1 & mask
-        second = (target - state) * inverse & mask
-        second -= 1 << 64 if second >> 63 else 0
-        if abs(second) < 2**61 - 1 and second != -1:
-            pairs.append((first, second))
-    assert len({hash(pair) for pair in pairs}) == 1
-    return pairs
-
-
 def map_of(pairs: list[tuple[Any, Any]]) -> bytes:
     """Return a map with any keys, as a hostile peer sends it."""
-    content = b"".join(packb(key) + packb(value) for key, value in pairs)
+    content = b"".join(_packed(key) + packb(value) for key, value in pairs)
     return b"\xdf" + len(pairs).to_bytes(4, "big") + content
+
+
+def _packed(value: Any) -> bytes:
+    packed: bytes = packb(value, unicode_errors="surrogateescape")
+    return packed
 
 
 @pytest.mark.parametrize("n", [64, 5_000, 24_000])
 @pytest.mark.parametrize("wrap", [0, 3])
 def test_a_map_of_arrays_that_collide_as_keys_is_refused(n: int, wrap: int) -> None:
-    body = b"\x91" * wrap + map_of([(pair, None) for pair in colliding(n)])
+    body = b"\x91" * wrap + map_of([(pair, None) for pair in colliding_tuples(n)])
     for each in (body, memoryview(body)):
         with pytest.raises(ValueError, match="a key of a map is an array or a map"):
             check_body(each)
@@ -326,17 +310,82 @@ def test_keys_of_maps_of_any_form_are_checked(header: bytes) -> None:
             check_body(body + (text or b"\xc0"))
 
 
-@pytest.mark.parametrize(
-    "key", [float, int, lambda n: Timestamp(n, n), lambda n: ExtType(1, b"%d" % n)]
-)
+@pytest.mark.parametrize("key", [lambda n: Timestamp(n, n), lambda n: ExtType(1, b"%d" % n)])
 @pytest.mark.parametrize("noise", [b"", b"\0" * 120_000])
-def test_a_map_has_at_most_4096_keys_whose_hashes_a_peer_can_choose(key: Any, noise: bytes) -> None:
+def test_a_map_has_at_most_4096_keys_that_are_times_or_extensions(key: Any, noise: bytes) -> None:
     pairs = [(key(n + 1), None) for n in range(4096)]
-    check_body(map_of([*pairs, *((f"key {n}", n) for n in range(500)), ("noise", noise)]))
-    bad = map_of([*pairs, (-1.5, None), ("noise", noise)])
-    with pytest.raises(ValueError, match="a map has 4097 keys that are numbers, the limit is 4096"):
+    more = [*((f"key {n}", n) for n in range(500)), *((n, n) for n in range(500))]
+    check_body(map_of([*pairs, *more, ("noise", noise)]))
+    bad = map_of([*pairs, *more, (key(4097), None), ("noise", noise)])
+    with pytest.raises(ValueError, match="a map has 4097 keys that are times or extensions"):
         check_body(bad)
     check_body(bad, any_keys=True)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everything seem to take long, as on a machine that is slow."""
+    steps = (step**3 for step in itertools.count())
+    monkeypatch.setattr("rap.collisions.thread_time", steps.__next__)
+
+
+@pytest.mark.parametrize("noise", [b"", b"\0" * 120_000])
+def test_numbers_that_collide_as_keys_are_refused(
+    noise: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = (1.1**step for step in itertools.count())
+    monkeypatch.setattr("rap.collisions.thread_time", now.__next__)
+    bad = map_of([("noise", noise), *((n, None) for n in colliding_integers(13))])
+    for body in (bad, b"\x91" + bad, memoryview(bad)):
+        with pytest.raises(ValueError, match="5461 keys of a map have hashes that collide"):
+            check_body(body)
+        with pytest.raises(ValueError, match="5461 keys of a map have hashes that collide"):
+            check_keys(body)
+    check_body(bad, any_keys=True)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        int,
+        float,
+        lambda n: -n,
+        lambda n: n / 7,
+        lambda n: n << 22,  # as Snowflake ids
+        lambda n: 1_700_000_000_000 + 50 * n,
+    ],
+)
+@pytest.mark.parametrize("noise", [b"", b"\0" * 120_000])
+def test_other_numbers_may_be_keys_even_if_the_machine_is_slow(
+    slow: None, key: Any, noise: bytes
+) -> None:
+    body = map_of([("noise", noise), *((key(n), None) for n in range(20_000))])
+    check_body(body)
+    check_keys(body)
+
+
+def test_tuples_that_collide_are_refused_as_keys_and_items_that_are_declared(slow: None) -> None:
+    pairs = colliding_tuples(200)
+    check_keys(map_of([(pair, None) for pair in pairs[:63]]))
+    with pytest.raises(ValueError, match="200 keys of a map have hashes that collide"):
+        check_keys(map_of([([1, pair], None) for pair in pairs]))
+    body = packb({"rows": [pairs]})
+    check_keys(body)
+    check_keys(body, arrays=True)
+    with pytest.raises(ValueError, match="200 items of a set have hashes that collide"):
+        check_keys(body, arrays=True, as_tuples=True)
+    check_keys(packb([(n, n) for n in range(20_000)]), arrays=True, as_tuples=True)
+    check_keys(packb([7] * 20_000), arrays=True)
+
+
+def test_what_is_read_as_another_type_collides_as_that_type(slow: None) -> None:
+    read = msgspec.msgpack.Decoder(list[uuid.UUID]).decode
+    texts = [str(each) for each in colliding_uuids(200)]
+    for bad in (texts, [*texts, "no UUID"], [*texts, "\udcff"], [*texts, 5]):
+        with pytest.raises(ValueError, match="keys of a map have hashes that collide"):
+            check_keys(map_of([(text, None) for text in bad]), readers=[read])
+    for good in (["no UUID", *texts], [str(uuid.uuid4()) for _ in range(200)]):
+        check_keys(map_of([(text, None) for text in good]), readers=[read])
 
 
 def test_extensions_of_any_type_do_not_hide_keys() -> None:
