@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Protocol
 
 from rap.call import (
@@ -40,8 +39,9 @@ from rap.foreign import one_line
 from rap.processor.base import Pipeline
 from rap.schema.function import decode_any, encode_any
 from rap.server.log_fields import log_fields
-from rap.server.overload.entrances import Entrance, Entrances, Overload, Running
+from rap.server.overload.entrances import Entrance, Entrances, Overload
 from rap.server.overload.gate import Gate, Line
+from rap.server.overload.limits import Running
 from rap.server.overload.refusals import Refusals, overload_error, priority_of, retry_after
 from rap.server.router import Handler, Router
 from rap.server.signals import is_ctrl_c
@@ -502,12 +502,19 @@ class Dispatcher:
         self.entrances = Entrances(
             threads if shed else None,
             clock,
+            self._loop,
+            running=_running,
             max_concurrency=max_concurrency,
             adapts=shed,
             on_change=self._routes.clear,
         )
         self.gate: Gate[ServerStream] = Gate(
-            self._begin_in_turn, self._refuse, clock, self._loop, is_on=shed
+            self._begin_in_turn,
+            self._refuse,
+            clock,
+            self._loop,
+            is_on=shed,
+            sample=self.entrances.sample,
         )
 
     @property
@@ -652,7 +659,7 @@ class Dispatcher:
         error = stream.error
         is_late = error is not None and error.code is Code.DEADLINE_EXCEEDED
         if is_late and not stream.is_excused:
-            self.entrances.expire(stream.handler, stream.conn, partial(_running, stream))
+            self.entrances.expire(stream)
         self._orphans.add(task)
         task.add_done_callback(self._orphans.discard)
 

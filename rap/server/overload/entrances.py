@@ -8,17 +8,23 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import inf
-from typing import NamedTuple, Protocol
-from weakref import WeakSet
+from typing import Any, NamedTuple, Protocol
 
+from rap.call import StreamType
 from rap.clock import Clock
-from rap.server.overload.limits import AdaptiveLimit, FixedLimit, Limit, Limited, Shares
+from rap.server.overload.limits import (
+    AdaptiveLimit,
+    FixedLimit,
+    Limit,
+    Limited,
+    Running,
+    Shares,
+)
+from rap.server.overload.lookout import Lookout
 from rap.server.router import Handler
 
 __all__ = ["Entrance", "Entrances", "Overload", "ThreadPool"]
 
-# A call that runs, its task, and when it began.
-Running = tuple[Limited, asyncio.Task[None], float]
 # Share of its time that a call may wait for a thread, by its priority; and more, if its connection
 # has less than its equal share of the calls.
 _PATIENCE = (0.75, 0.5, 0.25)
@@ -49,6 +55,22 @@ class ThreadPool(Protocol):
     @property
     def expected_wait(self) -> float:
         """Seconds that a function will wait for a thread."""
+        ...
+
+
+class Watched(Limited, Protocol):
+    """A call whose function may get a limit."""
+
+    handler: Handler
+
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """The task that runs it; `None`: it has not begun, or has ended."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The function, as ``/group/name``."""
         ...
 
 
@@ -144,6 +166,8 @@ class Entrances:
     Args:
         threads: Where `def` functions run; `None`: their calls are not refused.
         clock: Source of time.
+        loop: The event loop of the server.
+        running: Returns the calls of the same function that run on the connection of a call.
         max_concurrency: Maximum number of calls of all functions together.
         adapts: Whether functions get limits that they need.
         on_change: Called when an entrance has changed.
@@ -153,7 +177,9 @@ class Entrances:
         self,
         threads: ThreadPool | None,
         clock: Clock,
+        loop: asyncio.AbstractEventLoop,
         *,
+        running: Callable[[Any], Iterable[Running]],
         max_concurrency: int | None,
         adapts: bool,
         on_change: Callable[[], object],
@@ -167,7 +193,8 @@ class Entrances:
             self._of_server = FixedLimit(max_concurrency, spares_critical=True)
         self._fixed: dict[str, FixedLimit] = {}  # by function
         self._adaptive: dict[str, AdaptiveLimit] = {}
-        self._known: dict[str, WeakSet[object]] = {}  # connections whose calls are watched
+        self._running = running
+        self._lookout: Lookout[Watched] = Lookout(clock.monotonic, loop.call_soon, self._watch)
 
     @property
     def limits(self) -> Mapping[str, float]:
@@ -196,30 +223,30 @@ class Entrances:
             return None
         return Entrance(limits, queue, adaptive, partial(self._forget, method))
 
-    def expire(
-        self, handler: Handler, conn: object, running: Callable[[], Iterable[Running]]
-    ) -> None:
-        """Take note of a running call that has expired.
+    def sample(self, call: Watched, now: float) -> None:
+        """Notice whether a call that is about to begin takes long."""
+        handler = call.handler
+        if self._adapts and not handler.needs_thread and handler.stream_type is StreamType.UNARY:
+            if handler.method not in self._adaptive:
+                self._lookout.add(call, now)
 
-        Args:
-            handler: Its function.
-            conn: Its connection.
-            running: Returns the calls of the function that run on the connection.
-        """
-        if not self._adapts or handler.needs_thread or not handler.has_one_response:
-            return
-        known = self._known.get(handler.method)
-        if known is None:
-            self._adaptive[handler.method] = AdaptiveLimit(self._clock)
-            known = self._known[handler.method] = WeakSet()
+    def expire(self, call: Watched) -> None:
+        """Take note of a running call that has expired."""
+        if self._adapts and not call.handler.needs_thread and call.handler.has_one_response:
+            self._watch(call)
+
+    def _watch(self, call: Watched) -> None:
+        """Watch the function of a call."""
+        method = call.handler.method
+        limit = self._adaptive.get(method)
+        if limit is None:
+            limit = self._adaptive[method] = AdaptiveLimit(
+                self._clock, self._running, self._lookout.usual(method)
+            )
             self._on_change()
-        if conn not in known:  # its calls have begun before the function was watched
-            known.add(conn)
-            for each in running():
-                self._adaptive[handler.method].enter(*each)
+        limit.watch(call)
 
     def _forget(self, method: str) -> None:
         """Watch a function no more."""
         if self._adaptive.pop(method, None) is not None:
-            del self._known[method]
             self._on_change()

@@ -149,6 +149,7 @@ class Gate(Generic[W]):
         clock: Source of time.
         loop: The event loop of the server.
         is_on: Whether calls ever wait.
+        sample: Called with one call of each slice, before it begins, and the time.
 
     Attributes:
         room: Has one `True` for each call that may begin before `hold` is to be asked.
@@ -182,6 +183,7 @@ class Gate(Generic[W]):
         "_progress_at",
         "_reading",
         "_refuse",
+        "_sample",
         "_saved",
         "_shortest",
         "_shortest_at",
@@ -202,6 +204,7 @@ class Gate(Generic[W]):
         loop: asyncio.AbstractEventLoop,
         *,
         is_on: bool = True,
+        sample: Callable[[W, float], object] | None = None,
     ) -> None:
         self.room = _room(0)
         self.until = -inf
@@ -213,6 +216,7 @@ class Gate(Generic[W]):
         self._call_soon = loop.call_soon
         self._call_later = loop.call_later
         self._is_on = is_on
+        self._sample = sample
         self._levels: tuple[_Level[W], ...] = tuple(_Level() for _ in PRIORITIES)
         self._cost = _FIRST_COST
         self._begun_at_turn = 0  # calls that had begun when the loop turned last
@@ -263,6 +267,8 @@ class Gate(Generic[W]):
             if not self._in_turn:
                 self._renew(now)
                 next(self.room)
+                if self._sample is not None:
+                    self._sample(call, now)
                 return False
             self._start_draining(now)
         self._held = True
@@ -376,6 +382,8 @@ class Gate(Generic[W]):
                 call = self._next(now)
                 if call is None:
                     break
+                if not begun and self._sample is not None:
+                    self._sample(call[0], now)
                 begun += 1
                 self._begin(*call)
                 now = self._clock()

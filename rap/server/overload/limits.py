@@ -3,38 +3,45 @@
 The gate sees only what keeps the event loop busy. An `async` function that waits, such as for a
 database, keeps it idle, and may yet be asked for more than it can do: then its calls wait for each
 other until their deadlines. `AdaptiveLimit` finds how many of them may run so that those are
-answered in time. It costs nothing until calls of the function expire.
+answered in time. It costs nothing until calls of the function begin to wait.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from rap.call import PRIORITIES
 from rap.errors import CallError, Code
 
-__all__ = ["AdaptiveLimit", "FixedLimit", "Limit", "Limited", "Shares"]
+__all__ = ["AdaptiveLimit", "FixedLimit", "Limit", "Limited", "Running", "Shares"]
 
 _CRITICAL, _, _SHEDDABLE = range(len(PRIORITIES))
 _RESERVE = 0.2  # share of a limit that sheddable calls leave to others
 _RETRY_AFTER = 0.1  # seconds after which a call may find a place, if nothing better is known
 
+_LOOK = 0.05  # seconds between two looks at what has become of calls
 _WINDOW = 0.2  # seconds between two judgements
-_FIRST_WINDOW = 0.05  # before the first limit: enough calls may have ended by then
-_FEW = 10  # calls; as many must run at a time, and be judged
+_FEW = 10  # calls; as many must be judged
+_LEAST = 4  # calls that every limit allows
+_MANY_GOOD = 5  # calls from which on their rate is believed
 _MANY_EXPIRED = 5  # in a window, from which on a function is in trouble
 _FEW_GOOD = 0.1  # share of the calls that ended
 _SOME_EXPIRED = 0.05  # share of the calls that ended, under a limit
 # Share of the time that they have left when they begin, which the good calls take on average.
-_SLOW, _LONG, _SHORT = 0.7, 0.6, 0.45
+_SLOW, _LONG, _AIM, _SHORT, _WAITS = 0.7, 0.6, 0.5, 0.45, 0.2
+_GROWTH = 2.0  # times as long as usual
 _LEAST_PART, _MOST_PART = 0.2, 0.5  # of a limit that is kept when calls expire
 _LOWER, _RAISE, _MOST_RAISE = 0.85, 1.1, 4.0
-_AIM = 0.8 * _SHORT  # share that a limit may bring, as calls that wait for each other take longer
+_LEAST_SHARE = 1e-3
 _QUICK = 0.1  # share of a function whose calls do not wait for each other
 _QUICK_FOR = 1.0  # seconds for which they have to be quick, and none refused, to end the limit
 _ROOM = 1.2  # times as many calls as are needed for the rate of good ones
+_SAME = 1.15  # times the least average: the calls do not wait
+_LEAST_RATE = 0.7  # of the rate before, while older calls expire
+_FADE = 0.0005  # of the difference, by which the least average follows in each window
 _FORGET = 60.0  # seconds without a refusal after which the limit ends
 _CALM = 10.0  # seconds without an expired call after which a function is watched no more
 
@@ -47,6 +54,10 @@ class Limited(Protocol):
     error: CallError | None
     is_excused: bool
     """It has waited for a server that was away: its time says nothing about the other calls."""
+
+
+# A call that runs, its task, and when it began.
+Running = tuple[Limited, asyncio.Task[None], float]
 
 
 class Limit(Protocol):
@@ -133,24 +144,95 @@ class FixedLimit:
         self.running -= 1
 
 
+class _Window:
+    """What became of calls since a moment. *Fresh* ones began after the limit was last changed.
+
+    Args:
+        now: The moment.
+        running: Calls that run then.
+
+    Attributes:
+        good: Calls that were answered in time.
+        seconds: Seconds that they took, added up.
+        shares: The same as shares of the time that they had.
+        fresh: Of the fresh ones: good ones, their seconds, and their shares.
+        slowest: The highest share of a good one.
+        expired: Fresh calls that expired.
+        refused: Calls that were refused.
+    """
+
+    __slots__ = (
+        "began_at",
+        "expired",
+        "fresh_good",
+        "fresh_seconds",
+        "fresh_shares",
+        "good",
+        "refused",
+        "running",
+        "seconds",
+        "shares",
+        "slowest",
+    )
+
+    def __init__(self, now: float, running: int) -> None:
+        self.began_at = now
+        self.running = running
+        self.good = self.fresh_good = self.expired = self.refused = 0
+        self.seconds = self.shares = self.fresh_seconds = self.fresh_shares = 0.0
+        self.slowest = 0.0
+
+    def add(self, seconds: float, time: float, *, fresh: bool) -> None:
+        """Count a good call that took some seconds, and had some time."""
+        share = seconds / time if 0 < time < inf else 0.0
+        self.good += 1
+        self.seconds += seconds
+        self.shares += share
+        if fresh:
+            self.fresh_good += 1
+            self.fresh_seconds += seconds
+            self.fresh_shares += share
+            self.slowest = max(self.slowest, share)
+
+    @property
+    def mean(self) -> float:
+        """Seconds that good calls took, those that are fresh if there are any."""
+        if self.fresh_good:
+            return self.fresh_seconds / self.fresh_good
+        return self.seconds / self.good if self.good else inf
+
+    @property
+    def time(self) -> float:
+        """Seconds that calls have."""
+        return self.seconds / self.shares if self.shares else inf
+
+
 class AdaptiveLimit:
-    """Watches a function whose calls expire, and limits how many run if they are too many.
+    """Watches a function whose calls begin to wait, and limits how many run if they are too many.
 
     A connection that has less than its equal share of the calls may exceed the limit: a client with
     few calls does not lose them to one with many.
 
-    The limit is judged every 0.2 s by the calls that have ended, and that began after it was last
-    lowered. There is none until good calls, which were answered in time, take most of their time,
-    or hardly any call is good: if some calls hang and the others are quick, it would help nobody.
+    Calls that wait for each other take as long as there are calls before them: by Little's law, the
+    number that runs divided by the number that ends in a second. If this is more than 0.6 of the
+    time that calls have, as many may run as end in half of it. Some more may where a call takes as
+    long although it need not wait: 1.2 times as many as would then run at once.
+
+    While more calls arrive, fewer end than have begun, although none waits. So the first limit
+    comes when calls take twice as long as is usual, or after as long as a call takes. It also comes
+    when calls expire of which the others take most of their time, or of which hardly any are good:
+    if some calls hang and the others are quick, a limit would help nobody.
+
     Calls that have waited for another service, of which no server was there, do not count: when it
     comes back, they are answered at once.
 
-    The time of calls that wait for each other grows at most as the limit does. So a limit under
-    which they are quick is raised at once to what keeps them in time. It ends where they are quick
-    and none is refused.
+    The limit is judged every 0.2 s by the calls that have ended. It ends where they are quick and
+    none is refused.
 
     Args:
         clock: Returns seconds on the monotonic clock.
+        running: Returns the calls of the function that run on the connection of one of them.
+        usual: Seconds that calls took until they began to wait; `None`: not known.
 
     Attributes:
         most: Maximum number of calls; infinity while there is no limit.
@@ -158,17 +240,28 @@ class AdaptiveLimit:
 
     reason = "limit"
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        running: Callable[[Any], Iterable[Running]],
+        usual: float | None = None,
+    ) -> None:
         self.most = inf
         self._calls: dict[Limited, float] = {}  # when they began
         self._shares_of = Shares()
+        self._conns: WeakSet[object] = WeakSet()  # those whose calls are watched
+        self._running_of = running
         self._clock = clock
         now = clock()
-        self._began_at = now  # the window
-        self._lowered_at = -inf
+        self._window = _Window(now, 0)
+        self._look_at = now + _LOOK
+        self._changed_at = self._fresh_at = -inf  # and when the first call began after that
         self._expired_at = self._refused_at = now
-        self._good = self._expired = self._refused = 0  # in the window
-        self._shares = self._seconds = 0.0  # of the good ones, added up
+        self._usual = usual
+        self._rate = 0.0  # good calls in a second
+        self._least = (
+            inf if usual is None else usual
+        )  # seconds that calls have taken on average in a window
         self._latency = _RETRY_AFTER
 
     @property
@@ -189,8 +282,19 @@ class AdaptiveLimit:
         """Seconds that good calls take."""
         return self._latency
 
+    def watch(self, call: Limited) -> None:
+        """Watch the calls that run on the connection of a call, from now on."""
+        if call.conn not in self._conns:
+            self._conns.add(call.conn)
+            for each in self._running_of(call):
+                self._enter(*each)
+            if self.most == inf:
+                self._window.running = self.running
+
     def refuses(self, call: Limited, priority: int, now: float) -> bool:
         """Return whether a call of a priority must not begin."""
+        self.watch(call)
+        self._look(now)
         most = _share_of(self.most, priority)
         if (
             priority == _CRITICAL
@@ -198,14 +302,20 @@ class AdaptiveLimit:
             or self._shares_of.has_room(call.conn, most)
         ):
             return False
-        self._refused += 1
+        self._window.refused += 1
         self._refused_at = now
         return True
 
     def enter(self, call: Limited, task: asyncio.Task[None], now: float) -> None:
         """Watch a call until its task ends; does nothing if it is watched."""
+        self.watch(call)
+        self._enter(call, task, now)
+
+    def _enter(self, call: Limited, task: asyncio.Task[None], began: float) -> None:
         if call not in self._calls:
-            self._calls[call] = now
+            self._calls[call] = began
+            if self._fresh_at == inf and began >= self._changed_at:
+                self._fresh_at = began
             self._shares_of.add(call.conn)
             task.add_done_callback(partial(self._leave, call))
 
@@ -213,71 +323,127 @@ class AdaptiveLimit:
         began = self._calls.pop(call)
         self._shares_of.remove(call.conn)
         now = self._clock()
-        if began >= self._lowered_at and not call.is_excused:
-            time = call.deadline - began
-            if call.error is None:
-                self._good += 1
-                self._seconds += now - began
-                self._shares += (now - began) / time if 0 < time < inf else 0.0
-            elif call.error.code is Code.DEADLINE_EXCEEDED:
-                self._count_expired(now)
-        if now - self._began_at >= (_FIRST_WINDOW if self.most == inf else _WINDOW):
-            self._judge(now)
-
-    def _count_expired(self, now: float) -> None:
-        self._expired += 1
-        self._expired_at = now
-
-    def _judge(self, now: float) -> None:
-        good, expired = self._good, self._expired
-        ended = good + expired
-        if self.most == inf:
-            enough = good >= _FEW or now - self._began_at >= _WINDOW
-            if expired >= _MANY_EXPIRED and enough:
-                if good < ended * _FEW_GOOD or self._shares > good * _SLOW:
-                    self._lower(self.running * _part(good / ended), now)
-                self._begin_window(now)
-            elif now - self._began_at >= _WINDOW:
-                self._begin_window(now)
+        self._look(now)  # without this call: it may be the first one of many
+        fresh = began >= self._changed_at
+        if call.is_excused:
             return
-        late = expired + self._count_late(now)  # the others would say too early that all is well
+        if call.error is None:
+            self._window.add(now - began, call.deadline - began, fresh=fresh)
+        elif call.error.code is Code.DEADLINE_EXCEEDED:
+            self._expired_at = now
+            self._window.expired += fresh
+
+    def _look(self, now: float) -> None:
+        if now >= self._look_at:
+            self._look_at = now + _LOOK
+            is_judged = self._judge_first(now) if self.most == inf else self._judge(now)
+            if is_judged:
+                self._begin_window(now)
+
+    def _judge_first(self, now: float) -> bool:
+        """Set the first limit if there must be one; return whether there was enough to judge."""
+        window = self._window
+        good, expired, seconds = window.good, window.expired, now - window.began_at
+        if good < _FEW and seconds < _WINDOW:
+            return False
+        if self._calls_wait(window, seconds):
+            self._lower(self._aim(window, seconds), now)
+        elif expired >= _MANY_EXPIRED and (
+            good < (good + expired) * _FEW_GOOD or window.shares > good * _SLOW
+        ):
+            needed = 0.0 if self._usual is None else (good + expired) / seconds * self._usual
+            part = max(self.running * _part(good / (good + expired)), needed)
+            self._lower(min(part, self.running * _MOST_PART), now)
+        elif self._usual is not None and good and seconds < min(window.mean, window.time):
+            return False
+        return True
+
+    def _calls_wait(self, window: _Window, seconds: float) -> bool:
+        """Return whether calls wait for each other, and the next ones too long."""
+        good, running = window.good, self.running
+        if self._usual is None or good < _MANY_GOOD or window.shares < good * _WAITS:
+            return False
+        if window.mean < min(_GROWTH * self._usual, _SLOW * window.time):
+            if seconds < window.mean:
+                return False
+            running = min(running, window.running)
+        return running * seconds > (good + window.expired) * window.time * _LONG
+
+    def _aim(self, window: _Window, seconds: float) -> float:
+        """Return as many calls as end in half of the time that they have."""
+        self._rate = max(window.good / seconds, self._rate * _LEAST_RATE)
+        return self._rate * max(window.time * _AIM, _ROOM * min(self._least, window.mean))
+
+    def _judge(self, now: float) -> bool:
+        """Judge the limit; return whether there was enough to do so."""
+        window = self._window
+        good, seconds = window.fresh_good, now - window.began_at
+        if seconds < _WINDOW:
+            return False
+        late = window.expired + self._count_late(now, window.slowest)
         ended = good + late
-        if ended < _FEW and now - self._began_at < 10 * _WINDOW:
-            return
-        share = (self._shares + late) / ended if ended else 1.0
+        is_enough = ended >= _FEW and (good >= _MANY_GOOD or late > good)
+        if not is_enough and seconds < 10 * _WINDOW:
+            return False
+        if not good:
+            if late:
+                self._lower(max(self.most * _LEAST_PART, _FEW), now)
+            return True
+        share = (window.fresh_shares + late) / ended
+        is_alone = window.mean < self._least * _SAME and self._least < inf
+        self._least = min(self._least, window.mean)
+        self._least += (window.mean - self._least) * _FADE
+        aim = self._aim(window, seconds)
         if late > ended * _SOME_EXPIRED and share > _LONG:
-            self._lower(self.most * _part(good / ended), now)
-        elif good and share > _LONG:
-            rate = good / (now - self._began_at)
-            needed = _ROOM * rate * self._seconds / good
-            self._lower(max(self.most * _LOWER, needed), now)
-        elif self._refused and share < _SHORT:
-            factor = _AIM / share if share else _MOST_RAISE
-            self.most = self.most * min(max(_RAISE, factor), _MOST_RAISE)
-        elif good and share < _QUICK and now - max(self._refused_at, self._lowered_at) > _QUICK_FOR:
+            self._lower(min(self.most * _LOWER, max(self.most * _part(good / ended), aim)), now)
+        elif window.refused:
+            share = window.mean / window.time
+            if share < _SHORT or is_alone:
+                if self._is_settled(window):
+                    room = (_SLOW if is_alone else _AIM) / max(share, _LEAST_SHARE)
+                    self._raise(self.most * max(room, _RAISE), now)
+            elif self.most > self._rate * window.time * _LONG:
+                self._lower(max(aim, self.most * _MOST_PART), now)
+        elif share < _QUICK and now - max(self._refused_at, self._changed_at) > _QUICK_FOR:
             self.most = inf
-        self._begin_window(now)
+        return True
 
-    def _count_late(self, now: float) -> int:
-        """Return how many calls run that have taken most of their time."""
+    def _is_settled(self, window: _Window) -> bool:
+        """Return whether the calls of a window show how long they take under the limit.
+
+        They do once the first calls under it have ended, or if they have ended although as many
+        others as it allows have begun.
+        """
+        if self.running < self.most * _MOST_PART:
+            return True
+        return window.began_at >= self._fresh_at + max(window.mean, self.most / self._rate)
+
+    def _count_late(self, now: float, slowest: float) -> int:
+        """Return how many calls run that have taken most of their time, and more than others."""
+        share = max(_SLOW, slowest)
+        alone = 0.0 if self._least == inf else self._least * _SAME
         return sum(
             [
-                now - began > (call.deadline - began) * _SLOW
+                now - began > max((call.deadline - began) * share, alone)
                 for call, began in self._calls.items()
-                if began >= self._lowered_at and not call.is_excused
+                if began >= self._changed_at and not call.is_excused
             ]
         )
 
     def _lower(self, most: float, now: float) -> None:
-        self.most = max(min(most, self.most), _FEW)
-        self._lowered_at = now
+        if most < self.most:
+            self.most = max(most, _LEAST)
+            self._changed_at, self._fresh_at = now, inf
+
+    def _raise(self, most: float, now: float) -> None:
+        if most > self.most:
+            self.most = min(most, self.most * _MOST_RAISE)
+            self._changed_at, self._fresh_at = now, inf
 
     def _begin_window(self, now: float) -> None:
-        if self._good:
-            self._latency = self._seconds / self._good
-        self._began_at = now
-        self._good = self._expired = self._refused = 0
-        self._shares = self._seconds = 0.0
+        if self._window.good:
+            self._latency = self._window.mean
+        self._window = _Window(now, self.running)
 
 
 def _part(good: float) -> float:
