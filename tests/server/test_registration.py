@@ -101,11 +101,12 @@ async def test_a_wildcard_is_never_published(wildcard: str) -> None:
         ("127.0.0.1:6379", "[::]:5000", None),  # of another family
         ("unix:///run/redis", "0.0.0.0:5000", None),
         ("no-such-host.invalid:6379", "0.0.0.0:5000", None),
-        ("\udcff:6379", "0.0.0.0:5000", None),
+        (Address("tcp", "\udcff", 6379), "0.0.0.0:5000", None),
     ],
+    ids=str,
 )
 async def test_for_a_wildcard_the_address_of_the_route_to_the_registry_is_published(
-    registry: str, wildcard: str, host: str | None
+    registry: str | Address, wildcard: str, host: str | None
 ) -> None:
     book = Book()
     book.location = Address.parse(registry)
