@@ -8,7 +8,9 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from rap.client import Client
+from rap.errors import DeadlineExceeded
 from rap.server import Server
+from tests.fake_clock import FakeClock
 
 __all__ = [
     "LOOPBACK",
@@ -16,6 +18,7 @@ __all__ = [
     "Unnoticed",
     "calling",
     "eventually",
+    "expired",
     "serving",
     "swallowing",
     "until",
@@ -25,7 +28,7 @@ __all__ = [
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1:0"
-PATIENCE = 10.0  # seconds after which what a test waits for is not coming
+PATIENCE = 30.0  # seconds after which what a test waits for is not coming, on a busy machine too
 
 
 @asynccontextmanager
@@ -66,6 +69,23 @@ async def within(awaitable: Awaitable[T]) -> T:
     """Return what an awaitable gives; fail when that takes too long."""
     async with asyncio.timeout(PATIENCE):
         return await awaitable
+
+
+async def expired(
+    call: Awaitable[Any], clock: FakeClock, seconds: float, *, once: Callable[[], object]
+) -> DeadlineExceeded:
+    """Let so many seconds pass for a call once a condition holds; return the error of the call.
+
+    A real deadline may pass before a busy machine has begun the call.
+    """
+    running = asyncio.ensure_future(call)
+    await eventually(lambda: running.done() or once())
+    clock.advance(seconds)
+    try:
+        await within(running)
+    except DeadlineExceeded as exc:
+        return exc
+    raise AssertionError("the call was answered although its deadline had passed")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, ChannelClosed, Code, DeadlineExceeded, InvalidArgument
 from rap.server import Server, context
 from rap.server.processor import CryptoProcessor as ServerCrypto
+from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
 
@@ -241,11 +242,16 @@ async def test_a_cancelled_wait_for_the_result_leaves_the_channel_usable(
 
 
 async def test_a_deadline_that_passes_while_the_outcome_is_awaited_is_the_outcome(
-    client: Client, log: Log
+    server: Server, log: Log, clock: FakeClock
 ) -> None:
-    with pytest.raises(DeadlineExceeded):
-        async with client.channel("wait", timeout=0.05) as channel:
+    async def talk(client: Client) -> None:
+        async with client.channel("wait", timeout=5.0) as channel:
             await channel.read()
+            clock.advance(5.0)
+
+    async with calling(server, clock=clock) as client:
+        with pytest.raises(DeadlineExceeded):
+            await within(talk(client))
     await eventually(lambda: isinstance(log.error, asyncio.CancelledError))
 
 

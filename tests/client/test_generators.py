@@ -12,6 +12,7 @@ from rap.client import Client
 from rap.errors import CallError, DeadlineExceeded, HandlerError, InvalidArgument
 from rap.processor.compress import CompressProcessor
 from rap.server import Server
+from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
 
 ON_BOTH_LOOPS = True
@@ -309,13 +310,17 @@ async def test_a_unary_function_cannot_be_iterated(client: Client) -> None:
     assert stats(client) == (0, 0)
 
 
-async def test_generators_have_no_deadline_unless_one_is_given(client: Client, log: Log) -> None:
-    iterator = client.iterator_call("silent", timeout=0.05)
-    assert await anext(iterator) == 0
-    with pytest.raises(DeadlineExceeded):
-        await within(anext(iterator))
-    await within(log.ended.wait())
-    assert stats(client) == (0, 0)
+async def test_generators_have_no_deadline_unless_one_is_given(
+    server: Server, log: Log, clock: FakeClock
+) -> None:
+    async with calling(server, clock=clock) as client:
+        iterator = client.iterator_call("silent", timeout=5.0)
+        assert await anext(iterator) == 0
+        clock.advance(5.0)
+        with pytest.raises(DeadlineExceeded):
+            await within(anext(iterator))
+        await within(log.ended.wait())
+        assert stats(client) == (0, 0)
 
 
 async def test_a_lost_connection_ends_the_iteration_with_an_error(
@@ -394,7 +399,7 @@ async def test_a_generator_that_swallows_its_cancellation_ends_at_its_next_item(
     async with serving(ticks, processor_list=processors) as server:
         client = Client(str(server.addresses[0]), processor_list=[CompressProcessor()] * processed)
         await client.connect()
-        stream = client.iterator_call("ticks", timeout=0.1 if how == "deadline" else None)
+        stream = client.iterator_call("ticks", timeout=0.5 if how == "deadline" else None)
         assert await within(anext(stream)) == 1
         if how == "deadline":
             with pytest.raises(DeadlineExceeded):

@@ -26,7 +26,9 @@ async def test_the_timeout_that_passed_is_named() -> None:
     with pytest.raises(Unavailable, match=r"; waited 0\.02 s \(option connect_timeout\)$"):
         await client.connect()
     told = await why(client, timeout=0.03)
-    assert re.search(r"; waited 0\.0[23]\d* s \(the timeout of the call\)$", told)
+    waited = re.search(r"; waited ([\d.]+) s \(the timeout of the call\)$", told)
+    assert waited is not None
+    assert float(waited[1]) >= 0.02
     await client.await_close()
 
 

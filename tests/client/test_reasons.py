@@ -144,12 +144,10 @@ async def test_a_nested_call_that_finds_no_server_says_so_before_the_outer_deadl
             await far.close()
             await eventually(lambda: not inner.invoker.cluster.ready)
             with pytest.raises(Unavailable) as caught:
-                await within(client.raw_call("outer", timeout=0.3))
+                await within(client.raw_call("outer", timeout=1.0))
     text = str(caught.value)
     assert text.startswith("/default/slow: no usable server")
-    assert re.search(
-        r"; waited 0\.[12]\d* s \(the deadline of /default/outer left no more\)$", text
-    )
+    assert re.search(r"; waited 0\.\d+ s \(the deadline of /default/outer left no more\)$", text)
 
 
 async def test_a_nested_call_with_an_own_shorter_timeout_does_not_blame_the_outer_one() -> None:

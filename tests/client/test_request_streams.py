@@ -10,7 +10,8 @@ import pytest
 from rap.client import Client
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, RegistrationError
 from rap.server import Server, context
-from tests.loopback import calling, eventually, serving, within
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, expired, serving, within
 
 ON_BOTH_LOOPS = True
 Items = AsyncIterable[Any] | Iterable[Any]
@@ -352,11 +353,14 @@ async def test_cancelling_the_caller_cancels_handler_and_source(
     assert isinstance(log.error, asyncio.CancelledError)
 
 
-async def test_a_deadline_passes_while_the_source_waits(total: Any, log: Log) -> None:
-    with pytest.raises(DeadlineExceeded):
-        await within(total("x", log.forever(), timeout=0.05))
-    assert log.closed.is_set()
-    await within(log.ended.wait())
+async def test_a_deadline_passes_while_the_source_waits(
+    server: Server, log: Log, clock: FakeClock
+) -> None:
+    async with calling(server, clock=clock) as client:
+        call = collecting(client, "wait")(log.forever(), timeout=5.0)
+        await expired(call, clock, 5.0, once=lambda: log.calls)
+        assert log.closed.is_set()
+        await within(log.ended.wait())
 
 
 async def test_a_deadline_passes_while_the_source_waits_for_credit(
@@ -610,12 +614,16 @@ async def test_a_cancelled_consumer_ends_handler_and_source(client: Client, log:
     await within(log.ended.wait())
 
 
-async def test_a_deadline_ends_a_bidirectional_call(client: Client, log: Log) -> None:
-    responses = answering(client, "double")(log.forever(), timeout=0.05)
-    assert await within(anext(responses)) == 0
-    with pytest.raises(DeadlineExceeded):
-        await within(anext(responses))
-    assert log.closed.is_set()
+async def test_a_deadline_ends_a_bidirectional_call(
+    server: Server, log: Log, clock: FakeClock
+) -> None:
+    async with calling(server, clock=clock) as client:
+        responses = answering(client, "double")(log.forever(), timeout=5.0)
+        assert await within(anext(responses)) == 0
+        clock.advance(5.0)
+        with pytest.raises(DeadlineExceeded):
+            await within(anext(responses))
+        assert log.closed.is_set()
 
 
 async def test_a_consumer_that_does_not_read_stops_the_source(client: Client, log: Log) -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from rap.call import Call, Request, Response
 from rap.client import Channel, Client
-from rap.errors import CallError, Unavailable
+from rap.errors import Unavailable
 from rap.processor.base import BaseProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import Server
-from tests.loopback import calling, eventually, serving, within
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, expired, serving, within
 
 
 class Scoped(BaseProcessor):
@@ -241,13 +242,15 @@ async def test_a_processor_that_fails_fails_the_call_and_nothing_else(
         assert (node.stats.in_flight, node.stats.open_streams) == (0, 0)
 
 
-async def test_the_server_leaves_its_scope_when_the_client_gives_up(scoped: Scoped) -> None:
+async def test_the_server_leaves_its_scope_when_the_client_gives_up(
+    scoped: Scoped, clock: FakeClock
+) -> None:
     async with (
         serving(hang, items, processor_list=[scoped]) as server,
-        calling(server) as client,
+        calling(server, clock=clock) as client,
     ):
-        with pytest.raises(CallError):
-            await client.raw_call("hang", timeout=0.02)
+        call = client.raw_call("hang", timeout=5.0)
+        await expired(call, clock, 5.0, once=lambda: scoped.inside)
         await first_item(client, 1_000_000)
         await eventually(lambda: len(scoped.left) == 2)
         assert scoped.inside == 0

@@ -346,7 +346,7 @@ async def test_a_channel_is_cancelled_after_its_first_message(client: Client, lo
 
 async def test_a_deadline_passes_while_the_server_sleeps(stub: Any, log: Log) -> None:
     talk = Conversation()
-    responses = stub.converse(talk, timeout=0.05)
+    responses = stub.converse(talk, timeout=0.5)
     talk.ask(27_182)
     assert len(await within(anext(responses))) == 27_182
     with pytest.raises(DeadlineExceeded):

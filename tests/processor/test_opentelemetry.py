@@ -22,7 +22,8 @@ from rap.client.processor import OpenTelemetryProcessor
 from rap.errors import CallError, Code, HandlerError
 from rap.server import Channel as ServerChannel
 from rap.server import Server
-from tests.loopback import calling, eventually, serving, within
+from tests.fake_clock import FakeClock
+from tests.loopback import calling, eventually, expired, serving, within
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -92,11 +93,13 @@ def spans() -> Iterator[Spans]:
 
 
 @asynccontextmanager
-async def traced(spans: Spans) -> AsyncIterator[tuple[Server, Client]]:
+async def traced(
+    spans: Spans, clock: FakeClock | None = None
+) -> AsyncIterator[tuple[Server, Client]]:
     functions = (add, fail, refuse, hang, count, echo)
     async with (
-        serving(*functions, processor_list=[spans.processor()]) as server,
-        calling(server, processor_list=[spans.processor()]) as client,
+        serving(*functions, processor_list=[spans.processor()], clock=clock) as server,
+        calling(server, processor_list=[spans.processor()], clock=clock) as client,
     ):
         yield server, client
 
@@ -139,11 +142,15 @@ async def test_a_call_has_a_span_on_each_end(spans: Spans) -> None:
     ],
 )
 async def test_a_failure_is_seen_on_both_ends(
-    spans: Spans, name: str, code: str, server_status: StatusCode
+    spans: Spans, name: str, code: str, server_status: StatusCode, clock: FakeClock
 ) -> None:
-    async with traced(spans) as (_, client):
-        with pytest.raises(CallError):
-            await client.raw_call(name, timeout=0.05 if name == "hang" else None)
+    async with traced(spans, clock=clock) as (server, client):
+        if name == "hang":
+            call = client.raw_call(name, timeout=5.0)
+            await expired(call, clock, 5.0, once=lambda: server.connection_manager.open_calls)
+        else:
+            with pytest.raises(CallError):
+                await client.raw_call(name, timeout=None)
         asking, answering = await spans.both(f"default/{name}")
     for span in (asking, answering):
         assert span.attributes is not None

@@ -67,7 +67,7 @@ async def test_calls_with_small_arguments_count(caplog: pytest.LogCaptureFixture
         await others_are_served(server)
         assert len(server.connection_manager.connections) >= 1
         (refused,) = (each for each in limits_of(server) if each.name == "max_memory")
-        assert refused.refused == flood.resets
+        await eventually(lambda: refused.refused == flood.resets)
     (line,) = [each for each in caplog.messages if "calls were ended" in each]
     assert "MiB were held for clients, max_memory is 4 MiB; the most for 127.0.0.1:" in line
 
