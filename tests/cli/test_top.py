@@ -19,6 +19,7 @@ from rap.client import Client
 from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
+from tests.fault_proxy import Fate, FaultProxy
 from tests.loopback import eventually, serving
 
 
@@ -83,6 +84,18 @@ async def test_silent_and_draining_instances_are_shown_as_such() -> None:
     assert "cannot reach" in rows["127.0.0.1:1"]["error"]
     assert rows[hosts[0]]["error"] is None
     assert rows[address_of(server)]["state"] == "up"
+
+
+async def test_an_instance_that_is_silent_on_an_open_connection_is_suspect() -> None:
+    async with shop() as server, FaultProxy(server.addresses[0].port) as proxy:
+        where = remote(host=(f"127.0.0.1:{proxy.port}",), timeout=2.0)
+        async with InstanceMonitor(where) as monitor:
+            (row,) = await monitor.measure()
+            assert row["state"] == "up"
+            proxy.judge = lambda _: Fate.SWALLOW
+            (row,) = await monitor.measure()
+    assert row["state"] == "suspect"
+    assert re.match(r"it has sent nothing for [\d.]+ s, and answers no ping$", row["error"])
 
 
 async def test_instances_come_and_go(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ class InstanceMonitor:
         try:
             seconds, load = await load_of(instance, self._patience)
         except CallError as exc:
-            error = one_line(exc)
-        state = _state(endpoint, load, error)
+            error = _silence_of(instance) or one_line(exc)
+        state = _state(endpoint, load, error, is_suspect=_silence_of(instance) is not None)
         rates = None
         if self._metrics_port is not None:
             try:
@@ -167,7 +167,15 @@ class InstanceMonitor:
         return counted.since(before, now - then)
 
 
-def _state(endpoint: Endpoint | None, load: ServerLoad | None, error: str | None) -> str:
+def _silence_of(instance: Instance) -> str | None:
+    """Return for how long a suspect instance has been silent; `None` if it is not suspect."""
+    pools = (node.pool for node in instance.client.cluster.nodes.values())
+    return next((pool.describe() for pool in pools if pool.suspect), None)
+
+
+def _state(
+    endpoint: Endpoint | None, load: ServerLoad | None, error: str | None, *, is_suspect: bool
+) -> str:
     """Return the state in one word; what the instance reports takes precedence."""
     listed = "up" if endpoint is None else endpoint.state.value
     if load is not None:
@@ -176,7 +184,7 @@ def _state(endpoint: Endpoint | None, load: ServerLoad | None, error: str | None
         return listed
     if listed == State.DRAINING or error.endswith("is draining"):  # it accepts no connection
         return State.DRAINING.value
-    return "silent"
+    return State.SUSPECT.value if is_suspect else "silent"
 
 
 def _milliseconds(seconds: float | None) -> float | None:
