@@ -12,6 +12,7 @@ BENCH_PY = $(BENCH_VENV)/bin/python
 # The tools that check the Dockerfile and k8s/ use a separate environment too.
 CHECK_VENV ?= .venv-check
 CHECK_READY = $(CHECK_VENV)/.ready
+LOCK_VENV ?= .venv-lock
 
 # Each candidate is tested by running it: a pyenv shim may exist but fail, and a system Python may lack
 # ensurepip.
@@ -21,7 +22,7 @@ CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: option-texts help demo test integration observe traces image image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-guard test-all clean
+.PHONY: option-texts help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-guard test-all clean
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
@@ -33,6 +34,7 @@ help:
 	@echo "make observe       run the example with a real Prometheus and check it; KEEP=1 keeps it running"
 	@echo "make traces        print a trace through three services, by OTLP and by jaeger-client"
 	@echo "make image         build the image of the example, rap-example:integration"
+	@echo "make image-lock    write the versions and hashes of the packages in the image; needs Python 3.11"
 	@echo "make image-check   run hadolint and checkov on the Dockerfile"
 	@echo "make k8s-check     check the manifests in k8s/ without a cluster"
 	@echo "make lint          run ruff, mypy and pyright"
@@ -76,6 +78,20 @@ traces: $(READY)
 # DOCKER_BUILD= passes options, such as --network=host if the bridge has no network access.
 image:
 	docker build $(DOCKER_BUILD) --tag rap-example:integration .
+
+# The versions are those for the Python of the image. pip-compile keeps what is listed and still fits;
+# ARGS=--upgrade takes the newest of all.
+COMPILE = $(LOCK_VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-annotate \
+	--no-header --no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links $(ARGS)
+EXTRAS = redis crypto fast cli gateway metrics otel
+image-lock:
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "make image-lock PYTHON=python3.11"'
+	@$(LOCK_VENV)/bin/pip-compile --version >/dev/null 2>&1 || { $(PYTHON) -m venv --clear $(LOCK_VENV) && \
+		$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-tools; }
+	$(COMPILE) $(EXTRAS:%=--extra %) --output-file image/requirements.txt pyproject.toml
+	$(COMPILE) --output-file image/build.txt image/build.in
+	sed -i '1i # Written by `make image-lock`: exact versions and hashes of what the image has.' image/requirements.txt
+	sed -i '1i # Written by `make image-lock`: exact versions and hashes of what the image is built with.' image/build.txt
 
 k8s-check: $(CHECK_READY)
 	PATH="$(CURDIR)/$(CHECK_VENV)/bin:$$PATH" STRICT=1 k8s/check

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
-__all__ = ["IMAGE", "Choice", "choose", "has_image"]
+__all__ = ["IMAGE", "REDIS_IMAGE", "Choice", "choose", "has_image"]
 
 IMAGE = "rap-example:integration"
+REDIS_IMAGE = "redis:7.4.10"
 
 
 class Choice(NamedTuple):
@@ -52,7 +53,7 @@ def _lack() -> str | None:
         return "no Docker engine answers"
     if importlib.util.find_spec("testcontainers") is None:
         return "testcontainers is not installed"
-    for image in (IMAGE, "redis:7"):
+    for image in (IMAGE, REDIS_IMAGE):
         if not has_image(image):
             return f"there is no image {image}"
     return None

@@ -9,6 +9,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from integration.choice import REDIS_IMAGE
 from integration.stage import HTTP_PORT, METRICS_PORT, RAP_PORT, Instance, Stage
 from tests.ports import free_port
 from tests.redis_server import wait_until
@@ -77,7 +78,8 @@ class Containers(Stage):
         self._network = Network().create()
         self._port = free_port()
         self._started: list[Container] = []
-        redis = DockerContainer("redis:7").with_network(self._network).with_network_aliases(REDIS)
+        redis = DockerContainer(REDIS_IMAGE).with_network(self._network)
+        redis.with_network_aliases(REDIS)
         publish(redis, {6379: self._port})
         redis.with_command(
             ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]

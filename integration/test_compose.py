@@ -20,6 +20,7 @@ from integration.stage import PATIENCE, ROOT
 from tests.ports import free_port
 from tests.redis_server import wait_until
 
+PROMETHEUS_IMAGE = "prom/prometheus:v3.13.0"
 HEALTHY_WITHIN = 60.0  # seconds from `up` on, with the images at hand
 SERVICES = {"redis", "server", "orders", "load", "gateway", "prometheus"}
 JOBS = {"calc": 3, "orders": 1, "gateway": 1, "load": 1}
@@ -98,8 +99,8 @@ def project() -> Iterator[Project]:
     command = compose()
     if command is None:
         pytest.skip("Compose is not installed")
-    if not has_image("prom/prometheus:latest"):
-        pytest.skip("there is no image prom/prometheus:latest")
+    if not has_image(PROMETHEUS_IMAGE):
+        pytest.skip(f"there is no image {PROMETHEUS_IMAGE}")
     made = Project(command)
     try:
         started = time.monotonic()
@@ -130,6 +131,8 @@ def test_every_container_has_limits_and_writes_only_where_it_has_to(project: Pro
         assert host["NanoCpus"] > 0, each["Name"]
         assert host["PidsLimit"] > 0, each["Name"]
         assert host["ReadonlyRootfs"], each["Name"]
+        assert host["CapDrop"] == ["ALL"], each["Name"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], each["Name"]
         published = [it["HostIp"] for ports in host["PortBindings"].values() for it in ports]
         assert set(published) <= {"127.0.0.1"}, each["Name"]
 

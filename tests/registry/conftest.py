@@ -11,6 +11,7 @@ from rap.registry.redis import RedisRegistry
 from tests.redis_fixtures import (
     namespace,
     redis_cluster,
+    redis_deployed,
     redis_old,
     redis_sentinel,
     redis_single,
@@ -22,6 +23,7 @@ __all__ = [
     "connect",
     "namespace",
     "redis_cluster",
+    "redis_deployed",
     "redis_old",
     "redis_sentinel",
     "redis_single",
@@ -48,7 +50,7 @@ def clock() -> FakeClock:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of the kind of registry that a test is given as its parameter."""
     kind = request.param
-    if kind in ("single", "old", "sentinel", "cluster"):
+    if kind in ("single", "deployed", "old", "sentinel", "cluster"):
         return str(request.getfixturevalue(f"redis_{kind}").url)
     return {"memory": "memory://suite", "file": f"file://{tmp_path}/registry"}[kind]
 

@@ -10,7 +10,7 @@ from tests.registry.conftest import Connect
 from tests.registry.sample import make_endpoint, ports, until, until_true, watching
 
 pytestmark = pytest.mark.parametrize(
-    "url", ["memory", "file", "single", "old", "sentinel", "cluster"], indirect=True
+    "url", ["memory", "file", "single", "deployed", "old", "sentinel", "cluster"], indirect=True
 )
 
 LONG, SHORT = 30.0, 0.3  # seconds to live

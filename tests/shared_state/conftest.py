@@ -5,9 +5,15 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 
 from rap.shared_state import SharedState, state_from_url
-from tests.redis_fixtures import namespace, redis_cluster, redis_old, redis_single
+from tests.redis_fixtures import (
+    namespace,
+    redis_cluster,
+    redis_deployed,
+    redis_old,
+    redis_single,
+)
 
-__all__ = ["connect", "namespace", "redis_cluster", "redis_old", "redis_single"]
+__all__ = ["connect", "namespace", "redis_cluster", "redis_deployed", "redis_old", "redis_single"]
 
 # Makes the state of one more instance, as another process would, over what the others see.
 Connect = Callable[[], SharedState]

@@ -12,7 +12,7 @@ from tests.redis_fixtures import limited
 from tests.redis_server import RedisServer
 from tests.shared_state.conftest import Connect
 
-STORES = ["memory", "single", "old", "cluster"]
+STORES = ["memory", "single", "deployed", "old", "cluster"]
 REDIS = STORES[1:]
 over = pytest.mark.parametrize("connect", STORES, indirect=True)
 over_redis = pytest.mark.parametrize("connect", REDIS, indirect=True)
