@@ -3,8 +3,8 @@
 A server that begins every call that has arrived begins them all too late when there are too many:
 its loop runs handlers for seconds before it reads its sockets again, so each call is past its
 deadline when its turn comes. The gate begins about 10 ms of work in one turn of the loop. The rest
-waits in a queue of its connection, and connections take turns, so a client with few calls does not
-wait behind one with many.
+waits in a queue of its connection, and connections have equal shares of the time, so a client with
+few or quick calls does not wait behind one with many or slow ones.
 
 How many calls are 10 ms of work is learned from how long turns of the loop take. While calls wait,
 each turn is a sample. Otherwise one turn per slice is measured.
@@ -15,8 +15,9 @@ other target: a burst of calls with much time is served in full.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from itertools import repeat
 from math import inf
 from operator import length_hint
@@ -43,6 +44,8 @@ _PAUSE = 0.001  # seconds for which the loop may be idle when no call can begin 
 _LEAST_TURN = 1e-5  # seconds; the clock of a test may stand still
 _FASTER = 2.0  # calls that begin in the time in which so far one was served
 _MEASURED = 2 * _SLICE  # seconds of measuring before a wait is predicted
+_LEARN = 0.25  # of the difference, when a call of a connection costs more or less than the others
+_SPARE_LINES = 64  # of connections without calls that are kept
 _PATIENCE = 0.5  # share of its time that a call may wait, by the prediction when it arrives
 _LATEST = 0.75  # share of its time at which it is begun at the latest
 _MAX_WAITING = 16_384  # calls that wait, when one without a deadline arrives
@@ -67,74 +70,140 @@ class Line(Generic[W]):
 
     Args:
         level: All calls of the priority.
+        cost: Seconds that a call takes, until one of the connection was measured.
 
     Attributes:
         calls: The flags of its Open and its time of arrival, by call.
+        cost: Seconds that a call of the connection takes.
+        tag: Virtual time until which the connection has had its share.
     """
 
-    __slots__ = ("_level", "calls")
+    __slots__ = ("_level", "_measured", "calls", "cost", "tag")
 
-    def __init__(self, level: "_Level[W]") -> None:
+    def __init__(self, level: "_Level[W]", cost: float) -> None:
         self.calls: OrderedDict[W, tuple[int, float]] = OrderedDict()
+        self.cost = cost
+        self.tag = level.time
         self._level = level
+        self._measured = False
 
     def remove(self, call: W) -> None:
         """Forget a call that has ended while it waited."""
         del self.calls[call]
-        self._level.count -= 1
+        self._level.leave(self)
+
+    def charge(self, paid: float, cost: float) -> None:
+        """Learn from a call that has begun.
+
+        Args:
+            paid: Seconds that it was thought to take.
+            cost: Seconds that it has taken.
+        """
+        self.tag += cost - paid
+        share = _LEARN if self._measured else 1.0
+        self._measured = True
+        more = (cost - self.cost) * share
+        self.cost += more
+        self._level.backlog += more * len(self.calls)
 
 
 class _Level(Generic[W]):
     """The waiting calls of one priority.
 
+    Connections share the time of the event loop, not the number of calls: the next call is of the
+    connection that has had the least time (start-time fair queueing; Goyal, Vin and Cheng, 1996).
+    A connection that had no calls for a while has not saved time for later.
+
     Attributes:
         count: Number of calls.
-        lines: Their queues, by connection.
-        turns: Connections in the order in which they are served; each is in `lines`.
+        backlog: Seconds that they take.
+        busy: Number of connections that have calls.
+        lines: Their queues, by connection; and those of connections that had calls before.
+        time: Virtual time: how much each connection with calls has had so far.
     """
 
-    __slots__ = ("count", "lines", "turns")
+    __slots__ = ("_number", "_turns", "backlog", "busy", "count", "lines", "time")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.busy = 0
+        self.backlog = 0.0
         self.lines: dict[Any, Line[W]] = {}
-        self.turns: deque[Any] = deque()
+        self.time = 0.0
+        self._turns: list[tuple[float, int, Line[W]]] = []  # a heap of those with calls
+        self._number = 0
 
-    def add(self, call: W, flags: int, now: float) -> None:
-        """Append a call to the queue of its connection."""
+    def add(self, call: W, flags: int, now: float, cost: float) -> None:
+        """Append a call to the queue of its connection.
+
+        Args:
+            call: The call.
+            flags: Flags of its Open.
+            now: Seconds on the monotonic clock.
+            cost: Seconds that calls take, if the connection is new.
+        """
         line = self.lines.get(call.conn)
         if line is None:
-            line = self.lines[call.conn] = Line(self)
-            self.turns.append(call.conn)
+            if len(self.lines) > _SPARE_LINES + 2 * self.busy:
+                self._forget_lines()
+            line = self.lines[call.conn] = Line(self, cost)
+        if not line.calls:
+            self.busy += 1
+            line.tag = max(line.tag, self.time)
+            self._push(line)
         line.calls[call] = (flags, now)
         self.count += 1
+        self.backlog += line.cost
         call.set_line(line)
 
-    def ahead(self, conn: Any) -> int:
-        """Return how many calls begin before the next one of a connection."""
+    def leave(self, line: Line[W]) -> None:
+        """Count a call less, which has left its queue."""
+        self.count -= 1
+        self.backlog = self.backlog - line.cost if self.count else 0.0
+        self.busy -= not line.calls
+
+    def ahead(self, conn: Any) -> float:
+        """Return the seconds of calls that begin before the next one of a connection."""
         line = self.lines.get(conn)
         if line is None:
-            return min(self.count, len(self.lines))
-        return min(self.count, (len(line.calls) + 1) * len(self.lines))
+            return 0.0
+        share = max(line.tag - self.time, 0.0) + len(line.calls) * line.cost
+        return min(self.backlog, share * max(self.busy, 1))
 
-    def take(self) -> tuple[W, int, float] | None:
-        """Return the next call, its flags and its time of arrival."""
-        turns = self.turns
+    def take(self) -> tuple[W, int, float, Line[W]] | None:
+        """Return the next call, its flags, its time of arrival, and the queue where it waited."""
+        turns = self._turns
         while turns:
-            conn = turns.popleft()
-            line = self.lines[conn]
+            tag, _, line = heappop(turns)
             if not line.calls:  # they have ended
-                del self.lines[conn]
                 continue
+            if tag < line.tag:  # its calls have taken longer than was thought
+                self._push(line)
+                continue
+            self.time = max(self.time, tag)
             call, (flags, arrived) = line.calls.popitem(last=False)
-            self.count -= 1
+            self.leave(line)
+            line.tag += line.cost
             if line.calls:
-                turns.append(conn)
-            else:
-                del self.lines[conn]
+                self._push(line)
             call.set_line(None)
-            return call, flags, arrived
+            return call, flags, arrived, line
         return None
+
+    def clear(self) -> None:
+        """Forget what connections have had; none has calls."""
+        self.lines.clear()
+        self._turns.clear()
+        self.time = 0.0
+
+    def _push(self, line: Line[W]) -> None:
+        self._number += 1
+        heappush(self._turns, (line.tag, self._number, line))
+
+    def _forget_lines(self) -> None:
+        """Forget connections without calls that have had no more time than others."""
+        self.lines = {
+            conn: line for conn, line in self.lines.items() if line.calls or line.tag > self.time
+        }
 
 
 class Gate(Generic[W]):
@@ -188,6 +257,9 @@ class Gate(Generic[W]):
         "_shortest",
         "_shortest_at",
         "_shortest_before",
+        "_spent",
+        "_stamped_at",
+        "_stamps",
         "_time",
         "_work",
         "delay",
@@ -234,7 +306,9 @@ class Gate(Generic[W]):
         # Of all turns, with exponential decay: seconds, those without reading, and calls.
         self._time = self._work = self._calls = 0.0
         self._pause = 0.0  # seconds for which the loop could be idle before the next drain
-        self._saved = 0.0  # calls that may begin for the time that has passed
+        self._saved = 0.0  # seconds of work that may begin for the time that has passed
+        self._stamped_at = 0.0  # when the last call was measured that has begun
+        self._stamps = self._spent = 0.0  # seconds of these calls: since the last drain, and of all
         self._shortest = self._shortest_before = inf  # seconds that callers allow
         self._shortest_at = 0.0
 
@@ -242,6 +316,11 @@ class Gate(Generic[W]):
     def waiting(self) -> int:
         """Number of calls that wait."""
         return sum([level.count for level in self._levels])
+
+    @property
+    def known(self) -> int:
+        """Number of connections whose share of the time is known."""
+        return sum([len(level.lines) for level in self._levels])
 
     @property
     def slice(self) -> float:
@@ -282,7 +361,7 @@ class Gate(Generic[W]):
             return True
         if time < self._shortest:
             self._shortest = time
-        self._levels[priority].add(call, flags, now)
+        self._levels[priority].add(call, flags, now, self._cost)
         return True
 
     def _renew(self, now: float) -> None:
@@ -349,8 +428,8 @@ class Gate(Generic[W]):
         ahead = levels[priority].ahead(conn)
         while priority:  # those of a higher priority begin before
             priority -= 1
-            ahead += levels[priority].count
-        return ahead * self._time / max(self._calls, 1e-9)
+            ahead += levels[priority].backlog
+        return ahead * self._time / max(self._work, 1e-9)
 
     def _count_reading(self) -> None:
         self._reading += self._last_arrival - self._first_arrival
@@ -369,32 +448,39 @@ class Gate(Generic[W]):
         if not self._held and not self.waiting:
             self._is_draining = False
             self.delay = 0.0
+            for level in self._levels:
+                level.clear()
             self._renew(now)
             return
         self._held = False
         length = self.slice
-        most = self._afford(now, length)
+        left = budget = self._afford(now, length)
         end = now + length
         begun = 0
         self._make_room(0)
+        self._call_soon(self._stamp)
         try:
-            while begun < most:
+            while left > 0.0:
                 call = self._next(now)
                 if call is None:
                     break
+                line, before = call[2], now
                 if not begun and self._sample is not None:
                     self._sample(call[0], now)
                 begun += 1
-                self._begin(*call)
+                left -= line.cost
+                paid = line.cost
+                self._begin(call[0], call[1])
                 now = self._clock()
+                self._call_soon(self._stamp, line, paid, now - before)
                 if now >= end:  # handlers have run already
                     break
         finally:
             self._drain_begun = begun
-            self._saved -= begun
+            self._saved -= budget - left
             if not self.waiting:
-                self._make_room(most - begun)
-            if most:
+                self._make_room(int(max(left, 0.0) / self._cost))
+            if budget > 0.0:
                 self._pause = 0.0
                 self._call_soon(self._before_drain)
             else:
@@ -412,36 +498,55 @@ class Gate(Generic[W]):
         self._reading = 0.0
         self._time = self._time * keep + spent
         self._work = self._work * keep + work
+        self._spent = self._spent * keep + self._stamps
+        self._stamps = 0.0
         self._calls = self._calls * keep + begun
         if self._calls > 1e-9:
             self._cost = min(max(self._work / self._calls, _LEAST_COST), _MOST_COST)
-        self._saved += max(spent, self._pause, _LEAST_TURN) * _FASTER / self._cost
+        self._saved += max(spent, self._pause, _LEAST_TURN) * _FASTER
         if now - self._shortest_at >= _SHORTEST_KEPT:
             self._shortest_at = now
             self._shortest_before, self._shortest = self._shortest, inf
 
-    def _afford(self, now: float, length: float) -> int:
-        """Return how many calls may begin now.
+    def _afford(self, now: float, length: float) -> float:
+        """Return how many seconds of work may begin now.
 
         A turn is short if calls only begin to wait for something in it, and their work comes later.
-        So no more calls begin than the time that has passed is worth, with some more in case that
-        the loop could do more. One begins in each slice, whatever else the loop does.
+        So no more work begins than the time that has passed is worth, with some more in case that
+        the loop could do more. One call begins in each slice, whatever else the loop does.
         """
-        self._saved = min(self._saved, max(1.0, length / self._cost) + 1.0)
-        if self._saved < 1.0 and now - self._progress_at >= length:
-            self._saved = 1.0
-        if self._saved >= 1.0:
+        self._saved = min(self._saved, max(length, self._cost))
+        if self._saved <= 0.0 and now - self._progress_at >= length:
+            self._saved = self._cost
+        if self._saved > 0.0:
             self._progress_at = now
-        return int(self._saved)
+        return self._saved
 
-    def _next(self, now: float) -> tuple[W, int] | None:
-        """Return the next call that is in time, and its flags; refuse those that are late."""
+    def _stamp(self, line: Line[W] | None = None, paid: float = 0.0, before: float = 0.0) -> None:
+        """Measure the first step of a call; this runs right after it.
+
+        Args:
+            line: The queue in which it waited; `None`: the first call of a drain comes next.
+            paid: Seconds that it was thought to take.
+            before: Seconds that it took to begin it.
+        """
+        now = self._clock()
+        if line is not None:
+            spent = before + now - self._stamped_at
+            self._stamps += spent
+            # What else calls take, such as to read and to answer them, all have alike.
+            rest = max(self._work - self._spent, 0.0) / max(self._calls, 1.0)
+            line.charge(paid, spent + rest)
+        self._stamped_at = now
+
+    def _next(self, now: float) -> tuple[W, int, Line[W]] | None:
+        """Return the next call that is in time, its flags and its queue; refuse late ones."""
         for priority, level in enumerate(self._levels):
             while level.count:
                 found = level.take()
                 if found is None:
                     break
-                call, flags, arrived = found
+                call, flags, arrived, line = found
                 deadline = call.deadline
                 latest = arrived + (deadline - arrived) * _LATEST - self.slice
                 if now > latest and now > arrived:
@@ -449,7 +554,7 @@ class Gate(Generic[W]):
                     continue
                 self.delay = now - arrived
                 self.waited += self.delay
-                return call, flags
+                return call, flags, line
         return None
 
 

@@ -70,6 +70,7 @@ class Simulation:
         is_on: bool = True,
     ) -> None:
         self.clock = FakeClock()
+        self.began_at = self.now
         self.eager = eager
         self.waits = waits
         self.read_cost = read_cost
@@ -156,11 +157,17 @@ class Simulation:
     def run(self) -> None:
         """Turn until nothing is left to do."""
         self.sockets.sort(key=lambda each: each[0])
-        while self._ready or self.sockets:
-            if not self._ready and self.sockets[0][0] > self.now:
-                self.clock.advance(self.sockets[0][0] - self.now)
+        while self.is_busy:
             self.turn()
             assert self.turns < 1_000_000
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is left to do; waits until it is due."""
+        if not self._ready and self.sockets:
+            first = min(at for at, _ in self.sockets)
+            self.clock.advance(max(0.0, first - self.now))
+        return bool(self._ready or self.sockets)
 
     def outcome(self, calls: Iterable[SimulatedCall] | None = None) -> Counter[str]:
         """Return what became of calls, counted."""

@@ -95,6 +95,65 @@ def test_a_polite_client_beside_a_greedy_one_is_served_in_full(eager: bool) -> N
 
 
 @EAGER
+@pytest.mark.parametrize("rate", [50, 200])
+def test_a_client_with_quick_calls_beside_one_with_slow_ones_is_served_in_full(
+    eager: bool, rate: float
+) -> None:
+    sim = Simulation(eager=eager)
+    greedy, polite = Conn(), Conn()
+    sim.offer([greedy], rate=130, duration=4, timeout=0.5, seconds=0.03)  # four times as many
+    calls = sim.offer([polite], rate=rate, duration=4, timeout=0.5, seconds=0.0002)
+    sim.run()
+    assert sim.outcome(calls) == {"good": len(calls)}
+    assert sim.outcome()["good"] >= len(calls) + 110
+
+
+def seconds_of(calls: list[SimulatedCall]) -> float:
+    return sum(call.seconds for call in calls if call.succeeded)
+
+
+@EAGER
+@pytest.mark.parametrize("costs", [(0.002, 0.002), (0.002, 0.02), (0.0005, 0.03)])
+def test_connections_share_the_time_and_not_the_number_of_calls(
+    eager: bool, costs: tuple[float, float]
+) -> None:
+    sim = Simulation(eager=eager)
+    first, second = (
+        sim.offer([Conn()], rate=1.5 / cost, duration=6, timeout=0.5, seconds=cost)
+        for cost in costs
+    )
+    sim.run()
+    assert seconds_of(first) + seconds_of(second) >= 0.85 * 6
+    assert 0.75 <= seconds_of(first) / seconds_of(second) <= 1.35
+
+
+@EAGER
+def test_a_client_that_was_idle_has_not_saved_time_for_later(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    busy, idle = Conn(), Conn()
+    before = sim.offer([busy], rate=2000, duration=4, timeout=0.5, seconds=0.002)
+    sim.offer([idle], rate=10, duration=2, timeout=0.5, seconds=0.002)
+    sim.offer([idle], rate=2000, duration=2, timeout=0.5, seconds=0.002, begin=2)
+    sim.run()
+    served = [call for call in before if call.succeeded and (call.began or 0) >= sim.began_at + 2]
+    assert seconds_of(served) >= 0.4 * 2
+
+
+@EAGER
+def test_connections_that_had_their_turn_are_not_kept(eager: bool) -> None:
+    sim = Simulation(eager=eager)
+    sim.offer([Conn()], rate=1000, duration=4, timeout=0.5, seconds=0.002)
+    for n in range(1000):
+        sim.arrive(Conn(), 0.5, 0.0001, after=n / 300)
+    most = 0
+    while sim.is_busy:
+        sim.turn()
+        most = max(most, sim.gate.known)
+    assert most <= 200
+    assert sim.gate.known == 0
+
+
+@EAGER
 @pytest.mark.parametrize("seconds", [0.00003, 0.001, 0.005])
 def test_a_burst_of_calls_with_much_time_loses_none(eager: bool, seconds: float) -> None:
     sim = Simulation(eager=eager)
