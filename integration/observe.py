@@ -130,7 +130,9 @@ class System:
         """Return what the gateway answers."""
         url = f"http://{self.address(self.gateway, HTTP_PORT)}{path}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, json.dumps(body).encode(), timeout=10) as answer:
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), head)
+        with opener.open(request, timeout=10) as answer:
             return json.load(answer)["data"]
 
     def said_by_load(self) -> str:

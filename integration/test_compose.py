@@ -71,7 +71,10 @@ class Project:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Ask the gateway."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.gateway}{path}", json.dumps(body).encode(), method="POST"
+            f"http://127.0.0.1:{self.gateway}{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+            method="POST",
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)

@@ -141,6 +141,7 @@ class _System:
 
     def _ask(self, headers: dict[str, str]) -> Any:
         body = json.dumps({"prices": [7]}).encode()
+        headers = {"Content-Type": "application/json", **headers}
         request = urllib.request.Request(self._url, body, headers, method="POST")
         open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         with open_url(request, timeout=PATIENCE) as answer:

@@ -4,18 +4,30 @@ Private functions cannot be called through the gateway, even if it runs on the s
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.routing import Route, WebSocketRoute
 
 from rap.client import Client
 from rap.gateway.config import GatewayConfig
 from rap.gateway.endpoints import Endpoints
-from rap.gateway.request import Parser
+from rap.gateway.request import PRIORITY_HEADER, TIMEOUT_HEADER, TRACE_HEADERS, Parser
 
 __all__ = ["create_app"]
+
+# Those of requests that browsers do not allow by themselves.
+_REQUEST_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    TIMEOUT_HEADER,
+    PRIORITY_HEADER,
+    *TRACE_HEADERS,
+]
 
 
 def create_app(
@@ -33,6 +45,10 @@ def create_app(
     max_sockets: int = 1024,
     max_per_address: int = 128,
     trusted_proxies: Collection[str] = (),
+    allowed_origins: Collection[str] | None = None,
+    allowed_hosts: Collection[str] | None = None,
+    cors: bool | Mapping[str, Any] = False,
+    authorize: Callable[[HTTPConnection], object] | None = None,
 ) -> Starlette:
     """Return an application that calls functions for HTTP clients.
 
@@ -73,6 +89,18 @@ def create_app(
         trusted_proxies: Addresses and networks of proxies whose header `X-Forwarded-For` names the
             client: `10.0.0.7`, `10.0.0.0/8`, or `unix` for connections without an address. From
             anyone else, the header is ignored. Default ().
+        allowed_origins: Origins of web pages that may call functions and open channels, such as
+            `https://app.example.com`, or `*` for all. `None` means the host that the request names.
+            Requests without the header `Origin` do not come from a web page and are not affected.
+            Others are answered with status 403. Default None.
+        allowed_hosts: Names of hosts, or `*.domain`, that the header `Host` of a request may have.
+            `None` means any. Other requests are answered with status 421. Default None.
+        cors: Whether browsers may show answers to pages of `allowed_origins`, by the headers of
+            CORS. A mapping has further arguments of Starlette's `CORSMiddleware`, such as
+            `allow_credentials`. Default False.
+        authorize: Called with each request, a `starlette.requests.HTTPConnection`, before its body
+            is read; `def` or `async def`. It returns `True` if the request may be served, and
+            `False` for status 401, or raises `PermissionDenied` for 403. Default None.
 
     Raises:
         ValueError: An option has an invalid value; the message names it.
@@ -96,6 +124,10 @@ def create_app(
         max_sockets=max_sockets,
         max_per_address=max_per_address,
         trusted_proxies=trusted_proxies,
+        allowed_origins=allowed_origins,
+        allowed_hosts=allowed_hosts,
+        cors=cors,
+        authorize=authorize,
     )
     endpoints = Endpoints(client, Parser(group_filter or ()), config)
     path = prefix.rstrip("/")
@@ -105,8 +137,35 @@ def create_app(
             Route(f"{path}/call/{{group}}/{{name}}", endpoints.call, methods=["POST"]),
             WebSocketRoute(f"{path}/channel", endpoints.channel),
         ],
+        middleware=_cors(config),
         lifespan=_lifespan(client),
     )
+
+
+def _cors(config: GatewayConfig) -> list[Middleware]:
+    """Return the middleware for the option `cors`.
+
+    Raises:
+        ValueError: It does not fit `allowed_origins`.
+    """
+    if config.cors is False:
+        return []
+    origins = config.allowed_origins
+    if origins is None:
+        raise ValueError("cors needs allowed_origins: pages of the same host need no CORS")
+    arguments: dict[str, Any] = {
+        "allow_origins": list(origins),
+        "allow_methods": ["POST"],
+        "allow_headers": _REQUEST_HEADERS,
+        "expose_headers": ["Retry-After"],
+    }
+    if isinstance(config.cors, Mapping):
+        arguments |= config.cors
+    if "*" in arguments["allow_origins"] and arguments.get("allow_credentials"):
+        raise ValueError(
+            "cors: allow_credentials with the origin '*' would let every page act for its users"
+        )
+    return [Middleware(CORSMiddleware, **arguments)]
 
 
 def _lifespan(client: Client) -> Callable[[Any], contextlib.AbstractAsyncContextManager[None]]:

@@ -1,11 +1,24 @@
 """The options of `create_app`."""
 
-from collections.abc import Collection
-from typing import Annotated
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any
 
+from starlette.requests import HTTPConnection
+
+from rap.gateway.guard import check_hosts, check_origins
 from rap.options import Option, Options
 
 __all__ = ["GatewayConfig"]
+
+
+def _check_cors(value: object, *, option: str) -> None:
+    if not isinstance(value, bool | Mapping):
+        raise ValueError(f"{option} must be True, False or a mapping, got {value!r}")
+
+
+def _check_hook(value: object, *, option: str) -> None:
+    if not callable(value):
+        raise ValueError(f"{option} must be a function, got {value!r}")
 
 
 class GatewayConfig(Options, frozen=True, kw_only=True, eq=False):
@@ -97,3 +110,39 @@ class GatewayConfig(Options, frozen=True, kw_only=True, eq=False):
             "else, the header is ignored."
         ),
     ] = ()
+    allowed_origins: Annotated[
+        Collection[str] | None,
+        Option(
+            "Origins of web pages that may call functions and open channels, such as "
+            "`https://app.example.com`, or `*` for all. `None` means the host that the request "
+            "names. Requests without the header `Origin` do not come from a web page and are not "
+            "affected. Others are answered with status 403.",
+            check=check_origins,
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        Collection[str] | None,
+        Option(
+            "Names of hosts, or `*.domain`, that the header `Host` of a request may have. `None` "
+            "means any. Other requests are answered with status 421.",
+            check=check_hosts,
+        ),
+    ] = None
+    cors: Annotated[
+        bool | Mapping[str, Any],
+        Option(
+            "Whether browsers may show answers to pages of `allowed_origins`, by the headers of "
+            "CORS. A mapping has further arguments of Starlette's `CORSMiddleware`, such as "
+            "`allow_credentials`.",
+            check=_check_cors,
+        ),
+    ] = False
+    authorize: Annotated[
+        Callable[[HTTPConnection], object] | None,
+        Option(
+            "Called with each request, a `starlette.requests.HTTPConnection`, before its body is "
+            "read; `def` or `async def`. It returns `True` if the request may be served, and "
+            "`False` for status 401, or raises `PermissionDenied` for 403.",
+            check=_check_hook,
+        ),
+    ] = None

@@ -17,6 +17,7 @@ from rap.gateway.arrivals import Arrivals
 from rap.gateway.calls import Caller
 from rap.gateway.client_address import ClientAddresses
 from rap.gateway.config import GatewayConfig
+from rap.gateway.guard import Guard
 from rap.gateway.places import Places
 from rap.gateway.request import Parser, host_of, options_of, read_body
 from rap.gateway.request_lines import NDJSON, RequestLines
@@ -53,11 +54,26 @@ class Endpoints:
 
     def __init__(self, client: Client, parser: Parser, config: GatewayConfig) -> None:
         places = Places(config, client.config.max_in_flight)
-        addresses = ClientAddresses(config.trusted_proxies)
         posts = _Posts(Caller(client), parser, config, places)
-        self.normal = _Post(posts.normal, places, addresses)
-        self.call = _Post(posts.call, places, addresses)
-        self.channel = _Channel(client, parser, config, places, addresses)
+        guard = Guard(config.allowed_origins, config.allowed_hosts, config.authorize)
+        door = _Door(guard, places, ClientAddresses(config.trusted_proxies))
+        self.normal = _Post(posts.normal, door)
+        self.call = _Post(posts.call, door, NDJSON)
+        self.channel = _Channel(client, parser, config, door)
+
+
+class _Door(NamedTuple):
+    """What a request passes before it is served.
+
+    Args:
+        guard: Decides whether it is allowed.
+        places: The places of the gateway.
+        addresses: Finds the address of the client.
+    """
+
+    guard: Guard
+    places: Places
+    addresses: ClientAddresses
 
 
 class _Visit(NamedTuple):
@@ -65,11 +81,13 @@ class _Visit(NamedTuple):
 
     Args:
         request: The request; its body is in `arrivals`.
+        media_type: Of its body.
         arrivals: What the client sends.
         places: Holds places until the response was sent.
     """
 
     request: Request
+    media_type: str
     arrivals: Arrivals
     places: ExitStack
 
@@ -79,34 +97,34 @@ class _Post:
 
     Args:
         serve: Returns the response.
-        places: The places of the gateway.
-        addresses: Finds the address of the client.
+        door: What the requests pass before.
+        media_types: Accepted besides JSON.
     """
 
     def __init__(
-        self,
-        serve: Callable[[_Visit], Awaitable[Response]],
-        places: Places,
-        addresses: ClientAddresses,
+        self, serve: Callable[[_Visit], Awaitable[Response]], door: _Door, *media_types: str
     ) -> None:
         self._serve = serve
-        self._places = places
-        self._addresses = addresses
+        self._door = door
+        self._media_types = media_types
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(self._addresses.resolve(scope))
+        guard, places, addresses = self._door
+        request = Request(addresses.resolve(scope))
         response: Response | None = None
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._places.of_address(host_of(request)))
+                guard.check(request)
+                media_type = guard.check_type(request, *self._media_types)
+                stack.enter_context(places.of_address(host_of(request)))
             except BadRequest as error:
                 await error_response(error)(scope, receive, send)
                 return
             async with Arrivals(receive) as arrivals:
                 try:
                     with arrivals.bound():
-                        response = await self._answer(_Visit(request, arrivals, stack))
+                        response = await self._answer(_Visit(request, media_type, arrivals, stack))
                         await response(scope, receive, send)
                 except (ClientDisconnect, OSError):  # ASGI servers tell it in both ways
                     if response is None:
@@ -115,6 +133,7 @@ class _Post:
 
     async def _answer(self, visit: _Visit) -> Response:
         try:
+            await self._door.guard.authorize(visit.request)
             return await self._serve(visit)
         except (CallError, BadRequest) as error:
             return error_response(error)
@@ -146,8 +165,7 @@ class _Posts:
     async def call(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its path."""
         request = visit.request
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type == NDJSON:
+        if visit.media_type == NDJSON:
             return await self._call_with_items(visit)
         if _wants_events(request):
             visit.places.enter_context(self._places.stream())
@@ -183,31 +201,24 @@ class _Channel:
         client: Makes the calls.
         parser: Reads what the first messages ask for.
         config: Options of the gateway.
-        places: The places of the gateway.
-        addresses: Finds the address of the client.
+        door: What the requests pass before.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        parser: Parser,
-        config: GatewayConfig,
-        places: Places,
-        addresses: ClientAddresses,
-    ) -> None:
+    def __init__(self, client: Client, parser: Parser, config: GatewayConfig, door: _Door) -> None:
         self._client = client
         self._parser = parser
         self._config = config
-        self._places = places
-        self._addresses = addresses
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket."""
-        socket = WebSocket(self._addresses.resolve(scope), receive, send)
+        guard, places, addresses = self._door
+        socket = WebSocket(addresses.resolve(scope), receive, send)
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._places.of_address(host_of(socket)))
-                stack.enter_context(self._places.socket())
+                guard.check(socket)
+                stack.enter_context(places.of_address(host_of(socket)))
+                stack.enter_context(places.socket())
             except BadRequest as error:
                 await _refuse(socket, error)
                 return
@@ -217,6 +228,12 @@ class _Channel:
                     await self._serve(socket, arrivals)
 
     async def _serve(self, socket: WebSocket, arrivals: Arrivals) -> None:
+        try:
+            with arrivals.bound():
+                await self._door.guard.authorize(socket)
+        except (CallError, BadRequest) as error:
+            await _refuse(socket, error)
+            return
         await socket.accept()
         code = _NORMAL
         try:
@@ -239,7 +256,7 @@ class _Channel:
             raise BadRequest(408, text) from None
 
 
-async def _refuse(socket: WebSocket, error: BadRequest) -> None:
+async def _refuse(socket: WebSocket, error: CallError | BadRequest) -> None:
     """Refuse a WebSocket: with a response if the ASGI server can send one, otherwise with 403."""
     if "websocket.http.response" in socket.scope.get("extensions", {}):
         await socket.send_denial_response(error_response(error))

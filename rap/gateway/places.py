@@ -9,6 +9,8 @@ from rap.gateway.response import BadRequest
 
 __all__ = ["Places"]
 
+_SOON = {"Retry-After": "1"}
+
 
 class Places:
     """The places of one gateway. Whoever finds none is refused, and does not wait.
@@ -43,9 +45,8 @@ class Places:
             network = host
         count = self._open.get(network, 0)
         if count >= self._max_per_address:
-            raise BadRequest(
-                429, f"{count} requests of this address are open, which is max_per_address", 1
-            )
+            text = f"{count} requests of this address are open, which is max_per_address"
+            raise BadRequest(429, text, _SOON)
         self._open[network] = count + 1
         try:
             yield
@@ -104,7 +105,7 @@ class _Limit:
     @contextmanager
     def taken(self) -> Iterator[None]:
         if self._count >= self._most:
-            raise BadRequest(503, f"{self._count} {self._text}", 1)
+            raise BadRequest(503, f"{self._count} {self._text}", _SOON)
         self._count += 1
         try:
             yield

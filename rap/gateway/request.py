@@ -13,6 +13,9 @@ from rap.gateway.arrivals import Arrivals
 from rap.gateway.response import BadRequest
 
 __all__ = [
+    "PRIORITY_HEADER",
+    "TIMEOUT_HEADER",
+    "TRACE_HEADERS",
     "FunctionCall",
     "Parser",
     "RequestOptions",
@@ -33,7 +36,7 @@ _IGNORED = {"func_type"}  # clients of release 0.5.3.8 send it
 _MESSAGES = ("text", "json")
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 # Trace headers of W3C Trace Context and Jaeger. Baggage of HTTP clients is dropped.
-_TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
+TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
 _MAX_TRACE_HEADER = 512  # characters, as W3C asks of tracestate
 
 
@@ -153,7 +156,7 @@ def host_of(connection: HTTPConnection) -> str:
 def header_of(connection: HTTPConnection) -> Header:
     """Return the header of the call for a request: the address of its client, and its trace."""
     header: Header = {FORWARDED: host_of(connection)}
-    for name in _TRACE_HEADERS:
+    for name in TRACE_HEADERS:
         value = connection.headers.get(name, "")
         if 0 < len(value) <= _MAX_TRACE_HEADER:
             header[name] = value

@@ -73,13 +73,13 @@ class BadRequest(Exception):
     Args:
         status: HTTP status.
         message: The reason, as one sentence.
-        retry_after: Seconds after which the request may be made again; `None`: not at all.
+        headers: Headers of the response.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
+        self.headers = headers or {}
 
 
 class Answer(Protocol):
@@ -110,10 +110,10 @@ def error_response(error: CallError | BadRequest, answer: Answer | None = None) 
     """Return the response for an error of a call, or of the request."""
     reply = error_object(error)
     headers = {} if answer is None else _headers_of(answer)
-    if isinstance(error, BadRequest) or error.code in _BUSY:
-        seconds: Any = error.retry_after if isinstance(error, BadRequest) else None
-        if isinstance(error, CallError):
-            seconds = error.details.get("retry_after")
+    if isinstance(error, BadRequest):
+        headers |= error.headers
+    elif error.code in _BUSY:
+        seconds: Any = error.details.get("retry_after")
         if isinstance(seconds, int | float) and 0 <= seconds <= _LONGEST_PAUSE:
             headers["Retry-After"] = str(math.ceil(seconds))
     return Response(to_json(reply), reply["code"], headers, media_type=_JSON)

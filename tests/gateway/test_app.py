@@ -119,7 +119,8 @@ async def secret_channel(channel: Channel) -> None:
     raise AssertionError
 
 
-EVENTS = {"Accept": "text/event-stream"}
+JSON = {"Content-Type": "application/json"}
+EVENTS = {"Accept": "text/event-stream", **JSON}
 FUNCTIONS = (
     add,
     echo,
@@ -258,7 +259,7 @@ def test_private_functions_and_filtered_groups_are_not_found(
 def test_an_invalid_body_is_refused_with_the_reason(
     http: TestClient, body: str, reason: str
 ) -> None:
-    answer = http.post("/api/normal", content=body)
+    answer = http.post("/api/normal", content=body, headers=JSON)
     assert answer.json()["code"] == answer.status_code == 400
     assert reason in answer.json()["msg"]
 
@@ -324,10 +325,10 @@ def test_a_handler_sees_the_address_of_the_http_client(http: TestClient) -> None
 def test_a_path_names_the_function_and_the_body_its_arguments(http: TestClient) -> None:
     answer = http.post("/api/call/math/add", json={"a": 1, "b": 2})
     assert answer.json() == {"code": 0, "data": 3}
-    assert http.post("/api/call/default/moment").json()["code"] == 0
+    assert http.post("/api/call/default/moment", headers=JSON).json()["code"] == 0
     assert http.post("/api/call/hidden/add", json={"a": 1}).status_code == 404
-    assert http.post("/api/call/default/secret").status_code == 404
-    assert http.post("/api/call/math/add", content="[1]").status_code == 400
+    assert http.post("/api/call/default/secret", headers=JSON).status_code == 404
+    assert http.post("/api/call/math/add", content="[1]", headers=JSON).status_code == 400
     assert http.post("/api/call/math/add", json={"a": "one"}).status_code == 400
 
 

@@ -53,7 +53,7 @@ class Instrumented:
 
 
 def header_seen(http: TestClient, headers: dict[str, str]) -> dict[str, Any]:
-    answer = http.post("/api/call/default/seen", headers=headers)
+    answer = http.post("/api/call/default/seen", json={}, headers=headers)
     found: dict[str, Any] = answer.json()["data"]
     assert found.pop("forwarded_for") == "testclient"
     return found

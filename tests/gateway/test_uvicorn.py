@@ -99,7 +99,7 @@ async def test_a_client_that_disconnects_between_events_ends_the_generator() -> 
     async with serving(ticks) as server, listening(Client(server.addresses)) as place:
         async with httpx2.AsyncClient(trust_env=False) as http:
             url, headers = f"http://{place}/api/call/default/ticks", {"Accept": "text/event-stream"}
-            async with http.stream("POST", url, headers=headers) as answer:
+            async with http.stream("POST", url, json={}, headers=headers) as answer:
                 async for line in answer.aiter_lines():
                     assert line == "data: 0"
                     break
@@ -113,7 +113,8 @@ async def test_a_client_that_sends_nothing_or_half_a_body_times_out() -> None:
     ):
         host, _, port = place.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"POST /api/normal HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        head = b"POST /api/normal HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writer.write(head + b"Content-Length: 10\r\n\r\n{")
         assert await within(reader.readline()) == b"HTTP/1.1 408 Request Timeout\r\n"
         writer.transport.abort()
         async with connect(f"ws://{place}/api/channel", proxy=None) as socket:
