@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeVar
 from bench.overload_ends import EXPIRED, OK, REFUSED, Plan
 from bench.pair import ENVIRONMENT
 
-__all__ = ["Made", "Summary", "Times", "summarize"]
+__all__ = ["Made", "Summary", "Times", "measure", "summarize"]
 
 _ROOT = Path(__file__).parents[1]
 _REPLICAS = 2
@@ -293,6 +293,20 @@ def _load(
         answers = [_calls_of(client, times.before) for client in clients]
     cores = sum(cpu for _, cpu in answers) / (times.before + times.over + times.after)
     return [summarize(calls, times, deadline) for calls, _ in answers], cores
+
+
+def measure(kind: str, load: float, clients: int, times: Times) -> tuple[float, Summary]:
+    """Return the capacity of two replicas of rap, and what became of calls beyond it.
+
+    Args:
+        kind: See `KINDS`.
+        load: What is asked for, as a share of the capacity.
+        clients: How many clients ask for it together.
+        times: The phases.
+    """
+    capacity = _capacity("rap", kind, times.before)
+    found, _ = _load("rap", kind, capacity, [load / clients] * clients, times, _DEADLINE)
+    return capacity, _together(found)
 
 
 def _together(summaries: Sequence[Summary]) -> Summary:

@@ -8,11 +8,10 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from random import Random
 
-from chaos.day import EVENTS, Happening, spend
-from chaos.records import read_day
+from chaos.day import EVENTS
 from chaos.report import write_report
+from chaos.run import spend_day
 from chaos.stage import Size, Stage
 from chaos.timeline import draw
 
@@ -20,7 +19,6 @@ __all__: list[str] = []
 
 _FULL = 720.0  # seconds
 _WANTED = 1_000_000  # calls of a full day
-_QUIET = 4.0  # seconds before the first event, and after the last one
 _NAMES = [event.name for event in EVENTS]
 
 
@@ -41,9 +39,7 @@ def main() -> int:
     given.out.mkdir(parents=True)
     size = Size(given.replicas, given.drivers, given.rate)
     stage = Stage(given.out.resolve(), size, given.seed, False if given.proxies else None)
-    happenings = asyncio.run(_spend(stage, given))
-    (given.out / "health.json").write_text(json.dumps(stage.health))
-    found = read_day(stage.directory, happenings, stage.health, given.drivers)
+    found, happenings = asyncio.run(spend_day(stage, given.events, given.seconds, _tell))
     head = (
         f"{given.replicas} replicas, {given.drivers} drivers, {given.rate:g} calls/s, "
         f"seed {given.seed}, {stage.network.name}; {os.cpu_count()} cores, "
@@ -67,24 +63,6 @@ def _events(text: str) -> list[object]:
         return [by_name[name] for name in text.split(",")]
     except KeyError as error:
         raise argparse.ArgumentTypeError(f"{error} is none of {', '.join(_NAMES)}") from None
-
-
-async def _spend(stage: Stage, given: argparse.Namespace) -> list[Happening]:
-    async with stage:
-        for _ in range(given.drivers):
-            plan = {
-                "first": stage.now() + 1.0,
-                "seconds": 86_400.0,
-                "rate": given.rate / given.drivers,
-                "only": "",
-            }
-            await stage.drive(plan)
-        await asyncio.sleep(_QUIET)
-        slot = (given.seconds - 2 * _QUIET) / len(given.events)
-        happenings = await spend(stage, given.events, slot, Random(given.seed), _tell)
-        await asyncio.sleep(_QUIET)
-        await stage.stop_driving()
-    return happenings
 
 
 def _tell(text: str) -> None:

@@ -6,12 +6,25 @@ import logging
 import sys
 import time
 
-from faults import budgets, bytes_in, costs, grey, identity, pressure, replays, verifiers
+from faults import (
+    budgets,
+    bytes_in,
+    costs,
+    failover,
+    grey,
+    identity,
+    pressure,
+    replays,
+    verifiers,
+)
 from faults.scenario import Measured, Scale, Scenario, verdict
 
 __all__: list[str] = []
 
-_MODULES = (bytes_in, pressure, replays, identity, grey, budgets, verifiers, costs)
+_MODULES = (
+    *(bytes_in, pressure, replays, identity, grey),
+    *(failover, budgets, verifiers, costs),
+)
 _SCENARIOS = sorted(
     (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row
 )
@@ -22,6 +35,8 @@ _FULL = Scale(
     replays=10_000,
     cancels=100_000,
     quiet_seconds=600,
+    overload_loads=(1.2, 2.0, 4.0),
+    overload_clients=(1, 8),
 )
 _PATIENCE = 900.0  # seconds
 

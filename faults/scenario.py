@@ -17,6 +17,8 @@ class Scale(NamedTuple):
     replays: int = 2_000
     cancels: int = 20_000
     quiet_seconds: int = 20
+    overload_loads: tuple[float, ...] = (2.0,)
+    overload_clients: tuple[int, ...] = (1,)
 
 
 class Measured(NamedTuple):

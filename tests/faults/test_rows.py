@@ -2,15 +2,17 @@
 
 import asyncio
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from faults.__main__ import _SCENARIOS
 from faults.budgets import many_clients, many_small_requests, unfinished_messages
+from faults.member import shop
 from faults.raw import HELLO, opening, speaking
 from faults.victim import attacked
-from rap.errors import Code
+from rap.errors import Code, Unavailable
 from rap.server import Server
 from rap.wire.codec import pack
 from rap.wire.frames import GOAWAY, HEADER, OPEN, RESET, Frame, parse_frames, read_reset
@@ -52,6 +54,17 @@ ROWS = {
         "test_if_unread_streams_hold_the_whole_window_the_one_unread_the_longest_is_reset",
         "tests/transport/test_connection.py::test_a_reader_that_stalls_does_not_hold_up_other_calls",
     ),
+    11: (
+        "tests/server/overload/test_shedding.py::"
+        "test_an_overloaded_server_begins_what_it_can_and_refuses_the_rest",
+        "tests/server/overload/test_limits.py::"
+        "test_a_function_that_waits_goes_on_answering_what_it_can",
+    ),
+    12: (
+        "tests/client/test_retry.py::"
+        "test_where_all_servers_fail_the_load_grows_by_the_budget_and_no_more",
+        "tests/client/test_pool.py::test_a_hurried_pause_is_half_a_second_however_long_it_was",
+    ),
     13: (
         "tests/processor/test_wire.py::test_what_was_captured_is_refused_by_every_instance",
         "tests/shared_state/test_redis_faults.py::"
@@ -78,6 +91,11 @@ ROWS = {
     19: (
         "tests/shared_state/test_redis_faults.py::test_what_a_killed_process_held_is_free_after_its_lease",
     ),
+    20: (
+        "tests/client/test_retry_policy.py::"
+        "test_only_the_first_retry_after_a_lost_connection_is_free",
+        f"{HERE}::test_a_server_that_is_killed_harms_no_call_that_may_be_made_again",
+    ),
     21: (
         "tests/client/test_rescue.py::"
         "test_a_call_on_a_frozen_server_is_answered_by_another_within_its_second",
@@ -91,11 +109,23 @@ ROWS = {
         "tests/client/test_rescue.py::"
         "test_a_server_that_was_silent_twice_in_ten_seconds_gets_no_calls_for_a_while",
     ),
+    29: (
+        "tests/server/test_loop_monitor.py::"
+        "test_a_handler_that_blocks_the_event_loop_is_named_with_its_stack",
+        "tests/server/test_loop_monitor.py::"
+        "test_a_handler_that_does_not_return_is_named_while_it_blocks",
+    ),
     31: (
         "tests/server/test_connection_limit.py::"
         "test_a_client_beyond_the_limit_is_told_and_gets_in_when_another_leaves",
         "tests/observe/test_metrics_server.py::test_the_page_answers_when_no_descriptor_is_left",
         f"{HERE}::test_a_server_with_few_descriptors_serves_and_is_healthy",
+    ),
+    33: (
+        "tests/registry/test_suite.py::"
+        "test_one_that_is_up_replaces_another_process_that_drains_at_once",
+        "tests/registry/test_lease.py::test_a_draining_process_that_is_replaced_logs_no_error",
+        f"{HERE}::test_servers_that_were_killed_in_the_drain_are_called_when_they_are_back",
     ),
     34: (
         "tests/wire/test_codec.py::test_a_map_of_arrays_that_collide_as_keys_is_refused",
@@ -131,6 +161,39 @@ def test_every_row_is_measured_and_has_a_test() -> None:
 def test_the_test_of_a_row_exists(test: str) -> None:
     path, _, name = test.partition("::")
     assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+
+
+async def test_a_server_that_is_killed_harms_no_call_that_may_be_made_again(
+    tmp_path: Path,
+) -> None:
+    async with shop(tmp_path, 2) as servers:
+        client = servers.client
+
+        @client.register(idempotent=True, timeout=9)
+        async def work(number: int) -> int: ...  # type: ignore[empty-body]
+
+        calls = [asyncio.create_task(work(number)) for number in range(50)]
+        servers.members[0].send(signal.SIGKILL)
+        calls += [asyncio.create_task(work(number)) for number in range(50, 100)]
+        assert await within(asyncio.gather(*calls)) == list(range(100))
+        await eventually(lambda: len(client.cluster.ready) == 1)
+
+
+async def test_servers_that_were_killed_in_the_drain_are_called_when_they_are_back(
+    tmp_path: Path,
+) -> None:
+    async with shop(tmp_path, 1) as servers:
+        (member,), client = servers.members, servers.client
+        holding = asyncio.create_task(client.raw_call("hold", 60, timeout=60))
+        await client.raw_call("work", 1)  # the other one has begun
+        member.send(signal.SIGTERM)
+        await eventually(lambda: not client.cluster.ready)
+        await member.end()
+        with pytest.raises(Unavailable):
+            await within(holding)
+        call = asyncio.create_task(client.raw_call("work", 2, timeout=9, wait_for_ready=True))
+        await member.start()
+        assert await within(call) == 2
 
 
 # What a whole server does.
