@@ -594,9 +594,12 @@ class Invoker:
             state.next_attempt(failed)
             call.retry_after(error)
             return True
+        attempts = state.count
+        if is_refused_by_all:  # it waits for the others to come, which its deadline limits
+            attempts = max(1, min(attempts, method.rules.max_attempts - 1))
         pause = self.policy.pause(
             error,
-            state.count,
+            attempts,
             idempotent=method.idempotent,
             elsewhere=elsewhere,
             rules=method.rules,

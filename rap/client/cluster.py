@@ -67,6 +67,7 @@ _SETTLED = 1.0  # seconds after which clients that start together with this one 
 _REPORTED = 1.0  # seconds within which servers say how many clients they have
 _RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
 _REMEMBERED = 600.0  # seconds for which a server that has left is known
+_FORMER = 30.0  # seconds for which it is known how many servers there were
 _GATHERING = 5.0  # seconds in which the others come, once a first server is ready
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
@@ -204,6 +205,7 @@ class Cluster:
         self._answer_due = NEVER  # when the registry should have answered
         self._ready_until = -inf  # when a server was last ready
         self._gathered_at = -inf  # when servers that start together are all expected to be ready
+        self._most_ready = (0, -inf)  # servers that were ready at a time lately, and when
         self._comparison: Comparison | None = None
         self._breaker_policy = BreakerPolicy(
             failures=config.eject_after, success_rate=config.eject_below, pause=config.eject_pause
@@ -462,9 +464,14 @@ class Cluster:
         return True
 
     def is_gathering(self) -> bool:
-        """Whether the first server has just become ready, and others are still connected to."""
+        """Whether the first server has just become ready, and others are about to.
+
+        They are still connected to, or they were ready before all were away.
+        """
         if self._clock.monotonic() >= self._gathered_at:
             return False
+        if len(self.ready) < self._most_ready[0]:
+            return True
         pools = (node.pool for node in self.nodes.values() if not node.listed_as_draining)
         return any(pool.wanted and not pool.connections and pool.denial is None for pool in pools)
 
@@ -780,6 +787,9 @@ class Cluster:
                 self._ready_until = now
             elif nodes and not self.ready:
                 self._gathered_at = now + _GATHERING
+            most, at = self._most_ready
+            if self.ready and (len(self.ready) >= most or now > at + _FORMER):
+                self._most_ready = (len(self.ready), now)  # until now
             self.ready, self._weights = nodes, weights
         if self._zones is not None:
             self._zones.plan(self.ready, panic)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from rap.call import Request
 from rap.channel import Channel
 from rap.client import Client
 from rap.client.sync import SyncClient
-from rap.errors import CallError, Code, DeadlineExceeded, ResourceExhausted
+from rap.errors import CallError, Code, ConnectionClosed, DeadlineExceeded, ResourceExhausted
 from rap.processor.base import BaseProcessor
 from rap.server import Server
 from tests.client.test_cluster import node
@@ -243,6 +244,65 @@ async def test_a_refused_call_does_not_wait_for_servers_that_have_not_come_for_l
             await within(call(client))
         assert "no other server" in caught.value.details["not_retried"]
         assert gate.seen == 1
+
+
+@asynccontextmanager
+async def first_back_of_two(gate: Overloaded, clock: FakeClock) -> AsyncIterator[Client]:
+    """Connect a client to the first of two servers, after both were away; only it is listed."""
+    async with servers(gate, gate) as both, calling(*both, clock=clock) as client:
+        cluster = client.cluster
+        await eventually(lambda: len(cluster.ready) == 2)
+        listed = {each.key: each.endpoint for each in cluster.ready}
+        connections = [each.conn for each in cluster.ready]
+        clock.advance(100.0)
+        cluster._apply({})
+        for conn in connections:
+            assert conn is not None
+            conn.abort(ConnectionClosed("it is told to end"))
+        await eventually(lambda: not cluster.nodes)
+        clock.advance(100.0)
+        cluster._apply(dict([listed.popitem()]))
+        await eventually(lambda: len(cluster.ready) == 1)
+        yield client
+
+
+@GATHERING
+async def test_a_refused_call_comes_again_while_servers_that_were_away_are_not_listed_yet(
+    call: Any,
+) -> None:
+    gate, clock = Overloaded(0.5), FakeClock()
+    async with first_back_of_two(gate, clock) as client:
+        running = asyncio.ensure_future(call(client))
+        await eventually(lambda: running.done() or client.cluster.all_refuse())
+        assert not running.done()
+        gate.seconds = None
+        clock.advance(0.51)
+        assert await within(running) == 1
+        assert gate.seen == 2
+
+
+@GATHERING
+async def test_a_call_that_waits_for_servers_to_come_back_may_be_refused_more_than_four_times(
+    call: Any,
+) -> None:
+    gate, clock = Overloaded(0.2), FakeClock()
+    async with first_back_of_two(gate, clock) as client:
+        running = asyncio.ensure_future(call(client))
+
+        def refused_again(times: int) -> bool:
+            return bool(running.done()) or (gate.seen == times and client.cluster.all_refuse())
+
+        def answered() -> bool:
+            clock.advance(0.1)
+            return bool(running.done())
+
+        for times in range(1, 7):
+            await eventually(partial(refused_again, times))
+            assert not running.done()
+            clock.advance(0.61)  # and the jitter
+        gate.seconds = None
+        await eventually(answered)
+        assert await within(running) == 1
 
 
 async def test_a_refused_call_whose_time_is_too_short_to_come_again_says_so_at_once() -> None:
