@@ -111,10 +111,7 @@ async def channels(address: str, stack: AsyncExitStack, client: Client) -> Open:
 
 
 async def connections(address: str, stack: AsyncExitStack, client: Client) -> Open:
-    dialer = Dialer(
-        ClientConfig(), SystemClock(), ExceptionTypes(),
-        pinned_path=None, ca_path=None, crt_path=None, key_path=None,
-    )  # fmt: skip
+    dialer = Dialer(ClientConfig(), SystemClock(), ExceptionTypes())
     endpoint = Endpoint(address, Address.parse(address))
 
     async def open_more(count: int) -> None:

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 WIDTH = 100
 TOPICS = {
     "authentication.md": "authentication",
+    "authentication.md#identities-of-servers": "identities of servers",
+    "authentication.md#revocation-lists": "revocation lists",
     "blocking.md": "blocking functions",
     "calls.md#hedged-requests": "hedged requests",
     "calls.md#retries": "retries",

@@ -132,7 +132,7 @@ def declared_option(
         try:
             if isinstance(value, float) and isinf(value):
                 raise ValueError(f"{name} must be less than infinity, got {value}")
-            if value is not None:
+            if value is not None and value != ():  # of an option that may be repeated
                 declared.check(value)
         except ValueError as exc:
             raise click.BadParameter(str(exc).replace(name, "it", 1)) from exc
@@ -141,7 +141,7 @@ def declared_option(
     bounds = f"{declared.option.bounds} {declared.option.unit}" if declared.option.bounds else ""
     value = declared.default if default is None else None
     unset = value if default is None else default
-    notes = [bounds.rstrip(), "" if unset is None else f"default: {unset}"]
+    notes = [bounds.rstrip(), "" if unset is None or unset is False else f"default: {unset}"]
     note = "; ".join(filter(None, notes))
     # The sentence about `None` is for Python.
     text = text or re.sub(r" ?`None` means [^.]*\.", "", declared.option.text).replace("`", "")

@@ -57,7 +57,7 @@ async def open_instance(
     remote: Remote, address: str, endpoint: Endpoint | None, stack: AsyncExitStack
 ) -> Instance:
     """Return one instance, whose client is connecting; `stack` closes it."""
-    client = remote.at(address).client()
+    client = remote.at(address).client() if endpoint is None else remote.client_of(endpoint.address)
     connecting = asyncio.create_task(_connect(client), name=f"rap connect {address}")
     stack.push_async_callback(_close, client, connecting)
     await asyncio.sleep(0)  # the client has a cluster now

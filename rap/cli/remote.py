@@ -17,6 +17,7 @@ from rap.client.config import ClientConfig
 from rap.client.pool import NOT_DIALLED
 from rap.errors import Unavailable
 from rap.options import declared_options
+from rap.registry import Endpoint, Resolver, StaticResolver
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PATIENCE", "Remote", "checked", "refuses", "remote_options"]
 
@@ -32,6 +33,10 @@ _NAMES = {
     "ssl_crt_path": "--pin",
     "ssl_client_crt_path": "--cert",
     "ssl_client_key_path": "--key",
+    "ssl_crl_path": "--crl",
+    "ssl_server_name": "--server-name",
+    "ssl_identity": "--identity",
+    "token_without_tls": "--token-without-tls",
     "service": "--service",
     "registry": "--registry",
     "token": "--token",
@@ -54,7 +59,11 @@ class Remote:
     pin: str | None
     cert: str | None
     key: str | None
+    crl: str | None
+    server_name: str | None
+    identity: tuple[str, ...]
     token: str | None
+    token_without_tls: bool
     timeout: float | None
     wait: bool = False
 
@@ -102,8 +111,21 @@ class Remote:
         """Return the same options for one server."""
         return replace(self, host=(address,), registry=None, service=None, namespace=None)
 
-    def client(self, **options: Any) -> Client:
+    def client_of(self, address: Address) -> Client:
+        """Return a client for one server, which a registry has listed.
+
+        The client refuses an address that options exclude, such as one without TLS, when it
+        connects: that is no mistake in the options.
+        """
+        listed = StaticResolver([Endpoint(str(address), address)])
+        return replace(self, host=(), registry=None, namespace=None).client(registry=listed)
+
+    def client(self, *, registry: Resolver | None = None, **options: Any) -> Client:
         """Return a client that is not connected yet.
+
+        Args:
+            registry: Where it finds the service instead of in the registry that is named.
+            options: More options of the client.
 
         Raises:
             UsageError: An option has an invalid value; the message names it.
@@ -112,12 +134,16 @@ class Remote:
             Client,
             list(self.host) or None,
             service=self.service,
-            registry=self.registry_url,
+            registry=registry or self.registry_url,
             ssl_ca_path=self.ca,
             ssl_crt_path=self.pin,
             ssl_client_crt_path=self.cert,
             ssl_client_key_path=self.key,
+            ssl_crl_path=self.crl,
+            ssl_server_name=self.server_name,
+            ssl_identity=self.identity or None,
             token=self.token,
+            token_without_tls=self.token_without_tls,
             connect_timeout=self.patience,
             timeout=self.timeout,
             wait_for_ready=self.wait or None,
@@ -214,6 +240,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     _same("--pin", "ssl_crt_path", type=_FILE),
     _same("--cert", "ssl_client_crt_path", type=_FILE),
     _same("--key", "ssl_client_key_path", type=_FILE),
+    _same("--crl", "ssl_crl_path", type=_FILE),
+    _same("--server-name", "ssl_server_name", metavar="NAME"),
+    _same("--identity", "ssl_identity", metavar="DNS:NAME|URI:NAME", multiple=True),
     declared_option(
         "--token",
         ClientConfig,
@@ -223,6 +252,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         text="Token of the client. Other users of the machine can read a command line: set"
         " RAP_TOKEN instead.",
     ),
+    _same("--token-without-tls", "token_without_tls", is_flag=True),
     declared_option(
         "--timeout",
         ClientConfig,

@@ -42,7 +42,7 @@ from rap.client.stub import (
     make_stub,
     register_stub,
 )
-from rap.client.target import DEFAULT_ADDRESS, Hosts, parse_target
+from rap.client.target import DEFAULT_ADDRESS, Hosts, Target, parse_target
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import Code, ConnectionClosed, ExceptionTypes
@@ -80,6 +80,15 @@ class Client:
         ssl_client_crt_path: PEM file of the certificate that the client presents to servers (mutual
             TLS). Default None.
         ssl_client_key_path: PEM file of the private key of `ssl_client_crt_path`. Default None.
+        ssl_crl_path: PEM file of the revocation lists (CRLs) of the authorities of `ssl_ca_path`:
+            one for each authority in the chain of a server. The certificates that they list are
+            refused. Default None.
+        ssl_server_name: Name that the certificate of every server must have, instead of the host in
+            its address. Turns on TLS. Default None.
+        ssl_identity: Identity that the certificate of every server must have, or a list of which it
+            must have one: an alternative name such as `URI:spiffe://prod/calc` or
+            `DNS:*.calc.internal`, where `*` stands for one label or path segment. Then the host in
+            the address is not checked. Turns on TLS. Default None.
         processor_list: Processors of messages. Outgoing messages pass through them in this order,
             incoming messages in the reverse order. Default ().
         clock: Source of time, for tests. `None` means the clock of this machine. Default None.
@@ -173,6 +182,9 @@ class Client:
         token: Token that identifies this client to servers that verify it: a string, bytes, or a
             function (`def` or `async def`) that returns the token for each new connection. Default
             None.
+        token_without_tls: Whether the token is also sent to other machines without TLS, where
+            others may read it. Otherwise it is sent only over TLS, to a loopback address or to a
+            unix socket. Default False.
 
     Raises:
         ValueError: An option has a bad value; the message names it.
@@ -207,17 +219,13 @@ class Client:
         self._picker = picker_from_name(
             config.picker, self._rng, config.zone, self._clock.monotonic
         )
-        self.target = parse_target(config.host_list, config.service, config.registry)
         self.dialer = Dialer(
             self.config,
             self._clock,
             self._types,
             reports=wants_reports(self._picker),
-            pinned_path=config.ssl_crt_path,
-            ca_path=config.ssl_ca_path,
-            crt_path=config.ssl_client_crt_path,
-            key_path=config.ssl_client_key_path,
         )
+        self.target = self._make_target()
         self.monotonic = self._clock.monotonic
 
     @contextmanager
@@ -491,11 +499,16 @@ class Client:
         """Replace what belonged to the connections of an earlier event loop."""
         config = self.config
         if self.target.owned:
-            self.target = parse_target(config.host_list, config.service, config.registry)
+            self.target = self._make_target()
         if isinstance(config.picker, str):
             self._picker = picker_from_name(
                 config.picker, self._rng, config.zone, self._clock.monotonic
             )
+
+    def _make_target(self) -> Target:
+        config = self.config
+        hosts, tls_options = config.host_list, self.dialer.tls.options
+        return parse_target(hosts, config.service, config.registry, tls_options)
 
     def on_loop_end(self) -> None:
         """Let go of the connections: their event loop has ended before the client was closed."""
@@ -511,6 +524,18 @@ class Client:
             self._cluster = None
             cluster.let_go()
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+
+    def reload_certificates(self) -> None:
+        """Read the files of all options of TLS again, and use them for new connections.
+
+        You need not call it: before a connection is opened, the client looks whether a file has
+        changed. It reports a file that cannot be used.
+
+        Raises:
+            ValueError: A file cannot be used; the client keeps what it has.
+        """
+        self.dialer.tls.reload()
+        self.dialer.tls.log_reload()
 
     async def await_close(self) -> None:
         """Close every connection; open calls fail. You may call it again.

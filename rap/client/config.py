@@ -18,6 +18,7 @@ from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
 from rap.transport import options as common
+from rap.transport.tls import check_identities
 from rap.wire.hello import DEFAULT_LIMITS
 
 __all__ = ["CallOptions", "ClientConfig", "StubOptions", "Token", "TokenSource", "token_of"]
@@ -33,6 +34,11 @@ def _check_codes(codes: object, option: str) -> None:
     given = list(codes) if isinstance(codes, Collection) and not isinstance(codes, str) else [None]
     if not all(isinstance(code, Code) for code in given):
         raise ValueError(f"{option} must be a list of codes such as Code.ABORTED, got {codes!r}")
+
+
+def _check_server_name(name: object, option: str) -> None:
+    if not isinstance(name, str) or not name or not name.isprintable() or " " in name:
+        raise ValueError(f"{option} must be a host name or an IP address, got {name!r}")
 
 
 def _check_token(source: object, option: str) -> None:
@@ -115,6 +121,33 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     ssl_client_key_path: Annotated[
         str | None,
         Option("PEM file of the private key of `ssl_client_crt_path`."),
+    ] = None
+    ssl_crl_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the revocation lists (CRLs) of the authorities of `ssl_ca_path`: one for "
+            "each authority in the chain of a server. The certificates that they list are refused.",
+            see="authentication.md#revocation-lists",
+        ),
+    ] = None
+    ssl_server_name: Annotated[
+        str | None,
+        Option(
+            "Name that the certificate of every server must have, instead of the host in its "
+            "address. Turns on TLS.",
+            check=_check_server_name,
+        ),
+    ] = None
+    ssl_identity: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "Identity that the certificate of every server must have, or a list of which it must "
+            "have one: an alternative name such as `URI:spiffe://prod/calc` or "
+            "`DNS:*.calc.internal`, where `*` stands for one label or path segment. Then the host "
+            "in the address is not checked. Turns on TLS.",
+            check=check_identities,
+            see="authentication.md#identities-of-servers",
+        ),
     ] = None
     processor_list: Annotated[Iterable[BaseProcessor], common.PROCESSOR_LIST] = ()
     clock: Annotated[Clock | None, common.CLOCK] = None
@@ -348,6 +381,14 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="authentication.md",
         ),
     ] = None
+    token_without_tls: Annotated[
+        bool,
+        Option(
+            "Whether the token is also sent to other machines without TLS, where others may read "
+            "it. Otherwise it is sent only over TLS, to a loopback address or to a unix socket.",
+            see="authentication.md",
+        ),
+    ] = False
 
     @property
     def rules(self) -> CallRules:

@@ -1,7 +1,6 @@
 """The dialer: opens the connections of a client, with TLS, limits and the Hello."""
 
 import logging
-import ssl
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 from rap.address import Address
 from rap.client.config import ClientConfig, token_of
 from rap.clock import Clock
-from rap.errors import ExceptionTypes
+from rap.errors import ExceptionTypes, Unauthenticated
 from rap.registry import Endpoint
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.dial import dial
 from rap.transport.metering import CountedConnection, Traffic
-from rap.transport.tls import check_paths, client_context, pinned_certificate
+from rap.transport.tls import ClientTls
 from rap.wire.hello import Limits
 
 __all__ = ["Dialer", "OnChange", "OnLoad"]
@@ -33,12 +32,9 @@ class Dialer:
         clock: Source of time.
         types: Exception types that remote errors may become.
         reports: Whether servers are asked to report their load.
-        pinned_path: PEM file of the only certificate that servers may present.
-        ca_path: PEM file of the authorities of the certificates of servers.
-        crt_path: PEM file of the client's own certificate.
-        key_path: PEM file of its key.
 
     Attributes:
+        tls: TLS of the client.
         traffic: Where new connections count their bytes; `None`: nowhere.
 
     Raises:
@@ -52,36 +48,23 @@ class Dialer:
         types: ExceptionTypes,
         *,
         reports: bool = False,
-        pinned_path: str | None,
-        ca_path: str | None,
-        crt_path: str | None,
-        key_path: str | None,
     ) -> None:
-        check_paths(
-            ssl_crt_path=pinned_path,
-            ssl_ca_path=ca_path,
-            ssl_client_crt_path=crt_path,
-            ssl_client_key_path=key_path,
-        )
-        if key_path is not None and crt_path is None:
-            raise ValueError("ssl_client_key_path needs ssl_client_crt_path")
-        if pinned_path is not None and ca_path is not None:
-            raise ValueError("give ssl_crt_path (one pinned certificate) or ssl_ca_path, not both")
         self._config = config
         self._clock = clock
         self._types = types
-        self._pinned = None if pinned_path is None else pinned_certificate(pinned_path)
-        self._tls_files = {
-            "pinned_path": pinned_path,
-            "ca_path": ca_path,
-            "crt_path": crt_path,
-            "key_path": key_path,
-        }
+        self.tls = ClientTls(
+            pinned_path=config.ssl_crt_path,
+            ca_path=config.ssl_ca_path,
+            crt_path=config.ssl_client_crt_path,
+            key_path=config.ssl_client_key_path,
+            crl_path=config.ssl_crl_path,
+            server_name=config.ssl_server_name,
+            identities=config.ssl_identity,
+            log=_log,
+        )
         self.traffic: Traffic | None = None
-        self._always_tls = any(path is not None for path in self._tls_files.values())
-        self._context: ssl.SSLContext | None = None
-        if self._always_tls:
-            self._context = client_context(**self._tls_files)
+        has_open_token = config.token is not None and not config.token_without_tls
+        self._check = self._check_secrecy if has_open_token else None
         self._options = ConnectionOptions(
             limits=Limits(
                 max_message=config.max_message,
@@ -157,11 +140,9 @@ class Dialer:
         on_load: OnLoad | None,
         on_suspect: OnChange | None,
     ) -> Coroutine[Any, Any, Connection]:
-        context = None
-        if address.scheme == "tls" or (self._always_tls and address.scheme == "tcp"):
-            if self._context is None:
-                self._context = client_context()
-            context = self._context
+        trust = None
+        if address.scheme == "tls" or (self.tls.options and address.scheme != "inproc"):
+            trust = self.tls.trust()
         traffic = self.traffic
         make = partial(
             Connection if traffic is None else partial(CountedConnection, traffic),
@@ -178,7 +159,20 @@ class Dialer:
             address,
             make,
             timeout=self._config.connect_timeout,
-            context=context,
-            pinned=self._pinned,
+            trust=trust,
+            check=self._check,
             clock=self._clock,
         )
+
+    def _check_secrecy(self, conn: Connection) -> None:
+        """Refuse to send the token where others may read it.
+
+        Raises:
+            Unauthenticated: The connection has no TLS, and leads to another machine.
+        """
+        if conn.transport.get_extra_info("ssl_object") is None and not conn.peer.is_local:
+            text = (
+                f"the token is not sent to {conn.peer}, because others could read it: the"
+                " connection has no TLS (options ssl_ca_path, token_without_tls)"
+            )
+            raise Unauthenticated(text, unserved=True)

@@ -62,6 +62,8 @@ class ClientStatus:
         waiting: Number of calls that wait for a server.
         degraded: Whether the registry does not answer; `None` if the registry does not say.
         age: Seconds since the registry last answered; `None` if the registry does not say.
+        certificate_not_after: When its own certificate expires, in seconds since the epoch; `None`
+            if it has none.
         servers: Each server that it knows, by its id.
         opened: Connections opened so far.
         failed: Connections so far that could not be opened.
@@ -85,6 +87,7 @@ class ClientStatus:
     waiting: int
     degraded: bool | None
     age: float | None
+    certificate_not_after: float | None
     servers: Mapping[str, NodeStatus]
     opened: int
     failed: int
@@ -118,6 +121,7 @@ def client_status(client: StatusSource) -> ClientStatus:
         waiting=0 if cluster is None else len(cluster.waiters),
         degraded=getattr(target.resolver, "degraded", None),
         age=getattr(target.resolver, "age", None),
+        certificate_not_after=client.dialer.tls.not_after,
         servers={node.key: _node_status(node) for node in nodes},
         opened=counters.opened,
         failed=counters.failed,

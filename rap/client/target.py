@@ -28,9 +28,18 @@ class Target(NamedTuple):
 
 
 def parse_target(
-    host_list: Hosts, service: str | None, registry: str | Registry | Resolver | None
+    host_list: Hosts,
+    service: str | None,
+    registry: str | Registry | Resolver | None,
+    tls_options: Sequence[str] = (),
 ) -> Target:
     """Return the target that the options of a client name.
+
+    Args:
+        host_list: Addresses of servers.
+        service: Name of the service.
+        registry: Where to find its servers.
+        tls_options: The options of TLS that are set; with any, each address needs TLS.
 
     Raises:
         ValueError: An option is bad, is missing, or excludes another one; the message names it.
@@ -38,7 +47,7 @@ def parse_target(
     if registry is None:
         if service is not None:
             raise ValueError(f"service={service!r} needs registry: where to find its servers")
-        return Target("", StaticResolver(_endpoints(host_list)), True)
+        return Target("", StaticResolver(_endpoints(host_list, tls_options)), True)
     if host_list is not None:
         raise ValueError("give host_list or registry, not both")
     if service is None:
@@ -53,7 +62,7 @@ def parse_target(
     return Target(service, registry, False)
 
 
-def _endpoints(host_list: Hosts) -> list[Endpoint]:
+def _endpoints(host_list: Hosts, tls_options: Sequence[str]) -> list[Endpoint]:
     hosts = DEFAULT_ADDRESS if host_list is None else host_list
     addresses = [hosts] if isinstance(hosts, str | Address) else hosts
     if not isinstance(addresses, Sequence) or isinstance(addresses, bytes) or not addresses:
@@ -62,4 +71,7 @@ def _endpoints(host_list: Hosts) -> list[Endpoint]:
     for address in parsed:
         if address.has_port and address.port == 0:
             raise ValueError(f"host_list: port 0 cannot be dialled, got {str(address)!r}")
+        if tls_options and address.scheme == "unix":
+            named = ", ".join(tls_options)
+            raise ValueError(f"host_list: {address} has no TLS, which {named} demands")
     return [Endpoint(str(each), each) for each in parsed]

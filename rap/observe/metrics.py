@@ -99,6 +99,12 @@ def _max(read: Callable[[ClientStatus], float | None]) -> Callable[[_Clients], f
     )
 
 
+def _min(read: Callable[[ClientStatus], float | None]) -> Callable[[_Clients], float | None]:
+    return lambda clients: min(
+        (value for value in map(read, clients) if value is not None), default=None
+    )
+
+
 def _states(clients: _Clients) -> Mapping[str, float]:
     return {state: sum(each.nodes[state] for each in clients) for state in NODE_STATES}
 
@@ -196,6 +202,11 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         "rap_client_throttled_total",
         "Calls not sent because overloaded servers had refused most of them.",
         _sum(lambda it: it.throttled),
+    ),
+    Row(
+        "rap_client_certificate_not_after_seconds",
+        "When the certificate of the client expires, in seconds since the epoch.",
+        _min(lambda it: it.certificate_not_after),
     ),
     Row(
         "rap_client_registry_degraded",
@@ -351,6 +362,16 @@ SERVER_ROWS: Sequence[Row[_Server]] = (
         "Seconds for which a function held the event loop in these cases.",
         lambda it: it.status.blocked_seconds,
         "method",
+    ),
+    Row(
+        "rap_server_certificate_not_after_seconds",
+        "When the certificate of the server expires, in seconds since the epoch.",
+        lambda it: it.status.certificate_not_after,
+    ),
+    Row(
+        "rap_server_crl_next_update_seconds",
+        "When the first revocation list (CRL) expires, in seconds since the epoch.",
+        lambda it: it.status.crl_next_update,
     ),
     Row("rap_server_calls", "Open calls of every stream type.", lambda it: it.status.calls),
     Row(

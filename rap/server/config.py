@@ -100,6 +100,14 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             "TLS)."
         ),
     ] = None
+    ssl_crl_path: Annotated[
+        str | None,
+        Option(
+            "PEM file of the revocation lists (CRLs) of the authorities of `ssl_ca_path`: one for "
+            "each authority in the chain of a client. The certificates that they list are refused.",
+            see="authentication.md#revocation-lists",
+        ),
+    ] = None
     start_event_list: Annotated[
         Iterable[Event],
         Option(

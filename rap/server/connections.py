@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 import random
-import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,13 +23,14 @@ from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
 from rap.transport.connection import StreamHandler, close_all
 from rap.transport.listen import Handshake, Listener, listen
 from rap.transport.metering import CountedConnection, Traffic
-from rap.transport.tls import check_paths, server_context
+from rap.transport.tls import ServerTls, check_paths
 from rap.wire.hello import Limits
 
 __all__ = ["ConnectionManager"]
 
 _MAX_MISMATCHES = 1000  # hosts with a client of another version that are remembered
 _DRAIN_REPORT = 5.0  # seconds between two log records on what a drain waits for
+_RESUMED = ConnectionClosed("the client resumed a TLS session, and showed no certificate")
 _STOPPED = ConnectionClosed("the server was told to stop at once")
 
 
@@ -42,7 +42,6 @@ class ConnectionManager:
         clock: Source of time.
         rng: Source of randomness; it spreads the maximum ages of connections.
         log: Logger of the server.
-        tls: Paths of certificate, key and client authorities.
         hello: Fields of the Hello besides version and limits.
 
     Attributes:
@@ -56,6 +55,7 @@ class ConnectionManager:
         limit: Limits open connections; known once the server listens.
         memory: Limits the memory that is held for clients; `None` until the server listens.
         processes: Number of processes that share the memory of the machine.
+        tls: TLS of the addresses that are not unix sockets; `None` without certificate.
         traffic: Counts the bytes of the connections made from now on; `None` if nothing does.
 
     Raises:
@@ -69,7 +69,6 @@ class ConnectionManager:
         rng: random.Random,
         log: logging.Logger,
         *,
-        tls: tuple[str | None, str | None, str | None],
         hello: Mapping[str, Any],
     ) -> None:
         self.hosts = config.addresses
@@ -87,13 +86,12 @@ class ConnectionManager:
         self._log = log
         # Of new connections, as the options are: each connection takes a copy.
         self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
-        self._tls = tls
         self._message_limits = MessageLimits(
             config.max_header, config.max_depth, config.max_elements
         )
-        self._context = self._make_context()
+        self.tls = self._make_tls()
         for address in self.hosts:
-            if address.scheme == "tls" and self._context is None:
+            if address.scheme == "tls" and self.tls is None:
                 raise ValueError(f"host {address}: tls:// needs ssl_crt_path and ssl_key_path")
         self._options = ConnectionOptions(
             limits=Limits(
@@ -249,7 +247,7 @@ class ConnectionManager:
                 address,
                 self.new_connection,
                 backlog=self._config.backlog,
-                context=self._context if address.has_port else None,
+                tls=self.tls if address.has_port else None,
                 handshake_timeout=self._config.handshake_timeout,
                 reuse_port=self.reuse_port,
                 ipv6_only=address.port in ipv4_ports,
@@ -362,29 +360,33 @@ class ConnectionManager:
             conn.abort(_STOPPED)
 
     def reload_certificates(self) -> None:
-        """Read the certificate files again.
+        """Read the files of TLS again, for new handshakes.
 
         Raises:
             ValueError: A file cannot be used; the message names its option.
         """
-        if self._context is not None:
-            crt, key, _ = self._tls
-            self._make_context()  # raises for an unusable file before the running context changes
-            assert crt is not None
-            assert key is not None
-            self._context.load_cert_chain(crt, key)
+        if self.tls is not None:
+            self.tls.reload()
+            self._log.info("new connections use the reloaded TLS files: %s", self.tls.describe())
 
-    def _make_context(self) -> ssl.SSLContext | None:
-        crt, key, ca = self._tls
-        check_paths(ssl_crt_path=crt, ssl_key_path=key, ssl_ca_path=ca)
+    def _make_tls(self) -> ServerTls | None:
+        config = self._config
+        crt, key, ca, crl = (
+            config.ssl_crt_path,
+            config.ssl_key_path,
+            config.ssl_ca_path,
+            config.ssl_crl_path,
+        )
+        check_paths(ssl_crt_path=crt, ssl_key_path=key, ssl_ca_path=ca, ssl_crl_path=crl)
         if crt is None and key is None:
-            if ca is not None:
-                raise ValueError("ssl_ca_path needs ssl_crt_path and ssl_key_path")
+            for option, path in (("ssl_ca_path", ca), ("ssl_crl_path", crl)):
+                if path is not None:
+                    raise ValueError(f"{option} needs ssl_crt_path and ssl_key_path")
             return None
         if crt is None or key is None:
             missing = "ssl_key_path" if key is None else "ssl_crt_path"
             raise ValueError(f"ssl_crt_path and ssl_key_path go together; {missing} is missing")
-        return server_context(crt, key, ca)
+        return ServerTls(crt, key, ca, crl)
 
     def _on_handshake(self, handshake: Handshake) -> None:
         if self.limit.accept_handshake(
@@ -398,7 +400,12 @@ class ConnectionManager:
         self.opened += 1
         if self.memory is not None:
             self.memory.watch(conn)
-        if not self.limit.accept(conn, count):
+        if self.tls is not None and not self.tls.proves_again(
+            conn.transport.get_extra_info("ssl_object")
+        ):
+            conn.abort(_RESUMED)
+            self.accept_limiter.release(conn)
+        elif not self.limit.accept(conn, count):
             self.accept_limiter.release(conn)
         elif self.accept_limiter.accept(conn) and self._admission is not None:
             self._admission.admit(conn)

@@ -70,6 +70,9 @@ class Server:
         ssl_ca_path: PEM file of the authorities (CAs) of client certificates. If it is set, every
             client must present a certificate of one of these authorities (mutual TLS). Default
             None.
+        ssl_crl_path: PEM file of the revocation lists (CRLs) of the authorities of `ssl_ca_path`:
+            one for each authority in the chain of a client. The certificates that they list are
+            refused. Default None.
         start_event_list: Functions, async functions or coroutines to run before the server listens.
             If one fails, the server does not start. Default ().
         stop_event_list: Functions, async functions or coroutines to run after all connections are
@@ -237,7 +240,6 @@ class Server:
             self._clock,
             self._rng,
             _log,
-            tls=(config.ssl_crt_path, config.ssl_key_path, config.ssl_ca_path),
             hello={"service": config.service or "", "incarnation": self.incarnation},
         )
         self._registration = Registration(
@@ -618,10 +620,13 @@ class Server:
         await self._registration.set_state(State.UP if serving else State.DRAINING)
 
     def reload_certificates(self) -> None:
-        """Read the certificate files again, and use them for new handshakes.
+        """Read certificate, key, authorities and revocation lists again, for new handshakes.
+
+        No TLS session that began before can be resumed. Open connections stay; to end those of a
+        client whose certificate or authority was withdrawn, call `revoke`.
 
         Raises:
-            ValueError: A file cannot be used; the server keeps the old certificates.
+            ValueError: A file cannot be used; the server keeps what it has.
         """
         self._connections.reload_certificates()
 

@@ -70,6 +70,9 @@ class ServerStatus:
         lease_lag: Seconds by which the last renewal was late, because the loop was blocked.
         lease_left: Seconds until the lease expires, unless it is renewed.
         lease_failures: Failed renewals so far.
+        certificate_not_after: When its certificate expires, in seconds since the epoch; `None` if
+            it has none.
+        crl_next_update: When the first of its revocation lists expires, likewise.
         opened: Connections opened so far.
         tokens_refused: Connections rejected for a missing or invalid token; `None` if
             authentication is off.
@@ -102,6 +105,8 @@ class ServerStatus:
     lease_lag: float
     lease_left: float
     lease_failures: int
+    certificate_not_after: float | None
+    crl_next_update: float | None
     opened: int
     tokens_refused: int | None
     versions_refused: int
@@ -139,6 +144,8 @@ def server_status(server: Server) -> ServerStatus:
         lease_lag=0.0 if lease is None else lease.lag,
         lease_left=0.0 if lease is None else lease.left,
         lease_failures=0 if lease is None else lease.failures,
+        certificate_not_after=None if manager.tls is None else manager.tls.not_after,
+        crl_next_update=None if manager.tls is None else manager.tls.next_update,
         opened=manager.opened,
         tokens_refused=manager.tokens_refused,
         versions_refused=manager.versions_refused,

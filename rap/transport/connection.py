@@ -317,6 +317,21 @@ class Connection(asyncio.Protocol):
 
     # The transport calls these.
 
+    def check_first(self, check: "Callable[[Connection], object]") -> None:
+        """Let a function look at the peer before anything is sent; call it before the start.
+
+        Args:
+            check: Refuses the peer by raising a `RapError`, which ends the connection.
+        """
+
+        def check_peer(conn: "Connection") -> None:
+            try:
+                check(conn)
+            except RapError as exc:
+                conn.abort(exc)
+
+        self._on_made = check_peer
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport and send our Hello, unless the connection is held back."""
         self.transport = cast(asyncio.Transport, transport)
@@ -333,7 +348,7 @@ class Connection(asyncio.Protocol):
         self.watchdog.start()
         if self._on_made is not None:
             self._on_made(self)
-        if self.gate is None:
+        if self.gate is None and not self.transport.is_closing():
             self._flush()
 
     def data_received(self, data: bytes) -> None:

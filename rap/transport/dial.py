@@ -25,13 +25,18 @@ from rap.errors import (
 from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.fork import ParentSocket
-from rap.transport.tls import is_pinned
+from rap.transport.tls import ServerTrust
 
 __all__ = ["dial", "in_turn"]
 
+_TLS_SCHEMES = ("tcp", "tls")
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: no known authority has issued it.
 _UNKNOWN_ISSUER = range(18, 22)
+# X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_HAS_EXPIRED.
+_LIST_MISSING_OR_OLD = (3, 12)
+# X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH.
+_OTHER_NAME = (62, 64)
 _ATTEMPT_DELAY = (
     0.25  # seconds of head start of each address (RFC 8305, "Connection Attempt Delay")
 )
@@ -46,8 +51,8 @@ async def dial(
     make: Callable[[], Connection],
     *,
     timeout: float,
-    context: ssl.SSLContext | None = None,
-    pinned: bytes | None = None,
+    trust: ServerTrust | None = None,
+    check: Callable[[Connection], object] | None = None,
     clock: Clock | None = None,
 ) -> Connection:
     """Return a connection to a server that has sent its Hello and takes calls.
@@ -57,8 +62,9 @@ async def dial(
             turn, each 250 ms after the one before.
         make: Makes the connection.
         timeout: Seconds for name resolution, connection, TLS and Hello together.
-        context: TLS context; `None` for plain TCP.
-        pinned: The only certificate that the server may present, in DER form.
+        trust: What TLS needs and expects of the server; `None` for plain TCP.
+        check: Called when the connection is established, before anything of this side is sent. It
+            refuses the server by raising a `RapError`.
         clock: Source of the time of `timeout`; `None`: that of the event loop.
 
     Raises:
@@ -66,20 +72,32 @@ async def dial(
         Unauthenticated: The server refused the identity of this client.
         VersionMismatch: The server speaks no version of the protocol that this client speaks.
     """
+    if trust is not None and address.scheme not in _TLS_SCHEMES:
+        text = (
+            f"cannot reach {address}: it has no TLS, which the ssl_ options of this client demand"
+        )
+        raise Unavailable(text, unserved=True)
     made: list[Connection] = []
     is_ready = False
 
     def make_one() -> Connection:
-        made.append(make())
-        return made[-1]
+        conn = make()
+        if trust is not None or check is not None:
+            conn.check_first(check_one)
+        made.append(conn)
+        return conn
+
+    def check_one(conn: Connection) -> None:
+        if trust is not None:
+            trust.check(conn.transport.get_extra_info("ssl_object"))
+        if check is not None:
+            check(conn)
 
     try:
         async with timeout_on(clock, timeout):
-            conn = await _connect(address, make_one, timeout, context)
-            if pinned is not None and not is_pinned(
-                conn.transport.get_extra_info("ssl_object"), pinned
-            ):
-                raise ConnectionClosed("its certificate is not the pinned one")
+            conn = await _connect(address, make_one, timeout, trust)
+            if conn.error is not None:
+                raise conn.error
             await conn.wait_handshake()
             if conn.draining:
                 raise conn.error or ConnectionClosed("it is draining, and takes no new calls")
@@ -94,11 +112,11 @@ async def dial(
         if isinstance(exc, TimeoutError):
             reason = f"no answer in {timeout} s"
         elif isinstance(exc, ssl.SSLCertVerificationError):
-            reason = _refusal(exc, pinned is not None)
+            reason = _refusal(exc, trust)
         elif isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
             reason = f"it does not speak TLS ({reason})"
         elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
-            asks = "speak TLS" if context is None else "want a client certificate"
+            asks = "speak TLS" if trust is None else "want a client certificate"
             reason += f" before its Hello; does it {asks}?"
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
@@ -109,29 +127,25 @@ async def dial(
                 asyncio.get_running_loop().call_soon(conn.connection_lost, None)
 
 
-def _refusal(error: ssl.SSLCertVerificationError, is_pinned: bool) -> str:
-    if is_pinned and error.verify_code != _EXPIRED:
+def _refusal(error: ssl.SSLCertVerificationError, trust: ServerTrust | None) -> str:
+    if trust is not None and trust.pinned is not None and error.verify_code != _EXPIRED:
         return "its certificate is not the pinned one"
     reason = f"its certificate is refused: {error.verify_message.rstrip('.')}"
     if error.verify_code in _UNKNOWN_ISSUER:
         reason += " (option ssl_ca_path: the authority that issued it)"
+    elif error.verify_code in _LIST_MISSING_OR_OLD:
+        reason += " (option ssl_crl_path: the lists of all authorities of its chain)"
+    elif error.verify_code in _OTHER_NAME:
+        reason += " (options ssl_server_name, ssl_identity: whom to expect)"
     return reason
 
 
 async def _connect(
-    address: Address, make: Callable[[], Connection], timeout: float, context: ssl.SSLContext | None
+    address: Address, make: Callable[[], Connection], timeout: float, trust: ServerTrust | None
 ) -> Connection:
     loop = asyncio.get_running_loop()
     if address.scheme == "unix":
-        name = "localhost" if context is not None else None
-        _, conn = await loop.create_unix_connection(
-            make,
-            address.path,
-            ssl=context,
-            server_hostname=name,
-            ssl_handshake_timeout=None if context is None else timeout,
-            ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
-        )
+        _, conn = await loop.create_unix_connection(make, address.path)
         return conn
     if address.scheme == "inproc":
         from rap.transport.inproc import connect  # only tests have such addresses
@@ -142,20 +156,30 @@ async def _connect(
         _, conn = await loop.create_connection(
             make,
             sock=sock,
-            ssl=context,
-            server_hostname=None if context is None else address.host,
-            ssl_handshake_timeout=None if context is None else timeout,
-            ssl_shutdown_timeout=None if context is None else _TLS_SHUTDOWN_TIMEOUT,
+            ssl=None if trust is None else trust.context,
+            server_hostname=None if trust is None else trust.server_name or address.host,
+            ssl_handshake_timeout=None if trust is None else timeout,
+            ssl_shutdown_timeout=None if trust is None else _TLS_SHUTDOWN_TIMEOUT,
         )
     except BaseException:  # raised again
-        if getattr(sock, "_io_refs", 0):
-            # uvloop has the descriptor and closes it, but does not tell the socket: closing that,
-            # too, could close the descriptor of another file.
-            sock.detach()
-        else:
+        if not _is_of_uvloop(sock):
             sock.close()
         raise
+    if conn.error is not None:  # it was ended as soon as it was there
+        _is_of_uvloop(sock)
     return conn
+
+
+def _is_of_uvloop(sock: socket.socket) -> bool:
+    """Return whether uvloop has taken over the descriptor; if so, the socket lets go of it.
+
+    uvloop closes the descriptor, but may not tell the socket. Closing that, too, could close the
+    descriptor of another file.
+    """
+    has_taken = bool(getattr(sock, "_io_refs", 0))
+    if has_taken:
+        sock.detach()
+    return has_taken
 
 
 async def _resolve(host: str, port: int) -> list[_Info]:

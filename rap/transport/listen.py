@@ -17,6 +17,7 @@ from rap.errors import ConnectionClosed, RapError
 from rap.tasks import start_task
 from rap.transport.connection import Connection
 from rap.transport.fork import descriptors_of_server, let_go_in_children
+from rap.transport.tls import ServerTls
 
 if TYPE_CHECKING:
     from rap.transport.inproc import InprocServer
@@ -250,7 +251,7 @@ class TlsServer:
     Args:
         sock: A bound, non-blocking socket.
         make: Makes the connection for each accepted socket.
-        context: TLS context.
+        tls: Has the TLS context for each handshake.
         backlog: Connections that may wait to be accepted.
         timeout: Seconds a handshake may take.
         on_begin: Called with each handshake before it starts; may abort it.
@@ -261,7 +262,7 @@ class TlsServer:
         self,
         sock: socket.socket,
         make: Callable[[], Connection],
-        context: ssl.SSLContext,
+        tls: ServerTls,
         *,
         backlog: int,
         timeout: float,
@@ -269,7 +270,7 @@ class TlsServer:
         on_failed: Callable[[Connection], object],
     ) -> None:
         self._make = make
-        self._context = context
+        self._tls = tls
         self._timeout = timeout
         self._on_begin = on_begin
         self._on_failed = on_failed
@@ -292,7 +293,7 @@ class TlsServer:
         peer = Peer.from_sockname(name).narrowed(conn.options.local)
         handshake = Handshake(conn, sock, peer)
         self._on_begin(handshake)
-        task = handshake.begin(self._context, self._timeout)
+        task = handshake.begin(self._tls.context, self._timeout)
         if task is not None:
             self._under_way[task] = handshake
             task.add_done_callback(self._ended)
@@ -383,7 +384,7 @@ async def listen(
     make: Callable[[], Connection],
     *,
     backlog: int,
-    context: ssl.SSLContext | None = None,
+    tls: ServerTls | None = None,
     handshake_timeout: float = 5.0,
     reuse_port: bool = False,
     ipv6_only: bool = False,
@@ -396,7 +397,7 @@ async def listen(
         address: The address; port 0 binds a free port.
         make: Makes the connection for each accepted socket.
         backlog: Connections that may wait to be accepted.
-        context: TLS context; `None` for plain TCP.
+        tls: TLS of the server, for TCP; `None` for plain TCP.
         handshake_timeout: Seconds a client's TLS handshake may take.
         reuse_port: Share the port with other processes that set this too; the kernel distributes
             connections among them (socket(7), SO_REUSEPORT).
@@ -418,33 +419,24 @@ async def listen(
         if address.scheme == "unix":
             path = address.path
             _refuse_if_used(path)
-            if context is None and _floods(loop):
+            if _floods(loop):
                 servers.append(PlainServer(_bind_unix(path), make, backlog=backlog))
                 return Listener(servers, address, _file_at(path))
-            servers.append(
-                await loop.create_unix_server(
-                    make,
-                    path,
-                    backlog=backlog,
-                    ssl=context,
-                    ssl_handshake_timeout=None if context is None else handshake_timeout,
-                    ssl_shutdown_timeout=None if context is None else TLS_SHUTDOWN_TIMEOUT,
-                )
-            )
+            servers.append(await loop.create_unix_server(make, path, backlog=backlog))
             return Listener(servers, address, _file_at(path))
         sockets = await bind(address, reuse_port=reuse_port, ipv6_only=ipv6_only)
         try:
             for sock in sockets:
                 server: _Server  # one by one: those that exist are closed if the next one fails
-                if context is None and _floods(loop):
+                if tls is None and _floods(loop):
                     server = PlainServer(sock, make, backlog=backlog)
-                elif context is None:
+                elif tls is None:
                     server = await loop.create_server(make, sock=sock, backlog=backlog)
                 else:
                     server = TlsServer(
                         sock,
                         make,
-                        context,
+                        tls,
                         backlog=backlog,
                         timeout=handshake_timeout,
                         on_begin=on_handshake,
@@ -458,7 +450,7 @@ async def listen(
             raise
     except OSError as exc:
         raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
-    scheme = "tls" if context is not None else address.scheme
+    scheme = "tls" if tls is not None else address.scheme
     return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.cli.programs import PATIENCE, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
+from tests.transport.certificates import Certificates
 
 DEAD = "127.0.0.1:1"
 
@@ -50,6 +51,27 @@ async def test_an_instance_that_accepts_connections_and_sends_nothing_is_lost() 
         )
     assert result.exit_code == 1
     assert f"127.0.0.1:{port}: no answer: " in result.stdout
+
+
+async def test_an_instance_that_the_options_exclude_does_not_hide_the_others(
+    tmp_path: Path,
+) -> None:
+    """Whoever can write to the registry could otherwise make the command useless."""
+    certificates = Certificates(tmp_path)
+    own = certificates.server
+    files = {"ssl_crt_path": own.crt_path, "ssl_key_path": own.key_path}
+    url = f"file://{tmp_path}/registry"
+    unix = f"unix://{tmp_path}/s"
+    where = ("--registry", url, "--service", "shop", "--ca", certificates.authority.crt_path)
+    async with (
+        shop(service="shop", registry=url, **files) as one,
+        shop(host=unix, service="shop", registry=url),
+    ):
+        result = await invoke(None, "ping", "-n", "1", "--json", *where)
+    rows = {row["address"]: row for row in json.loads(result.stdout)}
+    assert rows[str(one.addresses[0])]["lost"] == 0
+    assert rows[unix]["lost"] == 1
+    assert "it has no TLS" in rows[unix]["error"]
 
 
 async def test_all_instances_of_a_service_are_pinged(tmp_path: Path) -> None:

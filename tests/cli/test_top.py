@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ from tests.loopback import eventually, serving
 
 
 def remote(**options: Any) -> Remote:
-    fields = (
-        "registry", "service", "namespace", "ca", "pin", "cert", "key", "token", "timeout",
-    )  # fmt: skip
-    return Remote(**{"host": (), **dict.fromkeys(fields), **options})
+    defaults: dict[str, Any] = dict.fromkeys(each.name for each in fields(Remote))
+    defaults |= {"host": (), "identity": (), "token_without_tls": False, "wait": False}
+    return Remote(**{**defaults, **options})
 
 
 def address_of(server: Server) -> str:

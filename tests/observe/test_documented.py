@@ -21,6 +21,7 @@ from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
 from tests.loopback import serving
 from tests.observe.prometheus import RULES
 from tests.observe.stub_worker import StubWorker
+from tests.transport.certificates import Certificates
 
 PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 ROW = re.compile(r"^\| `(rap_\w+)` \| (\w+) \| ([\w, ]*?) *\| (.+) \|$", re.MULTILINE)
@@ -70,7 +71,11 @@ def everybody(request: Request) -> str:
     return "all"
 
 
-async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -> None:
+async def test_the_documentation_lists_every_metric_with_its_type_and_labels(
+    tmp_path: Path,
+) -> None:
+    certificates = Certificates(tmp_path)
+    ca, own, mine = certificates.authority, certificates.server, certificates.client
     metrics, found = CollectorRegistry(), Telling()
     counting = [PrometheusProcessor(metrics), PrometheusMessageProcessor(metrics)]
     limit = LimitProcessor("memory://", [(everybody, Rule(second=1))])
@@ -80,11 +85,20 @@ async def test_the_documentation_lists_every_metric_with_its_type_and_labels() -
         "registry": found,
         "drain_delay": 0,
         "verify_token": "let me in".__eq__,
+        "ssl_crt_path": own.crt_path,
+        "ssl_key_path": own.key_path,
+        "ssl_ca_path": ca.crt_path,
+        "ssl_crl_path": certificates.revoke(),
+    }
+    tls: dict[str, Any] = {
+        "ssl_ca_path": ca.crt_path,
+        "ssl_client_crt_path": mine.crt_path,
+        "ssl_client_key_path": mine.key_path,
     }
     async with serving(add, processor_list=[*counting, limit, crypto], **options) as server:
         processors = [*counting, ClientCrypto("k", KEY)]
         client = Client(
-            service="shop", registry=found, processor_list=processors, token="let me in"
+            service="shop", registry=found, processor_list=processors, token="let me in", **tls
         )
         async with client, serve_metrics(server, client, registry=metrics):
             await client.call(add, 1, 2)

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from rap import __version__
@@ -21,6 +24,7 @@ from rap.shared_state import MemoryNonces, StateUnavailable
 from tests.client.test_refusals import Overloaded
 from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK, PATIENCE, calling, eventually, serving
+from tests.transport.certificates import Certificates
 
 KEY = "0123456789abcdef"
 Read = Callable[..., float | None]
@@ -368,3 +372,41 @@ async def test_a_server_without_replay_guard_and_registry_has_no_series_for_them
 async def test_the_version_is_reported(registry: CollectorRegistry) -> None:
     async with serve_metrics(registry=registry):
         assert registry.get_sample_value("rap_build_info", {"version": __version__}) == 1
+
+
+async def test_the_ends_of_certificates_and_revocation_lists_are_shown(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    certificates = Certificates(tmp_path)
+    ca, own = certificates.authority, certificates.server
+    mine = certificates.issue("mine", x509.DNSName("mine"), days=(-1, 9))
+    options = {
+        "ssl_crt_path": own.crt_path,
+        "ssl_key_path": own.key_path,
+        "ssl_ca_path": ca.crt_path,
+        "ssl_crl_path": certificates.revoke(days=5),
+    }
+    clients = [
+        Client(
+            ssl_ca_path=ca.crt_path,
+            ssl_client_crt_path=it.crt_path,
+            ssl_client_key_path=it.key_path,
+        )
+        for it in (mine, certificates.client)
+    ]
+    async with serving(add, **options) as server:
+        registry.register(StatusCollector([server], clients))
+        read = of_server(registry, server)
+        assert read("certificate_not_after_seconds") == own.not_after
+        left = read("crl_next_update_seconds")
+        assert left is not None
+        assert 4.9 < (left - time.time()) / 86_400 < 5.1
+        client = reader(registry, "client", service="")
+        assert client("certificate_not_after_seconds") == mine.not_after  # the first one to expire
+
+
+async def test_without_certificates_there_is_no_end_of_one(registry: CollectorRegistry) -> None:
+    async with serving(add) as server:
+        registry.register(StatusCollector([server], [Client()]))
+        assert of_server(registry, server)("certificate_not_after_seconds") is None
+        assert reader(registry, "client", service="")("certificate_not_after_seconds") is None

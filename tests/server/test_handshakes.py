@@ -16,7 +16,7 @@ from rap.client import Client
 from rap.errors import ConnectionClosed, Unavailable
 from rap.server import Server
 from rap.transport.listen import Handshake, TlsServer
-from rap.transport.tls import server_context
+from rap.transport.tls import ServerTls
 from tests.loopback import eventually, serving, within
 from tests.test_seed import write_certificate
 from tests.transport.pairs import DEFAULTS, Pair
@@ -131,7 +131,7 @@ async def accepting(
     server = TlsServer(
         sock,
         Pair(DEFAULTS, DEFAULTS, None).make_server,
-        server_context(files["ssl_crt_path"], files["ssl_key_path"]),
+        ServerTls(files["ssl_crt_path"], files["ssl_key_path"]),
         backlog=5,
         timeout=5,
         on_begin=on_begin,

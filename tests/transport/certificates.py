@@ -49,6 +49,8 @@ class _Pair:
         crt.write_bytes(built.public_bytes(serialization.Encoding.PEM))
         key.write_bytes(self.pem())
         self.crt_path, self.key_path = str(crt), str(key)
+        self.serial_number = built.serial_number
+        self.not_after = built.not_valid_after_utc.timestamp()
 
     def pem(self, password: bytes | None = None) -> bytes:
         """Return the key, encrypted if there is a password."""
@@ -65,6 +67,7 @@ class Certificates:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._lists = 0
         self.authority = _Pair(directory, "authority", is_authority=True)
         self.other_authority = _Pair(directory, "other authority", is_authority=True)
         self.server = _Pair(directory, "server", self.authority)
@@ -81,6 +84,38 @@ class Certificates:
         encrypted.write_bytes(self.server.pem(b"secret"))
         self.encrypted_key_path = str(encrypted)
 
-    def issue(self, name: str, *names: x509.GeneralName) -> _Pair:
-        """Return a new certificate of the authority with a common name and alternative names."""
-        return _Pair(self.directory, name, self.authority, names=list(names))
+    def issue(self, name: str, *names: x509.GeneralName, days: tuple[int, int] = (-1, 30)) -> _Pair:
+        """Return a new certificate of the authority with a common name and alternative names.
+
+        Args:
+            name: The common name.
+            names: Alternative names; those of this machine without any.
+            days: From when until when it is valid, relative to now.
+        """
+        return _Pair(self.directory, name, self.authority, names=list(names), days=days)
+
+    def revoke(self, *pairs: _Pair, days: int = 7) -> str:
+        """Return the path of a new revocation list of the authority.
+
+        Args:
+            pairs: The certificates that it lists.
+            days: Until the next list is due.
+        """
+        return self.revoke_by(self.authority, *pairs, days=days)
+
+    def revoke_by(self, authority: _Pair, *pairs: _Pair, days: int = 7) -> str:
+        """Return the path of a new revocation list of some authority; see `revoke`."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(authority.name)
+            .last_update(_NOW - 30 * _DAY)
+            .next_update(_NOW + days * _DAY)
+        )
+        for pair in pairs:
+            revoked = x509.RevokedCertificateBuilder().serial_number(pair.serial_number)
+            builder = builder.add_revoked_certificate(revoked.revocation_date(_NOW - _DAY).build())
+        built = builder.sign(authority.key, hashes.SHA256())
+        self._lists += 1
+        path = self.directory / f"{self._lists}.crl"
+        path.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+        return str(path)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from math import inf
@@ -17,7 +16,7 @@ from rap.transport import Connection, ConnectionOptions, Stream, UnaryStream
 from rap.transport.dial import dial
 from rap.transport.inproc import new_address
 from rap.transport.listen import listen
-from rap.transport.tls import client_context, pinned_certificate, server_context
+from rap.transport.tls import ServerTls, ServerTrust, client_context, pinned_certificate
 from rap.wire.codec import pack
 from rap.wire.frames import END, MESSAGE
 from tests.loopback import within
@@ -186,11 +185,9 @@ async def connected(
         if kind == "socketpair":
             await _over_socketpair(pair)
         else:
-            address, server_tls, client_tls, pin = _way(kind, certificates, path)
-            listener = await listen(address, pair.make_server, backlog=10, context=server_tls)
-            await dial(
-                listener.address, pair.make_client, timeout=10, context=client_tls, pinned=pin
-            )
+            address, tls, trust = _way(kind, certificates, path)
+            listener = await listen(address, pair.make_server, backlog=10, tls=tls)
+            await dial(listener.address, pair.make_client, timeout=10, trust=trust)
             await within(pair.server.wait_handshake())
         yield pair
     finally:
@@ -212,22 +209,22 @@ async def _over_socketpair(pair: Pair) -> None:
 
 def _way(
     kind: str, certificates: Certificates | None, path: Path | None
-) -> tuple[Address, ssl.SSLContext | None, ssl.SSLContext | None, bytes | None]:
-    """Return address, contexts of both sides and pinned certificate."""
+) -> tuple[Address, ServerTls | None, ServerTrust | None]:
+    """Return address and TLS of both sides."""
     if kind == "unix":
-        return Address("unix", path=str(path)), None, None, None
+        return Address("unix", path=str(path)), None, None
     if kind == "inproc":
-        return new_address(), None, None, None
+        return new_address(), None, None
     if kind == "tcp":
-        return Address("tcp", "127.0.0.1"), None, None, None
+        return Address("tcp", "127.0.0.1"), None, None
     assert certificates is not None
     address = Address("tls", "127.0.0.1")
     if kind == "pinned tls":
         own = certificates.self_signed
-        theirs = client_context(pinned_path=own.crt_path)
-        pin = pinned_certificate(own.crt_path)
-        return address, server_context(own.crt_path, own.key_path), theirs, pin
+        context = client_context(pinned_path=own.crt_path)
+        trust = ServerTrust(context, pinned_certificate(own.crt_path))
+        return address, ServerTls(own.crt_path, own.key_path), trust
     own, mine = certificates.server, certificates.client
     authority = certificates.authority.crt_path
-    theirs = client_context(ca_path=authority, crt_path=mine.crt_path, key_path=mine.key_path)
-    return address, server_context(own.crt_path, own.key_path, authority), theirs, None
+    context = client_context(ca_path=authority, crt_path=mine.crt_path, key_path=mine.key_path)
+    return address, ServerTls(own.crt_path, own.key_path, authority), ServerTrust(context)

@@ -1,6 +1,7 @@
 """TLS: which peers are accepted, and that every refusal has a reason."""
 
 import asyncio
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,20 +14,26 @@ from rap.address import Address
 from rap.errors import Unavailable
 from rap.transport.dial import dial
 from rap.transport.listen import listen
-from rap.transport.tls import client_context, is_pinned, pinned_certificate, server_context
+from rap.transport.tls import (
+    ServerTls,
+    ServerTrust,
+    client_context,
+    is_pinned,
+    pinned_certificate,
+    server_context,
+)
 from tests.loopback import Unnoticed, eventually, within
 from tests.transport.certificates import Certificates
 from tests.transport.pairs import DEFAULTS, Pair, end
+from tests.transport.recorder import recording
 
 
 @asynccontextmanager
 async def tls_server(own: Any, authority: str | None = None) -> AsyncIterator[tuple[Pair, Address]]:
     """Listen with a certificate; with `authority`, clients need one too."""
     pair = Pair(DEFAULTS, DEFAULTS, None)
-    context = server_context(own.crt_path, own.key_path, authority)
-    listener = await listen(
-        Address("tcp", "127.0.0.1"), pair.make_server, backlog=5, context=context
-    )
+    tls = ServerTls(own.crt_path, own.key_path, authority)
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5, tls=tls)
     try:
         yield pair, listener.address
     finally:
@@ -36,8 +43,8 @@ async def tls_server(own: Any, authority: str | None = None) -> AsyncIterator[tu
 
 async def connect(pair: Pair, address: Address, *, pinned: str | None = None, **files: Any) -> None:
     context = client_context(pinned_path=pinned, **files)
-    pin = None if pinned is None else pinned_certificate(pinned)
-    await dial(address, pair.make_client, timeout=10, context=context, pinned=pin)
+    trust = ServerTrust(context, None if pinned is None else pinned_certificate(pinned))
+    await dial(address, pair.make_client, timeout=10, trust=trust)
 
 
 async def refusal(pair: Pair, address: Address, **files: Any) -> str:
@@ -72,7 +79,8 @@ async def test_a_certificate_of_another_authority_is_refused(certificates: Certi
 async def test_a_certificate_for_another_host_name_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.elsewhere) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.authority.crt_path)
-        assert why.endswith("certificate is not valid for '127.0.0.1'")
+        assert "certificate is not valid for '127.0.0.1'" in why
+        assert why.endswith("(options ssl_server_name, ssl_identity: whom to expect)")
 
 
 async def test_an_expired_certificate_is_refused(certificates: Certificates) -> None:
@@ -107,15 +115,19 @@ async def test_a_certificate_that_is_not_the_pinned_one_is_refused(
         assert why.endswith("its certificate is not the pinned one")
 
 
-async def test_a_certificate_signed_by_the_pinned_one_is_refused(
+async def test_nothing_is_sent_to_a_holder_of_a_certificate_that_the_pinned_one_signed(
     certificates: Certificates, unnoticed: Unnoticed
 ) -> None:
-    """The chain is good, so only the comparison stands in the way; the Hello may have come."""
-    async with tls_server(certificates.second_server) as (pair, address):
-        why = await refusal(pair, address, pinned=certificates.authority.crt_path)
+    """The chain is good, so only the comparison stands in the way."""
+    pin = certificates.authority.crt_path
+    own = certificates.second_server
+    with recording(server_context(own.crt_path, own.key_path)) as recorder:
+        pair = Pair(DEFAULTS, DEFAULTS, None)
+        why = await refusal(pair, recorder.address, pinned=pin)
         assert why.endswith("its certificate is not the pinned one")
         assert pair.client.closed
-        await within(asyncio.shield(pair.server.ended))
+        await eventually(lambda: recorder.ended)
+        assert recorder.received == b""
     await unnoticed.check()
 
 
@@ -186,24 +198,28 @@ async def test_a_client_older_than_tls_1_2_is_refused(certificates: Certificates
         with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(Unavailable):
-            await dial(address, pair.make_client, timeout=10, context=context)
+            await dial(address, pair.make_client, timeout=10, trust=ServerTrust(context))
     assert client_context().minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 async def test_certificates_can_be_changed_while_connections_are_open(
-    certificates: Certificates,
+    certificates: Certificates, tmp_path: Path
 ) -> None:
-    old, new = certificates.server, certificates.second_server
-    pair = Pair(DEFAULTS, DEFAULTS, None)
-    context = server_context(old.crt_path, old.key_path)
-    listener = await listen(
-        Address("tcp", "127.0.0.1"), pair.make_server, backlog=5, context=context
-    )
-    other = Pair(DEFAULTS, DEFAULTS, None)
+    crt, key = tmp_path / "used.crt", tmp_path / "used.key"
+
+    def use(own: Any) -> None:
+        shutil.copy(own.crt_path, crt)
+        shutil.copy(own.key_path, key)
+
+    use(certificates.server)
+    pair, other = Pair(DEFAULTS, DEFAULTS, None), Pair(DEFAULTS, DEFAULTS, None)
+    tls = ServerTls(str(crt), str(key))
+    listener = await listen(Address("tcp", "127.0.0.1"), pair.make_server, backlog=5, tls=tls)
     try:
         await connect(pair, listener.address, ca_path=certificates.authority.crt_path)
         first_server = pair.server
-        context.load_cert_chain(new.crt_path, new.key_path)
+        use(certificates.second_server)
+        tls.reload()
         await connect(other, listener.address, ca_path=certificates.authority.crt_path)
         shown = [
             c.transport.get_extra_info("ssl_object").getpeercert()

@@ -157,6 +157,10 @@ class SyncClient:
         """Add processors; call it before `connect`. See `Client.load_processor`."""
         self._client.load_processor(processor_list)
 
+    def reload_certificates(self) -> None:
+        """Read the files of all options of TLS again. See `Client.reload_certificates`."""
+        self._client.reload_certificates()
+
     def load_exception(self, exceptions: Iterable[type[Exception]]) -> None:
         """Raise errors of servers as these exception types. See `Client.load_exception`."""
         self._client.load_exception(exceptions)

@@ -1,0 +1,83 @@
+"""A server that records what clients send to it, to show that they send nothing."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rap.address import Address
+
+__all__ = ["Recorder", "recording"]
+
+_PATIENCE = 10.0  # seconds for a client to end its connection
+
+
+class Recorder:
+    """What clients have sent, in all connections together.
+
+    Args:
+        sock: A socket that listens.
+        context: TLS context; `None` without TLS.
+
+    Attributes:
+        ended: Number of connections that have ended, or never got beyond their TLS handshake.
+        received: The bytes that came, after TLS.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+        self.ended = 0
+        self.received = b""
+        self._sock = sock
+        self._context = context
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        name = self._sock.getsockname()
+        if isinstance(name, str):
+            return Address("unix", path=name)
+        return Address("tcp" if self._context is None else "tls", name[0], name[1])
+
+    def close(self) -> None:
+        """Stop; wait for the thread."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                conn, _ = self._sock.accept()
+            except OSError:
+                return
+            conn.settimeout(_PATIENCE)
+            with contextlib.suppress(OSError), conn:
+                self._record(conn)
+            self.ended += 1
+
+    def _record(self, conn: socket.socket) -> None:
+        if self._context is not None:
+            conn = self._context.wrap_socket(conn, server_side=True)
+        with conn:
+            while data := conn.recv(65536):
+                self.received += data
+
+
+@contextmanager
+def recording(
+    context: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", path: Path | None = None
+) -> Iterator[Recorder]:
+    """Record on a free port, or on a unix socket."""
+    with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as sock:
+        sock.bind((host, 0) if path is None else str(path))
+        sock.listen(64)
+        recorder = Recorder(sock, context)
+        try:
+            yield recorder
+        finally:
+            recorder.close()
