@@ -53,7 +53,7 @@ DOCUMENTED = {
     "rap.api_gateway": ["create_app"],
     "rap.api_gateway.app": ["create_app"],
     "rap.common.exceptions": ["BaseRapError", "FuncNotFoundError", "TooManyRequest"],
-    "rap.testing": ["FakeClock", "TestClient"],
+    "rap.testing": ["FakeClock", "TestClient", "fake", "handler_call"],
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
     "rap.balance": ["Picker", "PowerOfTwoChoices", "Prequal", "picker_from_name"],

@@ -60,6 +60,8 @@ THIRD_PARTY: dict[str, str | tuple[str, ...]] = {
     "starlette": "gateway/",
     "uvicorn": "gateway/",
     "click": "cli/",
+    "pytest": "testing/plugin.py",
+    "pytest_asyncio": "testing/plugin.py",
     "rich": "cli/",
     "uvloop": "cli/runtime.py",
     "typing_extensions": "channel.py",  # type checkers only; typeshed has it

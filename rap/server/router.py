@@ -91,6 +91,7 @@ class Router:
 
     def __init__(self, run_timeout: float | None, *, is_limit: bool = True) -> None:
         self._on_replace: Callable[[], None] | None = None
+        self._explain: Callable[[str], str] | None = None
         self._handlers: dict[str, Handler] = {}
         self._rules: dict[str, Predicate] = {}
         self._run_timeout = NEVER if run_timeout is None else run_timeout
@@ -207,6 +208,10 @@ class Router:
         """Call `callback` whenever a handler was replaced; it drops cached handlers."""
         self._on_replace = callback
 
+    def explain_unknown(self, explain: Callable[[str], str]) -> None:
+        """Let `explain` say why there is no function ``/group/name``."""
+        self._explain = explain
+
     @checks_options(HandlerOptions)
     def make(
         self,
@@ -274,6 +279,8 @@ class Router:
             sees_private: Whether the peer may call private functions.
             hints: Whether to look for a similar name and other groups, in all functions.
         """
+        if self._explain is not None:
+            return Unimplemented(self._explain(method), unserved=True)
         text = f"no function {one_line(repr(method))} on this server"
         details: dict[str, Any] = {}
         _, group, name = method.split("/", 2) if method.count("/") == 2 else ("", "", "")

@@ -470,6 +470,15 @@ class Server:
         """
         self._router.allow_group(group, allow)
 
+    def explain_unknown(self, explain: Callable[[str], str]) -> None:
+        """Let a function say why there is no function of a name, such as fakes in a test.
+
+        Args:
+            explain: Called for each call of a function that is not registered, with its
+                ``/group/name``. It returns the text of the error that the caller gets.
+        """
+        self._router.explain_unknown(explain)
+
     def load_start_event(self, event_list: Iterable[Event]) -> None:
         """Add events to run before the server listens.
 

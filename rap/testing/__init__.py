@@ -13,13 +13,19 @@ from rap._lazy import Lazy, loader
 if TYPE_CHECKING:
     from rap.testing.client import TestClient
     from rap.testing.clock import FakeClock
+    from rap.testing.fakes import Fakes, fake
+    from rap.testing.handlers import HandlerCall, handler_call
 
-__all__ = ["FakeClock", "TestClient"]
+__all__ = ["FakeClock", "Fakes", "HandlerCall", "TestClient", "fake", "handler_call"]
 
 __getattr__ = loader(
     __name__,
     {
         "FakeClock": Lazy("rap.testing.clock", "FakeClock"),
+        "Fakes": Lazy("rap.testing.fakes", "Fakes"),
+        "HandlerCall": Lazy("rap.testing.handlers", "HandlerCall"),
         "TestClient": Lazy("rap.testing.client", "TestClient"),
+        "fake": Lazy("rap.testing.fakes", "fake"),
+        "handler_call": Lazy("rap.testing.handlers", "handler_call"),
     },
 )
