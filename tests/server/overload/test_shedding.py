@@ -21,7 +21,7 @@ from tests.loopback import calling, eventually, serving, within
 from tests.transport.certificates import Certificates
 
 MANY = 400
-TIMEOUT = 5.0  # of simulated seconds, and more than the real ones
+TIMEOUT = 5.0  # simulated seconds
 
 
 class Shop:
@@ -69,6 +69,11 @@ def shop() -> Shop:
 
 def server_of(shop: Shop, **options: Any) -> Any:
     return serving(clock=shop.clock, **options)
+
+
+def asking(server: Server, **options: Any) -> Any:
+    """Connect a client whose time stands still: only the server knows how late it is."""
+    return calling(server, max_attempts=1, clock=FakeClock(), **options)
 
 
 def register(server: Server, shop: Shop) -> None:
@@ -119,7 +124,7 @@ KINDS = {
 async def test_an_overloaded_server_begins_what_it_can_and_refuses_the_rest(
     shop: Shop, kind: str
 ) -> None:
-    async with server_of(shop) as server, calling(server, max_attempts=1) as client:
+    async with server_of(shop) as server, asking(server) as client:
         register(server, shop)
         calls = [KINDS[kind](client) for _ in range(MANY)]
         found = await within(asyncio.gather(*calls, return_exceptions=True))
@@ -161,7 +166,7 @@ async def test_it_does_so_with_everything_that_may_stand_around_a_call(
         client_options["ssl_crt_path"] = own.crt_path
     async with (
         server_of(shop, **options) as server,
-        calling(server, max_attempts=1, **client_options) as client,
+        asking(server, **client_options) as client,
     ):
         register(server, shop)
         calls = [unary(client) for _ in range(MANY)]
@@ -191,7 +196,7 @@ async def test_one_warning_names_the_functions_and_the_reasons(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "rap.server")
-    async with server_of(shop) as server, calling(server, max_attempts=1) as client:
+    async with server_of(shop) as server, asking(server) as client:
         register(server, shop)
         calls = [unary(client) for _ in range(MANY)]
         await within(asyncio.gather(*calls, return_exceptions=True))
@@ -262,7 +267,7 @@ async def unary_for(client: Client, timeout: float) -> None:
 
 
 async def test_admin_calls_come_first(shop: Shop) -> None:
-    async with server_of(shop) as server, calling(server, max_attempts=1) as client:
+    async with server_of(shop) as server, asking(server) as client:
         register(server, shop)
         calls = [asyncio.create_task(unary(client)) for _ in range(MANY)]
         await eventually(lambda: shop.begun > 1)
@@ -273,7 +278,7 @@ async def test_admin_calls_come_first(shop: Shop) -> None:
 
 
 async def test_a_sheddable_function_is_refused_first(shop: Shop) -> None:
-    async with server_of(shop) as server, calling(server, max_attempts=1) as client:
+    async with server_of(shop) as server, asking(server) as client:
         server.register(shop.unary)
         server.register(shop.unary, "extra", priority="sheddable")
         names = ["extra", "unary"] * 60
