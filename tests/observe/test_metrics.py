@@ -221,7 +221,7 @@ async def test_refusals_of_limits_are_counted(registry: CollectorRegistry) -> No
         for _ in range(2):
             with pytest.raises(ResourceExhausted):
                 await client.call(add, 1, 2)
-        refused = Client(server.addresses, connect_timeout=0.05)
+        refused = Client(server.addresses, connect_timeout=0.5)
         with pytest.raises(Unavailable, match="more than 1 connections"):
             await refused.connect()
         await refused.close()

@@ -68,8 +68,8 @@ async def test_a_missing_unix_socket_is_named() -> None:
 async def test_a_silent_server_fails_the_dial_in_time() -> None:
     pair = new_pair()
     async with silent() as (address, came):
-        with pytest.raises(Unavailable, match=f"cannot reach {address}: no answer in 0.05 s"):
-            await dial(address, pair.make_client, timeout=0.05)
+        with pytest.raises(Unavailable, match=f"cannot reach {address}: no answer in 0.5 s"):
+            await dial(address, pair.make_client, timeout=0.5)
         await within(asyncio.shield(pair.client.ended))
         await within(came[0].read())
 
@@ -182,7 +182,7 @@ async def test_addresses_that_swallow_packets_delay_a_dial_by_a_quarter_second_e
             stack.enter_context(swallowing(host, port))
         began = time.monotonic()
         await dial(Address("tcp", "svc.test", port), pair.make_client, timeout=10)
-        assert 0.2 < time.monotonic() - began < 0.25 * len(silent_hosts) + 0.25
+        assert 0.2 < time.monotonic() - began < 0.25 * len(silent_hosts) + 0.75
     listener.close()
     await listener.settled()
     await pair.end()
