@@ -20,6 +20,7 @@ __all__ = [
     "calling",
     "eventually",
     "expired",
+    "passing",
     "serving",
     "swallowing",
     "until",
@@ -73,6 +74,18 @@ async def until(ask: Callable[[], Awaitable[T]], patience: float = PATIENCE) -> 
                 break
             await asyncio.sleep(pause)
     return answer
+
+
+async def passing(clock: FakeClock, seconds: float, holds: Callable[[], object]) -> None:
+    """Let time pass, so many seconds at a time, until a condition holds.
+
+    What each step begins has a moment to take effect: else a peer would seem not to answer.
+    """
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            clock.advance(seconds)
+            for pause in (*[0.0] * 20, 0.002):
+                await asyncio.sleep(pause)
 
 
 async def within(awaitable: Awaitable[T]) -> T:

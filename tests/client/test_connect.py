@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,18 +14,8 @@ from rap.registry.memory import MemoryRegistry
 from rap.wire.hello import hello_frame
 from tests.client.fed import Resolver, listed, numbered
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, serving, within
+from tests.loopback import calling, eventually, passing, serving, within
 from tests.ports import free_address
-
-
-def every_pause(client: Client, clock: FakeClock) -> Callable[[], bool]:
-    """Return a condition that lets the pauses between dials pass until there is a server."""
-
-    def holds() -> bool:
-        clock.advance(1.0)
-        return bool(client.cluster.ready)
-
-    return holds
 
 
 async def answers(client: Client) -> set[int]:
@@ -128,7 +117,7 @@ async def test_connect_names_what_it_tried_and_a_later_one_succeeds() -> None:
     with pytest.raises(Unavailable, match=f"cannot reach {address}"):
         await client.connect()
     async with numbered(1, host=address):
-        await eventually(every_pause(client, clock))
+        await passing(clock, 1.0, lambda: client.cluster.ready)
         await client.connect()
         assert await client.raw_call("which") == 1
         await client.await_close()
@@ -158,7 +147,7 @@ async def test_a_call_waits_for_a_server_until_its_deadline() -> None:
     assert caught.value.unserved
     call = asyncio.create_task(client.raw_call("which", timeout=9000, wait_for_ready=True))
     async with numbered(1, host=address):
-        await eventually(every_pause(client, clock))
+        await passing(clock, 1.0, lambda: client.cluster.ready)
         assert await within(call) == 1
         await client.await_close()
 
@@ -169,9 +158,7 @@ async def test_servers_that_are_down_at_the_start_join_when_they_come_up() -> No
         async with Client([*server.addresses, late], clock=clock) as client:
             assert await answers(client) == {1}
             async with numbered(2, host=late):
-                await eventually(
-                    lambda: every_pause(client, clock)() and len(client.cluster.ready) == 2
-                )
+                await passing(clock, 1.0, lambda: len(client.cluster.ready) == 2)
                 assert await answers(client) == {1, 2}
 
 
@@ -182,7 +169,7 @@ async def test_a_server_that_went_away_comes_back() -> None:
         await server.await_closed()
         await eventually(lambda: not client.cluster.ready)
         async with numbered(2, host=address):
-            await eventually(every_pause(client, clock))
+            await passing(clock, 1.0, lambda: client.cluster.ready)
             assert await client.raw_call("which") == 2
             (node,) = client.cluster.nodes.values()
             assert node.stats.in_flight == 0
@@ -207,7 +194,7 @@ async def test_a_server_out_of_rotation_is_asked_again_after_a_pause() -> None:
         await eventually(lambda: "draining" in node.pool.error)
         assert node.pool.connections == set()
         await server.set_serving(True)
-        await eventually(every_pause(client, clock))
+        await passing(clock, 1.0, lambda: client.cluster.ready)
         assert await client.raw_call("which") == 1
 
 
@@ -307,12 +294,7 @@ async def test_a_watch_that_fails_is_started_again(caplog: pytest.LogCaptureFixt
             await eventually(lambda: "watching 'calc' failed" in caplog.text)
             assert await client.raw_call("which") == 1
             resolver.given.put_nowait(listed(server))
-
-            def watched_again() -> bool:
-                clock.advance(1.0)
-                return resolver.watches == 2
-
-            await eventually(watched_again)
+            await passing(clock, 1.0, lambda: resolver.watches == 2)
             assert await client.raw_call("which") == 1
 
 

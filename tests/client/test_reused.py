@@ -12,7 +12,7 @@ from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from tests.client.fed import Resolver, listed, numbered
 from tests.fake_clock import FakeClock
-from tests.loopback import PATIENCE, eventually, within
+from tests.loopback import PATIENCE, eventually, passing, within
 from tests.ports import free_address
 from tests.server.test_signals import program
 
@@ -35,12 +35,7 @@ async def test_another_service_at_the_address_of_a_known_server_gets_no_call() -
             node = of(client, leaves)
         await eventually(lambda: len(client.cluster.ready) == 1)
         async with numbered(3, host=address, **OTHER) as other:
-
-            def refused() -> bool:
-                clock.advance(1.0)
-                return "serves 'other', not 'calc'" in node.pool.error
-
-            await eventually(refused)
+            await passing(clock, 1.0, lambda: "serves 'other', not 'calc'" in node.pool.error)
             await eventually(lambda: not other.connection_manager.connections)
             assert client.cluster.ready == (of(client, stays),)
             results = await asyncio.gather(*(client.raw_call("which") for _ in range(50)))
@@ -66,12 +61,7 @@ async def test_a_new_process_that_only_its_hello_reveals_starts_from_scratch() -
             clock.advance(60.0)
         await eventually(lambda: len(client.cluster.ready) == 1)
         async with numbered(3, host=address, **CALC) as after:
-
-            def back() -> bool:
-                clock.advance(1.0)
-                return len(client.cluster.ready) == 2
-
-            await eventually(back)
+            await passing(clock, 1.0, lambda: len(client.cluster.ready) == 2)
             assert client.cluster._listed == known  # the registry has not heard of it
             assert of(client, after) is node
             assert node.incarnation == after.incarnation
@@ -90,9 +80,7 @@ async def test_news_of_another_process_cuts_the_pause_between_dials_short() -> N
             await client.connect()
             await eventually(lambda: len(client.cluster.ready) == 2)
             node = of(client, before)
-        while client.cluster.counters.failed < 5:
-            clock.advance(20.0)
-            await asyncio.sleep(0.002)
+        await passing(clock, 20.0, lambda: client.cluster.counters.failed >= 5)
         async with numbered(3, host=address, **CALC) as after:
             resolver.given.put_nowait(listed(stays) | listed(after, incarnation=after.incarnation))
             await eventually(lambda: node in client.cluster.ready)  # and no time has passed
@@ -127,18 +115,13 @@ async def test_a_server_that_hangs_is_dear_at_once_and_cut_when_it_answers_no_pi
 
                 def is_cut() -> bool:
                     conn.watchdog.tick()
-                    clock.advance(0.5)
                     return conn.error is not None
 
-                await eventually(is_cut)
+                await passing(clock, 0.5, is_cut)
                 assert "answered no ping" in str(conn.error)
                 await eventually(lambda: node not in client.cluster.ready)
-
-                def answered() -> bool:
-                    clock.advance(0.1)  # the pauses before another try
-                    return all(call.done() for call in calls)
-
-                await eventually(answered)
+                # The pauses before another try pass.
+                await passing(clock, 0.1, lambda: all(call.done() for call in calls))
                 assert await within(asyncio.gather(*calls)) == ["y"] * 8
             finally:
                 hangs.send_signal(signal.SIGCONT)

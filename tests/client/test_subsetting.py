@@ -16,7 +16,7 @@ from rap.registry import Endpoint
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
 from tests.fake_clock import FakeClock
-from tests.loopback import PATIENCE, calling, eventually, serving, within
+from tests.loopback import PATIENCE, calling, eventually, passing, serving, within
 
 ON_BOTH_LOOPS = True
 
@@ -149,12 +149,8 @@ async def test_servers_that_were_known_before_there_was_a_subset_are_asked_too()
             while first == ready(cluster):
                 await add(stack, registry, cluster)
                 await eventually(lambda: len(cluster.ready) == 3)
-
-        def told() -> bool:
-            clock.advance(1.0)  # a server that came after a round is asked in the next one
-            return all(node.report is not None for node in cluster.ready)
-
-        await eventually(told)
+        # A server that came after a round is asked in the next one.
+        await passing(clock, 1.0, lambda: all(node.report is not None for node in cluster.ready))
         await client.await_close()  # before servers leave for which it would dial others
 
 

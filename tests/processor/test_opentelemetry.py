@@ -41,10 +41,6 @@ async def refuse() -> None:
     raise CallError("not for you", code=Code.PERMISSION_DENIED)
 
 
-async def hang() -> None:
-    await asyncio.Event().wait()
-
-
 async def count(n: int) -> AsyncIterator[int]:
     for i in range(n):
         yield i
@@ -96,7 +92,7 @@ def spans() -> Iterator[Spans]:
 async def traced(
     spans: Spans, clock: FakeClock | None = None
 ) -> AsyncIterator[tuple[Server, Client]]:
-    functions = (add, fail, refuse, hang, count, echo)
+    functions = (add, fail, refuse, count, echo)
     async with (
         serving(*functions, processor_list=[spans.processor()], clock=clock) as server,
         calling(server, processor_list=[spans.processor()], clock=clock) as client,
@@ -144,10 +140,16 @@ async def test_a_call_has_a_span_on_each_end(spans: Spans) -> None:
 async def test_a_failure_is_seen_on_both_ends(
     spans: Spans, name: str, code: str, server_status: StatusCode, clock: FakeClock
 ) -> None:
+    begun = asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
     async with traced(spans, clock=clock) as (server, client):
+        server.register(hang)
         if name == "hang":
-            call = client.raw_call(name, timeout=5.0)
-            await expired(call, clock, 5.0, once=lambda: server.connection_manager.open_calls)
+            await expired(client.raw_call(name, timeout=5.0), clock, 5.0, once=begun.is_set)
         else:
             with pytest.raises(CallError):
                 await client.raw_call(name, timeout=None)

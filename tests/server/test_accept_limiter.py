@@ -128,7 +128,7 @@ async def test_a_connection_that_has_said_hello_is_not_closed_for_silent_ones() 
 
 
 async def test_hundreds_of_connections_can_be_opened_at_once() -> None:
-    async with serving(fine) as server:
+    async with serving(fine, handshake_timeout=60) as server:
         port = server.addresses[0].port
         async with asyncio.TaskGroup() as group:
             opening = [

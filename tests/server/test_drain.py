@@ -16,7 +16,7 @@ from rap.registry.memory import MemoryRegistry
 from rap.server import Server, connections, context
 from rap.wire.hello import hello_frame
 from tests.fake_clock import FakeClock
-from tests.loopback import PATIENCE, calling, eventually, serving, within
+from tests.loopback import PATIENCE, calling, eventually, passing, serving, within
 
 
 class Gate:
@@ -165,12 +165,7 @@ async def test_set_serving_takes_a_server_out_and_puts_it_back(gate: Gate) -> No
         await server.set_serving(False)
         await server.set_serving(True)
         assert server.is_serving
-
-        def back() -> bool:
-            clock.advance(1.0)
-            return bool(client.cluster.ready)
-
-        await eventually(back)
+        await passing(clock, 1.0, lambda: client.cluster.ready)
         assert await client.raw_call("enter") == 1
 
 

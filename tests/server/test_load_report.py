@@ -15,7 +15,7 @@ from rap.server import Channel, Server
 from rap.server.load_report import LoadMeter, LoadReporter
 from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, serving, within
+from tests.loopback import calling, eventually, passing, serving, within
 
 
 class ReportPicker:
@@ -303,11 +303,6 @@ async def test_a_server_reports_its_load_with_each_renewal_of_its_lease() -> Non
     options = {"service": "calc", "registry": registry, "clock": clock, "drain_delay": 0}
     async with serving(**options) as server, calling(server):
         await eventually(lambda: server.connection_manager.connections)
-
-        def reported() -> bool:
-            clock.advance(1.0)
-            return registry.reports[-1]["conns"] == 1
-
         assert registry.reports[0]["conns"] == 0
-        await eventually(reported)
+        await passing(clock, 1.0, lambda: registry.reports[-1]["conns"] == 1)
     assert registry.reports[-1].keys() == {"in_flight", "rps", "util", "conns", "lag"}

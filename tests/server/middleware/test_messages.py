@@ -243,13 +243,17 @@ async def test_a_cancelled_call_is_answered_as_cancelled() -> None:
 
 
 async def test_a_call_past_its_deadline_is_answered_with_the_error(clock: FakeClock) -> None:
-    judging = Judging()
+    judging, begun = Judging(), asyncio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
     async with (
-        serving(forever, middleware_list=[judging], clock=clock) as server,
+        serving(hang, middleware_list=[judging], clock=clock) as server,
         calling(server, clock=clock) as client,
     ):
-        call = client.raw_call("forever", timeout=5.0)
-        await expired(call, clock, 5.0, once=lambda: server.connection_manager.open_calls)
+        await expired(client.raw_call("hang", timeout=5.0), clock, 5.0, once=begun.is_set)
         await eventually(lambda: judging.answers)
     assert getattr(judging.answers[0].error, "code", None) in (
         Code.DEADLINE_EXCEEDED,
