@@ -53,7 +53,9 @@ DOCUMENTED = {
     "rap.api_gateway": ["create_app"],
     "rap.api_gateway.app": ["create_app"],
     "rap.common.exceptions": ["BaseRapError", "FuncNotFoundError", "TooManyRequest"],
-    "rap.testing": ["FakeClock", "TestClient", "fake", "handler_call"],
+    "rap.testing": [
+        *("FakeClock", "Fleet", "TestClient", "check_compatible", "fake", "handler_call"),
+    ],
     "rap.client.model": ["Request", "Response"],
     "rap.errors": ["RapError", "CallError", "Code"],
     "rap.balance": ["Picker", "PowerOfTwoChoices", "Prequal", "picker_from_name"],

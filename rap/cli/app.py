@@ -33,6 +33,11 @@ COMMANDS = {
         "rap.cli.commands.bench", "bench", "Call a function repeatedly and measure the calls."
     ),
     "call": CommandEntry("rap.cli.commands.call", "call", "Call a function and print its result."),
+    "compat": CommandEntry(
+        "rap.cli.commands.compat",
+        "compat",
+        "Compare two versions of a server, and say whether calls would fail.",
+    ),
     "demo": CommandEntry(
         "rap.cli.commands.demo",
         "demo",

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from rap.address import Address, brief
@@ -285,6 +286,32 @@ class Server:
             self._clock, self._rng, self._connections, self._registration, self._loop_monitor = (
                 parts
             )
+
+    def replica(self, **options: Any) -> "Server":
+        """Return another server with the same functions, processors, middleware and events.
+
+        They are shared, so a function that is registered with one is known to all. `rap.testing`
+        uses it to run several instances of a service inside the process.
+
+        Args:
+            options: Options of the constructor that differ; see `overridden`.
+
+        Raises:
+            ValueError: An option has a bad value; the message names it.
+            TypeError: An option does not exist.
+        """
+        config = change_config(Server, self.config, options)
+        other: Server = copy(self)
+        other.incarnation = os.urandom(8).hex()
+        other._runs = 1  # functions of processors and middleware are registered already
+        other._configure(config)
+        other._start_events, other._stop_events = [*self._start_events], [*self._stop_events]
+        other._processors = [*self._processors]
+        other._middlewares = self._middlewares.shared_with(other._register_private)
+        other._dispatcher = other._closing = None
+        other._stop = asyncio.Event()
+        other._takes_signals = False
+        return other
 
     def __repr__(self) -> str:
         if not hasattr(self, "_stop"):

@@ -93,6 +93,9 @@ class FakeClock:
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> FakeTimer:
         """Call a function in the running event loop when the clock has moved by `delay` seconds."""
         timer = FakeTimer(self, asyncio.get_running_loop(), callback, args)
+        if delay <= 0:
+            timer.fire()
+            return timer
         with self._lock:
             self._count += 1
             heappush(self._timers, (self._now + delay, self._count, timer))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from rap.address import Address
-from rap.clock import Clock, timer_of
+from rap.clock import Clock, Timer, timer_of
 
 __all__ = ["InprocServer", "InprocTransport", "Link", "connect", "link_of", "new_address"]
 
@@ -77,9 +77,11 @@ class Link:
         self.client_host = host
 
     def set_delay(self, seconds: float, clock: Clock | None = None) -> None:
-        """Let each chunk take so many seconds, in either direction."""
+        """Let each chunk take so many seconds, in either direction; what is under way arrives."""
         self.delay = seconds
         self.clock = clock
+        for transport in self.transports:
+            transport.loop.call_soon_threadsafe(transport.expedite)
 
     def hold(self) -> None:
         """Let nothing pass until `release`; connections stay open, and new ones get no answer."""
@@ -213,7 +215,7 @@ class InprocTransport(asyncio.Transport):
         self._protocol = protocol
         self._peer: InprocTransport
         self._outgoing: deque[_Item] = deque()  # that the link holds
-        self._delayed: deque[_Item] = deque()  # one for each timer that runs
+        self._delayed: deque[tuple[Timer, _Item]] = deque()
         self._incoming: deque[bytes] = deque()  # that the protocol does not read now
         self._unread = 0  # bytes written that the other end's protocol has not got
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
@@ -245,13 +247,19 @@ class InprocTransport(asyncio.Transport):
 
     def _pass(self, kind: str, value: Any) -> None:
         if self._link.delay or self._delayed:
-            self._delayed.append((kind, value))
-            timer_of(self._link.clock, self.loop)(self._link.delay, self._pass_delayed)
+            timer = timer_of(self._link.clock, self.loop)(self._link.delay, self._pass_oldest)
+            self._delayed.append((timer, (kind, value)))
         else:
             self._pass_now(kind, value)
 
-    def _pass_delayed(self) -> None:
-        self._pass_now(*self._delayed.popleft())
+    def _pass_oldest(self) -> None:
+        self._pass_now(*self._delayed.popleft()[1])
+
+    def expedite(self) -> None:
+        """Hand over what the link has delayed."""
+        while self._delayed:
+            self._delayed[0][0].cancel()
+            self._pass_oldest()
 
     def _pass_now(self, kind: str, value: Any) -> None:
         peer = self._peer

@@ -1,4 +1,4 @@
-"""``rap describe FUNC``: the parameters, the result and the types of a function."""
+"""``rap describe [FUNC]``: the parameters, the result and the types of functions."""
 
 import textwrap
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import click
 from rap.call import canonical_group
 from rap.cli.calls import group_option
 from rap.cli.command import Command, json_option, run
-from rap.cli.descriptions import describe_one
+from rap.cli.descriptions import describe_all, describe_one
 from rap.cli.json_values import to_json
 from rap.cli.remote import Remote, remote_options
 from rap.cli.stubgen.annotations import Annotations
@@ -28,17 +28,27 @@ KINDS = {
 
 
 @click.command(cls=Command)
-@click.argument("func", metavar="FUNC")
+@click.argument("func", metavar="[FUNC]", required=False)
 @group_option
 @json_option
 @remote_options
-def describe(remote: Remote, func: str, group: str | None, json: bool) -> None:
+def describe(remote: Remote, func: str | None, group: str | None, json: bool) -> None:
     """Describe a function of a server.
 
-    A server describes its functions only to clients on its own machine.
+    Without FUNC, it describes all of them. `rap compat` compares what --json then writes with a
+    later version of the server. A server describes its functions only to clients on its own
+    machine.
     """
-    found = run(describe_one(remote, func, canonical_group(group)))
-    click.echo(to_json(found) if json else description_text(found))
+    if func is not None:
+        found = run(describe_one(remote, func, canonical_group(group)))
+        click.echo(to_json(found) if json else description_text(found))
+        return
+    every = [
+        each
+        for each in run(describe_all(remote))
+        if each["group"] != "registry" and group in (None, each["group"])
+    ]
+    click.echo(to_json(every) if json else "\n\n\n".join(map(description_text, every)))
 
 
 def description_text(found: Mapping[str, Any]) -> str:

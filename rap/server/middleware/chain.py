@@ -61,6 +61,16 @@ class MiddlewareStack:
             self._loaded.append(middleware)
             self._register_private(middleware)
 
+    def shared_with(self, register: Callable[..., Any]) -> "MiddlewareStack":
+        """Return the same middleware for another server of the process.
+
+        Args:
+            register: Registers a private function of that server.
+        """
+        stack = MiddlewareStack(register, self._service, self._log)
+        stack._loaded = list(self._loaded)
+        return stack
+
     async def start(self) -> None:
         """Run the start events in order."""
         for middleware in self._loaded:
