@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from rap.address import Peer
 from rap.clock import MAX_MARGIN, NEVER, SystemClock
@@ -28,6 +28,7 @@ __all__ = [
     "UNTRACED_HEADER",
     "Call",
     "CallSource",
+    "Encoded",
     "Header",
     "Request",
     "Response",
@@ -45,6 +46,7 @@ __all__ = [
 # same name comes first.
 CALL_OPTIONS = ("session", "timeout", "header", "affinity", "wait_for_ready", "priority")
 DEFAULT_GROUP = "default"  # of functions for which no group is named
+Encoded = bytes | memoryview  # one msgpack value
 # Header name to msgpack value; names that start with ":" are rap's own.
 Header = dict[str, Any]
 # Header of a call that is made on behalf of another machine, as a gateway does. Private functions
@@ -261,14 +263,56 @@ class Call:
 
 
 class _Message:
-    """The header and the body of one message, and the call it belongs to."""
+    """The header and the body of one message, and the call it belongs to.
 
-    __slots__ = ("body", "call", "header")
+    A body that is still encoded is decoded when it is read for the first time.
+    """
+
+    __slots__ = ("_decode", "_encoded", "body", "call", "header")
+
+    body: Any
+    _encoded: Encoded
+    _decode: Callable[[Encoded], Any]
 
     def __init__(self, call: Call, body: Any = None, header: Header | None = None) -> None:
         self.call = call
         self.body = body
         self.header: Header = {} if header is None else header
+
+    @classmethod
+    def from_encoded(
+        cls, call: Call, encoded: Encoded, decode: Callable[[Encoded], Any], header: Header | None
+    ) -> Self:
+        """Return a message with an encoded body; see `set_encoded`."""
+        message = cls(call, None, header)
+        message.set_encoded(encoded, decode)
+        return message
+
+    def set_encoded(self, encoded: Encoded, decode: Callable[[Encoded], Any]) -> None:
+        """Replace the body by one that is decoded when it is read, if ever.
+
+        Args:
+            encoded: The new body, encoded.
+            decode: Decodes it; may raise a `CallError`.
+        """
+        self.body = None
+        del self.body  # so that `__getattr__` is asked for it
+        self._encoded, self._decode = encoded, decode
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The encoded body, or `None` if the body was read or set."""
+        try:
+            _read_body(self)
+        except AttributeError:
+            return self._encoded
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "body":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.body = body = self._decode(self._encoded)
+        return body
 
     @property
     def method(self) -> str:
@@ -286,7 +330,12 @@ class _Message:
         return split_method(self.call.method)[1]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.method!r}, header={self.header!r}, body={self.body!r})"
+        encoded = self.encoded
+        body = repr(self.body) if encoded is None else f"<{len(encoded)} encoded bytes>"
+        return f"{type(self).__name__}({self.method!r}, header={self.header!r}, body={body})"
+
+
+_read_body = _Message.__dict__["body"].__get__  # does not ask `__getattr__`
 
 
 class Request(_Message):

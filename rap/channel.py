@@ -19,7 +19,7 @@ from rap.call import (
     Side,
 )
 from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
-from rap.processor.base import Pipeline
+from rap.processor.base import Pipeline, encode_body
 from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.tasks import start_task
 from rap.transport.stream import (
@@ -59,6 +59,10 @@ class ServerSide(Protocol):
 
     def begin_response(self) -> Header:
         """Return the header of the response, which goes with its first message."""
+        ...
+
+    async def reserve_inflated(self, header: Header) -> None:
+        """Count the bytes that a compressed message will have, before it is inflated."""
         ...
 
     def end_response(self, pipeline: Pipeline) -> tuple[bytes, bytes]:
@@ -374,7 +378,9 @@ class Channel(Generic[In, Out]):
                 message = await pipeline.request(Request(self._call, body))
             else:
                 message = await pipeline.response(Response(self._call, body, header))
-            header, raw = message.header, self._encode_any(message.body)
+            header = message.header
+            is_encoded = message.encoded is not None
+            raw = encode_body(message) if is_encoded else self._encode_any(message.body)
         await stream.send(raw, pack(header) if header else b"")
         if self._has_ended:  # while the processors had the message, so the client drops it
             raise self._closed("the channel is closed")
@@ -462,7 +468,7 @@ class Channel(Generic[In, Out]):
         """Keep the result, which is not one of the messages; return whether it is one."""
         if not (self._is_client and message.header.get(RESULT) is True):
             return True
-        self._result = encode_any(message.body)
+        self._result = encode_body(message)
         return False
 
     async def _drain(self) -> None:
@@ -570,15 +576,22 @@ class Channel(Generic[In, Out]):
                     raise ValueError(f"it must be a map, got {type(header).__name__}")
             except ValueError as exc:
                 raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
+        pipeline, is_result = self._pipeline, header.get(RESULT) is True
         message: Request | Response
+        if not pipeline.transforms:
+            make = Response if self._is_client else Request
+            if is_result:
+                return make.from_encoded(self._call, raw, decode_any, header)
+            return make(self._call, self._decode(raw), header)
         if self._is_client:
-            message = Response(self._call, self._pipeline.decode(raw), header)
-            message = await self._pipeline.response(message)
+            message = await pipeline.pass_response(self._call, raw, header)
         else:
-            message = Request(self._call, self._pipeline.decode(raw), header)
-            message = await self._pipeline.request(message)
-        if self._is_typed and header.get(RESULT) is not True:
-            message.body = self._decode(encode_any(message.body))
+            if self._server is not None:
+                await self._server.reserve_inflated(header)
+            message = await pipeline.pass_request(self._call, raw, header)
+        encoded = pipeline.encode_arrived(message)
+        if not is_result:
+            message.body = self._decode(encoded)
         return message
 
 

@@ -1,11 +1,14 @@
 """Calls, requests and responses: the values that plug-ins see."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.call import Call, Request, Response, Side, StreamType, current, method_path, split_method
 from rap.clock import NEVER
+from rap.errors import InvalidArgument
 
 names = st.text(min_size=1, max_size=20).filter(lambda name: "/" not in name)
 
@@ -50,3 +53,41 @@ def test_a_message_keeps_the_header_it_was_given() -> None:
 
 def test_outside_a_handler_there_is_no_current_call() -> None:
     assert current.get() is None
+
+
+def test_an_encoded_body_is_decoded_when_it_is_read_and_only_then() -> None:
+    decoded: list[Any] = []
+
+    def decode(encoded: Any) -> list[int]:
+        decoded.append(encoded)
+        return [1]
+
+    call = Call("/default/f", StreamType.UNARY, Side.SERVER, {})
+    for make in (Request, Response):
+        message = make.from_encoded(call, b"raw", decode, None)
+        assert "<3 encoded bytes>" in repr(message)
+        assert message.encoded == b"raw"
+        assert decoded == []
+        assert message.body == [1]
+        assert decoded == [b"raw"]
+        message.body.append(2)  # so what came is no longer what it holds
+        assert message.encoded is None
+        assert message.body == [1, 2]
+        message.set_encoded(b"other", decode)
+        assert message.encoded == b"other"
+        message.body = None
+        assert (message.body, message.encoded) == (None, None)
+        assert decoded == [b"raw"]
+        decoded.clear()
+        assert not hasattr(message, "no_such_attribute")
+
+
+def test_a_body_that_cannot_be_decoded_fails_each_time_it_is_read() -> None:
+    def decode(encoded: Any) -> Any:
+        raise InvalidArgument("no msgpack")
+
+    request = Request.from_encoded(Call("/f", StreamType.UNARY, Side.SERVER, {}), b"", decode, None)
+    for _ in range(2):
+        with pytest.raises(InvalidArgument):
+            _ = request.body
+        assert request.encoded == b""

@@ -10,15 +10,14 @@ from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any
 
-from rap.call import Call, Header, Request, Response, StreamType, inherited_from
+from rap.call import Call, Encoded, Header, StreamType, inherited_from
 from rap.client.cluster import Cluster
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.rescue import AttemptDoubted
 from rap.client.session import Session
 from rap.errors import CallError, Code, DeadlineExceeded, Internal, Unimplemented
-from rap.processor.base import Pipeline
-from rap.schema.function import decode_any, encode_any
+from rap.processor.base import Pipeline, encode_body
 from rap.transport import Connection, Stream, UnaryStream
 from rap.transport.stream import DEADLINE_PASSED
 from rap.wire.codec import unpack
@@ -35,6 +34,7 @@ __all__ = [
 ]
 
 _REQUEST = MESSAGE | END
+_NIL = b"\xc0"  # as a body
 Pick = tuple[Node, Connection]
 
 
@@ -274,10 +274,8 @@ class AttemptFactory:
         """
         call.start_attempt(number, pick[1].peer, self.monotonic())
         header = call.header if number == 1 else {**call.header, ":attempt": number}
-        request = Request(call, decode_any(body), dict(header))
-        request = await self.pipeline.request(request)
-        header, body = request.header, encode_any(request.body)
-        return self.start_unary(method, call, pick, body, number, header)
+        request = await self.pipeline.pass_request(call, body, dict(header))
+        return self.start_unary(method, call, pick, encode_body(request), number, request.header)
 
     async def start_stream(
         self, method: Method, call: Call, pick: Pick, body: bytes | None, number: int
@@ -306,11 +304,10 @@ class AttemptFactory:
                     return _refused(call, pick, self.monotonic())
         pipeline = self.pipeline
         if pipeline.transforms:
-            arguments = None if body is None else decode_any(body)
-            request = await pipeline.request(Request(call, arguments, dict(header)))
-            header = request.header
-            if body is not None or request.body is not None:  # a processor may add a body
-                content = encode_any(request.body)
+            request = await pipeline.pass_request(call, body or _NIL, dict(header))
+            header, passed = request.header, encode_body(request)
+            if body is not None or passed != _NIL:  # a processor may add a body
+                content = passed
                 flags |= MESSAGE
         now = self.monotonic()
         meta = method.open_meta(call.deadline, now, header)
@@ -403,8 +400,8 @@ def _server_of(conn: Connection) -> str:
 
 
 async def decode_response(
-    pipeline: Pipeline, call: Call, meta: bytes, raw: bytes | memoryview, *, batch: int = 0
-) -> bytes:
+    pipeline: Pipeline, call: Call, meta: bytes, raw: Encoded, *, batch: int = 0
+) -> Encoded:
     """Return the body of a response after the processors have seen it.
 
     The header ``:batch`` tells them that the body is a list of items of a generator.
@@ -420,8 +417,7 @@ async def decode_response(
         raise Internal(f"{call.method}: a malformed header: {exc}") from exc
     if batch:
         header[":batch"] = True
-    response = await pipeline.response(Response(call, pipeline.decode(raw), header))
-    return encode_any(response.body)
+    return pipeline.encode_arrived(await pipeline.pass_response(call, raw, header))
 
 
 def _refused(call: Call, pick: Pick, now: float) -> StreamAttempt:

@@ -19,7 +19,6 @@ from rap.call import (
     PRIORITY,
     Call,
     Header,
-    Request,
     Side,
     StreamType,
     check_priority,
@@ -54,8 +53,7 @@ from rap.client.unary_call import UnaryCall
 from rap.client.waiting import WaitForReady, check_wait_for_ready
 from rap.clock import NEVER, Clock, inherited_deadline
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument, Unavailable
-from rap.processor.base import Pipeline
-from rap.schema.function import decode_any, encode_any
+from rap.processor.base import Pipeline, encode_body
 from rap.transport import Connection
 
 if TYPE_CHECKING:
@@ -300,8 +298,8 @@ class Invoker:
             header = call.header if number == 1 else {**call.header, ":attempt": number}
             content = body
             if pipeline.transforms:
-                request = await pipeline.request(Request(call, decode_any(body), dict(header)))
-                header, content = request.header, encode_any(request.body)
+                request = await pipeline.pass_request(call, body, dict(header))
+                header, content = request.header, encode_body(request)
                 now = self.monotonic()
             meta = method.open_meta(call.deadline, now, header)
             stream = UnaryAttempt(conn, call.deadline)

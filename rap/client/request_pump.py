@@ -21,8 +21,7 @@ from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.client.waiting import WaitForReady
 from rap.errors import CallError, Code, InvalidArgument
-from rap.processor.base import Pipeline
-from rap.schema.function import encode_any
+from rap.processor.base import Pipeline, encode_body
 from rap.tasks import start_task
 from rap.transport import EndOfStream, Stream
 from rap.transport.batching import ItemSender
@@ -171,7 +170,7 @@ class RequestPump:
         self._count += 1
         request = await self._pipeline.request(Request(self._call, item))
         meta = pack(request.header) if request.header else b""
-        await stream.send(encode_any(request.body), meta)
+        await stream.send(encode_body(request), meta)
 
     def _with_number(self, error: InvalidArgument) -> InvalidArgument:
         """Return the error of an item with the number of the item."""

@@ -10,12 +10,22 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, ClassVar, TypeVar
 
-from rap.call import Call, Header, Request, Response, Side, current
+from rap.call import Call, Encoded, Header, Request, Response, Side, current
 from rap.errors import CallError, Code
 from rap.options import as_list
 from rap.schema.function import decode_any, encode_any
 
-__all__ = ["BaseProcessor", "Failure", "Pipeline", "PlugIn", "Private", "add_processors", "outcome"]
+__all__ = [
+    "BaseProcessor",
+    "Failure",
+    "Pipeline",
+    "PlugIn",
+    "Private",
+    "add_processors",
+    "bytes_of",
+    "encode_body",
+    "outcome",
+]
 
 
 # A private function with its name and group.
@@ -79,8 +89,9 @@ class BaseProcessor(PlugIn):
         header_name: The header by which the other end recognises the messages that it changes.
         ability: What the Hello says if it is loaded (PROTOCOL.md §3.1). `Peer.abilities` has it if
             both ends have loaded it.
-        only_bytes: Whether every body that the other end sends is bytes. If the processor is the
-            first that sees what arrives, it gets `None` for any other body, which is not decoded.
+        only_bytes: Whether every body that the other end sends with an end is bytes. If the
+            processor is the first that sees what arrives, its `receive_end` gets `None` for any
+            other body, which is not decoded.
     """
 
     only_side: ClassVar[Side | None] = None
@@ -198,9 +209,28 @@ def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitab
 _BYTES = (0xC4, 0xC5, 0xC6)  # first bytes of a `bin`
 
 
-def _decode_bytes(body: bytes | memoryview) -> Any:
+def _decode_bytes(body: Encoded) -> Any:
     """Return a body that is bytes, and `None` for any other: it costs nothing to send one."""
     return decode_any(body) if not body or body[0] in _BYTES else None
+
+
+def bytes_of(message: Request | Response) -> bytes | None:
+    """Return the body of a message if it is bytes; any other is not decoded for this."""
+    encoded = message.encoded
+    body = message.body if encoded is None else _decode_bytes(encoded)
+    return body if isinstance(body, bytes) else None
+
+
+def encode_body(message: Request | Response) -> bytes:
+    """Return the encoded body of a message; one that nobody has read is not encoded again.
+
+    Raises:
+        InvalidArgument: It cannot be sent.
+    """
+    encoded = message.encoded
+    if encoded is None:
+        return encode_any(message.body)
+    return encoded if type(encoded) is bytes else bytes(encoded)
 
 
 def _no_scope(call: Call) -> AbstractContextManager[None]:
@@ -225,6 +255,7 @@ class Pipeline:
     Args:
         processors: The processors, in the order for outbound messages.
         side: Which end this is.
+        check: Raises an error for an encoded body that a function must not get.
 
     Attributes:
         empty: Whether no processor has a hook; calls then skip the pipeline.
@@ -239,16 +270,18 @@ class Pipeline:
         sees_errors: Whether a processor sees errors.
         reads: The header names of its processors.
         abilities: What the Hello of this side says because of them.
-        decode: Decodes the body of a message that arrives, for the processors.
     """
 
-    def __init__(self, processors: Sequence[BaseProcessor], side: Side) -> None:
+    def __init__(
+        self,
+        processors: Sequence[BaseProcessor],
+        side: Side,
+        check: Callable[[Encoded], None] | None = None,
+    ) -> None:
+        self._check = check
         requests = [p.process_request for p in processors if _overrides(p, "process_request")]
         responses = [p.process_response for p in processors if _overrides(p, "process_response")]
         errors = [p.process_error for p in processors if _overrides(p, "process_error")]
-        hook = "process_response" if side is Side.CLIENT else "process_request"
-        arriving = [p.only_bytes for p in processors if _overrides(p, hook)]
-        self.decode = _decode_bytes if arriving and arriving[-1] else decode_any
         if side is Side.CLIENT:
             responses.reverse()
             errors.reverse()
@@ -267,6 +300,8 @@ class Pipeline:
         provers = [p for p in processors if _overrides(p, "send_end")]
         self._send_end = tuple(p.send_end for p in provers)
         self._receive_end = tuple(p.receive_end for p in reversed(provers))
+        is_bytes = bool(provers) and provers[-1].only_bytes
+        self._decode_end: Callable[[Encoded], Any] = _decode_bytes if is_bytes else decode_any
         self.proves_ends = bool(provers)
         self.sees_errors = bool(errors)
         self.reads = frozenset(p.header_name for p in processors)
@@ -287,6 +322,27 @@ class Pipeline:
             stack.__exit__(type(exc), exc, exc.__traceback__)
             raise
         return stack
+
+    async def pass_request(self, call: Call, body: Encoded, header: Header) -> Request:
+        """Pass an encoded message from client to server through the hooks of this side."""
+        return await self.request(Request.from_encoded(call, body, decode_any, header))
+
+    async def pass_response(self, call: Call, body: Encoded, header: Header | None) -> Response:
+        """Pass an encoded message from server to client through the hooks of this side."""
+        return await self.response(Response.from_encoded(call, body, decode_any, header))
+
+    def encode_arrived(self, message: Request | Response) -> Encoded:
+        """Return the encoded body of a message that has passed the hooks, for a function.
+
+        Raises:
+            CallError: It exceeds a limit of this side.
+        """
+        encoded = message.encoded
+        if encoded is None:
+            encoded = encode_any(message.body)
+        if self._check is not None:
+            self._check(encoded)
+        return encoded
 
     def error(self, call: Call, failure: Failure) -> Failure:
         """Pass the error that ends a call through the hooks of this side."""
@@ -319,7 +375,7 @@ class Pipeline:
         """
         value: Any = None
         if self.proves_ends:
-            value = self.decode(body) if body else None
+            value = self._decode_end(body) if body else None
             for hook in self._receive_end:
                 value = hook(call, value)
         return value

@@ -8,17 +8,21 @@ not put a secret and the text of an attacker into one body: its size, which is v
 shows how much they have in common (CRIME, 2012).
 
 A compressed body can expand a thousandfold, so its header has the expanded size. A body that would
-be larger than allowed, or than its header says, is refused before it is expanded.
+be larger than allowed, or than its header says, is refused before it is expanded. Bodies that wait
+to be decoded have at most `max_message` bytes together.
 """
 
 import asyncio
 import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from rap.call import Request, Response, Side
 from rap.errors import InvalidArgument, ResourceExhausted
-from rap.processor.base import BaseProcessor
-from rap.schema.function import decode_any, encode_any
+from rap.processor.base import BaseProcessor, bytes_of, encode_body
+from rap.schema.function import decode_any
 
 __all__ = ["HEADER_NAME", "CompressProcessor"]
 
@@ -27,7 +31,9 @@ _ABILITY = "deflate"
 
 _SLICE = 16 * 1024  # compressed bytes per step while the size is counted
 _PIECE = 64 * 1024  # inflated bytes per step
-_COUNTED = 1024 * 1024  # inflated bytes from which the size is counted before they are kept
+_COUNTED = 1024 * 1024  # inflated bytes from which the rest may be counted before it is kept
+_MOST = 1032  # inflated bytes for each compressed one; zlib cannot compress better
+_FRAME = 64  # more inflated bytes that are not due to `_MOST`
 _THREADED = 128 * 1024  # bytes from which a thread does the work
 _LIMITS = (1, 2**31)
 
@@ -57,6 +63,7 @@ class CompressProcessor(BaseProcessor):
         self._min_size = _checked("min_size", min_size, _LIMITS)
         self._level = _checked("level", level, (1, 9))
         self._max_message = _checked("max_message", max_message, _LIMITS)
+        self._room = _Room(self._max_message)
 
     async def process_request(self, request: Request) -> Request:
         """Compress a message on a client, inflate it on a server."""
@@ -74,7 +81,7 @@ class CompressProcessor(BaseProcessor):
         peer = message.call.peer
         if peer is None or not (_ABILITY in peer.abilities or HEADER_NAME in peer.state):
             return message
-        content = encode_any(message.body)
+        content = encode_body(message)
         size = len(content)
         if size < self._min_size:
             return message
@@ -97,55 +104,121 @@ class CompressProcessor(BaseProcessor):
         size = message.header.pop(HEADER_NAME, None)
         if size is None:
             return message
-        where, body = message.method, message.body
+        where = message.method
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InvalidArgument(f"{where}: {HEADER_NAME} must be a number of bytes, got {size!r}")
         if size > self._max_message:
             raise ResourceExhausted(
                 f"{where}: a body of {size} bytes when inflated, max_message is {self._max_message}"
             )
-        if not isinstance(body, bytes):
+        body = bytes_of(message)
+        if body is None:
             raise InvalidArgument(f"{where}: a compressed body must be bytes")
         try:
             if size < _THREADED:
                 content = _inflate(body, size)
             else:
-                content = await asyncio.to_thread(_inflate, body, size)
+                # This task goes on to decode the body before the next one is inflated.
+                async with self._room.of(size):
+                    content = await asyncio.to_thread(_inflate, body, size)
         except (zlib.error, ValueError) as exc:
             raise InvalidArgument(f"{where}: a compressed body of {size} bytes: {exc}") from exc
-        message.body = decode_any(content)
+        message.set_encoded(content, decode_any)
         if message.call.peer is not None:
             message.call.peer.state[HEADER_NAME] = True  # a peer that compresses can inflate
         return message
 
 
+class _Room:
+    """The bytes that may be inflated at the same time, for whoever comes first.
+
+    Args:
+        size: So many bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        """Wait until there is room for `size` bytes, and take it."""
+        if self._waiting or size > self._left:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((size, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._give(size)
+                else:
+                    self._waiting.remove((size, turn))
+                    self._give(0)
+                raise
+        else:
+            self._left -= size
+        try:
+            yield
+        finally:
+            self._give(size)
+
+    def _give(self, size: int) -> None:
+        """Return room, and let those go on for which there is enough, in their order."""
+        self._left += size
+        while self._waiting and self._waiting[0][0] <= self._left:
+            size, turn = self._waiting.popleft()
+            self._left -= size
+            turn.set_result(None)
+
+
 def _inflate(data: bytes, size: int) -> bytes:
     """Return `data` inflated.
 
+    If it expands much faster than its size promises, it is counted before more of it is kept.
+
     Raises:
-        ValueError: The result does not have `size` bytes; at most 1 MiB is kept to find out.
+        ValueError: The result does not have `size` bytes.
         zlib.error: It is not compressed data.
     """
-    if size > _COUNTED:
-        _count(data, size)
+    if size > _MOST * len(data) + _FRAME:
+        raise ValueError("so few bytes cannot have so many")
+    pieces: list[bytes] = []
+    seen, is_counted = 0, False
     inflating = zlib.decompressobj()
-    content = inflating.decompress(data, size + 1)
-    if len(content) != size or not inflating.eof or inflating.unused_data:
+    for piece, consumed in _pieces(inflating, data):
+        seen += len(piece)
+        if seen > size:
+            raise ValueError("it is larger")
+        pieces.append(piece)
+        if seen > _COUNTED and not is_counted and seen * len(data) > 2 * consumed * size:
+            _count(data, size)
+            is_counted = True
+    if seen != size or not inflating.eof or inflating.unused_data:
         raise ValueError("it has another size, or is cut off")
-    return content
+    return b"".join(pieces)
 
 
 def _count(data: bytes, size: int) -> None:
     """Inflate without keeping the result; raise `ValueError` above `size` bytes."""
-    inflating = zlib.decompressobj()
     seen = 0
+    for piece, _ in _pieces(zlib.decompressobj(), data):
+        seen += len(piece)
+        if seen > size:
+            raise ValueError("it is larger")
+
+
+def _pieces(inflating: "zlib._Decompress", data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield what `data` inflates to, piece by piece, and how much of `data` that took."""
+    view = memoryview(data)
     for start in range(0, len(data), _SLICE):
-        rest: bytes | memoryview = memoryview(data)[start : start + _SLICE]
+        rest: bytes | memoryview = view[start : start + _SLICE]
+        end = start + len(rest)
         while rest and not inflating.eof:
-            seen += len(inflating.decompress(rest, _PIECE))
-            if seen > size:
-                raise ValueError("it is larger")
+            piece = inflating.decompress(rest, _PIECE)
             rest = inflating.unconsumed_tail
+            yield piece, end - len(rest)
+        if inflating.eof and end < len(data):
+            raise ValueError("there is more behind its end")
 
 
 def _checked(option: str, value: int, bounds: tuple[int, int]) -> int:

@@ -46,6 +46,7 @@ class ConnectionManager:
 
     Attributes:
         hosts: Addresses to listen on.
+        message_limits: Limits of inbound messages.
         reuse_port: Whether other processes listen on them too.
         is_draining: Whether clients are told to open no new calls here.
         opened: Number of connections opened so far.
@@ -86,7 +87,7 @@ class ConnectionManager:
         self._log = log
         # Of new connections, as the options are: each connection takes a copy.
         self._hello = {**hello, "min_ping": math.ceil(1000 / config.max_pings)}
-        self._message_limits = MessageLimits(
+        self.message_limits = MessageLimits(
             config.max_header, config.max_depth, config.max_elements
         )
         self.tls = self._make_tls()
@@ -228,7 +229,7 @@ class ConnectionManager:
         ipv4_ports = {each.port for each in self.hosts if each.host == "0.0.0.0"}
         self._dispatcher = dispatcher
         self._keep_task = dispatcher.keep_task  # bound once for all connections
-        self._new_stream, self._on_open = stream_hooks(dispatcher, self._message_limits)
+        self._new_stream, self._on_open = stream_hooks(dispatcher, self.message_limits)
         self._admission = admission
         most, reason = self._config.max_connections, "that is its max_connections"
         if most is None:

@@ -18,9 +18,9 @@ from rap.call import (
     MESSAGES_END,
     TRAILER,
     Call,
+    Encoded,
     Header,
     Request,
-    Response,
     Side,
     StreamType,
     current,
@@ -36,8 +36,8 @@ from rap.errors import (
     encode_error,
 )
 from rap.foreign import one_line
-from rap.processor.base import Pipeline
-from rap.schema.function import decode_any, encode_any
+from rap.processor.base import Pipeline, encode_body
+from rap.schema.function import decode_any
 from rap.server.log_fields import log_fields
 from rap.server.overload.entrances import Entrance, Entrances, Overload
 from rap.server.overload.gate import Gate, Line
@@ -87,6 +87,9 @@ _DECLARED = {
     StreamType.CHANNEL: "channel function; declare it with a parameter of type Channel",
 }
 _INFLATED = ":deflate"  # header of a compressed request: its bytes after inflation
+_NIL = b"\xc0"  # as a body
+_NO_ARGUMENTS = b"\x90"
+_THREADED = 256 * 1024  # inflated bytes from which on a thread decodes them
 _LARGE = 16 * 1024  # bytes from which on they count as memory that is held for the client
 # What a reserved header says of the body, and the processor that reads such a body.
 _TRANSFORMED = {
@@ -270,14 +273,17 @@ class ServerStream(Stream):
         function = self.handler.function
         body = self.body
         if pipeline.transforms:
-            await self.reserve_inflated()
+            await self.reserve_inflated(self.route[2])
             call = self.as_call()
-            request = Request(call, pipeline.decode(body), call.header)
-            request = self.processed = await pipeline.request(request)
-            if request.body is None and self.handler.reads_stream:  # it calls a channel
+            request = self.processed = await pipeline.pass_request(call, body, call.header)
+            body = pipeline.encode_arrived(request)
+            if body == _NIL and self.handler.reads_stream:  # it calls a channel
                 method, kind = self.handler.method, self.handler.stream_type
                 raise InvalidArgument(f"{method} is a {_DECLARED[kind]}")
-            body = encode_any(request.body)
+            if self.inflated > _THREADED:
+                arguments = await asyncio.to_thread(function.decode_call, body)
+                self.began = True
+                return arguments
         arguments = function.decode_call(body)
         self.began = True
         return arguments
@@ -287,27 +293,30 @@ class ServerStream(Stream):
 
         The Open of a channel without arguments has no body, and nil if it is encrypted.
         """
-        content = pipeline.decode(self.body) if self.body else None
+        body: Encoded = self.body or _NIL
         if pipeline.transforms:
-            await self.reserve_inflated()
+            await self.reserve_inflated(self.route[2])
             call = self.as_call()
-            content = (await pipeline.request(Request(call, content, call.header))).body
+            body = pipeline.encode_arrived(await pipeline.pass_request(call, body, call.header))
         arguments: CallArguments = ((), None)
         if not self.handler.takes_nothing:
-            body = encode_any([] if content is None else content)
-            arguments = self.handler.function.decode_call(body)
-        elif isinstance(content, list | dict):
+            arguments = self.handler.function.decode_call(_NO_ARGUMENTS if body == _NIL else body)
+        elif body is not _NIL and isinstance(decode_any(body), list | dict):
             raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
         return arguments
 
-    async def reserve_inflated(self) -> None:
-        """Count the bytes that a compressed request will have, before it is inflated.
+    async def reserve_inflated(self, header: Header) -> None:
+        """Count the bytes that a compressed message will have, before it is inflated.
 
         The caller may be the one that has too much: then its task is cancelled here.
+
+        Args:
+            header: The header of the message. What its call has inflated is counted as long as the
+                call is open, the largest message only.
         """
-        size = self.route[2].get(_INFLATED)
-        if isinstance(size, int) and size > _LARGE:
+        size = header.get(_INFLATED)
+        if isinstance(size, int) and size > _LARGE and size > self.inflated:
             self.inflated = size
             self.conn.note_growth()
             await asyncio.sleep(0)
@@ -772,11 +781,14 @@ class Dispatcher:
             with pipeline.scope(call):
                 content = stream.body
                 if pipeline.transforms:
-                    await stream.reserve_inflated()
-                    request = Request(call, pipeline.decode(content), call.header)
-                    request = stream.processed = await pipeline.request(request)
-                    content = encode_any(request.body)
-                args, kwargs = function.decode_call(content)
+                    await stream.reserve_inflated(call.header)
+                    request = await pipeline.pass_request(call, content, call.header)
+                    stream.processed = request
+                    content = pipeline.encode_arrived(request)
+                if stream.inflated > _THREADED:
+                    args, kwargs = await asyncio.to_thread(function.decode_call, content)
+                else:
+                    args, kwargs = function.decode_call(content)
                 stream.began = True
                 if function.is_async:
                     result = await (
@@ -790,8 +802,8 @@ class Dispatcher:
                 # `encode_response`, unrolled.
                 header = None if stream.metadata is None else stream.last_header()
                 if pipeline.transforms:
-                    response = await pipeline.response(Response(call, decode_any(body), header))
-                    header, body = response.header, encode_any(response.body)
+                    response = await pipeline.pass_response(call, body, header)
+                    header, body = response.header, encode_body(response)
                 meta = pack(header) if header else b""
             if meta:
                 stream.conn.send_data(stream, _RESPONSE, meta, body)
@@ -889,9 +901,8 @@ async def encode_response(
     """Return header and body of the only response after the processors have seen it."""
     header = stream.last_header() if stream.metadata is not None else {}
     if pipeline.transforms:
-        response = Response(stream.as_call(), decode_any(body), header)
-        response = await pipeline.response(response)
-        header, body = response.header, encode_any(response.body)
+        response = await pipeline.pass_response(stream.as_call(), body, header)
+        header, body = response.header, encode_body(response)
     return pack(header) if header else b"", body
 
 

@@ -6,6 +6,7 @@ A server with the default limits pays nothing: its streams are plain `ServerStre
 from collections.abc import Callable
 from functools import partial
 
+from rap.call import Encoded
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
 from rap.record import Record
 from rap.server.dispatch import Dispatcher, ServerStream
@@ -15,7 +16,7 @@ from rap.wire.frames import BATCH, MAX_META, MESSAGE
 
 __all__ = ["MessageLimits", "OnOpen", "stream_hooks"]
 
-OnOpen = Callable[[ServerStream, int, bytes, bytes | memoryview], None]
+OnOpen = Callable[[ServerStream, int, bytes, Encoded], None]
 NewStream = Callable[[Connection, int, int, int], ServerStream]
 
 
@@ -32,7 +33,7 @@ class MessageLimits(Record, frozen=True):
     max_depth: int = MAX_DEPTH
     max_elements: int = MAX_ELEMENTS
 
-    def check(self, flags: int, meta: bytes, body: bytes | memoryview) -> None:
+    def check(self, flags: int, meta: bytes, body: Encoded) -> None:
         """Check a message.
 
         Raises:
@@ -42,7 +43,19 @@ class MessageLimits(Record, frozen=True):
         if len(meta) > self.max_header:
             text = f"a header of {len(meta)} bytes; max_header is {self.max_header}"
             raise ResourceExhausted(text, details={"limit": "max_header"})
-        depth = self.max_depth + (1 if flags & BATCH else 0)  # a batch is an array of messages
+        # A batch is an array of messages.
+        self._check_body(body, self.max_depth + (1 if flags & BATCH else 0))
+
+    def check_of_bodies(self) -> Callable[[Encoded], None] | None:
+        """Return the check of a body that processors have decrypted or inflated, if it needs one.
+
+        The check raises `InvalidArgument` as `check` does.
+        """
+        if (self.max_depth, self.max_elements) == (MAX_DEPTH, MAX_ELEMENTS):
+            return None
+        return partial(self._check_body, depth=self.max_depth)
+
+    def _check_body(self, body: Encoded, depth: int) -> None:
         try:
             # The types of the function decide about keys.
             check_body(body, max_depth=depth, max_elements=self.max_elements, any_keys=True)
@@ -73,7 +86,7 @@ class _LimitedStream(ServerStream):
         self._limits = limits
         self._dispatcher = dispatcher
 
-    def on_data(self, flags: int, meta: bytes, body: bytes | memoryview, size: int) -> None:
+    def on_data(self, flags: int, meta: bytes, body: Encoded, size: int) -> None:
         """Take the message, or end the call if it exceeds a limit."""
         try:
             if flags & MESSAGE:
@@ -91,7 +104,7 @@ def _open(
     stream: ServerStream,
     flags: int,
     meta: bytes,
-    body: bytes | memoryview,
+    body: Encoded,
 ) -> None:
     try:
         limits.check(flags, meta, body)

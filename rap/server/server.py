@@ -557,7 +557,8 @@ class Server:
         if self._dispatcher is not None:
             self._reset()
         self._runs += 1
-        pipeline = Pipeline(self._processors, Side.SERVER)
+        limits = self._connections.message_limits
+        pipeline = Pipeline(self._processors, Side.SERVER, limits.check_of_bodies())
         threads = Threads(self.config.threads, self._clock)
         self._dispatcher = Dispatcher(
             self._router,

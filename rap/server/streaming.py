@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing, nullcontext
 from typing import Any, Self
 
-from rap.call import RESULT, Request, Response, StreamType
+from rap.call import RESULT, Encoded, Response, StreamType
 from rap.channel import Channel
 from rap.errors import ChannelClosed, InvalidArgument
-from rap.processor.base import Pipeline
-from rap.schema.function import decode_any, encode_any, split_items
+from rap.processor.base import Pipeline, encode_body
+from rap.schema.function import split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
@@ -127,9 +127,8 @@ class Streaming:
             return
         header = {**stream.begin_response(), RESULT: True}
         if self._pipeline.transforms:
-            response = Response(stream.as_call(), decode_any(body), header)
-            response = await self._pipeline.response(response)
-            header, body = response.header, encode_any(response.body)
+            response = await self._pipeline.pass_response(stream.as_call(), body, header)
+            header, body = response.header, encode_body(response)
         await stream.send(body, pack(header))
 
     async def _send_each(self, stream: ServerStream, items: AsyncIterator[Any]) -> None:
@@ -141,7 +140,7 @@ class Streaming:
             function.encode_item(item)  # checks the declared type
             response = await pipeline.response(Response(call, item, stream.begin_response()))
             meta = pack(response.header) if response.header else b""
-            await stream.send(encode_any(response.body), meta)
+            await stream.send(encode_body(response), meta)
         stream.end(*stream.end_response(pipeline))
 
 
@@ -242,20 +241,17 @@ class RequestStream:
         if not items:
             self._raw.extend(split_items(raw, self._where))
 
-    async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[bytes]:
+    async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[Encoded]:
         """Return the items of a message, each encoded, after the processors have seen them."""
         header: Any = unpack(meta) if meta else {}
         if not isinstance(header, dict):
             raise InvalidArgument(f"{self._where}: the header of an item must be a map")
-        decode = self._pipeline.decode
-        if flags & BATCH:
-            values = [decode(each) for each in split_items(raw, self._where)]
-        else:
-            values = [decode(raw)]
-        call, passed = self._stream.as_call(), []
-        for value in values:
-            request = await self._pipeline.request(Request(call, value, {**header}))
-            passed.append(encode_any(request.body))
+        await self._stream.reserve_inflated(header)
+        items: list[Any] = split_items(raw, self._where) if flags & BATCH else [raw]
+        call, pipeline, passed = self._stream.as_call(), self._pipeline, []
+        for item in items:
+            request = await pipeline.pass_request(call, item, {**header})
+            passed.append(pipeline.encode_arrived(request))
         return passed
 
     def _decode(self, raw: bytes | memoryview) -> Any:

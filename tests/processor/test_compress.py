@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from rap.call import Call, Request, Response, Side, StreamType
 from rap.client import Channel, Client
 from rap.client.processor import CompressProcessor
 from rap.errors import CallError, InvalidArgument, ResourceExhausted
+from rap.processor import compress
 from rap.processor.base import BaseProcessor
 from rap.schema.function import decode_any, encode_any
 from tests.loopback import serving
@@ -34,6 +36,15 @@ async def echo(value: Any) -> Any:
 async def lines(count: int) -> AsyncIterator[str]:
     for _ in range(count):
         yield TEXT
+
+
+async def total(rows: AsyncIterator[Any]) -> int:
+    return len([row async for row in rows])
+
+
+async def each(rows: list[Any]) -> AsyncIterator[Any]:
+    for row in rows:
+        yield row
 
 
 async def talk(channel: Channel) -> None:
@@ -116,13 +127,15 @@ async def test_a_plain_body_passes() -> None:
 # What is malformed or too large.
 
 BOMB = zlib.compress(bytes(256 * 1024 * 1024))
-LIMIT = 16 * 1024 * 1024
+_MIB = 1024 * 1024
+LIMIT = 16 * _MIB
 
 
 async def refuse(body: Any, size: Any) -> CallError:
     request = message(body, Side.SERVER, _deflate=size)
+    processor = CompressProcessor()
     with pytest.raises(CallError) as caught:
-        await CompressProcessor().process_request(request)
+        _ = (await processor.process_request(request)).body
     return caught.value
 
 
@@ -172,6 +185,10 @@ SIZE = len(encode_any(TEXT))
         (GOOD, True),
         (GOOD, "5"),
         (zlib.compress(b"\xc1"), 1),
+        (zlib.compress(bytes(_MIB)) + zlib.compress(bytes(_MIB)), _MIB),
+        (zlib.compress(bytes(LIMIT))[: 1 << 14], LIMIT),
+        (zlib.compress(random.Random(1).randbytes(_MIB) + bytes(LIMIT)), LIMIT),
+        (zlib.compress(random.Random(1).randbytes(_MIB) + bytes(LIMIT)), 2 * _MIB),
     ],
 )
 async def test_a_malformed_body_is_refused(body: Any, size: Any) -> None:
@@ -185,6 +202,121 @@ async def test_a_malformed_body_is_refused(body: Any, size: Any) -> None:
 def test_a_bad_option_is_named_with_its_bounds(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer from 1 to"):
         CompressProcessor(**options)
+
+
+@pytest.mark.parametrize("ratio", ["even", "late"])
+async def test_a_large_body_is_inflated_once(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [bytes([n % 251]) * 500 for n in range(20_000)]
+    value = words if ratio == "even" else [random.Random(1).randbytes(3 * _MIB), *words[:4_000]]
+    body = encode_any(value)
+    monkeypatch.setattr("rap.processor.compress._count", None)
+    request = message(zlib.compress(body), Side.SERVER, _deflate=len(body))
+    assert (await CompressProcessor().process_request(request)).body == value
+
+
+@pytest.mark.parametrize("side", [Side.CLIENT, Side.SERVER])
+async def test_bodies_that_are_inflated_at_the_same_time_have_max_message_together(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, most, inside = threading.Lock(), 0, 0
+    inflate = compress._inflate
+
+    def measured(data: bytes, size: int) -> bytes:
+        nonlocal most, inside
+        with room:
+            inside += size
+            most = max(most, inside)
+        try:
+            return inflate(data, size)
+        finally:
+            with room:
+                inside -= size
+
+    monkeypatch.setattr(compress, "_inflate", measured)
+    processor = CompressProcessor(max_message=4 * _MIB)
+    sizes = [4 * _MIB, 1 * _MIB, 3 * _MIB, 200_000, 4 * _MIB, 2 * _MIB] * 4
+
+    async def take(size: int) -> None:
+        header = {":deflate": size}
+        data = zlib.compress(b"\xc6" + (size - 5).to_bytes(4, "big") + bytes(size - 5))
+        if side is Side.SERVER:
+            request = Request(message(None, side).call, data, header)
+            assert len((await processor.process_request(request)).body) == size - 5
+        else:
+            response = Response(message(None, side).call, data, header)
+            assert len((await processor.process_response(response)).body) == size - 5
+
+    await asyncio.gather(*map(take, sizes))
+    assert most <= 4 * _MIB
+    tasks = [asyncio.create_task(take(size)) for size in sizes]
+    await asyncio.sleep(0)
+    for task in tasks[1::2]:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [
+        each for each in ended if each is not None and not isinstance(each, asyncio.CancelledError)
+    ] == []
+    assert all(each is None for each in ended[::2])
+    await asyncio.gather(*map(take, sizes))
+    assert most <= 4 * _MIB
+
+
+async def test_a_body_that_no_processor_reads_is_decoded_once_and_as_its_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[Any] = []
+
+    async def take(words: list[str], table: dict[tuple[int, int], str]) -> dict[str, Any]:
+        taken.append((words, table))
+        return {"words": words}
+
+    def decode_bytes(body: bytes) -> Any:
+        content = decode_any(body)
+        assert isinstance(content, bytes)
+        return content
+
+    def encode_bytes(value: Any) -> bytes:
+        assert isinstance(value, bytes)
+        return encode_any(value)
+
+    monkeypatch.setattr("rap.processor.base.decode_any", decode_bytes)
+    monkeypatch.setattr("rap.processor.base.encode_any", encode_bytes)
+    monkeypatch.setattr("rap.processor.compress.decode_any", None)
+    words = [TEXT] * 100
+    async with serving(take, processor_list=[CompressProcessor()]) as server:
+        address = f"127.0.0.1:{server.addresses[0].port}"
+        async with Client(address, processor_list=[CompressProcessor()]) as client:
+            stub = client.register()(take)
+            assert await stub(words, {(1, 2): "x"}) == {"words": words}
+    assert taken == [(words, {(1, 2): "x"})]
+
+
+@pytest.mark.parametrize("limit", [{"max_elements": 50}, {"max_depth": 3}])
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_the_limits_of_a_server_hold_for_what_is_in_a_body(
+    limit: dict[str, int], sealed: bool
+) -> None:
+    there: list[BaseProcessor] = [CompressProcessor()]
+    here: list[BaseProcessor] = [CompressProcessor()]
+    if sealed:
+        there.append(ServerCrypto({KEY_ID: KEY}))
+        here.append(ClientCrypto(KEY_ID, KEY))
+    small, large = ["x"] * 40, [[["x" * 40]]] if "max_depth" in limit else [1] * 60
+    async with serving(echo, total, talk, processor_list=there, **limit) as server:
+        address = f"127.0.0.1:{server.addresses[0].port}"
+        async with Client(address, processor_list=here) as client:
+            assert await client.raw_call("echo", small) == small
+            with pytest.raises(InvalidArgument, match=r"the limit is (50|3)"):
+                await client.raw_call("echo", large)
+
+            async def say(channel: Channel) -> Any:
+                await channel.write([large])
+                return await channel.read_body()
+
+            with pytest.raises(InvalidArgument, match=r"the limit is (50|3)"):
+                await remote(client, "talk", say)()
+            with pytest.raises(InvalidArgument, match=r"the limit is (50|3)"):
+                await client.register()(total)(each([small, [large]]))
 
 
 # Which peer is sent compressed bodies.

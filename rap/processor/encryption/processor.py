@@ -14,7 +14,7 @@ from typing import Any
 from rap.call import Call, Request, Response, Side
 from rap.clock import Clock, clock_of
 from rap.errors import Code, Internal, Unauthenticated
-from rap.processor.base import BaseProcessor, Failure
+from rap.processor.base import BaseProcessor, Failure, bytes_of, encode_body
 from rap.processor.encryption.keyring import Keyring, check_key
 from rap.processor.encryption.replay import Fallback, ReplayGuard
 from rap.processor.encryption.sealing import (
@@ -122,13 +122,14 @@ class ClientCryptoProcessor(_Encryption):
         await self._let_others_run()
         call = request.call
         sealer = call.state.get(self._state)
-        content = encode_any(request.body)
+        content = encode_body(request)
         if sealer is None or sealer.attempt != call.attempt:
             keys = session_keys_of(call, self._key)
             sealer = MessageSealer(keys, call, self._key_id, secrets.token_bytes(NONCE_SIZE))
             call.state[self._state] = sealer
             request.header[HEADER_NAME] = sealer.token
-            content = _STAMP.pack(round(self._clock.time() * 1000), self._timeout) + content
+            stamp = _STAMP.pack(round(self._clock.time() * 1000), self._timeout)
+            content = b"".join((stamp, content))
         request.body = sealer.seal(MESSAGE, request.header, content)
         return request
 
@@ -140,7 +141,8 @@ class ClientCryptoProcessor(_Encryption):
         """
         await self._let_others_run()
         sealer = self._sealer(response.call)
-        response.body = decode_any(sealer.open(MESSAGE, response.header, response.body))
+        content = sealer.open(MESSAGE, response.header, bytes_of(response))
+        response.set_encoded(content, decode_any)
         return response
 
     def process_error(self, call: Call, failure: Failure) -> Failure:
@@ -218,10 +220,11 @@ class ServerCryptoProcessor(_Encryption):
         call = request.call
         sealer = call.state.get(self._state)
         if sealer is not None:
-            request.body = decode_any(sealer.open(MESSAGE, request.header, request.body))
+            content = sealer.open(MESSAGE, request.header, bytes_of(request))
+            request.set_encoded(content, decode_any)
             return request
         sealer = self._new_sealer(call, request.header.pop(HEADER_NAME, None))
-        content = sealer.open(MESSAGE, request.header, request.body)
+        content = sealer.open(MESSAGE, request.header, bytes_of(request))
         call.state[self._state] = sealer  # the caller has the key: from here on errors are sealed
         if len(content) < _STAMP.size:
             raise Unauthenticated(
@@ -229,14 +232,14 @@ class ServerCryptoProcessor(_Encryption):
             )
         made, validity = _STAMP.unpack_from(content)
         await self.guard.admit(sealer.nonce, made / 1000, validity)
-        request.body = decode_any(content[_STAMP.size :])
+        request.set_encoded(content[_STAMP.size :], decode_any)
         return request
 
     async def process_response(self, response: Response) -> Response:
         """Seal a message."""
         await self._let_others_run()
         sealer = self._sealer(response.call)
-        response.body = sealer.seal(MESSAGE, response.header, encode_any(response.body))
+        response.body = sealer.seal(MESSAGE, response.header, encode_body(response))
         return response
 
     def process_error(self, call: Call, failure: Failure) -> Failure:

@@ -15,7 +15,7 @@ from Crypto.Cipher import AES
 from Crypto.Hash import SHA256
 from Crypto.Protocol.KDF import HKDF
 
-from rap.call import Call, Header, Side
+from rap.call import Call, Encoded, Header, Side
 from rap.errors import InvalidArgument, Unauthenticated
 from rap.wire.codec import pack
 
@@ -57,7 +57,7 @@ class SessionKeys:
         self._open_key = HKDF(key, len(key), binding, SHA256, context=b"rap1" + theirs)
         self._sealed = 0  # the next counter; a counter must never repeat under the same key
 
-    def seal(self, associated: bytes, content: bytes) -> bytes:
+    def seal(self, associated: bytes, content: Encoded) -> bytes:
         """Return `content` encrypted; `associated` is authenticated with it but not sent."""
         counter = self._sealed.to_bytes(_COUNTER, "big")
         self._sealed += 1
@@ -126,7 +126,7 @@ class MessageSealer:
         self._sent = 0
         self._received = 0
 
-    def seal(self, what: str, header: Header, content: bytes) -> bytes:
+    def seal(self, what: str, header: Header, content: Encoded) -> bytes:
         """Return the next message of this side, sealed.
 
         Args:

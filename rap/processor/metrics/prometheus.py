@@ -194,7 +194,7 @@ class PrometheusMessageProcessor(_Counting):
     async def process_request(self, request: Request) -> Request:
         """Count a message from client to server."""
         call = request.call
-        if request.body is None and call.stream_type is _CHANNEL:
+        if call.stream_type is _CHANNEL and request.body is None:
             return request  # it opens the channel and carries no message
         if call.side is _SERVER:
             (self._on_server or self._counts_of(_SERVER)).count_received(call)
