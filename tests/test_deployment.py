@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.cli.programs import RUNNER, children_of, line_with
+from tests.ports import free_address
 from tests.redis_fixtures import limited_words, redis_deployed
 from tests.redis_server import (
     HOW_TO_GET_ONE,
@@ -288,6 +289,14 @@ def test_a_server_as_the_first_process_ends_at_sigterm(tmp_path: Path) -> None:
     with first_process(command, env) as process:
         line_with(process, "listening on")
         assert end_of(process) == 0
+
+
+def test_a_client_that_still_connects_ends_at_sigterm_as_the_first_process() -> None:
+    command = [sys.executable, "-m", "integration.app.load"]
+    env = {"PYTHONPATH": str(ROOT), "APP_REGISTRY": f"static://{free_address()}"}
+    with first_process(command, env) as process:
+        line_with(process, "cannot reach")
+        assert end_of(process) == 1
 
 
 def test_a_password_of_any_characters_is_in_no_argument_of_redis(redis: DeployedRedis) -> None:

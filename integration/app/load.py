@@ -12,6 +12,8 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 from integration.app.settings import settings
 from integration.app.tracing import Tracing
@@ -93,7 +95,9 @@ async def run(wish: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(chosen.metrics_page(*clients))
         for client in clients:
-            await stack.enter_async_context(client)
+            stack.push_async_callback(client.await_close)
+        if not await _connect(clients, stop):
+            return 1
         load = Load(clients[0])
         work = [load.work(wish.pause) for _ in range(wish.workers)]
         work += [load.order(wish.pause, orders) for orders in clients[1:]]
@@ -109,6 +113,23 @@ async def run(wish: argparse.Namespace) -> int:
     for failure, number in load.failures.most_common():
         print(f"{number} times {failure}", flush=True)
     return 1 if load.failures or not load.by_name else 0
+
+
+async def _connect(clients: Sequence[Client], stop: asyncio.Event) -> bool:
+    """Connect all clients; return `False` if the program is told to stop meanwhile."""
+    stopped = asyncio.create_task(stop.wait())
+    connecting = asyncio.gather(*(client.connect() for client in clients))
+    either: set[asyncio.Future[Any]] = {stopped, connecting}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            return False
+        await connecting
+        return True
+    finally:
+        for each in either:
+            each.cancel()
+        await asyncio.gather(*either, return_exceptions=True)
 
 
 def main() -> None:
