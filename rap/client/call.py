@@ -589,7 +589,9 @@ class Invoker:
             if not elsewhere or method.rules.max_attempts < 2 or self.monotonic() >= call.deadline:
                 return False
             self.budget.count_free()
-            state.next_attempt(failed)
+            from rap.client.declarations import lacking  # only during an update
+
+            state.next_attempt(failed | lacking(self.cluster.listed.values(), method.path))
             call.retry_after(error)
             return True
         attempts = state.count

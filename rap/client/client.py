@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from rap.address import brief
 from rap.balance import picker_from_name, wants_reports
@@ -45,9 +45,13 @@ from rap.client.stub import (
 from rap.client.target import DEFAULT_ADDRESS, Hosts, Target, parse_target
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
-from rap.errors import Code, ConnectionClosed, ExceptionTypes
+from rap.errors import Code, ConnectionClosed, ExceptionTypes, Unimplemented
 from rap.options import change_config, checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
+from rap.registry.base import FUNCTIONS, Snapshot
+
+if TYPE_CHECKING:
+    from rap.client.declarations import Declarations  # few clients need it
 
 __all__ = ["Client"]
 
@@ -165,6 +169,9 @@ class Client:
         subset: If a service has more servers than this, each client connects to its own random
             subset of this size. With `None`, or with a picker that must see all servers, the client
             connects to all servers. Default 100 servers, at least 2.
+        check_signatures: What to do if no server of the service has a function as the client
+            declares it: `warn` logs a warning, `error` also lets `connect` fail, `ignore` does
+            nothing. It needs a registry. Default 'warn'.
         max_message: Maximum size of one incoming message. A larger message fails its call with
             `ResourceExhausted`. Default 16,777,216 bytes, 1,024 to 2,147,483,648.
         max_frame: Maximum size of one frame. A larger frame ends the connection. Default 1,048,576
@@ -192,6 +199,7 @@ class Client:
     """
 
     _cluster: Cluster | None = None  # until it is made
+    _declarations: "Declarations | None" = None  # likewise
 
     @takes_options_of(ClientConfig)
     def __init__(self, host_list: Hosts = None, **options: Any) -> None:
@@ -425,10 +433,30 @@ class Client:
 
         Raises:
             Unavailable: No server answered within `connect_timeout`. The client goes on trying.
+            Unimplemented: With ``check_signatures="error"``: no server has a function as the client
+                declares it.
             RuntimeError: The client is connected in another event loop.
         """
         await self.open()
         await self.invoker.cluster.connect()
+        if self.config.check_signatures == "error" and self.target.service:
+            wrong = self.check_declarations(self.invoker.cluster.listed)
+            if wrong:
+                raise Unimplemented("; ".join(wrong), unserved=True)
+
+    def check_declarations(self, listed: Snapshot) -> list[str]:
+        """Return which declared functions no server has registered so; log what is new.
+
+        Args:
+            listed: The servers of the service.
+        """
+        if not self.methods.declared or not any(FUNCTIONS in it.metadata for it in listed.values()):
+            return []
+        if self._declarations is None:
+            from rap.client.declarations import Declarations  # it takes a few milliseconds
+
+            self._declarations = Declarations(self.target.service)
+        return self._declarations.check(self.methods.declared.values(), listed.values())
 
     async def open(self) -> None:
         """Begin to connect, in the event loop of the caller; see `connect`."""
@@ -481,6 +509,8 @@ class Client:
                 self._rng,
             )
             cluster.notify_on_loop_end(weakref.WeakMethod(self.on_loop_end))
+            if self.target.service and self.config.check_signatures != "ignore":
+                cluster.notify_on_listed(_checker(weakref.ref(self)))
             pipeline = Pipeline(self._processors, Side.CLIENT)
             self.dialer.announce(pipeline.abilities)
             invoker = self.connected = Invoker(
@@ -824,6 +854,17 @@ class Client:
             pending: Any = target(*args, **kwargs)
             return await pending
         return await self.call(target, arg_param=args, kwarg_param=kwargs)
+
+
+def _checker(client: "weakref.ref[Client]") -> Callable[[Snapshot], object]:
+    """Return what checks the declarations of a client against the servers of a snapshot."""
+
+    def check(listed: Snapshot) -> None:
+        found = client()
+        if found is not None:
+            found.check_declarations(listed)
+
+    return check
 
 
 def _start_outside_calls(cluster: Cluster) -> None:

@@ -221,6 +221,7 @@ class Cluster:
         self._closed = False
         self._handle_suspicion: Callable[[Node, Connection], object] | None = None
         self._on_loop_end: Callable[[], Callable[[], object] | None] | None = None
+        self._on_listed: Callable[[Snapshot], object] | None = None
 
     # For calls.
 
@@ -586,6 +587,8 @@ class Cluster:
         """Take a snapshot of the registry."""
         self._known = True
         self._listed = listed
+        if self._on_listed is not None:
+            self._on_listed(listed)
         if self._set_nodes() or self.waiters:
             self._refresh()
 
@@ -652,6 +655,15 @@ class Cluster:
             _, incarnation, since = known
             node.remember(incarnation, since)
         self.nodes[endpoint.id] = node
+
+    @property
+    def listed(self) -> Snapshot:
+        """The servers that the registry lists."""
+        return self._listed
+
+    def notify_on_listed(self, callback: Callable[[Snapshot], object]) -> None:
+        """Call a function with each snapshot of the registry; it must not keep the client alive."""
+        self._on_listed = callback
 
     def handle_suspicions(self, handle: Callable[[Node, Connection], object]) -> None:
         """Call a function when a connection is suspect, and when it was heard again."""

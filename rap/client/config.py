@@ -74,6 +74,11 @@ class _Place(Options, frozen=True, eq=False):
     ] = None
 
 
+def _check_signatures(value: object, option: str) -> None:
+    if value not in ("ignore", "warn", "error"):
+        raise ValueError(f"{option} must be 'ignore', 'warn' or 'error', got {value!r}")
+
+
 class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
     """The options of `Client` and `SyncClient`.
 
@@ -366,6 +371,16 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="discovery.md#subsetting",
         ),
     ] = 100
+    check_signatures: Annotated[
+        str,
+        Option(
+            "What to do if no server of the service has a function as the client declares it: "
+            "`warn` logs a warning, `error` also lets `connect` fail, `ignore` does nothing. It "
+            "needs a registry.",
+            check=_check_signatures,
+            see="schema-evolution.md#rolling-updates",
+        ),
+    ] = "warn"
     max_message: Annotated[int, common.MAX_MESSAGE] = DEFAULT_LIMITS.max_message
     max_frame: Annotated[int, common.MAX_FRAME] = DEFAULT_LIMITS.max_frame
     stream_window: Annotated[int, common.STREAM_WINDOW] = DEFAULT_LIMITS.stream_window

@@ -14,6 +14,7 @@ from rap.errors import RegistryError
 from rap.record import Record
 
 __all__ = [
+    "FUNCTIONS",
     "WIRE_VERSIONS",
     "AddressTaken",
     "Change",
@@ -41,6 +42,10 @@ _MIN_TTL, _MAX_TTL = 0.1, 86_400.0  # seconds; a registry may drop an endpoint s
 
 WIRE_VERSIONS = "wire"
 """Key in the metadata of an endpoint: the versions of the wire protocol that it speaks."""
+
+
+FUNCTIONS = "functions"
+"""Key in the metadata of an endpoint: the signatures of its functions, as JSON of hash by name."""
 
 
 class State(StrEnum):

@@ -6,6 +6,8 @@ the client and the server, results the other way round.
 """
 
 import ast
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -183,12 +185,75 @@ def signature_of(function: FunctionDescription) -> dict[str, Any]:
 
 
 def signature_hash(function: FunctionDescription) -> str:
-    """Return 12 hex digits that differ for functions whose declarations differ."""
-    import hashlib
-    import json
+    """Return 12 hex digits that are equal for declarations that send and take the same.
 
-    text = json.dumps(signature_of(function), sort_keys=True)
+    Clients and servers may use different classes, if these have the same fields, and different
+    kinds of lists and maps. Which values parameters have by default does not count, but whether
+    they have one.
+    """
+    shape = _Shape(function["types"])
+    parameters = [
+        [each["name"], each["kind"], shape.of(each["type"]), _has_default(each)]
+        for each in _arguments(function)
+    ]
+    has_result = function["shape"] in ("unary", "client_stream", "channel")
+    items = [function["request"], function["response"]]
+    items += [function["returns"] if has_result else None]
+    shapes = [None if each is None else shape.of(each) for each in items]
+    text = json.dumps([function["shape"], parameters, shapes])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Shape:
+    """Describes what is sent for a type, without the names of classes.
+
+    Args:
+        types: The classes.
+    """
+
+    def __init__(self, types: Sequence[TypeEntry]) -> None:
+        self._types = {each["name"]: each for each in types}
+        self._open: list[str] = []  # classes may contain themselves
+
+    def of(self, text: str) -> str:
+        """Return the shape of a type."""
+        return self._of(_parse(text))
+
+    def _of(self, hint: ast.expr) -> str:
+        hint = _required(hint)
+        members = _members(hint)
+        if len(members) > 1:
+            return "|".join(sorted(map(self._of, members)))
+        values = _values(hint, self._types)
+        if values is not None:
+            return f"one of {sorted(map(repr, values))}"
+        name = _name(hint)
+        if name in self._types:
+            return self._of_class(self._types[name])
+        fixed = _fixed(hint)
+        if fixed is not None:
+            return f"({','.join(map(self._of, fixed))})"
+        if _is_array(hint):
+            return f"[{self._of(_arguments_of(hint, 1)[0])}]"
+        if name in _MAPS:
+            key, value = map(self._of, _arguments_of(hint, 2))
+            return f"{{{key}:{value}}}"
+        return ast.unparse(hint)
+
+    def _of_class(self, entry: TypeEntry) -> str:
+        name = entry["name"]
+        if name in self._open:
+            return f"^{len(self._open) - self._open.index(name)}"
+        self._open.append(name)
+        fields = [
+            f"{sent}:{self.of(each['type'])}{'?' * _may_miss(entry, each)}"
+            for sent, each in _by_sent_name(entry).items()
+        ]
+        self._open.pop()
+        tag = entry["options"].get("tag", "")
+        if _is_array_class(entry):
+            return f"{tag}[{','.join(fields)}]"
+        return f"{tag}{{{','.join(sorted(fields))}}}"
 
 
 def _path(function: FunctionDescription) -> str:
@@ -382,7 +447,7 @@ class _Flow:
     def _judge_one(self, sent: ast.expr, taken: ast.expr, where: str) -> Verdict:
         """Judge two types that are no unions."""
         text = f"{where}: {ast.unparse(sent)} is sent, {ast.unparse(taken)} is taken"
-        mine, theirs = self._values(sent, self._sent), self._values(taken, self._taken)
+        mine, theirs = _values(sent, self._sent), _values(taken, self._taken)
         if mine is not None or theirs is not None:
             return self._judge_values(mine, theirs, sent, taken, where, text)
         one, other = self._sent.get(_name(sent)), self._taken.get(_name(taken))
@@ -429,17 +494,6 @@ class _Flow:
             item = _arguments_of(taken, 1)[0]
             return _together([self._judge(each, item, where) for each in mine])
         return Verdict(Level.SOME, (text,))
-
-    def _values(self, hint: ast.expr, types: Mapping[str, TypeEntry]) -> list[Any] | None:
-        """Return the values of a Literal or an enum; `None` for another type."""
-        name = _name(hint)
-        if name == "typing.Literal" and isinstance(hint, ast.Subscript):
-            items = hint.slice.elts if isinstance(hint.slice, ast.Tuple) else [hint.slice]
-            return [_literal(each) for each in items]
-        entry = types.get(name)
-        if entry is None or entry["kind"] != "enum":
-            return None
-        return [_literal(_parse(each["default"] or "None")) for each in entry["fields"]]
 
     def _judge_values(
         self,
@@ -574,6 +628,18 @@ def _arguments_of(hint: ast.expr, count: int) -> list[ast.expr]:
     if isinstance(hint, ast.Subscript):
         given = hint.slice.elts if isinstance(hint.slice, ast.Tuple) else [hint.slice]
     return [*given, *[_parse(_ANY)] * count][:count]
+
+
+def _values(hint: ast.expr, types: Mapping[str, TypeEntry]) -> list[Any] | None:
+    """Return the values of a Literal or an enum; `None` for another type."""
+    name = _name(hint)
+    if name == "typing.Literal" and isinstance(hint, ast.Subscript):
+        items = hint.slice.elts if isinstance(hint.slice, ast.Tuple) else [hint.slice]
+        return [_literal(each) for each in items]
+    entry = types.get(name)
+    if entry is None or entry["kind"] != "enum":
+        return None
+    return [_literal(_parse(each["default"] or "None")) for each in entry["fields"]]
 
 
 def _is_array(hint: ast.expr) -> bool:

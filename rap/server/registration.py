@@ -4,12 +4,13 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from rap.address import Address
 from rap.clock import Clock
 from rap.registry.base import (
+    FUNCTIONS,
     WIRE_VERSIONS,
     Endpoint,
     LoadReport,
@@ -23,6 +24,7 @@ from rap.wire.hello import VERSIONS
 
 if TYPE_CHECKING:
     from rap.registry.lease import Lease
+    from rap.schema.reflection import Registered
 
 __all__ = ["Registration", "route_address"]
 
@@ -126,7 +128,12 @@ class Registration:
             self._advertise = address.replace(port=address.port + ports)
 
     async def register(
-        self, bound: Sequence[Address], load: Callable[[], LoadReport], *, draining: bool = False
+        self,
+        bound: Sequence[Address],
+        load: Callable[[], LoadReport],
+        *,
+        draining: bool = False,
+        functions: "Iterable[Registered]" = (),
     ) -> None:
         """Register the server and keep the registration alive.
 
@@ -137,12 +144,14 @@ class Registration:
             bound: Addresses that the server listens on.
             load: Returns the load to report with each renewal.
             draining: Register with the state DRAINING.
+            functions: The functions of the server, whose signatures are registered.
         """
         if self._registry is None:
             return
         address = await self._advertised(bound)
         from rap.registry.lease import Lease
         from rap.registry.process import MARK, process_mark
+        from rap.schema.registered import signatures_text
 
         state = State.DRAINING if draining else State.UP
         mark = process_mark()
@@ -153,7 +162,11 @@ class Registration:
             state,
             self._incarnation,
             self._zone,
-            {WIRE_VERSIONS: str(VERSIONS), **({MARK: mark} if mark else {})},
+            {
+                WIRE_VERSIONS: str(VERSIONS),
+                FUNCTIONS: signatures_text(functions),
+                **({MARK: mark} if mark else {}),
+            },
         )
 
         self._lease = Lease(

@@ -585,7 +585,10 @@ class Server:
             self._connections.announce(pipeline.abilities)
             addresses = await self._connections.listen(self._dispatcher, admission)
             await self._registration.register(
-                addresses, load, draining=self._connections.is_draining
+                addresses,
+                load,
+                draining=self._connections.is_draining,
+                functions=self._router,
             )
         except BaseException:  # raised again
             _discard(self._start_events, self._stop_events)

@@ -1,0 +1,59 @@
+"""The signatures of functions in a registration, so that clients notice functions that differ.
+
+A server registers the hash of each of its public functions. A client compares them with those of
+the functions that it declares.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from rap.call import StreamType
+from rap.schema.compatibility import signature_hash
+from rap.schema.function import Function
+from rap.schema.reflection import Registered, describe
+
+__all__ = ["declared_hash", "read_signatures", "signatures_text"]
+
+_MAX_TEXT = 16 * 1024  # characters in a registration, which all clients of the service read
+
+
+def signatures_text(functions: Iterable[Registered]) -> str:
+    """Return the hashes of the public functions of a server; empty if they are too many."""
+    found = {
+        f"{each.group}/{each.name}": signature_hash(describe(each))
+        for each in functions
+        if not each.is_private
+    }
+    text = json.dumps(found, separators=(",", ":"))
+    return text if len(text) <= _MAX_TEXT else ""
+
+
+def read_signatures(text: str) -> Mapping[str, str] | None:
+    """Return the hashes by ``group/name`` of a registration; `None` if it has none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def declared_hash(function: Function) -> str:
+    """Return the hash of a function that a client declares."""
+    found = describe(_Declared(function))
+    if function.stream_type is StreamType.CHANNEL:  # its other end receives what this one sends
+        found["request"], found["response"] = found["response"], found["request"]
+    return signature_hash(found)
+
+
+class _Declared:
+    """A declared function as a server would register it."""
+
+    group = "default"
+    doc = ""
+    is_private = False
+    idempotent = False
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.name = function.name
+        self.stream_type = function.stream_type
