@@ -35,6 +35,7 @@ TOPICS = {
     "middleware.md": "middleware",
     "operations.md#draining": "draining",
     "operations.md#overload": "overload",
+    "operations.md#what-clients-do": "what clients do",
     "security.md#private-functions": "private functions",
 }
 # Each table: the class that declares the options, whose they are, and the page.

@@ -109,6 +109,7 @@ class Invoker:
         self.attempts = AttemptFactory(cluster, pipeline, clock.monotonic)
         self.pick: Callable[[], Node | None] = cluster.pick  # of stubs; see `_on_throttle`
         self.throttles: Throttles | None = None  # made with the first refusal
+        self._throttles_calls = config.throttle
         self._rng = rng
         self.budget = RetryBudget(config.retry_budget, cluster.attempts_by_node, clock.monotonic)
         self.policy = RetryPolicy(config.rules, self.budget, rng)
@@ -533,6 +534,8 @@ class Invoker:
             error: The refusal; gets a text that names the server.
         """
         explain_refusal(error, path, conn)
+        if not self._throttles_calls:
+            return
         if self.throttles is None:
             from rap.client.throttle import Throttles  # not needed while all is well
 

@@ -162,6 +162,8 @@ class Client:
         retry_budget: Maximum retries, hedged requests and copies, as a share of the calls of the
             last ten seconds, plus ten per second. With 0, the client makes only retries that do not
             use the budget. Default 0.2, at least 0.
+        throttle: Whether calls of a function fail without being sent while servers refuse most of
+            them because they are overloaded. Default True.
         slow_start: Seconds over which the share of a new server grows to its full weight. With 0,
             it has its full weight at once. Default 30 seconds, at least 0.
         zone: Name of the zone that the client runs in. The client prefers servers of the same zone.

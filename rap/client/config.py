@@ -343,6 +343,14 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="calls.md#retries",
         ),
     ] = 0.2
+    throttle: Annotated[
+        bool,
+        Option(
+            "Whether calls of a function fail without being sent while servers refuse most of "
+            "them because they are overloaded.",
+            see="operations.md#what-clients-do",
+        ),
+    ] = True
     slow_start: Annotated[
         float,
         Option(

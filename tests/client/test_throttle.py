@@ -214,6 +214,17 @@ async def test_a_client_whose_calls_are_all_refused_sends_few(clock: FakeClock, 
         assert client.invoker.throttles.rejected == 600 - gate.seen
 
 
+async def test_a_client_without_throttling_sends_every_call(clock: FakeClock) -> None:
+    gate = Overloaded(0.5)
+    async with serving(work, processor_list=[gate]) as server:
+        async with calling(server, clock=clock, throttle=False) as client:
+            for call in (client.register(work), lambda: client.raw_call("work")):
+                before = gate.seen
+                assert await tried(call, 300) == 0
+                assert gate.seen == before + 300
+            assert client.invoker.throttles is None
+
+
 async def test_calls_go_the_short_way_again_when_servers_take_them(clock: FakeClock) -> None:
     async with overloaded(clock) as (gate, _, client):
         stub, innocent = client.register(work), client.register(other)
