@@ -44,7 +44,9 @@ _PAUSE = 0.001  # seconds for which the loop may be idle when no call can begin 
 _LEAST_TURN = 1e-5  # seconds; the clock of a test may stand still
 _FASTER = 2.0  # calls that begin in the time in which so far one was served
 _MEASURED = 2 * _SLICE  # seconds of measuring before a wait is predicted
-_LEARN = 0.25  # of the difference, when a call of a connection costs more or less than the others
+_LEARN = 0.1  # of the difference, when a call of a connection costs more than was thought
+_LEARN_LESS = 0.3  # the same if it costs less
+_MOST_GROWTH = 4.0  # times as much, which is believed at once
 _SPARE_LINES = 64  # of connections without calls that are kept
 _PATIENCE = 0.5  # share of its time that a call may wait, by the prediction when it arrives
 _LATEST = 0.75  # share of its time at which it is begun at the latest
@@ -70,7 +72,7 @@ class Line(Generic[W]):
 
     Args:
         level: All calls of the priority.
-        cost: Seconds that a call takes, until one of the connection was measured.
+        cost: Seconds that a call takes, until calls of the connection were measured.
 
     Attributes:
         calls: The flags of its Open and its time of arrival, by call.
@@ -78,14 +80,13 @@ class Line(Generic[W]):
         tag: Virtual time until which the connection has had its share.
     """
 
-    __slots__ = ("_level", "_measured", "calls", "cost", "tag")
+    __slots__ = ("_level", "calls", "cost", "tag")
 
     def __init__(self, level: "_Level[W]", cost: float) -> None:
         self.calls: OrderedDict[W, tuple[int, float]] = OrderedDict()
         self.cost = cost
         self.tag = level.time
         self._level = level
-        self._measured = False
 
     def remove(self, call: W) -> None:
         """Forget a call that has ended while it waited."""
@@ -100,11 +101,8 @@ class Line(Generic[W]):
             cost: Seconds that it has taken.
         """
         self.tag += cost - paid
-        share = _LEARN if self._measured else 1.0
-        self._measured = True
-        more = (cost - self.cost) * share
-        self.cost += more
-        self._level.backlog += more * len(self.calls)
+        before, self.cost = self.cost, _learned(self.cost, cost)
+        self._level.backlog += (self.cost - before) * len(self.calls)
 
 
 class _Level(Generic[W]):
@@ -247,6 +245,7 @@ class Gate(Generic[W]):
         "_is_on",
         "_last_arrival",
         "_levels",
+        "_mean",
         "_pause",
         "_probe",
         "_progress_at",
@@ -305,6 +304,7 @@ class Gate(Generic[W]):
         self._first_arrival = self._last_arrival = 0.0  # in this phase of reading
         # Of all turns, with exponential decay: seconds, those without reading, and calls.
         self._time = self._work = self._calls = 0.0
+        self._mean = self._cost  # seconds that the calls of all connections take
         self._pause = 0.0  # seconds for which the loop could be idle before the next drain
         self._saved = 0.0  # seconds of work that may begin for the time that has passed
         self._stamped_at = 0.0  # when the last call was measured that has begun
@@ -361,7 +361,7 @@ class Gate(Generic[W]):
             return True
         if time < self._shortest:
             self._shortest = time
-        self._levels[priority].add(call, flags, now, self._cost)
+        self._levels[priority].add(call, flags, now, self._mean)
         return True
 
     def _renew(self, now: float) -> None:
@@ -414,6 +414,7 @@ class Gate(Generic[W]):
         self._begun_before = self._begun_at_turn  # they run in the next turn
         self._reading = self._first_arrival = self._last_arrival = 0.0
         self._time = self._work = _SLICE
+        self._mean = self._cost
         self._calls = _SLICE / self._cost
         self._saved = self._pause = 0.0
         self._shortest = self._shortest_before = inf
@@ -429,7 +430,7 @@ class Gate(Generic[W]):
         while priority:  # those of a higher priority begin before
             priority -= 1
             ahead += levels[priority].backlog
-        return ahead * self._time / max(self._work, 1e-9)
+        return ahead / self._mean * self._time / max(self._calls, 1e-9)
 
     def _count_reading(self) -> None:
         self._reading += self._last_arrival - self._first_arrival
@@ -468,8 +469,8 @@ class Gate(Generic[W]):
                 if not begun and self._sample is not None:
                     self._sample(call[0], now)
                 begun += 1
-                left -= line.cost
                 paid = line.cost
+                left -= paid / self._mean * self._cost
                 self._begin(call[0], call[1])
                 now = self._clock()
                 self._call_soon(self._stamp, line, paid, now - before)
@@ -490,6 +491,8 @@ class Gate(Generic[W]):
     def _measure(self, now: float) -> None:
         """Learn from the calls that have begun since the last drain."""
         spent, begun = now - self._drained_at, self._begun - self._begun_before + self._drain_begun
+        # The process may not have run for a while, which is no reason to refuse the next calls.
+        spent = min(spent, max(begun * self._cost * _MOST_GROWTH, _MEASURED))
         self._drained_at = now
         self._begun_before = self._begun
         keep = max(0.0, 1.0 - spent / _MEMORY)
@@ -536,6 +539,7 @@ class Gate(Generic[W]):
             self._stamps += spent
             # What else calls take, such as to read and to answer them, all have alike.
             rest = max(self._work - self._spent, 0.0) / max(self._calls, 1.0)
+            self._mean = _learned(self._mean, spent + rest)
             line.charge(paid, spent + rest)
         self._stamped_at = now
 
@@ -556,6 +560,12 @@ class Gate(Generic[W]):
                 self.waited += self.delay
                 return call, flags, line
         return None
+
+
+def _learned(cost: float, sample: float) -> float:
+    """Return the average of seconds with one more sample."""
+    more = min(sample, cost * _MOST_GROWTH) - cost
+    return cost + more * (_LEARN if more > 0 else _LEARN_LESS)
 
 
 def _room(count: int) -> Iterator[bool]:
