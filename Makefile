@@ -22,7 +22,7 @@ CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: option-texts help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-guard test-all clean
+.PHONY: option-texts help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
@@ -46,6 +46,7 @@ help:
 	@echo "make chaos         provoke 19 faults under a million calls, and judge; 12 minutes"
 	@echo "make bench         benchmark rap and its peers, about five minutes"
 	@echo "make bench-quick   benchmark rap, the limit and grpc.aio, about one minute"
+	@echo "make bench-overload  ask rap and grpc.aio for more than they can do, 15 minutes"
 	@echo "make bench-guard   compare instructions per call with the baseline; UPDATE=1 writes a new one"
 	@echo "make test-all      run the tests on every Python from 3.11 to 3.15 that is found; the options"
 	@echo "                   of make test work here too"
@@ -134,6 +135,9 @@ bench: $(BENCH_READY)
 
 bench-quick: $(BENCH_READY)
 	$(BENCH_PY) -m bench --quick $(ARGS)
+
+bench-overload: $(BENCH_READY)
+	$(BENCH_PY) -m bench.overload $(ARGS)
 
 bench-guard: $(READY)
 	$(PY) -m bench.guard $(if $(UPDATE),--update) $(ARGS)

@@ -43,14 +43,19 @@ calls per second, ``timeout``, ``seed``; or ``at_once`` calls; or ``in_flight`` 
 Call = Callable[[], Awaitable[object]]
 
 
-def _handler(kind: str) -> Callable[[], Any]:
-    """Return the function that a server of this kind runs."""
+def _handler(kind: str, slow: float) -> Callable[[], Any]:
+    """Return the function that a server of this kind runs.
+
+    Args:
+        kind: One of `KINDS`.
+        slow: By which factor its server does less.
+    """
 
     async def blocking() -> int:
-        time.sleep(_BLOCKS)  # noqa: ASYNC251  # what is measured
+        time.sleep(_BLOCKS * slow)  # noqa: ASYNC251  # what is measured
         return 1
 
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(round(_AT_ONCE / slow))
 
     async def waiting() -> int:
         async with places:
@@ -62,7 +67,7 @@ def _handler(kind: str) -> Callable[[], Any]:
         return 1
 
     async def small() -> int:
-        return sum(range(_NUMBERS))
+        return sum(range(round(_NUMBERS * slow)))
 
     async def echo() -> int:
         return 1
@@ -80,10 +85,10 @@ def _handler(kind: str) -> Callable[[], Any]:
 # rap
 
 
-async def _serve_rap(kind: str, onward: list[str]) -> None:
+async def _serve_rap(kind: str, slow: float, onward: list[str]) -> None:
     from rap.server import Server
 
-    server = Server("127.0.0.1:0", threads=_THREADS if kind == "threads" else None)
+    server = Server("127.0.0.1:0", threads=round(_THREADS / slow) if kind == "threads" else None)
     if kind == "forward":
         from rap.client import Client
 
@@ -97,7 +102,7 @@ async def _serve_rap(kind: str, onward: list[str]) -> None:
             return await next_work()
 
     else:
-        server.register(_handler(kind), "work")
+        server.register(_handler(kind, slow), "work")
     async with server:
         print(server.addresses[0], flush=True)
         await asyncio.Event().wait()
@@ -127,7 +132,7 @@ async def _call_rap(
 # grpc.aio
 
 
-async def _serve_grpc(kind: str, onward: list[str], limit: int | None) -> None:
+async def _serve_grpc(kind: str, slow: float, onward: list[str], limit: int | None) -> None:
     if kind == "forward":
         async with _call_grpc(onward, None) as (call, _):
 
@@ -135,32 +140,32 @@ async def _serve_grpc(kind: str, onward: list[str], limit: int | None) -> None:
                 call_next: Any = call
                 return bytes(await call_next(timeout=context.time_remaining()))
 
-            await _run_grpc(work, limit)
+            await _run_grpc(work, limit, _THREADS)
         return
-    func = _handler(kind)
+    func = _handler(kind, slow)
     if kind == "threads":
 
         def threads(_: bytes, context: Any) -> bytes:
             func()
             return b"1"
 
-        await _run_grpc(threads, limit)
+        await _run_grpc(threads, limit, round(_THREADS / slow))
         return
 
     async def plain(_: bytes, context: Any) -> bytes:
         await func()
         return b"1"
 
-    await _run_grpc(plain, limit)
+    await _run_grpc(plain, limit, _THREADS)
 
 
-async def _run_grpc(work: Any, limit: int | None) -> None:
+async def _run_grpc(work: Any, limit: int | None, threads: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc.aio
 
     server = grpc.aio.server(
-        ThreadPoolExecutor(_THREADS),
+        ThreadPoolExecutor(threads),
         options=[("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=limit,
     )
@@ -307,6 +312,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--timeout", type=float, default=0.5)
     parser.add_argument("--limit", type=int, help="maximum_concurrent_rpcs of grpc.aio")
+    parser.add_argument("--slow", type=float, default=1.0, help="by which factor servers do less")
     parser.add_argument("addresses", nargs="*", help="of the servers to call")
     parser.add_argument("--core", type=int, help="to run on")
     given = parser.parse_intermixed_args()
@@ -315,9 +321,9 @@ def main() -> None:
     if given.role == "drive":
         running = _drive(given.peer, given.addresses, given.timeout)
     elif given.peer == "rap":
-        running = _serve_rap(given.kind, given.addresses)
+        running = _serve_rap(given.kind, given.slow, given.addresses)
     else:
-        running = _serve_grpc(given.kind, given.addresses, given.limit)
+        running = _serve_grpc(given.kind, given.slow, given.addresses, given.limit)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(running)
 
