@@ -29,6 +29,7 @@ TOPICS = {
     "calls.md#waiting-for-a-server": "waiting for a server",
     "discovery.md#outlier-detection": "outlier detection",
     "discovery.md": "discovery",
+    "discovery.md#signed-registrations": "signed registrations",
     "discovery.md#subsetting": "subsetting",
     "discovery.md#zones": "zones",
     "functions.md": "functions",

@@ -191,7 +191,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "registry": {"service": "s"},
     "service": {"registry": "memory://"},
 }
-SECRET = {"key", "keys", "token"}  # errors must not show these
+SECRET = {"key", "keys", "registry_key", "token"}  # errors must not show these
 KINDS: list[Any] = [
     *(Server, Client, SyncClient, ClientCrypto, ServerCrypto, LimitProcessor, Rule),
     *(ConnLimitMiddleware, IpMaxConnMiddleware, IpBlockMiddleware, CompressProcessor),

@@ -12,7 +12,8 @@ from rap.cli.remote import Remote, checked
 from rap.errors import RegistryError
 from rap.foreign import one_line
 from rap.registry import Endpoint, check_name, registry_from_url
-from rap.registry.base import LoadReport
+from rap.registry.base import LoadReport, check_registry_key
+from rap.registry.signature import SignedResolver
 
 __all__ = ["RegistryReader"]
 
@@ -35,6 +36,10 @@ class RegistryReader:
             checked(check_name, "service", remote.service)
         self._scheme = url.partition("://")[0]
         self._registry: Any = checked(registry_from_url, url)
+        self._listed: Any = self._registry
+        if remote.registry_key is not None:
+            key = check_registry_key(remote.registry_key)
+            self._listed = checked(SignedResolver, self._registry, key)
         self._service = remote.service
         self._patience = remote.patience
 
@@ -74,7 +79,7 @@ class RegistryReader:
 
     async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
         """Yield the instances of the service, sorted, now and after each change."""
-        async with aclosing(self._registry.watch(self._service)) as snapshots:
+        async with aclosing(self._listed.watch(self._service)) as snapshots:
             async for snapshot in snapshots:
                 yield sorted(snapshot.values(), key=lambda each: each.id)
 

@@ -39,6 +39,7 @@ _NAMES = {
     "token_without_tls": "--token-without-tls",
     "service": "--service",
     "registry": "--registry",
+    "registry_key": "--registry-key",
     "token": "--token",
 }
 _NAMED = re.compile(rf"\b({'|'.join(_NAMES)})\b")
@@ -55,6 +56,7 @@ class Remote:
     registry: str | None
     service: str | None
     namespace: str | None
+    registry_key: str | None
     ca: str | None
     pin: str | None
     cert: str | None
@@ -135,6 +137,7 @@ class Remote:
             list(self.host) or None,
             service=self.service,
             registry=registry or self.registry_url,
+            registry_key=None if registry is not None else self.registry_key,
             ssl_ca_path=self.ca,
             ssl_crt_path=self.pin,
             ssl_client_crt_path=self.cert,
@@ -236,6 +239,15 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     _same("--service", "service", metavar="NAME"),
     click.option("--namespace", metavar="NAME", help="Namespace in the registry."),
+    declared_option(
+        "--registry-key",
+        ClientConfig,
+        "registry_key",
+        envvar="RAP_REGISTRY_KEY",
+        metavar="TEXT",
+        text="Secret with which servers sign their registrations; others are ignored. Other users"
+        " of the machine can read a command line: set RAP_REGISTRY_KEY instead.",
+    ),
     _same("--ca", "ssl_ca_path", type=_FILE),
     _same("--pin", "ssl_crt_path", type=_FILE),
     _same("--cert", "ssl_client_crt_path", type=_FILE),

@@ -75,6 +75,8 @@ class Client:
         service: Name of the service to call, which is looked up in `registry`. Default None.
         registry: URL of the registry, or a `Registry` object, where the client finds the servers of
             `service`. Give either `registry` or `host_list`. Default None.
+        registry_key: Secret of at least 16 bytes with which servers sign their registrations. The
+            client ignores registrations that are not signed with it. Default None.
         picker: Load-balancing policy that picks the server of a call: a name, or a `Picker` object.
             Default 'p2c'.
         ssl_crt_path: PEM file of the only server certificate that the client accepts. Its name and
@@ -540,7 +542,9 @@ class Client:
     def _make_target(self) -> Target:
         config = self.config
         hosts, tls_options = config.host_list, self.dialer.tls.options
-        return parse_target(hosts, config.service, config.registry, tls_options)
+        return parse_target(
+            hosts, config.service, config.registry, tls_options, config.registry_key, self._clock
+        )
 
     def on_loop_end(self) -> None:
         """Let go of the connections: their event loop has ended before the client was closed."""

@@ -17,6 +17,7 @@ from rap.errors import Code, Unauthenticated
 from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
 from rap.registry import Registry, Resolver
+from rap.registry.base import check_registry_key
 from rap.transport import options as common
 from rap.transport.tls import check_identities
 from rap.wire.hello import DEFAULT_LIMITS
@@ -96,6 +97,15 @@ class ClientConfig(_Place, frozen=True, kw_only=True, eq=False):
             "URL of the registry, or a `Registry` object, where the client finds the servers of "
             "`service`. Give either `registry` or `host_list`.",
             see="discovery.md",
+        ),
+    ] = None
+    registry_key: Annotated[
+        str | bytes | None,
+        Option(
+            "Secret of at least 16 bytes with which servers sign their registrations. The client "
+            "ignores registrations that are not signed with it.",
+            check=check_registry_key,
+            see="discovery.md#signed-registrations",
         ),
     ] = None
     picker: Annotated[

@@ -62,6 +62,7 @@ class ClientStatus:
         waiting: Number of calls that wait for a server.
         degraded: Whether the registry does not answer; `None` if the registry does not say.
         age: Seconds since the registry last answered; `None` if the registry does not say.
+        records_refused: Registrations so far that were ignored because they are not signed.
         certificate_not_after: When its own certificate expires, in seconds since the epoch; `None`
             if it has none.
         servers: Each server that it knows, by its id.
@@ -87,6 +88,7 @@ class ClientStatus:
     waiting: int
     degraded: bool | None
     age: float | None
+    records_refused: int
     certificate_not_after: float | None
     servers: Mapping[str, NodeStatus]
     opened: int
@@ -121,6 +123,7 @@ def client_status(client: StatusSource) -> ClientStatus:
         waiting=0 if cluster is None else len(cluster.waiters),
         degraded=getattr(target.resolver, "degraded", None),
         age=getattr(target.resolver, "age", None),
+        records_refused=getattr(target.resolver, "refused", 0),
         certificate_not_after=client.dialer.tls.not_after,
         servers={node.key: _node_status(node) for node in nodes},
         opened=counters.opened,

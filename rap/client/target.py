@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rap.address import Address
+from rap.clock import Clock
 from rap.registry import Endpoint, Registry, Resolver, StaticResolver, check_name
+from rap.registry.base import check_registry_key
 
 __all__ = ["DEFAULT_ADDRESS", "Hosts", "Target", "parse_target"]
 
@@ -32,6 +34,8 @@ def parse_target(
     service: str | None,
     registry: str | Registry | Resolver | None,
     tls_options: Sequence[str] = (),
+    registry_key: str | bytes | None = None,
+    clock: Clock | None = None,
 ) -> Target:
     """Return the target that the options of a client name.
 
@@ -40,6 +44,8 @@ def parse_target(
         service: Name of the service.
         registry: Where to find its servers.
         tls_options: The options of TLS that are set; with any, each address needs TLS.
+        registry_key: Secret with which servers sign what they register; `None`: they need not.
+        clock: Source of time.
 
     Raises:
         ValueError: An option is bad, is missing, or excludes another one; the message names it.
@@ -56,10 +62,16 @@ def parse_target(
     if isinstance(registry, str):
         from rap.registry.url import registry_from_url  # clients of fixed addresses need none
 
-        return Target(service, registry_from_url(registry), True)
-    if not hasattr(registry, "watch"):
+        resolver: Resolver = registry_from_url(registry)
+    elif not hasattr(registry, "watch"):
         raise ValueError(f"registry must be a URL or have a method `watch`, got {registry!r}")
-    return Target(service, registry, False)
+    else:
+        resolver = registry
+    if registry_key is not None:
+        from rap.registry.signature import SignedResolver  # only needed with a key
+
+        resolver = SignedResolver(resolver, check_registry_key(registry_key), clock)
+    return Target(service, resolver, isinstance(registry, str))
 
 
 def _endpoints(host_list: Hosts, tls_options: Sequence[str]) -> list[Endpoint]:

@@ -209,6 +209,11 @@ CLIENT_ROWS: Sequence[Row[_Clients]] = (
         _min(lambda it: it.certificate_not_after),
     ),
     Row(
+        "rap_client_records_refused_total",
+        "Registrations that were ignored for lack of a valid signature.",
+        _sum(lambda it: it.records_refused),
+    ),
+    Row(
         "rap_client_registry_degraded",
         "1 while the registry does not answer.",
         _max(lambda it: it.degraded),

@@ -28,6 +28,7 @@ __all__ = [
     "State",
     "check_load",
     "check_name",
+    "check_registry_key",
     "check_ttl",
     "check_weight",
     "diff",
@@ -237,6 +238,21 @@ def check_name(option: str, value: object) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{option} must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}, got {value!r}")
     return value
+
+
+def check_registry_key(key: object, option: str = "registry_key") -> bytes:
+    """Return a key for signatures.
+
+    Raises:
+        ValueError: It is not a string or bytes, or too short to be a secret. The message does not
+            have the key.
+    """
+    if not isinstance(key, str | bytes):
+        raise ValueError(f"{option} must be a string or bytes, got {type(key).__name__}")
+    data = key.encode() if isinstance(key, str) else key
+    if len(data) < 16:
+        raise ValueError(f"{option} must have at least 16 bytes, got {len(data)}")
+    return data
 
 
 def check_weight(value: object, *, option: str = "weight") -> int:

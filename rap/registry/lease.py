@@ -59,6 +59,7 @@ class Lease:
         rng: Random numbers for the jitter.
         load: Returns the load to report with each renewal, if the registry takes reports. The lag
             is added to it, which tells a blocked event loop from a dead server.
+        sign: Returns the endpoint as it is to be registered; called for each renewal.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Lease:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         load: Callable[[], LoadReport] | None = None,
+        sign: Callable[[Endpoint], Endpoint] | None = None,
     ) -> None:
         self._registry = registry
         self._service = check_name("service", service)
@@ -80,6 +82,7 @@ class Lease:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._load = load
+        self._sign = sign
         self._failures = 0  # in a row
         self._total_failures = 0
         self._renewed = -inf
@@ -202,7 +205,7 @@ class Lease:
 
     async def _attempt(self) -> float:
         """Register or renew once; return the seconds until the next attempt."""
-        endpoint = self._endpoint
+        endpoint = self._endpoint if self._sign is None else self._sign(self._endpoint)
         if self._load is not None and isinstance(self._registry, Reports):
             report = {**self._load(), "lag": round(self._lag, 3)}
             self._registry.report_load(self._service, endpoint.id, report)

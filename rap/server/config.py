@@ -12,7 +12,7 @@ from rap.clock import Clock
 from rap.errors import RegistrationError
 from rap.options import Option, Options
 from rap.processor.base import BaseProcessor
-from rap.registry.base import Registry, check_ttl, check_weight
+from rap.registry.base import Registry, check_registry_key, check_ttl, check_weight
 from rap.server.authentication import Verifier, verify_with
 from rap.server.authorization import Allow, allow_rule
 from rap.server.hooks import Event
@@ -55,6 +55,16 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             "URL of the registry, or a `Registry` object, where the server registers. It needs "
             "`service`.",
             see="discovery.md",
+        ),
+    ] = None
+    registry_key: Annotated[
+        str | bytes | None,
+        Option(
+            "Secret of at least 16 bytes with which the server signs its registration, so that "
+            "clients with the same key can tell it from those of others who can write to the "
+            "registry.",
+            check=check_registry_key,
+            see="discovery.md#signed-registrations",
         ),
     ] = None
     weight: Annotated[

@@ -17,6 +17,7 @@ from rap.registry.base import (
     Registry,
     State,
     check_name,
+    check_registry_key,
     check_weight,
 )
 from rap.server.config import ServerConfig
@@ -169,6 +170,12 @@ class Registration:
             },
         )
 
+        sign = None
+        if self._config.registry_key is not None:
+            from rap.registry.signature import Signer  # only needed with a key
+
+            key = check_registry_key(self._config.registry_key)
+            sign = Signer(key, self._service, self._clock).sign
         self._lease = Lease(
             self._registry,
             self._service,
@@ -177,6 +184,7 @@ class Registration:
             clock=self._clock,
             rng=self._rng,
             load=load,
+            sign=sign,
         )
         await self._lease.start()
 

@@ -59,6 +59,9 @@ class Server:
         service: Name under which the server registers. It needs `registry`. Default None.
         registry: URL of the registry, or a `Registry` object, where the server registers. It needs
             `service`. Default None.
+        registry_key: Secret of at least 16 bytes with which the server signs its registration, so
+            that clients with the same key can tell it from those of others who can write to the
+            registry. Default None.
         weight: Capacity of the server relative to the other servers of the service. Default 1, 1 to
             1,000.
         zone: Name of the zone that the server runs in. It is published with the registration, and

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rap.errors import ConnectionClosed, RapError
+from rap.foreign import one_line
 
 __all__ = [
     "ClientTls",
@@ -486,7 +487,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _wrong_identity(names: Sequence[str], identities: Sequence[str]) -> RapError:
-    shown = [repr(name[:_MAX_NAME]) for name in names[:_MAX_SHOWN]]  # written by others
+    shown = [one_line(name, _MAX_NAME) for name in names[:_MAX_SHOWN]]
     found = ", ".join(shown) or "no alternative name"
     expected = " or ".join(identities)
     return ConnectionClosed(f"its certificate has {found}, not {expected} (option ssl_identity)")

@@ -18,6 +18,7 @@ SAME: dict[str, tuple[type[Options], str]] = {
     "--pin": (ClientConfig, "ssl_crt_path"),
     "--cert": (ClientConfig, "ssl_client_crt_path"),
     "--key": (ClientConfig, "ssl_client_key_path"),
+    "--registry-key": (ClientConfig, "registry_key"),
     "--crl": (ClientConfig, "ssl_crl_path"),
     "--server-name": (ClientConfig, "ssl_server_name"),
     "--identity": (ClientConfig, "ssl_identity"),
@@ -29,7 +30,7 @@ SAME: dict[str, tuple[type[Options], str]] = {
     "--weight": (ServerConfig, "weight"),
     "--lease-ttl": (ServerConfig, "lease_ttl"),
 }
-OWN_TEXT = {"--token", "--timeout"}  # they do more than the option of a client
+OWN_TEXT = {"--registry-key", "--token", "--timeout"}  # they do more than the option of a client
 NOT_THE_SAME = {("stub", "--group"), ("demo-replica", "--service")}
 
 
