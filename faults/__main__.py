@@ -15,6 +15,7 @@ from faults import (
     identity,
     pressure,
     replays,
+    trust,
     verifiers,
 )
 from faults.scenario import Measured, Scale, Scenario, verdict
@@ -23,7 +24,7 @@ __all__: list[str] = []
 
 _MODULES = (
     *(bytes_in, pressure, replays, identity, grey),
-    *(failover, budgets, verifiers, costs),
+    *(failover, budgets, verifiers, costs, trust),
 )
 _SCENARIOS = sorted(
     (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row

@@ -142,6 +142,21 @@ ROWS = {
         "test_a_compressed_request_counts_as_it_will_be_before_it_is_inflated",
         f"{HERE}::test_a_server_with_little_memory_serves_others",
     ),
+    38: (
+        "tests/client/test_tls.py::test_a_registry_cannot_take_tls_away_by_a_unix_socket",
+        "tests/client/test_tls.py::test_no_token_goes_to_a_server_without_the_pinned_certificate",
+        "tests/client/test_tls.py::test_servers_have_the_identity_that_is_expected_of_the_service",
+        "tests/client/test_tls.py::test_a_token_is_not_sent_to_another_machine_without_tls",
+        "tests/registry/test_signature.py::test_a_client_with_the_key_is_led_to_no_other_server",
+    ),
+    39: (
+        "tests/server/test_certificates.py::"
+        "test_an_authority_that_was_withdrawn_is_trusted_no_longer",
+        "tests/server/test_certificates.py::test_a_session_from_before_the_reload_is_not_resumed",
+        "tests/server/test_certificates.py::"
+        "test_a_revoked_client_certificate_is_refused_from_the_reload_on",
+        "tests/client/test_tls.py::test_new_connections_use_the_files_as_they_are_now",
+    ),
     40: (
         "tests/server/test_verifier_shapes.py::test_no_shape_of_a_verifier_admits_a_wrong_token",
         "tests/server/test_verifier_shapes.py::test_what_cannot_be_an_identity_admits_nobody",

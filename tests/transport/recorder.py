@@ -31,6 +31,7 @@ class Recorder:
         self.ended = 0
         self.received = b""
         self._sock = sock
+        self._lock = threading.Lock()
         self._context = context
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -55,17 +56,19 @@ class Recorder:
                 conn, _ = self._sock.accept()
             except OSError:
                 return
-            conn.settimeout(_PATIENCE)
-            with contextlib.suppress(OSError), conn:
-                self._record(conn)
-            self.ended += 1
+            threading.Thread(target=self._record, args=(conn,), daemon=True).start()
 
     def _record(self, conn: socket.socket) -> None:
-        if self._context is not None:
-            conn = self._context.wrap_socket(conn, server_side=True)
-        with conn:
+        conn.settimeout(_PATIENCE)
+        with contextlib.suppress(OSError):
+            if self._context is not None:
+                conn = self._context.wrap_socket(conn, server_side=True)
             while data := conn.recv(65536):
-                self.received += data
+                with self._lock:
+                    self.received += data
+        conn.close()
+        with self._lock:
+            self.ended += 1
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def recording(
     """Record on a free port, or on a unix socket."""
     with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as sock:
         sock.bind((host, 0) if path is None else str(path))
-        sock.listen(64)
+        sock.listen(1024)
         recorder = Recorder(sock, context)
         try:
             yield recorder
