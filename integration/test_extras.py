@@ -13,7 +13,8 @@ PIP = "23.2.1"  # of Python 3.11.7 and 3.12.1; it compares the names of extras l
 # What works after the extra is installed, and not before.
 WORKS = {
     "redis": "import rap.registry.redis",
-    "crypto": "from rap.server.processor import CryptoProcessor",
+    "crypto": "from rap.server.processor import CryptoProcessor\nCryptoProcessor({'id': 'k' * 16})",
+    "crypto-fast": "import rap.processor.encryption.openssl",
     "metrics": "from rap.observe import serve_metrics",
     "otel": "from rap.server.processor import OpenTelemetryProcessor",
     "opentracing": "from rap.server.processor import TracingProcessor\nimport jaeger_client",

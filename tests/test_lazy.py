@@ -13,7 +13,7 @@ from rap._lazy import Lazy, loader
 ROOT = Path(__file__).parents[2]
 WITHOUT_EXTRAS = """
 import sys
-for name in ("Crypto", "prometheus_client", "opentelemetry", "opentracing"):
+for name in ("Crypto", "cryptography", "prometheus_client", "opentelemetry", "opentracing"):
     sys.modules[name] = None
 import rap.client.processor, rap.server.processor
 from rap.client.processor import BaseProcessor, CompressProcessor

@@ -8,11 +8,19 @@ import pytest
 
 from rap.call import Header
 from rap.errors import CallError, Code, Unauthenticated
+from rap.processor.encryption import library
 from rap.wire.codec import pack, unpack
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto
 from tests.processor.ends import Ends, Sealed
 
 FRAMES = 20
+
+
+@pytest.fixture(
+    autouse=True, params=[library.openssl, library.pycryptodome], ids=["openssl", "pycryptodome"]
+)
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rap.processor.encryption.sealing._LIBRARY", request.param())
 
 
 def flips(data: bytes) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from rap.processor.encryption import library
 from rap.transport.connection import channel_binding
 from rap.wire.codec import pack, unpack
 from tests.processor.encrypted import KEY_ID, ClientCrypto, ServerCrypto
@@ -15,6 +16,13 @@ from tests.processor.ends import Ends
 
 CLIENT, SERVER = b"c" * 16, b"s" * 20
 SALT = b"\0\0\0\x10" + CLIENT + b"\0\0\0\x14" + SERVER
+
+
+@pytest.fixture(
+    autouse=True, params=[library.openssl, library.pycryptodome], ids=["openssl", "pycryptodome"]
+)
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rap.processor.encryption.sealing._LIBRARY", request.param())
 
 
 def opened(key: bytes, info: bytes, body: bytes, beside: list[Any]) -> bytes:

@@ -11,12 +11,9 @@ its position, the method and the header. A message therefore cannot be moved to 
 call, direction, position or function, and none can be left out.
 """
 
-from Crypto.Cipher import AES
-from Crypto.Hash import SHA256
-from Crypto.Protocol.KDF import HKDF
-
 from rap.call import Call, Encoded, Header, Side
 from rap.errors import InvalidArgument, Unauthenticated
+from rap.processor.encryption.library import Library, select_library
 from rap.wire.codec import pack
 
 __all__ = [
@@ -36,6 +33,7 @@ NONCE_SIZE = 16  # bytes
 # What is sealed; part of the associated data.
 MESSAGE, END, ERROR = "message", "end", "error"
 
+_LIBRARY = select_library()  # now, because it may be missing
 _STATE = "rap.crypto"  # key in `Peer.state`
 _COUNTER = 8  # bytes
 _TAG = 16  # bytes
@@ -49,22 +47,23 @@ class SessionKeys:
         key: The shared key. The session keys have its length.
         binding: The random numbers of the connection; see `rap.address.Peer`.
         side: Which end of the connection this is.
+        library: What encrypts; `None`: the fastest that is installed.
     """
 
-    def __init__(self, key: bytes, binding: bytes, side: Side) -> None:
+    def __init__(
+        self, key: bytes, binding: bytes, side: Side, library: Library | None = None
+    ) -> None:
+        derive, cipher = library or _LIBRARY
         ours, theirs = (b"c2s", b"s2c") if side is Side.CLIENT else (b"s2c", b"c2s")
-        self._seal_key = HKDF(key, len(key), binding, SHA256, context=b"rap1" + ours)
-        self._open_key = HKDF(key, len(key), binding, SHA256, context=b"rap1" + theirs)
+        self._seal = cipher(derive(key, binding, b"rap1" + ours)).seal
+        self._open = cipher(derive(key, binding, b"rap1" + theirs)).open
         self._sealed = 0  # the next counter; a counter must never repeat under the same key
 
     def seal(self, associated: bytes, content: Encoded) -> bytes:
         """Return `content` encrypted; `associated` is authenticated with it but not sent."""
         counter = self._sealed.to_bytes(_COUNTER, "big")
         self._sealed += 1
-        cipher = AES.new(self._seal_key, AES.MODE_GCM, nonce=_FIXED + counter)
-        cipher.update(associated)
-        data, tag = cipher.encrypt_and_digest(content)
-        return b"".join((counter, data, tag))
+        return counter + self._seal(_FIXED + counter, associated, content)
 
     def open(self, associated: bytes, sealed: bytes) -> bytes:
         """Return the content of what the peer has sealed.
@@ -74,9 +73,8 @@ class SessionKeys:
         """
         if len(sealed) < _COUNTER + _TAG:
             raise ValueError(f"{len(sealed)} bytes are too few")
-        cipher = AES.new(self._open_key, AES.MODE_GCM, nonce=_FIXED + sealed[:_COUNTER])
-        cipher.update(associated)
-        return cipher.decrypt_and_verify(sealed[_COUNTER:-_TAG], sealed[-_TAG:])
+        view = memoryview(sealed)
+        return self._open(_FIXED + sealed[:_COUNTER], associated, view[_COUNTER:])
 
 
 def session_keys_of(call: Call, key: bytes) -> SessionKeys:
