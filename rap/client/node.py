@@ -249,7 +249,7 @@ class Node:
             return False
         if error.code is Code.DEADLINE_EXCEEDED:
             # Where one server refuses calls, the others may be about to: they are not ill.
-            return now >= self.pool.counters.overloaded_until + _CALM
+            return now >= self.pool.counters.overloaded_until(but=self.key) + _CALM
         return error.remote
 
     def _compare(self, method: Method, error: CallError, health: Verdict, now: float) -> Verdict:
@@ -266,13 +266,21 @@ class Node:
             self.finding, self._is_compared = None, True
             method.count_answers(comparison.failed(method.path, self.key, now))
             finding = comparison.find(self.key, now)
-            if finding is not None and breaker.eject(now):
+            if finding is not None and self._is_ill(finding, now) and breaker.eject(now):
                 self.finding = finding
                 comparison.forget(self.key)
                 return Verdict.IGNORED
         elif state is BreakerState.HALF_OPEN and self.finding is not None:
             return Verdict.IGNORED if is_common else Verdict.FAILURE
         return Verdict.ANSWERED if error.remote or is_common else health
+
+    def _is_ill(self, finding: "Finding", now: float) -> bool:
+        """Return whether it is not just busy.
+
+        One that refuses calls is busy, unless it answers none of those that it takes: if a function
+        hangs there, the server refuses the calls that would have to wait for it.
+        """
+        return now >= self.refused_until + _CALM or finding.failed == finding.calls
 
     def _log_ejection(self, error: BaseException, now: float) -> None:
         why = f"its calls fail: {error}" if self.finding is None else str(self.finding)
@@ -283,7 +291,7 @@ class Node:
         until = self._now() + min(seconds, MAX_PENALTY)
         self.refused_until = max(self.refused_until, until)
         self.avoid_until = max(self.avoid_until, until)
-        self.pool.counters.note_overload(until)
+        self.pool.counters.note_overload(until, self.key)
 
     def _count_failure(self, started: float, now: float, error: BaseException) -> Verdict:
         """Count a failed attempt in the load; return what it says about the health."""

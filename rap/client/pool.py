@@ -51,17 +51,17 @@ class Counters:
         suspicions: Times that a connection became suspect.
         messages_cut: Calls on connections that have ended which were given up because a message
             did not go on.
-        overloaded_until: Until when some server has asked for no more calls, in seconds on the
-            monotonic clock.
     """
 
     __slots__ = (
+        "_overloaded",
+        "_overloaded_until",
+        "_overloaded_until_before",
         "ejections",
         "failed",
         "messages_cut",
         "opened",
         "outliers",
-        "overloaded_until",
         "suspicions",
     )
 
@@ -72,7 +72,9 @@ class Counters:
         self.outliers = 0
         self.suspicions = 0
         self.messages_cut = 0
-        self.overloaded_until = 0.0
+        self._overloaded: str | None = None  # whose time is the latest
+        self._overloaded_until = 0.0
+        self._overloaded_until_before = 0.0  # the latest time of any other
 
     def count_opened(self) -> None:
         """Count a connection that was opened."""
@@ -90,9 +92,25 @@ class Counters:
         """Count calls that were given up because a message did not go on."""
         self.messages_cut += calls
 
-    def note_overload(self, until: float) -> None:
-        """Note until when a server has asked for no more calls."""
-        self.overloaded_until = max(self.overloaded_until, until)
+    def note_overload(self, until: float, key: str | None = None) -> None:
+        """Note until when a server has asked for no more calls.
+
+        Args:
+            until: In seconds on the monotonic clock.
+            key: Of the server; `None`: of a service behind the servers.
+        """
+        if key == self._overloaded:
+            self._overloaded_until = max(self._overloaded_until, until)
+        elif until > self._overloaded_until:
+            self._overloaded_until_before = self._overloaded_until
+            self._overloaded, self._overloaded_until = key, until
+        else:
+            self._overloaded_until_before = max(self._overloaded_until_before, until)
+
+    def overloaded_until(self, but: str) -> float:
+        """Return until when any server but one has asked for no more calls."""
+        is_latest = but == self._overloaded
+        return self._overloaded_until_before if is_latest else self._overloaded_until
 
     def count_ejection(self, *, is_outlier: bool = False) -> None:
         """Count a server that was ejected for failing, or for failing more than the others."""

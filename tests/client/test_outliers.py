@@ -246,7 +246,8 @@ async def test_a_function_that_hangs_on_all_ejects_none(tmp_path: Path) -> None:
         Replica("", tmp_path / "all").fall_ill("DEADLINE_EXCEEDED", "work")
         async with Load(client, "work", timeout=0.05) as late:
             await late.make(100)
-        assert late.errors == {Code.DEADLINE_EXCEEDED: late.ended}
+        refused = late.errors[Code.RESOURCE_EXHAUSTED]  # by servers that know that it hangs
+        assert late.errors[Code.DEADLINE_EXCEEDED] == late.ended - refused > 0
         assert client.cluster.counters.ejections == 0
 
 

@@ -407,6 +407,32 @@ async def test_late_calls_make_no_outlier_of_a_server_while_another_one_refuses(
             assert other.state == "up"
 
 
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_server_that_refuses_calls_is_an_outlier_only_if_it_answers_none(
+    answers: bool,
+) -> None:
+    """Where a function hangs, the server refuses the calls that would have to wait for it."""
+    async with serving(work) as first, serving(work) as second:
+        clock = FakeClock()
+        async with calling(first, second, clock=clock) as client:
+            await eventually(lambda: len(client.cluster.ready) == 2)
+            one, other = client.cluster.ready
+            stub: Any = client.register(work)
+            method = stub.__rap_method__
+            for _ in range(200):
+                then = clock.monotonic()
+                clock.advance(0.01)
+                for each in (one, one, one, one, other):
+                    each.stats.started(then)
+                one.record_result(then, None)  # of another function
+                one.record_result(then, refused(0.1), method)
+                one.record_result(then, late(remote=False), method)
+                one.record_result(then, None if answers else refused(0.1), method)
+                other.record_result(then, None, method)
+            assert one.state == ("up" if answers else "ejected")
+            assert other.state == "up"
+
+
 async def test_a_sync_client_says_why_a_refused_call_was_not_retried() -> None:
     gates = [Overloaded(), Overloaded()]
     async with servers(*gates) as both:

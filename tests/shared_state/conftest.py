@@ -20,11 +20,15 @@ Connect = Callable[[], SharedState]
 
 
 @pytest.fixture
-async def connect(request: pytest.FixtureRequest, namespace: str) -> AsyncGenerator[Connect, None]:
+async def connect(
+    request: pytest.FixtureRequest, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Connect, None]:
     """Makes states of the kind that a test is given as its parameter."""
     if request.param == "memory":
         one = state_from_url("memory://")
         yield lambda: one
         return
+    # Nothing is down here, only busy perhaps.
+    monkeypatch.setattr("rap.shared_state.redis._BUCKET_TIMEOUT", 10.0)
     url = request.getfixturevalue(f"redis_{request.param}").url
     yield lambda: state_from_url(f"{url}?namespace={namespace}")
