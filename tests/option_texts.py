@@ -19,7 +19,7 @@ from rap.server.config import HandlerOptions, ServerConfig
 ROOT = Path(__file__).parents[1]
 WIDTH = 100
 TOPICS = {
-    "schema-evolution.md#rolling-updates": "Rolling updates",
+    "schema-evolution.md#rolling-updates": "rolling updates",
     "authentication.md": "authentication",
     "authentication.md#identities-of-servers": "identities of servers",
     "authentication.md#revocation-lists": "revocation lists",

@@ -587,10 +587,10 @@ class Cluster:
         """Take a snapshot of the registry."""
         self._known = True
         self._listed = listed
-        if self._on_listed is not None:
-            self._on_listed(listed)
         if self._set_nodes() or self.waiters:
             self._refresh()
+        if self._on_listed is not None:
+            self._on_listed(listed)
 
     def _set_nodes(self) -> bool:
         """Have a node for each server that subsetting chooses of those that are listed.

@@ -21,7 +21,7 @@ class Declarations:
 
     def __init__(self, service: str) -> None:
         self._service = service
-        self._hashes: dict[Method, str] = {}
+        self._hashes: dict[Method, str | None] = {}
         self._told: set[str] = set()
 
     def check(self, declared: Iterable[Method], endpoints: Iterable[Endpoint]) -> list[str]:
@@ -38,7 +38,7 @@ class Declarations:
             hashes = {each[path] for each in known if each is not None and path in each}
             if not hashes:
                 found.append(f"no instance of {self._service} has the function {path}")
-            elif self._hash(method) not in hashes:
+            elif self._hash(method) not in (None, *hashes):
                 found.append(
                     f"{path} has another signature on {self._service} than this client declares;"
                     " `rap compat` says whether calls fail"
@@ -49,7 +49,7 @@ class Declarations:
                 _log.warning("%s", text)
         return found
 
-    def _hash(self, method: Method) -> str:
+    def _hash(self, method: Method) -> str | None:
         if method not in self._hashes:
             assert method.function is not None
             self._hashes[method] = declared_hash(method.function)

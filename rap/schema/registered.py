@@ -5,6 +5,7 @@ the functions that it declares.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 
 from rap.call import StreamType
@@ -14,16 +15,25 @@ from rap.schema.reflection import Registered, describe
 
 __all__ = ["declared_hash", "read_signatures", "signatures_text"]
 
+_log = logging.getLogger("rap.registry")
+
 _MAX_TEXT = 16 * 1024  # characters in a registration, which all clients of the service read
 
 
 def signatures_text(functions: Iterable[Registered]) -> str:
-    """Return the hashes of the public functions of a server; empty if they are too many."""
-    found = {
-        f"{each.group}/{each.name}": signature_hash(describe(each))
-        for each in functions
-        if not each.is_private
-    }
+    """Return the hashes of the public functions of a server.
+
+    It is empty if they are too many, or if one cannot be described: clients then compare nothing.
+    """
+    try:
+        found = {
+            f"{each.group}/{each.name}": signature_hash(describe(each))
+            for each in functions
+            if not each.is_private
+        }
+    except Exception:  # hints are code of the user
+        _log.warning("the signatures of the functions are not registered", exc_info=True)
+        return ""
     text = json.dumps(found, separators=(",", ":"))
     return text if len(text) <= _MAX_TEXT else ""
 
@@ -37,8 +47,16 @@ def read_signatures(text: str) -> Mapping[str, str] | None:
     return found if isinstance(found, dict) else None
 
 
-def declared_hash(function: Function) -> str:
-    """Return the hash of a function that a client declares."""
+def declared_hash(function: Function) -> str | None:
+    """Return the hash of a function that a client declares; `None` if it cannot be described."""
+    try:
+        return _hash(function)
+    except Exception:  # hints are code of the user
+        _log.debug("the signature of %s is not compared", function.name, exc_info=True)
+        return None
+
+
+def _hash(function: Function) -> str:
     found = describe(_Declared(function))
     if function.stream_type is StreamType.CHANNEL:  # its other end receives what this one sends
         found["request"], found["response"] = found["response"], found["request"]

@@ -79,7 +79,7 @@ async def test_the_same_data_has_the_same_signature() -> None:
         sku: str
         count: int = 7
 
-    def named(func: Callable[..., Any], name: str) -> str:
+    def named(func: Callable[..., Any], name: str) -> str | None:
         func.__name__ = name
         return declared_hash(Function.of(func))
 
@@ -96,6 +96,24 @@ async def test_the_same_data_has_the_same_signature() -> None:
         signatures_text(h for h in shop(talk).handlers if h.name == "talk")
     ).values()
     assert declared_hash(Function.of(from_there)) == registered
+
+
+def test_a_function_that_cannot_be_described_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("a hint")
+
+    monkeypatch.setattr("rap.schema.registered.describe", fail)
+    assert signatures_text(shop(reserve).handlers) == ""
+    assert declared_hash(Function.of(reserve)) is None
+
+
+def test_very_many_functions_are_not_registered() -> None:
+    server = shop(reserve)
+    for number in range(500):
+        server.register(reserve, name=f"a_function_with_a_long_name_{number}")
+    assert signatures_text(server.handlers) == ""
 
 
 async def different(order: OrderDict) -> int: ...  # type: ignore[empty-body]  # a declaration
