@@ -52,7 +52,7 @@ async def opened(replica: Replica) -> None:
 
 
 async def test_all_replicas_get_calls() -> None:
-    async with Fleet(server, 3) as fleet:
+    async with Fleet(server, 3, picker="round_robin") as fleet:
         await ready(fleet, 3)
         counts = await spread(fleet)
         assert sorted(counts) == ["a", "b", "c"]
@@ -101,7 +101,7 @@ async def test_the_registration_of_a_killed_replica_stays_until_its_lease_expire
 
 
 async def test_a_replica_that_is_restarted_serves_again() -> None:
-    async with Fleet(server, 2) as fleet:
+    async with Fleet(server, 2, picker="round_robin") as fleet:
         await ready(fleet, 2)
         fleet["a"].kill()
         await ready(fleet, 1)
