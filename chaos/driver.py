@@ -27,6 +27,7 @@ FIELDS = 6  # numbers that are written for each call
 _TICK = 0.001  # seconds between two looks at which calls are due
 _LOOK = 0.02  # seconds between two looks at the replicas and at the own lateness
 _SAMPLE = 0.25  # seconds between two looks at how many calls each replica got
+_MOST_LATE = 2.0  # seconds; what was due before is left out, or a driver would never catch up
 _LATE = 0.03  # seconds of own lateness that are written
 _LINGER = 2.0  # seconds after the last deadline
 _MAX_ERRORS = 20_000  # that are written with their text
@@ -83,6 +84,7 @@ class _Driver:
         self._pauses: list[tuple[float, float]] = []
         self._samples: list[tuple[float, dict[str, int]]] = []
         self._serial = plan.number * SERIALS
+        self._left_out = 0
 
     async def run(self) -> None:
         plan, now = self._plan, time.monotonic
@@ -98,6 +100,9 @@ class _Driver:
         stop = asyncio.ensure_future(_input_ended())
         while due < end and not stop.done():
             passed = now() - plan.start
+            if due < passed - _MOST_LATE:
+                self._left_out += int((passed - due) * plan.rate)
+                due = passed
             while due <= passed and due < end:
                 shape = rng.choices(shapes, weights)[0] if only is None else only
                 deadline = rng.choice(DEADLINES) if only is None else DEADLINES[0]
@@ -174,6 +179,7 @@ class _Driver:
             "changes": self._changes,
             "pauses": self._pauses,
             "samples": self._samples,
+            "left_out": self._left_out,
             "cpu": time.process_time(),
         }
         (directory / f"driver-{number}.json").write_text(json.dumps(found))

@@ -113,6 +113,7 @@ class Found:
         effects: What each event did.
         alive: When how many replicas of ``stock`` were healthy.
         driver_cpu: Seconds of processor time of each driver.
+        left_out: Calls that were not made because their driver was late.
     """
 
     seconds: list[Second]
@@ -128,6 +129,7 @@ class Found:
     effects: list[Effect] = field(default_factory=list)
     alive: list[tuple[float, int]] = field(default_factory=list)
     driver_cpu: list[float] = field(default_factory=list)
+    left_out: int = 0
 
     @property
     def calls(self) -> int:
@@ -192,6 +194,7 @@ def read_day(
     found.alive = _alive(health, "stock-")
     reports = [json.loads(path.read_text()) for path in sorted(directory.glob("driver-*.json"))]
     found.driver_cpu = [report["cpu"] for report in reports]
+    found.left_out = sum(report["left_out"] for report in reports)
     for report in reports:
         found.pauses += [(at, late) for at, late in report["pauses"]]
     none_healthy = _without(found.alive) + _without(_alive(health, "front-"))

@@ -58,7 +58,7 @@ def _verdict(found: Found, happenings: Sequence[Happening], wanted: int) -> str:
         ("failed while their driver was late", f"{len(found.own):,}", None),
         (
             "drivers were late, share of the time",
-            f"{share:.2%}, at most {worst:.2f} s",
+            f"{share:.2%}, at most {worst:.2f} s; {found.left_out:,} calls were not made",
             share < _BUSY,
         ),
     ]

@@ -61,6 +61,7 @@ class Day:
         report = {
             "number": 0,
             "samples": self.samples,
+            "left_out": 3,
             "errors": self.errors,
             "pauses": self.pauses,
             "changes": self.changes,
@@ -228,6 +229,7 @@ def test_report_and_picture_name_every_event(day: Day) -> None:
         assert f"| {event.title} |" in report
         assert picture.count(event.title) == 2
     assert "| failed idempotent calls | 1 | **MISS** |" in report
+    assert "at most 0.00 s; 3 calls were not made" in report
     assert "| calls (at least 50) | 40 | **MISS** |" in report
 
 
