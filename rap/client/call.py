@@ -584,7 +584,8 @@ class Invoker:
                 return False
         elsewhere = any(each.key not in failed for each in self.cluster.ready)
         is_refused_by_all = not elsewhere and is_refusal(error)
-        if is_refused_by_all and not self.cluster.is_gathering():
+        gathers = is_refusal(error) and self.cluster.is_gathering()
+        if is_refused_by_all and not gathers:
             self.policy.gives_up(error)
             return False
         if error.code is Code.UNIMPLEMENTED and error.unserved:
@@ -598,7 +599,7 @@ class Invoker:
             call.retry_after(error)
             return True
         attempts = state.count
-        if is_refused_by_all:  # it waits for the others to come, which its deadline limits
+        if gathers:  # it waits for the others to come, which its deadline limits
             attempts = max(1, min(attempts, method.rules.max_attempts - 1))
         pause = self.policy.pause(
             error,
@@ -613,7 +614,9 @@ class Invoker:
             return False
         in_retry = serves_retry(running_call())
         parted = not conn.usable
-        if not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
+        if gathers and not in_retry:  # for five seconds at most
+            self.budget.count_free()
+        elif not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
             return False
         state.next_attempt(failed)
         call.retry_after(error)

@@ -800,7 +800,8 @@ class Cluster:
             elif nodes and not self.ready:
                 self._gathered_at = now + _GATHERING
             most, at = self._most_ready
-            if self.ready and (len(self.ready) >= most or now > at + _FORMER):
+            is_past = now > max(at + _FORMER, self._gathered_at)
+            if self.ready and (len(self.ready) >= most or is_past):
                 self._most_ready = (len(self.ready), now)  # until now
             self.ready, self._weights = nodes, weights
         if self._zones is not None:

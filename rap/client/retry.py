@@ -24,7 +24,8 @@ A call that an overloaded server has refused is retried only if there is a serve
 refused calls just now, because more attempts are what an overloaded service needs least. Where a
 whole service is started again, that server may still have to come: for five seconds after the first
 one is ready, the call waits as long as the refusal says, and is then made again, until others are
-ready or its deadline passes.
+ready or its deadline passes. These attempts do not count, because all calls of the outage come at
+once, and no budget is made for that; a refusal costs the server some microseconds.
 A call that a handler makes while it serves a further attempt is not retried by its own client:
 four attempts at each of four would be sixteen, and so are seven. What that call in turn calls does
 not know of it; there the budgets of the services between bound the load.

@@ -247,11 +247,11 @@ async def test_a_refused_call_does_not_wait_for_servers_that_have_not_come_for_l
 
 
 @asynccontextmanager
-async def first_back_of_two(gate: Overloaded, clock: FakeClock) -> AsyncIterator[Client]:
-    """Connect a client to the first of two servers, after both were away; only it is listed."""
-    async with servers(gate, gate) as both, calling(*both, clock=clock) as client:
+async def back_but_one(gate: Overloaded, clock: FakeClock, away: int = 2) -> AsyncIterator[Client]:
+    """Connect a client to all but one of the servers that were away; only they are listed."""
+    async with servers(*[gate] * away) as all_of_them, calling(*all_of_them, clock=clock) as client:
         cluster = client.cluster
-        await eventually(lambda: len(cluster.ready) == 2)
+        await eventually(lambda: len(cluster.ready) == away)
         listed = {each.key: each.endpoint for each in cluster.ready}
         connections = [each.conn for each in cluster.ready]
         clock.advance(100.0)
@@ -261,8 +261,9 @@ async def first_back_of_two(gate: Overloaded, clock: FakeClock) -> AsyncIterator
             conn.abort(ConnectionClosed("it is told to end"))
         await eventually(lambda: not cluster.nodes)
         clock.advance(100.0)
-        cluster._apply(dict([listed.popitem()]))
-        await eventually(lambda: len(cluster.ready) == 1)
+        listed.popitem()
+        cluster._apply(listed)
+        await eventually(lambda: len(cluster.ready) == away - 1)
         yield client
 
 
@@ -271,9 +272,10 @@ async def test_a_refused_call_comes_again_while_servers_that_were_away_are_not_l
     call: Any,
 ) -> None:
     gate, clock = Overloaded(0.5), FakeClock()
-    async with first_back_of_two(gate, clock) as client:
+    async with back_but_one(gate, clock) as client:
+        others = clock.sleeping
         running = asyncio.ensure_future(call(client))
-        await eventually(lambda: running.done() or client.cluster.all_refuse())
+        await eventually(lambda: running.done() or clock.sleeping > others)
         assert not running.done()
         gate.seconds = None
         clock.advance(0.51)
@@ -286,23 +288,33 @@ async def test_a_call_that_waits_for_servers_to_come_back_may_be_refused_more_th
     call: Any,
 ) -> None:
     gate, clock = Overloaded(0.2), FakeClock()
-    async with first_back_of_two(gate, clock) as client:
+    async with back_but_one(gate, clock) as client:
+        others = clock.sleeping
         running = asyncio.ensure_future(call(client))
 
         def refused_again(times: int) -> bool:
-            return bool(running.done()) or (gate.seen == times and client.cluster.all_refuse())
-
-        def answered() -> bool:
-            clock.advance(0.1)
-            return bool(running.done())
+            return bool(running.done()) or (gate.seen == times and clock.sleeping > others)
 
         for times in range(1, 7):
             await eventually(partial(refused_again, times))
             assert not running.done()
+            if times == 6:
+                gate.seconds = None
             clock.advance(0.61)  # and the jitter
-        gate.seconds = None
-        await eventually(answered)
         assert await within(running) == 1
+        assert gate.seen == 7
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_all_calls_of_an_outage_may_wait_for_servers_to_come_back(is_alone: bool) -> None:
+    gate, clock = Overloaded(0.5), FakeClock()
+    async with back_but_one(gate, clock, away=2 if is_alone else 3) as client:
+        calls = [asyncio.ensure_future(client.raw_call("work")) for _ in range(300)]
+        await eventually(lambda: clock.sleeping >= 300)
+        assert not any(call.done() for call in calls)
+        gate.seconds = None
+        clock.advance(1.0)
+        assert await within(asyncio.gather(*calls)) == [1] * 300
 
 
 async def test_a_refused_call_whose_time_is_too_short_to_come_again_says_so_at_once() -> None:
