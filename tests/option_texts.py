@@ -37,6 +37,7 @@ TOPICS = {
     "operations.md#draining": "draining",
     "operations.md#overload": "overload",
     "operations.md#what-clients-do": "what clients do",
+    "security.md": "security",
     "security.md#private-functions": "private functions",
 }
 # Each table: the class that declares the options, whose they are, and the page.

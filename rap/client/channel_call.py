@@ -77,6 +77,18 @@ class ChannelCall:
         self._stream: StreamAttempt | None = None
         self._channel: Channel | None = None
 
+    @property
+    def method(self) -> str:
+        """Name of the function, ``/group/name``."""
+        return self._call.method
+
+    @property
+    def trace_id(self) -> str:
+        """Trace id of the call, as 32 hex digits; empty without a trace."""
+        from rap.processor.tracing.context import trace_id  # few programs need it
+
+        return trace_id(self._call)
+
     async def run(self, func: Callable[..., Any]) -> Any:
         """Run `func` with the channel in its place among the arguments.
 

@@ -20,6 +20,7 @@ __all__ = ["Method", "MethodCache", "merge_arguments"]
 _JUST_BEGUN = 0.005  # seconds of a timeout that may have passed
 _OFTEN_THE_SAME = {"session_id", UNTRACED, PRIORITY}
 _MAX_KEPT = 4096  # methods of functions and names that are called without a stub
+_MAX_NAME = 256  # characters of a name whose method is kept
 
 
 class Method:
@@ -209,7 +210,7 @@ class MethodCache:
     def for_name(
         self, name: str, group: str | None, stream_type: StreamType = StreamType.UNARY
     ) -> Method:
-        """Return the method for a bare name.
+        """Return the method for a bare name, and keep it.
 
         Raises:
             TypeError: It is not a name, or `group` is not a string.
@@ -224,8 +225,22 @@ class MethodCache:
             raise
         if method is None:
             method = self.make(name, group, None, stream_type=stream_type)
-            self._keep(key, method)
+            self.keep_name(method, group)
         return method
+
+    def find_name(self, name: str, group: str, stream_type: StreamType) -> Method:
+        """Return the method that is kept for a bare name, or a new one, which is not kept.
+
+        It is for names that others choose, as for a gateway. Call `keep_name` when a server is
+        known to have the function.
+        """
+        kept = self._kept.get((name, group, stream_type))
+        return kept or self.make(name, group, None, stream_type=stream_type)
+
+    def keep_name(self, method: Method, group: str | None) -> None:
+        """Keep a method that `find_name` has returned for a bare name and `group`."""
+        if len(method.path) <= _MAX_NAME:
+            self._keep((method.name, group, method.stream_type), method)
 
     def for_function(self, func: Callable[..., Any], group: str | None) -> Method:
         """Return the method of a declared function or of a stub.
@@ -250,8 +265,10 @@ class MethodCache:
         return method
 
     def _keep(self, key: Any, method: Method) -> None:
-        if len(self._kept) < _MAX_KEPT:
-            self._kept[key] = method
+        if key not in self._kept and len(self._kept) >= _MAX_KEPT:
+            # The oldest one gives way. If it is in use, it comes back with its next call.
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = method
 
 
 def _hedge_policy(hedge: bool | float | None, rules: CallRules) -> HedgePolicy | None:

@@ -122,6 +122,18 @@ class ResponseStream(Generic[T_co]):
         return answer_trailer(self._end_meta) if self._end_meta else stream.answer_trailer
 
     @property
+    def method(self) -> str:
+        """Name of the function, ``/group/name``."""
+        return self._call.method
+
+    @property
+    def trace_id(self) -> str:
+        """Trace id of the call, as 32 hex digits; empty without a trace."""
+        from rap.processor.tracing.context import trace_id  # few programs need it
+
+        return trace_id(self._call)
+
+    @property
     def peer(self) -> Peer | None:
         """The server of the last attempt; `None` before the first."""
         return self._call.peer

@@ -34,6 +34,7 @@ _FREE = 200.0 * _MEMORY
 functions that take milliseconds are not throttled for a few refusals, or for a short pause."""
 _STEP = 0.01  # seconds between two reductions of the counts
 _QUIET = 0.25  # seconds without a refusal after which all calls are sent again
+_MOST = 4096  # functions that are throttled at the same time
 _LEAST_SENT = 3  # calls that were sent in that time
 _FORGOTTEN = 10.0  # seconds after which that does not matter
 
@@ -153,6 +154,8 @@ class Throttles:
         key = (path, priority)
         throttle = self._throttles.get(key)
         if throttle is None:
+            if len(self._throttles) >= _MOST:  # others may choose the names, as for a gateway
+                return
             throttle = self._throttles[key] = Throttle(now)
             self._set_active()
         throttle.retry_after = pushback(error) or 0.0

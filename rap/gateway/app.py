@@ -49,6 +49,7 @@ def create_app(
     allowed_hosts: Collection[str] | None = None,
     cors: bool | Mapping[str, Any] = False,
     authorize: Callable[[HTTPConnection], object] | None = None,
+    debug: bool = False,
 ) -> Starlette:
     """Return an application that calls functions for HTTP clients.
 
@@ -101,6 +102,9 @@ def create_app(
         authorize: Called with each request, a `starlette.requests.HTTPConnection`, before its body
             is read; `def` or `async def`. It returns `True` if the request may be served, and
             `False` for status 401, or raises `PermissionDenied` for 403. Default None.
+        debug: Whether clients get the texts of all errors. By default, they get only the code and a
+            trace id for errors whose texts show the inside: exceptions, addresses, signatures.
+            Default False.
 
     Raises:
         ValueError: An option has an invalid value; the message names it.
@@ -128,6 +132,7 @@ def create_app(
         allowed_hosts=allowed_hosts,
         cors=cors,
         authorize=authorize,
+        debug=debug,
     )
     endpoints = Endpoints(client, Parser(group_filter or ()), config)
     path = prefix.rstrip("/")

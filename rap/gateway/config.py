@@ -146,3 +146,10 @@ class GatewayConfig(Options, frozen=True, kw_only=True, eq=False):
             check=_check_hook,
         ),
     ] = None
+    debug: Annotated[
+        bool,
+        Option(
+            "Whether clients get the texts of all errors. By default, they get only the code and a "
+            "trace id for errors whose texts show the inside: exceptions, addresses, signatures.",
+        ),
+    ] = False

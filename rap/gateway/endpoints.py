@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,21 +11,31 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from rap.call import StreamType
 from rap.client import Client
+from rap.client.response_stream import ResponseStream
 from rap.client.unary_call import UnaryCall
 from rap.errors import CallError
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.calls import Caller
 from rap.gateway.client_address import ClientAddresses
 from rap.gateway.config import GatewayConfig
+from rap.gateway.errors import BadRequest, ErrorReplies
 from rap.gateway.guard import Guard
 from rap.gateway.places import Places
-from rap.gateway.request import Parser, host_of, options_of, read_body
+from rap.gateway.request import (
+    FunctionCall,
+    Parser,
+    RequestOptions,
+    channel_options_of,
+    host_of,
+    options_of,
+    read_body,
+)
 from rap.gateway.request_lines import NDJSON, RequestLines
 from rap.gateway.response import (
     EVENT_STREAM,
-    BadRequest,
-    error_object,
+    EventResponse,
     error_response,
     event_response,
     left_response,
@@ -54,12 +65,14 @@ class Endpoints:
 
     def __init__(self, client: Client, parser: Parser, config: GatewayConfig) -> None:
         places = Places(config, client.config.max_in_flight)
-        posts = _Posts(Caller(client), parser, config, places)
+        replies = ErrorReplies(config.debug)
+        caller = Caller(client)
+        posts = _Posts(caller, parser, config, places, replies)
         guard = Guard(config.allowed_origins, config.allowed_hosts, config.authorize)
-        door = _Door(guard, places, ClientAddresses(config.trusted_proxies))
+        door = _Door(guard, places, ClientAddresses(config.trusted_proxies), replies)
         self.normal = _Post(posts.normal, door)
         self.call = _Post(posts.call, door, NDJSON)
-        self.channel = _Channel(client, parser, config, door)
+        self.channel = _Channel(caller, parser, config, door)
 
 
 class _Door(NamedTuple):
@@ -69,11 +82,13 @@ class _Door(NamedTuple):
         guard: Decides whether it is allowed.
         places: The places of the gateway.
         addresses: Finds the address of the client.
+        replies: Makes the objects of errors.
     """
 
     guard: Guard
     places: Places
     addresses: ClientAddresses
+    replies: ErrorReplies
 
 
 class _Visit(NamedTuple):
@@ -110,7 +125,7 @@ class _Post:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        guard, places, addresses = self._door
+        guard, places, addresses, replies = self._door
         request = Request(addresses.resolve(scope))
         response: Response | None = None
         with ExitStack() as stack:
@@ -119,7 +134,7 @@ class _Post:
                 media_type = guard.check_type(request, *self._media_types)
                 stack.enter_context(places.of_address(host_of(request)))
             except BadRequest as error:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, replies)(scope, receive, send)
                 return
             async with Arrivals(receive) as arrivals:
                 try:
@@ -136,7 +151,7 @@ class _Post:
             await self._door.guard.authorize(visit.request)
             return await self._serve(visit)
         except (CallError, BadRequest) as error:
-            return error_response(error)
+            return error_response(error, self._door.replies)
 
 
 class _Posts:
@@ -147,11 +162,18 @@ class _Posts:
         parser: Reads what the requests ask for.
         config: Options of the gateway.
         places: The places of the gateway.
+        replies: Makes the objects of errors.
     """
 
     def __init__(
-        self, caller: Caller, parser: Parser, config: GatewayConfig, places: Places
+        self,
+        caller: Caller,
+        parser: Parser,
+        config: GatewayConfig,
+        places: Places,
+        replies: ErrorReplies,
     ) -> None:
+        self._replies = replies
         self._caller = caller
         self._parser = parser
         self._config = config
@@ -160,7 +182,7 @@ class _Posts:
     async def normal(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its body."""
         call = self._parser.parse(await self._body(visit))
-        return await _answer(self._caller.start(call, options_of(visit.request)))
+        return await self._unary(call, options_of(visit.request))
 
     async def call(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its path."""
@@ -172,10 +194,14 @@ class _Posts:
         call = self._parser.parse_named(**request.path_params, text=await self._body(visit))
         options = options_of(request)
         if not _wants_events(request):
-            return await _answer(self._caller.start(call, options))
+            return await self._unary(call, options)
         with self._places.first_item():
-            items = self._caller.iterate(call, None, options)
-            return await event_response(items, self._config.first_item_timeout)
+            method = self._caller.method(call, StreamType.STREAM)
+            items = self._caller.iterate(method, call, options)
+            response = await self._events(items)
+            if isinstance(response, EventResponse):
+                self._caller.confirm(method, call)
+            return response
 
     async def _call_with_items(self, visit: _Visit) -> Response:
         request, config = visit.request, self._config
@@ -185,10 +211,34 @@ class _Posts:
         call = self._parser.parse_named(**request.path_params, text=first)
         items, options = lines.items(), options_of(request)
         if not _wants_events(request):
-            return await _answer(self._caller.start_with_items(call, items, options))
+            return await self._result(self._caller.start_with_items(call, items, options))
         with self._places.first_item():
-            answers = self._caller.iterate(call, items, options)
-            return await event_response(answers, config.first_item_timeout)
+            return await self._events(self._caller.iterate_with_items(call, items, options))
+
+    async def _unary(self, call: FunctionCall, options: RequestOptions) -> Response:
+        method = self._caller.method(call, StreamType.UNARY)
+        return await self._result(
+            self._caller.start(method, call, options), partial(self._caller.confirm, method, call)
+        )
+
+    async def _result(
+        self,
+        started: UnaryCall[Any],
+        confirm: Callable[[CallError | None], None] = lambda _: None,
+    ) -> Response:
+        try:
+            result = await started
+        except CallError as error:
+            confirm(error)
+            return error_response(error, self._replies, started)
+        confirm(None)
+        try:
+            return result_response(result, started)
+        except CallError as error:
+            return error_response(error, self._replies, started)
+
+    async def _events(self, items: ResponseStream[Any]) -> Response:
+        return await event_response(items, self._config.first_item_timeout, self._replies)
 
     async def _body(self, visit: _Visit) -> bytes:
         return await read_body(visit.arrivals, self._config.max_body, self._config.body_timeout)
@@ -198,21 +248,21 @@ class _Channel:
     """An ASGI application for WebSockets.
 
     Args:
-        client: Makes the calls.
+        caller: Makes the calls.
         parser: Reads what the first messages ask for.
         config: Options of the gateway.
         door: What the requests pass before.
     """
 
-    def __init__(self, client: Client, parser: Parser, config: GatewayConfig, door: _Door) -> None:
-        self._client = client
+    def __init__(self, caller: Caller, parser: Parser, config: GatewayConfig, door: _Door) -> None:
+        self._caller = caller
         self._parser = parser
         self._config = config
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket."""
-        guard, places, addresses = self._door
+        guard, places, addresses, replies = self._door
         socket = WebSocket(addresses.resolve(scope), receive, send)
         with ExitStack() as stack:
             try:
@@ -220,7 +270,7 @@ class _Channel:
                 stack.enter_context(places.of_address(host_of(socket)))
                 stack.enter_context(places.socket())
             except BadRequest as error:
-                await _refuse(socket, error)
+                await _refuse(socket, error, replies)
                 return
             await socket.receive()  # that it connects
             async with Arrivals(socket.receive) as arrivals:
@@ -232,15 +282,19 @@ class _Channel:
             with arrivals.bound():
                 await self._door.guard.authorize(socket)
         except (CallError, BadRequest) as error:
-            await _refuse(socket, error)
+            await _refuse(socket, error, self._door.replies)
             return
         await socket.accept()
-        code = _NORMAL
+        code, opened = _NORMAL, None
         try:
             call = self._parser.parse(await self._first_message(arrivals), is_channel=True)
-            await bridge(self._client, call, socket, arrivals, self._config)
+            method = self._caller.method(call, StreamType.CHANNEL)
+            opened = self._caller.channel(method, call, channel_options_of(socket))
+            client, as_json = self._caller.client, call.json_messages
+            await bridge(client, opened, socket, arrivals, self._config, as_json=as_json)
+            self._caller.confirm(method, call)
         except (CallError, BadRequest) as error:
-            reply = error_object(error)
+            reply = self._door.replies.reply(error, opened)
             code = close_code(reply["code"])
             await socket.send_text(to_json(reply))
         if socket.client_state is WebSocketState.CONNECTED:
@@ -256,19 +310,12 @@ class _Channel:
             raise BadRequest(408, text) from None
 
 
-async def _refuse(socket: WebSocket, error: CallError | BadRequest) -> None:
+async def _refuse(socket: WebSocket, error: CallError | BadRequest, replies: ErrorReplies) -> None:
     """Refuse a WebSocket: with a response if the ASGI server can send one, otherwise with 403."""
     if "websocket.http.response" in socket.scope.get("extensions", {}):
-        await socket.send_denial_response(error_response(error))
+        await socket.send_denial_response(error_response(error, replies))
     else:
         await socket.close()
-
-
-async def _answer(started: UnaryCall[Any]) -> Response:
-    try:
-        return result_response(await started, started)
-    except CallError as error:
-        return error_response(error, started)
 
 
 def _wants_events(request: Request) -> bool:

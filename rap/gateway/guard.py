@@ -13,7 +13,8 @@ from typing import NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from rap.gateway.response import BadRequest
+from rap.errors import PermissionDenied, Unauthenticated
+from rap.gateway.errors import BadRequest, status_of
 
 __all__ = ["Guard", "check_hosts", "check_origins"]
 
@@ -82,7 +83,7 @@ class Guard:
 
         Raises:
             BadRequest: It is not.
-            CallError: The hook has raised it.
+            CallError: The hook has raised another one.
             TypeError: The hook has returned neither `True` nor `False`.
         """
         if self._authorize is None:
@@ -93,6 +94,8 @@ class Guard:
                 verdict = await verdict
         except HTTPException as exc:
             raise BadRequest(exc.status_code, exc.detail, exc.headers) from exc
+        except (Unauthenticated, PermissionDenied) as exc:
+            raise BadRequest(status_of(exc), exc.message) from exc
         if verdict is False:
             raise BadRequest(401, "the request is not authorized")
         if verdict is not True:  # anything else might be true without meaning it

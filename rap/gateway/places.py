@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rap.address import Peer
 from rap.gateway.config import GatewayConfig
-from rap.gateway.response import BadRequest
+from rap.gateway.errors import BadRequest
 
 __all__ = ["Places"]
 

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection, Request
 
 from rap.call import FORWARDED, PRIORITIES, Header, canonical_group
 from rap.gateway.arrivals import Arrivals
-from rap.gateway.response import BadRequest
+from rap.gateway.errors import BadRequest
 
 __all__ = [
     "PRIORITY_HEADER",
@@ -19,11 +19,10 @@ __all__ = [
     "FunctionCall",
     "Parser",
     "RequestOptions",
-    "header_of",
+    "channel_options_of",
     "host_of",
     "options_of",
     "parse_json",
-    "priority_of",
     "read_body",
 ]
 
@@ -153,7 +152,7 @@ def host_of(connection: HTTPConnection) -> str:
     return "" if connection.client is None else connection.client.host
 
 
-def header_of(connection: HTTPConnection) -> Header:
+def _header_of(connection: HTTPConnection) -> Header:
     """Return the header of the call for a request: the address of its client, and its trace."""
     header: Header = {FORWARDED: host_of(connection)}
     for name in TRACE_HEADERS:
@@ -169,10 +168,19 @@ def options_of(request: Request) -> RequestOptions:
     Raises:
         BadRequest: A header has a bad value; the message names it.
     """
-    return RequestOptions(header_of(request), _timeout_of(request), priority_of(request))
+    return RequestOptions(_header_of(request), _timeout_of(request), _priority_of(request))
 
 
-def priority_of(connection: HTTPConnection) -> str | None:
+def channel_options_of(connection: HTTPConnection) -> RequestOptions:
+    """Return the options of the call for a WebSocket; it has no timeout.
+
+    Raises:
+        BadRequest: A header has a bad value; the message names it.
+    """
+    return RequestOptions(_header_of(connection), None, _priority_of(connection))
+
+
+def _priority_of(connection: HTTPConnection) -> str | None:
     """Return the priority of the call, from the header ``Rap-Priority``.
 
     Anyone can send the header, so it can only lower the priority: a client that names a high one

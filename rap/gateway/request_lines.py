@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rap.gateway.arrivals import Arrivals
+from rap.gateway.errors import BadRequest
 from rap.gateway.request import parse_json
-from rap.gateway.response import BadRequest
 
 __all__ = ["NDJSON", "RequestLines"]
 

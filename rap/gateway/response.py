@@ -1,8 +1,4 @@
-"""Responses of the gateway: results as JSON, items as server-sent events, errors as HTTP statuses.
-
-The statuses are those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's status for a client
-that has closed the request.
-"""
+"""Responses of the gateway: results as JSON, items as server-sent events, errors as statuses."""
 
 import asyncio
 import base64
@@ -10,7 +6,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -20,13 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from rap.call import Header
 from rap.client.response_stream import ResponseStream
-from rap.errors import CallError, Code, HandlerError, Internal
+from rap.errors import CallError, Code, Internal
+from rap.gateway.errors import BadRequest, CallOfError, ErrorReplies
 
 __all__ = [
     "EVENT_STREAM",
     "Answer",
-    "BadRequest",
-    "error_object",
+    "EventResponse",
     "error_response",
     "event_response",
     "left_response",
@@ -41,25 +37,7 @@ _HEADER, _TRAILER = "Rap-Header-", "Rap-Trailer-"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _NOTHING = object()
-
-_STATUS: Mapping[Code, int] = {
-    Code.CANCELLED: 499,
-    Code.UNKNOWN: 500,
-    Code.INVALID_ARGUMENT: 400,
-    Code.DEADLINE_EXCEEDED: 504,
-    Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
-    Code.PERMISSION_DENIED: 403,
-    Code.RESOURCE_EXHAUSTED: 429,
-    Code.FAILED_PRECONDITION: 400,
-    Code.ABORTED: 409,
-    Code.OUT_OF_RANGE: 400,
-    Code.UNIMPLEMENTED: 501,
-    Code.INTERNAL: 500,
-    Code.UNAVAILABLE: 503,
-    Code.DATA_LOSS: 500,
-    Code.UNAUTHENTICATED: 401,
-}
+_CLIENT_LEFT = 499  # status
 
 # Errors with a status that may have a Retry-After, as servers do with `retry_after` (RFC 9110,
 # section 10.2.3; RFC 6585, section 4).
@@ -67,22 +45,7 @@ _BUSY = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
 _LONGEST_PAUSE = 1e9  # seconds
 
 
-class BadRequest(Exception):
-    """A request that the gateway refuses without calling a function.
-
-    Args:
-        status: HTTP status.
-        message: The reason, as one sentence.
-        headers: Headers of the response.
-    """
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = headers or {}
-
-
-class Answer(Protocol):
+class Answer(CallOfError, Protocol):
     """A call whose answer has a header and a trailer."""
 
     @property
@@ -106,9 +69,11 @@ def result_response(data: Any, answer: Answer) -> Response:
     return Response(body, headers=_headers_of(answer), media_type=_JSON)
 
 
-def error_response(error: CallError | BadRequest, answer: Answer | None = None) -> Response:
+def error_response(
+    error: CallError | BadRequest, replies: ErrorReplies, answer: Answer | None = None
+) -> Response:
     """Return the response for an error of a call, or of the request."""
-    reply = error_object(error)
+    reply = replies.reply(error, answer)
     headers = {} if answer is None else _headers_of(answer)
     if isinstance(error, BadRequest):
         headers |= error.headers
@@ -121,7 +86,7 @@ def error_response(error: CallError | BadRequest, answer: Answer | None = None) 
 
 def left_response() -> Response:
     """Return what a client that has disconnected does not read; logs have its status."""
-    return Response(status_code=_STATUS[Code.CANCELLED])
+    return Response(status_code=_CLIENT_LEFT)
 
 
 def _headers_of(answer: Answer, *, trailer: bool = True) -> dict[str, str]:
@@ -143,26 +108,9 @@ def result_object(data: Any) -> dict[str, Any]:
     return {"code": 0, "data": data}
 
 
-def error_object(error: CallError | BadRequest) -> dict[str, Any]:
-    """Return the response object of an error; its ``code`` is the HTTP status."""
-    if isinstance(error, BadRequest):
-        status = error.status
-    elif error.code is Code.UNIMPLEMENTED and error.unserved:
-        status = 404  # no server has the function; from a handler, the code has its usual status
-    else:
-        status = _STATUS[error.code]
-    return {"code": status, "msg": _text_of(error)}
-
-
-def _text_of(error: CallError | BadRequest) -> str:
-    """Return the text of an error; that of a handler's exception begins with its type."""
-    name = error.details.get("type") if isinstance(error, HandlerError) else None
-    if not isinstance(error, HandlerError) or not isinstance(name, str):
-        return str(error)
-    return f"{name}: {error.message}" if error.message else name
-
-
-async def event_response(items: ResponseStream[Any], first_item_timeout: float | None) -> Response:
+async def event_response(
+    items: ResponseStream[Any], first_item_timeout: float | None, replies: ErrorReplies
+) -> Response:
     """Return a response with one server-sent event per item (WHATWG HTML, section 9.2).
 
     The generator ends when the response is cancelled, as when the client disconnects. An event
@@ -174,6 +122,7 @@ async def event_response(items: ResponseStream[Any], first_item_timeout: float |
     Args:
         items: The call.
         first_item_timeout: Seconds until the first item or the end; `None`: no limit.
+        replies: Makes the objects of errors.
 
     Raises:
         BadRequest: The request was found to be wrong before the first item, or that took too long.
@@ -185,16 +134,16 @@ async def event_response(items: ResponseStream[Any], first_item_timeout: float |
             to_json(first)  # an item that JSON cannot represent still gets an error status
     except CallError as error:
         await items.aclose()
-        return error_response(error, items)
+        return error_response(error, replies, items)
     except TimeoutError:
         await items.aclose()
         text = f"no item within {first_item_timeout:g} s, which is first_item_timeout"
         raise BadRequest(504, text) from None
     headers = {"Cache-Control": "no-store", **_headers_of(items, trailer=False)}
-    return _EventResponse(_events(first, items), media_type=EVENT_STREAM, headers=headers)
+    return EventResponse(_events(first, items, replies), media_type=EVENT_STREAM, headers=headers)
 
 
-class _EventResponse(StreamingResponse):
+class EventResponse(StreamingResponse):
     """A response with events. Whoever sends it watches for the disconnect of the client."""
 
     body_iterator: AsyncGenerator[str, None]
@@ -205,7 +154,9 @@ class _EventResponse(StreamingResponse):
             await self.stream_response(send)
 
 
-async def _events(first: Any, items: ResponseStream[Any]) -> AsyncGenerator[str, None]:
+async def _events(
+    first: Any, items: ResponseStream[Any], replies: ErrorReplies
+) -> AsyncGenerator[str, None]:
     try:
         if first is not _NOTHING:
             yield f"data: {to_json(first)}\n\n"
@@ -217,7 +168,7 @@ async def _events(first: Any, items: ResponseStream[Any]) -> AsyncGenerator[str,
         trailer = _trailer_field(items)
         yield f"event: end\ndata: {to_json(trailer or None)}\n\n"
     except (CallError, BadRequest) as error:
-        reply = error_object(error) | _trailer_field(items)
+        reply = replies.reply(error, items) | _trailer_field(items)
         yield f"event: error\ndata: {to_json(reply)}\n\n"
     except ClientDisconnect:
         return

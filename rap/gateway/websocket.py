@@ -8,11 +8,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from rap.call import FORWARDED
 from rap.channel import Channel
 from rap.client import Client
+from rap.client.channel_call import ChannelCall
 from rap.errors import CallError, ChannelClosed
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.config import GatewayConfig
-from rap.gateway.request import FunctionCall, header_of, parse_json, priority_of
-from rap.gateway.response import BadRequest, result_object, to_json
+from rap.gateway.errors import BadRequest
+from rap.gateway.request import parse_json
+from rap.gateway.response import result_object, to_json
 from rap.tasks import start_task
 
 __all__ = ["bridge", "close_code", "text_of"]
@@ -24,10 +26,12 @@ _POLICY, _SERVER_ERROR = 1008, 1011
 
 async def bridge(
     client: Client,
-    call: FunctionCall,
+    opened: ChannelCall,
     socket: WebSocket,
     arrivals: Arrivals,
     config: GatewayConfig,
+    *,
+    as_json: bool,
 ) -> None:
     """Open a channel, confirm it, and carry messages both ways until either side has left.
 
@@ -36,30 +40,23 @@ async def bridge(
 
     Args:
         client: The client that makes the call.
-        call: The function to call.
+        opened: The call of the function.
         socket: An accepted WebSocket.
         arrivals: Its messages after the first.
         config: Options of the gateway.
+        as_json: Whether the messages are JSON in both directions.
 
     Raises:
         ClientDisconnect: The client has disconnected.
         CallError: The channel could not be opened, or its function raised.
         BadRequest: The WebSocket sent a message that cannot be carried.
     """
-    opened = client.channel(
-        call.name,
-        group=call.group,
-        header=header_of(socket),
-        priority=priority_of(socket),
-        arg_param=call.args,
-        kwarg_param=call.kwargs,
-    )
     with arrivals.bound(config.close_grace):
         async with opened as channel:
             with arrivals.bound():
                 await _wait_accepted(client, channel)
                 await socket.send_text(to_json(result_object("accept")))
-            await _carry(channel, socket, arrivals, config.max_body, call.json_messages)
+            await _carry(channel, socket, arrivals, config.max_body, as_json)
 
 
 async def _carry(

@@ -359,6 +359,15 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
         bool,
         Option("Whether callers get the traceback when a function raises."),
     ] = False
+    expose_errors: Annotated[
+        bool,
+        Option(
+            "Whether callers get the type and the text of an exception that a function raises, and "
+            "the texts of its errors `UNKNOWN`, `INTERNAL` and `UNAVAILABLE`. If not, they get the "
+            "code and the trace id, whatever `debug` says, and the log has the rest.",
+            see="security.md",
+        ),
+    ] = True
     local: Annotated[str | None, common.LOCAL] = "loopback"
     allow_load: Annotated[
         bool,

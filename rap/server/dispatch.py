@@ -74,9 +74,12 @@ _HINTS = 10  # per second: each looks at the names of all functions
 # Limits of an error reply in bytes: a Reset is one frame, and every peer takes frames of 16 KiB.
 _MAX_MESSAGE = 4096
 _MAX_DETAILS = 8192
+_MAX_LOGGED = 1000  # characters of an error that callers do not see
 _MAX_TRACEBACK = 6000  # characters; the end is kept
 # Bytes of a header or trailer that a handler sets. The least room for meta in a frame is 15 KiB.
 _MAX_METADATA = 7168
+# Errors whose texts may be about the inside of a service, and are not sent if the server says so.
+_INNER = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE)
 _DECLARED = {
     StreamType.UNARY: "unary function; declare it without Channel or `yield`",
     StreamType.STREAM: "stream function; declare it with `yield`, or use iterator_call",
@@ -469,6 +472,7 @@ class Dispatcher:
         streaming: Serves generator and channel functions.
         middleware: Message middleware around calls with one response; `None` if there is none.
         debug: Send tracebacks to callers.
+        expose_errors: Send callers what functions have raised.
         shed: Refuse calls that would begin too late.
         max_concurrency: Maximum number of calls that run at a time; `None`: any number.
         log: Logger of the server.
@@ -489,6 +493,7 @@ class Dispatcher:
         streaming: StreamServer,
         middleware: UnaryMiddleware | None = None,
         debug: bool,
+        expose_errors: bool = True,
         shed: bool = True,
         max_concurrency: int | None = None,
         log: logging.Logger,
@@ -501,6 +506,7 @@ class Dispatcher:
         self._monotonic = clock.monotonic
         self._exception_level = logging.ERROR if middleware is None else middleware.exception_level
         self._debug = debug
+        self._expose_errors = expose_errors
         self._log = log
         self._hints: TokenBucket | None = None  # made with the first
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
@@ -644,6 +650,8 @@ class Dispatcher:
         code, message, details = error_reply(exc, debug=self._debug)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
+        if not self._expose_errors and code in _INNER and not unserved:
+            message, details = self._conceal(stream, exc, details)
         if stream.metadata is not None:
             details = _with_metadata(details, stream.metadata, stream.conn.peer_limits.max_frame)
         if self._pipeline.sees_errors and hasattr(stream, "handler"):
@@ -877,6 +885,18 @@ class Dispatcher:
         """Tell the caller that the handler was cancelled, unless the caller has given up itself."""
         if stream.state != CLOSED:
             self.fail(stream, CallError("the handler was cancelled", code=Code.CANCELLED))
+
+    def _conceal(
+        self, stream: ServerStream, exc: BaseException, details: dict[str, Any]
+    ) -> tuple[str, dict[str, Any]]:
+        """Return message and details of an error that callers may not see; log what is not yet."""
+        fields = self._log_fields(stream, exc.code if isinstance(exc, CallError) else Code.UNKNOWN)
+        trace_id = fields["trace_id"] if fields else ""
+        if isinstance(exc, CallError) and exc.code is not Code.INTERNAL:
+            what = fields["method"] if fields else "a call"
+            self._log.warning("%s failed: %s", what, one_line(exc, _MAX_LOGGED), extra=fields)
+        kept = {name: details[name] for name in ("retry_after",) if name in details}
+        return "the function failed" + (f" (trace {trace_id})" if trace_id else ""), kept
 
     def _log_exception(self, stream: ServerStream, exc: BaseException) -> None:
         """Log what a handler raised, with its traceback."""

@@ -193,6 +193,10 @@ class Server:
             `ResourceExhausted`, except critical ones. `None` means any number, unless the server is
             overloaded. Default None, at least 1.
         debug: Whether callers get the traceback when a function raises. Default False.
+        expose_errors: Whether callers get the type and the text of an exception that a function
+            raises, and the texts of its errors `UNKNOWN`, `INTERNAL` and `UNAVAILABLE`. If not,
+            they get the code and the trace id, whatever `debug` says, and the log has the rest.
+            Default True.
         local: Which clients count as being on the server's machine, so that they may call private
             functions: `loopback` for those on a loopback address or a unix socket, `unix` for those
             on a unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, all
@@ -571,6 +575,7 @@ class Server:
             streaming=Streaming(pipeline, threads),
             middleware=self._middlewares.message_chain(threads, self._clock),
             debug=self.config.debug,
+            expose_errors=self.config.expose_errors,
             shed=self.config.shed,
             max_concurrency=self.config.max_concurrency,
             log=_log,

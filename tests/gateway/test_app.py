@@ -158,7 +158,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def http(server: Server) -> Iterator[TestClient]:
     client = Client(server.addresses)
-    with TestClient(create_app("/api", client, True, {"hidden"}, max_body=1000)) as http:
+    with TestClient(
+        create_app("/api", client, True, {"hidden"}, max_body=1000, debug=True)
+    ) as http:
         yield http
 
 

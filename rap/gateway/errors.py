@@ -1,0 +1,137 @@
+"""What HTTP clients learn of an error: enough to mend their request, and nothing of the inside.
+
+The statuses are those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's status for a client
+that has closed the request.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from rap.errors import CallError, Code, HandlerError
+from rap.foreign import one_line
+
+__all__ = ["BadRequest", "CallOfError", "ErrorReplies", "status_of"]
+
+_log = logging.getLogger("rap.gateway")
+
+_STATUS: Mapping[Code, int] = {
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+# Their texts are written for those who run the servers: exceptions, addresses, names of services.
+_FAULTS = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
+_INNER = (*_FAULTS, Code.DEADLINE_EXCEEDED)
+# A wrong argument: `name(): what is wrong; expected name(signature), got …`.
+_SIGNATURE = re.compile(r"(.+?)(\(\): .*?); expected \1\(.*", re.DOTALL)
+_MOST = 1000  # characters of an error in the log
+
+
+class BadRequest(Exception):
+    """A request that the gateway refuses without calling a function.
+
+    Args:
+        status: HTTP status.
+        message: The reason, as one sentence.
+        headers: Headers of the response.
+    """
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+
+
+class CallOfError(Protocol):
+    """The call that has failed."""
+
+    @property
+    def method(self) -> str:
+        """Name of its function."""
+        ...
+
+    @property
+    def trace_id(self) -> str:
+        """Trace id, as 32 hex digits; empty without a trace."""
+        ...
+
+
+class ErrorReplies(NamedTuple):
+    """Makes the response objects of errors.
+
+    Args:
+        debug: Whether clients get the text of every error.
+    """
+
+    debug: bool
+
+    def reply(
+        self, error: CallError | BadRequest, call: CallOfError | None = None
+    ) -> dict[str, Any]:
+        """Return the response object of an error; its ``code`` is the HTTP status.
+
+        An error whose text is not for clients is logged with a trace id, and the object has the
+        name of its code and this id. Without a trace, the id is a random one.
+
+        Args:
+            error: The error.
+            call: The call that has failed; `None` if there is none, or it is unknown.
+        """
+        reply: dict[str, Any] = {"code": status_of(error)}
+        if isinstance(error, BadRequest):
+            return reply | {"msg": str(error)}
+        text = _debug_text(error) if self.debug else _text_for_clients(error, call)
+        if text is not None:
+            return reply | {"msg": text}
+        trace_id = (call.trace_id if call is not None else "") or secrets.token_hex(16)
+        what = "a call" if call is None else one_line(call.method)
+        level = logging.WARNING if error.code in _FAULTS else logging.INFO
+        why = one_line(_debug_text(error), _MOST)
+        _log.log(level, "%s failed: %s: %s (trace %s)", what, error.code.name, why, trace_id)
+        return reply | {"msg": error.code.name, "trace_id": trace_id}
+
+
+def status_of(error: CallError | BadRequest) -> int:
+    """Return the HTTP status of an error."""
+    if isinstance(error, BadRequest):
+        return error.status
+    if error.code is Code.UNIMPLEMENTED and error.unserved:
+        return 404  # no server has the function; from a handler, the code has its usual status
+    return _STATUS[error.code]
+
+
+def _text_for_clients(error: CallError, call: CallOfError | None) -> str | None:
+    """Return the text of an error as clients may see it; `None` if they may not."""
+    if error.code in _INNER:
+        return None
+    if error.code is Code.UNIMPLEMENTED and error.unserved and call is not None:
+        return f"no function {call.method!r} on this server"  # and not which others there are
+    if error.code is Code.INVALID_ARGUMENT:
+        found = _SIGNATURE.fullmatch(error.message)
+        return str(error) if found is None else f"{found[1]}{found[2]}"
+    # What no handler has said is about the gateway and its servers.
+    return str(error) if error.remote and not error.unserved else None
+
+
+def _debug_text(error: CallError) -> str:
+    """Return the text of an error; that of a handler's exception begins with its type."""
+    name = error.details.get("type") if isinstance(error, HandlerError) else None
+    if not isinstance(error, HandlerError) or not isinstance(name, str):
+        return str(error)
+    return f"{name}: {error.message}" if error.message else name
