@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rap.cli.commands.top import InstanceMonitor, _shown, _table
+from rap.cli.commands.top import InstanceMonitor, _plain, _shown, _table
 from rap.cli.remote import Remote
 from rap.client import Client
 from rap.server import Server
@@ -191,3 +191,7 @@ def test_on_a_terminal_the_table_is_updated_in_place(tmp_path: Path) -> None:
         os.close(ours)
     assert b"\x1b[" in seen
     assert b"Traceback" not in seen
+
+
+def test_a_message_is_text_and_not_markup() -> None:
+    assert _plain("[link=http://a]calc[/link]").plain == "[link=http://a]calc[/link]"

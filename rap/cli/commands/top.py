@@ -28,6 +28,7 @@ from rap.wire.load_report import ServerLoad
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["InstanceMonitor", "top"]
 
@@ -247,7 +248,7 @@ async def _top(
                     if screen is None:
                         click.echo(message, err=True)
                     else:
-                        screen.update(message, refresh=True)
+                        screen.update(_plain(message), refresh=True)
                 elif screen is None:
                     print_rows(_shown(rows), json=False, right=_NUMBERS)
                 else:
@@ -276,6 +277,12 @@ def _screen() -> "Live":
     from rich.live import Live  # slow to import, and only needed on a terminal
 
     return Live(auto_refresh=False)
+
+
+def _plain(message: str) -> "Text":
+    from rich.text import Text
+
+    return Text(message)  # as a string, it would be read as markup
 
 
 def _table(rows: list[dict[str, Any]]) -> "Table":
