@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rap.client import Client
 from rap.errors import DeadlineExceeded
 from rap.server import Server
+from rap.testing import TestClient
 from tests.fake_clock import FakeClock
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "calling",
     "eventually",
     "expired",
+    "inside",
     "passing",
     "serving",
     "swallowing",
@@ -42,6 +44,14 @@ async def serving(*functions: Callable[..., Any], **options: Any) -> AsyncIterat
         server.register(function)
     async with server:
         yield server
+
+
+def inside(*functions: Callable[..., Any], **options: Any) -> TestClient:
+    """Return what runs a server inside the process and gives a client of it."""
+    server = Server(**options)
+    for function in functions:
+        server.register(function)
+    return TestClient(server)
 
 
 @asynccontextmanager

@@ -111,6 +111,16 @@ async def test_a_running_server_is_compared_with_what_describe_wrote(tmp_path: P
     assert check_compatible(path, server)[0].change == "same"
 
 
+async def test_a_service_in_a_registry_is_compared_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    registry = f"file://{tmp_path}/registry"
+    async with serving(buy, service="shop", registry=registry, drain_delay=0) as server:
+        path.write_text((await invoke(server, "describe", "--json")).stdout)
+        result = await invoke(None, "compat", str(path), "shop", "--registry", registry)
+    assert "0 of 1 functions changed" in result.output
+    assert result.exit_code == 0
+
+
 def test_a_contract_test_fails_with_what_would_go_wrong(tmp_path: Path) -> None:
     old, new = Server(), Server()
     old.register(buy)

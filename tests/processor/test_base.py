@@ -10,7 +10,7 @@ from rap.client import Channel
 from rap.errors import CallError
 from rap.processor.base import BaseProcessor, Failure, Pipeline
 from rap.server import Server
-from tests.loopback import calling, serving
+from tests.loopback import calling, inside, serving
 from tests.processor.encrypted import remote
 
 
@@ -139,10 +139,9 @@ async def test_a_channel_can_be_refused_before_its_function_runs() -> None:
         began.append(channel)
 
     begin.__annotations__["channel"] = Channel
-    async with serving(begin, processor_list=[Refusing()]) as server:
-        async with calling(server) as client:
-            with pytest.raises(CallError, match="not today"):
-                await remote(client, "begin", say)()
+    async with inside(begin, processor_list=[Refusing()]) as client:
+        with pytest.raises(CallError, match="not today"):
+            await remote(client, "begin", say)()
     assert began == []
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextvars import ContextVar
 
 from rap.server import Channel
-from tests.loopback import calling, serving
+from tests.loopback import inside
 
 _who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -19,7 +19,7 @@ async def test_each_call_has_its_own_task() -> None:
         await asyncio.sleep(0)
         return asyncio.current_task() is task
 
-    async with serving(note) as server, calling(server) as client:
+    async with inside(note) as client:
         assert await asyncio.gather(*[client.call(note) for _ in range(8)]) == [True] * 8
     assert len({id(task) for task in tasks}) == 8
     assert None not in tasks
@@ -34,7 +34,7 @@ async def test_a_timeout_inside_a_handler_ends_its_block() -> None:
             return "gave up"
         return "never"
 
-    async with serving(hurry) as server, calling(server) as client:
+    async with inside(hurry) as client:
         assert await client.call(hurry) == "gave up"
 
 
@@ -48,7 +48,7 @@ async def test_a_handler_may_use_a_task_group() -> None:
             tasks = [group.create_task(double(n)) for n in range(3)]
         return [task.result() for task in tasks]
 
-    async with serving(doubled) as server, calling(server) as client:
+    async with inside(doubled) as client:
         assert await client.call(doubled) == [0, 2, 4]
 
 
@@ -59,7 +59,7 @@ async def test_each_call_has_its_own_context_variables() -> None:
         await asyncio.sleep(0)
         return f"{before} {_who.get()}"
 
-    async with serving(sign) as server, calling(server) as client:
+    async with inside(sign) as client:
         found = await asyncio.gather(*[client.call(sign, name) for name in ("a", "b", "c")])
     assert found == ["nobody a", "nobody b", "nobody c"]
 
@@ -78,7 +78,7 @@ async def test_generators_and_channels_keep_their_context_too() -> None:
             assert asyncio.current_task() is task
             await channel.write(_who.get())
 
-    async with serving(items, answers) as server, calling(server) as client:
+    async with inside(items, answers) as client:
 
         @client.register("answers")
         async def ask(channel: Channel) -> list[str]:

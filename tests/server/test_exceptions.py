@@ -18,7 +18,7 @@ from rap.errors import CallError, HandlerError, NotFound
 from rap.processor import BaseProcessor
 from rap.server.middleware import AccessMsgMiddleware, BaseConnMiddleware, BaseMsgMiddleware
 from rap.transport import Connection
-from tests.loopback import calling, serving, within
+from tests.loopback import calling, inside, serving, within
 
 ROOT = Path(__file__).parents[2]
 EXITS = [SystemExit, KeyboardInterrupt, GeneratorExit]
@@ -216,9 +216,8 @@ class LeavingAtDoor(BaseConnMiddleware):
 
 
 async def test_connection_middleware_that_wants_to_end_the_process_ends_the_connection() -> None:
-    async with serving(fine, middleware_list=[LeavingAtDoor()]) as server:
-        async with calling(server) as client:
-            assert await within(client.raw_call("fine")) == 1
+    async with inside(fine, middleware_list=[LeavingAtDoor()]) as client:
+        assert await within(client.raw_call("fine")) == 1
 
 
 PROGRAM = """
@@ -369,7 +368,7 @@ async def fail_in_channel(channel: Channel) -> None:
 async def test_an_exception_of_a_handler_is_logged_once_and_an_error_of_a_call_is_not(
     caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    async with serving(fail, fail_in_items, fail_in_channel) as server, calling(server) as client:
+    async with inside(fail, fail_in_items, fail_in_channel) as client:
         for kind in ("call", "other"):
             with pytest.raises(CallError):
                 await within(called(client, name, kind))
@@ -395,7 +394,7 @@ async def test_an_option_of_the_access_log_sets_the_level_of_exceptions(
 
 
 async def test_a_debugging_server_shows_its_lines_below_those_of_the_client() -> None:
-    async with serving(fail, debug=True) as server, calling(server) as client:
+    async with inside(fail, debug=True) as client:
         with pytest.raises(LookupError) as caught:
             await client.raw_call("fail", "other")
     (note,) = caught.value.__notes__

@@ -7,7 +7,7 @@ import pytest
 from rap.client import Client
 from rap.errors import InvalidArgument, ResourceExhausted
 from rap.server import Channel
-from tests.loopback import calling, serving, within
+from tests.loopback import calling, inside, serving, within
 
 
 async def echo(value: Any) -> Any:
@@ -28,14 +28,14 @@ def levels(count: int) -> list[Any]:
 
 async def test_a_body_may_nest_as_deep_as_max_depth() -> None:
     # The arguments are a level, too.
-    async with serving(echo, max_depth=4) as server, calling(server) as client:
+    async with inside(echo, max_depth=4) as client:
         assert await client.raw_call("echo", levels(3)) == levels(3)
         with pytest.raises(InvalidArgument, match="more than 4 levels, the limit is 4"):
             await client.raw_call("echo", levels(4))
 
 
 async def test_a_body_may_have_as_many_values_as_max_elements() -> None:
-    async with serving(echo, max_elements=11) as server, calling(server) as client:
+    async with inside(echo, max_elements=11) as client:
         assert await client.raw_call("echo", [0] * 10) == [0] * 10
         with pytest.raises(InvalidArgument, match="too many elements: 12 or more, the limit is 11"):
             await client.raw_call("echo", [0] * 11)
@@ -43,7 +43,7 @@ async def test_a_body_may_have_as_many_values_as_max_elements() -> None:
 
 
 async def test_a_header_may_be_as_large_as_max_header() -> None:
-    async with serving(echo, max_header=1024) as server, calling(server) as client:
+    async with inside(echo, max_header=1024) as client:
         assert await client.raw_call("echo", 1, header={"note": "x" * 900}) == 1
         with pytest.raises(ResourceExhausted, match="max_header is 1024") as caught:
             await client.raw_call("echo", 1, header={"note": "x" * 1100})

@@ -1,6 +1,7 @@
 """FakeClock: deadlines, retries and leases of real clients and servers, moved by hand."""
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -74,6 +75,32 @@ async def test_what_is_due_meanwhile_runs_at_its_own_moment() -> None:
     await ticking
     assert seen == [1.0, 2.0, 3.0]
     assert clock.monotonic() == 10.0
+
+
+async def test_a_retry_waits_by_the_clock() -> None:
+    clock, attempts = FakeClock(), 0
+    server = Server()
+
+    @server.register
+    async def flaky() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise Unavailable("not now")
+        return attempts
+
+    rng = random.Random(7)  # draws pauses of some seconds
+    options: dict[str, Any] = {"retry_pause": 10, "rng": rng}
+    async with TestClient(server, clock=clock, timeout=60, **options) as client:
+
+        @client.register(name="flaky", idempotent=True)
+        async def remote() -> int: ...  # type: ignore[empty-body]  # a declaration
+
+        call = asyncio.create_task(remote())
+        await clock.advance(0)
+        assert (attempts, call.done()) == (1, False)
+        await clock.advance(30)
+        assert await call == 3
 
 
 async def test_a_server_renews_its_lease_by_the_clock() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rap.errors import PermissionDenied
 from rap.server.middleware import AccessMsgMiddleware
-from tests.loopback import calling, eventually, serving
+from tests.loopback import calling, eventually, inside, serving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -71,13 +71,12 @@ async def test_a_call_is_logged_with_all_fields(access: list[Any]) -> None:
 
 
 async def test_an_error_has_its_code_and_the_name_of_an_exception(access: list[Any]) -> None:
-    async with serving(fail, middleware_list=[AccessMsgMiddleware()]) as server:
-        async with calling(server) as client:
-            with pytest.raises(LookupError):
-                await client.call(fail, "builtin")
-            with pytest.raises(PermissionDenied):
-                await client.call(fail, "denied")
-            await eventually(lambda: len(lines(access)) == 2)
+    async with inside(fail, middleware_list=[AccessMsgMiddleware()]) as client:
+        with pytest.raises(LookupError):
+            await client.call(fail, "builtin")
+        with pytest.raises(PermissionDenied):
+            await client.call(fail, "denied")
+        await eventually(lambda: len(lines(access)) == 2)
     one, other = lines(access)
     assert (one["status"], one["error"], one["response_bytes"]) == ("UNKNOWN", "LookupError", 0)
     assert other["status"] == "PERMISSION_DENIED"
@@ -97,10 +96,9 @@ async def test_an_error_has_its_code_and_the_name_of_an_exception(access: list[A
 async def test_only_a_well_formed_trace_id_is_logged(
     access: list[Any], header: dict[str, Any], trace_id: str | None
 ) -> None:
-    async with serving(add, middleware_list=[AccessMsgMiddleware()]) as server:
-        async with calling(server) as client:
-            await client.raw_call("add", 1, 2, header=header)
-            await eventually(lambda: lines(access))
+    async with inside(add, middleware_list=[AccessMsgMiddleware()]) as client:
+        await client.raw_call("add", 1, 2, header=header)
+        await eventually(lambda: lines(access))
     assert lines(access)[0].get("trace_id") == trace_id
 
 
@@ -108,7 +106,6 @@ async def test_a_disabled_access_log_costs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "rap.server.access")
-    async with serving(add, middleware_list=[AccessMsgMiddleware()]) as server:
-        async with calling(server) as client:
-            assert await client.call(add, 1, 2) == 3
+    async with inside(add, middleware_list=[AccessMsgMiddleware()]) as client:
+        assert await client.call(add, 1, 2) == 3
     assert "rap.server.access" not in {record.name for record in caplog.records}

@@ -13,7 +13,7 @@ from rap.processor.base import BaseProcessor
 from rap.server import Channel, context
 from rap.server.middleware import Answer, BaseMsgMiddleware
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, expired, serving
+from tests.loopback import calling, eventually, expired, inside, serving
 
 
 async def add(a: int, b: int = 10) -> int:
@@ -61,14 +61,14 @@ class Noting(BaseMsgMiddleware):
 async def test_the_first_middleware_is_outermost() -> None:
     log: list[Any] = []
     chain = [Noting("a", log), Noting("b", log)]
-    async with serving(add, middleware_list=chain) as server, calling(server) as client:
+    async with inside(add, middleware_list=chain) as client:
         assert await client.call(add, 1, 2) == 3
     assert log == [("a", "add", [1, 2]), ("b", "add", [1, 2]), ("b", 3), ("a", 3)]
 
 
 async def test_an_exception_of_the_function_is_a_result() -> None:
     noting = Noting()
-    async with serving(divide, middleware_list=[noting]) as server, calling(server) as client:
+    async with inside(divide, middleware_list=[noting]) as client:
         with pytest.raises(ZeroDivisionError):
             await client.call(divide, 1, by=0)
     assert isinstance(noting.log[1][1], ZeroDivisionError)
@@ -83,11 +83,10 @@ class Changing(BaseMsgMiddleware):
 
 
 async def test_arguments_and_results_can_be_changed() -> None:
-    async with serving(add, divide, middleware_list=[Changing()]) as server:
-        async with calling(server) as client:
-            assert await client.call(add, 1, 2) == 500
-            assert await client.call(divide, 5, by=2) == 300
-            assert await client.call(divide, 5, by=0) == -1
+    async with inside(add, divide, middleware_list=[Changing()]) as client:
+        assert await client.call(add, 1, 2) == 500
+        assert await client.call(divide, 5, by=2) == 300
+        assert await client.call(divide, 5, by=0) == -1
 
 
 class Refusing(BaseMsgMiddleware):
@@ -102,7 +101,7 @@ class Refusing(BaseMsgMiddleware):
 
 async def test_a_call_can_be_refused_without_the_function() -> None:
     outer, inner = Noting(), Refusing(PermissionDenied("not you", details={"why": 1}))
-    async with serving(add, middleware_list=[outer, inner]) as server, calling(server) as client:
+    async with inside(add, middleware_list=[outer, inner]) as client:
         with pytest.raises(PermissionDenied, match="not you") as caught:
             await client.call(add, 1, 2)
     assert caught.value.details == {"why": 1}
@@ -110,16 +109,15 @@ async def test_a_call_can_be_refused_without_the_function() -> None:
 
 
 async def test_middleware_must_return_two_values() -> None:
-    async with serving(add, middleware_list=[Refusing(3)]) as server, calling(server) as client:
+    async with inside(add, middleware_list=[Refusing(3)]) as client:
         with pytest.raises(Internal, match=r"must return \(call_id, result\), got 3"):
             await client.call(add, 1, 2)
 
 
 async def test_a_result_of_the_wrong_type_is_an_error_of_the_server() -> None:
-    async with serving(add, middleware_list=[Refusing((1, "x"))]) as server:
-        async with calling(server) as client:
-            with pytest.raises(Internal, match="expected `int`"):
-                await client.call(add, 1, 2)
+    async with inside(add, middleware_list=[Refusing((1, "x"))]) as client:
+        with pytest.raises(Internal, match="expected `int`"):
+            await client.call(add, 1, 2)
 
 
 class Legacy(BaseMsgMiddleware):
@@ -139,7 +137,7 @@ class Legacy(BaseMsgMiddleware):
 async def test_a_fifth_parameter_of_dispatch_gets_the_keyword_arguments(before: bool) -> None:
     legacy, noting = Legacy(), Noting()
     chain = [legacy, noting] if before else [noting, legacy]
-    async with serving(divide, middleware_list=chain) as server, calling(server) as client:
+    async with inside(divide, middleware_list=chain) as client:
         assert await client.call(divide, 7, by=2) == 3
         assert await client.call(divide, 7) == 7
     assert legacy.seen[0] == ([7], {"by": 2} if before else {})
@@ -163,7 +161,7 @@ async def test_the_function_can_be_replaced(called: Any) -> None:
 
     for replacement in (twice, lambda a: 2 * a):
         chain = [Replacing(replacement)]
-        async with serving(called, middleware_list=chain) as server, calling(server) as client:
+        async with inside(called, middleware_list=chain) as client:
             assert await client.call(called, 4) == 8
 
 
@@ -178,16 +176,15 @@ async def test_a_plain_function_runs_in_a_thread_and_an_inline_one_on_the_loop()
 
 async def test_generators_and_channels_bypass_message_middleware() -> None:
     noting = Noting()
-    async with serving(count, echo, middleware_list=[noting]) as server:
-        async with calling(server) as client:
-            assert [n async for n in client.iterator_call(count, 3)] == [0, 1, 2]
+    async with inside(count, echo, middleware_list=[noting]) as client:
+        assert [n async for n in client.iterator_call(count, 3)] == [0, 1, 2]
 
-            @client.register("echo")
-            async def talk(channel: Channel) -> Any:
-                await channel.write("hello")
-                return await channel.read_body()
+        @client.register("echo")
+        async def talk(channel: Channel) -> Any:
+            await channel.write("hello")
+            return await channel.read_body()
 
-            assert await talk() == "hello"
+        assert await talk() == "hello"
     assert noting.log == []
 
 
@@ -202,7 +199,7 @@ async def test_middleware_and_handler_see_the_request_after_the_processors() -> 
 
     noting = Noting()
     chain: dict[str, Any] = {"middleware_list": [noting], "processor_list": [Incrementing()]}
-    async with serving(body_of, **chain) as server, calling(server) as client:
+    async with inside(body_of, **chain) as client:
         assert await client.call(body_of, 1) == [2, [2]]
     assert noting.log[0] == ("", "body_of", [2])
 
@@ -217,13 +214,12 @@ class Judging(BaseMsgMiddleware):
 
 async def test_answered_is_called_with_the_end_of_each_call() -> None:
     judging = Judging()
-    async with serving(add, divide, middleware_list=[judging]) as server:
-        async with calling(server) as client:
-            await client.call(add, 1, 2)
-            with pytest.raises(ZeroDivisionError):
-                await client.call(divide, 1, by=0)
-            with pytest.raises(Exception, match="missing"):
-                await client.raw_call("add")
+    async with inside(add, divide, middleware_list=[judging]) as client:
+        await client.call(add, 1, 2)
+        with pytest.raises(ZeroDivisionError):
+            await client.call(divide, 1, by=0)
+        with pytest.raises(Exception, match="missing"):
+            await client.raw_call("add")
     good, failed, refused = judging.answers
     assert (good.error, good.request_size, good.response_size) == (None, 3, 1)
     assert isinstance(failed.error, ZeroDivisionError)
@@ -270,7 +266,7 @@ async def test_an_exception_in_answered_does_not_affect_the_call(
 
     judging = Judging()
     chain = [Failing(), judging]
-    async with serving(add, middleware_list=chain) as server, calling(server) as client:
+    async with inside(add, middleware_list=chain) as client:
         assert await client.call(add, 1, 2) == 3
         await eventually(lambda: judging.answers)
     assert "LookupError: oh" in caplog.text
@@ -281,7 +277,7 @@ async def test_an_error_of_the_middleware_itself_reaches_the_caller() -> None:
         async def dispatch(self, *_: Any) -> Any:
             raise LookupError("broken")
 
-    async with serving(add, middleware_list=[Broken()]) as server, calling(server) as client:
+    async with inside(add, middleware_list=[Broken()]) as client:
         with pytest.raises(HandlerError, match="broken") as caught:
             await client.call(add, 1, 2)
     assert isinstance(caught.value, LookupError)
