@@ -238,6 +238,7 @@ class Gate(Generic[W]):
         "_drain_begun",
         "_drained_at",
         "_first_arrival",
+        "_full",
         "_granted",
         "_held",
         "_in_turn",
@@ -302,6 +303,9 @@ class Gate(Generic[W]):
         self._begun_before = 0  # calls that had begun without a wait by then
         self._reading = 0.0  # seconds of reading calls since
         self._first_arrival = self._last_arrival = 0.0  # in this phase of reading
+        # A connection and a priority, seconds that a call has that is refused there, and those that
+        # it would wait: so are the next ones, until calls begin.
+        self._full: tuple[Any, int, float, float] | None = None
         # Of all turns, with exponential decay: seconds, those without reading, and calls.
         self._time = self._work = self._calls = 0.0
         self._mean = self._cost  # seconds that the calls of all connections take
@@ -355,8 +359,14 @@ class Gate(Generic[W]):
             self._first_arrival = now
         self._last_arrival = now
         time = call.deadline - now
+        full = self._full
+        if full is not None and full[0] is call.conn and full[1] == priority and time <= full[2]:
+            self._refuse(call, priority, "queue", full[3])
+            return True
         wait = self._expected_wait(call.conn, priority)
         if wait > time * _PATIENCE or (time == inf and self.waiting >= _MAX_WAITING):
+            if time < inf:
+                self._full = (call.conn, priority, time, wait)
             self._refuse(call, priority, "queue", wait)
             return True
         if time < self._shortest:
@@ -448,12 +458,14 @@ class Gate(Generic[W]):
         self._measure(now)
         if not self._held and not self.waiting:
             self._is_draining = False
+            self._full = None
             self.delay = 0.0
             for level in self._levels:
                 level.clear()
             self._renew(now)
             return
         self._held = False
+        self._full = None
         length = self.slice
         left = budget = self._afford(now, length)
         end = now + length

@@ -5,6 +5,7 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Protocol
 
 from rap.call import PRIORITIES, PRIORITY
@@ -37,11 +38,42 @@ class Refused(Protocol):
     """A call that is refused."""
 
     conn: Any
+    handler: Any
 
     @property
     def method(self) -> str:
         """The function, as ``/group/name``."""
         ...
+
+
+class _Form:
+    """The refusals of one function, priority and reason that name the same seconds.
+
+    Args:
+        call: One of the calls.
+        priority: Index of its name in `PRIORITIES`.
+        why: The reason.
+        step: Index in `_STEPS`.
+
+    Attributes:
+        body: Body of the Reset, packed.
+        count: Number of refusals.
+        least, most: Seconds that the calls would wait.
+        name: Reason, function and priority.
+    """
+
+    __slots__ = ("body", "count", "handler", "least", "most", "name", "priority", "why")
+
+    def __init__(self, call: Refused, priority: int, why: str, step: int) -> None:
+        self.least = _STEPS[step - 1] if step else -inf
+        self.most = _STEPS[step] if step < len(_STEPS) else inf
+        error = overload_error(why, min(self.most, _STEPS[-1]))
+        self.body = reset_body(error.code, str(error), error.details)
+        self.count = 0
+        self.handler = call.handler
+        self.name = why, call.method, PRIORITIES[priority]
+        self.priority = priority
+        self.why = why
 
 
 class Refusals:
@@ -50,19 +82,24 @@ class Refusals:
     Args:
         log: Logger of the server.
         loop: The event loop of the server.
-
-    Attributes:
-        counts: Number of refused calls by reason, function and priority.
     """
 
     def __init__(self, log: logging.Logger, loop: asyncio.AbstractEventLoop) -> None:
-        self.counts: Counter[tuple[str, str, str]] = Counter()
         self._log = log
         self._loop = loop
-        self._bodies: dict[tuple[str, int], bytes] = {}  # by reason and step
+        self._forms: dict[tuple[str, str, int, int], _Form] = {}
+        self._last: _Form | None = None  # the next refusal is likely to be alike
         self._timer: asyncio.TimerHandle | None = None
         self._log_pace = Pace(_LOG_PAUSE, loop.time)
         self._logged: Counter[tuple[str, str, str]] = Counter()
+
+    @property
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """Number of refused calls by reason, function and priority."""
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for form in self._forms.values():
+            counts[form.name] += form.count
+        return counts
 
     def refuse(self, call: Refused, priority: int, why: str, wait: float) -> None:
         """Refuse a call by a Reset that tells its client when to call again.
@@ -73,20 +110,39 @@ class Refusals:
             why: The reason.
             wait: Seconds that a call like this one would wait.
         """
-        self.count(call, priority, why)
-        key = why, bisect_left(_STEPS, wait)
-        body = self._bodies.get(key)
-        if body is None:
-            error = overload_error(why, retry_after(wait))
-            body = self._bodies[key] = reset_body(error.code, str(error), error.details)
-        call.conn.refuse(call, body)
+        form = self._last
+        if (
+            form is None
+            or form.handler is not call.handler
+            or not form.least < wait <= form.most
+            or form.priority != priority
+            or form.why != why
+        ):
+            form = self._last = self._form(call, priority, why, wait)
+        form.count += 1
+        if self._timer is None:
+            self._warn_soon()
+        call.conn.refuse(call, form.body)
 
     def count(self, call: Refused, priority: int, why: str) -> None:
         """Count a call that is refused in another way."""
-        self.counts[why, call.method, PRIORITIES[priority]] += 1
+        self._form(call, priority, why, 0.0).count += 1
         if self._timer is None:
-            pause = max(_LOG_DELAY, self._log_pace.left)
-            self._timer = self._loop.call_later(pause, self._warn)
+            self._warn_soon()
+
+    def _form(self, call: Refused, priority: int, why: str, wait: float) -> _Form:
+        step = bisect_left(_STEPS, wait)
+        key = why, call.method, priority, step
+        form = self._forms.get(key)
+        if form is None or form.handler is not call.handler:
+            count = 0 if form is None else form.count
+            form = self._forms[key] = _Form(call, priority, why, step)
+            form.count = count
+        return form
+
+    def _warn_soon(self) -> None:
+        pause = max(_LOG_DELAY, self._log_pace.left)
+        self._timer = self._loop.call_later(pause, self._warn)
 
     def close(self) -> None:
         """Say what was not said yet."""
@@ -98,8 +154,9 @@ class Refusals:
         """Name the functions of the calls that were refused since the last warning."""
         self._timer = None
         self._log_pace.begin()
-        new = self.counts - self._logged
-        self._logged = self.counts.copy()
+        counts = self.counts
+        new = counts - self._logged
+        self._logged = counts
         functions: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for (why, method, _), count in new.items():
