@@ -506,7 +506,8 @@ def main() -> None:
     for peer in peers:
         for kind in given.kinds:
             _measure(peer, kind, given, proof if peer == "rap" else None)
-    print("\nWhat rap must show:", *proof.lines(), sep="\n", flush=True)
+    if lines := proof.lines():
+        print("\nWhat rap must show:", *lines, sep="\n", flush=True)
 
 
 def _names(known: Sequence[str]) -> Callable[[str], list[str]]:

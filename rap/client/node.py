@@ -310,8 +310,8 @@ class Node:
                 return Verdict.ANSWERED
             if not error.remote:
                 verdict = Verdict.IGNORED  # a limit of this side; the server has not seen the call
-        elif isinstance(error, DeadlineExceeded) and stats.answered_since(started):
-            stats.failed(now, elapsed, Verdict.FAILURE, elapsed)  # this call was late, and no other
+        elif isinstance(error, DeadlineExceeded) and self._may_be_late(started, now):
+            stats.failed(now, elapsed, Verdict.FAILURE, elapsed)  # this call was late
             return Verdict.IGNORED
         stats.failed(now, elapsed, verdict, pause)
         if verdict is Verdict.FAILURE:
@@ -319,6 +319,16 @@ class Node:
                 self.avoid_until, now + (FAILURE_PENALTY if pause is None else pause)
             )
         return verdict
+
+    def _may_be_late(self, started: float, now: float) -> bool:
+        """Return whether a call can be late on a healthy node.
+
+        It can if the node has answered others meanwhile, and while another server of the service,
+        or one behind it, refuses calls because there are too many. A silent node is suspect.
+        """
+        if self.stats.answered_since(started):
+            return True
+        return now < self.pool.counters.overloaded_until(but=self.key) + _CALM
 
     def record_overtaken(self, started: float) -> None:
         """Account for an attempt that is cancelled because another one was answered first.

@@ -392,6 +392,38 @@ async def test_a_late_call_is_not_sent_to_a_server_that_refuses() -> None:
         assert (gates[1].seen, client.invoker.budget.hedges) == before
 
 
+@pytest.mark.parametrize("overload", [refused(0.1), refused(0.1, unserved=False)])
+def test_no_answer_for_long_ejects_no_node_while_the_service_is_overloaded(
+    overload: ResourceExhausted,
+) -> None:
+    """A server that waits for an overloaded one behind it may answer nothing for a while."""
+    each, other = node("a"), node("b")
+    other.pool.counters = each.pool.counters
+    other.stats.started(1000.0)
+    other.record_result(1000.0, overload)
+    for _ in range(20):
+        each.stats.started(1000.5)
+        each.record_result(1000.5, late(remote=False))
+    assert each.breaker.state is BreakerState.CLOSED
+
+
+async def test_no_answer_for_long_ejects_a_node_again_when_the_overload_is_over() -> None:
+    clock = FakeClock()
+    async with serving(work) as server, calling(server, clock=clock) as client:
+        await eventually(lambda: len(client.cluster.ready) == 1)
+        (each,) = client.cluster.ready
+        each.stats.started(clock.monotonic())
+        each.record_result(clock.monotonic(), refused(0.1, unserved=False))
+        for overloaded in (True, False):
+            for _ in range(5):
+                then = clock.monotonic()
+                each.stats.started(then)
+                clock.advance(0.1)
+                each.record_result(then, late(remote=False))
+            assert (each.breaker.state is BreakerState.CLOSED) == overloaded
+            clock.advance(6.0)
+
+
 @pytest.mark.parametrize("overload", [None, refused(0.1), refused(0.1, unserved=False)])
 async def test_late_calls_make_no_outlier_of_a_server_while_another_one_refuses(
     overload: ResourceExhausted | None,
