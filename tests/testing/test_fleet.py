@@ -1,10 +1,11 @@
 """Fleet: several replicas inside the process, and what can happen to them."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from rap import Client, Server, context
+from rap import Client, Server, SyncClient, context
 from rap.errors import CallError, DeadlineExceeded, NotFound, Unavailable
 from rap.registry import State
 from rap.server.middleware import BaseMsgMiddleware
@@ -186,6 +187,24 @@ async def test_an_idempotent_call_is_retried_on_another_replica() -> None:
         await ready(fleet, 2)
         fleet["a"].fail(Unavailable("the disk is gone"))
         assert [await remote_add(number, 1) for number in range(20)] == list(range(1, 21))
+
+
+async def test_a_client_that_blocks_finds_the_fleet_from_a_thread() -> None:
+    def call(data: bytes) -> list[int]:
+        place: dict[str, Any] = {"service": fleet.service, "registry": fleet.registry}
+        with SyncClient(**place) as sync_client:
+            assert sync_client.raw_call("size", data) == len(data)
+            return [sync_client.raw_call("add", number, 1) for number in range(20)]
+
+    async def size(data: bytes) -> int:
+        return len(data)
+
+    shop = Server()
+    shop.register(add)
+    shop.register(size)
+    async with Fleet(shop, 2) as fleet:
+        found = await within(asyncio.to_thread(call, bytes(5_000_000)))
+        assert found == list(range(1, 21))
 
 
 async def test_a_function_makes_each_replica_with_middleware_of_its_own() -> None:
