@@ -38,6 +38,7 @@ IMAGE = re.compile(r"^(?:FROM|\s*(?:- )?image:) (\S+)", re.M)
 EXACT = re.compile(r"\S+:v?\d+\.\d+\.\d+(-[\w.]+)*|\S+@sha256:[0-9a-f]{64}")
 # Versions with a known vulnerability, by package: the last one that must not be allowed.
 BROKEN = {
+    "cryptography": "48.0.0",  # GHSA-537c-gmf6-5ccf
     "h11": "0.14",  # CVE-2025-43859
     "msgpack": "1.2.0",  # CVE-2026-57585
     "protobuf": "6.33.4",  # CVE-2026-0994
