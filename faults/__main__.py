@@ -11,6 +11,7 @@ from faults import (
     bytes_in,
     costs,
     failover,
+    gateway,
     grey,
     identity,
     pressure,
@@ -24,7 +25,7 @@ __all__: list[str] = []
 
 _MODULES = (
     *(bytes_in, pressure, replays, identity, grey),
-    *(failover, budgets, verifiers, costs, trust),
+    *(failover, budgets, verifiers, costs, trust, gateway),
 )
 _SCENARIOS = sorted(
     (each for module in _MODULES for each in module.SCENARIOS), key=lambda each: each.row

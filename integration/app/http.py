@@ -41,7 +41,12 @@ def make() -> Starlette:
             await orders.await_close()
             await tracing.close()
 
-    routes = [*create_app("/api", calc).routes, *create_app("/orders", orders).routes]
+    proxies = [each for each in chosen.proxies.split(",") if each]
+    apps = (
+        create_app(prefix, client, trusted_proxies=proxies)
+        for prefix, client in (("/api", calc), ("/orders", orders))
+    )
+    routes = [route for app in apps for route in app.routes]
     return Starlette(routes=[*routes, Route("/livez", _live)], lifespan=lifespan)
 
 

@@ -37,6 +37,7 @@ class Settings:
         jaeger: Host to which jaeger-client sends spans by UDP, to the port ``JAEGER_AGENT_PORT``,
             by default 6831, unless `otlp` is set; none: no spans go there.
         local: Which clients of a service count as local: ``loopback``, ``unix`` or ``none``.
+        proxies: Addresses and networks of proxies before the gateway, with commas between them.
         service: What a program is called among spans; by default what it is: ``calc``, ``orders``,
             ``gateway`` or ``load``.
     """
@@ -54,6 +55,7 @@ class Settings:
     jaeger: str
     service: str
     local: str
+    proxies: str = ""
 
     def server_options(self, service: str) -> dict[str, Any]:
         """Return what every service of the example passes to `Server`."""
@@ -125,4 +127,5 @@ def settings() -> Settings:
         jaeger=os.environ.get("JAEGER_AGENT_HOST", ""),
         service=os.environ.get("OTEL_SERVICE_NAME", ""),
         local=os.environ.get("APP_LOCAL") or "loopback",
+        proxies=os.environ.get("APP_PROXIES", ""),
     )

@@ -142,6 +142,18 @@ ROWS = {
         "test_a_compressed_request_counts_as_it_will_be_before_it_is_inflated",
         f"{HERE}::test_a_server_with_little_memory_serves_others",
     ),
+    37: (
+        "tests/gateway/test_leaving.py::test_a_client_that_disconnects_ends_its_call",
+        "tests/gateway/test_leaving.py::"
+        "test_requests_whose_clients_stay_leave_places_for_unary_calls",
+        "tests/gateway/test_leaving.py::"
+        "test_a_websocket_that_closes_ends_a_function_that_does_not_read",
+        "tests/gateway/test_places.py::test_one_address_leaves_places_to_others",
+        "tests/gateway/test_browsers.py::test_a_page_of_another_origin_calls_nothing",
+        "tests/gateway/test_browsers.py::test_a_post_of_another_content_type_calls_nothing",
+        "tests/gateway/test_hidden_groups.py::test_no_spelling_of_a_hidden_group_passes_the_filter",
+        "tests/gateway/test_hidden_groups.py::test_an_absurd_timeout_is_a_long_or_short_one",
+    ),
     38: (
         "tests/client/test_tls.py::test_a_registry_cannot_take_tls_away_by_a_unix_socket",
         "tests/client/test_tls.py::test_no_token_goes_to_a_server_without_the_pinned_certificate",
