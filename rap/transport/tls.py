@@ -338,7 +338,8 @@ def server_context(
 ) -> ssl.SSLContext:
     """Return the context of a server, for TLS 1.2 or later.
 
-    It gives no session tickets, so each handshake checks the certificate of the client.
+    It gives no session tickets, so each handshake checks the certificate of the client. No client
+    can begin another handshake on the same connection.
 
     Args:
         crt_path: PEM file with the certificate and its chain, if any.
@@ -353,7 +354,7 @@ def server_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_TICKET
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     _load_chain(context, "ssl_crt_path", crt_path, "ssl_key_path", key_path)
     if ca_path is not None:

@@ -19,6 +19,7 @@ from tests.loopback import eventually, serving
 from tests.test_seed import write_certificate
 from tests.transport.certificates import Certificates
 
+ON_BOTH_LOOPS = True
 TLS_VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 

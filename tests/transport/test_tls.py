@@ -202,6 +202,12 @@ async def test_a_client_older_than_tls_1_2_is_refused(certificates: Certificates
     assert client_context().minimum_version is ssl.TLSVersion.TLSv1_2
 
 
+def test_a_client_cannot_begin_another_handshake(certificates: Certificates) -> None:
+    """Each one costs the server far more than the client."""
+    own = certificates.server
+    assert server_context(own.crt_path, own.key_path).options & ssl.OP_NO_RENEGOTIATION
+
+
 async def test_certificates_can_be_changed_while_connections_are_open(
     certificates: Certificates, tmp_path: Path
 ) -> None:
