@@ -56,7 +56,7 @@ async def poisoned_records(scale: Scale) -> Measured:
         files: dict[str, Any] = {"ssl_crt_path": own.crt_path, "ssl_key_path": own.key_path}
         traps: list[dict[str, Any]] = [
             {"path": Path(folder) / "trap"},
-            {},
+            {"hangs_up": True},
             {"context": server_context(other.crt_path, other.key_path)},
             {"context": _context_of(certificates.stranger)},
             {"context": _context_of(certificates.self_signed)},

@@ -99,12 +99,9 @@ async def test_a_registry_cannot_take_tls_away_by_an_address_without_scheme(
     certificates: Certificates, number: int
 ) -> None:
     options = tls_options(certificates)[number]
-    with recording() as recorder:
+    with recording(hangs_up=True) as recorder:
         async with listing(f"{recorder.address}") as registry:
-            client = Client(
-                service="calc", registry=registry, token=TOKEN, connect_timeout=0.5, **options
-            )
-            await refusal(client)
+            await refusal(Client(service="calc", registry=registry, token=TOKEN, **options))
         await eventually(lambda: recorder.ended)
         assert b"rap" not in recorder.received
         assert TOKEN.encode() not in recorder.received

@@ -21,18 +21,22 @@ class Recorder:
     Args:
         sock: A socket that listens.
         context: TLS context; `None` without TLS.
+        hangs_up: End each connection after the first bytes, so that no client waits for an answer.
 
     Attributes:
         ended: Number of connections that have ended, or never got beyond their TLS handshake.
         received: The bytes that came, after TLS.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext | None, *, hangs_up: bool = False
+    ) -> None:
         self.ended = 0
         self.received = b""
         self._sock = sock
         self._lock = threading.Lock()
         self._context = context
+        self._hangs_up = hangs_up
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -66,6 +70,8 @@ class Recorder:
             while data := conn.recv(65536):
                 with self._lock:
                     self.received += data
+                if self._hangs_up:
+                    break
         conn.close()
         with self._lock:
             self.ended += 1
@@ -73,13 +79,17 @@ class Recorder:
 
 @contextmanager
 def recording(
-    context: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", path: Path | None = None
+    context: ssl.SSLContext | None = None,
+    *,
+    host: str = "127.0.0.1",
+    path: Path | None = None,
+    hangs_up: bool = False,
 ) -> Iterator[Recorder]:
     """Record on a free port, or on a unix socket."""
     with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as sock:
         sock.bind((host, 0) if path is None else str(path))
         sock.listen(1024)
-        recorder = Recorder(sock, context)
+        recorder = Recorder(sock, context, hangs_up=hangs_up)
         try:
             yield recorder
         finally:
