@@ -36,6 +36,8 @@ _GROWTH = 2.0  # times as long as usual
 _LEAST_PART, _MOST_PART = 0.2, 0.5  # of a limit that is kept when calls expire
 _LOWER, _RAISE, _MOST_RAISE = 0.85, 1.1, 4.0
 _LEAST_SHARE = 1e-3
+_PROBE, _MOST_PROBE = 1.25, 1.6  # times as many calls, to find out whether they wait
+_PAUSE, _MOST_PAUSE = 2.0, 16.0  # seconds between two such trials
 _QUICK = 0.1  # share of a function whose calls do not wait for each other
 _QUICK_FOR = 1.0  # seconds for which they have to be quick, and none refused, to end the limit
 _ROOM = 1.2  # times as many calls as are needed for the rate of good ones
@@ -226,6 +228,9 @@ class AdaptiveLimit:
     Calls that have waited for another service, of which no server was there, do not count: when it
     comes back, they are answered at once.
 
+    Calls may also take long for another reason. They do if they take as long under a higher or a
+    lower limit: then it is raised. While it refuses calls, a higher limit is tried now and then.
+
     The limit is judged every 0.2 s by the calls that have ended. It ends where they are quick and
     none is refused.
 
@@ -263,6 +268,11 @@ class AdaptiveLimit:
             inf if usual is None else usual
         )  # seconds that calls have taken on average in a window
         self._latency = _RETRY_AFTER
+        # To find out whether calls wait for each other: the limit before, and the seconds that they
+        # took; when it may be raised for that; and how long not again if they do.
+        self._trial: tuple[float, float] | None = None
+        self._try_at, self._pause = now + _PAUSE, _PAUSE
+        self._alone = 0  # times in a row that it was raised because they do not
 
     @property
     def is_needed(self) -> bool:
@@ -390,6 +400,8 @@ class AdaptiveLimit:
                 self._lower(max(self.most * _LEAST_PART, _FEW), now)
             return True
         share = (window.fresh_shares + late) / ended
+        if self._trial is not None and self._is_settled(window):
+            self._end_trial(*self._trial, window, now)
         is_alone = window.mean < self._least * _SAME and self._least < inf
         self._least = min(self._least, window.mean)
         self._least += (window.mean - self._least) * _FADE
@@ -401,12 +413,42 @@ class AdaptiveLimit:
             if share < _SHORT or is_alone:
                 if self._is_settled(window):
                     room = (_SLOW if is_alone else _AIM) / max(share, _LEAST_SHARE)
-                    self._raise(self.most * max(room, _RAISE), now)
-            elif self.most > self._rate * window.time * _LONG:
-                self._lower(max(aim, self.most * _MOST_PART), now)
+                    self._alone = self._alone + 1 if is_alone else 0
+                    least = min(1.0 + (_RAISE - 1.0) * 2.0**self._alone, _MOST_PROBE)
+                    self._raise(self.most * max(room, least), now)
+            elif self._trial is None:
+                before = self.most, window.mean
+                if self.most > self._rate * window.time * _LONG:
+                    self._lower(max(aim, self.most * _MOST_PART), now)
+                elif now >= self._try_at:
+                    self._raise(self.most * _PROBE, now)
+                self._trial = before if self.most != before[0] else None
         elif share < _QUICK and now - max(self._refused_at, self._changed_at) > _QUICK_FOR:
             self.most = inf
         return True
+
+    def _end_trial(self, most: float, mean: float, window: _Window, now: float) -> None:
+        """Learn from a changed limit whether calls wait for each other.
+
+        If they do, they take longer under a higher limit, and less long under a lower one. If they
+        do not, something else makes them slow, and a limit would refuse calls without any use.
+
+        Args:
+            most: The limit before.
+            mean: Seconds that calls took under that.
+            window: What has become of calls since.
+            now: The present time.
+        """
+        self._trial = None
+        if abs(window.mean / mean - 1.0) < abs(self.most / most - 1.0) / 2:
+            self._least = window.mean
+            self._pause = _PAUSE
+            return
+        self._least = min(self._least, window.mean / 2 if self._usual is None else self._usual)
+        self._try_at = now + self._pause
+        self._pause = min(2 * self._pause, _MOST_PAUSE)
+        if self.most > most:
+            self._lower(most, now)
 
     def _is_settled(self, window: _Window) -> bool:
         """Return whether the calls of a window show how long they take under the limit.
@@ -433,11 +475,13 @@ class AdaptiveLimit:
     def _lower(self, most: float, now: float) -> None:
         if most < self.most:
             self.most = max(most, _LEAST)
+            self._alone, self._trial = 0, None
             self._changed_at, self._fresh_at = now, inf
 
     def _raise(self, most: float, now: float) -> None:
         if most > self.most:
             self.most = min(most, self.most * _MOST_RAISE)
+            self._trial = None
             self._changed_at, self._fresh_at = now, inf
 
     def _begin_window(self, now: float) -> None:

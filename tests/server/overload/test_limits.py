@@ -228,6 +228,27 @@ def test_a_burst_of_calls_that_do_not_wait_for_each_other_is_not_refused() -> No
     assert backend.refused == backend.expired == 0
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.2, 0.25, 0.3, 0.4])
+def test_calls_that_something_else_makes_slow_lose_the_limit_that_a_pause_has_brought(
+    seconds: float,
+) -> None:
+    backend = Backend(1000, 0.02, timeout=0.5)
+    backend.offer(400, 2)
+    backend.slow_down(1e6)
+    backend.offer(400, 0.8)
+    backend.slow_down(1e-6 * seconds / 0.02)
+    backend.offer(400, 10)
+    assert backend.offer(400, 4) >= 0.95 * 400
+
+
+@pytest.mark.parametrize("places", [5, 20])
+def test_a_long_overload_costs_hardly_anything_at_any_time(places: int) -> None:
+    backend = Backend(places, 0.05, timeout=0.5)
+    backend.offer(0.5 * backend.capacity, 1)
+    assert all(backend.offer(2 * backend.capacity, 1) >= 0.9 * backend.capacity for _ in range(40))
+    assert backend.expired == 0
+
+
 def test_without_a_limit_it_answers_hardly_any_in_time() -> None:
     backend = Backend(20, 0.05, timeout=0.5, limited=False)
     backend.offer(2 * backend.capacity, 4)
