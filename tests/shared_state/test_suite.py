@@ -145,10 +145,10 @@ async def test_a_bucket_gives_its_tokens_and_then_says_when_to_come_back(connect
 
 @over
 async def test_a_bucket_fills_with_time(connect: Connect) -> None:
-    bucket = Bucket(capacity=1, rate=50, initial=1)
+    bucket = Bucket(capacity=1, rate=2, initial=1)
     async with aclosing(connect().buckets("b")) as store:
         assert await store.take("k", bucket) == 0
-        assert 0 < await store.take("k", bucket) <= 0.02
+        assert 0 < await store.take("k", bucket) <= 0.5
 
         await until(lambda: gives(store, bucket))
 
