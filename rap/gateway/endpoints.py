@@ -140,8 +140,9 @@ class _Post:
                 try:
                     with arrivals.bound():
                         response = await self._answer(_Visit(request, media_type, arrivals, stack))
-                        await response(scope, receive, send)
-                except (ClientDisconnect, OSError):  # ASGI servers tell it in both ways
+                        with suppress(OSError):  # so, too, an ASGI server may say that it has left
+                            await response(scope, receive, send)
+                except ClientDisconnect:
                     if response is None:
                         with suppress(OSError):
                             await left_response()(scope, receive, send)

@@ -393,14 +393,17 @@ def test_only_true_admits_a_request(server: Server, verdict: object) -> None:
             assert not ran
 
 
-def test_a_hook_that_fails_admits_nothing(server: Server) -> None:
+@pytest.mark.parametrize("kind", [LookupError, ConnectionRefusedError, TimeoutError])
+def test_a_hook_that_fails_admits_nothing_and_is_heard(
+    server: Server, kind: type[Exception]
+) -> None:
     def fail(connection: HTTPConnection) -> bool:
-        raise LookupError("no database")
+        raise kind("no database")
 
     with browsing(server, authorize=fail) as http:
-        with pytest.raises(LookupError):
+        with pytest.raises(kind):
             post(http, {})
-        with pytest.raises(LookupError):
+        with pytest.raises(kind):
             opens(http, {})
         assert not ran
 
