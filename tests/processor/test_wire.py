@@ -241,6 +241,55 @@ async def test_a_channel_cannot_be_ended_by_others() -> None:
             await within(remote(client, "talk", say_secret)())
 
 
+@pytest.mark.parametrize("how", ["changed", "dropped", "swapped", "cut off", "all dropped"])
+@pytest.mark.parametrize("leaves", ["closes", "ends", "returns"])
+async def test_a_client_that_only_writes_hears_that_the_server_refused_a_message(
+    how: str, leaves: str
+) -> None:
+    kept: list[Frame] = []
+    seen = 0
+
+    def edit(frame: Frame) -> list[Frame | bytes]:
+        nonlocal seen
+        if frame.kind != DATA:
+            return [frame]
+        seen += 1
+        if how == "all dropped":
+            return [frame] if frame.flags & END else []
+        if seen > 2 and how == "cut off":
+            return []
+        if seen != 2:
+            return [frame, *(kept.pop() for _ in range(len(kept)))]
+        if how == "changed":
+            return [frame._replace(body=frame.body[:-1] + bytes([frame.body[-1] ^ 1]))]
+        if how == "cut off":
+            return [Frame(DATA, END, frame.stream_id)]
+        if how == "swapped":
+            kept.append(frame)
+        return []
+
+    async def take(channel: Channel) -> int:
+        received.append([body async for body in channel])
+        return len(received[-1])
+
+    received: list[list[Any]] = []
+    server_of = serving(take, processor_list=[ServerCrypto({KEY_ID: KEY})])
+    async with server_of as server, watched(server, to_server=edit) as (client, _):
+
+        async def write() -> None:
+            async with client.channel("take") as channel:
+                for n in range(5):
+                    await channel.write(n)
+                if leaves == "ends":
+                    await channel.end()
+                elif leaves == "closes":
+                    await channel.close()
+
+        with pytest.raises(Unauthenticated):
+            await within(write())
+    assert received == []
+
+
 async def test_an_error_put_in_by_others_is_no_exception_of_the_handler() -> None:
     def edit(frame: Frame) -> list[Frame | bytes]:
         if frame.kind != DATA:
