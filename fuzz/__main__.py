@@ -1,6 +1,7 @@
 """``python -m fuzz``: feed random bytes to the protocol, a client and a server; count what breaks.
 
-Beside, hypothesis lets two endpoints talk, and compares what arrives with a model.
+Hypothesis also lets two endpoints talk, and compares what arrives with a model. Then each entry
+point is measured: how much time and memory its dearest inputs take for each byte.
 """
 
 import argparse
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 from fuzz.conversation import converse
+from fuzz.costs import measure
 from fuzz.engines import blind, guided, has_atheris
+from fuzz.entries import ENTRIES
 from fuzz.targets import TARGETS
 
 __all__: list[str] = []
@@ -23,7 +26,7 @@ def main() -> int:
     parser.add_argument("--engine", choices=("auto", "atheris", "blind"), default="auto")
     parser.add_argument("--seed", type=int, default=1, help="of blind mutation")
     options = parser.parse_args()
-    shares = len(TARGETS) + 1
+    shares = len(TARGETS) + 2  # the last one is for the costs
     if options.seconds < shares:
         parser.error(f"--seconds must be at least {shares}, got {options.seconds}")
     engine = options.engine
@@ -46,6 +49,20 @@ def main() -> int:
     harmed += bool(outcome.finding)
     verdict = outcome.finding or "0 rules broken"
     print(f"conversation: hypothesis, {outcome.executions} executions: {verdict}", flush=True)
+    print(f"{'entry point':26} inputs  us/byte    its size  bytes/byte    its size")
+    for name in ENTRIES:
+        costs = measure(name, share / len(ENTRIES), options.seed)
+        harmed += bool(costs.finding)
+        for kind, data in (("slow", costs.slowest), ("large", costs.largest)):
+            if costs.finding:
+                folder = _FINDINGS / name.replace(" ", "-")
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / kind).write_bytes(data)
+        print(
+            f"{name:26} {costs.executions:6} {costs.microseconds:8.3f} {len(costs.slowest):11}"
+            f" {costs.memory:11.1f} {len(costs.largest):11}  {costs.finding}",
+            flush=True,
+        )
     return 1 if harmed else 0
 
 

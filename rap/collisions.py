@@ -16,11 +16,10 @@ __all__ = ["CollidingKeysError", "Kind", "Trial", "rounds_of"]
 Kind = type[dict[Any, Any]] | type[set[Any]]
 
 _STEP = 32  # keys that are inserted between two looks at the clock
-_SLACK = 0.002  # seconds that all keys of a body may take
-_PER_KEY = 1e-6  # and for each key; the slowest keys of good faith take 0.4 us
+_SLACK = 0.001  # seconds that all keys of a body may take until they are counted
+_PER_KEY = 0.5e-6  # and for each key; the slowest keys of good faith take 0.4 us
 # Rounds for each key. Multiples of 2^22, as in Snowflake ids, need 17, and those of 2^29 need 41.
-# Keys that take longer than a microsecond each, because they were chosen to collide, need more
-# than a hundred.
+# Keys that take longer, because they were chosen to collide, need more than a hundred.
 _ROUNDS = 48
 # Rounds for one key; the most for any of 50,000 keys of good faith were 446.
 _LONGEST = 1024

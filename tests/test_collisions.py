@@ -97,7 +97,7 @@ def test_fast_keys_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_time_of_all_maps_of_a_body_counts() -> None:
     """Each map takes less than is allowed for one."""
-    now = itertools.count(0.0, 0.0005)
+    now = itertools.count(0.0, 0.0002)
     trial = Trial(now.__next__)
     keys = colliding_tuples(65)
     trial.check(keys, dict)
