@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 from starlette.types import Message
 from websockets.asyncio.client import connect
 
@@ -252,3 +253,28 @@ async def test_a_function_has_time_to_end_after_its_websocket_has_closed() -> No
         go.set()
         await within(ended.wait())
     assert got == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("kind", ["post", "websocket"])
+async def test_a_client_that_disconnects_ends_the_hook_that_it_waits_for(kind: str) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def authorize(connection: HTTPConnection) -> bool:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return True
+
+    content = request("add", b'{"a": 1, "b": 2}')
+    if kind == "websocket":
+        head = (
+            "GET /api/channel HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        )
+        head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        content = head.encode()
+    async with gateway(authorize=authorize) as (_, place):
+        async with sent(place, content):
+            await within(began.wait())
+        await within(ended.wait())
