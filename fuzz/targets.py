@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from fuzz.memory_transport import MemoryTransport
 from rap.clock import SystemClock
-from rap.errors import RapError
+from rap.errors import RapError, VersionMismatch
 from rap.processor.compress import CompressProcessor
 from rap.server import Channel, Server
 from rap.server.processor import CryptoProcessor
@@ -101,7 +101,11 @@ class _Errors(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Keep one. That a peer has another version of the protocol is said to the operator."""
+        if isinstance(record.args, tuple) and any(
+            isinstance(each, VersionMismatch) for each in record.args
+        ):
+            return
         self.found.append(logging.Formatter().format(record))
 
 

@@ -12,6 +12,7 @@ from fuzz.corpus import SEEDS
 from fuzz.mutate import Mutator
 from fuzz.targets import ClientTarget, Finding, ProtocolTarget, ServerTarget
 from rap.wire.frames import parse_frames
+from rap.wire.hello import DEFAULT_LIMITS, hello_frame
 from rap.wire.protocol import WireProtocol
 from rap.wire.stream import StreamState
 
@@ -51,6 +52,12 @@ def test_mutations_harm_nothing_and_are_the_same_every_time(
         protocol.run(data)
         server.run(data)
         client.run(data)
+
+
+def test_a_peer_of_another_version_is_no_finding(server: ServerTarget) -> None:
+    server.run(
+        bytes(2) + hello_frame({"rap": 47, **DEFAULT_LIMITS.to_hello(), "random": bytes(16)})
+    )
 
 
 def test_an_error_that_the_server_logs_is_a_finding(server: ServerTarget) -> None:
