@@ -156,10 +156,10 @@ def _compressed() -> Any:
         header = {HEADER_NAME: int.from_bytes(data[:4], "big")}
         body = pack(data[4:])
         if data[-1:] < b"\x80":
-            request = Request.from_encoded(_call(Side.SERVER), body, decode_any, header)
+            request = Request(_call(Side.SERVER), None, header, body, decode_any)
             _ = (await processor.process_request(request)).body
         else:
-            response = Response.from_encoded(_call(Side.CLIENT), body, decode_any, header)
+            response = Response(_call(Side.CLIENT), None, header, body, decode_any)
             _ = (await processor.process_response(response)).body
 
     def close() -> None:
@@ -176,9 +176,7 @@ def _encrypted() -> Any:
 
     async def take(data: bytes) -> None:
         header = {":crypto": ["id", _NONCE]}
-        await processor.process_request(
-            Request.from_encoded(_call(Side.SERVER), data, decode_any, header)
-        )
+        await processor.process_request(Request(_call(Side.SERVER), None, header, data, decode_any))
 
     return lambda data: loop.run_until_complete(take(data)), loop.close
 

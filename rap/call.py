@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from enum import Enum
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from rap.address import Peer
 from rap.clock import MAX_MARGIN, NEVER, SystemClock
@@ -266,27 +266,48 @@ class _Message:
     """The header and the body of one message, and the call it belongs to.
 
     A body that is still encoded is decoded when it is read for the first time.
+
+    Args:
+        call: The call.
+        body: The decoded body.
+        header: The header.
+        encoded: The encoded body, instead of `body`.
+        decode: Decodes `encoded`.
     """
 
-    __slots__ = ("_decode", "_encoded", "body", "call", "header")
+    __slots__ = ("_body", "_decode", "_encoded", "call", "header")
 
-    body: Any
-    _encoded: Encoded
-    _decode: Callable[[Encoded], Any]
-
-    def __init__(self, call: Call, body: Any = None, header: Header | None = None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        body: Any = None,
+        header: Header | None = None,
+        encoded: Encoded | None = None,
+        decode: Callable[[Encoded], Any] = bytes,
+    ) -> None:
         self.call = call
-        self.body = body
         self.header: Header = {} if header is None else header
+        self._body = body
+        self._encoded = encoded
+        self._decode = decode
 
-    @classmethod
-    def from_encoded(
-        cls, call: Call, encoded: Encoded, decode: Callable[[Encoded], Any], header: Header | None
-    ) -> Self:
-        """Return a message with an encoded body; see `set_encoded`."""
-        message = cls(call, None, header)
-        message.set_encoded(encoded, decode)
-        return message
+    @property
+    def body(self) -> Any:
+        """The decoded body. Reading it for the first time may raise a `CallError`."""
+        if self._encoded is not None:
+            self._body = self._decode(self._encoded)
+            self._encoded = None
+        return self._body
+
+    @body.setter
+    def body(self, value: Any) -> None:
+        self._body = value
+        self._encoded = None
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """The encoded body, or `None` if the body was read or set."""
+        return self._encoded
 
     def set_encoded(self, encoded: Encoded, decode: Callable[[Encoded], Any]) -> None:
         """Replace the body by one that is decoded when it is read, if ever.
@@ -295,24 +316,7 @@ class _Message:
             encoded: The new body, encoded.
             decode: Decodes it; may raise a `CallError`.
         """
-        self.body = None
-        del self.body  # so that `__getattr__` is asked for it
         self._encoded, self._decode = encoded, decode
-
-    @property
-    def encoded(self) -> Encoded | None:
-        """The encoded body, or `None` if the body was read or set."""
-        try:
-            _read_body(self)
-        except AttributeError:
-            return self._encoded
-        return None
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "body":
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.body = body = self._decode(self._encoded)
-        return body
 
     @property
     def method(self) -> str:
@@ -333,9 +337,6 @@ class _Message:
         encoded = self.encoded
         body = repr(self.body) if encoded is None else f"<{len(encoded)} encoded bytes>"
         return f"{type(self).__name__}({self.method!r}, header={self.header!r}, body={body})"
-
-
-_read_body = _Message.__dict__["body"].__get__  # does not ask `__getattr__`
 
 
 class Request(_Message):

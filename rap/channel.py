@@ -581,7 +581,7 @@ class Channel(Generic[In, Out]):
         if not pipeline.transforms:
             make = Response if self._is_client else Request
             if is_result:
-                return make.from_encoded(self._call, raw, decode_any, header)
+                return make(self._call, None, header, raw, decode_any)
             return make(self._call, self._decode(raw), header)
         if self._is_client:
             message = await pipeline.pass_response(self._call, raw, header)

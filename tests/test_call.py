@@ -64,7 +64,7 @@ def test_an_encoded_body_is_decoded_when_it_is_read_and_only_then() -> None:
 
     call = Call("/default/f", StreamType.UNARY, Side.SERVER, {})
     for make in (Request, Response):
-        message = make.from_encoded(call, b"raw", decode, None)
+        message = make(call, None, None, b"raw", decode)
         assert "<3 encoded bytes>" in repr(message)
         assert message.encoded == b"raw"
         assert decoded == []
@@ -86,7 +86,7 @@ def test_a_body_that_cannot_be_decoded_fails_each_time_it_is_read() -> None:
     def decode(encoded: Any) -> Any:
         raise InvalidArgument("no msgpack")
 
-    request = Request.from_encoded(Call("/f", StreamType.UNARY, Side.SERVER, {}), b"", decode, None)
+    request = Request(Call("/f", StreamType.UNARY, Side.SERVER, {}), None, None, b"", decode)
     for _ in range(2):
         with pytest.raises(InvalidArgument):
             _ = request.body

@@ -323,13 +323,15 @@ class Pipeline:
             raise
         return stack
 
-    async def pass_request(self, call: Call, body: Encoded, header: Header) -> Request:
+    def pass_request(self, call: Call, body: Encoded, header: Header) -> Awaitable[Request]:
         """Pass an encoded message from client to server through the hooks of this side."""
-        return await self.request(Request.from_encoded(call, body, decode_any, header))
+        return self.request(Request(call, None, header, body, decode_any))
 
-    async def pass_response(self, call: Call, body: Encoded, header: Header | None) -> Response:
+    def pass_response(
+        self, call: Call, body: Encoded, header: Header | None
+    ) -> Awaitable[Response]:
         """Pass an encoded message from server to client through the hooks of this side."""
-        return await self.response(Response.from_encoded(call, body, decode_any, header))
+        return self.response(Response(call, None, header, body, decode_any))
 
     def encode_arrived(self, message: Request | Response) -> Encoded:
         """Return the encoded body of a message that has passed the hooks, for a function.
