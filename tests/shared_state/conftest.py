@@ -1,9 +1,11 @@
 """The stores that one suite of tests runs against."""
 
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import pytest
 
+from rap.redis.client import RedisClient
 from rap.shared_state import SharedState, state_from_url
 from tests.redis_fixtures import (
     namespace,
@@ -30,5 +32,7 @@ async def connect(
         return
     # Nothing is down here, only busy perhaps.
     monkeypatch.setattr("rap.shared_state.redis._BUCKET_TIMEOUT", 10.0)
+    patient = partial(RedisClient, timeout=10.0)
+    monkeypatch.setattr("rap.shared_state.redis.RedisClient", patient)
     url = request.getfixturevalue(f"redis_{request.param}").url
     yield lambda: state_from_url(f"{url}?namespace={namespace}")

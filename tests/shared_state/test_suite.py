@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
@@ -20,10 +20,9 @@ over_redis = pytest.mark.parametrize("connect", REDIS, indirect=True)
 
 @asynccontextmanager
 async def counters(connect: Connect, number: int) -> AsyncIterator[list[ConnectionCounter]]:
-    made = [connect().connections("conn") for _ in range(number)]
-    yield made
-    for counter in made:
-        await counter.aclose()
+    async with AsyncExitStack() as stack:
+        made = [connect().connections("conn") for _ in range(number)]
+        yield [await stack.enter_async_context(aclosing(counter)) for counter in made]
 
 
 async def gives(store: TokenBuckets, bucket: Bucket) -> bool:

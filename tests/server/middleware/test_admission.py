@@ -11,6 +11,7 @@ from rap.errors import Code, RegistrationError, Unavailable
 from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware, BaseConnMiddleware, BaseMsgMiddleware
 from rap.transport import Connection
+from tests.fake_clock import FakeClock
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
 from tests.server.middleware.refusals import is_refused
 from tests.transport.certificates import Certificates
@@ -116,15 +117,17 @@ class Failing(Closing):
 
 @pytest.mark.parametrize("kind", [Closing, Refusing, Ignoring, Failing])
 async def test_a_connection_that_is_not_admitted_is_closed(
-    kind: type[Closing], ends: tuple[Options, Options]
+    kind: type[Closing], ends: tuple[Options, Options], clock: FakeClock
 ) -> None:
     middleware = kind()
     async with serving(add, middleware_list=[middleware], **ends[0]) as server:
-        client = Client(server.addresses, connect_timeout=0.5, **ends[1])
-        with pytest.raises(Unavailable):
-            await within(client.connect())
-        await client.await_close()
+        client = Client(server.addresses, connect_timeout=0.5, clock=clock, **ends[1])
+        connecting = asyncio.ensure_future(client.connect())
         await eventually(lambda: middleware.asked)
+        clock.advance(0.5)
+        with pytest.raises(Unavailable):
+            await within(connecting)
+        await client.await_close()
         assert middleware.asked <= 2  # the client waits before it dials again
         await eventually(lambda: not server.connection_manager.connections)
 
