@@ -63,7 +63,7 @@ async def test_a_nonce_is_remembered_as_long_as_its_call_can_be_fresh(clock: Fak
 async def test_what_is_not_authentic_leaves_no_nonce_behind() -> None:
     ends = Ends()
     header, body = await ends.ask(ends.call(), 1)
-    for forged in (body[:-1] + b"?", b"x" * 60):
+    for forged in (body[:-1] + bytes([body[-1] ^ 1]), b"x" * 60):
         with pytest.raises(Unauthenticated, match="changed on its way"):
             await ends.hear(ends.arriving((header, forged)), (header, forged))
     assert await ends.hear(ends.arriving((header, body)), (header, body)) == 1
