@@ -17,6 +17,8 @@ from rap.client.config import CallOptions, StubOptions
 from rap.client.sync import SyncClient
 from rap.client.sync.client import SyncSession
 from rap.errors import InvalidArgument, RegistrationError
+from rap.gateway import create_app
+from rap.gateway.config import GatewayConfig
 from rap.options import DeclaredOption, Option, Options, checks_options, declared_options
 from rap.server import Server
 from rap.server.config import HandlerOptions
@@ -67,6 +69,7 @@ def registration(owner: type) -> list[Surface]:
 
 
 CHECKED = [
+    Surface(create_app, GatewayConfig, set(), lambda **o: create_app("", Client(), **o)),
     Surface(Server.register, HandlerOptions, set(), lambda **o: Server().register(double, **o)),
     Surface(
         Server.allow_group,
@@ -105,7 +108,8 @@ def test_the_signature_has_the_declared_options_with_their_defaults(surface: Sur
         assert options.keys() == declared.keys() - surface.without
         needed = {name for name, default in options.items() if default is inspect.Parameter.empty}
         assert needed == ({"group", "allow"} if func is Server.allow_group else set())
-        assert all(options[name] is declared[name] for name in options.keys() - needed)
+        for name in options.keys() - needed:
+            assert (type(options[name]), options[name]) == (type(declared[name]), declared[name])
 
 
 @pytest.mark.parametrize(("surface", "option"), DECLARED)

@@ -17,6 +17,7 @@ from rap.client import Client
 from rap.gateway.config import GatewayConfig
 from rap.gateway.endpoints import Endpoints
 from rap.gateway.request import PRIORITY_HEADER, TIMEOUT_HEADER, TRACE_HEADERS, Parser
+from rap.options import checks_options
 
 __all__ = ["create_app"]
 
@@ -30,6 +31,7 @@ _REQUEST_HEADERS = [
 ]
 
 
+@checks_options(GatewayConfig)
 def create_app(
     prefix: str,
     client: Client,
@@ -108,7 +110,8 @@ def create_app(
 
     Raises:
         ValueError: An option has an invalid value; the message names it.
-        TypeError: `client` is not a `Client`.
+        TypeError: `client` is not a `Client`, or an option does not exist; the message suggests the
+            one that was meant.
     """
     if prefix and not prefix.startswith("/"):
         raise ValueError(f"prefix must be empty or begin with '/', got {prefix!r}")

@@ -1,14 +1,15 @@
 """The address of an HTTP client, which a trusted proxy may name."""
 
 from collections.abc import Collection
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from rap.address import Peer
+from rap.gateway.guard import checked_names
 
-__all__ = ["ClientAddresses"]
+__all__ = ["ClientAddresses", "check_proxies"]
 
 _FORWARDED_FOR = "x-forwarded-for"
 _UNIX = "unix"
@@ -18,27 +19,12 @@ class ClientAddresses:
     """Finds the address of the client of a request.
 
     Args:
-        trusted: Addresses and networks of proxies, and ``unix``.
-
-    Raises:
-        ValueError: An entry of `trusted` is none of these.
+        trusted: Addresses and networks of proxies, and ``unix``; see `check_proxies`.
     """
 
     def __init__(self, trusted: Collection[str]) -> None:
-        self._networks: list[IPv4Network | IPv6Network] = []
-        self._trusts_unix = False
-        if isinstance(trusted, str):
-            raise ValueError(f"trusted_proxies must be a collection, got {trusted!r}")
-        for each in trusted:
-            if each == _UNIX:
-                self._trusts_unix = True
-                continue
-            try:
-                self._networks.append(ip_network(each if isinstance(each, str) else ""))
-            except ValueError as exc:
-                raise ValueError(
-                    f"trusted_proxies: an entry is an address, a network or 'unix', got {each!r}"
-                ) from exc
+        self._trusts_unix = _UNIX in trusted
+        self._networks = [ip_network(each) for each in trusted if each != _UNIX]
 
     def resolve(self, scope: Scope) -> Scope:
         """Return a scope whose ``client`` is the client, and not a trusted proxy."""
@@ -89,3 +75,19 @@ def _address_of(hop: str) -> str | None:
     except ValueError:
         return None
     return _canonical(hop)
+
+
+def check_proxies(proxies: object, *, option: str) -> None:
+    """Check the value of the option `trusted_proxies`.
+
+    Raises:
+        ValueError: An entry is no address, no network and not ``unix``.
+    """
+    for each in checked_names(proxies, option):
+        try:
+            if each != _UNIX:
+                ip_network(each)
+        except ValueError as exc:
+            raise ValueError(
+                f"{option}: an entry is an address, a network or 'unix', got {each!r}"
+            ) from exc

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from starlette.requests import HTTPConnection
 
+from rap.gateway.client_address import check_proxies
 from rap.gateway.guard import check_hosts, check_origins
 from rap.options import Option, Options
 
@@ -107,7 +108,8 @@ class GatewayConfig(Options, frozen=True, kw_only=True, eq=False):
         Option(
             "Addresses and networks of proxies whose header `X-Forwarded-For` names the client: "
             "`10.0.0.7`, `10.0.0.0/8`, or `unix` for connections without an address. From anyone "
-            "else, the header is ignored."
+            "else, the header is ignored.",
+            check=check_proxies,
         ),
     ] = ()
     allowed_origins: Annotated[

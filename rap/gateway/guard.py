@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from rap.errors import PermissionDenied, Unauthenticated
 from rap.gateway.errors import BadRequest, status_of
 
-__all__ = ["Guard", "check_hosts", "check_origins"]
+__all__ = ["Guard", "check_hosts", "check_origins", "checked_names"]
 
 _AUTHORITY = r"(\[[0-9a-f:.]+\]|[^\s/:@?#\\\[\]]+)(?::([0-9]{1,5}))?"
 _HOST = re.compile(_AUTHORITY)
@@ -159,7 +159,7 @@ def check_origins(origins: object, *, option: str) -> None:
     Raises:
         ValueError: It is no collection of origins.
     """
-    for each in _names(origins, option):
+    for each in checked_names(origins, option):
         if each != _ANY and (_ANY in each or _parse_origin(each) is None):
             raise ValueError(
                 f"{option}: an origin is 'https://host', 'https://host:port' or '*', got {each!r}"
@@ -172,7 +172,7 @@ def check_hosts(hosts: object, *, option: str) -> None:
     Raises:
         ValueError: It is no collection of names of hosts.
     """
-    for each in _names(hosts, option):
+    for each in checked_names(hosts, option):
         found = _HOST.fullmatch(each.lower().removeprefix("*."))
         if each != _ANY and (found is None or found[2] is not None or _ANY in found[1]):
             raise ValueError(
@@ -180,7 +180,12 @@ def check_hosts(hosts: object, *, option: str) -> None:
             )
 
 
-def _names(values: object, option: str) -> Collection[str]:
+def checked_names(values: object, option: str) -> Collection[str]:
+    """Return the value of an option that is a collection of strings.
+
+    Raises:
+        ValueError: It is something else; the message names the option.
+    """
     if isinstance(values, str | bytes) or not isinstance(values, Collection):
         raise ValueError(f"{option} must be a collection of strings, got {values!r}")
     if not all(isinstance(each, str) for each in values):
