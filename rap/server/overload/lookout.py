@@ -149,7 +149,7 @@ class Lookout(Generic[S]):
 
     def _end(self, function: _Function[S], sample: _Sample[S], _: object = None) -> None:
         call, sample.call = sample.call, None
-        if call is not None and call.error is None:
+        if call is not None and call.error is None and not call.is_excused:
             function.end(self._clock() - sample.began)
 
     def _judge(self, function: _Function[S], now: float) -> S | None:
@@ -157,10 +157,10 @@ class Lookout(Generic[S]):
         found, samples = None, function.open
         while samples:
             call = samples[0].call
-            is_slow = call is not None and not call.is_excused
-            if is_slow and now < samples[0].slow_at:
+            still_runs = call is not None and not call.is_excused
+            if still_runs and now < samples[0].slow_at:
                 break
             samples.popleft()
-            if function.judge(slow=is_slow):
+            if function.judge(slow=still_runs):
                 found = call
         return found

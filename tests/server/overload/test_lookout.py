@@ -136,6 +136,15 @@ def test_calls_that_wait_for_a_server_that_is_away_are_not_slow(seen: Seen) -> N
     assert seen.slow == []
 
 
+def test_calls_that_waited_for_a_server_that_was_away_do_not_tell_what_is_usual(seen: Seen) -> None:
+    seen.serve(0.05, 5)
+    call = seen.add()
+    call.is_excused = True
+    seen.clock.advance(0.9)
+    call.end()
+    assert seen.lookout.usual("/default/f") == pytest.approx(0.05)
+
+
 def test_ended_samples_are_not_kept(seen: Seen) -> None:
     import gc
     import weakref
