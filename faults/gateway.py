@@ -15,10 +15,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from faults.scenario import Measured, Scale, Scenario
+from faults.visitor import percentile, print_percentile
 from rap.client import Client
 from rap.server import Server
 
@@ -26,8 +27,6 @@ __all__ = ["SCENARIOS"]
 
 _ROOT = Path(__file__).parents[1]
 _ROUNDS = 3
-_SECONDS = 1.5
-_PAUSE = 0.002  # seconds between two calls
 _AT_ONCE = 50  # clients that leave
 _STAYING = 1200  # more than the client of the gateway has places
 _PLACES = 512  # half of these: those that calls may have that wait for their first item
@@ -104,15 +103,7 @@ class _Gateway:
 
     async def percentile(self) -> float:
         """Return the 99th percentile of the calls of a client that behaves."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "faults.gateway", "visit", str(self.port), str(_SECONDS)),
-            stdout=asyncio.subprocess.PIPE,
-            cwd=_ROOT,
-        )
-        output, _ = await process.communicate()
-        if process.returncode != 0:
-            raise RuntimeError("a call of the client that behaves has failed")
-        return float(output)
+        return await percentile(self.port, program=("faults.gateway", "visit"))
 
     async def waiting(self, expected: int) -> int:
         """Return how many calls wait for ever, once these are as many as expected; -1: unknown."""
@@ -238,16 +229,14 @@ async def _open_gateway(server: str) -> None:
 
 
 async def _visit(port: str, seconds: str) -> None:
-    latencies = []
     reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-    stop = time.monotonic() + float(seconds)
-    while (began := time.monotonic()) < stop:
+
+    async def call() -> None:
         writer.write(_request("echo", {"value": 7}, _JSON, f"x-forwarded-for: {_HONEST}"))
         assert await _answer(reader) == (200, 7)
-        latencies.append(time.monotonic() - began)
-        await asyncio.sleep(_PAUSE)
+
+    await print_percentile(call, float(seconds))
     writer.close()
-    print(quantiles(latencies, n=100)[98])
 
 
 SCENARIOS = (

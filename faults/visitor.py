@@ -6,14 +6,14 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from statistics import median, quantiles
 
 from rap.client import Client
 
-__all__ = ["beside", "percentile"]
+__all__ = ["beside", "percentile", "print_percentile"]
 
 _ROOT = Path(__file__).parents[1]
 _ROUNDS = 3
@@ -21,10 +21,19 @@ _SECONDS = 1.5
 _PAUSE = 0.002  # seconds between two calls
 
 
-async def percentile(port: int, seconds: float = _SECONDS) -> float:
-    """Return the 99th percentile of calls in these seconds."""
+async def percentile(
+    port: int, seconds: float = _SECONDS, program: Sequence[str] = ("faults.visitor",)
+) -> float:
+    """Return the 99th percentile of calls in these seconds.
+
+    Args:
+        port: Where the client connects.
+        seconds: How long it calls.
+        program: Module of the client, and its arguments before port and seconds; it calls
+            `print_percentile`.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "faults.visitor", str(port), str(seconds)),
+        *(sys.executable, "-m", *program, str(port), str(seconds)),
         stdout=asyncio.subprocess.PIPE,
         cwd=_ROOT,
     )
@@ -32,6 +41,17 @@ async def percentile(port: int, seconds: float = _SECONDS) -> float:
     if process.returncode != 0:
         raise RuntimeError("a call of the client that behaves has failed")
     return float(output)
+
+
+async def print_percentile(call: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Call again and again for these seconds, and print the 99th percentile of the latencies."""
+    latencies = []
+    stop = time.monotonic() + seconds
+    while (began := time.monotonic()) < stop:
+        await call()
+        latencies.append(time.monotonic() - began)
+        await asyncio.sleep(_PAUSE)
+    print(quantiles(latencies, n=100)[98])
 
 
 async def beside(port: int, *attacks: Callable[[], Awaitable[None]] | None) -> list[float]:
@@ -61,14 +81,12 @@ async def _going_on(attack: Callable[[], Awaitable[None]]) -> AsyncIterator[None
 
 
 async def _main(port: str, seconds: str) -> None:
-    latencies = []
     async with Client(f"127.0.0.1:{port}") as client:
-        stop = time.monotonic() + float(seconds)
-        while (began := time.monotonic()) < stop:
+
+        async def call() -> None:
             assert await client.raw_call("echo", 7) == 7
-            latencies.append(time.monotonic() - began)
-            await asyncio.sleep(_PAUSE)
-    print(quantiles(latencies, n=100)[98])
+
+        await print_percentile(call, float(seconds))
 
 
 if __name__ == "__main__":
