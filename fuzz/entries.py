@@ -18,7 +18,8 @@ from rap.call import Call, Request, Response, Side, StreamType
 from rap.channel import Channel
 from rap.cli.descriptions import checked_description
 from rap.cli.stubgen.module import stub_module
-from rap.errors import ExceptionTypes, decode_error
+from rap.errors import CallError, Code, ExceptionTypes, decode_error
+from rap.gateway.errors import ErrorReplies
 from rap.gateway.request import parse_json
 from rap.processor.compress import HEADER_NAME, CompressProcessor
 from rap.processor.encryption.sealing import MESSAGE, MessageSealer, session_keys_of
@@ -194,6 +195,12 @@ def _description(data: bytes) -> None:
     stub_module([checked_description(decode_any(data))])
 
 
+def _error_of_a_call(data: bytes) -> None:
+    """Tell an HTTP client that its arguments are wrong, in a text of which it chooses parts."""
+    error = CallError(data.decode("utf-8", "replace"), code=Code.INVALID_ARGUMENT)
+    ErrorReplies(debug=False).reply(error)
+
+
 def _deflated(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + zlib.compress(body, 9)
 
@@ -234,6 +241,10 @@ _JSON = (
     json.dumps({str(n): n for n in range(5000)}).encode(),
     json.dumps([1 << 60] * 5000).encode(),
 )
+_TEXTS = (
+    *(b"f(): wrong; expected f(password: str), got 1 by position", b"(): " * 5000),
+    *(b"f(): " + b"; expected f" * 5000, b"(): ; expected (" * 5000),
+)
 ENTRIES: Mapping[str, Entry] = {
     "Hello": Entry(_plain(decode_hello), (*_SMALL, *_BODIES)),
     "header": Entry(_plain(unpack), (*_SMALL, *_BODIES)),
@@ -262,6 +273,7 @@ ENTRIES: Mapping[str, Entry] = {
         _plain(_record), (pack(_RECORD), json.dumps(_RECORD).encode(), *_BODIES, *_JSON)
     ),
     "JSON of the gateway": Entry(_plain(lambda data: parse_json(data, "body")), _JSON),
+    "error of the gateway": Entry(_plain(_error_of_a_call), _TEXTS),
     "description for a stub": Entry(
         _plain(_description), (*_descriptions(), *_BODIES), most=5.0, memory=1000
     ),

@@ -5,7 +5,6 @@ that has closed the request.
 """
 
 import logging
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -38,8 +37,6 @@ _STATUS: Mapping[Code, int] = {
 # Their texts are written for those who run the servers: exceptions, addresses, names of services.
 _FAULTS = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
 _INNER = (*_FAULTS, Code.DEADLINE_EXCEEDED)
-# A wrong argument: `name(): what is wrong; expected name(signature), got …`.
-_SIGNATURE = re.compile(r"(.+?)(\(\): .*?); expected \1\(.*", re.DOTALL)
 _MOST = 1000  # characters of an error in the log
 
 
@@ -123,10 +120,20 @@ def _text_for_clients(error: CallError, call: CallOfError | None) -> str | None:
     if error.code is Code.UNIMPLEMENTED and error.unserved and call is not None:
         return f"no function {call.method!r} on this server"  # and not which others there are
     if error.code is Code.INVALID_ARGUMENT:
-        found = _SIGNATURE.fullmatch(error.message)
-        return str(error) if found is None else f"{found[1]}{found[2]}"
+        return _without_signature(error.message) or str(error)
     # What no handler has said is about the gateway and its servers.
     return str(error) if error.remote and not error.unserved else None
+
+
+def _without_signature(message: str) -> str | None:
+    """Return the text of a wrong argument as clients may see it; `None` for another text.
+
+    The text is `name(): what is wrong; expected name(signature), got …`. Whoever calls can choose
+    long parts of it, so this takes linear time.
+    """
+    name, _, rest = message.partition("(): ")
+    what, expected, _ = rest.partition(f"; expected {name}(")
+    return f"{name}(): {what}" if name and expected else None
 
 
 def _debug_text(error: CallError) -> str:

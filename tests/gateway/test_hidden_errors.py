@@ -1,6 +1,7 @@
 """HTTP clients do not see the inside: exceptions, addresses, signatures, names of functions."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ SECRET = "db.inner:5432 password=hunter2"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 EVENTS = {"accept": "text/event-stream"}
 LINES = {"content-type": "application/x-ndjson"}
+JSON = {"content-type": "application/json"}
 HIDDEN = ("UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED")
 
 
@@ -159,6 +161,13 @@ def test_a_wrong_argument_is_named_without_the_signature(
     assert answer.status_code == 400
     assert answer.json()["msg"].startswith(text)
     assert "password" not in answer.text
+
+
+def test_a_text_that_resembles_a_signature_everywhere_is_answered_at_once(http: TestClient) -> None:
+    name = "(): " * 200_000 + "\ud800"  # which cannot be sent
+    answer = http.post("/normal", content=json.dumps({"func_name": name}), headers=JSON)
+    assert answer.status_code == 400
+    assert answer.json()["msg"].startswith("'/default/(): (): ")
 
 
 def test_a_deadline_does_not_show_which_server_was_late(http: TestClient) -> None:
