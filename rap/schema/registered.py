@@ -39,12 +39,16 @@ def signatures_text(functions: Iterable[Registered]) -> str:
 
 
 def read_signatures(text: str) -> Mapping[str, str] | None:
-    """Return the hashes by ``group/name`` of a registration; `None` if it has none."""
+    """Return the hashes by ``group/name`` of a registration; `None` if it has none.
+
+    Anyone who can write to the registry chooses the text.
+    """
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    is_valid = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
+    return found if is_valid else None
 
 
 def declared_hash(function: Function) -> str | None:

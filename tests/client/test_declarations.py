@@ -181,6 +181,24 @@ async def test_servers_of_older_releases_may_have_anything(
     assert said(caplog) == []
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"default/reserve": []}', "1", ""])
+async def test_a_forged_text_instead_of_signatures_is_ignored(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fleet_of(shop(reserve, watch)) as fleet:
+        snapshots = fleet.registry.watch("shop")
+        (endpoint,) = (await anext(snapshots)).values()
+        await snapshots.aclose()
+        forged = endpoint.replace(id="forged", metadata={FUNCTIONS: text})
+        await fleet.registry.register("shop", forged, ttl=60)
+        client = Client(service="shop", registry=fleet.registry)
+        client.register(reserve)
+        async with client:
+            assert await client.raw_call("reserve", {"sku": "hat", "count": 2}) == 2
+    assert said(caplog) == []
+    assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
 async def test_calls_of_a_new_function_go_to_the_servers_that_have_it() -> None:
     servers = [shop(reserve) for _ in range(7)] + [shop(reserve, watch)]
     async with fleet_of(*servers) as fleet:
