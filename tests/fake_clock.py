@@ -1,4 +1,8 @@
-"""Time under control of a test: it stands still until it is told to advance."""
+"""Time under control of a test: it stands still until it is told to advance.
+
+`rap.testing.FakeClock` also moves timers, as it has a method `call_later`. With the clock of this
+module, what asks `rap.clock` for a timer or a timeout waits in real time.
+"""
 
 import asyncio
 from collections.abc import Coroutine

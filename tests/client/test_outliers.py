@@ -27,7 +27,7 @@ from rap import CallError, Code, Server
 
 ill = Path(sys.argv[1])
 number = sys.argv[2]
-server = Server("127.0.0.1:0", drain_delay=0, close_timeout=0.1)
+server = Server("127.0.0.1:0", drain_delay=0, close_timeout=0.1, shed=sys.argv[3] == "shed")
 
 def fail(function):
     for file in (ill, ill.parent / "all"):
@@ -87,14 +87,14 @@ class Replica:
 
 
 @asynccontextmanager
-async def replicas(count: int, folder: Path) -> AsyncIterator[list[Replica]]:
+async def replicas(count: int, folder: Path, *, shed: bool = True) -> AsyncIterator[list[Replica]]:
     async with AsyncExitStack() as stack:
-        yield [await _start(n, folder, stack) for n in range(count)]
+        yield [await _start(n, folder, stack, shed) for n in range(count)]
 
 
-async def _start(number: int, folder: Path, stack: AsyncExitStack) -> Replica:
+async def _start(number: int, folder: Path, stack: AsyncExitStack, shed: bool) -> Replica:
     ill = folder / f"ill-{number}"
-    arguments = ("-c", PROGRAM, str(ill), str(number))
+    arguments = ("-c", PROGRAM, str(ill), str(number), "shed" if shed else "")
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=PIPE)
     stack.push_async_callback(_end, process)
     assert process.stdout is not None
@@ -241,12 +241,17 @@ async def test_one_bad_function_on_all_ejects_none(tmp_path: Path, kind: str) ->
         await eventually(lambda: good.answers.keys() == {"0", "1", "2"})
 
 
-async def test_a_function_that_hangs_on_all_ejects_none(tmp_path: Path) -> None:
-    async with replicas(3, tmp_path) as found, calling(found, max_attempts=1) as client:
+@pytest.mark.parametrize("shed", [True, False])
+async def test_a_function_that_hangs_on_all_ejects_none(tmp_path: Path, shed: bool) -> None:
+    async with (
+        replicas(3, tmp_path, shed=shed) as found,
+        calling(found, max_attempts=1) as client,
+    ):
         Replica("", tmp_path / "all").fall_ill("DEADLINE_EXCEEDED", "work")
         async with Load(client, "work", timeout=0.05) as late:
             await late.make(100)
-        refused = late.errors[Code.RESOURCE_EXHAUSTED]  # by servers that know that it hangs
+        # Servers that shed load refuse calls once they know that the function hangs.
+        refused = late.errors[Code.RESOURCE_EXHAUSTED] if shed else 0
         assert late.errors[Code.DEADLINE_EXCEEDED] == late.ended - refused > 0
         assert client.cluster.counters.ejections == 0
 
