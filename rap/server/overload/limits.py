@@ -154,11 +154,13 @@ class _Window:
         running: Calls that run then.
 
     Attributes:
+        began_at: The moment.
+        running: Calls that ran then.
         good: Calls that were answered in time.
         seconds: Seconds that they took, added up.
         shares: The same as shares of the time that they had.
-        fresh: Of the fresh ones: good ones, their seconds, and their shares.
-        slowest: The highest share of a good one.
+        fresh_good, fresh_seconds, fresh_shares: The same of the fresh ones.
+        slowest: The highest share of a fresh good one.
         expired: Fresh calls that expired.
         refused: Calls that were refused.
     """
@@ -264,9 +266,7 @@ class AdaptiveLimit:
         self._expired_at = self._refused_at = now
         self._usual = usual
         self._rate = 0.0  # good calls in a second
-        self._least = (
-            inf if usual is None else usual
-        )  # seconds that calls have taken on average in a window
+        self._least = inf if usual is None else usual  # seconds of calls on average, in a window
         self._latency = _RETRY_AFTER
         # To find out whether calls wait for each other: the limit before, and the seconds that they
         # took; when it may be raised for that; and how long not again if they do.
@@ -297,7 +297,7 @@ class AdaptiveLimit:
         if call.conn not in self._conns:
             self._conns.add(call.conn)
             for each in self._running_of(call):
-                self._enter(*each)
+                self.enter(*each)
             if self.most == inf:
                 self._window.running = self.running
 
@@ -318,14 +318,10 @@ class AdaptiveLimit:
 
     def enter(self, call: Limited, task: asyncio.Task[None], now: float) -> None:
         """Watch a call until its task ends; does nothing if it is watched."""
-        self.watch(call)
-        self._enter(call, task, now)
-
-    def _enter(self, call: Limited, task: asyncio.Task[None], began: float) -> None:
         if call not in self._calls:
-            self._calls[call] = began
-            if self._fresh_at == inf and began >= self._changed_at:
-                self._fresh_at = began
+            self._calls[call] = now
+            if self._fresh_at == inf and now >= self._changed_at:
+                self._fresh_at = now
             self._shares_of.add(call.conn)
             task.add_done_callback(partial(self._leave, call))
 
