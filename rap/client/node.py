@@ -248,8 +248,7 @@ class Node:
         if error.unserved or not method.rules.is_fault(error):
             return False
         if error.code is Code.DEADLINE_EXCEEDED:
-            # Where one server refuses calls, the others may be about to: they are not ill.
-            return now >= self.pool.counters.overloaded_until(but=self.key) + _CALM
+            return not self._others_refuse(now)
         return error.remote
 
     def _compare(self, method: Method, error: CallError, health: Verdict, now: float) -> Verdict:
@@ -323,11 +322,16 @@ class Node:
     def _may_be_late(self, started: float, now: float) -> bool:
         """Return whether a call can be late on a healthy node.
 
-        It can if the node has answered others meanwhile, and while another server of the service,
-        or one behind it, refuses calls because there are too many. A silent node is suspect.
+        It can if the node has answered others meanwhile, and while others refuse calls. A silent
+        node is suspect.
         """
-        if self.stats.answered_since(started):
-            return True
+        return self.stats.answered_since(started) or self._others_refuse(now)
+
+    def _others_refuse(self, now: float) -> bool:
+        """Return whether another server of the service, or one behind it, has too many calls.
+
+        Where one refuses calls, or has a moment ago, the others may be about to: they are not ill.
+        """
         return now < self.pool.counters.overloaded_until(but=self.key) + _CALM
 
     def record_overtaken(self, started: float) -> None:
