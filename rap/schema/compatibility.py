@@ -174,7 +174,11 @@ def compare(old: FunctionDescription, new: FunctionDescription) -> Compatibility
     """Compare two descriptions of one function."""
     if signature_of(old) == signature_of(new):
         return Compatibility(_path(old), "same", Verdict(), Verdict())
-    return Compatibility(_path(old), "changed", _judge(old, new), _judge(new, old))
+    try:
+        return Compatibility(_path(old), "changed", _judge(old, new), _judge(new, old))
+    except (MemoryError, RecursionError):  # texts of a server may nest as deep as it likes
+        unknown = Verdict(Level.SOME, ("its types nest too deep to be compared",))
+        return Compatibility(_path(old), "changed", unknown, unknown)
 
 
 def signature_of(function: FunctionDescription) -> dict[str, Any]:
@@ -599,7 +603,7 @@ class _Flow:
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # the latter of a null byte
         return ast.Name(text)
 
 
@@ -684,8 +688,9 @@ def _is_array_class(entry: TypeEntry) -> bool:
 
 def _by_sent_name(entry: TypeEntry) -> dict[str, FieldEntry]:
     """Return the fields by the names that are sent."""
-    renamed = _literal(_parse(entry["options"].get("rename", "{}")))
-    return {renamed.get(each["name"], each["name"]): each for each in entry["fields"]}
+    found = _literal(_parse(entry["options"].get("rename", "{}")))
+    renamed = found if isinstance(found, dict) else {}  # a server may tell anything
+    return {str(renamed.get(each["name"], each["name"])): each for each in entry["fields"]}
 
 
 def _may_miss(entry: TypeEntry, field: FieldEntry) -> bool:

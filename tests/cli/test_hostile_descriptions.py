@@ -1,4 +1,4 @@
-"""`rap stub` and `rap describe` on what a hostile server describes.
+"""`rap stub`, `rap describe` and `rap compat` on what a hostile server describes.
 
 The source is written to a file that is imported, so it is Python whatever the description is, and
 has no expression of the server but constants and names.
@@ -16,6 +16,7 @@ from rap.cli.command import Failed
 from rap.cli.commands.describe import description_text
 from rap.cli.descriptions import checked_description
 from rap.cli.stubgen.module import stub_module
+from rap.schema.compatibility import Level, compare_all
 
 BOLD_DEF = "\U0001d41d\U0001d41e\U0001d41f"  # an identifier that Python knows as `def`
 CODE = "__import__('os').abort()"
@@ -201,6 +202,36 @@ def test_no_description_controls_the_terminal() -> None:
         printed += 1
         assert text.replace("\n", "").isprintable()
     assert printed > 100
+
+
+def test_any_two_descriptions_can_be_compared() -> None:
+    rng = random.Random(4)
+    maker = Maker(rng, 0.6)
+    levels = set()
+    for _ in range(800):
+        old, new = maker.function(), maker.function()
+        new |= {name: old[name] for name in ("group", "func_name", "shape")}
+        for renamed in ("'a'", "{'a': []}", "{'a': 'b'}"):
+            for each in old["types"]:
+                each["options"]["rename"] = renamed
+            for found in compare_all([description(old)], [description(new)]):
+                levels |= {found.old_clients.level, found.new_clients.level}
+    assert levels == set(Level)
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 100_000 + "1", "int | " * 50_000 + "int", "int | " * 500 + "int", "a." * 900]
+)
+def test_types_that_nest_too_deep_are_told(text: str) -> None:
+    old = Maker(random.Random(5), 1.0).function()
+    old |= {"returns": text, "shape": "unary"}
+    (found,) = compare_all([description(old)], [description(old | {"returns": "int"})])
+    assert found.old_clients.level is not Level.WORKS
+
+
+def description(found: dict[str, Any]) -> Any:
+    """Return a description as `rap compat` takes it."""
+    return checked_description(found)
 
 
 def test_a_description_of_another_form_is_refused() -> None:
