@@ -284,6 +284,7 @@ class InprocTransport(asyncio.Transport):
             self._protocol.connection_made(self)
         elif kind == "end":
             self._has_ended = True
+            self._on_read(self._unread)  # what it has not read by now, it never reads
             self._deliver()
         else:
             self.lose()
@@ -292,10 +293,11 @@ class InprocTransport(asyncio.Transport):
         """Hand what has arrived to the protocol, unless it does not read."""
         while self._incoming and not (self._is_reading_paused or self._is_closing):
             data = self._incoming.popleft()
-            self.send("read", len(data))
             if isinstance(self._protocol, asyncio.BufferedProtocol):
                 self._fill(self._protocol, data)
-            elif isinstance(self._protocol, asyncio.Protocol):
+                continue
+            self.send("read", len(data))
+            if isinstance(self._protocol, asyncio.Protocol):
                 self._protocol.data_received(data)
         if self._has_ended and not self._incoming and not self._is_closing:
             if isinstance(self._protocol, asyncio.Protocol | asyncio.BufferedProtocol):
@@ -308,6 +310,7 @@ class InprocTransport(asyncio.Transport):
         buffer[:size] = data[:size]
         if size < len(data):
             self._incoming.appendleft(data[size:])
+        self.send("read", size)
         protocol.buffer_updated(size)
 
     def _on_read(self, size: int) -> None:
@@ -365,7 +368,7 @@ class InprocTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write to the other end."""
-        if not data or self._is_closing:
+        if not data or self._is_closing or self._has_ended:
             return
         self._unread += len(data)
         self.send("data", bytes(data))
