@@ -1,7 +1,7 @@
 """How many requests and WebSockets the gateway serves at the same time."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rap.address import Peer
 from rap.gateway.config import GatewayConfig
@@ -55,18 +55,15 @@ class Places:
             if not self._open[network]:
                 del self._open[network]
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
+    def stream(self) -> AbstractContextManager[None]:
         """Take the place of a request with events or a request stream for the block.
 
         Raises:
             BadRequest: All are taken.
         """
-        with self._streams.taken():
-            yield
+        return self._streams.taken()
 
-    @contextmanager
-    def first_item(self) -> Iterator[None]:
+    def first_item(self) -> AbstractContextManager[None]:
         """Take the place of a call that waits for its first item for the block.
 
         Such a call takes one of the client's places for unary calls, so that without this limit
@@ -75,18 +72,15 @@ class Places:
         Raises:
             BadRequest: All are taken.
         """
-        with self._first_items.taken():
-            yield
+        return self._first_items.taken()
 
-    @contextmanager
-    def socket(self) -> Iterator[None]:
+    def socket(self) -> AbstractContextManager[None]:
         """Take the place of a WebSocket for the block.
 
         Raises:
             BadRequest: All are taken.
         """
-        with self._sockets.taken():
-            yield
+        return self._sockets.taken()
 
 
 class _Limit:
