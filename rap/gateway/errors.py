@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from rap.errors import CallError, Code, HandlerError
 from rap.foreign import one_line
 
-__all__ = ["BadRequest", "CallOfError", "ErrorReplies", "status_of"]
+__all__ = ["BadRequest", "CallOfError", "ErrorReplies", "status_of", "unknown_function"]
 
 _log = logging.getLogger("rap.gateway")
 
@@ -113,12 +113,20 @@ def status_of(error: CallError | BadRequest) -> int:
     return _STATUS[error.code]
 
 
+def unknown_function(method: str) -> str:
+    """Return the text of a call of a function that is hidden, or that no server has.
+
+    Both have the same, which does not say which others there are.
+    """
+    return f"no function {method!r} on this server"
+
+
 def _text_for_clients(error: CallError, call: CallOfError | None) -> str | None:
     """Return the text of an error as clients may see it; `None` if they may not."""
     if error.code in _INNER:
         return None
     if error.code is Code.UNIMPLEMENTED and error.unserved and call is not None:
-        return f"no function {call.method!r} on this server"  # and not which others there are
+        return unknown_function(call.method)
     if error.code is Code.INVALID_ARGUMENT:
         return _without_signature(error.message) or str(error)
     # What no handler has said is about the gateway and its servers.

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 
-from rap.call import FORWARDED, PRIORITIES, Header, canonical_group
+from rap.call import FORWARDED, PRIORITIES, Header, canonical_group, method_path
 from rap.gateway.arrivals import Arrivals
-from rap.gateway.errors import BadRequest
+from rap.gateway.errors import BadRequest, unknown_function
 
 __all__ = [
     "PRIORITY_HEADER",
@@ -123,7 +123,7 @@ class Parser:
         # Neither a group nor a name has a slash: what is called is in the group that was checked.
         is_odd = "/" in call.group or "/" in call.name
         if is_odd or call.group in self._hidden:  # looks like a function that does not exist
-            raise BadRequest(404, f"no function '/{call.group}/{call.name}' on this server")
+            raise BadRequest(404, unknown_function(method_path(call.group, call.name)))
         return call
 
 

@@ -72,6 +72,16 @@ def test_no_spelling_of_a_hidden_group_passes_the_filter(
     assert not ran
 
 
+@pytest.mark.parametrize("name", ["secret", "it's", 'a"b', "a\nb", "\u202e"])
+def test_a_hidden_group_looks_like_one_that_does_not_exist(http: TestClient, name: str) -> None:
+    answers = [
+        http.post("/normal", json={"group": group, "func_name": name}).json()
+        for group in ("default", "nowhere")
+    ]
+    answers[1]["msg"] = answers[1]["msg"].replace("/nowhere/", "/default/")
+    assert answers[0] == answers[1]
+
+
 def test_a_function_of_another_group_is_called(http: TestClient) -> None:
     answer = http.post("/normal", json={"group": "public", "func_name": "open"})
     assert answer.json() == {"code": 0, "data": "secret"}
