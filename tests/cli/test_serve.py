@@ -19,6 +19,7 @@ from rap.cli.target import load_server
 from rap.client import Channel, Client
 from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, interrupt, line_with, rap
+from tests.loopback import eventually
 
 MODULE = """
 from rap.server import Channel, Server
@@ -69,8 +70,7 @@ async def test_sigterm_drains_and_an_open_channel_finishes(shop: Path, target: s
                 await channel.write(1)
                 first = await channel.read_body()
                 process.send_signal(signal.SIGTERM)
-                while not channel.draining:  # noqa: ASYNC110  # it tells nobody
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: channel.draining)
                 await channel.write(2)
                 return [first, await channel.read_body()]
 

@@ -21,7 +21,7 @@ from rap.server import Server
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
 from tests.fault_proxy import Fate, FaultProxy
-from tests.loopback import eventually, serving
+from tests.loopback import eventually, serving, until
 
 
 def remote(**options: Any) -> Remote:
@@ -102,8 +102,10 @@ async def test_instances_come_and_go(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
 
     async def seen(monitor: InstanceMonitor, count: int) -> None:
-        while len(await monitor.measure()) != count:  # noqa: ASYNC110  # it tells nobody
-            await asyncio.sleep(0.01)
+        async def is_so() -> bool:
+            return len(await monitor.measure()) == count
+
+        await until(is_so)
 
     async with asyncio.timeout(PATIENCE), shop(service="shop", registry=url):
         async with InstanceMonitor(remote(registry=url, service="shop")) as monitor:

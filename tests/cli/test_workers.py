@@ -17,6 +17,7 @@ from rap.client import Channel, Client
 from rap.errors import RapError
 from tests.cli.programs import PATIENCE, is_running, line_with, rap, wait_until
 from tests.fake_clock import FakeClock
+from tests.loopback import eventually
 
 MODULE = """
 import os
@@ -121,8 +122,7 @@ async def on_a_channel(address: str, while_open: Callable[[], Awaitable[None]]) 
             await channel.write(1)
             await channel.read_body()
             await while_open()
-            while not channel.draining:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.01)
+            await eventually(lambda: channel.draining)
             await channel.write(2)
             return await channel.read_body()
 
@@ -153,8 +153,7 @@ async def test_a_second_sigterm_ends_the_workers_at_once(shop: Path) -> None:
             @client.register("echo")
             async def talk(channel: Channel) -> object:
                 process.send_signal(signal.SIGTERM)
-                while not channel.draining:  # noqa: ASYNC110  # it tells nobody
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: channel.draining)
                 process.send_signal(signal.SIGTERM)
                 return await channel.read_body()
 

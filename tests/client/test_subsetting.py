@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -238,21 +238,13 @@ async def behind_a_door(
         yield client, door, clock, servers
 
 
-async def until(clock: FakeClock, holds: Callable[[], object]) -> None:
-    """Let time pass until something holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():
-            clock.advance(0.5)
-            await asyncio.sleep(0.001)
-
-
 @pytest.mark.parametrize("error", [Unavailable, ServerDraining])
 async def test_others_take_the_place_of_servers_that_cannot_be_reached_or_drain(error: Any) -> None:
     async with behind_a_door(12, 4) as (client, door, clock, _):
         cluster, door.error = client.cluster, error
         for _ in range(2):
             door.close(cluster)
-            await until(clock, lambda: len(ready(cluster) - door.cut) >= 2)
+            await passing(clock, 0.5, lambda: len(ready(cluster) - door.cut) >= 2)
             assert len(cluster.nodes) == 4
             assert await client.raw_call("work") == "done"
 
@@ -264,11 +256,11 @@ async def test_servers_that_can_be_reached_again_are_found_again() -> None:
         door.cut = set(everybody)
         door.close(cluster)
         first = set(cluster.nodes)
-        await until(clock, lambda: everybody - first <= cluster.nodes.keys())
-        await until(clock, lambda: first <= cluster.nodes.keys())
+        await passing(clock, 0.5, lambda: everybody - first <= cluster.nodes.keys())
+        await passing(clock, 0.5, lambda: first <= cluster.nodes.keys())
         assert len(cluster.nodes) == 2
         door.cut.clear()
-        await until(clock, lambda: len(cluster.ready) == 2)
+        await passing(clock, 0.5, lambda: len(cluster.ready) == 2)
         assert await client.raw_call("work") == "done"
 
 
@@ -288,7 +280,7 @@ async def test_a_lost_server_keeps_its_place_while_half_are_left() -> None:
         door.cut = {lost.key}
         for conn in list(lost.pool.connections):
             conn.abort(ConnectionClosed("the way is cut"))
-        await until(clock, lambda: lost.pool.failures > 3)
+        await passing(clock, 0.5, lambda: lost.pool.failures > 3)
         assert cluster.nodes[lost.key] is lost
 
 
@@ -307,5 +299,7 @@ async def test_servers_that_reject_a_client_are_not_lost() -> None:
         cluster = client.cluster
         stack.push_async_callback(client.await_close)
         first = set(cluster.nodes)
-        await until(clock, lambda: all(it.pool.failures > 3 for it in cluster.nodes.values()))
+        await passing(
+            clock, 0.5, lambda: all(it.pool.failures > 3 for it in cluster.nodes.values())
+        )
         assert set(cluster.nodes) == first
