@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from rap.client import Client
 from rap.errors import CallError, Code, HandlerError, decode_error, encode_error
 from rap.errors import ExceptionTypes as Types
 from rap.foreign import one_line, printable
+from rap.registry.file import LeaseFiles
 from rap.registry.watch_cache import Version, WatchCache
 from rap.wire.codec import pack
 from rap.wire.frames import GOAWAY, OPEN, RESET, Frame
@@ -139,6 +142,18 @@ def test_only_some_forged_records_are_logged(caplog: pytest.LogCaptureFixture) -
     cache = WatchCache()
     for start in (0, 10_000):
         cache.replace(Version(1, 1, ""), {f"{start + n}": b"" for n in range(1000)}, {}, 0.0)
+    assert len(caplog.messages) == 256
+
+
+def test_only_some_forged_files_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.json").write_text("[]")
+    (tmp_path / ".known").touch()
+    files = LeaseFiles(tmp_path, time.time)
+    for _ in range(2):
+        assert not files.snapshot()
     assert len(caplog.messages) == 256
 
 

@@ -19,7 +19,7 @@ from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
 from rap.foreign import one_line
 from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name, may_replace
-from rap.registry.records import from_record, to_record
+from rap.registry.records import BadRecords, from_record, to_record
 from rap.registry.self_preservation import as_seen, to_evict
 
 __all__ = ["FileRegistry", "LeaseFiles"]
@@ -29,7 +29,6 @@ logger = logging.getLogger("rap.registry")
 
 _LOCK_TIMEOUT = 1.0  # seconds; the process that holds it may be stopped
 _LOCK_RETRY = 0.005  # seconds
-_MAX_WARNED = 256  # bad files that are logged
 _ATTEMPTS = 3  # to write, if the folder is removed meanwhile
 _POLL_INTERVAL = 0.03  # seconds between checks of the folder's modification time
 _READ_INTERVAL = 0.5  # seconds between reads of all leases, unless the folder changed
@@ -152,7 +151,7 @@ class LeaseFiles:
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self._folder = folder
         self._now = now
-        self._warned: set[Path] = set()
+        self._bad = BadRecords()
 
     def write(self, endpoint: Endpoint, ttl: float) -> None:
         """Write or renew a registration, and remove those of dead instances.
@@ -250,10 +249,7 @@ class LeaseFiles:
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError) as exc:
-            if path not in self._warned and len(self._warned) < _MAX_WARNED:
-                self._warned.add(path)
-                text = "%s is ignored, it is not a registration: %s"
-                logger.warning(text, one_line(path), one_line(exc))
+            self._bad.warn(str(path), "%s is ignored, it is not a registration: %s", exc)
             return None
 
     @contextmanager

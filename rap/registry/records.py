@@ -6,15 +6,19 @@ methods are entries of `Endpoint.metadata`; here they are separate fields, for t
 registry.
 """
 
+import logging
 from collections.abc import Mapping
 
 from rap.address import Address
 from rap.foreign import one_line
 from rap.registry.base import Endpoint, State, check_weight
 
-__all__ = ["from_record", "to_record"]
+__all__ = ["BadRecords", "from_record", "to_record"]
+
+logger = logging.getLogger("rap.registry")
 
 _MAX_ID = 1024  # characters
+_MAX_WARNED = 256  # bad records that are logged
 _OWN_FIELDS = ("version", "methods_hash")
 
 
@@ -57,6 +61,25 @@ def from_record(endpoint_id: str, record: object) -> Endpoint:
         zone=_text(record, "zone"),
         metadata=metadata,
     )
+
+
+class BadRecords:
+    """The records that were ignored. A writer of the registry cannot fill the log with them."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def warn(self, key: str, text: str, error: Exception) -> None:
+        """Log a record once, unless too many were logged.
+
+        Args:
+            key: Names the record.
+            text: Format of the log line, with a place for the key and one for the error.
+            error: What is wrong.
+        """
+        if key not in self._warned and len(self._warned) < _MAX_WARNED:
+            self._warned.add(key)
+            logger.warning(text, one_line(key), one_line(error))
 
 
 def _text(record: Mapping[object, object], field: str) -> str:

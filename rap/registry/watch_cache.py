@@ -6,23 +6,18 @@ version with different content, and only the hash differs. A watcher therefore f
 changes while each hash matches, and otherwise reads everything.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha1
 from typing import NamedTuple
 
-from rap.foreign import one_line
 from rap.registry.base import Endpoint, Snapshot
-from rap.registry.records import from_record
+from rap.registry.records import BadRecords, from_record
 from rap.registry.self_preservation import as_seen
 from rap.wire.codec import unpack
 
 __all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
 
-logger = logging.getLogger("rap.registry")
-
-_MAX_WARNED = 256  # bad records that are logged
 _MAX_CHANGES = 512  # a watcher that is further behind reads everything
 
 
@@ -60,7 +55,7 @@ class WatchCache:
         self._version: Version | None = None
         self._members: dict[str, Endpoint] = {}
         self._known = False
-        self._warned: set[str] = set()
+        self._bad = BadRecords()
 
     @property
     def version(self) -> Version | None:
@@ -138,10 +133,7 @@ class WatchCache:
         try:
             members[endpoint_id] = from_record(endpoint_id, unpack(record))
         except ValueError as exc:
-            if endpoint_id not in self._warned and len(self._warned) < _MAX_WARNED:
-                self._warned.add(endpoint_id)
-                text = "the record of %s is ignored: %s"
-                logger.warning(text, one_line(endpoint_id), one_line(exc))
+            self._bad.warn(endpoint_id, "the record of %s is ignored: %s", exc)
 
 
 def next_hash(last: str, operation: str, endpoint_id: str, record: bytes) -> str:
