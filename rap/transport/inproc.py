@@ -9,7 +9,7 @@ import asyncio
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from itertools import count
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from rap.clock import Clock, Timer, timer_of
 __all__ = ["InprocServer", "InprocTransport", "Link", "connect", "link_of", "new_address"]
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
+_Item = tuple[str, Any]  # what one end hands to the other; see `InprocTransport.send`
 
 _HIGH_WATER = 64 * 1024  # bytes; asyncio's default
 _HOST = "127.0.0.1"  # of both ends, which are on one machine
@@ -71,6 +72,7 @@ class Link:
         self.delay = 0.0
         self.clock: Clock | None = None
         self._transports: set[InprocTransport] = set()
+        self._left: list[tuple[InprocTransport, _Item]] = []
 
     def set_client_host(self, host: str) -> None:
         """Let the listener see this IP address as that of clients that connect from now on."""
@@ -89,7 +91,11 @@ class Link:
 
     def release(self) -> None:
         """Let pass what was held."""
-        self.is_held = False
+        with _lock:
+            self.is_held = False
+            left, self._left = self._left, []
+        for peer, item in left:
+            peer.hand(*item)
         for transport in self.transports:
             transport.loop.call_soon_threadsafe(transport.flush)
 
@@ -125,6 +131,15 @@ class Link:
         """Note an open connection."""
         with _lock:
             self._transports.add(transport)
+
+    def leave(self, peer: "InprocTransport", items: Iterable[_Item]) -> None:
+        """Hand over what an end that has ended had sent; if the link is held, at `release`."""
+        with _lock:
+            if self.is_held:
+                self._left += [(peer, item) for item in items]
+                return
+        for item in items:
+            peer.hand(*item)
 
     def discard(self, transport: "InprocTransport") -> None:
         """Forget a connection that has ended."""
@@ -184,9 +199,6 @@ async def connect(name: str, make: Callable[[], P]) -> P:
     here.send("made", listener.make)
     protocol.connection_made(here)
     return protocol
-
-
-_Item = tuple[str, Any]
 
 
 class InprocTransport(asyncio.Transport):
@@ -265,10 +277,15 @@ class InprocTransport(asyncio.Transport):
         peer = self._peer
         if peer.loop is self.loop:
             self.loop.call_soon(peer.take, kind, value, context=peer._context)
-        elif not peer.loop.is_closed():
-            peer.loop.call_soon_threadsafe(peer.take, kind, value, context=peer._context)
-        elif kind in ("made", "data"):
+        elif not peer.hand(kind, value) and kind in ("made", "data"):
             self.loop.call_soon(self.lose, context=self._context)
+
+    def hand(self, kind: str, value: Any) -> bool:
+        """Let this end take something, from any thread; return whether its loop still runs."""
+        if self.loop.is_closed():
+            return False
+        self.loop.call_soon_threadsafe(self.take, kind, value, context=self._context)
+        return True
 
     def take(self, kind: str, value: Any) -> None:
         """Take what the other end has handed over."""
@@ -332,6 +349,8 @@ class InprocTransport(asyncio.Transport):
             return
         self._is_lost = self._is_closing = True
         self._incoming.clear()
+        if error is None and self._outgoing:
+            self._link.leave(self._peer, tuple(self._outgoing))
         self._outgoing.clear()
         self._link.discard(self)
         if self._protocol is not None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rap.transport.inproc import InprocServer, InprocTransport, connect, new_address
+from rap.transport.inproc import InprocServer, InprocTransport, connect, link_of, new_address
 from tests.loopback import eventually, within
 
 
@@ -13,6 +13,7 @@ class End(asyncio.BufferedProtocol):
     """One end, which takes ten bytes at a time."""
 
     transport: InprocTransport
+    name = ""
 
     def __init__(self) -> None:
         self.got = b""
@@ -50,6 +51,7 @@ async def ends() -> AsyncIterator[tuple[End, End]]:
     listener = InprocServer(name, accept)
     here = await connect(name, End)
     await eventually(lambda: accepted)
+    here.name = name
     yield here, accepted[0]
     await both_have_ended(here, accepted[0])
     listener.close()
@@ -93,6 +95,18 @@ async def test_both_ends_may_close_at_the_same_time(ends: tuple[End, End]) -> No
     here.transport.close()
     there.transport.close()
     await both_have_ended(here, there)
+
+
+async def test_an_end_learns_of_a_close_that_was_held(ends: tuple[End, End]) -> None:
+    here, there = ends
+    held = link_of(here.name)
+    held.hold()
+    here.transport.close()
+    await within(here.ended.wait())
+    assert not there.ended.is_set()
+    held.release()
+    await both_have_ended(here, there)
+    assert held.transports == []
 
 
 async def test_an_end_that_does_not_read_ends_when_it_reads_on(ends: tuple[End, End]) -> None:
