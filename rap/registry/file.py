@@ -192,7 +192,7 @@ class LeaseFiles:
         """
         if not (self._folder / ".known").exists():
             return None
-        found = [held for path in sorted(self._folder.glob("*.json")) if (held := self._read(path))]
+        found = [held for path in sorted(self._paths()) if (held := self._read(path))]
         now = self._now()
         return {endpoint.id: as_seen(endpoint, expires - now) for endpoint, expires in found}
 
@@ -209,6 +209,10 @@ class LeaseFiles:
         if time.time_ns() - status.st_mtime_ns < _SETTLED:
             return None
         return status.st_ino, status.st_mtime_ns
+
+    def _paths(self) -> list[Path]:
+        """Return the files of registrations; a folder or a pipe of such a name is none."""
+        return [path for path in self._folder.glob("*.json") if path.is_file()]
 
     def _path(self, endpoint_id: str) -> Path:
         digest = hashlib.sha256(endpoint_id.encode()).hexdigest()
@@ -232,7 +236,7 @@ class LeaseFiles:
         (self._folder / ".known").touch()
 
     def _evict(self, now: float) -> None:
-        leases = {str(path): path.stat().st_mtime for path in self._folder.glob("*.json")}
+        leases = {str(path): path.stat().st_mtime for path in self._paths()}
         expired = {name: now - expires for name, expires in leases.items() if expires <= now}
         for name in to_evict(expired, len(leases)):
             Path(name).unlink(missing_ok=True)

@@ -72,6 +72,23 @@ async def test_a_file_that_is_no_record_is_ignored_with_one_warning(
         assert ports(await anext(snapshots)) == {1, 2}
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nothing"])
+async def test_what_has_the_name_of_a_record_and_is_no_file_is_ignored(
+    registry: FileRegistry, tmp_path: Path, kind: str
+) -> None:
+    await registry.register("calc", make_endpoint(1), ttl=10)
+    forged = tmp_path / "default" / "calc" / "forged.json"
+    if kind == "folder":
+        forged.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(forged)
+    else:
+        forged.symlink_to("nothing")
+    async with asyncio.timeout(10), watching(registry) as snapshots:
+        await registry.register("calc", make_endpoint(2), ttl=10)
+        await until(snapshots, lambda it: ports(it) == {1, 2})
+
+
 async def test_a_server_replaces_its_own_corrupt_file(
     registry: FileRegistry, tmp_path: Path
 ) -> None:
