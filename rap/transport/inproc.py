@@ -82,8 +82,7 @@ class Link:
         """Let each chunk take so many seconds, in either direction; what is under way arrives."""
         self.delay = seconds
         self.clock = clock
-        for transport in self.transports:
-            transport.loop.call_soon_threadsafe(transport.expedite)
+        self._let_each(InprocTransport.expedite)
 
     def hold(self) -> None:
         """Let nothing pass until `release`; connections stay open, and new ones get no answer."""
@@ -96,13 +95,16 @@ class Link:
             left, self._left = self._left, []
         for peer, item in left:
             peer.hand(*item)
-        for transport in self.transports:
-            transport.loop.call_soon_threadsafe(transport.flush)
+        self._let_each(InprocTransport.flush)
 
     def cut(self) -> None:
         """End all connections at once, as when a process dies: what is under way is lost."""
+        self._let_each(InprocTransport.lose)
+
+    def _let_each(self, act: "Callable[[InprocTransport], None]") -> None:
         for transport in self.transports:
-            transport.loop.call_soon_threadsafe(transport.lose)
+            if not transport.loop.is_closed():  # with a client that was never closed
+                transport.loop.call_soon_threadsafe(act, transport)
 
     @property
     def transports(self) -> "list[InprocTransport]":

@@ -121,3 +121,17 @@ async def test_an_end_that_does_not_read_ends_when_it_reads_on(ends: tuple[End, 
     there.transport.resume_reading()
     await both_have_ended(here, there)
     assert there.got == b"hello"
+
+
+async def test_an_end_whose_loop_was_closed_disturbs_no_other(ends: tuple[End, End]) -> None:
+    here, there = ends
+
+    async def connect_only() -> None:
+        await connect(here.name, End)
+
+    await asyncio.to_thread(lambda: asyncio.run(connect_only()))
+    here.transport.write(b"hello")
+    link = link_of(here.name)
+    for act in (link.hold, link.release, link.cut):
+        act()
+    await both_have_ended(here, there)
