@@ -211,12 +211,12 @@ async def test_a_first_item_that_does_not_arrive_ends_the_call() -> None:
 async def test_the_second_item_may_take_longer_than_the_first() -> None:
     async def late() -> AsyncIterator[int]:
         yield 1
-        await asyncio.sleep(0.1)  # longer than `first_item_timeout`
+        await asyncio.sleep(0.75)  # longer than `first_item_timeout`
         yield 2
 
     async with (
         serving(late) as server,
-        listening(Client(server.addresses), first_item_timeout=0.05) as place,
+        listening(Client(server.addresses), first_item_timeout=0.5) as place,
         sent(place, request("late", accept=EVENTS)) as reader,
     ):
         await within(reader.readuntil(b"data: 2\n\n"))
