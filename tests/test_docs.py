@@ -20,7 +20,8 @@ from tests.option_texts import DOCSTRINGS, Text, texts
 from tests.test_readme import Block, Example, blocks_of, examples_of, run
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+DOCS = ROOT / "docs"
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
 MIB = 1024 * 1024
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
