@@ -3,6 +3,7 @@
 import builtins
 import inspect
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from operator import attrgetter
@@ -104,6 +105,31 @@ def test_a_default_is_a_value_that_is_allowed(
     make: Callable[..., object], declared: DeclaredOption
 ) -> None:
     declared.check(declared.default)
+
+
+# Such as `lease_ttl` (10 s) in the text of a page.
+DEFAULT = re.compile(r"`(\w+)` \(([\d,.]+)(?: (s|min|ms|MiB|KiB|%))?\)")
+SCALE = {"": 1, "s": 1, "min": 60, "ms": 0.001, "MiB": MIB, "KiB": 1024, "%": 0.01}
+DEFAULTS = defaultdict[str, set[object]](set, {"drain_delay": {1}})  # 1 with a registry
+for _config in (ServerConfig, ClientConfig, HandlerOptions, StubOptions, CallOptions):
+    for _declared in declared_options(_config):
+        if isinstance(_declared.default, int | float):
+            DEFAULTS[_declared.name].add(_declared.default)
+NAMED = [
+    pytest.param(name, float(number.replace(",", "")) * SCALE[unit], id=f"{page} {name}")
+    for page, text in PAGES.items()
+    for name, number, unit in DEFAULT.findall(text)
+    if name in DEFAULTS
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NAMED)
+def test_a_default_that_a_page_names_is_the_declared_one(name: str, value: float) -> None:
+    assert value in DEFAULTS[name]
+
+
+def test_pages_name_many_defaults() -> None:
+    assert len(NAMED) > 12
 
 
 @pytest.mark.parametrize(("make", "declared"), OPTIONS)
