@@ -90,6 +90,28 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+# Those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's status for a client that has closed
+# the request.
+_HTTP_STATUS: Mapping[Code, int] = {
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+
+
 class Verdict(Enum):
     """The effect of the end of a call on the health of its node."""
 
@@ -146,6 +168,17 @@ class CallError(RapError):
         # The default calls the class with `args`, which is wrong for every subclass that takes
         # other arguments, and finds no class by the name of a builtin twin.
         return _rebuild, (self.__class__, self.args), self.__dict__.copy()
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status with which a web application passes the error on.
+
+        It is that of the code. A function that no server has is 404; a handler that raises
+        `Code.UNIMPLEMENTED` itself is 501.
+        """
+        if self.code is Code.UNIMPLEMENTED and self.unserved:
+            return 404
+        return _HTTP_STATUS.get(self.code, 500)
 
     def restate(self, message: str) -> None:
         """Replace the message; type, code and details stay."""

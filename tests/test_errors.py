@@ -100,6 +100,26 @@ def test_an_error_carries_what_programs_need() -> None:
     assert repr(error) == "ResourceExhausted('too many', code=RESOURCE_EXHAUSTED)"
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CallError("sold out", code=Code.ABORTED), 409),
+        (CallError("nothing failed", code=Code.OK), 500),
+        (HandlerError("KeyError: 'hat'"), 500),
+        (ResourceExhausted("too many"), 429),
+        (Unimplemented("not yet", remote=True), 501),
+        (Unimplemented("no server has it", unserved=True), 404),
+    ],
+)
+def test_an_error_has_the_http_status_of_its_code(error: CallError, status: int) -> None:
+    assert error.http_status == status
+
+
+def test_every_code_of_an_error_has_an_http_status() -> None:
+    statuses = [CallError(code=code).http_status for code in Code if code is not Code.OK]
+    assert all(400 <= status < 600 for status in statuses)
+
+
 def test_a_handler_may_choose_a_code_that_has_no_class() -> None:
     error = CallError("version changed", code=Code.ABORTED)
     assert error.code is Code.ABORTED

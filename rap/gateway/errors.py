@@ -1,8 +1,4 @@
-"""What HTTP clients learn of an error: enough to mend their request, and nothing of the inside.
-
-The statuses are those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's status for a client
-that has closed the request.
-"""
+"""What HTTP clients learn of an error: enough to mend their request, and nothing of the inside."""
 
 import logging
 import secrets
@@ -16,24 +12,6 @@ __all__ = ["BadRequest", "CallOfError", "ErrorReplies", "status_of", "unknown_fu
 
 _log = logging.getLogger("rap.gateway")
 
-_STATUS: Mapping[Code, int] = {
-    Code.CANCELLED: 499,
-    Code.UNKNOWN: 500,
-    Code.INVALID_ARGUMENT: 400,
-    Code.DEADLINE_EXCEEDED: 504,
-    Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
-    Code.PERMISSION_DENIED: 403,
-    Code.RESOURCE_EXHAUSTED: 429,
-    Code.FAILED_PRECONDITION: 400,
-    Code.ABORTED: 409,
-    Code.OUT_OF_RANGE: 400,
-    Code.UNIMPLEMENTED: 501,
-    Code.INTERNAL: 500,
-    Code.UNAVAILABLE: 503,
-    Code.DATA_LOSS: 500,
-    Code.UNAUTHENTICATED: 401,
-}
 # Their texts are written for those who run the servers: exceptions, addresses, names of services.
 _FAULTS = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
 _INNER = (*_FAULTS, Code.DEADLINE_EXCEEDED)
@@ -108,9 +86,7 @@ def status_of(error: CallError | BadRequest) -> int:
     """Return the HTTP status of an error."""
     if isinstance(error, BadRequest):
         return error.status
-    if error.code is Code.UNIMPLEMENTED and error.unserved:
-        return 404  # no server has the function; from a handler, the code has its usual status
-    return _STATUS[error.code]
+    return error.http_status
 
 
 def unknown_function(method: str) -> str:
