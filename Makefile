@@ -14,6 +14,10 @@ CHECK_VENV ?= .venv-check
 CHECK_READY = $(CHECK_VENV)/.ready
 LOCK_VENV ?= .venv-lock
 
+# The site is built with tools of an environment of its own too.
+DOCS_VENV ?= .venv-docs
+DOCS_READY = $(DOCS_VENV)/.ready
+
 # Each candidate is tested by running it: a pyenv shim may exist but fail, and a system Python may lack
 # ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
@@ -22,7 +26,7 @@ CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: option-texts help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
+.PHONY: option-texts docs help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
@@ -39,6 +43,7 @@ help:
 	@echo "make k8s-check     check the manifests in k8s/ without a cluster"
 	@echo "make lint          run ruff, mypy and pyright"
 	@echo "make format        format the code with ruff"
+	@echo "make docs          build the site of the documentation into build/site"
 	@echo "make option-texts  regenerate the option docstrings and tables from their declarations"
 	@echo "make coverage      run the tests with branch coverage"
 	@echo "make fuzz          run the fuzzers for a minute; SECONDS=600 for ten"
@@ -111,6 +116,11 @@ format: $(READY)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# The switch keeps a notice of the theme about the next version of mkdocs out of the build.
+docs: $(DOCS_READY)
+	@NO_MKDOCS_2_WARNING=true PYTHONPATH=. $(DOCS_VENV)/bin/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
+
 option-texts: $(READY)
 	$(PY) -m tests.option_texts
 
@@ -180,6 +190,14 @@ $(CHECK_READY): k8s/requirements.txt
 		echo "Python 3.11 or newer with venv is needed; select one with: make PYTHON=/path/to/python"; exit 1; }
 	@$(CHECK_VENV)/bin/python -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(CHECK_VENV)
 	$(CHECK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r k8s/requirements.txt
+	@touch $@
+
+$(DOCS_READY): website/requirements.txt website/assets.txt
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer with venv is needed; select one with: make PYTHON=/path/to/python"; exit 1; }
+	@$(DOCS_VENV)/bin/python -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r website/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r website/assets.txt
 	@touch $@
 
 $(BENCH_READY): pyproject.toml bench/requirements.txt bench/peers.txt

@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
 MIB = 1024 * 1024
-LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 OWNERS: dict[Callable[..., object], type[Options]] = {Server: ServerConfig, Client: ClientConfig}
@@ -185,13 +184,6 @@ def test_an_example_of_the_docs_runs(example: Example, tmp_path: Path) -> None:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_of_the_docs_is_python(block: Block) -> None:
     compile(block.code, "docs", "exec")
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}" for name in PAGES)])
-def test_links_lead_somewhere(page: str) -> None:
-    path = ROOT / page
-    targets = [target for target in LINK.findall(path.read_text()) if "://" not in target]
-    assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
 def test_the_files_that_the_architecture_names_exist() -> None:
