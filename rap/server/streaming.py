@@ -5,12 +5,13 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import aclosing, nullcontext
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rap.call import RESULT, Encoded, Response, StreamType
 from rap.channel import Channel
-from rap.errors import ChannelClosed, InvalidArgument
+from rap.errors import Cancelled, ChannelClosed, InvalidArgument
 from rap.processor.base import Pipeline, encode_body
 from rap.schema.function import split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
@@ -22,6 +23,11 @@ from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
 
 __all__ = ["RequestStream", "Streaming"]
+
+T = TypeVar("T")
+
+# Seconds after which a thread that waits for the event loop looks whether that is still there.
+_LOOK = 1.0
 
 
 class Streaming:
@@ -280,8 +286,7 @@ class _PlainRequests:
 
     def __next__(self) -> Any:
         if not self._items:
-            taking = asyncio.run_coroutine_threadsafe(self._requests.take(), self._loop)
-            self._items.extend(taking.result())
+            self._items.extend(self._run(self._requests.take()))
             if not self._items:
                 raise StopIteration
         return self._items.popleft()
@@ -289,7 +294,27 @@ class _PlainRequests:
     def close(self) -> None:
         """Drop the items that were not read, and those that still arrive."""
         self._items.clear()
-        asyncio.run_coroutine_threadsafe(self._requests.aclose(), self._loop).result()
+        self._run(self._requests.aclose())
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the event loop of the server and return its result.
+
+        Raises:
+            Cancelled: The loop is closed. A thread may outlive it.
+        """
+        running: Future[T] | None = None
+        while not self._loop.is_closed():
+            try:
+                running = running or asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            except RuntimeError:  # it was closed just now
+                break
+            try:
+                return running.result(_LOOK)
+            except TimeoutError:
+                if running.done():
+                    return running.result()
+        coroutine.close()
+        raise Cancelled("the server has stopped")
 
 
 class _PlainItems:

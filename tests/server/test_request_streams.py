@@ -13,7 +13,7 @@ from rap.errors import CallError, InvalidArgument, RegistrationError
 from rap.server import Server, context
 from rap.server.middleware import BaseMsgMiddleware
 from tests.event_loops import nothing_goes_unnoticed
-from tests.loopback import eventually, serving
+from tests.loopback import PATIENCE, eventually, serving
 from tests.wire.independent import Call, Failed, Peer
 
 __all__ = ["nothing_goes_unnoticed"]
@@ -255,6 +255,52 @@ async def test_a_client_that_is_lost_ends_the_loop_of_a_thread() -> None:
             await eventually(reading.is_set)
         await eventually(lambda: bool(errors))
         assert isinstance(errors[0], CallError)
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "stopped, then closed"])
+def test_a_thread_that_outlives_the_event_loop_gets_an_error(is_closed: bool) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def read(numbers: Iterator[int]) -> int:
+        next(numbers)
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        try:
+            next(numbers)
+        except BaseException as exc:
+            errors.append(exc)
+        ended.set()
+        return 0
+
+    async def main() -> None:
+        async with serving(read, close_timeout=0.01) as server, connected(server) as peer:
+            call = await opened(peer, "read")
+            await call.send(1)
+            await eventually(begun.is_set)
+
+    class Told(asyncio.SelectorEventLoop):
+        """Says when a thread has asked for something that the loop will not do."""
+
+        asked = threading.Event()
+
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
+            handle = super().call_soon_threadsafe(*args, **options)
+            if go_on.is_set():
+                self.asked.set()
+            return handle
+
+    loop = Told()
+    loop.run_until_complete(main())
+    if is_closed:
+        loop.close()
+        go_on.set()
+    else:
+        go_on.set()
+        assert loop.asked.wait(PATIENCE)
+        loop.close()
+    assert ended.wait(PATIENCE)
+    assert [str(error) for error in errors] == ["the server has stopped"]
 
 
 async def test_a_deadline_ends_a_call_that_waits_for_requests() -> None:
