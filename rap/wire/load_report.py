@@ -21,6 +21,7 @@ class ServerLoad(NamedTuple):
         util: CPU use of its process, 1.0 is one core; more than 1 with several threads.
         draining: The server asks for no new calls.
         clients: Open connections.
+        calls: Calls that were opened so far; `None`: unknown, as of older servers.
     """
 
     in_flight: int
@@ -28,6 +29,7 @@ class ServerLoad(NamedTuple):
     util: float = 0.0
     draining: bool = False
     clients: int = 0
+    calls: int | None = None
 
 
 def load_frame(load: ServerLoad) -> bytes:
@@ -55,8 +57,8 @@ def read_load(body: bytes) -> ServerLoad:
 def _fits(name: str, value: object) -> bool:
     if name == "draining":
         return isinstance(value, bool)
-    if name == "latency" and value is None:
+    if name in ("latency", "calls") and value is None:
         return True
-    kinds = int if name in ("in_flight", "clients") else int | float
+    kinds = int if name in ("in_flight", "clients", "calls") else int | float
     known = isinstance(value, kinds) and not isinstance(value, bool)
     return known and isfinite(value) and value >= 0  # type: ignore[arg-type,operator]  # a number

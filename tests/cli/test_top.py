@@ -17,7 +17,10 @@ import pytest
 from rap.cli.commands.top import InstanceMonitor, _plain, _shown, _table
 from rap.cli.remote import Remote
 from rap.client import Client
+from rap.registry import registry_from_url
 from rap.server import Server
+from rap.wire.codec import pack
+from rap.wire.frames import LOAD, Frame
 from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
 from tests.fault_proxy import Fate, FaultProxy
@@ -35,7 +38,7 @@ def address_of(server: Server) -> str:
 
 
 async def rows_of(*args: str) -> dict[str, dict[str, Any]]:
-    result = await invoke(None, "top", "--once", "--json", *args)
+    result = await invoke(None, "top", "--once", "--json", "-i", "0.2", *args)
     assert (result.stderr, result.exit_code) == ("", 0)
     return {row["address"]: row for row in json.loads(result.stdout)}
 
@@ -67,11 +70,12 @@ async def test_load_is_from_instances_and_weight_and_zone_from_the_registry() ->
 
 async def test_empty_columns_are_left_out() -> None:
     async with shop() as server:
-        result = await invoke(server, "top", "--once")
+        result = await invoke(server, "top", "--once", "-i", "0.2")
     head, row = result.stdout.splitlines()
     assert head.split("  ")[0] == "ADDRESS"
     assert "IN FLIGHT" in head
-    assert not re.search("WEIGHT|ZONE|CALLS/S|ERROR", head)
+    assert "CALLS/S" in head
+    assert not re.search("WEIGHT|ZONE|ERROR", head)
     assert row.split()[:3] == [address_of(server), "up", "0"]
 
 
@@ -115,6 +119,74 @@ async def test_instances_come_and_go(tmp_path: Path) -> None:
             await seen(monitor, 1)
 
 
+async def with_rate(monitor: InstanceMonitor) -> dict[str, Any]:
+    """Return the row of the only instance when there is a rate for it."""
+
+    async def measured() -> dict[str, Any]:
+        (row,) = await monitor.measure()
+        return {} if row["calls_s"] is None else row
+
+    return await until(measured)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file", "static", "host"])
+async def test_calls_per_second_are_shown_whatever_the_registry(
+    scheme: str, tmp_path: Path
+) -> None:
+    urls = {"file": f"file://{tmp_path}"}
+    registered = {"service": "shop", "registry": urls.get(scheme, "memory://top-rates")}
+    async with shop(**registered) as server, Client(server.addresses) as client:
+        where = {
+            "static": {"service": "shop", "registry": f"static://{address_of(server)}"},
+            "host": {"host": (address_of(server),)},
+        }
+        async with InstanceMonitor(remote(**where.get(scheme, registered))) as monitor:
+            (first,) = await monitor.measure()
+            idle = await with_rate(monitor)
+            for _ in range(20):
+                await client.raw_call("add", 1)
+            busy = await with_rate(monitor)
+    assert first["calls_s"] is None
+    assert idle["calls_s"] == 0.0
+    assert busy["calls_s"] > 0
+
+
+async def test_the_rate_of_an_older_server_is_what_it_has_reported_to_its_registry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "rap.server.load_report.load_frame",
+        lambda load: Frame(LOAD, 0, 0, b"", pack({"in_flight": load.in_flight})).encode(),
+    )
+    url = "memory://top-older"
+    async with shop(service="shop", registry=url) as server:
+        registry_from_url(url).report_load("shop", address_of(server), {"rps": 12.5})
+        async with InstanceMonitor(remote(registry=url, service="shop")) as monitor:
+            for _ in range(2):
+                (row,) = await monitor.measure()
+                assert row["calls_s"] == 12.5
+
+
+async def test_a_server_that_has_restarted_has_no_rate_until_the_next_measurement() -> None:
+    async with shop() as server, Client(server.addresses) as client:
+        for _ in range(9):
+            await client.raw_call("add", 1)
+        where = remote(host=(address_of(server),))
+        async with InstanceMonitor(where) as monitor:
+            await monitor.measure()
+            await server.await_closed()
+            host = address_of(server)
+            async with serving(host=host):
+
+                async def is_up() -> bool:
+                    (row,) = await monitor.measure()
+                    assert row["calls_s"] is None or row["state"] != "up"
+                    return str(row["state"]) == "up"
+
+                await until(is_up)
+                assert (await with_rate(monitor))["calls_s"] == 0.0
+
+
 async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
     async with shop(service="shop", registry="memory://top-table"):
         async with InstanceMonitor(
@@ -129,7 +201,7 @@ async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
 async def test_a_service_without_instances_is_reported(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     async with shop(service="shop", registry=url):
-        result = await invoke(None, "top", "--once", "--registry", url, "--service", "shpo")
+        result = await invoke(None, "top", "--once", "-i", "0.2", "--registry", url, "--service", "shpo")
     assert (result.stdout, result.exit_code) == ("", 0)
     assert result.stderr == "the registry lists no instance of the service shpo; it knows shop\n"
 

@@ -59,7 +59,7 @@ async def test_a_report_has_calls_cpu_use_and_clients() -> None:
             await eventually(lambda: server.connection_manager.open_calls == 3)
             clock.advance(1.0)
             report = await report_of(client)
-            assert report._replace(util=0.0) == ServerLoad(3, None, 0.0, False, 2)
+            assert report._replace(util=0.0) == ServerLoad(3, None, 0.0, False, 2, 3)
             gate.set()
             await waiting
 

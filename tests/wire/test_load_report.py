@@ -12,7 +12,9 @@ from rap.wire.load_report import ASK_FOR_LOAD, ServerLoad, load_frame, read_load
 
 COUNTS = st.integers(0, 2**40)
 PARTS = st.floats(0.0, 1e9)
-LOADS = st.builds(ServerLoad, COUNTS, st.none() | PARTS, PARTS, st.booleans(), COUNTS)
+LOADS = st.builds(
+    ServerLoad, COUNTS, st.none() | PARTS, PARTS, st.booleans(), COUNTS, st.none() | COUNTS
+)
 
 
 @given(LOADS)
@@ -23,8 +25,8 @@ def test_a_report_is_read_back_as_it_was_written(load: ServerLoad) -> None:
 
 
 def test_a_report_is_small() -> None:
-    load = ServerLoad(1000, 0.012345, 0.987, False, 5000)
-    assert len(load_frame(load)) - HEADER_SIZE < 70
+    load = ServerLoad(1000, 0.012345, 0.987, False, 5000, 10**9)
+    assert len(load_frame(load)) - HEADER_SIZE < 80
 
 
 def test_the_request_for_a_report_has_no_body() -> None:
@@ -54,6 +56,9 @@ def test_all_but_the_calls_in_flight_may_be_missing_and_more_is_ignored() -> Non
         {"in_flight": 1, "util": [1]},
         {"in_flight": 1, "draining": 1},
         {"in_flight": 1, "clients": 0.5},
+        {"in_flight": 1, "calls": -1},
+        {"in_flight": 1, "calls": 0.5},
+        {"in_flight": 1, "calls": True},
     ],
 )
 def test_a_report_of_another_form_is_refused(content: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -56,14 +57,14 @@ class InstanceMonitor:
         self._following: asyncio.Task[None] | None = None
         self._metrics_port = metrics_port
         self._counted: dict[str, tuple[float, CallCounters]] = {}
-
-    @property
-    def has_rates(self) -> bool:
-        """Whether it measures rates, which cover the time since the previous measurement."""
-        return self._metrics_port is not None
+        self._opened: dict[str, tuple[float, int]] = {}
+        self._pings: Counter[str] = Counter()
 
     async def measure(self) -> list[dict[str, Any]]:
-        """Return a row for each instance, sorted by address."""
+        """Return a row for each instance, sorted by address.
+
+        Rates cover the time since the previous measurement, so the first one has none.
+        """
         await self._reconnect()
         loads = await self._loads()
         instances = [instance for instance, _ in self._watched.values()]
@@ -110,6 +111,8 @@ class InstanceMonitor:
         for address in self._watched.keys() - self._listed.keys():
             _, stack = self._watched.pop(address)
             self._counted.pop(address, None)
+            self._opened.pop(address, None)
+            self._pings.pop(address, None)
             await stack.aclose()
         for address in self._listed.keys() - self._watched.keys():
             stack = AsyncExitStack()
@@ -130,8 +133,10 @@ class InstanceMonitor:
         error, seconds, load = None, None, None
         try:
             seconds, load = await load_of(instance, self._patience)
+            self._pings[instance.address] += 1
         except CallError as exc:
             error = _silence_of(instance) or one_line(exc)
+        calls = self._calls_per_second(instance.address, load)
         state = _state(endpoint, load, error, is_suspect=_silence_of(instance) is not None)
         rates = None
         if self._metrics_port is not None:
@@ -139,13 +144,15 @@ class InstanceMonitor:
                 rates = await self._rates(instance, self._metrics_port)
             except OSError as exc:
                 error = error or one_line(f"no metrics on port {self._metrics_port}: {exc}")
+            else:  # the page of several workers has the calls of all
+                calls = calls if rates is None else rates.calls
         return {
             "address": instance.address,
             "state": state,
             "weight": None if endpoint is None else endpoint.weight,
             "zone": None if endpoint is None else endpoint.zone,
             "in_flight": reported.get("in_flight") if load is None else load.in_flight,
-            "calls_s": reported.get("rps") if rates is None else round(rates.calls, 1),
+            "calls_s": reported.get("rps") if calls is None else round(calls, 1),
             "errors_s": None if rates is None else round(rates.errors, 1),
             "latency_ms": _milliseconds(None if load is None else load.latency),
             "p50_ms": _milliseconds(None if rates is None else rates.p50),
@@ -155,6 +162,17 @@ class InstanceMonitor:
             "ping_ms": _milliseconds(seconds),
             "error": None if state == "draining" else error,
         }
+
+    def _calls_per_second(self, address: str, load: ServerLoad | None) -> float | None:
+        """Return the rate of calls that an instance has counted, without those of this monitor."""
+        if load is None or load.calls is None:
+            return None
+        now, calls = time.monotonic(), load.calls - self._pings[address]
+        then, before = self._opened.get(address, (now, calls))
+        self._opened[address] = now, calls
+        if now == then or calls < before:  # another process
+            return None
+        return (calls - before) / (now - then)
 
     async def _rates(self, instance: Instance, port: int) -> CallRates | None:
         """Return the rates since the previous measurement; `None` at the first one."""
@@ -208,14 +226,14 @@ _NUMBERS = (
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time between two refreshes.",
+    help="Time between two refreshes; with --once, the time over which it measures.",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     help="Port of the metrics page on the host of each instance (see rap serve).",
 )
-@click.option("--once", is_flag=True, help="Print one table and exit.")
+@click.option("--once", is_flag=True, help="Print one table after --interval, and exit.")
 @json_option
 @remote_options
 def top(remote: Remote, interval: float, metrics_port: int | None, once: bool, json: bool) -> None:
@@ -236,7 +254,7 @@ async def _top(
         await stack.enter_async_context(monitor)
         screen = stack.enter_context(_screen()) if live else None
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C ends the command
-            if once and monitor.has_rates:
+            if once:
                 await monitor.measure()  # rates need two measurements
                 await asyncio.sleep(interval)
             while True:
