@@ -104,16 +104,23 @@ class NamedCall:
     reads_input: bool = False
     priority: str | None = None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `Client.raw_call` and `Client.iterator_call` take after the name."""
-        return {
-            "group": self.group,
-            "arg_param": self.args,
-            "kwarg_param": self.kwargs,
-            "timeout": self.timeout,
-            "priority": self.priority,
-        }
+    def prepared(self, client: Client, stream_type: StreamType, *, idempotent: bool) -> Method:
+        """Return the method of this call, for many calls.
+
+        Args:
+            client: Makes the calls.
+            stream_type: Stream type of the function.
+            idempotent: Whether a call may be made again if its outcome is unknown.
+        """
+        return client.methods.make(
+            self.func,
+            self.group,
+            None,
+            self.timeout,
+            idempotent,
+            priority=self.priority,
+            stream_type=stream_type,
+        )
 
     def _method(self, stream_type: StreamType) -> Method:
         return Method(

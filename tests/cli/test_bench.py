@@ -1,17 +1,23 @@
 """`rap bench`: every call is counted once, by error code and by instance."""
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from rap.errors import CallError, Code
+from rap.errors import CallError, Code, ConnectionClosed
 from rap.server import Server
-from tests.cli.programs import PATIENCE, interrupt, line_with, rap
+from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
-from tests.loopback import serving
+from tests.loopback import eventually, serving
 
 
 @pytest.fixture
@@ -45,8 +51,9 @@ async def test_the_text_is_lines_and_a_table(server: Server) -> None:
     assert lines[0].startswith("calls      5 in ")
     assert lines[0].endswith(" s, 2 in flight, 1 connection to each instance")
     assert lines[3] == "failed     0"
-    assert lines[5].split() == ["ADDRESS", "CALLS", "SHARE"]
-    assert lines[6].split() == [str(server.addresses[0]), "5", "100.0", "%"]
+    assert lines[5].split() == ["ms", "calls", "%"]
+    assert lines[-2].split() == ["ADDRESS", "CALLS", "SHARE"]
+    assert lines[-1].split() == [str(server.addresses[0]), "5", "100.0", "%"]
     assert result.exit_code == 0
 
 
@@ -120,3 +127,129 @@ def test_ctrl_c_ends_it_with_the_measurements_so_far(tmp_path: Path) -> None:
             interrupt(process)
             assert line_with(process, "calls ").split()[1].isdigit()
             assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "200"])
+async def test_the_histogram_counts_every_call_and_fits_the_terminal(
+    server: Server, columns: str
+) -> None:
+    result = await invoke(server, "bench", "add", "1", "-n", "200", env={"COLUMNS": columns})
+    _, table, _ = result.stdout.split("\n\n")
+    head, *rows = table.splitlines()
+    cells = [row.split() for row in rows]
+    assert sum(int(each[3]) for each in cells) == 200
+    assert [each[2] for each in cells[:-1]] == [each[0] for each in cells[1:]]  # no gap
+    assert len(cells) <= 24
+    assert max(len(row) for row in rows) <= max(int(columns), len(head))
+    assert any("#" in row for row in rows) == (columns != "20")
+
+
+async def test_at_a_rate_a_call_is_timed_from_when_it_should_have_been_made() -> None:
+    open_calls = 0
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal open_calls
+        open_calls += 1
+        if open_calls == 21:  # the first call is not counted
+            begun.set()
+        await begun.wait()
+
+    async with serving(work) as server:
+        begun.set()
+        first = asyncio.create_task(
+            invoke(server, "bench", "work", "-n", "20", "--rate", "200", "--json")
+        )
+        await eventually(lambda: open_calls)
+        begun.clear()
+        result = await first
+    found = json.loads(result.stdout)
+    # The calls have not waited for answers: all 20 were open before the first was answered.
+    assert (found["calls"], found["failed"]) == (20, 0)
+    assert found["rate"]["intended"] == 200
+    assert found["rate"]["limited_by_concurrency"] is False
+    # They arrived over 95 ms, and ended together.
+    assert found["latency_ms"]["max"] - found["latency_ms"]["min"] > 80
+
+
+async def test_a_rate_that_the_client_cannot_keep_is_reported(server: Server) -> None:
+    args = ("bench", "add", "1", "-n", "300", "-c", "1", "--rate", "1000000")
+    found = json.loads((await invoke(server, *args, "--json")).stdout)
+    assert found["calls"] == 300
+    assert (found["rate"]["kept"], found["rate"]["limited_by_concurrency"]) == (False, True)
+    assert found["latency_ms"]["max"] >= found["rate"]["late_ms"]["p99"] > 10
+    text = (await invoke(server, *args)).stdout
+    assert "The rate was not kept: 1 % of the calls were made more than " in text
+    assert "(1 calls were in flight, see -c)" in text
+
+
+async def test_at_a_rate_calls_without_an_answer_are_counted() -> None:
+    turn = iter(range(100))
+
+    async def wait() -> None:
+        if next(turn) > 2:
+            await asyncio.Event().wait()
+
+    async with serving(wait) as server:
+        rate = ("--rate", "1000", "-d", "0.01")
+        result = await invoke(server, "bench", "wait", *rate, "--timeout", "0.2", "--json")
+    found = json.loads(result.stdout)
+    assert found["calls"] == 10
+    assert found["failed"] + found["rate"]["unanswered"] == 8
+    assert result.exit_code == 1
+
+
+async def test_an_idempotent_call_is_made_again_after_a_lost_connection(server: Server) -> None:
+    calls = 0
+
+    async def drop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            for each in server.connection_manager.connections:
+                each.abort(ConnectionClosed("test"))
+
+    server.register(drop)
+    args = ("bench", "drop", "-n", "3", "-c", "1", "--json")
+    without = json.loads((await invoke(server, *args)).stdout)
+    calls = 0
+    repeated = json.loads((await invoke(server, *args, "--idempotent")).stdout)
+    assert without["errors"] == {"UNAVAILABLE": 1}
+    assert (repeated["errors"], repeated["calls"]) == ({}, 3)
+
+
+async def test_a_rate_must_be_a_number_above_zero(server: Server) -> None:
+    for rate in ("0", "inf", "nan", "fast"):
+        result = await invoke(server, "bench", "add", "1", "--rate", rate)
+        assert (result.stdout, result.exit_code) == ("", 2)
+
+
+def test_on_a_terminal_a_bar_shows_the_progress_and_goes_away(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from rap.server import Server\nserver = Server('127.0.0.1:0')\n"
+        "@server.register\nasync def add() -> int:\n    return 1\n"
+    )
+    with rap("serve", "plain:server", cwd=tmp_path) as server:
+        address = line_with(server, "rap: listening on").split()[-1]
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", RUNNER, "bench", "add", "-d", "1", "--host", address],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            cwd=ROOT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "60"},
+            text=True,
+        ) as process:
+            os.close(theirs)
+            seen = b""
+            with contextlib.suppress(OSError):  # the end of a terminal
+                while more := os.read(ours, 4096):
+                    seen += more
+            assert process.stdout is not None
+            assert "latency ms" in process.stdout.read()
+            assert process.wait(PATIENCE) == 0
+        os.close(ours)
+    assert re.search(rb"\d+ calls, \d+ calls/s, 0 failed", seen)
+    assert b"\x1b[2K" in seen  # the line of the bar is deleted
+    assert b"Traceback" not in seen

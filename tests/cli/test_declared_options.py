@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from rap.cli.app import COMMANDS, rap
-from rap.client.config import CallOptions, ClientConfig
+from rap.client.config import CallOptions, ClientConfig, StubOptions
 from rap.options import DeclaredOption, Options, declared_options
 from rap.server.config import ServerConfig
 from tests.test_docs import sides
@@ -27,6 +27,7 @@ SAME: dict[str, tuple[type[Options], str]] = {
     "--timeout": (ClientConfig, "timeout"),
     "--group": (CallOptions, "group"),
     "--priority": (CallOptions, "priority"),
+    "--idempotent": (StubOptions, "idempotent"),
     "--weight": (ServerConfig, "weight"),
     "--lease-ttl": (ServerConfig, "lease_ttl"),
 }

@@ -134,9 +134,12 @@ async def test_calls_per_second_are_shown_whatever_the_registry(
     scheme: str, tmp_path: Path
 ) -> None:
     urls = {"file": f"file://{tmp_path}"}
-    registered = {"service": "shop", "registry": urls.get(scheme, "memory://top-rates")}
+    registered: dict[str, Any] = {
+        "service": "shop",
+        "registry": urls.get(scheme, "memory://top-rates"),
+    }
     async with shop(**registered) as server, Client(server.addresses) as client:
-        where = {
+        where: dict[str, dict[str, Any]] = {
             "static": {"service": "shop", "registry": f"static://{address_of(server)}"},
             "host": {"host": (address_of(server),)},
         }
@@ -160,7 +163,8 @@ async def test_the_rate_of_an_older_server_is_what_it_has_reported_to_its_regist
     )
     url = "memory://top-older"
     async with shop(service="shop", registry=url) as server:
-        registry_from_url(url).report_load("shop", address_of(server), {"rps": 12.5})
+        registry: Any = registry_from_url(url)
+        registry.report_load("shop", address_of(server), {"rps": 12.5})
         async with InstanceMonitor(remote(registry=url, service="shop")) as monitor:
             for _ in range(2):
                 (row,) = await monitor.measure()
@@ -201,7 +205,9 @@ async def test_the_table_of_a_terminal_has_the_same_columns() -> None:
 async def test_a_service_without_instances_is_reported(tmp_path: Path) -> None:
     url = f"file://{tmp_path}"
     async with shop(service="shop", registry=url):
-        result = await invoke(None, "top", "--once", "-i", "0.2", "--registry", url, "--service", "shpo")
+        result = await invoke(
+            None, "top", "--once", "-i", "0.2", "--registry", url, "--service", "shpo"
+        )
     assert (result.stdout, result.exit_code) == ("", 0)
     assert result.stderr == "the registry lists no instance of the service shpo; it knows shop\n"
 
