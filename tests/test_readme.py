@@ -30,7 +30,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```python *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_NAME = re.compile(r"# (\w+\.py)\n")
+FILE_NAME = re.compile(r"# ([\w.]+\.py)\n")
 # Packages of the extra `dev` that only programs of the docs and examples import.
 SHOWN_WITH = {"celery", "django", "fastapi", "flask"}
 PATIENCE = 30.0

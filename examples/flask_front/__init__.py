@@ -1,0 +1,1 @@
+"""A web application with Flask in front of a service; see ``front.py``."""
