@@ -26,7 +26,7 @@ CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: option-texts docs help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
+.PHONY: option-texts docs recording help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
@@ -44,6 +44,7 @@ help:
 	@echo "make lint          run ruff, mypy and pyright"
 	@echo "make format        format the code with ruff"
 	@echo "make docs          build the site of the documentation into build/site"
+	@echo "make recording     record rap demo for the README"
 	@echo "make option-texts  regenerate the option docstrings and tables from their declarations"
 	@echo "make coverage      run the tests with branch coverage"
 	@echo "make fuzz          run the fuzzers for a minute; SECONDS=600 for ten"
@@ -120,6 +121,10 @@ format: $(READY)
 docs: $(DOCS_READY)
 	@NO_MKDOCS_2_WARNING=true PYTHONPATH=. $(DOCS_VENV)/bin/python -m mkdocs build --strict
 	@echo "open build/site/index.html"
+
+# The recording in the README shows what `rap demo` prints.
+recording: $(READY) $(DOCS_READY)
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(DOCS_VENV)/bin/python -m website.record docs/assets/demo.svg rap demo
 
 option-texts: $(READY)
 	$(PY) -m tests.option_texts
