@@ -7,7 +7,10 @@ TYPE_CHECKING = False  # `typing` would take most of the time of ``import rap``
 if TYPE_CHECKING:
     from rap.channel import Channel
     from rap.client.client import Client
+    from rap.client.interface import channel_method, interface
+    from rap.client.options import with_options
     from rap.client.session import Session
+    from rap.client.sync.channel import SyncChannel
     from rap.client.sync.client import SyncClient
     from rap.errors import (
         CallError,
@@ -61,13 +64,17 @@ __all__ = [
     "ResourceExhausted",
     "Server",
     "Session",
+    "SyncChannel",
     "SyncClient",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "VersionMismatch",
     "__version__",
+    "channel_method",
     "context",
+    "interface",
+    "with_options",
 ]
 
 __version__ = "1.0.0.dev0"
@@ -77,8 +84,12 @@ _MODULES = {
     "Client": "rap.client",
     "Server": "rap.server",
     "Session": "rap.client",
+    "SyncChannel": "rap.client.sync",
     "SyncClient": "rap.client",
+    "channel_method": "rap.client.interface",
     "context": "rap.server",
+    "interface": "rap.client.interface",
+    "with_options": "rap.client.options",
 }
 
 if not TYPE_CHECKING:  # type checkers know the names by the imports, and refuse any other

@@ -55,7 +55,7 @@ DOCSTRINGS: list[tuple[type[Options], str, str]] = [
     (ClientConfig, "Client", "rap/client/client.py"),
     (HandlerOptions, "Server.register", "rap/server/server.py"),
     (StubOptions, "Client.register", "rap/client/client.py"),
-    (StubOptions, "bind", "rap/client/stub.py"),
+    (StubOptions, "bind", "rap/client/interface.py"),
     (StubOptions, "inject", "rap/client/inject.py"),
     (CallOptions, "Client.raw_call", "rap/client/client.py"),
     (GatewayConfig, "create_app", "rap/gateway/app.py"),

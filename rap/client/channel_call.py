@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from contextvars import Token
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic
 
 from rap.call import StreamType
-from rap.channel import Channel
+from rap.channel import Channel, In, Out
 from rap.client.attempt import StreamAttempt, explain_deadline
 from rap.client.call import Invoker
 from rap.client.method import Method
@@ -20,7 +20,7 @@ from rap.errors import CallError, Code, DeadlineExceeded
 __all__ = ["ChannelCall"]
 
 
-class ChannelCall:
+class ChannelCall(Generic[In, Out]):
     """A call of a channel function, for ``async with``; the block gets its `Channel`.
 
     At the end of the block this side of the channel is closed, and the call ends when the server's
@@ -75,7 +75,7 @@ class ChannelCall:
             self._call.header["session_id"] = self._own.id
         self._stack = ExitStack()
         self._stream: StreamAttempt | None = None
-        self._channel: Channel | None = None
+        self._channel: Channel[In, Out] | None = None
 
     @property
     def method(self) -> str:
@@ -108,7 +108,7 @@ class ChannelCall:
                 value = await func(*args, **(kwargs or {}))
         return await channel.result() if value is None else value
 
-    async def __aenter__(self) -> Channel:
+    async def __aenter__(self) -> Channel[In, Out]:
         if self._channel is not None:
             raise RuntimeError(f"{self._method.path}: a channel is entered once; make a new one")
         invoker, call, session, own = self._invoker, self._call, self._session, self._own

@@ -30,6 +30,7 @@ from rap.client.cluster import Cluster
 from rap.client.config import ClientConfig, StubOptions
 from rap.client.dialer import Dialer
 from rap.client.inject import get_raw_func, inject, recovery
+from rap.client.interface import bind
 from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.response_stream import ResponseStream
 from rap.client.session import Session, ambient_session, innermost_session
@@ -37,12 +38,12 @@ from rap.client.stub import (
     Declare,
     StreamStub,
     UnaryStub,
-    bind,
     iterator_call,
     make_stub,
     register_stub,
 )
 from rap.client.target import DEFAULT_ADDRESS, Hosts, Target, parse_target
+from rap.client.typed import ChannelStub
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import Code, ConnectionClosed, ExceptionTypes, Unimplemented
@@ -58,6 +59,8 @@ __all__ = ["Client"]
 _log = logging.getLogger("rap.client")
 P = ParamSpec("P")
 R = TypeVar("R")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 # The clients of this process; a forked child tells them that they are another process's.
@@ -303,8 +306,8 @@ class Client:
 
     @overload
     def register(
-        self, name: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]], /
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        self, name: Callable[Concatenate[Channel[In, Out], P], Coroutine[Any, Any, R]], /
+    ) -> ChannelStub[P, R, In, Out]: ...
 
     @overload
     def register(self, name: Callable[P, Coroutine[Any, Any, R]], /) -> UnaryStub[P, R]: ...
@@ -693,6 +696,38 @@ class Client:
             method, *arguments, session, header, limit, affinity, wait_for_ready, priority
         )
 
+    @overload
+    async def call(
+        self,
+        func: Callable[..., Coroutine[Any, Any, R]],
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        func: Callable[..., R],
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> R: ...
     async def call(
         self,
         func: Callable[..., Any],
@@ -744,6 +779,38 @@ class Client:
             method, *arguments, session, header, limit, affinity, wait_for_ready, priority
         )
 
+    @overload
+    def iterator_call(
+        self,
+        func: Callable[..., AsyncIterator[R] | Iterator[R]],
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ResponseStream[R]: ...
+    @overload
+    def iterator_call(
+        self,
+        func: str,
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ResponseStream[Any]: ...
     def iterator_call(
         self,
         func: Callable[..., Any] | str,
@@ -790,9 +857,10 @@ class Client:
             priority=priority,
         )
 
+    @overload
     def channel(
         self,
-        func: Callable[..., Any] | str,
+        func: ChannelStub[..., Any, In, Out],
         /,
         *args: Any,
         group: str | None = None,
@@ -805,7 +873,57 @@ class Client:
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> ChannelCall:
+    ) -> ChannelCall[In, Out]: ...
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[Channel[In, Out], ...], Coroutine[Any, Any, Any]],
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ChannelCall[In, Out]: ...
+    @overload
+    def channel(
+        self,
+        func: Callable[..., Coroutine[Any, Any, Any]] | str,
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ChannelCall[Any, Any]: ...
+    def channel(
+        self,
+        func: Any,
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: Session | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> ChannelCall[Any, Any]:
         """Return a call of a channel function, for ``async with``; the block gets its `Channel`.
 
         Args:
@@ -853,13 +971,16 @@ class Client:
             return target
         if not callable(target) or inspect.isclass(target):
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
-        stream_type = self.methods.for_function(target, None).stream_type
-        if stream_type in (StreamType.STREAM, StreamType.BIDI):
-            return self.iterator_call(target, arg_param=args, kwarg_param=kwargs)
-        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
+        if getattr(target, "__rap_given__", None) is not None:
             pending: Any = target(*args, **kwargs)
-            return await pending
-        return await self.call(target, arg_param=args, kwarg_param=kwargs)
+            return await pending if inspect.isawaitable(pending) else pending
+        func: Any = target
+        stream_type = self.methods.for_function(func, None).stream_type
+        if stream_type in (StreamType.STREAM, StreamType.BIDI):
+            return self.iterator_call(func, arg_param=args, kwarg_param=kwargs)
+        if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
+            return await func(*args, **kwargs)
+        return await self.call(func, arg_param=args, kwarg_param=kwargs)
 
 
 def _checker(client: "weakref.ref[Client]") -> Callable[[Snapshot], object]:

@@ -247,6 +247,7 @@ class MethodCache:
 
         Raises:
             RegistrationError: Type hints are missing, or values of a type cannot be sent.
+            TypeError: It is a stub of `with_options`, whose options would be lost.
         """
         declared: Method | None = getattr(func, "__rap_method__", None)
         if declared is not None and group is None:
@@ -258,6 +259,12 @@ class MethodCache:
             _check_group(group)
             raise
         if method is None:
+            if getattr(func, "__rap_given__", None) is not None:
+                raise TypeError(
+                    "call, iterator_call and channel take the options of a call as keywords,"
+                    " as in client.call(add, 1, 2, timeout=3); with_options is for stubs that you"
+                    " call yourself"
+                )
             function = None if declared is None else declared.function
             function = function or Function.of(func)
             method = self.make(declared.name if declared else function.name, group, function)

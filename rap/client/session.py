@@ -3,16 +3,17 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar, Token
 from types import CodeType, CoroutineType
-from typing import Any, Protocol, Self
+from typing import Any, Concatenate, Protocol, Self, TypeVar, overload
 
 from rap.call import running_call
 from rap.channel import Channel
 from rap.client.cluster import Cluster
 from rap.client.node import Node
+from rap.client.typed import ChannelStub, Items
 from rap.client.waiting import WaitForReady
 from rap.clock import NEVER, inherited_deadline
 from rap.errors import CallError, Code, Unavailable
@@ -30,6 +31,12 @@ __all__ = [
 # The code of stubs; their variable `client` holds the client that makes their calls.
 stub_codes: set[CodeType] = set()
 ambient_session: ContextVar["Session | None"] = ContextVar("rap_session", default=None)
+
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+R = TypeVar("R")
+Arguments = list[Any] | tuple[Any, ...] | None
 
 
 class SessionClient(Protocol):
@@ -133,10 +140,38 @@ class Session:
             return f"{self.id} left"
         return f"{self.id} {'lost' if conn.closed else 'bound to'} {node.endpoint.address}"
 
+    @overload
+    async def execute(self, obj: Coroutine[Any, Any, R]) -> R: ...
+    @overload
+    async def execute(
+        self, obj: str, arg_list: Arguments = None, kwarg_dict: dict[str, Any] | None = None
+    ) -> Any: ...
+    @overload
+    async def execute(
+        self,
+        obj: Callable[..., Coroutine[Any, Any, R]],
+        arg_list: Arguments = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> R: ...
+    @overload
+    async def execute(
+        self,
+        obj: Items[R] | Callable[..., AsyncIterator[R] | Iterator[R]],
+        arg_list: Arguments = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> Items[R]: ...
+    @overload
+    async def execute(
+        self,
+        obj: Callable[..., R],
+        arg_list: Arguments = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> R: ...
+
     async def execute(
         self,
         obj: Any,
-        arg_list: list[Any] | tuple[Any, ...] | None = None,
+        arg_list: Arguments = None,
         kwarg_dict: dict[str, Any] | None = None,
     ) -> Any:
         """Make one call in this session, and return its result.
@@ -170,9 +205,58 @@ class Session:
         finally:
             ambient_session.reset(token)
 
+    @overload
     def channel(
         self,
-        func: Callable[..., Any] | str,
+        func: ChannelStub[..., Any, In, Out],
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> AbstractAsyncContextManager[Channel[In, Out]]: ...
+
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[Channel[In, Out], ...], Coroutine[Any, Any, Any]],
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> AbstractAsyncContextManager[Channel[In, Out]]: ...
+    @overload
+    def channel(
+        self,
+        func: Callable[..., Coroutine[Any, Any, Any]] | str,
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> AbstractAsyncContextManager[Channel]: ...
+    def channel(
+        self,
+        func: Any,
         /,
         *args: Any,
         group: str | None = None,

@@ -7,27 +7,25 @@ live in the call, never on the stub.
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from threading import get_ident
-from types import FunctionType, MethodType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from rap.call import CALL_OPTIONS, DEFAULT_PRIORITY, StreamType, current
 from rap.channel import Channel
 from rap.client.attempt import UnaryAttempt
 from rap.client.call import Invoker
 from rap.client.channel_call import ChannelCall
-from rap.client.config import StubOptions
 from rap.client.method import Method, MethodCache
 from rap.client.rescue import LATE
 from rap.client.response_stream import ResponseStream
 from rap.client.retry import check_hedge
 from rap.client.session import Session, SessionClient, ambient_session, stub_codes
+from rap.client.typed import ChannelStub
 from rap.client.unary_call import UnaryCall
 from rap.client.waiting import WaitForReady
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
-from rap.options import checks_options
 from rap.schema.function import Function, decode_any
 
 __all__ = [
@@ -36,16 +34,17 @@ __all__ = [
     "StreamStub",
     "StubClient",
     "UnaryStub",
-    "bind",
     "iterator_call",
     "make_stub",
     "register_stub",
 ]
 
-I = TypeVar("I")  # noqa: E741
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+In = TypeVar("In")
+Out = TypeVar("Out")
+_Take = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class UnaryStub(Protocol[P, R_co]):
@@ -81,8 +80,8 @@ class Declare(Protocol):
 
     @overload
     def __call__(
-        self, func: Callable[Concatenate[Channel[Any, Any], P], Coroutine[Any, Any, R]]
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+        self, func: Callable[Concatenate[Channel[In, Out], P], Coroutine[Any, Any, R]]
+    ) -> ChannelStub[P, R, In, Out]: ...
     @overload
     def __call__(self, func: Callable[P, Coroutine[Any, Any, R]]) -> UnaryStub[P, R]: ...
     @overload
@@ -167,38 +166,84 @@ def register_stub(
 
 
 def make_stub(
-    client: StubClient, method: Method, declared: Callable[..., Any]
+    client: StubClient,
+    method: Method,
+    declared: Callable[..., Any],
+    given: Mapping[str, Any] | None = None,
 ) -> Callable[..., Any]:
-    """Return the stub of a declared function; it keeps name, docstring and signature."""
+    """Return the stub of a declared function; it keeps name, docstring and signature.
+
+    Args:
+        client: Makes the calls.
+        method: What to call.
+        declared: The declaration.
+        given: Options of each call, checked; see `with_options`.
+    """
     function = method.function
     assert function is not None
-    options = tuple(name for name in CALL_OPTIONS if name not in function.signature.parameters)
-    if method.hedge is not None:
-        stub = _hedged_stub(client, method, options)
-    elif function.stream_type is StreamType.UNARY:
-        stub = _unary_stub(client, method, options)
+    take = _taker(function, given)
+    if function.stream_type is StreamType.UNARY:
+        is_plain = method.hedge is None and given is None
+        stub = (_unary_stub if is_plain else _optioned_stub)(client, method, take)
     elif function.stream_type is StreamType.CLIENT_STREAM:
-        stub = _client_stream_stub(client, method, options)
+        stub = _client_stream_stub(client, method, take)
     elif function.stream_type is StreamType.CHANNEL:
-        stub = _channel_stub(client, method, declared, options)
+        stub = _channel_stub(client, method, declared, take)
     else:
-        stub = _stream_stub(client, method, options)
+        stub = _stream_stub(client, method, take)
     stub_codes.add(stub.__code__)
     functools.update_wrapper(stub, declared)
+    known: Any = stub
     if function.stream_type is not StreamType.CHANNEL:
-        stub.start = _starter(client, method, options)  # type: ignore[attr-defined]  # of the stub
-    stub.__rap_method__ = method  # type: ignore[attr-defined]  # how `inject` and `execute` know it
+        known.start = _starter(client, method, take)
+
+    def change(more: Mapping[str, Any]) -> Callable[..., Any]:
+        return make_stub(client, method, declared, {**(given or {}), **more})
+
+    mark_stub(known, method, given, change)
     return stub
 
 
-def _split(kwargs: dict[str, Any], options: tuple[str, ...]) -> dict[str, Any]:
-    """Take the options of the call out of its keyword arguments."""
-    taken = {name: kwargs.pop(name) for name in options if name in kwargs}
-    check_call_timeout(taken.get("timeout"))
-    return taken
+def mark_stub(
+    stub: Callable[..., Any],
+    method: Method,
+    given: Mapping[str, Any] | None,
+    change: Callable[[Mapping[str, Any]], Callable[..., Any]],
+) -> None:
+    """Let a stub say what it calls.
+
+    Args:
+        stub: The stub.
+        method: What it calls. `MethodCache` and `inject` ask for it, and do not find it on a stub
+            whose calls have options, because they would lose these.
+        given: The options of its calls; `None`: it is the declared stub.
+        change: Returns the stub with further options, for `with_options`.
+    """
+    vars(stub).update(
+        __rap_method__=method if given is None else None,
+        __rap_given__=given,
+        __rap_change__=change,
+    )
 
 
-def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+def _taker(function: Function, given: Mapping[str, Any] | None) -> _Take:
+    """Return what takes the options of a call out of its keyword arguments.
+
+    Args:
+        function: What is called. A parameter of it that has the name of an option comes first.
+        given: Options of each call that does not have them itself.
+    """
+    names = tuple(name for name in CALL_OPTIONS if name not in function.signature.parameters)
+
+    def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+        taken = {name: kwargs.pop(name) for name in names if name in kwargs}
+        check_call_timeout(taken.get("timeout"))
+        return taken
+
+    return take if given is None else lambda kwargs: {**given, **take(kwargs)}
+
+
+def _unary_stub(client: StubClient, method: Method, take: _Take) -> Callable[..., Any]:
     get_session = ambient_session.get
     get_outer = current.get
     monotonic = client.stub_monotonic
@@ -212,7 +257,7 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
         if invoker is None or get_ident() != invoker.thread or kwargs:
             invoker = client.invoker
         if kwargs:
-            taken = _split(kwargs, options)
+            taken = take(kwargs)
             taken.setdefault("timeout", method.timeout)
             return await invoker.unary(method, args, kwargs, **taken)
         plain, outer = invoker.plain, get_outer()
@@ -280,34 +325,32 @@ def _unary_stub(client: StubClient, method: Method, options: tuple[str, ...]) ->
     return stub
 
 
-def _hedged_stub(
-    client: StubClient, method: Method, options: tuple[str, ...]
-) -> Callable[..., Any]:
+def _optioned_stub(client: StubClient, method: Method, take: _Take) -> Callable[..., Any]:
+    """Return the stub of a function whose calls are hedged, or have options."""
+
     async def stub(*args: Any, **kwargs: Any) -> Any:
-        taken = _split(kwargs, options)
+        taken = take(kwargs)
         taken.setdefault("timeout", method.timeout)
         return await client.invoker.unary(method, args, kwargs, **taken)
 
     return stub
 
 
-def _client_stream_stub(
-    client: StubClient, method: Method, options: tuple[str, ...]
-) -> Callable[..., Any]:
+def _client_stream_stub(client: StubClient, method: Method, take: _Take) -> Callable[..., Any]:
     from rap.client.request_pump import client_stream  # few clients send request streams
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
-        taken = _split(kwargs, options)
+        taken = take(kwargs)
         return await client_stream(client.invoker, method, args, kwargs, **taken)[1]
 
     return stub
 
 
-def _starter(client: StubClient, method: Method, options: tuple[str, ...]) -> Callable[..., Any]:
+def _starter(client: StubClient, method: Method, take: _Take) -> Callable[..., Any]:
     """Return the function that starts a call and returns its call object."""
 
     def start(*args: Any, **kwargs: Any) -> Any:
-        taken, invoker = _split(kwargs, options), client.invoker
+        taken, invoker = take(kwargs), client.invoker
         if method.stream_type.server_streams:
             return iterator_call(invoker, method, args, kwargs, **taken)
         if method.stream_type is StreamType.CLIENT_STREAM:
@@ -320,11 +363,9 @@ def _starter(client: StubClient, method: Method, options: tuple[str, ...]) -> Ca
     return start
 
 
-def _stream_stub(
-    client: StubClient, method: Method, options: tuple[str, ...]
-) -> Callable[..., Any]:
+def _stream_stub(client: StubClient, method: Method, take: _Take) -> Callable[..., Any]:
     def stub(*args: Any, **kwargs: Any) -> ResponseStream[Any]:
-        taken = _split(kwargs, options)
+        taken = take(kwargs)
         return iterator_call(client.invoker, method, args, kwargs, **taken)
 
     return stub
@@ -371,103 +412,17 @@ def _decode_items(body: bytes | memoryview) -> list[Any]:
 
 
 def _channel_stub(
-    client: StubClient, method: Method, func: Callable[..., Any], options: tuple[str, ...]
+    client: StubClient, method: Method, func: Callable[..., Any], take: _Take
 ) -> Callable[..., Any]:
     function = method.function
     assert function is not None
     takes_arguments = len(function.signature.parameters) > 1
 
     async def stub(*args: Any, **kwargs: Any) -> Any:
-        taken = _split(kwargs, options)
+        taken = take(kwargs)
         if (args or kwargs) and not takes_arguments:
             raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
-        call = ChannelCall(client, client.invoker, method, args, kwargs, **taken)
+        call: ChannelCall = ChannelCall(client, client.invoker, method, args, kwargs, **taken)
         return await call.run(func)
 
     return stub
-
-
-@checks_options(StubOptions)
-def bind(
-    client: Binds,
-    interface: Callable[..., I],
-    group: str | None = None,
-    *,
-    timeout: float | None = None,
-    idempotent: bool = False,
-    hedge: bool | float | None = None,
-    priority: str | None = None,
-    wait_for_ready: WaitForReady = None,
-    max_attempts: int | None = None,
-    retry_codes: Collection[Code] | None = None,
-    retry_pause: float | None = None,
-    hedge_share: float | None = None,
-    fault_codes: Collection[Code] | None = None,
-) -> I:
-    """Return an object whose methods are stubs of those of a class or `Protocol`.
-
-    Args:
-        client: Makes the calls.
-        interface: Declares the methods, each with `self` and type hints.
-        group: Group of the function on the server. `None` means `default`, or with `bind` the name
-            of the class. Default None.
-        timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
-            functions, and no deadline for all others. Default None, more than 0.
-        idempotent: Whether calling twice has the same effect as calling once. If so, a call whose
-            connection is lost is retried on another server. Default False.
-        hedge: Seconds without an answer after which the call is also sent to a second server; the
-            first answer counts. `True` means the 95th to 99th percentile of the function's latency.
-            It needs `idempotent` and a unary function; with `bind`, it applies to the unary
-            functions. Default None, more than 0.
-        priority: Priority of its calls: `critical`, `default` or `sheddable`. `None` means the
-            `priority` of the client. Default None.
-        wait_for_ready: How long its calls wait for a server if none is connected: `True`, `False`
-            or a number of seconds. `None` means the `wait_for_ready` of the client. Default None.
-        max_attempts: Maximum attempts of one call. `None` means the `max_attempts` of the client.
-            Default None, at least 1.
-        retry_codes: Error codes after which a call is made again, if the function is idempotent.
-            `None` means the `retry_codes` of the client. Default None.
-        retry_pause: Maximum pause before the second attempt. `None` means the `retry_pause` of the
-            client. Default None, at least 0.
-        hedge_share: Maximum hedged requests as a share of the calls. `None` means the `hedge_share`
-            of the client. Default None, 0 to 1.
-        fault_codes: Error codes that may be the fault of the server. `None` means the `fault_codes`
-            of the client; with an empty list, calls of the function eject no server. Default None.
-
-    Raises:
-        RegistrationError: Type hints are missing, or values of a type cannot be sent.
-        TypeError: The interface declares no public method.
-    """
-    own: dict[str, Any] = {
-        "wait_for_ready": wait_for_ready,
-        "max_attempts": max_attempts,
-        "retry_codes": retry_codes,
-        "retry_pause": retry_pause,
-        "hedge_share": hedge_share,
-        "fault_codes": fault_codes,
-    }
-    check_hedge(hedge, idempotent)
-    if not isinstance(interface, type):
-        raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
-    bound = cast(I, type(f"{interface.__name__}Stub", (), {})())
-    home = group or interface.__name__
-    for name in dir(interface):
-        declared = _declared_method(inspect.getattr_static(interface, name), bound)
-        if declared is not None and not name.startswith("_"):
-            function = Function.of(declared, name=name)
-            hedged = hedge if function.stream_type is StreamType.UNARY else None
-            options = (timeout, idempotent, True, hedged, priority)
-            method = client.methods.make(name, home, function, *options, **own)
-            setattr(bound, name, client.stub_of(method, declared))
-    if not vars(bound):
-        raise TypeError(f"{interface!r} declares no public method")
-    return bound
-
-
-def _declared_method(declared: Any, owner: object) -> Callable[..., Any] | None:
-    """Return a declared method without its `self` or `cls`; `None` for anything else."""
-    if isinstance(declared, staticmethod):
-        return declared.__func__
-    if isinstance(declared, classmethod):
-        declared = declared.__func__
-    return MethodType(declared, owner) if isinstance(declared, FunctionType) else None

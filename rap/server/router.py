@@ -297,11 +297,18 @@ class Router:
             near = get_close_matches(name, names, 1) if len(name) <= _MAX_NAME else []
             if groups:
                 details["groups"] = groups
-                text += f"; there is one in {_in_words(groups)}"
+                text += f"; there is one in {_in_words(groups)}: {_how_to_name(groups[0], group)}"
             elif near:
                 details["suggestion"] = near[0]
                 text += f"; did you mean {near[0]!r}?"
         return Unimplemented(text, details=details, unserved=True)
+
+
+def _how_to_name(group: str, called: str) -> str:
+    """Return what a client has to write to call a function in another group than it has called."""
+    if called != DEFAULT_GROUP and called.isidentifier() and len(called) <= _MAX_NAME:
+        return f"pass group={group!r}, as in client.bind({called}, group={group!r})"
+    return f"pass group={group!r}"
 
 
 def _in_words(groups: list[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from rap import channel_method, interface
 from rap.client import Channel, Client
 from rap.errors import InvalidArgument, RegistrationError, Unimplemented
 from rap.server import Channel as ServerChannel
@@ -142,3 +143,100 @@ def test_an_interface_without_methods_is_refused() -> None:
         client.bind(no_class)
     with pytest.raises(RegistrationError, match=r"f\(\): parameter 'a' has no type hint"):
         client.bind(NoHints)
+
+
+async def plain(n: int) -> int:
+    return n
+
+
+async def numbers(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        yield i
+
+
+async def talk(channel: ServerChannel, room: str) -> int:
+    async for text in channel:
+        await channel.write(f"{room}: {text}")
+    return 7
+
+
+class Plain(Protocol):
+    async def plain(self, n: int) -> int: ...
+    def numbers(self, n: int) -> AsyncIterator[int]: ...
+    async def talk(self, channel: Channel[str, str], room: str) -> int: ...
+    @channel_method
+    async def greet(self, channel: Channel[str, str], room: str) -> str:
+        await channel.write("hello")
+        return await channel.read_body()
+
+
+async def test_an_interface_of_functions_that_are_registered_without_a_group() -> None:
+    async with serving(plain, numbers) as server, calling(server) as client:
+        api = client.bind(Plain, group="default")
+        assert await api.plain(3) == 3
+        assert [n async for n in api.numbers(3)] == [0, 1, 2]
+
+
+async def test_a_call_in_the_wrong_group_fails_with_what_to_write() -> None:
+    async with serving(plain) as server, calling(server) as client:
+        with pytest.raises(Unimplemented) as caught:
+            await client.bind(Plain).plain(3)
+        assert str(caught.value) == (
+            "no function '/Plain/plain' on this server; there is one in the group 'default':"
+            " pass group='default', as in client.bind(Plain, group='default')"
+        )
+
+
+async def test_a_class_of_the_server_is_found_by_an_interface_of_its_name() -> None:
+    class Plain2:
+        async def plain(self, n: int) -> int:
+            return n + 1
+
+    Plain2.__name__ = "Plain"
+    async with serving() as server, calling(server) as client:
+        server.register(Plain2)
+        assert await client.bind(Plain).plain(3) == 4
+        with pytest.raises(Unimplemented, match="in the group 'Plain': pass group='Plain'"):
+            await client.bind(Plain, group="default").plain(3)
+
+
+async def test_an_interface_may_name_its_group() -> None:
+    @interface(group="default")
+    class Named(Plain, Protocol): ...
+
+    async with serving(plain) as server, calling(server) as client:
+        server.register(plain, group="other")
+        assert await client.bind(Named).plain(3) == 3
+        assert client.bind(Named, group="other").plain.__rap_method__.path == "/other/plain"  # type: ignore[attr-defined]  # of stubs
+
+        class Derived(Named): ...
+
+        assert client.bind(Derived).plain.__rap_method__.path == "/default/plain"  # type: ignore[attr-defined]  # of stubs
+
+
+@pytest.mark.parametrize("group", [None, "", 3])
+def test_the_group_of_an_interface_is_a_name(group: Any) -> None:
+    with pytest.raises(TypeError, match="group must be the name of a group"):
+        interface(group=group)
+
+
+def test_only_a_class_is_an_interface() -> None:
+    declare: Any = interface(group="default")
+    with pytest.raises(TypeError, match="interface is for classes"):
+        declare(plain)
+
+
+async def test_a_channel_of_an_interface_is_opened_by_the_client() -> None:
+    async with serving(talk) as server, calling(server) as client:
+        api = client.bind(Plain, group="default")
+        async with client.channel(api.talk, "tea") as channel:
+            await channel.write("hello")
+            assert await channel.read_body() == "tea: hello"
+            assert await channel.result() == 7
+
+
+async def test_a_channel_method_is_called_without_its_channel() -> None:
+    async with serving() as server, calling(server) as client:
+        server.register(talk, name="greet")
+        assert await client.bind(Plain, group="default").greet("tea") == "tea: hello"
+        assert await client.bind(Plain, group="default").greet(room="tea") == "tea: hello"

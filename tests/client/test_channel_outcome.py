@@ -303,7 +303,7 @@ async def test_a_channel_call_is_entered_once_and_only_for_channels(client: Clie
     with pytest.raises(TypeError, match="channel is for channels, unary is unary"):
         client.channel(unary)
     with pytest.raises(ValueError, match="timeout"):
-        client.channel("echo", timeout="1")  # type: ignore[arg-type]  # wrong
+        client.channel("echo", timeout="1")  # type: ignore[call-overload]  # wrong
 
 
 async def test_a_channel_may_be_left_by_another_task_than_entered_it(client: Client) -> None:
@@ -517,7 +517,7 @@ async def test_messages_have_the_types_of_the_declaration(server: Server, client
 
     async with client.channel(typed) as channel:
         with pytest.raises(InvalidArgument, match="message"):
-            await channel.write("1")
+            await channel.write("1")  # type: ignore[arg-type]  # that is the mistake
         await channel.write(1)
         assert await channel.read_body() == 1
         await channel.end()

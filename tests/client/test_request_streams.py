@@ -445,7 +445,7 @@ async def test_a_declaration_is_enough(client: Client) -> None:
     with pytest.raises(TypeError, match="call is for unary functions, double is a bidi"):
         await client.call(double, [1])
     with pytest.raises(TypeError, match="iterator_call is for generators, total is client_stream"):
-        client.iterator_call(total, "x", [1])
+        client.iterator_call(total, "x", [1])  # type: ignore[arg-type]  # that is the mistake
     with pytest.raises(RegistrationError, match="hedge"):
         collecting(client, "first", idempotent=True, hedge=True)
 

@@ -142,7 +142,8 @@ async def test_execute_wants_arguments_as_list_and_dict(client: Client) -> None:
 async def test_execute_refuses_arguments_with_a_pending_call(client: Client) -> None:
     stub = client.register()(who)
     async with client.session as session:
-        for pending in (stub(), client.iterator_call("numbers", 3)):
+        calls: list[Any] = [stub(), client.iterator_call("numbers", 3)]
+        for pending in calls:
             with pytest.raises(TypeError, match="has its arguments already"):
                 await session.execute(pending, [1])
 

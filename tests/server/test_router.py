@@ -405,9 +405,13 @@ async def test_the_error_of_an_unknown_function_names_the_groups_that_have_it() 
         for group in ("two", "one"):
             server.register(add, group=group)
         error = await refused(client, "add")
-        assert str(error).endswith("; there is one in the groups 'one', 'two'")
+        assert str(error).endswith("; there is one in the groups 'one', 'two': pass group='one'")
         assert error.details == {"groups": ["one", "two"]}
-        assert str(await refused(client, "where", "x")).endswith("in the group 'default'")
+        error = await refused(client, "where", "Places")
+        assert str(error).endswith(
+            "there is one in the group 'default': pass group='default',"
+            " as in client.bind(Places, group='default')"
+        )
 
 
 async def test_the_error_of_an_unknown_function_names_none_that_the_peer_may_not_call(

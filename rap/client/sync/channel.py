@@ -5,11 +5,11 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Token
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
-from rap.channel import Channel
+from rap.channel import Channel, In, Out
 from rap.client.channel_call import ChannelCall
 from rap.client.response_stream import ResponseStream
 from rap.client.session import Session, ambient_session
@@ -20,6 +20,7 @@ from rap.tasks import start_task
 
 __all__ = ["SyncChannel", "SyncIterator"]
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -116,8 +117,10 @@ class SyncIterator(Generic[T_co]):
         return [first, *self._remote.take_ready()]
 
 
-class SyncChannel:
+class SyncChannel(Generic[In, Out]):
     """A duplex call, for ``with``. Calls made in the block use the same connection.
+
+    ``SyncChannel[In, Out]`` is one whose messages have types; see `Channel`.
 
     One thread may read while another one writes. At the end of the block this side of the channel
     is closed, and the block ends when the server's function has ended. An exception that leaves the
@@ -131,18 +134,25 @@ class SyncChannel:
 
     __rap_channel__ = True
 
-    def __init__(self, client: object, thread: LoopThread, remote: ChannelCall) -> None:
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Return the class with types, of which any may be left out."""
+            given = types if isinstance(types, tuple) else (types,)
+            return super().__class_getitem__((*given, Any, Any)[: max(2, len(given))])
+
+    def __init__(self, client: object, thread: LoopThread, remote: ChannelCall[In, Out]) -> None:
         self._client = client
         self._thread = thread
         self._remote = remote
-        self._channel: Channel | None = None
+        self._channel: Channel[In, Out] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._left: asyncio.Future[None] | None = None
         self._session: Session | None = None
         self._token: Token[Session | None] | None = None
 
     @property
-    def channel(self) -> Channel:
+    def channel(self) -> Channel[In, Out]:
         """The asynchronous channel.
 
         Raises:
@@ -186,11 +196,11 @@ class SyncChannel:
         """
         return self._thread.run(self.channel.read())
 
-    def read_body(self) -> Any:
+    def read_body(self) -> In:
         """Return the body of the next message; it raises the errors of `read`."""
         return self._thread.run(self.channel.read_body())
 
-    def write(self, body: Any) -> None:
+    def write(self, body: Out) -> None:
         """Send one message; block while the peer does not read.
 
         Raises:
@@ -234,7 +244,7 @@ class SyncChannel:
         """Return whether to continue: `flag` is true and the channel is open."""
         return bool(flag) and not self.is_close
 
-    def iter_body(self) -> Iterator[Any]:
+    def iter_body(self) -> Iterator[In]:
         """Yield message bodies until the peer closes; raise a `CallError` of the peer."""
         return self._until_closed(self.read_body)
 
@@ -242,7 +252,7 @@ class SyncChannel:
         """Yield messages with their headers until the peer closes."""
         return self._until_closed(self.read)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[In]:
         return self.iter_body()
 
     def __enter__(self) -> Self:
@@ -263,7 +273,7 @@ class SyncChannel:
         """Open the channel in a task, which keeps it open until `_leave`."""
         loop = asyncio.get_running_loop()
         self._left = loop.create_future()
-        opened: asyncio.Future[Channel] = loop.create_future()
+        opened: asyncio.Future[Channel[In, Out]] = loop.create_future()
         self._task = task = start_task(self._keep(opened, self._left))
         try:
             await asyncio.wait((opened, task), return_when=asyncio.FIRST_COMPLETED)
@@ -274,7 +284,9 @@ class SyncChannel:
             await task  # raises the reason
         self._channel = opened.result()
 
-    async def _keep(self, opened: "asyncio.Future[Channel]", left: "asyncio.Future[None]") -> None:
+    async def _keep(
+        self, opened: "asyncio.Future[Channel[In, Out]]", left: "asyncio.Future[None]"
+    ) -> None:
         async with self._remote as channel:
             self._session = ambient_session.get()
             opened.set_result(channel)
@@ -296,7 +308,7 @@ class SyncChannel:
             self._task.exception()  # the ``with`` block raises the error
 
     @staticmethod
-    def _until_closed(read: Callable[[], Any]) -> Iterator[Any]:
+    def _until_closed(read: Callable[[], T]) -> Iterator[T]:
         while True:
             try:
                 message = read()

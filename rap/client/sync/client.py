@@ -17,6 +17,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from contextvars import Token
@@ -28,14 +29,16 @@ from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
 from rap.client.config import ClientConfig, StubOptions
 from rap.client.inject import get_raw_func, inject, recovery
+from rap.client.interface import bind
 from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.session import Session, ambient_session
-from rap.client.stub import bind, make_stub, register_stub
+from rap.client.stub import make_stub, mark_stub, register_stub
 from rap.client.sync.call import SyncCall
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
 from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
+from rap.client.typed import ChannelStub
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout
 from rap.errors import Code
@@ -52,6 +55,8 @@ _inherited: list[tuple[LoopThread, Client]] = []
 _clients: "weakref.WeakSet[SyncClient]" = weakref.WeakSet()
 _is_fork_hooked = False
 
+In = TypeVar("In")
+Out = TypeVar("Out")
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -329,6 +334,40 @@ class SyncClient:
         )
         return thread.run(running)
 
+    @overload
+    def call(
+        self,
+        func: Callable[..., Coroutine[Any, Any, R]],
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> R: ...
+
+    @overload
+    def call(
+        self,
+        func: Callable[..., R],
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> R: ...
+
     def call(
         self,
         func: Callable[..., Any],
@@ -371,6 +410,40 @@ class SyncClient:
         )
         return _run(thread, running, items)
 
+    @overload
+    def iterator_call(
+        self,
+        func: Callable[..., AsyncIterator[R] | Iterator[R]],
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncIterator[R]: ...
+
+    @overload
+    def iterator_call(
+        self,
+        func: str,
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncIterator[Any]: ...
+
     def iterator_call(
         self,
         func: Callable[..., Any] | str,
@@ -412,6 +485,43 @@ class SyncClient:
         )
         return SyncIterator(self, thread, remote, items)
 
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[SyncChannel[In, Out], ...], Any],
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[In, Out]: ...
+
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[Channel[In, Out], ...], Any] | ChannelStub[..., Any, In, Out],
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[In, Out]: ...
+
+    @overload
     def channel(
         self,
         func: Callable[..., Any] | str,
@@ -427,7 +537,24 @@ class SyncClient:
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> SyncChannel:
+    ) -> SyncChannel[Any, Any]: ...
+
+    def channel(
+        self,
+        func: Any,
+        /,
+        *args: Any,
+        group: str | None = None,
+        session: "SyncSession | None" = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[Any, Any]:
         """Return a channel to a server's function, to be entered by ``with``.
 
         Args:
@@ -469,12 +596,15 @@ class SyncClient:
             return self.raw_call(target, session=session, arg_param=args, kwarg_param=kwargs)
         if not callable(target) or isinstance(target, type):
             raise TypeError(f"execute takes a function or a name, got {target!r}")
-        stream_type = self.methods.for_function(target, None).stream_type
+        func: Any = target
+        if getattr(func, "__rap_given__", None) is not None:
+            return func.__rap_change__({"session": session.session})(*args, **kwargs)
+        stream_type = self.methods.for_function(func, None).stream_type
         if stream_type is StreamType.CHANNEL and hasattr(target, "__rap_method__"):
-            return target(*args, **kwargs, session=session)
-        answers = stream_type in (StreamType.STREAM, StreamType.BIDI)
-        call = self.iterator_call if answers else self.call
-        return call(target, session=session, arg_param=args, kwarg_param=kwargs)
+            return func(*args, **kwargs, session=session)
+        if stream_type in (StreamType.STREAM, StreamType.BIDI):
+            return self.iterator_call(func, session=session, arg_param=args, kwarg_param=kwargs)
+        return self.call(func, session=session, arg_param=args, kwarg_param=kwargs)
 
     # The thread of the client.
 
@@ -597,6 +727,38 @@ class SyncSession:
         """Whether the server is about to stop and asked to finish soon."""
         return self.session.draining
 
+    @overload
+    def execute(
+        self,
+        obj: str,
+        arg_list: Sequence[Any] | None = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> Any: ...
+
+    @overload
+    def execute(
+        self,
+        obj: Callable[..., Coroutine[Any, Any, R]],
+        arg_list: Sequence[Any] | None = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> R: ...
+
+    @overload
+    def execute(
+        self,
+        obj: Callable[..., AsyncIterator[R] | Iterator[R]],
+        arg_list: Sequence[Any] | None = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> SyncIterator[R]: ...
+
+    @overload
+    def execute(
+        self,
+        obj: Callable[..., R],
+        arg_list: Sequence[Any] | None = None,
+        kwarg_dict: dict[str, Any] | None = None,
+    ) -> R: ...
+
     def execute(
         self,
         obj: Any,
@@ -615,6 +777,41 @@ class SyncSession:
         """
         return self._client.execute(self, obj, list(arg_list or ()), dict(kwarg_dict or {}))
 
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[SyncChannel[In, Out], ...], Any],
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[In, Out]: ...
+
+    @overload
+    def channel(
+        self,
+        func: Callable[Concatenate[Channel[In, Out], ...], Any] | ChannelStub[..., Any, In, Out],
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[In, Out]: ...
+
+    @overload
     def channel(
         self,
         func: Callable[..., Any] | str,
@@ -629,7 +826,23 @@ class SyncSession:
         arg_param: Sequence[Any] | None = None,
         kwarg_param: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> SyncChannel:
+    ) -> SyncChannel[Any, Any]: ...
+
+    def channel(
+        self,
+        func: Any,
+        /,
+        *args: Any,
+        group: str | None = None,
+        header: dict[str, Any] | None = None,
+        timeout: float | None = None,
+        affinity: str | None = None,
+        wait_for_ready: WaitForReady = None,
+        priority: str | None = None,
+        arg_param: Sequence[Any] | None = None,
+        kwarg_param: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> SyncChannel[Any, Any]:
         """Return a channel in this session; see `SyncClient.channel`."""
         return self._client.channel(
             func,
@@ -668,11 +881,18 @@ class _SyncStub:
     Args:
         method: The method to call.
         declared: The function that declares it.
+        given: Options of each call; see `with_options`.
     """
 
-    def __init__(self, method: Method, declared: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        declared: Callable[..., Any],
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
         self._method = method
         self._declared = declared
+        self._given = given
         self._client: Client | None = None
         self._stub: Callable[..., Any]
 
@@ -723,7 +943,12 @@ class _SyncStub:
         if stream_type is not StreamType.CHANNEL:
             starts = stub if stream_type.server_streams else start
             stub.start = starts  # type: ignore[attr-defined]  # of the stub
-        stub.__rap_method__ = self._method  # type: ignore[attr-defined]  # how `execute` knows it
+
+        def change(more: Mapping[str, Any]) -> Callable[..., Any]:
+            given = {**(self._given or {}), **more}
+            return _SyncStub(self._method, self._declared, given).stub(client)
+
+        mark_stub(stub, self._method, self._given, change)
         return stub
 
     def _channel(self, client: "SyncClient", args: Any, kwargs: dict[str, Any]) -> SyncChannel:
@@ -735,22 +960,21 @@ class _SyncStub:
         function = self._method.function
         assert function is not None
         parameters = function.signature.parameters
-        options = {
-            name: kwargs.pop(name)
-            for name in CALL_OPTIONS
-            if name in kwargs and name not in parameters
-        }
+        options = dict(self._given or {})
+        for name in CALL_OPTIONS:
+            if name in kwargs and name not in parameters:
+                options[name] = kwargs.pop(name)
         if (args or kwargs) and len(parameters) == 1:
             text = f"{self._method.name}() takes no argument, its channel is made for it"
             raise TypeError(text)
         check_call_timeout(options.get("timeout"))
         live, thread = client.live
-        remote = ChannelCall(live, live.invoker, self._method, args, kwargs, **options)
+        remote: ChannelCall = ChannelCall(live, live.invoker, self._method, args, kwargs, **options)
         return SyncChannel(client, thread, remote)
 
     def _of(self, client: Client) -> Callable[..., Any]:
         if self._client is not client:
-            self._stub = make_stub(client, self._method, self._declared)
+            self._stub = make_stub(client, self._method, self._declared, self._given)
             self._client = client
         return self._stub
 
