@@ -1,14 +1,15 @@
 """One worker of ``rap serve --workers``: ``python -m rap.cli.worker JSON``.
 
 `rap.cli.workers` starts it and shares a socket with it. The worker writes the addresses that it
-listens on to that socket. When the parent dies, the socket ends, and the worker drains as on
-SIGTERM.
+listens on to that socket. The parent then writes a line when the worker is to drain, and another
+one when it is to end at once. When the parent dies, the socket ends, and the worker drains.
+
+The parent sends no signals to a worker that listens, because a service manager may send SIGTERM to
+parent and workers alike, and a second SIGTERM would end the calls of a worker at once.
 """
 
 import asyncio
 import json
-import os
-import signal
 import socket
 import sys
 
@@ -57,17 +58,20 @@ async def _serve_and_report(server: Server, shares: bool, link: socket.socket) -
     ready = {"addresses": [str(each) for each in server.addresses], "shared": shares}
     reader, writer = await asyncio.open_connection(sock=link)
     writer.write(json.dumps(ready).encode() + b"\n")
-    watching = asyncio.create_task(_drain_at_end(reader), name="rap worker link")
+    following = asyncio.create_task(_follow(reader, server), name="rap worker link")
     try:
         await serving
     finally:
-        watching.cancel()
+        following.cancel()
         writer.close()
 
 
-async def _drain_at_end(link: asyncio.StreamReader) -> None:
-    await link.read()
-    os.kill(os.getpid(), signal.SIGTERM)
+async def _follow(link: asyncio.StreamReader, server: Server) -> None:
+    await link.readline()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.await_closed(), name="rap worker drain")
+        if await link.readline():
+            server.connection_manager.stop_at_once()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import click
 
 from rap.address import Address
 from rap.cli.metrics_page import MetricsPort, print_page, workers_page
+from rap.cli.systemd import notify_ready
 from rap.clock import Clock, SystemClock
 from rap.server.signals import hang_up_handler
 
@@ -69,8 +70,8 @@ class Restarts:
 class _Worker:
     """One worker and its current process.
 
-    The link ends with the parent process; the worker then drains. Its metrics page, if there is
-    one, is on loopback.
+    The link tells a worker that listens what to do; see `rap.cli.worker`. It ends with the parent
+    process. The metrics page, if there is one, is on loopback.
     """
 
     number: int
@@ -79,6 +80,7 @@ class _Worker:
     link: asyncio.StreamWriter | None = None
     metrics_address: Address | None = None
     starts: int = 0
+    listens: bool = False
 
     @property
     def runs(self) -> bool:
@@ -88,10 +90,18 @@ class _Worker:
         if self.process is not None and self.runs:
             self.process.send_signal(number)
 
+    def drain(self) -> None:
+        """Let the worker drain, or the second time, end at once."""
+        if self.listens and self.link is not None:
+            self.link.write(b"drain\n")
+        else:
+            self.send(signal.SIGTERM)
+
     async def ended(self) -> int | None:
         """Wait until the process has ended; return its exit status."""
         status = None if self.process is None else await self.process.wait()
         self.metrics_address = None
+        self.listens = False
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -171,6 +181,8 @@ class Workers:
                 name = f"rap worker {worker.number}"
                 keepers.append(asyncio.create_task(self._keep(worker), name=name))
             self._complete = True
+            if not self._stop.is_set():
+                notify_ready()
             await self._stop.wait()
         finally:
             self._stop.set()
@@ -206,6 +218,7 @@ class Workers:
             return False
         ready = json.loads(line)
         worker.metrics_address = page
+        worker.listens = True
         if ready["shared"]:
             self._shared = ready["addresses"]
         where = ", ".join(ready["addresses"])
@@ -261,14 +274,14 @@ class Workers:
     async def _drain(self) -> None:
         """Drain the workers one after another, or all at once after a second signal."""
         for worker in self._workers:
-            worker.send(signal.SIGTERM)
+            worker.drain()
             if not self._hurry.is_set():
                 await _within(_TURN, _first(worker.ended(), self._hurry.wait()))
         ends = asyncio.gather(*[worker.ended() for worker in self._workers])
         await _first(asyncio.shield(ends), self._hurry.wait())
         if not ends.done():
             for worker in self._workers:
-                worker.send(signal.SIGTERM)  # the second one
+                worker.drain()  # the second time
             if not await _within(_TURN, asyncio.shield(ends)):
                 for worker in self._workers:
                     worker.send(signal.SIGKILL)

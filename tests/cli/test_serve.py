@@ -300,3 +300,35 @@ def test_options_are_read_from_the_environment() -> None:
     assert result.exit_code == 2
     assert "'trio'" in result.output
     assert "uvloop" in result.output
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_systemd_is_told_when_clients_can_call(
+    options: list[str], is_abstract: bool, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"@rap-{os.getpid()}-{shop.name}" if is_abstract else str(shop / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name.replace("@", "\0"))
+        manager.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        with rap("serve", "shop:server", *options, cwd=shop) as process:
+            assert manager.recv(100) == b"READY=1"
+            assert process.stdout is not None
+            os.set_blocking(process.stdout.fileno(), False)
+            said = process.stdout.read()
+            assert said.count("listening on") == (2 if options else 1)
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(100)  # nothing from the workers
+
+
+def test_a_server_starts_although_systemd_is_not_there(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(shop / "nothing"))
+    with rap("serve", "shop:server", cwd=shop) as process:
+        line_with(process, "listening on")
+        line_with(process, "NOTIFY_SOCKET: cannot tell the service manager")

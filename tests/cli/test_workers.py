@@ -144,6 +144,30 @@ async def test_sigterm_drains_every_worker_and_an_open_channel_finishes(shop: Pa
         assert output.splitlines()[-1] == "rap: stopped"
 
 
+async def test_open_calls_finish_when_parent_and_workers_get_sigterm_alike(shop: Path) -> None:
+    """As systemd does with `KillMode=control-group`, its default."""
+    with workers("shop:make", shop) as process:
+        first, address = await in_thread(lambda: listening(process))
+        second, _ = await in_thread(lambda: listening(process))
+        async with Client(address) as client, asyncio.timeout(PATIENCE):
+
+            @client.register("echo")
+            async def talk(channel: Channel) -> object:
+                for pid in (process.pid, first, second):
+                    os.kill(pid, signal.SIGTERM)
+                await eventually(lambda: channel.draining)
+                # Then the parent turns to the other worker.
+                await eventually(lambda: not (is_running(first) and is_running(second)))
+                for n in range(500):
+                    await channel.write(n)
+                    assert await channel.read_body() == n
+                return "finished"
+
+            assert await talk() == "finished"
+            await asyncio.to_thread(process.communicate)
+        assert process.returncode == 0
+
+
 async def test_a_second_sigterm_ends_the_workers_at_once(shop: Path) -> None:
     with workers("shop:make", shop) as process:
         _, address = await in_thread(lambda: listening(process))

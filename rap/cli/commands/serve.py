@@ -12,6 +12,7 @@ import click
 from rap.cli.command import loop_option
 from rap.cli.metrics_page import MetricsPort, check_metrics, metrics_page, print_page
 from rap.cli.runtime import configure_logging, keep_freed_memory, loop_factory
+from rap.cli.systemd import notify_ready
 from rap.cli.target import load_server
 from rap.cli.workers import Workers, WorkersError
 from rap.errors import RapError
@@ -107,6 +108,7 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
         def on_start() -> None:
             print_page(page)
             click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
+            notify_ready()
 
         await server.serve_forever(on_start)
     _ignore_next_signal()
