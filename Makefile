@@ -197,11 +197,13 @@ $(CHECK_READY): k8s/requirements.txt
 	$(CHECK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r k8s/requirements.txt
 	@touch $@
 
-$(DOCS_READY): website/requirements.txt website/assets.txt
+# The reference is made from rap itself.
+$(DOCS_READY): pyproject.toml website/requirements.txt website/assets.txt
 	@test -n "$(PYTHON)" || { \
 		echo "Python 3.11 or newer with venv is needed; select one with: make PYTHON=/path/to/python"; exit 1; }
 	@$(DOCS_VENV)/bin/python -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r website/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r website/requirements.txt \
+		--editable '.[cli,gateway,metrics,redis,testing]'
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r website/assets.txt
 	@touch $@
 

@@ -3,11 +3,18 @@
 `make docs` checks the same while it builds the site; these tests need none of its tools.
 """
 
+import inspect
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import rap
+import rap.errors
+import rap.testing
+from rap.cli.app import COMMANDS
+from website import commands
 from website.pages import ELSEWHERE, Tree, is_local, links, relative, target
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +41,7 @@ def anchors_of(path: str) -> set[str]:
 
 def test_every_page_is_in_the_navigation_once() -> None:
     pages = [TREE.page_of(path) for path in [*DOCS, *ELSEWHERE]]
-    assert sorted(nav()) == sorted(pages)
+    assert sorted(nav()) == sorted([*pages, commands.PAGE])
 
 
 @pytest.mark.parametrize("path", [*DOCS, *ELSEWHERE])
@@ -88,8 +95,60 @@ def test_how_a_block_is_tested_is_not_shown(fence: str, made: str) -> None:
     assert TREE.rewrite("cli.md", f"```{fence}\n```\n") == f"```{made}\n```\n"
 
 
+def test_a_bar_in_the_code_of_a_table_is_shown_without_its_backslash() -> None:
+    row = r"| `a` | `int \| <b>` | [a \| b](calls.md) |"
+    made = r"| `a` | <code>int &#124; &lt;b&gt;</code> | [a \| b](calls.md) |"
+    assert TREE.rewrite("cli.md", row) == made
+    assert TREE.rewrite("cli.md", r"`a \| b`") == r"`a \| b`"
+
+
 def test_each_file_that_a_page_links_to_is_shown() -> None:
     pages = dict(TREE.pages())
     shown = pages["source/prometheus/rules.yml.md"]
     assert shown.startswith("# prometheus/rules.yml\n\n~~~~yaml\n")
     assert (ROOT / "prometheus/rules.yml").read_text().rstrip() in shown
+
+
+def test_the_reference_lists_each_command_with_its_options() -> None:
+    page = commands.commands_page()
+    sections = set(re.findall(r"^## `rap ([\w-]+)`$", page, re.MULTILINE))
+    assert sections == {name for name, entry in COMMANDS.items() if entry.help}
+    assert "| `-n, --calls INTEGER RANGE` | Number of calls to make. &#91;x>=1] |" in page
+    assert "JSON\\|NAME" not in page
+    assert "\n    " not in page
+    assert "| `--help`" not in page
+
+
+def referred(path: Path) -> list[tuple[str, list[str]]]:
+    """Return the objects that a page of the reference describes, and the members it selects."""
+    blocks = re.split(r"^::: ", path.read_text(), flags=re.MULTILINE)[1:]
+    members = [re.findall(r"^ {8}- (\w+)$", block, re.MULTILINE) for block in blocks]
+    return [(block.split("\n", 1)[0], names) for block, names in zip(blocks, members, strict=True)]
+
+
+REFERRED = [
+    (name, members)
+    for path in sorted((ROOT / "docs/reference").glob("*.md"))
+    for name, members in referred(path)
+]
+
+
+def public_name(name: str) -> object:
+    module, _, rest = name.rpartition(".")
+    try:
+        return getattr(import_module(module), rest)
+    except ModuleNotFoundError:
+        return getattr(public_name(module), rest)
+
+
+@pytest.mark.parametrize(("name", "members"), REFERRED)
+def test_what_the_reference_describes_exists(name: str, members: list[str]) -> None:
+    found = public_name(name)
+    assert inspect.getdoc(found)
+    assert [each for each in members if not hasattr(found, each)] == []
+
+
+def test_the_reference_describes_every_public_name() -> None:
+    described = {name.rpartition(".")[2] for name, _ in REFERRED}
+    described |= {error for error in dir(rap) if error in rap.errors.__all__}
+    assert {*rap.__all__, *rap.testing.__all__} - described == {"__version__"}

@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
+from website import commands
 from website.pages import SOURCE, Tree
 
 TREE = Tree(Path(__file__).parents[1])
@@ -23,6 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in TREE.pages():
         in_nav = InclusionLevel.NOT_IN_NAV if page.startswith(SOURCE) else InclusionLevel.INCLUDED
         files.append(File.generated(config, page, content=text, inclusion=in_nav))
+    files.append(File.generated(config, commands.PAGE, content=commands.commands_page()))
     files.append(File.generated(config, MERMAID, abs_src_path=mermaid()))
     return files
 

@@ -8,6 +8,7 @@ the site. Files outside docs/ that a page links to become pages too.
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 
 DOCS = "docs/"
@@ -31,6 +32,7 @@ LANGUAGES = {
 }
 LINK = re.compile(r"(\]\(|\]: )([^)\s#]*)(#[^)\s]*)?")
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
+CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 ROLE = re.compile(r"^python +\w+$")
 
 
@@ -82,7 +84,7 @@ class Tree:
                 return match[0]
             return head + relative(self.page_of(target(path, link)), page) + anchor
 
-        return rewrite_lines(text, lambda line: LINK.sub(replace, line), site_fence)
+        return rewrite_lines(text, lambda line: with_bars(LINK.sub(replace, line)), site_fence)
 
     def _sources(self) -> set[str]:
         """Return the files and folders that pages link to and that are no page yet."""
@@ -155,6 +157,21 @@ def rewrite_lines(text: str, line: Callable[[str], str], fence: Callable[[str], 
         else:
             made.append(line(each))
     return "\n".join(made)
+
+
+def with_bars(line: str) -> str:
+    """Return a line in whose code an escaped bar of a table is a bar.
+
+    In a table, `a \\| b` is code with a bar for the repository, but with a backslash for the site.
+    """
+    if not line.startswith("|") or "\\|" not in line:
+        return line
+    return CODE.sub(lambda match: as_html(match[1]) if "\\|" in match[1] else match[0], line)
+
+
+def as_html(code: str) -> str:
+    """Return the code of a cell of a table as HTML."""
+    return f"<code>{escape(code.replace(chr(92) + '|', '|')).replace('|', '&#124;')}</code>"
 
 
 def site_fence(info: str) -> str:

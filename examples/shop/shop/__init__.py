@@ -1,1 +1,0 @@
-"""A shop: two services that call each other."""
