@@ -187,15 +187,35 @@ async def test_guards_that_share_a_store_let_a_nonce_in_once(clock: FakeClock) -
         assert sorted(said) == ["", "replay", "replay"]
 
 
-async def test_calls_are_refused_while_the_shared_store_does_not_answer() -> None:
+async def test_calls_are_refused_while_the_shared_store_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rap.server")
     store = Away()
     async with encrypted(crypto={"nonce_store": store}) as server:
         async with encrypted_client(server) as client:
             with pytest.raises(Unavailable, match="replay cannot be known: away") as caught:
                 await client.raw_call("add", 1, 2)
             assert caught.value.details == {"reason": "nonce_store"}
+            said = "nonce_store: away; encrypted calls are refused until it answers"
+            assert caplog.text.count(said) == 1
             store.back = True
             assert await client.raw_call("add", 1, 2) == 3
+            assert caplog.text.count("nonce_store answers again") == 1
+
+
+async def test_a_shared_store_that_comes_and_goes_is_logged_once_a_minute(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Away()
+    guard = ReplayGuard(60, 120, store, clock=clock)
+    for number, (wait, count) in enumerate([(0, 1), (1, 1), (60, 2)]):
+        clock.advance(wait)
+        store.back = False
+        assert await reason(guard, clock.time(), bytes([number] * 16)) == "nonce_store"
+        assert caplog.text.count("encrypted calls are refused") == count
+        store.back = True
+        assert await reason(guard, clock.time(), bytes([number + 9] * 16)) == ""
 
 
 async def test_with_the_local_fallback_this_process_decides_and_says_so_once(

@@ -3,13 +3,14 @@
 import logging
 from typing import Literal
 
-from rap.clock import Clock, clock_of
+from rap.clock import Clock, Pace, clock_of
 from rap.errors import CallError, Code, Unauthenticated, Unavailable
 from rap.shared_state import MemoryNonces, NonceStore, StateUnavailable, state_from_url
 from rap.shared_state.base import check_number
 
 __all__ = ["Fallback", "ReplayGuard"]
 
+_LOG_PAUSE = 60.0  # seconds between two log records that the shared store does not answer
 _log = logging.getLogger("rap.server")
 
 Fallback = Literal["local"] | None
@@ -62,7 +63,8 @@ class ReplayGuard:
             raise ValueError(f"nonce_store must be a URL or a NonceStore, got {store!r}")
         self._shared = store
         self.results = dict.fromkeys(("new", "alone", "replayed", "stale", "unavailable"), 0)
-        self._is_alone = False  # the shared store did not answer the last question
+        self._is_away = False  # the shared store did not answer the last question
+        self._log_pace = Pace(_LOG_PAUSE, self._clock.monotonic)
 
     def set_timeout(self, seconds: float) -> None:
         """Set the seconds that the timestamp of a call may differ from this machine's clock.
@@ -134,17 +136,26 @@ class ReplayGuard:
         try:
             is_new = await self._shared.claim(nonce, ttl=ttl)
         except StateUnavailable as exc:
+            self._on_silence(exc)
             if self._fallback is None:
                 self.results["unavailable"] += 1
                 text = "whether the call is a replay cannot be known"
                 raise Unavailable(f"{text}: {exc}", details={"reason": "nonce_store"}) from exc
             self.results["alone"] += 1
-            if not self._is_alone:
-                self._is_alone = True
-                _log.warning("nonce_store: %s; this process decides alone until it answers", exc)
             return True
-        if self._is_alone:
-            self._is_alone = False
+        if self._is_away:
+            self._is_away = False
             _log.info("nonce_store answers again")
         self.results["new"] += is_new
         return is_new
+
+    def _on_silence(self, error: StateUnavailable) -> None:
+        """Log that the shared store does not answer, and what follows."""
+        if not self._is_away and self._log_pace.allow():
+            what = (
+                "encrypted calls are refused"
+                if self._fallback is None
+                else "this process decides alone"
+            )
+            _log.warning("nonce_store: %s; %s until it answers", error, what)
+        self._is_away = True

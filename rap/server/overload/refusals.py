@@ -28,10 +28,16 @@ _WHY = {
     "limit": "the server is overloaded: as many calls of the function run as end in time",
     "max_concurrency": "as many calls run as max_concurrency allows",
 }
-_WARNING = (
-    "overloaded: %d calls were refused since the last such line (%s; by reason: %s): add servers,"
-    " make these functions cheaper, or let clients call less"
-)
+_WARNING = "overloaded: %d calls were refused since the last such line (%s; by reason: %s): %s"
+_BUSY = "add servers, make these functions cheaper, or let clients call less"
+# What helps, by the most common reason.
+_ADVICE = {
+    "queue": _BUSY,
+    "late": _BUSY,
+    "threads": "raise threads if these functions wait for something, else add servers",
+    "limit": "find what these functions wait for, such as a database, and give it more capacity",
+    "max_concurrency": "raise max_concurrency, or add servers",
+}
 
 
 class Refused(Protocol):
@@ -162,7 +168,8 @@ class Refusals:
         for (why, method, _), count in new.items():
             functions[method] += count
             reasons[why] += count
-        self._log.warning(_WARNING, new.total(), _names(functions), _names(reasons))
+        advice = _ADVICE[max(reasons, key=reasons.__getitem__)] if reasons else _BUSY
+        self._log.warning(_WARNING, new.total(), _names(functions), _names(reasons), advice)
 
 
 def retry_after(wait: float) -> float:

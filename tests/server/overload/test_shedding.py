@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.errors import CallError, Code, ResourceExhausted, Unavailable
 from rap.server import Channel, Server
 from rap.server.middleware import BaseMsgMiddleware
+from rap.server.overload.refusals import Refusals
 from rap.server.processor import CompressProcessor, CryptoProcessor
 from tests.fake_clock import FakeClock
 from tests.loopback import calling, eventually, serving, within
@@ -207,6 +209,35 @@ async def test_one_warning_names_the_functions_and_the_reasons(
     assert "/default/unary: " in line
     assert "late: " in line
     assert "add servers" in line
+
+
+@dataclass
+class FromSomeone:
+    """A call that is refused."""
+
+    method: str = "/default/report"
+    conn: object = None
+    handler: object = None
+
+
+@pytest.mark.parametrize(
+    ("why", "advice"),
+    [
+        ("queue", "add servers"),
+        ("threads", "raise threads"),
+        ("limit", "find what these functions wait for"),
+        ("max_concurrency", "raise max_concurrency"),
+    ],
+)
+async def test_the_warning_says_what_helps_against_the_most_common_reason(
+    why: str, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = Refusals(logging.getLogger("rap.server"), asyncio.get_running_loop())
+    for reason in ("late", why, why):
+        refusals.count(FromSomeone(), 1, reason)
+    refusals.close()
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert f"by reason: {why}: 2, late: 1): {advice}" in line
 
 
 async def test_calls_that_wait_count_as_open_and_a_drain_serves_them(shop: Shop) -> None:
