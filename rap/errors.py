@@ -375,15 +375,21 @@ def _twin(kinds: tuple[type[Exception], ...]) -> type[HandlerError]:
     return made
 
 
-def _checked_twin(kind: object) -> type[HandlerError]:
+def _is_own(kind: type[BaseException]) -> bool:
+    """Return whether a user has derived an exception class from `CallError`."""
+    return issubclass(kind, CallError) and kind.__module__ != __name__
+
+
+def _checked_type(kind: object) -> type[CallError]:
     """Return the class for an exception type of a user, after a check that it can be created."""
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         raise TypeError(f"load_exception takes exception classes, got {kind!r}")
     if issubclass(kind, StopIteration | StopAsyncIteration):
         raise TypeError(f"load_exception: {kind!r} would end the caller's iteration, not fail it")
+    made: type[CallError]
     try:
-        made = _twin((kind,))
-        made("a message", details={}, remote=True)
+        made = kind if issubclass(kind, CallError) and _is_own(kind) else _twin((kind,))
+        made("a message", code=Code.UNKNOWN, details={}, remote=True, unserved=False)
     except Exception as exc:  # making a user's type can raise anything
         raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
     return made
@@ -438,7 +444,7 @@ class ExceptionTypes:
     """
 
     def __init__(self) -> None:
-        self._types: dict[str, type[HandlerError]] = {}  # those of users
+        self._types: dict[str, type[CallError]] = {}  # those of users
 
     def load(self, kinds: Iterable[type[Exception]]) -> None:
         """Add exception types.
@@ -448,14 +454,19 @@ class ExceptionTypes:
         """
         if not isinstance(kinds, Iterable):
             raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
-        classes = [_checked_twin(kind) for kind in kinds]
+        classes = [_checked_type(kind) for kind in kinds]
         self._types |= {each.__name__: each for each in classes}
 
     def include(self, other: "ExceptionTypes") -> None:
         """Let errors arrive as all the types that were loaded into `other`."""
         self._types |= other._types
 
-    def get(self, name: object, bases: object = ()) -> type[HandlerError]:
+    def own(self, name: object) -> type[CallError] | None:
+        """Return the class of this name that is derived from `CallError`, if it was loaded."""
+        kind = self._types.get(name) if isinstance(name, str) else None
+        return kind if kind is not None and _is_own(kind) else None
+
+    def get(self, name: object, bases: object = ()) -> type[CallError]:
         """Return the class for an exception; `HandlerError` if nothing of it is known.
 
         Args:
@@ -483,6 +494,8 @@ def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str,
     if isinstance(exc, CallError):
         code, message = exc.code, exc.message
         details.update(exc.details)
+        if _is_own(type(exc)):
+            details["type"] = type(exc).__name__
     else:
         code = Code.UNKNOWN
         message = _text_of(exc)
@@ -600,7 +613,10 @@ def decode_error(
         known = Code.UNKNOWN
     message = message[:MAX_MESSAGE_CHARS]
     error: CallError
-    if known is Code.UNKNOWN and "type" in details:
+    own = types.own(details["type"]) if "type" in details else None
+    if own is not None:
+        error = own(message, code=known, details=details, remote=remote, unserved=unserved)
+    elif known is Code.UNKNOWN and "type" in details:
         twin = types.get(details["type"], details.get("bases"))
         error = twin(message, details=details, remote=remote)
         if twin is not HandlerError:

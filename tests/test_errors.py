@@ -193,6 +193,48 @@ def test_a_client_may_let_its_own_types_through() -> None:
     assert type(sent(OutOfStock("none left"), ExceptionTypes())) is HandlerError
 
 
+class SoldOut(CallError):
+    """What a user's handler may raise to choose the code."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Busy(Unavailable):
+    """A user's error with the code of one of rap's."""
+
+
+def test_an_own_call_error_arrives_as_its_type_with_its_code_and_details() -> None:
+    types = ExceptionTypes()
+    types.load([SoldOut, Busy])
+    error = sent(SoldOut("none left", details={"sku": "hat"}), types)
+    assert type(error) is SoldOut
+    assert (str(error), error.code) == ("none left", Code.FAILED_PRECONDITION)
+    assert error.details == {"sku": "hat", "type": "SoldOut"}
+    assert error.remote
+    assert type(sent(SoldOut("none left"))) is CallError
+    assert type(sent(error, types)) is SoldOut  # also if a service lets it through
+    assert type(sent(Busy("later"), types)) is Busy
+    assert type(sent(Busy("later"))) is Unavailable
+    assert pickle.loads(pickle.dumps(error)).details == error.details
+
+
+def test_an_own_call_error_that_a_service_does_not_know_passes_through_it() -> None:
+    types = ExceptionTypes()
+    types.load([SoldOut])
+    assert type(sent(sent(SoldOut("none left")), types)) is SoldOut
+
+
+def test_an_own_call_error_must_take_what_a_call_error_takes() -> None:
+    class Narrow(CallError):
+        def __init__(self, message: str) -> None:
+            super().__init__(message)
+
+    with pytest.raises(
+        TypeError, match=r"load_exception: .*Narrow.* cannot be made of one message"
+    ):
+        ExceptionTypes().load([Narrow])
+
+
 @pytest.mark.parametrize("wrong", [OutOfStock("an instance"), "OutOfStock", int, KeyboardInterrupt])
 def test_only_exception_classes_can_be_loaded(wrong: object) -> None:
     with pytest.raises(TypeError, match="load_exception takes exception classes"):

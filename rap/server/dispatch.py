@@ -943,7 +943,9 @@ def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str
         text = details["traceback"][-_MAX_TRACEBACK:]
         details["traceback"] = text.encode("ascii", "backslashreplace").decode()[-_MAX_TRACEBACK:]
     if not _can_be_sent(details):
-        kept = () if isinstance(exc, CallError) else ("type", "bases")
+        # The details of a `CallError` are the application's, and may have any value for `type`.
+        ours = not isinstance(exc, CallError) or details.get("type") == kind
+        kept = ("type", "bases") if ours else ()
         details = {name: details[name] for name in kept if name in details}
         message += " (with details that cannot be sent)"
     encoded = message.encode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""A shop: two services that call each other."""

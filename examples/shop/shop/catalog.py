@@ -1,0 +1,27 @@
+"""The service `catalog`: items, and how many are left."""
+
+from asyncio import to_thread
+from collections.abc import AsyncIterator
+
+from rap import Server
+from shop import contract, stock
+from shop.contract import Item
+from shop.settings import LISTEN, REGISTRY
+
+server = Server(LISTEN, service="catalog", registry=REGISTRY)
+
+
+@server.register(idempotent=True)
+class Catalog(contract.Catalog):
+    async def item(self, sku: str) -> Item:
+        return await to_thread(stock.find, sku)
+
+    async def reserve(self, sku: str, count: int, key: str) -> Item:
+        return await to_thread(stock.take, sku, count, key)
+
+    async def restock(self, items: AsyncIterator[Item]) -> int:
+        total = 0
+        async for item in items:
+            await to_thread(stock.add, item)
+            total += 1
+        return total

@@ -1,0 +1,63 @@
+"""What the services of the shop offer. Servers implement it, and clients call it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from rap import CallError, Code
+
+
+@dataclass
+class Item:
+    sku: str
+    name: str
+    cents: int
+    left: int
+
+
+@dataclass
+class Order:
+    key: str
+    sku: str
+    count: int
+    cents: int
+
+
+@dataclass
+class Event:
+    number: int
+    text: str
+
+
+class SoldOut(CallError):
+    """Fewer items are left than were ordered."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Catalog(Protocol):
+    async def item(self, sku: str) -> Item:
+        """Return an item."""
+        ...
+
+    async def reserve(self, sku: str, count: int, key: str) -> Item:
+        """Take items off the shelf, once for each key."""
+        ...
+
+    async def restock(self, items: AsyncIterator[Item]) -> int:
+        """Put items on the shelf. Return how many there were."""
+        ...
+
+
+class Orders(Protocol):
+    async def place(self, sku: str, count: int, key: str) -> Order:
+        """Order items. The same key means the same order."""
+        ...
+
+    async def ship(self, key: str) -> None:
+        """Send an order to its buyer."""
+        ...
+
+    def events(self, key: str, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the events of an order after a number, until it is shipped."""
+        ...

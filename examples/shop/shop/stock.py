@@ -1,0 +1,38 @@
+"""The stock of the shop, in a database."""
+
+from rap import NotFound
+from shop.contract import Item, SoldOut
+from shop.database import transaction
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS items (sku TEXT PRIMARY KEY, name TEXT, cents INT, left INT);
+CREATE TABLE IF NOT EXISTS reserved (key TEXT PRIMARY KEY, sku TEXT, count INT);
+"""
+
+
+def find(sku: str) -> Item:
+    with transaction("catalog", TABLES) as db:
+        row = db.execute("SELECT * FROM items WHERE sku = ?", [sku]).fetchone()
+    if row is None:
+        raise NotFound(f"there is no {sku!r}")
+    return Item(*row)
+
+
+def take(sku: str, count: int, key: str) -> Item:
+    item = find(sku)
+    with transaction("catalog", TABLES) as db:
+        new = db.execute("INSERT OR IGNORE INTO reserved VALUES (?, ?, ?)", [key, sku, count])
+        if new.rowcount:
+            update = "UPDATE items SET left = left - ? WHERE sku = ? AND left >= ?"
+            if not db.execute(update, [count, sku, count]).rowcount:
+                raise SoldOut(f"only {item.left} of {item.name!r} are left")
+    return find(sku)
+
+
+def add(item: Item) -> None:
+    with transaction("catalog", TABLES) as db:
+        db.execute(
+            "INSERT INTO items VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (sku) DO UPDATE SET left = left + excluded.left",
+            [item.sku, item.name, item.cents, item.left],
+        )

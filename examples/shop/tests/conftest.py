@@ -1,0 +1,11 @@
+"""What all tests of the shop need."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test databases of its own."""
+    monkeypatch.setenv("SHOP_DATA", str(tmp_path))
