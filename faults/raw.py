@@ -110,10 +110,13 @@ class Flood(asyncio.Protocol):
         meta = pack([f"/default/{method}", 0, {f":{name}": each for name, each in header.items()}])
         self.protocol.open_stream(StreamState(0, 0, 0), MESSAGE | END, meta, body)
 
-    def channel(self, method: str, *messages: bytes) -> None:
+    def channel(
+        self, method: str, *messages: bytes, header: dict[str, object] | None = None
+    ) -> None:
         """Open a channel, and send messages."""
         stream = StreamState(0, 0, 0)
-        self.protocol.open_stream(stream, 0, pack([f"/default/{method}", 0]), b"")
+        meta = pack([f"/default/{method}", 0, header or {}])
+        self.protocol.open_stream(stream, 0, meta, b"")
         for message in messages:
             self.protocol.send_data(stream, MESSAGE, b"", message)
 

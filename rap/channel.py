@@ -28,7 +28,7 @@ from rap.transport.stream import (
     Message,
     Stream,
 )
-from rap.wire.codec import pack, unpack
+from rap.wire.codec import pack, unpack_header
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED, LOCAL_DONE
 
@@ -526,7 +526,7 @@ class Channel(Generic[In, Out]):
         if not self._is_client or not (_RESULT_NAME in meta or _MESSAGES_END_NAME in meta):
             return ""
         try:
-            header = unpack(meta)
+            header = unpack_header(meta)
         except ValueError:
             return ""
         if not isinstance(header, dict):
@@ -571,7 +571,7 @@ class Channel(Generic[In, Out]):
         header: Any = {}
         if meta:
             try:
-                header = unpack(meta)
+                header = unpack_header(meta)
                 if not isinstance(header, dict):
                     raise ValueError(f"it must be a map, got {type(header).__name__}")
             except ValueError as exc:

@@ -26,7 +26,7 @@ from rap.errors import CallError, ChannelClosed, Code
 from rap.schema.function import decode_any, encode_any
 from rap.transport import EndOfStream, Stream
 from rap.transport.stream import answer_trailer
-from rap.wire.codec import unpack
+from rap.wire.codec import unpack_header
 from rap.wire.frames import BATCH, END
 
 __all__ = ["INPUT", "Answer", "NamedCall", "call_options", "group_option", "refused_type"]
@@ -292,7 +292,7 @@ def _has_mark(meta: bytes, name: str) -> bool:
     """Whether a message is not one of the items: the reserved header `name` says what it is."""
     if not meta:
         return False
-    content = unpack(meta)
+    content = unpack_header(meta)
     return isinstance(content, dict) and content.get(name) is True
 
 

@@ -20,7 +20,7 @@ from rap.errors import CallError, Code, DeadlineExceeded, Internal, Unimplemente
 from rap.processor.base import Pipeline, encode_body
 from rap.transport import Connection, Stream, UnaryStream
 from rap.transport.stream import DEADLINE_PASSED
-from rap.wire.codec import unpack
+from rap.wire.codec import unpack_header
 from rap.wire.frames import END, MESSAGE
 
 __all__ = [
@@ -410,7 +410,7 @@ async def decode_response(
         Internal: The header of the response is malformed.
     """
     try:
-        header: Any = unpack(meta) if meta else {}
+        header: Any = unpack_header(meta) if meta else {}
         if not isinstance(header, dict):
             raise ValueError(f"it must be a map, got {type(header).__name__}")
     except ValueError as exc:

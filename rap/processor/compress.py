@@ -16,7 +16,7 @@ import asyncio
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from rap.call import Request, Response, Side
@@ -149,11 +149,13 @@ class _Room:
             try:
                 await turn
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give(size)
-                else:
-                    self._waiting.remove((size, turn))
+                if turn.cancelled():
+                    # Unless `_give` has met it before this task could go on.
+                    with suppress(ValueError):
+                        self._waiting.remove((size, turn))
                     self._give(0)
+                else:
+                    self._give(size)
                 raise
         else:
             self._left -= size
@@ -165,10 +167,11 @@ class _Room:
     def _give(self, size: int) -> None:
         """Return room, and let those go on for which there is enough, in their order."""
         self._left += size
-        while self._waiting and self._waiting[0][0] <= self._left:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._left):
             size, turn = self._waiting.popleft()
-            self._left -= size
-            turn.set_result(None)
+            if not turn.done():  # else it was cancelled
+                self._left -= size
+                turn.set_result(None)
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -48,6 +48,7 @@ class Kind(NamedTuple):
             if it has no datetimes.
         keys: The check of the keys that the type declares, for whoever decodes; `None` if nobody
             can choose them so that they collide. See `rap.schema.keys`.
+        is_slow: Whether Python code makes some of its values, which takes microseconds each.
     """
 
     hint: Any
@@ -56,6 +57,7 @@ class Kind(NamedTuple):
     fitting: frozenset[type] | None
     keep_offsets: Callable[[Any], Any] | None = None
     keys: Guard | None = None
+    is_slow: bool = False
 
     def decode_checked(self, body: Body) -> Any:
         """Decode one argument of a body whose depth and elements are checked, but not its keys."""
@@ -127,6 +129,7 @@ class ArgumentCodec:
         self._full_guard = joined(self._guard, [kind.keys for kind in kinds.values()])
         self._short = self._short_decoder()
         self.has_keywords = len(others) > (self._rest is not None)
+        self.is_slow = any(kind.is_slow for kind in kinds.values())
 
     def encoders(self) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
         """Return the functions that encode arguments, with and without a check of types."""

@@ -89,6 +89,8 @@ class Function:
         decode_args: Body → positional arguments, with the defaults of those that were left out
             before a given one. It raises `InvalidArgument` for any other body.
         decode_call: Body → positional arguments, and keyword arguments or `None`.
+        decodes_slowly: Whether Python code makes some values of the arguments: paths, addresses,
+            `Decimal`, or unions of classes.
         encode_result, decode_result: The result of a call that has one: unary, client streaming or
             channel. They raise `Internal` if it does not match the annotation.
         encode_item, decode_item, decode_items: One item of a response stream, and a body with an
@@ -113,6 +115,7 @@ class Function:
         "decode_request_item",
         "decode_request_items",
         "decode_result",
+        "decodes_slowly",
         "doc",
         "encode_args",
         "encode_args_unchecked",
@@ -157,6 +160,7 @@ class Function:
         given = self.stream_parameter or self.channel_parameter
         self._place = _place_of(parameters, given)
         arguments = self._arguments({k: p for k, p in parameters.items() if k != given}, scope)
+        self.decodes_slowly = arguments.is_slow
         self.has_keywords = arguments.has_keywords
         self.encode_args, self.encode_args_unchecked = arguments.encoders()
         self.decode_args, self.decode_call = arguments.decoders()
@@ -400,7 +404,8 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     if guard is check_body and declares_keys(node):
         guard = check_levels
     keys = key_guard(node)
-    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node), keys)
+    is_slow = _has((nodes.CustomType, nodes.DecimalType), node, set())
+    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node), keys, is_slow)
 
 
 def _check(hint: Any) -> nodes.Type:
@@ -414,21 +419,22 @@ def _check(hint: Any) -> nodes.Type:
 
 def _offset_keeper(node: nodes.Type) -> Callable[[Any], Any] | None:
     """Return what lets the datetimes in a value keep their offset; see `Kind`."""
-    if not _may_have_datetimes(node, set()):
+    # The values of other types may be sent as datetimes.
+    if not _has((nodes.DateTimeType, nodes.CustomType), node, set()):
         return None
     from rap.schema.offsets import offset_keeper  # many programs have no datetimes
 
     return offset_keeper(node)
 
 
-def _may_have_datetimes(node: nodes.Type, seen: set[int]) -> bool:
-    """Return whether there are datetimes, or values that are sent as something else, in a type."""
-    if isinstance(node, nodes.DateTimeType | nodes.CustomType):
+def _has(kinds: tuple[type[nodes.Type], ...], node: nodes.Type, seen: set[int]) -> bool:
+    """Return whether there is a type of these kinds in a type."""
+    if isinstance(node, kinds):
         return True
     if id(node) in seen:
         return False
     seen.add(id(node))
-    return any(_may_have_datetimes(inner, seen) for inner in inner_types(node))
+    return any(_has(kinds, inner, seen) for inner in inner_types(node))
 
 
 def _channel_result(

@@ -48,7 +48,7 @@ from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
-from rap.wire.codec import pack, unpack
+from rap.wire.codec import decoded_size, pack, unpack, unpack_header
 from rap.wire.frames import END, MESSAGE, UNSERVED
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END
 
@@ -93,6 +93,8 @@ _INFLATED = ":deflate"  # header of a compressed request: its bytes after inflat
 _NIL = b"\xc0"  # as a body
 _NO_ARGUMENTS = b"\x90"
 _THREADED = 256 * 1024  # inflated bytes from which on a thread decodes them
+_MUCH = 256 * 1024  # bytes of decoded arguments after which the connection is measured
+_SLOW = 4096  # bytes from which on a thread decodes types that take some Python code for each value
 _LARGE = 16 * 1024  # bytes from which on they count as memory that is held for the client
 # What a reserved header says of the body, and the processor that reads such a body.
 _TRANSFORMED = {
@@ -271,7 +273,7 @@ class ServerStream(Stream):
             return Request(call, None, call.header)
         return Request(call, _as_body(*self.handler.function.decode_call(self.body)), call.header)
 
-    async def begin(self, pipeline: Pipeline) -> CallArguments:
+    async def begin(self, pipeline: Pipeline, threads: Threads) -> CallArguments:
         """Return the arguments after the processors have seen them; the handler runs next."""
         function = self.handler.function
         body = self.body
@@ -280,18 +282,23 @@ class ServerStream(Stream):
             call = self.as_call()
             request = self.processed = await pipeline.pass_request(call, body, call.header)
             body = pipeline.encode_arrived(request)
+            self.note_decoded(body)
             if body == _NIL and self.handler.reads_stream:  # it calls a channel
                 method, kind = self.handler.method, self.handler.stream_type
                 raise InvalidArgument(f"{method} is a {_DECLARED[kind]}")
-            if self.inflated > _THREADED:
-                arguments = await asyncio.to_thread(function.decode_call, body)
-                self.began = True
-                return arguments
-        arguments = function.decode_call(body)
+        if self.takes_long(body):
+            arguments = await threads.decode(function.decode_call, body)
+        else:
+            arguments = function.decode_call(body)
         self.began = True
         return arguments
 
-    async def begin_channel(self, pipeline: Pipeline) -> CallArguments:
+    def takes_long(self, body: Encoded) -> bool:
+        """Whether a thread should decode the arguments in a body."""
+        is_slow = self.handler.function.decodes_slowly and len(body) > _SLOW
+        return is_slow or self.inflated > _THREADED
+
+    async def begin_channel(self, pipeline: Pipeline, threads: Threads) -> CallArguments:
         """Return the arguments of a channel after the processors have seen them.
 
         The Open of a channel without arguments has no body, and nil if it is encrypted.
@@ -301,13 +308,25 @@ class ServerStream(Stream):
             await self.reserve_inflated(self.route[2])
             call = self.as_call()
             body = pipeline.encode_arrived(await pipeline.pass_request(call, body, call.header))
+            self.note_decoded(body)
         arguments: CallArguments = ((), None)
         if not self.handler.takes_nothing:
-            arguments = self.handler.function.decode_call(_NO_ARGUMENTS if body == _NIL else body)
+            decode, body = (
+                self.handler.function.decode_call,
+                _NO_ARGUMENTS if body == _NIL else body,
+            )
+            is_slow = self.takes_long(body)
+            arguments = await threads.decode(decode, body) if is_slow else decode(body)
         elif body is not _NIL and isinstance(decode_any(body), list | dict):
             raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
         return arguments
+
+    def note_decoded(self, body: Encoded) -> None:
+        """Count the memory of the arguments in a body that processors have made."""
+        self.count_decoded(body)
+        if self.decoded_memory() > _MUCH:
+            self.conn.note_growth()
 
     async def reserve_inflated(self, header: Header) -> None:
         """Count the bytes that a compressed message will have, before it is inflated.
@@ -319,7 +338,10 @@ class ServerStream(Stream):
                 call is open, the largest message only.
         """
         size = header.get(_INFLATED)
-        if isinstance(size, int) and size > _LARGE and size > self.inflated:
+        if isinstance(size, int) and size > _LARGE:
+            size = min(size, self.conn.protocol.limits.max_message)  # more is refused
+            if size <= self.inflated:
+                return
             self.inflated = size
             self.conn.note_growth()
             await asyncio.sleep(0)
@@ -709,6 +731,8 @@ class Dispatcher:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[meta] = route
+        else:
+            stream.header_size = decoded_size(meta)
         return route
 
     def _allow_hint(self) -> bool:
@@ -732,9 +756,11 @@ class Dispatcher:
             return self._run_messages
         if not self._pipeline.empty and not self._pipeline.ignores(header):
             return self._run_processed
-        if handler.function.is_async and not handler.function.has_keywords:
-            return self._run_unary
-        return None if handler.inline else self._run_processed
+        function = handler.function
+        if function.decodes_slowly or function.has_keywords or not function.is_async:
+            is_quick = handler.inline and not function.decodes_slowly
+            return None if is_quick else self._run_processed
+        return self._run_unary
 
     def _run_inline(self, stream: ServerStream) -> None:
         handler = stream.handler
@@ -793,8 +819,9 @@ class Dispatcher:
                     request = await pipeline.pass_request(call, content, call.header)
                     stream.processed = request
                     content = pipeline.encode_arrived(request)
-                if stream.inflated > _THREADED:
-                    args, kwargs = await asyncio.to_thread(function.decode_call, content)
+                    stream.note_decoded(content)
+                if stream.takes_long(content):
+                    args, kwargs = await self._threads.decode(function.decode_call, content)
                 else:
                     args, kwargs = function.decode_call(content)
                 stream.began = True
@@ -851,7 +878,7 @@ class Dispatcher:
         call = stream.as_call()
         pipeline = self._pipeline
         with pipeline.scope(call):
-            args, kwargs = await stream.begin(pipeline)
+            args, kwargs = await stream.begin(pipeline, self._threads)
             request = stream.processed
             if request is None:
                 request = stream.processed = Request(call, _as_body(args, kwargs), call.header)
@@ -1021,7 +1048,7 @@ def _with_value(what: str, values: Header, name: str, value: Any) -> Header:
     new = {**values, name: value}
     try:
         size = len(pack(new))
-        unpack(pack(new))
+        unpack_header(pack(new))
     except ValueError as exc:
         raise ValueError(f"{what} {name!r}: {exc}") from exc
     if size > _MAX_METADATA:
@@ -1044,7 +1071,7 @@ def _with_metadata(
 
 def _read_open(meta: bytes) -> tuple[str, int, Header]:
     try:
-        match unpack(meta):
+        match unpack_header(meta):
             case [str(method), int(timeout_ms)] if timeout_ms >= 0:
                 return method, timeout_ms, {}
             case [str(method), int(timeout_ms), dict(header)] if timeout_ms >= 0:

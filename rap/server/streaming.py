@@ -18,7 +18,7 @@ from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
 from rap.transport.batching import BATCH_ITEMS, ItemSender, pull_items
-from rap.wire.codec import pack, unpack
+from rap.wire.codec import pack, unpack_header
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
 
@@ -62,7 +62,7 @@ class Streaming:
     async def _serve_client_stream(self, stream: ServerStream) -> None:
         """Run a function with a request stream and send its result; the call ends then."""
         function = stream.handler.function
-        arguments = await stream.begin(self._pipeline)
+        arguments = await stream.begin(self._pipeline, self._threads)
         args, kwargs = self.with_requests(stream, arguments)
         if function.is_async:
             result = await stream.handler.func(*args, **(kwargs or {}))
@@ -76,7 +76,7 @@ class Streaming:
     async def _serve_stream(self, stream: ServerStream) -> None:
         """Run a generator function, with or without a request stream, and send its items."""
         handler = stream.handler
-        args, kwargs = await stream.begin(self._pipeline)
+        args, kwargs = await stream.begin(self._pipeline, self._threads)
         if handler.reads_stream:
             args, kwargs = self.with_requests(stream, (args, kwargs))
         # A generator that waits for a request must not hold back an item.
@@ -106,7 +106,7 @@ class Streaming:
         """Run a channel function and send its result; the call ends when it returns."""
         handler, pipeline = stream.handler, self._pipeline
         function = handler.function
-        arguments = await stream.begin_channel(pipeline)
+        arguments = await stream.begin_channel(pipeline, self._threads)
         channel = Channel[Any, Any](stream, stream.as_call(), pipeline, function, stream)
         args, kwargs = function.join_arguments(*arguments, channel)
         stream.watch_done(channel.on_peer_done)
@@ -249,7 +249,7 @@ class RequestStream:
 
     async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[Encoded]:
         """Return the items of a message, each encoded, after the processors have seen them."""
-        header: Any = unpack(meta) if meta else {}
+        header: Any = unpack_header(meta) if meta else {}
         if not isinstance(header, dict):
             raise InvalidArgument(f"{self._where}: the header of an item must be a map")
         await self._stream.reserve_inflated(header)

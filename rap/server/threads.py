@@ -23,13 +23,16 @@ from contextvars import copy_context
 from math import inf
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rap.call import current
 from rap.clock import Clock, Pace, SystemClock, Timer, timer_of
 from rap.errors import DeadlineExceeded, ResourceExhausted
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger("rap.server")
 _LONG_WAIT = 1.0  # seconds after which a job that waits for a thread is worth a line in the log
@@ -59,6 +62,7 @@ class Threads:
 
     def __init__(self, count: int | None, clock: Clock | None = None) -> None:
         self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock or SystemClock())
+        self._decoding = asyncio.Lock()
         weakref.finalize(self, self._jobs.dismiss)
 
     @property
@@ -109,6 +113,15 @@ class Threads:
         """
         run: Callable[..., Any] = copy_context().run
         return await self._jobs.run(functools.partial(run, _call, func, args, kwargs or {}))
+
+    async def decode(self, decode: Callable[[T], R], body: T) -> R:
+        """Decode a body that takes long, in a thread that has no place in the pool.
+
+        One body is decoded at a time, so that the event loop has to share the interpreter with one
+        thread only.
+        """
+        async with self._decoding:
+            return await asyncio.to_thread(decode, body)
 
     def one(self) -> "OneThread":
         """Return one thread of the pool, for functions that run one after another.

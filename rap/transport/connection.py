@@ -835,8 +835,8 @@ class Connection(asyncio.Protocol):
     def memory(self) -> int:
         """Return the bytes of memory that are held for the peer.
 
-        This visits all streams. The arguments of a call are decoded from its request, so that
-        counts twice. A request may be a view that keeps the whole chunk alive in which it came.
+        This visits all streams. The arguments of a call are decoded from its request, so both
+        count. A request may be a view that keeps the whole chunk alive in which it came.
         """
         total = self.protocol.held + self.transport.get_write_buffer_size()
         chunks: dict[int, int] = {}
@@ -844,10 +844,9 @@ class Connection(asyncio.Protocol):
             body = stream.body
             if type(body) is memoryview:
                 chunks[id(body.obj)] = len(cast(bytes, body.obj))
-                total += len(body)
             else:
-                total += 2 * len(body)
-            total += _CALL_MEMORY + 2 * stream.inflated
+                total += len(body)
+            total += _CALL_MEMORY + stream.decoded_memory()
         total += sum([2 * len(body) for _, _, _, body in self._deferred or ()])
         partial = self.protocol.partial
         return total + sum(chunks.values()) + (0 if partial is None else len(partial))
@@ -871,7 +870,7 @@ class Connection(asyncio.Protocol):
             Number of calls that were ended, and the bytes that they held.
         """
         holdings = [
-            (_CALL_MEMORY + held_by(stream) + 2 * (len(stream.body) + stream.inflated), stream)
+            (_CALL_MEMORY + len(stream.body) + stream.decoded_memory() + held_by(stream), stream)
             for stream in self.streams.values()
         ]
         holdings.sort(key=lambda each: each[0], reverse=True)

@@ -14,7 +14,7 @@ from rap.call import HEADER_DETAIL, TRAILER, Header
 from rap.clock import NEVER
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.tasks import start_task
-from rap.wire.codec import unpack
+from rap.wire.codec import decoded_size, unpack_header
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
@@ -36,6 +36,7 @@ DEADLINE_PASSED = "the deadline of the call passed"
 
 _EAGER = sys.version_info >= (3, 12)
 _WHOLE_LAST = MESSAGE | END
+_MESSAGE_SIZE = 120  # bytes of a message in an inbox besides its own: a tuple and a bytes object
 _KNOWN = MESSAGE | MORE | END | BATCH  # flags of later protocol versions are ignored
 # Flags, meta, body.
 Message = tuple[int, bytes, bytes | memoryview]
@@ -141,6 +142,7 @@ class Stream(StreamState):
         unwritten: This side cancelled the call while a message waited to be written.
         body: On a server, the body of the Open, which is kept for as long as the call runs.
         inflated: Bytes of the request after a processor has inflated it.
+        header_size: Bytes of the decoded header of the request, if no other call has the same.
         is_new: On a server, no handler has begun: the call can be retried on another server.
         discard: This side takes no more messages; those that still arrive are dropped.
         time_limit: Seconds between the opening of the call and its deadline, as a server counts.
@@ -157,6 +159,8 @@ class Stream(StreamState):
     unwritten = False
     body: "bytes | memoryview" = b""
     inflated = 0
+    header_size = 0
+    _decoded = -1  # bytes of the decoded arguments; not estimated yet
     is_new = False
     see_error: SeeError | None = None
     discard = False
@@ -182,6 +186,20 @@ class Stream(StreamState):
     def set_deadline(self, deadline: float) -> None:
         """Set when the call ends at the latest, in seconds on the monotonic clock."""
         self.deadline = deadline
+
+    def count_decoded(self, body: "bytes | memoryview") -> None:
+        """Count the arguments that are decoded from another body than that of the Open."""
+        self._decoded = decoded_size(body)
+
+    def decoded_memory(self) -> int:
+        """Return about how many bytes the decoded header and arguments of the call take.
+
+        The objects that messages are until they are read count too, but not the bytes of these.
+        """
+        if self._decoded < 0 and self.body:  # it has arrived
+            self.count_decoded(self.body)
+        unread = _MESSAGE_SIZE * len(self.inbox)
+        return self.header_size + max(self._decoded, 2 * self.inflated) + unread
 
     def on_error(self, see_error: SeeError) -> None:
         """Let `see_error` take an error of the peer before it is raised."""
@@ -500,7 +518,7 @@ def answer_trailer(meta: AnswerMeta) -> Header:
 
 def _read_meta(meta: bytes) -> Header:
     try:
-        content = unpack(meta) if meta else {}
+        content = unpack_header(meta) if meta else {}
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -17,18 +17,22 @@ from rap.collisions import CollidingKeysError, Kind, Trial
 __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
+    "MAX_HEADER_ELEMENTS",
     "MAX_OTHER_KEYS",
     "MAX_SMALL",
     "batch_header",
     "check_body",
     "check_keys",
+    "decoded_size",
     "pack",
     "unpack",
+    "unpack_header",
     "unpack_small",
 ]
 
 MAX_DEPTH = 32
 MAX_ELEMENTS = 100_000
+MAX_HEADER_ELEMENTS = 1000  # of the meta of a frame: names, values, and what is in these
 MAX_OTHER_KEYS = 4096  # times and extensions in one map; as many crafted ones take about 10 ms
 
 MAX_SMALL = 16 * 1024  # bytes of a value that costs a peer nothing to send
@@ -36,6 +40,11 @@ MAX_SMALL = 16 * 1024  # bytes of a value that costs a peer nothing to send
 _FEW = 64  # elements of such a value
 _MANY = 256  # values that are worth a look at all of them at once
 _SMALL = 16  # bytes of a small scalar
+
+_VISITED = 256  # values of a body of which the size is estimated
+_OBJECT_SIZE = 72  # bytes of an object in a list: the list's pointer, and 64 of an empty dict
+# The first bytes of values that are objects of their own: all but small numbers, nil and booleans.
+_OBJECTS = bytes((*range(0x80, 0xC0), *range(0xC4, 0xCC), *range(0xCD, 0xD0), *range(0xD1, 0xE0)))
 
 # Every byte that cannot be the first byte of an array or a map.
 _NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
@@ -90,6 +99,15 @@ def unpack(
         raise ValueError(f"not valid msgpack: {str(exc) or type(exc).__name__}") from exc
 
 
+def unpack_header(meta: bytes) -> object:
+    """Return the one value that the meta of a frame holds, such as the header of a message.
+
+    Raises:
+        ValueError: As of `unpack`; or it has more than `MAX_HEADER_ELEMENTS` elements.
+    """
+    return unpack(meta, max_elements=MAX_HEADER_ELEMENTS)
+
+
 def unpack_small(data: bytes) -> object:
     """Return the one value that `data` holds, a frame that a peer may send at any time.
 
@@ -99,6 +117,37 @@ def unpack_small(data: bytes) -> object:
     if len(data) > MAX_SMALL:
         raise ValueError(f"{len(data)} bytes are too many, the limit is {MAX_SMALL}")
     return unpack(data, max_elements=_FEW)
+
+
+def decoded_size(body: bytes | memoryview) -> int:
+    """Return about how many bytes a body takes at most when it is decoded.
+
+    An empty map is one byte in msgpack and 73 as a dict in a list. The first values are visited.
+    If there are more, each byte of the rest that can begin a value is taken for one.
+    """
+    size = len(body)
+    pos = objects = 0
+    sizes = _SIZES
+    try:
+        for _ in range(_VISITED):
+            if pos >= size:
+                break
+            first = body[pos]
+            objects += first in _OBJECTS
+            if step := sizes[first]:
+                pos += step
+            elif first < 0xA0:
+                pos += 1
+            elif first in _PAYLOAD:
+                pos = _after_payload(body, first, pos)
+            else:
+                _, pos = _long_container(body, first, pos)
+    except IndexError:  # cut off
+        pos = size
+    if pos < size:
+        rest = bytes(body[pos:])
+        objects += len(rest) - len(rest.translate(None, _OBJECTS))
+    return size + _OBJECT_SIZE * min(objects, MAX_ELEMENTS)
 
 
 def batch_header(n: int) -> bytes:

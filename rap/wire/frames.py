@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rap.wire.codec import pack, unpack, unpack_small
+from rap.wire.codec import pack, unpack_header, unpack_small
 
 __all__ = [
     "ACK",
@@ -139,7 +139,7 @@ def read_reset(body: bytes) -> tuple[int, str, dict[str, Any]]:
     Raises:
         ValueError: It is not an array of these.
     """
-    match unpack(body):
+    match unpack_header(body):
         case [int(code), str(message), dict(details), *_]:
             return code, message, details
     raise ValueError("a Reset must be [code, message, details]")

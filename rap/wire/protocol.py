@@ -10,6 +10,7 @@ fast paths of `_on_open` and `_on_data`, which handle every case.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any, cast
 
 from rap.errors import Code, RapError, RemoteProtocolError, VersionMismatch
@@ -77,10 +78,19 @@ _VIEW_SHARE = 8
 # Parts of fewer bytes are joined as they arrive: a million objects of a byte each would take far
 # more memory than `max_message` allows.
 _SMALL_PART = 1024
-# What one turn takes from a peer: streams that are opened, and control frames. The rest of a chunk
-# waits for the next turn, so that other connections get theirs.
+# What one turn takes from a peer: frames, streams that are opened, and work. The rest of a chunk
+# waits for the next turn, so that other connections get theirs. Without a limit of frames, uvloop
+# would read eight megabytes of one connection in a turn.
+_FRAMES_PER_TURN = 512
 _OPENS_PER_TURN = 64
 CONTROL_FRAMES_PER_TURN = 32
+# Work is counted for the frames that do not take a fast path.
+_WORK_PER_TURN = 1024
+_OPEN_WORK = _WORK_PER_TURN // _OPENS_PER_TURN
+_CONTROL_WORK = _WORK_PER_TURN // CONTROL_FRAMES_PER_TURN
+_DATA_WORK = 4
+_LONG_META = 256  # bytes of the meta of an Open; one with more takes no fast path
+_META_WORK = 8  # for so many bytes
 # The kind of an event after so many frames that change nothing. No frame has it.
 IDLE = 256
 IDLE_FRAMES = 32
@@ -118,7 +128,6 @@ class WireProtocol(Sender[S]):
     """
 
     __slots__ = (
-        "_control_frames",
         "_decoded_hello",
         "_idle_frames",
         "_is_server",
@@ -129,7 +138,6 @@ class WireProtocol(Sender[S]):
         "_need",
         "_new_requests",
         "_new_stream",
-        "_opens",
         "_pings",
         "_refused",
         "_requests",
@@ -172,8 +180,6 @@ class WireProtocol(Sender[S]):
         self._versions = versions
         self._new_stream = new_stream
         self._need = HEADER_SIZE  # bytes of the frame whose beginning is `partial`
-        self._opens = 0  # that did not take the fast path
-        self._control_frames = 0
         self._idle_frames = 0
         self._pings = 0  # without an answer
         self._decoded_hello: dict[str, Any] | None = None
@@ -298,9 +304,12 @@ class WireProtocol(Sender[S]):
         if size > _LONG_CHUNK:
             max_streams = min(max_streams, len(streams) + _OPENS_PER_TURN)
         window_left = self.limits.stream_window - HEADER_SIZE
+        work = 0  # for frames that take no fast path
         uncounted = kept = 0  # bytes that take no credit, and that are not credited at once
         need = HEADER_SIZE  # bytes of the frame that is left; 0: the turn is over
-        while size - pos >= HEADER_SIZE:
+        for _ in repeat(None, _FRAMES_PER_TURN):
+            if size - pos < HEADER_SIZE:
+                break
             length, kind, flags, stream_id, meta_size = _unpack_header(data, pos)
             if length > max_length and length > self.limits.max_frame:
                 self._violate(
@@ -341,6 +350,7 @@ class WireProtocol(Sender[S]):
                         stream.held = 0
                         self.unread_parts.pop(stream, None)
                     add((DATA, stream, flags, meta, body, 0))
+                    continue
                 elif (
                     flags & _PLAIN == MESSAGE
                     and stream.state < REMOTE_END
@@ -353,11 +363,15 @@ class WireProtocol(Sender[S]):
                     stream.held += cost
                     kept += cost
                     add((DATA, stream, flags, meta, body, cost))
+                    continue
                 else:
                     cost = length + HEADER_SIZE
                     kept += cost - self._on_data(stream, flags, meta, body, cost, add)
                     if self.error is not None:
                         break
+                work += _DATA_WORK
+                if not (length or flags & END):
+                    self._count_idle(add)
             elif kind == OPEN:
                 if (
                     flags == _WHOLE_LAST
@@ -365,6 +379,7 @@ class WireProtocol(Sender[S]):
                     and stream_id & 1
                     and len(streams) < max_streams
                     and length <= max_open
+                    and meta_size <= _LONG_META
                 ):
                     # A unary or generator call in one frame; the fast path of `_on_open`.
                     self.last_id = stream_id
@@ -382,20 +397,19 @@ class WireProtocol(Sender[S]):
                 kept += cost - self._on_open(stream_id, flags, meta, body, cost, add)
                 if self.error is not None:
                     break
-                self._opens += 1
-                if not self._opens % _OPENS_PER_TURN:
-                    need = 0
-                    break
+                work += _OPEN_WORK + meta_size // _LONG_META * _META_WORK
             else:
                 uncounted += length + HEADER_SIZE
                 self._on_control(kind, stream_id, flags, body, events)
                 if self.error is not None:
                     break
                 window = self.peer.stream_window  # it may have been the Hello
-                self._control_frames += 1
-                if not self._control_frames % CONTROL_FRAMES_PER_TURN:
-                    need = 0
-                    break
+                work += _CONTROL_WORK
+            if work >= _WORK_PER_TURN:
+                need = 0
+                break
+        else:
+            need = 0
         used = pos - begin - uncounted
         if used:
             self.recv_window -= used
@@ -680,9 +694,13 @@ class WireProtocol(Sender[S]):
         else:
             is_idle = True
         if is_idle:
-            self._idle_frames += 1
-            if not self._idle_frames % IDLE_FRAMES:
-                add((IDLE, None, 0, b"", b"", 0))
+            self._count_idle(add)
+
+    def _count_idle(self, add: Callable[[Event[S]], None]) -> None:
+        """Count a frame that changes nothing."""
+        self._idle_frames += 1
+        if not self._idle_frames % IDLE_FRAMES:
+            add((IDLE, None, 0, b"", b"", 0))
 
     def _on_credit(self, stream_id: int, body: Bytes) -> bool:
         """Handle a Credit; return whether it changes nothing that matters."""

@@ -21,7 +21,7 @@ from rap.errors import CallError, InvalidArgument, ResourceExhausted
 from rap.processor import compress
 from rap.processor.base import BaseProcessor
 from rap.schema.function import decode_any, encode_any
-from tests.loopback import serving
+from tests.loopback import PATIENCE, serving
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto, remote
 from tests.processor.relay import Relay, relaying
 from tests.wire import independent
@@ -401,3 +401,32 @@ async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
         async with peer, asyncio.timeout(10):
             with pytest.raises(independent.Failed, match="is compressed, and this server has no C"):
                 await ask(peer, *DEFLATED)
+
+
+@pytest.mark.parametrize("cancelled", [[0], [0, 1], [1], [2], [0, 1, 2]])
+async def test_a_call_that_is_cancelled_just_as_it_gets_its_turn_takes_no_room(
+    cancelled: list[int],
+) -> None:
+    room, served = compress._Room(10), []
+    release = asyncio.Event()
+
+    async def hold() -> None:
+        async with room.of(10):
+            await release.wait()
+
+    async def take(number: int) -> None:
+        async with room.of(6):
+            served.append(number)
+
+    first = asyncio.create_task(hold())
+    waiting = [asyncio.create_task(take(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.sleep(0)  # it goes on in this turn, and gives its room back in the next
+    for number in cancelled:
+        waiting[number].cancel()
+    await asyncio.wait([first, *waiting], timeout=PATIENCE)
+    assert all(task.done() for task in waiting)
+    assert served == [number for number in range(3) if number not in cancelled]
+    async with asyncio.timeout(PATIENCE), room.of(10):
+        pass

@@ -202,3 +202,65 @@ async def test_calls_without_any_bytes_are_cut_before_their_connection_is() -> N
         assert budget_of(server).held <= MIB
         assert not flood.lost.done()
         await others_are_served(server)
+
+
+async def keep(data: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_arguments_count_as_they_are_decoded() -> None:
+    async with serving(keep, echo, **SMALL) as server, flooding(port_of(server)) as flood:
+        for _ in range(10):
+            flood.call("keep", b"\x91\xdc" + (30_000).to_bytes(2, "big") + b"\x80" * 30_000)
+        flood.send()
+        await eventually(lambda: flood.resets >= 7)
+        assert server.connection_manager.open_calls
+        assert budget_of(server).held <= 4 * MIB
+        await others_are_served(server)
+
+
+async def test_compressed_arguments_count_as_they_are_decoded() -> None:
+    options = {**SMALL, "processor_list": [CompressProcessor()]}
+    content = b"\x91\xdc" + (30_000).to_bytes(2, "big") + b"\x80" * 30_000
+    async with serving(keep, echo, **options) as server, flooding(port_of(server)) as flood:
+        for _ in range(10):
+            flood.call("keep", pack(zlib.compress(content)), deflate=len(content))
+        flood.send()
+        await eventually(lambda: flood.resets >= 7 and budget_of(server).held <= 4 * MIB)
+        assert server.connection_manager.open_calls
+        await others_are_served(server)
+
+
+async def test_headers_count_as_they_are_decoded() -> None:
+    async with serving(deaf, echo, **SMALL) as server, flooding(port_of(server)) as flood:
+        for _ in range(200):
+            flood.channel("deaf", header={"x": [{}] * 900})
+        flood.send()
+        await eventually(lambda: flood.resets >= 100)
+        assert budget_of(server).held <= 4 * MIB
+        await others_are_served(server)
+
+
+async def test_small_messages_that_no_function_reads_count_as_objects() -> None:
+    async with serving(deaf, echo, **SMALL) as server, flooding(port_of(server)) as flood:
+        for _ in range(4):
+            flood.channel("deaf", *[b"\xcc\xff"] * 10_000)
+        flood.send()
+        await eventually(lambda: flood.resets and budget_of(server).held <= 4 * MIB)
+        await others_are_served(server)
+
+
+async def test_a_claim_to_be_large_when_inflated_counts_as_no_more_than_a_message_may_be() -> None:
+    options = {**SMALL, "processor_list": [CompressProcessor()]}
+    async with serving(hold, echo, **options) as server, calling(server) as modest:
+        waiting = asyncio.create_task(modest.raw_call("hold", b"x" * KIB))
+        async with flooding(port_of(server)) as flood:
+            await eventually(lambda: server.connection_manager.open_calls)
+            flood.call("hold", pack(b"x"), deflate=2**62)
+            flood.send()
+            await eventually(lambda: flood.resets)
+            assert budget_of(server).held <= 3 * MIB
+            assert not budget_of(server).refused
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])

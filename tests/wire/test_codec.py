@@ -18,8 +18,10 @@ from rap.wire.codec import (
     batch_header,
     check_body,
     check_keys,
+    decoded_size,
     pack,
     unpack,
+    unpack_header,
 )
 
 SCALARS = (
@@ -399,3 +401,33 @@ def test_extensions_of_any_type_do_not_hide_keys() -> None:
 def test_text_that_is_not_utf_8_does_not_hide_keys() -> None:
     with pytest.raises(ValueError, match="a key of a map"):
         check_body(b"\x92\xa2\xff\xfe" + map_of([([n], None) for n in range(64)]))
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (None, 1),
+        ([1, 2, True, None, -5], 6 + 72),
+        (["a"] * 1000, 3 + 2000 + 1001 * 72),
+        ([{}] * 1000, 3 + 1000 + 1001 * 72),
+        ([[]] * 50_000, 3 + 50_000 + 50_001 * 72),
+        ([b"\xc0" * 60_000], 4 + 60_000 + 2 * 72),
+        (["\u6771" * 60_000, {"a": b"\x80" * 60_000}], 1 + 180_005 + 3 + 60_003 + 5 * 72),
+        ([1.5] * 1000, 3 + 9000 + 1001 * 72),
+    ],
+    ids=["nil", "small", "texts", "maps", "arrays", "bytes", "long text and bytes", "floats"],
+)
+def test_the_size_of_a_decoded_body_is_estimated(value: Any, size: int) -> None:
+    assert decoded_size(pack(value)) == size
+    assert decoded_size(memoryview(pack(value))) == size
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_have_an_estimate_of_their_decoded_size(data: bytes) -> None:
+    assert len(data) <= decoded_size(data) <= 73 * len(data)
+
+
+def test_a_header_has_at_most_a_thousand_elements() -> None:
+    unpack_header(pack({"x": [1] * 998}))
+    with pytest.raises(ValueError, match="too many elements: 1001 or more, the limit is 1000"):
+        unpack_header(pack({"x": [1] * 999}))

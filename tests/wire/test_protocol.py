@@ -553,7 +553,7 @@ def test_a_client_that_repeats_done_takes_no_more_of_a_turn_than_other_control_f
     counts = [len(endpoint.protocol.receive_data(Frame(DONE, 0, 1).encode() * 60))]
     while endpoint.protocol.more:
         counts.append(len(endpoint.protocol.receive_data(b"")))
-    assert counts == [31, 30]  # the Hello was one; 32 of Done are told as one event more
+    assert counts == [33, 28]  # 32 of Done are told as one event more
     assert endpoint.take_frames()[1:] == []
 
 
@@ -566,8 +566,43 @@ def test_control_frames_are_spread_over_turns() -> None:
     while endpoint.protocol.more:
         answers.append(len(endpoint.take_frames()))
         endpoint.protocol.receive_data(b"")
-    assert answers == [31]  # the Hello was one
-    assert len(endpoint.take_frames()) == 29
+    assert answers == [32]
+    assert len(endpoint.take_frames()) == 28
+
+
+def test_messages_are_spread_over_turns() -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1, MESSAGE))
+    message = Frame(DATA, MESSAGE, 1, b"", b"\x01").encode()
+    assert turns_of(endpoint, message * 1200) == [512, 512, 176]
+
+
+@pytest.mark.parametrize("flags", [0, MESSAGE | MORE], ids=["nothing", "an empty part"])
+def test_data_without_content_is_spread_over_turns_and_counted(flags: int) -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1, MESSAGE))
+    events, turns = [], 0
+    events += endpoint.protocol.receive_data(Frame(DATA, flags, 1).encode() * 640)
+    while endpoint.protocol.more:
+        turns += 1
+        events += endpoint.protocol.receive_data(b"")
+    assert turns == 2  # after the first
+    assert [event[0] for event in events].count(IDLE) == 640 / IDLE_FRAMES
+
+
+def test_late_data_is_spread_over_turns() -> None:
+    endpoint = make(is_server=True)
+    endpoint.receive(open_frame(1, MESSAGE), Frame(RESET, 0, 1, b"", pack([1, "", {}])))
+    late = Frame(DATA, MESSAGE, 1, b"", b"\x01").encode()
+    assert len(turns_of(endpoint, late * 600)) == 3
+
+
+def test_calls_with_long_headers_are_spread_over_turns() -> None:
+    endpoint = make(is_server=True)
+    calls = b"".join(Frame(OPEN, WHOLE, n, bytes(32 * KIB)).encode() for n in range(1, 11, 2))
+    assert turns_of(endpoint, calls) == [1, 1, 1, 1, 1]
+    calls = b"".join(Frame(OPEN, WHOLE, n, bytes(KIB)).encode() for n in range(11, 111, 2))
+    assert turns_of(endpoint, calls) == [22, 22, 6]
 
 
 def test_bytes_that_arrive_between_turns_follow_those_that_wait() -> None:

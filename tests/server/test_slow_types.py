@@ -1,0 +1,155 @@
+"""Arguments of types that Python code makes are decoded in a thread, if there are many."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rap.channel import Channel
+from rap.client import Client
+from rap.errors import InvalidArgument
+from rap.schema.function import Function
+from rap.server import Server
+from rap.server.middleware import AccessMsgMiddleware
+from rap.server.threads import Threads
+from rap.testing import TestClient
+from tests.loopback import inside
+
+FEW, MANY = ["a"] * 10, ["a"] * 4096
+
+
+@pytest.mark.parametrize(
+    ("hint", "is_slow"),
+    [
+        *((hint, True) for hint in (Path, IPv4Address, Decimal, list[Path], dict[str, Decimal])),
+        *((hint, False) for hint in (int, str, bytes, list[str], dict[str, int], Any)),
+    ],
+)
+def test_which_types_are_slow(hint: Any, is_slow: bool) -> None:
+    def take(first: int, value: hint) -> None: ...
+
+    assert Function(take).decodes_slowly is is_slow
+
+
+async def unary(paths: list[Path]) -> int:
+    return len(paths)
+
+
+def plain(paths: list[Path]) -> int:
+    return len(paths)
+
+
+async def items(paths: list[Path]) -> AsyncIterator[int]:
+    yield len(paths)
+
+
+def plain_items(paths: list[Path]) -> Iterator[int]:
+    yield len(paths)
+
+
+async def summed(paths: list[Path], numbers: AsyncIterator[int]) -> int:
+    return len(paths) + sum([n async for n in numbers])
+
+
+async def channel(channel: Channel, paths: list[Path]) -> None:
+    await channel.write(len(paths))
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Collect the threads in which arguments were decoded."""
+    threads: list[threading.Thread] = []
+    original = Threads.decode
+
+    async def decode(self: Threads, decode: Callable[[Any], Any], body: Any) -> Any:
+        def told(body: Any) -> Any:
+            threads.append(threading.current_thread())
+            return decode(body)
+
+        return await original(self, told, body)
+
+    monkeypatch.setattr(Threads, "decode", decode)
+    return threads
+
+
+async def answer(client: Client, name: str, paths: list[str]) -> int:
+    """Call a function of any type, and return its only answer."""
+    if name == "summed":
+
+        @client.register(name="summed")
+        async def declared(paths: list[str], numbers: AsyncIterator[int]) -> int:
+            raise NotImplementedError
+
+        return await declared(paths, numbers())
+    if name == "channel":
+        async with client.channel(name, paths) as opened:
+            return int(await opened.read_body())
+    if "items" in name:
+        (count,) = [n async for n in client.iterator_call(name, paths)]
+        return int(count)
+    return int(await client.raw_call(name, paths))
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 0
+
+
+@pytest.mark.parametrize("has_middleware", [False, True])
+@pytest.mark.parametrize("function", [unary, plain, items, plain_items, summed, channel])
+async def test_many_slow_values_are_decoded_in_a_thread(
+    function: Callable[..., Any], has_middleware: bool, decoded: list[threading.Thread]
+) -> None:
+    middleware = [AccessMsgMiddleware()] if has_middleware else []
+    async with inside(function, middleware_list=middleware) as client:
+        assert await answer(client, function.__name__, FEW) == len(FEW)
+        assert decoded == []
+        assert await answer(client, function.__name__, MANY) == len(MANY)
+        assert len(decoded) == 1
+        assert decoded[0] is not threading.current_thread()
+
+
+async def test_an_inline_function_is_called_on_the_event_loop_nevertheless(
+    decoded: list[threading.Thread],
+) -> None:
+    threads = []
+
+    def count(paths: list[Path]) -> int:
+        threads.append(threading.current_thread())
+        return len(paths)
+
+    server = Server()
+    server.register(count, inline=True)
+    async with TestClient(server) as client:
+        assert await client.raw_call("count", MANY) == len(MANY)
+    assert threads == [threading.current_thread()]
+    assert len(decoded) == 1
+
+
+async def test_a_wrong_value_is_told_as_elsewhere(decoded: list[threading.Thread]) -> None:
+    async with inside(unary) as client:
+        with pytest.raises(InvalidArgument, match="argument 'paths'"):
+            await client.raw_call("unary", [*MANY, 1])
+    assert len(decoded) == 1
+
+
+async def test_one_body_is_decoded_at_a_time() -> None:
+    threads, lock, most, now = Threads(None), threading.Lock(), 0, 0
+
+    def decode(body: int) -> int:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        with lock:
+            now -= 1
+        return body
+
+    answers = await asyncio.gather(*(threads.decode(decode, n) for n in range(50)))
+    assert answers == list(range(50))
+    assert most == 1
+    threads.close()
