@@ -11,7 +11,13 @@ from rap.call import PRIORITIES, Call, CallSource, Request, current
 from rap.record import Record
 
 if TYPE_CHECKING:
-    call: Call
+
+    class ServedCall(Call):
+        """A call that is served: it has come from a peer."""
+
+        peer: Peer
+
+    call: ServedCall
     priority: str
     request: Request
     session: "Session | None"
