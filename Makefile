@@ -104,8 +104,8 @@ k8s-check: $(CHECK_READY)
 	PATH="$(CURDIR)/$(CHECK_VENV)/bin:$$PATH" STRICT=1 k8s/check
 
 image-check: $(CHECK_READY)
-	$(CHECK_VENV)/bin/hadolint Dockerfile
-	$(CHECK_VENV)/bin/checkov -f Dockerfile --framework dockerfile --skip-download --compact --quiet
+	$(CHECK_VENV)/bin/hadolint Dockerfile examples/shop/Dockerfile
+	$(CHECK_VENV)/bin/checkov -f Dockerfile examples/shop/Dockerfile --framework dockerfile --skip-download --compact --quiet
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -30,6 +30,7 @@ from tests.redis_server import (
 __all__ = ["redis_deployed"]
 
 ROOT = Path(__file__).parents[1]
+SHOP = ROOT / "examples" / "shop"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IN_IMAGE = re.search(r"EXTRAS = (.*)", (ROOT / "Makefile").read_text())
@@ -98,7 +99,8 @@ def test_the_image_takes_nothing_from_a_registry_without_a_hash() -> None:
 
 
 def images() -> Iterator[tuple[str, str]]:
-    for path in (ROOT / "Dockerfile", ROOT / "docker-compose.yml", *ROOT.glob("k8s/**/*.yaml")):
+    files = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *ROOT.glob("k8s/**/*.yaml")]
+    for path in [*files, SHOP / "Dockerfile", *SHOP.glob("*.yaml")]:
         arguments = dict(re.findall(r"^ARG (\w+)=(\S+)", path.read_text(), re.M))
         for name in IMAGE.findall(path.read_text()):
             found = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", name)
@@ -108,8 +110,9 @@ def images() -> Iterator[tuple[str, str]]:
 
 
 def test_every_image_has_an_exact_version() -> None:
-    others = [(path, name) for path, name in images() if not name.startswith("rap-example")]
-    assert len(others) >= 6
+    own = ("rap-example", "shop:dev")
+    others = [(path, name) for path, name in images() if not name.startswith(own)]
+    assert len(others) >= 10
     assert [each for each in others if not EXACT.fullmatch(each[1])] == []
 
 
@@ -117,14 +120,17 @@ def test_redis_has_the_same_version_everywhere() -> None:
     assert len({name for _, name in images() if name.startswith("redis:")}) == 1
 
 
-def test_every_service_of_compose_is_confined() -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
+@pytest.mark.parametrize(
+    ("path", "count"), [("docker-compose.yml", 8), ("examples/shop/compose.yaml", 3)]
+)
+def test_every_service_of_compose_is_confined(path: str, count: int) -> None:
+    text = (ROOT / path).read_text()
     services = text.partition("\nservices:\n")[2].partition("\nvolumes:")[0]
     blocks = re.findall(r"^  (\w+):\n((?:    .*\n|\n)+)", services, re.M)
-    assert len(blocks) >= 8
+    assert len(blocks) >= count
     template = text.partition("\nservices:\n")[0]
     for name, block in blocks:
-        whole = template + block if "<<: *program" in block else block
+        whole = template + block if "    <<: *" in block else block
         for line in (
             "read_only: true",
             "cap_drop: [ALL]",
@@ -137,8 +143,9 @@ def test_every_service_of_compose_is_confined() -> None:
 
 
 def test_every_container_of_kubernetes_is_confined() -> None:
-    for path in ("base/server.yaml", "base/gateway.yaml", "components/redis/redis.yaml"):
-        text = (ROOT / "k8s" / path).read_text()
+    names = ("base/server.yaml", "base/gateway.yaml", "components/redis/redis.yaml")
+    for path in [*(ROOT / "k8s" / name for name in names), SHOP / "kubernetes.yaml"]:
+        text = path.read_text()
         for line in (
             "runAsNonRoot: true",
             "seccompProfile: {type: RuntimeDefault}",

@@ -17,15 +17,16 @@ __all__ = ["Reader"]
 
 PATIENCE = 60.0
 # Numbers that differ each time: ports and processes, times, and times of the day.
-VARIES = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+|\b\d+\.\d+|\b\d{4,}\b|…")
-PORT = re.compile(r"(?<=localhost:)9\d\d\d\b|(?<=-port )9\d\d\d\b")
+VARIES = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+|\b[0-9a-f]{32}\b|\b\d+\.\d+|\b\d{4,}\b|…")
+PORT = re.compile(r"(?:(?<=localhost:)|(?<=0\.0\.0\.0:)|(?<=-port )|(?<=_PORT=))9\d\d\d\b")
 
 
 class Reader:
     """Takes the steps of pages in a folder of its own.
 
-    A number of four digits or more in the output of a page stands for the one that is really
-    printed, also in later commands. ``…`` stands for any text, and on a line alone, for any lines.
+    A number of four digits or more, or the id of a trace, in the output of a page stands for the
+    one that is really printed, also later on and in commands. ``…`` stands for any text, and on a
+    line alone, for any lines.
 
     Args:
         folder: Where the files are written and the commands run.
@@ -134,9 +135,9 @@ class Reader:
         for varying in VARIES.finditer(shown):
             parts.append(re.escape(shown[at : varying.start()]))
             at = varying.end()
-            if varying[0].isdigit():
-                own = self._numbers.get(varying[0])
-                parts.append(r"(\b\d{4,}\b)" if own is None else f"({own})")
+            if varying[0].isalnum():
+                own = self._numbers.get(varying[0], r"\d{4,}|[0-9a-f]{32}")
+                parts.append(rf"\b({own})\b")
             elif varying[0] == "…":
                 parts.append(".*")
             else:
@@ -144,7 +145,7 @@ class Reader:
         return "".join(parts) + re.escape(shown[at:])
 
     def _remember(self, shown: list[str], found: re.Match[str]) -> None:
-        numbers = [each for line in shown for each in VARIES.findall(line) if each.isdigit()]
+        numbers = [each for line in shown for each in VARIES.findall(line) if each.isalnum()]
         self._numbers |= dict(zip(numbers, found.groups(), strict=True))
 
     def _with_own_numbers(self, text: str) -> str:
@@ -175,7 +176,7 @@ class _Terminal:
         self._from = 0
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                ["bash", "-c", f"exec {command}"],
+                ["bash", "-c", command],
                 cwd=folder,
                 env=env,
                 stdin=subprocess.DEVNULL,

@@ -7,8 +7,14 @@ from rap import Server
 from shop import contract, stock
 from shop.contract import Item
 from shop.settings import LISTEN, REGISTRY
+from shop.telemetry import processors
 
-server = Server(LISTEN, service="catalog", registry=REGISTRY)
+server = Server(
+    LISTEN,
+    service="catalog",
+    registry=REGISTRY,
+    processor_list=processors("catalog"),
+)
 
 
 @server.register(idempotent=True)

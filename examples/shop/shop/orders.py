@@ -7,8 +7,9 @@ from rap import Client, Server
 from shop import contract, ledger
 from shop.contract import Catalog, Event, Order
 from shop.settings import LISTEN, REGISTRY
+from shop.telemetry import processors
 
-client = Client(service="catalog", registry=REGISTRY)
+client = Client(service="catalog", registry=REGISTRY, processor_list=processors("orders"))
 catalog = client.bind(Catalog, timeout=3, idempotent=True)
 
 server = Server(
@@ -17,6 +18,7 @@ server = Server(
     registry=REGISTRY,
     start_event_list=[client.connect],
     stop_event_list=[client.close],
+    processor_list=processors("orders"),
 )
 
 
