@@ -23,6 +23,7 @@ LAYERS = [
         "__init__",
         "_lazy",
         "foreign",
+        "misuse",
         "record",
         "errors",
         "clock",

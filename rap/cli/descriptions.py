@@ -4,6 +4,7 @@ A server describes its functions only to clients on its own machine.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -60,6 +61,10 @@ async def describe_one(remote: Remote, name: str, group: str) -> Description:
             entries = await list_functions(client)
             groups = {each["group"] for each in entries if each["func_name"] == name}
             hint = f"; there is one with --group {min(groups)}" if groups else ""
+            names = [each["func_name"] for each in entries if each["group"] == group]
+            if near := get_close_matches(name, names, 1):
+                hint = hint or f"; did you mean {near[0]}?"
+            hint = hint or "; see rap describe without a name"
             raise Failed(f"there is no function {name} in the group {group}{hint}") from exc
     return checked_description(found)
 

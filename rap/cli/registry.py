@@ -12,7 +12,7 @@ from rap.cli.remote import Remote, checked
 from rap.errors import RegistryError
 from rap.foreign import one_line
 from rap.registry import Endpoint, check_name, registry_from_url
-from rap.registry.base import LoadReport, check_registry_key
+from rap.registry.base import LoadReport, check_registry_key, place_of
 from rap.registry.signature import SignedResolver
 
 __all__ = ["RegistryReader"]
@@ -75,7 +75,11 @@ class RegistryReader:
             names = await self.services()
         except Failed:
             return text
-        return f"{text}; it knows {one_line(', '.join(names)) or 'no service'}"
+        known = one_line(", ".join(names))
+        if not known:
+            place = place_of(self._listed)
+            known = "no service" + (f" ({place})" if place else "") + "; start a server with it"
+        return f"{text}; it knows {known}"
 
     async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
         """Yield the instances of the service, sorted, now and after each change."""

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rap.schema.signature import signature_of
@@ -37,22 +38,33 @@ def load_server(target: str) -> Server:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
             raise
         hint = f"; write it as {name[:-3]}:{attribute}" if name.endswith(".py") else ""
+        hint = hint or "; run this in the folder of the module, or set PYTHONPATH"
         raise ValueError(f"{target!r}: there is no module {exc.name!r} in {here}{hint}") from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"{target!r}: module {name!r} has no {attribute!r}")
+            hint = _servers_in(sys.modules[name])
+            raise ValueError(f"{target!r}: module {name!r} has no {attribute!r}; {hint}")
         found = getattr(found, part)
     if not isinstance(found, Server) and callable(found):
         found = _made_by(found, target)
     if not isinstance(found, Server):
         if inspect.iscoroutine(found):
             found.close()  # it is never awaited, and Python need not warn of that, too
-        raise ValueError(f"{target!r} must be a rap.server.Server, got {type(found).__name__}")
+        what = f"must be a rap.server.Server, got {type(found).__name__}"
+        raise ValueError(f"{target!r} {what}; {_servers_in(sys.modules[name])}")
     if is_new and found.addresses:
         raise ValueError(
             f"{target!r} was run by its own module: put that under `if __name__ == '__main__':`"
         )
     return found
+
+
+def _servers_in(module: ModuleType) -> str:
+    """Return what to do if a name of a module means no server."""
+    names = [name for name, each in vars(module).items() if isinstance(each, Server)]
+    if names:
+        return f"its servers are {', '.join(names)}"
+    return "make a Server there, outside of functions and of `if __name__ == '__main__':`"
 
 
 def _made_by(make: Any, target: str) -> object:

@@ -16,10 +16,11 @@ from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.rescue import AttemptDoubted
 from rap.client.session import Session
-from rap.errors import CallError, Code, DeadlineExceeded, Internal, Unimplemented
+from rap.errors import CallError, Code, DeadlineExceeded, HandlerError, Internal, Unimplemented
+from rap.foreign import one_line
 from rap.processor.base import Pipeline, encode_body
 from rap.transport import Connection, Stream, UnaryStream
-from rap.transport.stream import DEADLINE_PASSED
+from rap.transport.stream import DEADLINE_PASSED, ITEMS_ARRIVED
 from rap.wire.codec import unpack_header
 from rap.wire.frames import END, MESSAGE
 
@@ -30,6 +31,7 @@ __all__ = [
     "UnaryAttempt",
     "decode_response",
     "explain_deadline",
+    "explain_failure",
     "explain_refusal",
 ]
 
@@ -349,6 +351,27 @@ class AttemptFactory:
             self.cluster.release()
 
 
+def explain_failure(error: CallError, call: Call, conn: Connection) -> None:
+    """Make an error say which function it is about, if only this side knows that.
+
+    What a handler raised gets a note, as tracebacks show it: its text is that of the handler.
+
+    Args:
+        error: How the attempt failed.
+        call: The call.
+        conn: The connection of the attempt.
+    """
+    if error.message == ITEMS_ARRIVED:
+        error.restate(f"{call.method}: {ITEMS_ARRIVED}")
+    if not isinstance(error, HandlerError) or hasattr(error, "__notes__"):
+        return
+    note = f"{call.method} raised it on {_server_of(conn)}, whose log has the traceback"
+    kind = error.details.get("type")
+    if type(error) is HandlerError and isinstance(kind, str) and kind.isidentifier():
+        note += f"; to catch it as its class: client.load_exception([{one_line(kind)}])"
+    error.add_note(note)
+
+
 def explain_deadline(
     error: DeadlineExceeded, call: Call, conn: Connection, seconds: float, number: int = 1
 ) -> None:
@@ -364,7 +387,8 @@ def explain_deadline(
     server = _server_of(conn)
     if error.message != DEADLINE_PASSED:
         if error.remote and error.message.startswith(f"{call.method}: "):
-            error.restate(f"{error.message} on {server}")  # which the server does not know
+            text = f"{error.message} on {server}"  # which the server does not know
+            error.restate(f"{text}; {_more_time(call, error.message)}")
         return
     if error.unserved:
         what = f"{server} reads too slowly, the request was not sent"
@@ -377,9 +401,16 @@ def explain_deadline(
         text += f" (it has sent nothing for {conn.silence:.3g} s)"
     if number > 1:
         text += f", in attempt {number}"
+    error.restate(f"{text}; {_more_time(call, text)}")
+
+
+def _more_time(call: Call, text: str) -> str:
+    """Return what to do to give a call more time whose error has this text."""
+    if "run_timeout of" in text and "default run_timeout" not in text:
+        return "register the function with a longer run_timeout="
     if outer := inherited_from(call.deadline):
-        text += f"; the deadline of {outer} left no more"
-    error.restate(text)
+        return f"the deadline of {outer} left no more: call that with a longer timeout="
+    return "call it with a longer timeout="
 
 
 def explain_refusal(error: CallError, path: str, conn: Connection) -> None:

@@ -32,6 +32,7 @@ from rap.client.attempt import (
     UnaryAttempt,
     decode_response,
     explain_deadline,
+    explain_failure,
     explain_refusal,
 )
 from rap.client.cluster import Cluster
@@ -300,7 +301,7 @@ class Invoker:
             content = body
             if pipeline.transforms:
                 request = await pipeline.pass_request(call, body, dict(header))
-                header, content = request.header, encode_body(request)
+                content, header = encode_body(request), request.header
                 now = self.monotonic()
             meta = method.open_meta(call.deadline, now, header)
             stream = UnaryAttempt(conn, call.deadline)
@@ -568,8 +569,11 @@ class Invoker:
                 method.rescue.add(now - started, now)
             explain_deadline(error, call, conn, self.monotonic() - started, state.count)
         elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
-            if session is None and not method.idempotent:
-                error.restate(f"{error.message}{_NOT_IDEMPOTENT}")
+            is_told = session is None and not method.idempotent
+            hint = _NOT_IDEMPOTENT if is_told else ""
+            error.restate(f"{method.path}: {error.message}{hint}")
+        else:
+            explain_failure(error, call, conn)
         failed = state.exclude | {node.key}
         if is_refusal(error):
             failed |= self.cluster.refusing()

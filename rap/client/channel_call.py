@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from rap.call import StreamType
 from rap.channel import Channel, In, Out
-from rap.client.attempt import StreamAttempt, explain_deadline
+from rap.client.attempt import StreamAttempt, explain_deadline, explain_failure
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
@@ -152,6 +152,7 @@ class ChannelCall(Generic[In, Out]):
                 explain_deadline(outcome, self._call, stream.conn, seconds)
             elif isinstance(outcome, CallError):
                 self._invoker.note_refusal(self._call, self._stream, outcome)
+                explain_failure(outcome, self._call, self._stream.conn)
             if outcome is not None:
                 # Not an `Exception`: the task was cancelled, or a generator with the block closed.
                 code = Code.UNKNOWN if isinstance(outcome, Exception) else Code.CANCELLED

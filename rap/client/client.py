@@ -47,6 +47,7 @@ from rap.client.typed import ChannelStub
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout, clock_of, random_of
 from rap.errors import Code, ConnectionClosed, ExceptionTypes, Unimplemented
+from rap.misuse import HOW_TO_PICKLE, refusing
 from rap.options import change_config, checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import FUNCTIONS, Snapshot
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from rap.client.declarations import Declarations  # few clients need it
 
 __all__ = ["Client"]
+
+_CLOSE = "use `async with client`, or await client.close()"
 
 _log = logging.getLogger("rap.client")
 P = ParamSpec("P")
@@ -293,7 +296,7 @@ class Client:
             RuntimeError: The client is connected.
         """
         if self.connected is not None:
-            raise RuntimeError("load processors before connect()")
+            raise RuntimeError(f"load_processor: {self!r} is connected; load before connect()")
         add_processors("load_processor", self._processors, processor_list, Side.CLIENT)
 
     def load_exception(self, exceptions: Iterable[type[Exception]]) -> None:
@@ -482,7 +485,7 @@ class Client:
             RuntimeError: See `invoker`.
         """
         if self._closed:
-            raise RuntimeError("the client was closed; connect() it to use it again")
+            raise RuntimeError(f"the client was closed; connect() it to use it again: {self!r}")
         if self._inherited:
             raise RuntimeError(
                 "the client belongs to the process that this one was forked from; connect() it to"
@@ -491,7 +494,10 @@ class Client:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise RuntimeError("the client is not connected, and no event loop runs here") from None
+            raise RuntimeError(
+                f"{self!r} is not connected, and no event loop runs here; call it inside"
+                f" `async with client`, or use a SyncClient"
+            ) from None
         with self._lock:
             if self.connected is not None:
                 owner = self.connected.loop
@@ -553,13 +559,13 @@ class Client:
         """Let go of the connections: their event loop has ended before the client was closed."""
         what = repr(self)
         self.connected = self._cluster = None
-        text = f"unclosed client {what}: it was not closed before its event loop ended"
+        text = f"unclosed client {what}: it was not closed before its event loop ended; {_CLOSE}"
         warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
 
     def __del__(self) -> None:
         cluster = self._cluster
         if cluster is not None and not self._closed:
-            text = f"unclosed client {self!r}: it was never closed"
+            text = f"unclosed client {self!r}: it was never closed; {_CLOSE}"
             self._cluster = None
             cluster.let_go()
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
@@ -606,6 +612,12 @@ class Client:
             await self.await_close()
             raise
         return self
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refusing(
+            "a Client is entered by `async with`, not by `with`; without asyncio, use a SyncClient"
+        )
+        __reduce__ = refusing(f"a Client {HOW_TO_PICKLE}")
 
     async def __aexit__(self, *exc: object) -> None:
         await self.await_close()

@@ -40,13 +40,14 @@ from rap.clock import NEVER, Clock, Timer, timer_of
 from rap.errors import (
     ConnectionClosed,
     DeadlineExceeded,
+    RapError,
     Unauthenticated,
     Unavailable,
     VersionMismatch,
 )
 from rap.foreign import one_line
 from rap.registry import Endpoint, Resolver, Snapshot, State, diff
-from rap.registry.base import last_error_of
+from rap.registry.base import last_error_of, place_of
 from rap.tasks import start_task
 from rap.transport import Connection
 
@@ -71,6 +72,7 @@ _FORMER = 30.0  # seconds for which it is known how many servers there were
 _GATHERING = 5.0  # seconds in which the others come, once a first server is ready
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
+_PATIENCE_FOR_NAMES = 1.0  # seconds for the names of the services, if a registry lists no server
 
 # Starts to open a connection to an endpoint. The first callback is told of its Hello, GoAway and
 # end, the second takes load reports, the third is told when it is suspect and when no longer.
@@ -199,6 +201,7 @@ class Cluster:
         self._listed: Snapshot = {}
         self._wanted: Snapshot = {}  # what subsetting has chosen
         self._known = False  # a first snapshot has come
+        self._similar = ""  # a service whose name is similar, if that snapshot was empty
         self._queue = PickQueue(config.max_waiting, clock)
         self.waiters = self._queue.queue
         self._outlook = Outlook()  # of the calls that wait
@@ -491,8 +494,10 @@ class Cluster:
         nodes = self.nodes.values()
         if not nodes:
             why = "the registry lists none" if self._known else "the registry has not answered"
-            last_error = last_error_of(self._resolver)
-            return f"no server{of}: {why}" + (f": {last_error}" if last_error else "")
+            if last_error := last_error_of(self._resolver):
+                return f"no server{of}: {why}: {last_error}"
+            place = place_of(self._resolver) if self._known else ""
+            return f"no server{of}: {why}" + (f" ({place})" if place else "") + self._advice()
         parts = []
         for node in islice(nodes, _MAX_NAMED):
             full = node.stats.in_flight >= self._max_in_flight
@@ -501,6 +506,14 @@ class Cluster:
         if len(nodes) > _MAX_NAMED:
             parts.append(f"and {len(nodes) - _MAX_NAMED} more")
         return f"no usable server{of}: " + "; ".join(parts)
+
+    def _advice(self) -> str:
+        """Return what to do if the registry lists no server."""
+        if not self._known or not self.service:
+            return ""
+        if self._similar:
+            return f"; did you mean {self._similar!r}?"
+        return f"; start a server with service={self.service!r} and this registry"
 
     async def close(self) -> None:
         """Stop watching and close every connection; calls that wait fail. May be called again."""
@@ -578,6 +591,8 @@ class Cluster:
         watching: Any = self._resolver.watch(self.service or _UNNAMED)
         async with aclosing(watching) as snapshots:
             async for snapshot in snapshots:
+                if not (snapshot or self._known) and self.service:
+                    self._similar = await _similar_service(self._resolver, self.service)
                 try:
                     self._apply(snapshot)
                 except Exception:  # of a resolver or picker of the user; the watch goes on
@@ -770,7 +785,10 @@ class Cluster:
         """Return why a connection to a server that serves this is of no use; `None` if it is."""
         if self.service and serves != self.service:
             found = one_line(repr(serves))
-            return ConnectionClosed(f"{node.key} serves {found}, not {self.service!r}")
+            text = (
+                f"{node.key} serves {found}, not {self.service!r}; does another server run there?"
+            )
+            return ConnectionClosed(text)
         if conn.draining and conn.error is not None:
             return ConnectionClosed(str(conn.error))  # by middleware, with a reason
         return ServerDraining(f"{node.key} is draining") if conn.draining else None
@@ -884,3 +902,18 @@ def _closed_error(loop: asyncio.AbstractEventLoop) -> Unavailable:
     if loop.is_closed():
         text += " with the event loop that it was connected in: keep it to one asyncio.run()"
     return Unavailable(text, unserved=True)
+
+
+async def _similar_service(resolver: object, service: str) -> str:
+    """Return the service of a registry whose name is most like that of a missing one, if any is."""
+    list_services = getattr(resolver, "services", None)
+    if list_services is None:
+        return ""
+    try:
+        async with asyncio.timeout(_PATIENCE_FOR_NAMES):
+            names = await list_services()
+    except (RapError, TimeoutError):
+        return ""
+    from difflib import get_close_matches  # few programs need it
+
+    return next(iter(get_close_matches(service, names, 1)), "")

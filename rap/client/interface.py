@@ -87,7 +87,8 @@ def bind(
     }
     check_hedge(hedge, idempotent)
     if not isinstance(interface, type):
-        raise TypeError(f"bind takes a class or Protocol that declares methods, got {interface!r}")
+        text = f"bind takes a class or Protocol that declares methods, got {interface!r}"
+        raise TypeError(f"{text}; give the class: bind({type(interface).__name__})")
     bound = cast(I, type(f"{interface.__name__}Stub", (), {})())
     home = group or getattr(interface, _GROUP, None) or interface.__name__
     for name in dir(interface):

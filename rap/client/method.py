@@ -9,7 +9,7 @@ from rap.client.rescue import RescuePolicy
 from rap.client.retry import DEFAULT_RULES, CallRules, HedgePolicy
 from rap.clock import NEVER, remaining_ms
 from rap.errors import InvalidArgument, RegistrationError
-from rap.schema.function import Function, decode_any, encode_raw_args
+from rap.schema.function import Function, decode_any, raw_encoder
 from rap.wire.codec import pack
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ class Method:
             self.header = {PRIORITY: priority}
             self.untraced_header = {PRIORITY: priority, UNTRACED: True}
         self.rescue = RescuePolicy(timeout) if idempotent else None
-        self.encode: Callable[[Any, Any], bytes] = encode_raw_args
         self.decode: Callable[[Any], Any] = decode_any
-        if function is not None:
+        if function is None:
+            self.encode: Callable[[Any, Any], bytes] = raw_encoder(self.path)
+        else:
             self.encode = function.encode_args if check else function.encode_args_unchecked
             self.decode = function.decode_result
         limit = NEVER if timeout is None else float(timeout)

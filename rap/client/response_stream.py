@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
-from rap.client.attempt import StreamAttempt, decode_response, explain_deadline
+from rap.client.attempt import (
+    StreamAttempt,
+    decode_response,
+    explain_deadline,
+    explain_failure,
+)
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.errors import CallError, DeadlineExceeded, Internal, InvalidArgument
+from rap.misuse import refusing
 from rap.transport import EndOfStream
 from rap.transport.stream import answer_trailer
 from rap.wire.frames import BATCH, END
@@ -215,6 +221,8 @@ class ResponseStream(Generic[T_co]):
             if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
                 seconds = self._invoker.monotonic() - stream.started
                 explain_deadline(exc, self._call, stream.conn, seconds)
+            elif isinstance(exc, CallError) and (stream := self._stream) is not None:
+                explain_failure(exc, self._call, stream.conn)
             self._finish(exc)
             raise
         finally:
@@ -293,6 +301,10 @@ class ResponseStream(Generic[T_co]):
                 node.stats.stream_opened()
                 self._node = node
                 return message
+
+    if not TYPE_CHECKING:
+        __await__ = refusing("{0.method} answers with items: use `async for`, not `await`")
+        __iter__ = refusing("{0.method} answers with items: use `async for`, not `for`")
 
     def _finish(self, error: BaseException | None = None) -> None:
         if self._done:

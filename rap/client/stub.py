@@ -151,7 +151,11 @@ def register_stub(
 
     def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
         if not (plain or inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func)):
-            raise TypeError(f"@client.register needs an `async def` function, got {func!r}")
+            shown = getattr(func, "__qualname__", repr(func))
+            raise TypeError(
+                f"@client.register needs an `async def` function, got {shown}; write `async def`,"
+                f" or register it with a SyncClient"
+            )
         function = Function.of(func)
         known = name if isinstance(name, str) and name else function.name
         method = client.methods.make(known, group, function, check=enable_type_check, **options)
@@ -421,7 +425,10 @@ def _channel_stub(
     async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = take(kwargs)
         if (args or kwargs) and not takes_arguments:
-            raise TypeError(f"{method.name}() takes no argument, its channel is made for it")
+            raise TypeError(
+                f"{method.name}() takes no argument, its channel is made for it: call"
+                f" {method.name}(), or declare further parameters"
+            )
         call: ChannelCall = ChannelCall(client, client.invoker, method, args, kwargs, **taken)
         return await call.run(func)
 

@@ -117,7 +117,9 @@ class Patience:
         if not self._is_call:
             return f"{text} (option connect_timeout)"
         if outer := inherited_from(self._deadline):
-            return f"{text} (the deadline of {outer} left no more)"
+            return (
+                f"{text} (the deadline of {outer} left no more: call that with a longer timeout=)"
+            )
         return f"{text} (the timeout of the call)"
 
 

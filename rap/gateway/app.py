@@ -113,6 +113,8 @@ def create_app(
         TypeError: `client` is not a `Client`, or an option does not exist; the message suggests the
             one that was meant.
     """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string such as '/api', got {prefix!r}")
     if prefix and not prefix.startswith("/"):
         raise ValueError(f"prefix must be empty or begin with '/', got {prefix!r}")
     if not isinstance(client, Client):
@@ -147,6 +149,7 @@ def create_app(
         ],
         middleware=_cors(config),
         lifespan=_lifespan(client),
+        exception_handlers={404: endpoints.explain, 405: endpoints.explain},
     )
 
 

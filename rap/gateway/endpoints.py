@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -46,6 +47,10 @@ from rap.gateway.websocket import bridge, close_code, text_of
 
 __all__ = ["Endpoints"]
 
+_SERVED = (
+    "the gateway serves POST PREFIX/normal and POST PREFIX/call/GROUP/NAME,"
+    " and WebSockets on PREFIX/channel"
+)
 _NORMAL = 1000  # close code of RFC 6455, section 7.4.1
 
 
@@ -73,6 +78,14 @@ class Endpoints:
         self.normal = _Post(posts.normal, door)
         self.call = _Post(posts.call, door, NDJSON)
         self.channel = _Channel(caller, parser, config, door)
+        self._replies = replies
+
+    async def explain(self, request: Request, error: Exception) -> Response:
+        """Return the response to a request for a path or with a method that is not served."""
+        assert isinstance(error, HTTPException)
+        text = f"{request.method} of this path is not served; {_SERVED}"
+        refusal = BadRequest(error.status_code, text, error.headers)
+        return error_response(refusal, self._replies)
 
 
 class _Door(NamedTuple):

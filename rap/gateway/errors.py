@@ -15,6 +15,12 @@ _log = logging.getLogger("rap.gateway")
 # Their texts are written for those who run the servers: exceptions, addresses, names of services.
 _FAULTS = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
 _INNER = (*_FAULTS, Code.DEADLINE_EXCEEDED)
+# What is said of a call of the wrong stream type, and what HTTP clients do instead.
+_REMEDIES = (
+    (" is a channel function;", "open a WebSocket on PREFIX/channel"),
+    (": a generator answers:", "POST to PREFIX/call/GROUP/NAME with Accept: text/event-stream"),
+    (" is not a generator;", "leave out Accept: text/event-stream"),
+)
 _MOST = 1000  # characters of an error in the log
 
 
@@ -104,9 +110,18 @@ def _text_for_clients(error: CallError, call: CallOfError | None) -> str | None:
     if error.code is Code.UNIMPLEMENTED and error.unserved and call is not None:
         return unknown_function(call.method)
     if error.code is Code.INVALID_ARGUMENT:
-        return _without_signature(error.message) or str(error)
+        return _without_signature(error.message) or _in_terms_of_http(str(error))
     # What no handler has said is about the gateway and its servers.
     return str(error) if error.remote and not error.unserved else None
+
+
+def _in_terms_of_http(text: str) -> str:
+    """Return the text of a call of the wrong type, with what HTTP clients do instead."""
+    for what, remedy in _REMEDIES:
+        head, found, _ = text.partition(what)
+        if found:
+            return f"{head}{what} {remedy}"
+    return text
 
 
 def _without_signature(message: str) -> str | None:

@@ -60,7 +60,8 @@ class Guard:
         if self._hosts is not None and not self._knows(host):
             raise BadRequest(421, "this host is not one of allowed_hosts")
         if "origin" in connection.headers and not self._allows(_only(connection, "origin"), host):
-            raise BadRequest(403, "pages of this origin may not call functions")
+            text = "pages of this origin may not call functions"
+            raise BadRequest(403, f"{text} (option allowed_origins of the gateway)")
 
     def check_type(self, connection: HTTPConnection, *others: str) -> str:
         """Return the media type of the body of a request.
@@ -75,7 +76,8 @@ class Guard:
         found = (_only(connection, "content-type") or "").partition(";")[0].strip().lower()
         if not (_JSON.fullmatch(found) or found in others):
             names = ", ".join(["application/json", *others])
-            raise BadRequest(415, f"the Content-Type must be one of {names}")
+            got = repr(found) if found else "none"
+            raise BadRequest(415, f"the Content-Type must be one of {names}, got {got}")
         return found
 
     async def authorize(self, connection: HTTPConnection) -> None:

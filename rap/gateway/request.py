@@ -107,7 +107,7 @@ class Parser:
             messages == "json",
         )
         if not call.name:
-            raise BadRequest(400, "func_name must be the name of a function")
+            raise BadRequest(400, 'func_name is missing; give it as {"func_name": "..."}')
         return self._visible(call)
 
     def parse_named(self, group: str, name: str, text: str | bytes) -> FunctionCall:
@@ -231,7 +231,8 @@ def parse_json(text: str | bytes, what: str) -> Any:
 def _object(text: str | bytes) -> dict[str, Any]:
     fields = parse_json(text, "the body")
     if not isinstance(fields, dict):
-        raise BadRequest(400, "the body must be a JSON object")
+        text = "the body must be a JSON object with the arguments by name"
+        raise BadRequest(400, f"{text}, got {type(fields).__name__}")
     return fields
 
 

@@ -6,6 +6,8 @@ and costs nothing.
 """
 
 import asyncio
+import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, ClassVar, TypeVar
@@ -24,8 +26,15 @@ __all__ = [
     "add_processors",
     "bytes_of",
     "encode_body",
+    "loaded_twice",
     "outcome",
+    "warn_of_misspelled",
+    "wrong_plug_in",
 ]
+
+_log = logging.getLogger("rap.processor")
+
+_ALMOST = 0.85  # similarity of a name to that of a hook, of at most 1, for a warning
 
 
 # A private function with its name and group.
@@ -173,16 +182,66 @@ def add_processors(
     added: list[BaseProcessor] = []
     for each in as_list(option, processors):
         if not isinstance(each, BaseProcessor):
-            raise TypeError(f"{option} takes BaseProcessor objects, got {each!r}")
+            raise wrong_plug_in(option, "BaseProcessor objects", each)
         if each.only_side not in (None, side):
             here, there = side.name.lower(), each.only_side.name.lower()
             text = f"{option}: {type(each).__name__} is for a {there}; import the one for a {here}"
             raise TypeError(f"{text} from rap.{here}.processor")
         if any(each is other for other in (*loaded, *added)):
-            raise ValueError(f"{each!r} is loaded already")
+            raise loaded_twice(option, each)
+        warn_of_misspelled(option, each, BaseProcessor)
         added.append(each)
     loaded += added
     return added
+
+
+def wrong_plug_in(option: str, wanted: str, value: object) -> TypeError:
+    """Return the error of an option that takes plug-ins, for a value that is none of this kind.
+
+    Args:
+        option: The option.
+        wanted: What it takes, in the plural.
+        value: What it got.
+    """
+    text = f"{option} takes {wanted}, got {value!r}"
+    if isinstance(value, type) and issubclass(value, PlugIn):
+        text += f"; make an object: {value.__name__}()"
+    elif isinstance(value, PlugIn):
+        kind = "processor" if isinstance(value, BaseProcessor) else "middleware"
+        text += f"; {type(value).__name__} belongs into {kind}_list"
+    return TypeError(text)
+
+
+def loaded_twice(option: str, value: PlugIn) -> ValueError:
+    """Return the error of an option for a plug-in that was loaded before."""
+    kind = type(value).__name__
+    return ValueError(f"{option}: this {kind} is loaded already; make another {kind}()")
+
+
+def warn_of_misspelled(option: str, value: PlugIn, base: type[PlugIn]) -> None:
+    """Log a warning for each public method of a plug-in whose name is almost that of a hook.
+
+    Args:
+        option: The option that got it.
+        value: The plug-in.
+        base: The class that has the hooks.
+    """
+    kind = type(value)
+    hooks = [name for name in dir(base) if not name.startswith("_")]
+    others = [
+        name
+        for each in kind.__mro__[: kind.__mro__.index(base)]
+        for name, found in vars(each).items()
+        if inspect.isfunction(found) and not name.startswith("_") and name not in hooks
+    ]
+    if not others:
+        return
+    from difflib import get_close_matches  # few plug-ins have other public methods
+
+    for name in others:
+        for near in get_close_matches(name, hooks, 1, _ALMOST):
+            text = "%s: %s.%s is no hook, so nothing calls it; did you mean %r?"
+            _log.warning(text, option, kind.__name__, name, near)
 
 
 RequestHook = Callable[[Request], Awaitable[Request]]
@@ -195,6 +254,7 @@ M = TypeVar("M", Request, Response)
 
 def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitable[M]]:
     """Return one coroutine function that passes a message through all hooks."""
+    hooks = [each if inspect.iscoroutinefunction(each) else _awaitable(each) for each in hooks]
     if len(hooks) == 1:
         return hooks[0]  # saves a coroutine
 
@@ -204,6 +264,19 @@ def _fold(hooks: Sequence[Callable[[M], Awaitable[M]]]) -> Callable[[M], Awaitab
         return message
 
     return passed
+
+
+def _awaitable(hook: Callable[[M], Awaitable[M]]) -> Callable[[M], Awaitable[M]]:
+    """Return a hook that is a ``def``, with a check that it returns something to await."""
+
+    async def checked(message: M) -> M:
+        found = hook(message)
+        if not inspect.isawaitable(found):
+            name = getattr(hook, "__qualname__", repr(hook))
+            raise TypeError(f"{name} of a processor is a `def`; declare it as `async def`")
+        return await found
+
+    return checked
 
 
 _BYTES = (0xC4, 0xC5, 0xC6)  # first bytes of a `bin`
@@ -227,10 +300,21 @@ def encode_body(message: Request | Response) -> bytes:
     Raises:
         InvalidArgument: It cannot be sent.
     """
-    encoded = message.encoded
+    try:
+        encoded = message.encoded
+    except AttributeError as exc:
+        raise _no_message(message) from exc
     if encoded is None:
         return encode_any(message.body)
     return encoded if type(encoded) is bytes else bytes(encoded)
+
+
+def _no_message(value: object) -> TypeError:
+    """Return the error of a hook that returned something else than a message."""
+    return TypeError(
+        f"a processor returned {value!r} instead of the message: its process_request and"
+        f" process_response must end with `return`"
+    )
 
 
 def _no_scope(call: Call) -> AbstractContextManager[None]:
@@ -339,7 +423,10 @@ class Pipeline:
         Raises:
             CallError: It exceeds a limit of this side.
         """
-        encoded = message.encoded
+        try:
+            encoded = message.encoded
+        except AttributeError as exc:
+            raise _no_message(message) from exc
         if encoded is None:
             encoded = encode_any(message.body)
         if self._check is not None:

@@ -21,7 +21,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+)
 
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
@@ -378,7 +384,12 @@ async def _close(closable: Any) -> None:
 
 
 def _text_of(exc: BaseException) -> str:
-    return one_line(exc) or type(exc).__name__
+    text = (one_line(exc) or type(exc).__name__).rstrip(".")
+    if isinstance(exc, AuthenticationError):
+        return f"{text}; are user and password of the URL right?"
+    if text.startswith(("Error ", "Connection closed by server")):  # it could not be reached
+        return f"{text}; does a Redis server run there?"
+    return text
 
 
 def _take_exception(task: "asyncio.Task[Any]") -> None:

@@ -83,7 +83,7 @@ class RedisTarget:
         else:
             target = _parse_hosts(kind or "single", body, tls)
         if options:
-            raise ValueError(f"unknown option {next(iter(options))!r}")
+            raise ValueError(f"unknown option {next(iter(options))!r}; see docs/discovery.md")
         return target
 
     def __str__(self) -> str:

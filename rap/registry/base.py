@@ -32,9 +32,9 @@ __all__ = [
     "check_ttl",
     "check_weight",
     "diff",
-    "is_name",
     "last_error_of",
     "may_replace",
+    "place_of",
 ]
 
 
@@ -230,20 +230,20 @@ def last_error_of(resolver: object) -> str:
     return str(getattr(resolver, "last_error", ""))
 
 
+def place_of(resolver: object) -> str:
+    """Return the ``place`` of a resolver; empty if it has no such attribute."""
+    return str(getattr(resolver, "place", ""))
+
+
 def check_name(option: str, value: object) -> str:
     """Return a service or namespace name.
 
     Raises:
         ValueError: It does not match ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``.
     """
-    if not isinstance(value, str) or not is_name(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{option} must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}, got {value!r}")
     return value
-
-
-def is_name(text: str) -> bool:
-    """Return whether a text can be the name of a service or namespace."""
-    return _NAME.fullmatch(text) is not None
 
 
 def check_registry_key(key: object, option: str = "registry_key") -> bytes:

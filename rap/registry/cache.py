@@ -17,7 +17,7 @@ from typing import cast
 
 from rap.clock import Clock, SystemClock
 from rap.foreign import one_line
-from rap.registry.base import Resolver, Snapshot, check_name, last_error_of
+from rap.registry.base import Resolver, Snapshot, check_name, last_error_of, place_of
 from rap.registry.records import from_record, to_record
 from rap.tasks import start_task
 
@@ -142,6 +142,11 @@ class CachedResolver:
     def last_error(self) -> str:
         """The reason why the resolver has no answer now; empty if it has one."""
         return last_error_of(self._resolver)
+
+    @property
+    def place(self) -> str:
+        """What the resolver reads."""
+        return place_of(self._resolver)
 
     def watch(self, service: str) -> AsyncGenerator[Snapshot, None]:
         """Yield the stored snapshot if the first answer is late, then those of the resolver."""

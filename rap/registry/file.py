@@ -18,14 +18,7 @@ from pathlib import Path
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
 from rap.foreign import one_line
-from rap.registry.base import (
-    AddressTaken,
-    Endpoint,
-    Snapshot,
-    check_name,
-    is_name,
-    may_replace,
-)
+from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name, may_replace
 from rap.registry.records import BadRecords, from_record, to_record
 from rap.registry.self_preservation import as_seen, to_evict
 
@@ -100,10 +93,13 @@ class FileRegistry:
         """Yield a snapshot now and after each change."""
         return self._watch(self._files_of(service))
 
+    @property
+    def place(self) -> str:
+        """What this reads, for errors."""
+        return f"file://{self._root.parent}, namespace {self._root.name!r}"
+
     async def services(self) -> list[str]:
         """Return the names of all services ever registered in this namespace, sorted.
-
-        Folders whose names cannot be those of services are left out.
 
         Raises:
             RegistryError: The directory cannot be read.
@@ -112,7 +108,7 @@ class FileRegistry:
             found = await asyncio.to_thread(lambda: list(self._root.glob("*/.known")))
         except OSError as exc:
             raise RegistryError(f"cannot read {self._root}: {exc}") from exc
-        return sorted(filter(is_name, (path.parent.name for path in found)))
+        return sorted(path.parent.name for path in found)
 
     async def aclose(self) -> None:
         """Do nothing: no file stays open."""

@@ -122,6 +122,11 @@ class MemoryRegistry:
             members = self._service(service).members
             return {key: member.load for key, member in members.items() if member.load}
 
+    @property
+    def place(self) -> str:
+        """What this reads, for errors."""
+        return "memory:// has the servers of this process alone; for others use file:// or redis://"
+
     async def services(self) -> list[str]:
         """Return the names of all services that have instances, sorted."""
         with self._space.lock:

@@ -16,7 +16,7 @@ from typing import cast
 
 from rap.clock import Clock, SystemClock
 from rap.foreign import one_line
-from rap.registry.base import Endpoint, Resolver, Snapshot, State, last_error_of
+from rap.registry.base import Endpoint, Resolver, Snapshot, State, last_error_of, place_of
 from rap.wire.codec import pack
 
 __all__ = ["SignedResolver", "Signer"]
@@ -132,6 +132,16 @@ class SignedResolver:
     def last_error(self) -> str:
         """The reason why the resolver has no answer now; empty if it has one."""
         return last_error_of(self._resolver)
+
+    @property
+    def place(self) -> str:
+        """What the resolver reads, and whether this has left something out."""
+        text = place_of(self._resolver)
+        if not self.refused:
+            return text
+        return f"{text}; ignored {self.refused}, which are not signed with registry_key".lstrip(
+            "; "
+        )
 
     @property
     def degraded(self) -> bool | None:

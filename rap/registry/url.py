@@ -86,7 +86,7 @@ def registry_from_url(
 def _build(url: str, clock: Clock, rng: random.Random) -> Registry | Resolver:
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise ValueError("a URL has the form scheme://…")
+        raise ValueError("it has no '://'; a URL has the form scheme://…")
     factory = _FACTORIES.get(scheme)
     if factory is None:
         return _from_entry_point(scheme, url)
@@ -186,7 +186,11 @@ def _from_entry_point(scheme: str, url: str) -> Registry | Resolver:
     found = list(entry_points(group=ENTRY_POINT_GROUP, name=scheme))
     if not found:
         known = ", ".join(f"{name}://" for name in _FACTORIES)
-        raise ValueError(f"unknown scheme {scheme!r}; known are {known}")
+        from difflib import get_close_matches
+
+        near = get_close_matches(scheme, _FACTORIES, 1)
+        hint = f"did you mean {near[0]}://? " if near else ""
+        raise ValueError(f"unknown scheme {scheme!r}; {hint}known are {known}")
     registry: Registry | Resolver = found[0].load()(url)
     return registry
 

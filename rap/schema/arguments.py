@@ -376,7 +376,11 @@ def reason(exc: Exception) -> str:
     """Return the text of an error, to follow a colon."""
     text = str(exc)
     if isinstance(exc, RecursionError):
-        return "nested too deep, or in itself"
+        return "nested too deep, or in itself; send a flat value"
+    if isinstance(exc, OverflowError):  # of an integer
+        text += "; send a larger one as a str"
+    elif isinstance(exc, UnicodeEncodeError):
+        text += "; send bytes, or a str that UTF-8 can encode"
     if not isinstance(exc, ValueError | TypeError | OverflowError):
         return f"{type(exc).__name__}: {text}"
     return text[:1].lower() + text[1:]

@@ -51,8 +51,8 @@ __all__ = [
     "decode_any",
     "decode_any_items",
     "encode_any",
-    "encode_raw_args",
     "encode_written",
+    "raw_encoder",
     "split_items",
 ]
 
@@ -472,7 +472,10 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
     if isinstance(node, nodes.CustomType):
         if can_convert(node.cls):
             return check_body
-        raise TypeError(f"`{node.cls.__qualname__}` has no form in msgpack")
+        raise TypeError(
+            f"`{node.cls.__qualname__}` has no form in msgpack; make it a dataclass, a TypedDict or"
+            f" a msgspec.Struct, or send its values"
+        )
     if isinstance(node, nodes.DataclassType) and hasattr(node.cls, "__pydantic_validator__"):
         raise TypeError("pydantic validates it")
     if isinstance(node, nodes.RawType | nodes.ExtType):
@@ -514,13 +517,25 @@ encode_any, decode_any = _value_codec(_ANYTHING, "value", InvalidArgument)
 decode_any_items = _items_decoder(_ANYTHING, "value", InvalidArgument)
 # The same for a server: a message that cannot be sent is not the fault of the caller.
 encode_written, _ = _value_codec(_ANYTHING, "value", Internal)
-_encode_raw, _ = _value_codec(_ANYTHING, "arguments", InvalidArgument)
 
 
-def encode_raw_args(args: Args, kwargs: Kwargs | None = None) -> bytes:
-    """Return the body for arguments of a function without a declaration.
+def raw_encoder(method: str) -> Callable[..., bytes]:
+    """Return what makes the body for arguments of a function without a declaration.
 
-    Raises:
-        InvalidArgument: One of them cannot be sent.
+    It takes the positional and the keyword arguments, if any. It raises `InvalidArgument` for
+    arguments that cannot be sent.
+
+    Args:
+        method: Full name of the function, for errors.
     """
-    return _encode_raw({"args": args, "kwargs": kwargs} if kwargs else args)
+
+    def encode(args: Args, kwargs: Kwargs | None = None) -> bytes:
+        try:
+            body = _encode({"args": args, "kwargs": kwargs} if kwargs else args)
+            if len(body) > MAX_DEPTH:  # a shorter body cannot exceed a limit
+                check_body(body)
+        except Exception as exc:  # a user's type may raise any exception
+            raise InvalidArgument(f"{method}: arguments: {reason(exc)}") from exc
+        return body
+
+    return encode

@@ -14,6 +14,7 @@ import sys
 import typing
 from collections import abc
 from collections.abc import Mapping
+from io import IOBase
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,14 @@ def to_plain(value: Any) -> Any:
         if isinstance(value, str | int | float):
             return value.__reduce_ex__(2)[1][-1] if not isinstance(value, str) else str(value)
         return str(value)
+    what = f"an object of type `{kind.__qualname__}`"
+    if isinstance(value, IOBase):
+        raise TypeError(f"{what} cannot be sent; read it, and send what it holds")
     if isinstance(value, abc.Iterator):
-        raise TypeError(
-            f"an object of type `{kind.__qualname__}` can be read only once; pass a list of it"
-        )
-    raise TypeError(f"an object of type `{kind.__qualname__}` cannot be sent")
+        raise TypeError(f"{what} can be read only once; pass a list of it")
+    if isinstance(value, abc.Awaitable):
+        raise TypeError(f"{what} cannot be sent; await it first")
+    raise TypeError(f"{what} cannot be sent; send a dict, a dataclass or a msgspec.Struct instead")
 
 
 def from_plain(kind: Any, value: Any) -> Any:

@@ -116,7 +116,8 @@ def asking_for(
     except TypeError as exc:
         what = f"{count} arguments" if count > 1 else "one argument"
         text = f"{option} gets {what}, and `{name}` if it asks for it"
-        raise TypeError(f"{text}; {func!r} cannot be called so: {exc}") from exc
+        shown = getattr(func, "__qualname__", repr(func))
+        raise TypeError(f"{text}; {shown} cannot be called so: {exc}") from exc
     return None
 
 
@@ -139,12 +140,15 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
 
     def resolve(hint: Any, where: str) -> Any:
         if hint is Signature.empty:
-            raise RegistrationError(f"{name}(): {where} has no type hint")
+            raise RegistrationError(f"{name}(): {where} has no type hint; {_hint_for(where)}")
         try:
             holder = SimpleNamespace(__annotations__={"hint": hint})
             found = typing.get_type_hints(holder, scope, include_extras=True)["hint"]
         except Exception as exc:  # a hint is code
-            raise RegistrationError(f"{name}(): {where}: cannot resolve {hint!r}: {exc}") from exc
+            text = f"{name}(): {where}: cannot resolve {hint!r}: {exc}"
+            if isinstance(exc, NameError):
+                text += "; import it, or define it outside of functions and `if TYPE_CHECKING`"
+            raise RegistrationError(text) from exc
         return None if found is NoneType else found
 
     parameters = [
@@ -153,6 +157,14 @@ def resolve_signature(name: str, func: Callable[..., Any], target: Callable[...,
     ]
     returns = resolve(signature.return_annotation, "return value")
     return Signature(parameters, return_annotation=returns)
+
+
+def _hint_for(where: str) -> str:
+    """Return what to do for a parameter or a return value without a type hint."""
+    name = where.partition("'")[2].rstrip("'")
+    if name in ("self", "cls"):
+        return "to register a method, register an object of its class, or the class"
+    return f"write one, such as `{name}: int`" if name else "write one, such as `-> None`"
 
 
 def _names_in_hints(func: Any) -> dict[str, Any]:
@@ -226,10 +238,16 @@ def streams_of(name: str, target: Callable[..., Any], signature: Signature) -> S
         )
     answers = returned in ITERATORS
     item = next(iter(typing.get_args(returns)), Any) if answers else Any
+    is_generator = inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
     if found and found[0][0] == "a Channel":
+        if is_generator:
+            raise RegistrationError(
+                f"{name}(): it has a Channel and a `yield`; send messages with"
+                f" `await {found[0][1]}.write(...)` instead"
+            )
         incoming, outgoing = (*found[0][2], Any, Any)[:2]
         return Streams(StreamType.CHANNEL, None, found[0][1], incoming, outgoing)
-    if not answers and (inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)):
+    if not answers and is_generator:
         raise RegistrationError(
             f"{name}(): return value: a generator is declared as Iterator[...] or"
             f" AsyncIterator[...], got {inspect.formatannotation(signature.return_annotation)}"

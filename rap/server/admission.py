@@ -226,6 +226,9 @@ class Admission:
             self._log.exception("middleware failed on the connection with %s", conn.peer)
         finally:
             if not conn.closed:
+                if conn.gate is not None:  # it was neither admitted nor told why not
+                    text = "connection with %s: its middleware ended without `self.call_next(conn)`"
+                    self._log.info(text, conn.peer)
                 await close_all([conn], _NOT_ADMITTED)
 
     async def _serve(self, conn: Connection) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "verify_with",
 ]
 
+_REFUSED = "the token was refused: verify_token of the server does not accept this client's token"
 _LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection itself
 _WINDOW = 60.0  # seconds in which failures of an address are counted
 _AT_ONCE = 10  # times the limit: concurrent attempts of an address without a failure
@@ -175,10 +176,10 @@ class Authenticator:
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
                 token = (gate.decode_hello() or {}).get("token")
                 if not isinstance(token, str | bytes):
-                    return self._refused(conn, "a token is needed")
+                    return self._refused(conn, "a token is needed (option token of the client)")
                 identity = await self._identify(token, conn.peer)
                 if not identity:
-                    return self._refused(conn, "the token was refused")
+                    return self._refused(conn, _REFUSED)
         except TimeoutError:
             return Code.UNAVAILABLE, f"the token was not verified in {self._timeout:g} s"
         except Exception:  # of the user's verify_token

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = ["ConnectionManager"]
 
 _MAX_MISMATCHES = 1000  # hosts with a client of another version that are remembered
 _DRAIN_REPORT = 5.0  # seconds between two log records on what a drain waits for
+_MAX_NAMED = 5  # functions in a text on open calls
 _RESUMED = ConnectionClosed("the client resumed a TLS session, and showed no certificate")
 _STOPPED = ConnectionClosed("the server was told to stop at once")
 
@@ -180,12 +182,18 @@ class ConnectionManager:
         return None if self._admission is None else self._admission.tokens_refused
 
     def describe_calls(self) -> str:
-        """Return how many calls are open, and on how many connections."""
+        """Return how many calls are open, on how many connections, and of which functions."""
         calls, connections = self.open_calls, len(self._connections)
-        return (
+        text = (
             f"{calls} call{'' if calls == 1 else 's'} open"
             f" on {connections} connection{'' if connections == 1 else 's'}"
         )
+        streams = (stream for conn in self._connections for stream in conn.streams.values())
+        names = Counter(it.method for it in streams if hasattr(it, "handler"))
+        found = [f"{name} ({n})" if n > 1 else name for name, n in names.most_common(_MAX_NAMED)]
+        if len(names) > _MAX_NAMED:
+            found.append(f"and {len(names) - _MAX_NAMED} more functions")
+        return f"{text}: {', '.join(found)}" if found else text
 
     def reset(self, incarnation: str) -> None:
         """Be ready to listen again, in another event loop too, as another run of the server."""
@@ -320,6 +328,9 @@ class ConnectionManager:
         while self._connections:
             left = end - loop.time()
             if left <= 0:
+                if self.open_calls and not self._stop_now.is_set():
+                    text = "draining: ended %s, after %g s (option close_timeout)"
+                    self._log.warning(text, self.describe_calls(), timeout)
                 await self._end_connections()
                 break
             self._empty.clear()

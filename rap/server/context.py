@@ -75,7 +75,10 @@ def set_trailer(name: str, value: Any) -> None:
 def _source(name: str) -> CallSource:
     source = current.get()
     if source is None:
-        raise RuntimeError(f"context.{name} is available only while a handler runs")
+        raise RuntimeError(
+            f"context.{name} is available only while a handler runs; in a test, call the handler in"
+            f" `with rap.testing.handler_call():`"
+        )
     return source
 
 

@@ -689,7 +689,10 @@ class Dispatcher:
 
     def give_up(self, stream: ServerStream) -> None:
         """End a call because the server shuts down."""
-        error = Unavailable("the server is shutting down", unserved=not stream.has_begun)
+        text = "the server is shutting down"
+        if stream.has_begun:
+            text += f", and has ended {stream.method} (option close_timeout)"
+        error = Unavailable(text, unserved=not stream.has_begun)
         self.fail(stream, error)
         stream.fail(error)
 

@@ -26,6 +26,7 @@ __all__ = ["LoopMonitor"]
 _MAX_INTERVAL = 0.25  # seconds between two notes of the time
 _LOG_PAUSE = 60.0  # seconds between two lines in the log
 _STILL = 5.0  # seconds after which a holder is named while it still holds the loop
+_ADVICE = "wait with `await`, or block in a thread: in a `def` handler, or by asyncio.to_thread"
 _MAX_FRAMES = 20
 _OTHER = "other"  # label of what is not a handler
 _DISPATCH = ServerStream.__module__
@@ -121,7 +122,7 @@ class LoopMonitor:
             return
         more = self._log_pace.take_skipped()
         before = f" (and {more} times since the last such line)" if more else ""
-        self._log.warning(f"{text}; it was here:\n%s", holder, held, before, stack)
+        self._log.warning(f"{text}; {_ADVICE}; it was here:\n%s", holder, held, before, stack)
 
 
 def _holder(frame: FrameType, loop: asyncio.AbstractEventLoop) -> tuple[str, str]:

@@ -95,7 +95,10 @@ class Registration:
         if found is not None and not hasattr(found, "watch"):
             raise ValueError(f"registry must be a URL or a Registry, got {registry!r}")
         if found is not None and not hasattr(found, "register"):
-            raise ValueError(f"registry {registry!r} only lists servers; none can register there")
+            raise ValueError(
+                f"registry {registry!r} only lists servers, none can register there; use file:// or"
+                f" redis://, or no registry"
+            )
         self._registry = cast(Registry | None, found)
         self._lease: Lease | None = None
 

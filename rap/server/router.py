@@ -166,7 +166,8 @@ class Router:
             handler.allow = both(rule, self._rules.get(handler.group))
             if handler.method in self._handlers or handler.method in new:
                 raise RegistrationError(
-                    f"{handler.name!r} is registered already in group {handler.group!r}"
+                    f"{handler.name!r} is registered already in group {handler.group!r};"
+                    f" give one of the two another name= or group="
                 )
             new[handler.method] = handler
         self._handlers |= new
@@ -233,7 +234,9 @@ class Router:
         group = DEFAULT_GROUP if group is None else group
         check_path(name, "name")
         if inline and function.is_async:
-            raise RegistrationError(f"{name}: inline=True is for `def` functions, this is async")
+            raise RegistrationError(
+                f"{name}: inline=True is for `def` functions, this is async; leave it out"
+            )
         is_async = function.is_async or inspect.iscoroutinefunction(inspect.unwrap(func))
         if function.stream_type is StreamType.CHANNEL and not is_async:
             raise RegistrationError(f"{name}: a channel function is an `async def`, got {func!r}")
@@ -324,7 +327,8 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
     """
     if type(instance).__module__ == "builtins":  # its methods are not meant to be called remotely
         raise RegistrationError(
-            f"register takes a function, a class or an object with methods, got {instance!r}"
+            f"register takes a function, a class or an object with methods, got {instance!r};"
+            f" to register a function, give it without calling it"
         )
     names = [name for name in dir(instance) if not name.startswith("_")]
     methods: list[Callable[..., Any]] = [
@@ -334,7 +338,10 @@ def public_methods(instance: object) -> list[Callable[..., Any]]:
         and inspect.isroutine(each := getattr(instance, name))
     ]
     if not methods:
-        raise RegistrationError(f"{instance!r} has no public method to register")
+        raise RegistrationError(
+            f"{type(instance).__qualname__} has no public method to register; define a method whose"
+            f" name does not begin with '_', or register functions"
+        )
     return methods
 
 

@@ -7,13 +7,13 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from rap.address import Address, brief
 from rap.call import Side
 from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
+from rap.misuse import HOW_TO_PICKLE, refusing
 from rap.options import (
     change_config,
     check_flag,
@@ -308,7 +308,8 @@ class Server:
             TypeError: An option does not exist.
         """
         config = change_config(Server, self.config, options)
-        other: Server = copy(self)
+        other: Server = object.__new__(type(self))
+        vars(other).update(vars(self))
         other.incarnation = os.urandom(8).hex()
         other._runs = 1  # functions of processors and middleware are registered already
         other._configure(config)
@@ -716,6 +717,10 @@ class Server:
     async def __aenter__(self) -> Self:
         return await self.create_server()
 
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = refusing("a Server is entered by `async with`, not by `with`")
+        __reduce__ = refusing(f"a Server {HOW_TO_PICKLE}")
+
     async def __aexit__(self, *exc: object) -> None:
         try:
             await self.await_closed()
@@ -741,8 +746,8 @@ class Server:
     def _reset(self) -> None:
         """Be as before the start."""
         if not self._is_stopped:
-            what = "was started already" if self._closing is None else "is stopping; close() it"
-            raise RuntimeError(f"the server {what}")
+            what = "was started already" if self._closing is None else "is stopping"
+            raise RuntimeError(f"{self!r} {what}; await its close() before it starts again")
         for event in (*self._start_events, *self._stop_events):
             if inspect.iscoroutine(event):
                 text = "is a coroutine object, which runs once: give the function instead"
@@ -776,11 +781,14 @@ class Server:
 
     def _check_stopped(self, when: str) -> None:
         if self._dispatcher is not None and not self._is_stopped:
-            raise RuntimeError(f"close the server {when} overridden(): {self!r}")
+            raise RuntimeError(
+                f"the server runs already: close it {when} overridden() or a TestClient, or use its"
+                f" replica(): {self!r}"
+            )
 
     def _check_new(self, method: str) -> None:
         if self._dispatcher is not None and not self._is_stopped:
-            raise RuntimeError(f"{method} must come before the server starts")
+            raise RuntimeError(f"{method}: {self!r} was started; call it before the server starts")
 
     def _add_processors(self, option: str, processors: Iterable[BaseProcessor]) -> None:
         for added in add_processors(option, self._processors, processors, Side.SERVER):
@@ -820,7 +828,7 @@ class Server:
         assert self._dispatcher is not None
         again = "; a second signal ends it at once" if self._takes_signals else ""
         calls, timeout = self._connections.describe_calls(), self.config.close_timeout
-        _log.info("draining: %s, for up to %g s%s", calls, timeout, again)
+        _log.info("draining: %s; for up to %g s (option close_timeout)%s", calls, timeout, again)
         delay = self.config.drain_delay
         if self._registration.is_registered:
             await self._registration.set_state(State.DRAINING)

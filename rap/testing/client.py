@@ -45,6 +45,9 @@ class TestClient:
         client_host: str = "127.0.0.1",
         **options: Any,
     ) -> None:
+        if not callable(server) and not isinstance(server, Server):
+            text = f"TestClient takes a Server, or a function that makes one, got {server!r}"
+            raise TypeError(text)
         self._server = server
         self._client = client
         self._clocks: dict[str, Any] = {} if clock is None else {"clock": clock}

@@ -35,7 +35,11 @@ def check_compatible(
         ValueError: It is not a description.
     """
     if isinstance(old_description, str | PathLike):
-        old_description = json.loads(Path(old_description).read_text())
+        path = Path(old_description)
+        if not path.exists():
+            text = f"{path} does not exist; write it with `rap describe --json > {path.name}`"
+            raise FileNotFoundError(text)
+        old_description = json.loads(path.read_text())
     new = [describe(handler) for handler in new_server.handlers]
     found = compare_all(read_descriptions(old_description), new)
     broken = breaks(found, order)

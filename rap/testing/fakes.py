@@ -106,7 +106,8 @@ class Fakes:
         found = [path for path in _paths(key, self._mocks) if path in self._mocks]
         if len(found) != 1:
             known = ", ".join(sorted(path[1:] for path in self._mocks)) or "none"
-            raise AttributeError(f"there is no fake for {key!r}; those with an answer: {known}")
+            text = f"there is no fake for {key!r}; those with an answer: {known}"
+            raise AttributeError(f"{text}; give it one: fake(client, {key}=...)")
         return self._mocks[found[0]]
 
     async def __aenter__(self) -> Self:
@@ -168,7 +169,8 @@ class Fakes:
             called = list(dict.fromkeys(self.unanswered))
             more = "" if len(called) <= _MAX_CALLS else f" and {len(called) - _MAX_CALLS} more"
             names = ", ".join(called[:_MAX_CALLS]) + more
-            raise AssertionError(f"the code called functions that have no fake: {names}")
+            text = f"the code called functions that have no fake: {names}"
+            raise AssertionError(f"{text}; give each an answer to fake()")
 
     def _add(self, key: Any, answer: Any) -> None:
         method = self._method(key)
@@ -248,7 +250,13 @@ def _handler_of(
     """Return the function of the server that asks a mock."""
 
     async def answer(*args: Any, **kwargs: Any) -> Any:
-        found = mock(*args, **kwargs)
+        try:
+            found = mock(*args, **kwargs)
+        except TypeError as exc:
+            if "argument" not in str(exc):
+                raise
+            wanted = inspect.Signature([*signature.parameters.values()])
+            raise TypeError(f"{exc}; the fake must take the arguments of {name}{wanted}") from exc
         return await found if inspect.isawaitable(found) else found
 
     async def yield_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:

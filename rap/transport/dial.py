@@ -117,7 +117,8 @@ async def dial(
             reason = f"it does not speak TLS ({reason})"
         elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
             asks = "speak TLS" if trust is None else "want a client certificate"
-            reason += f" before its Hello; does it {asks}?"
+            reason += f" before its Hello; does it {asks}, or refuse this client? Its log says why"
+        reason += _advice(exc, address)
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
         for conn in made:
@@ -125,6 +126,23 @@ async def dial(
                 conn.abort(ConnectionClosed(f"the handshake with {address} failed"))
                 # uvloop does not call it for a connection that ends before it was handed out.
                 asyncio.get_running_loop().call_soon(conn.connection_lost, None)
+
+
+def _advice(error: BaseException, address: Address) -> str:
+    """Return what to do after an address could not be reached."""
+    if address.scheme == "inproc":
+        return "; between processes, use host:port or unix://"
+    if isinstance(error, TimeoutError):
+        return "; does a rap server run there, and does no firewall drop what is sent?"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ""
+    if isinstance(error, ssl.SSLError):
+        return "; leave out the TLS options here, or give the server ssl_crt_path and ssl_key_path"
+    if isinstance(error, socket.gaierror):
+        return "; is the host name spelled right?"
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return "; does the server run, and is this its address?"
+    return ""
 
 
 def _refusal(error: ssl.SSLCertVerificationError, trust: ServerTrust | None) -> str:
@@ -135,6 +153,8 @@ def _refusal(error: ssl.SSLCertVerificationError, trust: ServerTrust | None) -> 
         reason += " (option ssl_ca_path: the authority that issued it)"
     elif error.verify_code in _LIST_MISSING_OR_OLD:
         reason += " (option ssl_crl_path: the lists of all authorities of its chain)"
+    elif error.verify_code == _EXPIRED:
+        reason += "; renew it"
     elif error.verify_code in _OTHER_NAME:
         reason += " (options ssl_server_name, ssl_identity: whom to expect)"
     return reason

@@ -449,9 +449,33 @@ async def listen(
             _close(sockets)
             raise
     except OSError as exc:
-        raise OSError(exc.errno, f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        text = f"cannot listen on {address}: {exc.strerror or exc}{_advice(exc, address)}"
+        raise OSError(exc.errno or errno.EINVAL, text) from exc
     scheme = "tls" if tls is not None else address.scheme
     return Listener(servers, Address(scheme, address.host, sockets[0].getsockname()[1]))
+
+
+def _advice(error: OSError, address: Address) -> str:
+    """Return what to do after an address could not be bound."""
+    is_unix = address.scheme == "unix"
+    if error.errno == errno.EADDRINUSE:
+        if address.scheme == "inproc":
+            return "; close it, or use another name"
+        if is_unix:
+            return "; another server listens there: stop it, or use another path"
+        from rap.transport.port_owner import owner_of_port  # only for this error
+
+        owner = owner_of_port(address.port)
+        return f"; {owner} listens there: stop it, use another port, or port 0 for a free one"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "; this machine has no such address: use 0.0.0.0 or [::] for all that it has"
+    if error.errno == errno.EACCES:
+        return "; ports below 1024 need privileges: use a higher one" if not is_unix else ""
+    if is_unix and error.errno == errno.ENOENT:
+        return f"; make the folder {os.path.dirname(address.path)} first"
+    if is_unix and error.errno is None:
+        return "; a path has at most 107 bytes on Linux, and 103 elsewhere: use a shorter one"
+    return "; is the name spelled right?" if isinstance(error, socket.gaierror) else ""
 
 
 async def bind(

@@ -31,6 +31,7 @@ __all__ = [
     "answer_trailer",
 ]
 
+ITEMS_ARRIVED = "a generator answers: iterate over it, by iterator_call or a stub with `yield`"
 DEADLINE_PASSED = "the deadline of the call passed"
 """Message of the error of a deadline until the client has named the call."""
 
@@ -91,8 +92,7 @@ class UnaryStream(StreamState):
                 future.set_result(body)
         elif not future.done():
             # An item of a generator, or an END without a response.
-            text = "a generator answers: iterate over it, by iterator_call or a stub with `yield`"
-            future.set_exception(InvalidArgument(text))
+            future.set_exception(InvalidArgument(ITEMS_ARRIVED))
             self.conn.reset(self, Code.CANCELLED)
 
     def on_failed_meta(self, meta: Header) -> None:

@@ -287,7 +287,7 @@ class WireProtocol(Sender[S]):
         begin = pos
         if self.state is State.OPENING and size - pos >= HEADER_SIZE:
             if data[pos + _KIND_AT] != HELLO:
-                hint = _other_protocol(data[pos : pos + HEADER_SIZE])
+                hint = _other_protocol(data[pos : pos + HEADER_SIZE], self._is_server)
                 self._violate(f"the first frame must be a Hello{hint}")
                 return
             length = _unpack_header(data, pos)[0]
@@ -764,8 +764,23 @@ class WireProtocol(Sender[S]):
         self.go_away(self.last_id, code, str(error))
 
 
-def _other_protocol(first: bytes) -> str:
-    """Return what to say of a peer whose first bytes, as long as a header, are not of a Hello."""
-    if first.startswith(b"HTTP/") or b" /" in first:  # a status line or a request line
-        return "; the peer speaks HTTP"
-    return "; the peer speaks TLS" if first.startswith(b"\x16\x03") else ""
+_WRONG_PORT = ": is this the right port?"
+
+
+def _other_protocol(first: bytes, is_server: bool) -> str:
+    """Return what to say of a peer whose first bytes, as long as a header, are not of a Hello.
+
+    Args:
+        first: The bytes.
+        is_server: Whether this side is the server.
+    """
+    if first.startswith(b"\x16\x03"):
+        other = "the peer speaks TLS: give the server ssl_crt_path, or the client no TLS options"
+    elif b"HTTP/" in first or b" /" in first:  # a status line or a request line
+        other = "the peer speaks HTTP"
+        other += ": HTTP clients call through rap.gateway" if is_server else _WRONG_PORT
+    elif first.startswith((b"-ERR", b"-NOAUTH", b"-DENIED", b"*1\r\n", b"*2\r\n", b"*3\r\n")):
+        other = f"the peer speaks the protocol of Redis{_WRONG_PORT}"
+    else:
+        other = f"the peer does not speak rap{_WRONG_PORT}"
+    return f"; {other}"

@@ -541,7 +541,10 @@ class Sender(Generic[S]):
             what = f"the header has {len(meta)} bytes; the limit is {self._max_meta}"
             raise ResourceExhausted(what, details={"limit": "max_meta"})
         if len(body) > most:
-            what = f"the message has {len(body)} bytes; the receiver's max_message is {most}"
+            what = (
+                f"the message has {len(body)} bytes; the receiver's max_message is {most}: send it"
+                " in parts, or raise that option there"
+            )
             raise ResourceExhausted(what, details={"limit": "max_message"})
 
     def _send(self, stream: S, kind: int, flags: int, meta: bytes, body: bytes, size: int) -> bool:

@@ -275,8 +275,9 @@ async def test_servers_that_refuse_connections_fail_the_command_at_once() -> Non
 async def test_a_service_without_servers_fails_the_command_at_once() -> None:
     where = ("--registry", "memory://none", "--service", "shoe", "--timeout", "3600")
     result = await asyncio.wait_for(invoke(None, "call", "f", *where), PATIENCE)
-    text = "Error: UNAVAILABLE: no server of service 'shoe': the registry lists none; waited"
+    text = "Error: UNAVAILABLE: no server of service 'shoe': the registry lists none ("
     assert result.stderr.startswith(text)
+    assert "(memory:// has the servers of this process alone" in result.stderr
     assert result.stderr.endswith("(use --wait to wait for a server)\n")
 
 

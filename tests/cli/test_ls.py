@@ -76,7 +76,8 @@ async def test_an_empty_registry_says_that_it_is_empty(tmp_path: Path) -> None:
     assert (services.stdout, services.stderr) == ("", "the registry lists no service\n")
     assert (await invoke(None, "ls", "--registry", url, "--json")).stdout == "[]\n"
     shops = await invoke(None, "ls", "--registry", url, "--service", "shop")
-    assert shops.stderr.endswith("no instance of the service shop; it knows no service\n")
+    text = "no instance of the service shop; it knows no service"
+    assert f"{text} (file://{tmp_path}, namespace 'default'); start" in shops.stderr
 
 
 def address_of(server: Server) -> str:

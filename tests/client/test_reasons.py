@@ -127,11 +127,10 @@ async def test_a_nested_call_that_is_late_is_named_by_the_error_of_the_outer_cal
             there = re.escape(str(third.addresses[0]))
             # Its client and its server watch the same deadline; either may be the first to see it.
             seconds = r"[\d.]+ s"
-            own = (
-                f"no answer from {there} within {seconds}; the deadline of /default/middle left no"
-            )
+            own = f"no answer from {there} within {seconds}"
             remote = f"the caller's deadline of {seconds} passed while the handler was running on"
-            assert re.fullmatch(f"/default/slow: ({own} more|{remote} {there})", text), text
+            end = "the deadline of /default/middle left no more: call that with a longer timeout="
+            assert re.fullmatch(f"/default/slow: ({own}|{remote} {there}); {end}", text), text
 
 
 async def test_a_nested_call_that_finds_no_server_says_so_before_the_outer_deadline() -> None:
@@ -147,7 +146,7 @@ async def test_a_nested_call_that_finds_no_server_says_so_before_the_outer_deadl
                 await within(client.raw_call("outer", timeout=1.0))
     text = str(caught.value)
     assert text.startswith("/default/slow: no usable server")
-    assert re.search(r"; waited 0\.\d+ s \(the deadline of /default/outer left no more\)$", text)
+    assert re.search(r"; waited 0\.\d+ s \(the deadline of /default/outer left no more: call", text)
 
 
 async def test_a_nested_call_with_an_own_shorter_timeout_does_not_blame_the_outer_one() -> None:
@@ -180,7 +179,8 @@ async def test_the_error_of_the_server_names_the_limit_and_what_the_handler_did(
                 await within(client.raw_call(name))
             what = "its run_timeout of 0.05 s passed while the handler was"
             where = server.addresses[0]
-            assert str(caught.value) == f"/default/{name}: {what} {end} on {where}"
+            remedy = "register the function with a longer run_timeout="
+            assert str(caught.value) == f"/default/{name}: {what} {end} on {where}; {remedy}"
 
 
 def abort(server: Server) -> None:
@@ -205,7 +205,8 @@ async def test_a_lost_connection_says_that_the_call_may_have_run_and_how_it_is_r
             abort(server)
             with pytest.raises(Unavailable) as caught:
                 await within(task)
-            text = rf"^connection to 127\.0\.0\.1:\d+ lost.*; the call may have run{end}$"
+            lost = r"^/default/\w+: connection to 127\.0\.0\.1:\d+ lost.*"
+            text = rf"{lost}; the call may have run{end}$"
             assert re.search(text, str(caught.value)), str(caught.value)
 
 

@@ -148,7 +148,7 @@ async def test_a_call_that_does_not_wait_fails_when_the_registry_lists_no_server
     await eventually(lambda: client.connected is not None and client.cluster.waiters)
     resolver.given.put_nowait({})
     told = await failure(call)
-    assert "no server of service 'calc': the registry lists none; waited" in told
+    assert "no server of service 'calc': the registry lists none; start a server" in told
     await client.close()
 
 

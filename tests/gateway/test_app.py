@@ -246,7 +246,7 @@ def test_private_functions_and_filtered_groups_are_not_found(
         ("[1", "not JSON"),
         ("[" * 900, "not JSON"),
         ("[]", "must be a JSON object"),
-        ("{}", "func_name must be"),
+        ("{}", "func_name is missing"),
         ('{"func_name": 3}', "func_name must be a string"),
         ('{"func_name": "f", "arg_list": {}}', "arg_list must be an array"),
         ('{"func_name": "f", "kwarg_list": []}', "kwarg_list must be an object"),

@@ -1,11 +1,13 @@
 """How a mistake is declared, made, and rated."""
 
 import asyncio
+import gc
 import inspect
 import logging
 import re
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,15 +92,26 @@ class Mistake:
         with tempfile.TemporaryDirectory(prefix="rap-") as name, _logging() as lines:
             scene = Scene(Path(name).resolve())
             scene.lines = lines
-            try:
-                found = self.make(scene)
-                if inspect.iscoroutine(found):
-                    found = asyncio.run(found)
-            except Exception as exc:
-                found = _error_text(exc)
-            if not isinstance(found, str):
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                found = self._seen(scene)
+                if "coroutine" in str(found):
+                    gc.collect()  # those that were never awaited
+            if isinstance(found, str):
+                shown = [each for each in warned if each.category is RuntimeWarning]
+                found += "".join(f"\nRuntimeWarning: {each.message}" for each in shown)
+            else:
                 raise AssertionError(f"{self.name}: no error and no text, but {found!r}")
             return _masked(found, scene.folder)
+
+    def _seen(self, scene: Scene) -> Any:
+        try:
+            found = self.make(scene)
+            if inspect.iscoroutine(found):
+                found = asyncio.run(found)
+        except Exception as exc:
+            found = _error_text(exc)
+        return found
 
 
 MISTAKES: list[Mistake] = []

@@ -1,9 +1,10 @@
 """Mistakes in the declaration and registration of functions."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
-from rap import Client, Server
+from rap import Channel, Client, Server
 from rap.testing import TestClient
 from tests.mistakes.catalogue import Scene, mistake
 
@@ -13,6 +14,75 @@ class Engine:
 
     def __init__(self, power):  # type: ignore[no-untyped-def]
         self.power = power
+
+
+@mistake(
+    "a parameter has no type hint",
+    3,
+    what="has no type hint",
+    where="price(): parameter 'name'",
+    remedy="write one, such as `name: int`",
+)
+def no_hint(scene: Scene) -> Any:
+    async def price(name, count: int) -> float:  # type: ignore[no-untyped-def]
+        return 1.0
+
+    Server().register(price)
+
+
+@mistake(
+    "the result has no type hint",
+    3,
+    what="has no type hint",
+    where="price(): return value",
+    remedy="write one, such as `-> None`",
+)
+def no_result_hint(scene: Scene) -> Any:
+    async def price(name: str):  # type: ignore[no-untyped-def]
+        return 1.0
+
+    Server().register(price)
+
+
+@mistake(
+    "a class with a method, and `self` without a hint, is registered from its class",
+    3,
+    what="has no type hint",
+    where="price(): parameter 'self'",
+    remedy="register an object of its class, or the class",
+)
+def method_of_a_class(scene: Scene) -> Any:
+    class Shop:
+        async def price(self, name: str) -> float:
+            return 1.0
+
+    Server().register(Shop.price)
+
+
+@mistake(
+    "a hint is a class that cannot be sent",
+    3,
+    what="cannot be sent",
+    where="start(): parameter 'engine'",
+    remedy="make it a dataclass, a TypedDict or a msgspec.Struct",
+)
+def unsendable_hint(scene: Scene) -> Any:
+    async def start(engine: Engine) -> None: ...
+
+    Server().register(start)
+
+
+@mistake(
+    "a hint is a name that does not exist",
+    3,
+    what="name 'Motor' is not defined",
+    where="start(): parameter 'engine'",
+    remedy="import it, or define it outside of functions and `if TYPE_CHECKING`",
+)
+def unknown_hint(scene: Scene) -> Any:
+    async def start(engine: "Motor") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    Server().register(start)
 
 
 @mistake(
@@ -77,6 +147,38 @@ def zero_weight(scene: Scene) -> Any:
 
 
 @mistake(
+    "two functions of one name are registered",
+    3,
+    what="is registered already",
+    where="'price' is registered already in group 'default'",
+    remedy="give one of the two another name= or group=",
+)
+def registered_twice(scene: Scene) -> Any:
+    server = Server()
+
+    async def price(name: str) -> float:
+        return 1.0
+
+    server.register(price)
+    server.register(price)
+
+
+@mistake(
+    "a function is registered for a client as a `def`",
+    3,
+    what="needs an `async def` function",
+    where="got plain_stub.<locals>.price",
+    remedy="write `async def`, or register it with a SyncClient",
+)
+def plain_stub(scene: Scene) -> Any:
+    def price(name: str) -> float:
+        return 1.0
+
+    register: Any = Client("localhost:9000").register
+    register(price)
+
+
+@mistake(
     "the return type of a generator is the type of its items",
     3,
     what="got int",
@@ -88,6 +190,32 @@ def generator_hint(scene: Scene) -> Any:
         yield n
 
     Server().register(count)
+
+
+@mistake(
+    "the result of a function is registered, not the function",
+    3,
+    what="got 1.0",
+    where="register takes",
+    remedy="to register a function, give it without calling it",
+)
+def registered_result(scene: Scene) -> Any:
+    def price(name: str) -> float:
+        return 1.0
+
+    Server().register(price("tea"))
+
+
+@mistake(
+    "a class without methods is registered",
+    3,
+    what="has no public method",
+    where="Shop has no",
+    remedy="define a method whose name does not begin with '_'",
+)
+def empty_class(scene: Scene) -> Any:
+    @Server().register
+    class Shop: ...
 
 
 @mistake(
@@ -105,6 +233,34 @@ def class_with_arguments(scene: Scene) -> Any:
 
         async def left(self) -> int:
             return self.stock
+
+
+@mistake(
+    "a function with *args without a hint is registered",
+    3,
+    what="has no type hint",
+    where="add(): parameter 'args'",
+    remedy="write one, such as `args: int`",
+)
+def star_arguments(scene: Scene) -> Any:
+    async def add(*args) -> int:  # type: ignore[no-untyped-def]
+        return sum(args)
+
+    Server().register(add)
+
+
+@mistake(
+    "a client binds an object instead of a class",
+    3,
+    what="got <tests.mistakes",
+    where="bind takes a class",
+    remedy="give the class: bind(Shop)",
+)
+def bound_object(scene: Scene) -> Any:
+    class Shop:
+        async def price(self, name: str) -> float: ...  # type: ignore[empty-body]
+
+    Client("localhost:9000").bind(Shop())  # type: ignore[arg-type]
 
 
 @mistake(
@@ -143,6 +299,29 @@ def hedge_without_idempotent(scene: Scene) -> Any:
 
 
 @mistake(
+    "a server names a registry without a service",
+    3,
+    what="the name under which to register",
+    where="registry",
+    remedy="needs service",
+)
+def registry_without_service(scene: Scene) -> Any:
+    Server("localhost:9000", registry="redis://localhost")
+
+
+@mistake(
+    "a client is given neither an address nor a service",
+    3,
+    what="where to find its servers",
+    where="service='shop'",
+    remedy="needs registry",
+)
+async def no_target(scene: Scene) -> Any:
+    async with Client(service="shop"):
+        pass
+
+
+@mistake(
     "an address has no port",
     3,
     what="got 'localhost'",
@@ -162,6 +341,20 @@ def no_port(scene: Scene) -> Any:
 )
 def http_url(scene: Scene) -> Any:
     Client("http://localhost:9000")
+
+
+@mistake(
+    "a channel function on the server is a generator",
+    3,
+    what="it has a Channel and a `yield`",
+    where="chat()",
+    remedy="send messages with `await channel.write(...)` instead",
+)
+def channel_generator(scene: Scene) -> Any:
+    async def chat(channel: Channel) -> AsyncIterator[str]:
+        yield "hello"
+
+    Server().register(chat)
 
 
 @mistake(
@@ -187,7 +380,25 @@ async def other_parameters(scene: Scene) -> Any:
 
 
 @mistake(
-    "a function is registered after an early client has called it",
+    "a function is declared on the client in another group",
+    3,
+    what="no function '/default/price'",
+    where="there is one in the group 'shop'",
+    remedy="pass group='shop'",
+)
+async def wrong_group(scene: Scene) -> Any:
+    server = Server()
+
+    @server.register(group="shop")
+    async def price(name: str) -> float:
+        return 1.0
+
+    async with TestClient(server) as client:
+        await client.raw_call("price", "tea")
+
+
+@mistake(
+    "the name of a function is misspelled",
     3,
     what="no function '/default/prise'",
     where="on this server",
@@ -205,7 +416,39 @@ async def misspelled_function(scene: Scene) -> Any:
 
 
 @mistake(
-    "a coroutine object is given as start event",
+    "a private function is called from another machine",
+    2,
+    what="no function '/default/secret'",
+    where="on this server",
+)
+async def private_function(scene: Scene) -> Any:
+    server = Server()
+
+    @server.register(is_private=True)
+    async def secret() -> int:
+        return 1
+
+    async with TestClient(server, client_host="203.0.113.9") as client:
+        await client.raw_call("secret")
+
+
+@mistake(
+    "a processor is loaded while the server runs",
+    3,
+    what="was started",
+    where="load_processor: <Server",
+    remedy="call it before the server starts",
+)
+async def late_processor(scene: Scene) -> Any:
+    from rap.processor.compress import CompressProcessor
+
+    server = Server()
+    async with TestClient(server):
+        server.load_processor([CompressProcessor()])
+
+
+@mistake(
+    "the name of a function is given as a start event",
     3,
     what="got 'connect_database'",
     where="load_start_event",

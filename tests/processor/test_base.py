@@ -85,7 +85,7 @@ async def test_the_same_list_on_both_ends_mirrors_itself() -> None:
             assert await client.raw_call("double", 4) == 8
             assert [i async for i in client.iterator_call("count", 3)] == [0, 1, 2]
             assert await remote(client, "echo", say)() == "hello"
-            with pytest.raises(ValueError, match=r"^text$"):
+            with pytest.raises(ValueError, match=r"^text\n/default/fail raised it on"):
                 await client.raw_call("fail", "text")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from faults.colliding import colliding_integers
 from rap.errors import InvalidArgument
 from rap.schema.arguments import ArgumentCodec, Kind, Serializer
-from rap.schema.function import Function, encode_raw_args
+from rap.schema.function import Function, raw_encoder
 from rap.wire.codec import pack, unpack
 
 any_keys = msgspec.msgpack.Encoder()  # as a hostile peer sends them
@@ -89,7 +89,7 @@ def test_arguments_arrive_where_they_belong(
     func: Any, args: tuple[Any, ...], kwargs: Any, got: list[Any], named: Any
 ) -> None:
     assert record(func)(*args, **kwargs) == (got, named)
-    received, given_names = Function.of(func).decode_call(encode_raw_args(args, kwargs))
+    received, given_names = Function.of(func).decode_call(raw_encoder("/default/f")(args, kwargs))
     assert ([*received], given_names or {}) == (got, named)
 
 
@@ -99,7 +99,7 @@ def test_a_call_is_refused_on_both_sides_alike(values: list[int]) -> None:
     with pytest.raises(InvalidArgument) as here:
         function.encode_args(tuple(values))
     with pytest.raises(InvalidArgument) as there:
-        function.decode_call(encode_raw_args(values))
+        function.decode_call(raw_encoder("/default/f")(values))
     assert str(here.value) == str(there.value)
 
 
@@ -136,7 +136,7 @@ def test_wrong_arguments_are_named_on_both_sides(
     with pytest.raises(InvalidArgument, match=message):
         Function.of(func).encode_args(args, kwargs)
     with pytest.raises(InvalidArgument, match=message):
-        Function.of(func).decode_call(encode_raw_args(args, kwargs))
+        Function.of(func).decode_call(raw_encoder("/default/f")(args, kwargs))
 
 
 @pytest.mark.parametrize("encode", ["encode_args", "encode_args_unchecked"])

@@ -2,7 +2,7 @@
 
 import enum
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -315,9 +315,9 @@ async def outcome(call: Callable[[Any], Any], stub: Any) -> Any:
     """Return the result of a call, the items of a generator, or the class of its error."""
     try:
         pending = call(stub)
-        if isinstance(pending, Coroutine) or hasattr(pending, "__await__"):
-            return await pending
-        return [item async for item in pending]
+        if hasattr(pending, "__aiter__"):
+            return [item async for item in pending]
+        return await pending
     except CallError as error:
         return type(error)
 

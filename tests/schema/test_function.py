@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rap.errors import Internal, InvalidArgument, RegistrationError
-from rap.schema.function import Function, decode_any, encode_any, encode_raw_args
+from rap.schema.function import Function, decode_any, encode_any, raw_encoder
 from rap.wire.codec import MAX_ELEMENTS, batch_header, pack, unpack
 
 T = TypeVar("T")
@@ -376,10 +376,10 @@ def test_any_bytes_are_a_value_or_an_invalid_argument(body: bytes) -> None:
 
 
 def test_arguments_travel_without_a_signature() -> None:
-    assert unpack(encode_raw_args((1, "a"))) == [1, "a"]
-    assert unpack(encode_raw_args([1], {"b": 2})) == {"args": [1], "kwargs": {"b": 2}}
+    assert unpack(raw_encoder("/default/f")((1, "a"))) == [1, "a"]
+    assert unpack(raw_encoder("/default/f")([1], {"b": 2})) == {"args": [1], "kwargs": {"b": 2}}
     with pytest.raises(InvalidArgument, match="`object` cannot be sent"):
-        encode_raw_args((object(),))
+        raw_encoder("/default/f")((object(),))
 
 
 # --- one Function for one function

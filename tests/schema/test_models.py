@@ -40,7 +40,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from rap.errors import InvalidArgument, RegistrationError
-from rap.schema.function import decode_any, encode_raw_args
+from rap.schema.function import decode_any, raw_encoder
 from tests.schema.test_function import Color, of_type
 
 T = TypeVar("T")
@@ -284,7 +284,7 @@ def test_what_a_reader_without_the_model_sees_stays_the_same() -> None:
 
 
 def test_a_model_may_also_be_given_by_its_aliases() -> None:
-    (found,) = of_type(Aliased).decode_args(encode_raw_args([{"n": 1, "in": "a"}]))
+    (found,) = of_type(Aliased).decode_args(raw_encoder("/default/f")([{"n": 1, "in": "a"}]))
     assert found == Aliased.model_validate({"n": 1, "in": "a"})
 
 
@@ -392,7 +392,7 @@ def test_a_model_that_no_call_could_carry_is_refused_at_registration(
 )
 def test_constraints_of_pydantic_hold(hint: Any, value: Any, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"argument 'value': (.|\n)*({reason})"):
-        of_type(hint).decode_call(encode_raw_args([value]))
+        of_type(hint).decode_call(raw_encoder("/default/f")([value]))
 
 
 def test_a_datetime_in_a_model_keeps_its_offset() -> None:

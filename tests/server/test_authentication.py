@@ -8,7 +8,7 @@ import pytest
 from rap.address import Address, Peer
 from rap.client import Client
 from rap.errors import Code, Unauthenticated
-from rap.schema.function import encode_raw_args
+from rap.schema.function import raw_encoder
 from rap.server import Server, context
 from rap.server.authentication import verify_with
 from rap.server.middleware import BaseConnMiddleware
@@ -154,7 +154,7 @@ def opening(token: str) -> bytes:
     call = pack(["/default/note", 0])
     return (
         hello_frame({"rap": 1, "token": token})
-        + Frame(OPEN, MESSAGE | END, 1, call, encode_raw_args([])).encode()
+        + Frame(OPEN, MESSAGE | END, 1, call, raw_encoder("/default/f")([])).encode()
     )
 
 

@@ -318,8 +318,9 @@ async def test_a_drain_tells_what_it_waits_for(
         gate.set()
         await within(asyncio.gather(call, closing))
     told = texts(caplog)
-    assert "draining: 1 call open on 1 connection, for up to 20 s" in told
-    assert "draining: still 1 call open on 1 connection, for up to 20 s more" in told
+    calls = "1 call open on 1 connection: /default/wait"
+    assert f"draining: {calls}; for up to 20 s (option close_timeout)" in told
+    assert "draining: still 1 call open on 1 connection: /default/wait, for up to 20 s more" in told
 
 
 def texts(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -217,7 +217,7 @@ async def test_without_a_registry_nothing_is_published() -> None:
 
 
 def test_a_registry_that_cannot_register_is_refused() -> None:
-    with pytest.raises(ValueError, match="only lists servers; none can register there"):
+    with pytest.raises(ValueError, match="only lists servers, none can register there"):
         Server(LOOPBACK, service="calc", registry="static://127.0.0.1:1")
 
 

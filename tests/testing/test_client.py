@@ -238,7 +238,7 @@ async def test_a_function_may_make_the_server() -> None:
 
 async def test_a_server_that_runs_already_is_refused() -> None:
     async with TestClient(server):
-        with pytest.raises(RuntimeError, match="close the server before"):
+        with pytest.raises(RuntimeError, match="the server runs already: close it before"):
             async with TestClient(server):
                 pass
 

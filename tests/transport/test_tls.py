@@ -86,7 +86,7 @@ async def test_a_certificate_for_another_host_name_is_refused(certificates: Cert
 async def test_an_expired_certificate_is_refused(certificates: Certificates) -> None:
     async with tls_server(certificates.expired) as (pair, address):
         why = await refusal(pair, address, ca_path=certificates.authority.crt_path)
-        assert why.endswith("its certificate is refused: certificate has expired")
+        assert why.endswith("its certificate is refused: certificate has expired; renew it")
 
 
 async def test_the_authorities_of_the_system_do_not_include_ours(

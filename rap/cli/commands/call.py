@@ -9,12 +9,12 @@ import click
 
 from rap.call import StreamType
 from rap.cli.calls import INPUT, Answer, NamedCall, call_options, refused_type
-from rap.cli.command import Command, Failed, run
+from rap.cli.command import Command, Failed, error_text, run
 from rap.cli.json_values import parse_value, to_json, to_text
 from rap.cli.remote import Remote
 from rap.cli.stdin import input_lines
 from rap.client import Client
-from rap.errors import CallError
+from rap.errors import CallError, Code
 from rap.foreign import printable
 
 __all__ = ["call"]
@@ -127,6 +127,10 @@ async def _call(
                 printer.print_metadata(included)
 
 
+def _is_almost_json(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("{", "["))
+
+
 async def _call_without_items(
     client: Client, named: NamedCall, printer: _Printer, answer: Answer
 ) -> StreamType | None:
@@ -137,6 +141,12 @@ async def _call_without_items(
     except CallError as error:
         kind = refused_type(error)
         if kind is None:
+            texts = [
+                each for each in (*named.args, *named.kwargs.values()) if _is_almost_json(each)
+            ]
+            if error.code is Code.INVALID_ARGUMENT and texts:
+                text = f"{texts[0]!r} is not JSON, so it was sent as text; quote it for the shell"
+                raise Failed(f"{error_text(error)}; {text}") from error
             raise
         return kind
     return None

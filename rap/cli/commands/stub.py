@@ -48,9 +48,13 @@ def stub(
     ]
     missing = set(group) - {each["group"] for each in chosen}
     if missing:
-        raise Failed(f"there is no function in the group {min(missing)}; see --group, --private")
+        names = ", ".join(sorted({each["group"] for each in found})) or "none"
+        text = f"there is no function in the group {min(missing)}; the groups are {names}"
+        raise Failed(f"{text}; for private functions, use --private")
     if not chosen:
-        raise Failed("the server has no function that is not private; see --private")
+        raise Failed(
+            "the server has no function that is not private; register one, or use --private"
+        )
     text = stub_module(chosen)
     if output is None:
         click.echo(text, nl=False)

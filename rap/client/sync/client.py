@@ -21,7 +21,7 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import Token
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from rap.call import CALL_OPTIONS, StreamType
 from rap.channel import Channel
@@ -42,6 +42,7 @@ from rap.client.typed import ChannelStub
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout
 from rap.errors import Code
+from rap.misuse import HOW_TO_PICKLE, refusing
 from rap.options import checks_options, takes_options_of
 from rap.processor.base import BaseProcessor
 from rap.transport import Connection
@@ -283,6 +284,12 @@ class SyncClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = refusing(
+            "a SyncClient is entered by `with`, not by `async with`; with asyncio, use a Client"
+        )
+        __reduce__ = refusing(f"a SyncClient {HOW_TO_PICKLE}")
 
     # Calls.
 
@@ -624,7 +631,7 @@ class SyncClient:
         """Begin to connect, unless another thread has done so."""
         with self._lock:
             if self._closed:
-                raise RuntimeError("the client was closed; connect() it to use it again")
+                raise RuntimeError(f"the client was closed; connect() it to use it again: {self!r}")
             thread = self._start()
             client = self._client
             if client.connected is None:

@@ -15,12 +15,15 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from rap.client.sync.items import ThreadItems
-from rap.errors import Unavailable
+from rap.errors import DeadlineExceeded, Unavailable
 
 __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 
+_BLOCKS_LOOP = (
+    "this thread runs an event loop, which a blocking call holds: there, use a Client and `await`"
+)
 _JOIN = 5.0  # seconds that `close` waits for the thread; after that it ends by itself
 
 
@@ -77,6 +80,10 @@ class LoopThread:
             if items is not None:
                 items.serve(future)
             return future.result()
+        except (Unavailable, DeadlineExceeded) as exc:
+            if _runs_loop():
+                exc.restate(f"{exc.message}; {_BLOCKS_LOOP}")
+            raise
         except CancelledError:
             raise Unavailable(self._why or "the call was cancelled") from None
         except BaseException:  # KeyboardInterrupt, or an exception of a signal handler
@@ -132,3 +139,12 @@ class LoopThread:
         started.set()
         with contextlib.suppress(asyncio.CancelledError):
             await self._stop.wait()
+
+
+def _runs_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -284,10 +284,13 @@ class ServerCryptoProcessor(_Encryption):
             case [str(key_id), bytes(nonce)] if len(nonce) == NONCE_SIZE:
                 pass
             case _:
-                text = f"{call.method}: this server takes encrypted calls only"
+                text = (
+                    f"{call.method}: this server takes encrypted calls only: load a CryptoProcessor"
+                    f" into the client"
+                )
                 raise Unauthenticated(text, details={"reason": "plain"})
         key = self._keys.get(key_id)
         if key is None:
-            text = f"{call.method}: no key has the id {key_id!r}"
+            text = f"{call.method}: no key has the id {key_id!r}: give both sides the same id"
             raise Unauthenticated(text, details={"reason": "key"})
         return MessageSealer(session_keys_of(call, key), call, key_id, nonce)

@@ -161,7 +161,8 @@ class MessageSealer:
         except ValueError as exc:
             raise Unauthenticated(
                 f"{self._method}: {self._receives} {self._received} cannot be decrypted: the peer "
-                f"has another key with the id {self.token[0]!r}, or it was changed on its way",
+                f"has another key with the id {self.token[0]!r}, or it was changed on its way: give"
+                f" client and server the same key",
                 details={"reason": "seal"},
             ) from exc
         self._received += 1

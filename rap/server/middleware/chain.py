@@ -9,6 +9,7 @@ from rap.call import Request, current
 from rap.clock import Clock
 from rap.errors import Internal
 from rap.options import as_list
+from rap.processor.base import loaded_twice, warn_of_misspelled, wrong_plug_in
 from rap.server.admission import Admission, Serve
 from rap.server.dispatch import ServerStream
 from rap.server.hooks import run_event
@@ -53,10 +54,13 @@ class MiddlewareStack:
         """
         for middleware in as_list(option, middleware_list):
             if not isinstance(middleware, Middleware):
-                kinds = "BaseConnMiddleware and BaseMsgMiddleware"
-                raise TypeError(f"{option} takes objects of {kinds}, got {middleware!r}")
+                kinds = "objects of BaseConnMiddleware and BaseMsgMiddleware"
+                raise wrong_plug_in(option, kinds, middleware)
             if middleware.loaded:
-                raise ValueError(f"{option}: {middleware!r} is loaded already")
+                raise loaded_twice(option, middleware)
+            is_conn = isinstance(middleware, BaseConnMiddleware)
+            base = BaseConnMiddleware if is_conn else BaseMsgMiddleware
+            warn_of_misspelled(option, middleware, base)
             middleware.mark_loaded(self._service)
             self._loaded.append(middleware)
             self._register_private(middleware)
@@ -134,6 +138,7 @@ class MessageChain:
         self.exception_level = levels[-1] if levels else logging.ERROR
         self._threads = threads
         self._log = log
+        self._names = ", ".join(type(each).__name__ for each in middlewares)
         base = BaseMsgMiddleware.answered
         self._answered = [it.answered for it in middlewares if type(it).answered is not base]
         handler: MsgHandler = self._call
@@ -163,7 +168,10 @@ class MessageChain:
                 raise exc
             case (_, result):
                 return result
-        raise Internal(f"message middleware must return (call_id, result), got {answer!r}")
+        raise Internal(
+            f"dispatch of message middleware ({self._names}) must return (call_id, result), got"
+            f" {answer!r}; end it with `return await self.call_next(...)`"
+        )
 
     def answered(
         self, stream: ServerStream, error: BaseException | None, began: float, size: int

@@ -152,7 +152,7 @@ class ConnLimitMiddleware(_CountedMiddleware):
         self._released_at = self._clock.monotonic() + left if left > 0 else 0.0
 
     async def _refuse(self, conn: Connection) -> None:
-        await self.refuse(conn, f"more than {self._max_conn} connections")
+        await self.refuse(conn, f"more than {self._max_conn} connections (option max_conn)")
 
 
 @dataclass(slots=True)
@@ -205,7 +205,8 @@ class IpMaxConnMiddleware(_CountedMiddleware):
         statistics = self._note(host)
         if not await self._counter.acquire(host, self._ip_max_conn):
             statistics.refused += 1
-            await self.refuse(conn, f"more than {self._ip_max_conn} connections from {host}")
+            text = f"more than {self._ip_max_conn} connections from {host} (option ip_max_conn)"
+            await self.refuse(conn, text)
             return
         statistics.open += 1
         try:

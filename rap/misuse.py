@@ -1,0 +1,27 @@
+"""Methods that only say how an object is used instead.
+
+Python looks for `__enter__`, `__iter__` and the like in the class of an object. If there is none,
+its error names neither the function nor the right way. The classes of rap define such methods where
+beginners use one kind of statement for the other. Type checkers do not see them, so they still
+reject the code: put them under ``if not TYPE_CHECKING``.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+__all__ = ["HOW_TO_PICKLE", "refusing"]
+
+HOW_TO_PICKLE = "cannot be pickled or copied, because it has connections; make one in each process"
+
+
+def refusing(text: str) -> Callable[..., NoReturn]:
+    """Return a method that raises `TypeError`.
+
+    Args:
+        text: What to do instead. ``{0}`` stands for the object, so ``{0.name}`` for an attribute.
+    """
+
+    def refuse(self: Any, *args: Any) -> NoReturn:
+        raise TypeError(text.format(self))
+
+    return refuse
