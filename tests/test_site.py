@@ -105,7 +105,7 @@ def test_a_bar_in_the_code_of_a_table_is_shown_without_its_backslash() -> None:
 def test_each_file_that_a_page_links_to_is_shown() -> None:
     pages = dict(TREE.pages())
     shown = pages["source/prometheus/rules.yml.md"]
-    assert shown.startswith("# prometheus/rules.yml\n\n~~~~yaml\n")
+    assert "\n# prometheus/rules.yml\n\n~~~~yaml\n" in shown
     assert (ROOT / "prometheus/rules.yml").read_text().rstrip() in shown
 
 

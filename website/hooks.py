@@ -35,9 +35,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Load the script that draws diagrams on pages that have one."""
+    """Load the script that draws diagrams on pages that have one; the search leaves them out."""
     if DIAGRAM not in html:
         return html
+    html = html.replace(DIAGRAM, DIAGRAM.replace(">", " data-search-exclude>"))
     return f'{html}\n<script src="{get_relative_url(MERMAID, page.url)}"></script>'
 
 

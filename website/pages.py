@@ -21,6 +21,7 @@ ELSEWHERE = {
 }
 # Any other file that a page links to is shown on a page of its own in this folder.
 SOURCE = "source/"
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 LANGUAGES = {
     ".json": "json",
     ".md": "markdown",
@@ -109,9 +110,9 @@ class Tree:
         if file.is_dir():
             names = self._files_in(path)
             rows = [f"- [{name}]({posixpath.basename(path)}/{name}.md)" for name in names]
-            return "\n".join([f"# {path}/", "", *rows, ""])
+            return "\n".join([f"{UNSEARCHED}# {path}/", "", *rows, ""])
         language = LANGUAGES.get(file.suffix, "text")
-        return f"# {path}\n\n~~~~{language}\n{file.read_text().rstrip()}\n~~~~\n"
+        return f"{UNSEARCHED}# {path}\n\n~~~~{language}\n{file.read_text().rstrip()}\n~~~~\n"
 
 
 def links(text: str) -> list[tuple[str, str]]:
