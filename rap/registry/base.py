@@ -32,6 +32,7 @@ __all__ = [
     "check_ttl",
     "check_weight",
     "diff",
+    "is_name",
     "last_error_of",
     "may_replace",
     "place_of",
@@ -241,9 +242,14 @@ def check_name(option: str, value: object) -> str:
     Raises:
         ValueError: It does not match ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``.
     """
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not is_name(value):
         raise ValueError(f"{option} must match [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}, got {value!r}")
     return value
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text can be the name of a service or namespace."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_registry_key(key: object, option: str = "registry_key") -> bytes:

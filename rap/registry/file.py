@@ -18,7 +18,14 @@ from pathlib import Path
 from rap.clock import Clock, SystemClock
 from rap.errors import RegistryError
 from rap.foreign import one_line
-from rap.registry.base import AddressTaken, Endpoint, Snapshot, check_name, may_replace
+from rap.registry.base import (
+    AddressTaken,
+    Endpoint,
+    Snapshot,
+    check_name,
+    is_name,
+    may_replace,
+)
 from rap.registry.records import BadRecords, from_record, to_record
 from rap.registry.self_preservation import as_seen, to_evict
 
@@ -101,6 +108,8 @@ class FileRegistry:
     async def services(self) -> list[str]:
         """Return the names of all services ever registered in this namespace, sorted.
 
+        Folders whose names cannot be those of services are left out.
+
         Raises:
             RegistryError: The directory cannot be read.
         """
@@ -108,7 +117,7 @@ class FileRegistry:
             found = await asyncio.to_thread(lambda: list(self._root.glob("*/.known")))
         except OSError as exc:
             raise RegistryError(f"cannot read {self._root}: {exc}") from exc
-        return sorted(path.parent.name for path in found)
+        return sorted(filter(is_name, (path.parent.name for path in found)))
 
     async def aclose(self) -> None:
         """Do nothing: no file stays open."""

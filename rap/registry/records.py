@@ -13,7 +13,7 @@ from rap.address import Address
 from rap.foreign import one_line
 from rap.registry.base import Endpoint, State, check_weight
 
-__all__ = ["BadRecords", "from_record", "to_record"]
+__all__ = ["BadRecords", "check_id", "from_record", "text_of", "to_record"]
 
 logger = logging.getLogger("rap.registry")
 
@@ -45,8 +45,7 @@ def from_record(endpoint_id: str, record: object) -> Endpoint:
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"it must be a mapping, got {one_line(repr(record))}")
-    if not endpoint_id.isprintable() or len(endpoint_id) > _MAX_ID:
-        raise ValueError(f"an id has 1 to {_MAX_ID} printable characters")
+    check_id(endpoint_id)
     meta = record.get("meta")
     if not isinstance(meta, Mapping):
         raise ValueError(f"field meta must be a mapping, got {one_line(repr(meta))}")
@@ -61,6 +60,26 @@ def from_record(endpoint_id: str, record: object) -> Endpoint:
         zone=_text(record, "zone"),
         metadata=metadata,
     )
+
+
+def check_id(endpoint_id: str) -> str:
+    """Return the id of an endpoint.
+
+    Raises:
+        ValueError: It is too long, or would not be safe to print.
+    """
+    if not endpoint_id.isprintable() or len(endpoint_id) > _MAX_ID:
+        raise ValueError(f"an id has 1 to {_MAX_ID} printable characters")
+    return endpoint_id
+
+
+def text_of(name: bytes) -> str:
+    """Return a name in a registry as text.
+
+    Any bytes have one text, from which ``encode(errors="surrogateescape")`` makes them again. The
+    text of bytes that are not UTF-8 is not printable, so `check_id` refuses it.
+    """
+    return name.decode(errors="surrogateescape")
 
 
 class BadRecords:

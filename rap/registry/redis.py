@@ -23,7 +23,6 @@ from typing import Any
 from rap.address import Address
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
-from rap.foreign import one_line
 from rap.redis.client import RedisClient, Script, Value
 from rap.registry.base import (
     AddressTaken,
@@ -33,9 +32,10 @@ from rap.registry.base import (
     Snapshot,
     check_load,
     check_name,
+    is_name,
 )
 from rap.registry.cache import SnapshotCache
-from rap.registry.records import to_record
+from rap.registry.records import BadRecords, check_id, text_of, to_record
 from rap.registry.redis_watch import Keys, follow
 from rap.registry.self_preservation import DEAD_AFTER, EVICT_PERCENT, SMALL_SERVICE
 from rap.wire.codec import pack, unpack
@@ -95,6 +95,7 @@ class RedisRegistry:
         self._held: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._reports: dict[tuple[str, str], bytes] = {}
         self._unlisted: set[str] = set()
+        self._bad = BadRecords()
         self.last_error = f"Redis at {self._redis.target}: no answer yet"
 
     @property
@@ -174,16 +175,20 @@ class RedisRegistry:
         self._reports[check_name("service", service), endpoint_id] = pack(check_load(load))
 
     async def loads(self, service: str) -> Mapping[str, LoadReport]:
-        """Return the last reported load by endpoint id.
+        """Return the last reported load by endpoint id; reports that are not valid are ignored.
 
         Raises:
-            RegistryError: Redis does not answer, or its data are invalid.
+            RegistryError: Redis does not answer.
         """
         reply = await self._redis.call("HGETALL", self._keys(service).load)
-        try:
-            return {key.decode(): check_load(unpack(value)) for key, value in reply.items()}
-        except ValueError as exc:
-            raise RegistryError(f"no load report of {service}: {one_line(exc)}") from exc
+        found: dict[str, LoadReport] = {}
+        for key, value in reply.items():
+            endpoint_id = text_of(key)
+            try:
+                found[check_id(endpoint_id)] = check_load(unpack(value))
+            except ValueError as exc:
+                self._bad.warn(endpoint_id, "the load report of %s is ignored: %s", exc)
+        return found
 
     @property
     def place(self) -> str:
@@ -193,12 +198,15 @@ class RedisRegistry:
     async def services(self) -> list[str]:
         """Return the names of all services ever registered in this namespace, sorted.
 
+        What cannot be the name of a service is left out.
+
         Raises:
             RegistryError: Redis does not answer.
         """
         prefix = f"{self._namespace}/"
-        names = [name.decode() for name in await self._redis.call("SMEMBERS", _SERVICES)]
-        return sorted(it.removeprefix(prefix) for it in names if it.startswith(prefix))
+        names = [text_of(name) for name in await self._redis.call("SMEMBERS", _SERVICES)]
+        found = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return sorted(filter(is_name, found))
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rap.notify import Notify
 from rap.redis.client import RedisClient, Script
 from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
+from rap.registry.records import text_of
 from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache
 
 __all__ = ["Keys", "follow"]
@@ -22,6 +24,8 @@ _JITTER = 0.2  # share of the poll interval, either way
 _RETRY = 0.5  # share of the poll interval, after a poll without an answer
 _SUBSCRIBE_TIMEOUT = 1.0  # seconds that the first read waits for the subscription
 _MIN_PAUSE = 0.01  # seconds between two reads, however many messages arrive
+_NUMBER = re.compile(rb"[0-9]{1,15}")  # what the scripts write, and count with exactly
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class Keys(NamedTuple):
@@ -111,14 +115,16 @@ class _Reader:
     async def read(self) -> Snapshot | None:
         """Return the current snapshot.
 
+        Records, leases and changes that are not valid do not keep others from being read.
+
         Raises:
-            RegistryError: Redis does not answer or its data are invalid. The next read is full.
+            RegistryError: Redis does not answer, or a key has another type. The next read is full.
         """
         stale, self.stale = self.stale, False
         try:
             if stale or not await self._catch_up():
                 await self._read_all()
-        except (ValueError, TypeError, IndexError, AttributeError) as exc:
+        except _MALFORMED as exc:
             self.stale = True
             text = f"cannot understand what {self._keys.ver} holds: {one_line(exc)}"
             raise RegistryError(text) from exc
@@ -137,32 +143,37 @@ class _Reader:
             return False
         start = f"{mine.epoch}-{mine.number + 1}"
         reply = await self._redis.call("XRANGE", self._keys.log, start, "+")
-        return self._cache.follow(current, [_entry(*it) for it in reply])
+        try:
+            changes = [_entry(*it) for it in reply]
+        except _MALFORMED:
+            return False
+        return self._cache.follow(current, changes)
 
     async def _read_all(self) -> None:
         keys = [self._keys.inst, self._keys.lease, self._keys.ver]
         *version, now, records, leases = await self._redis.run(self._script, keys, [])
         self._cache.replace(
             _version(version),
-            {key.decode(): value for key, value in _pairs(records)},
-            {key.decode(): float(value) for key, value in _pairs(leases)},
+            {text_of(key): value for key, value in _pairs(records)},
+            {text_of(key): float(value) for key, value in _pairs(leases)},
             float(now),
         )
 
 
 def _version(reply: list[bytes | None]) -> Version | None:
+    """Return the version of a service; `None` for one that `scripts/prelude.lua` replaces."""
     epoch, number, chain = reply
     if epoch is None or number is None or chain is None:
         return None
-    return Version(int(epoch), int(number), chain.decode())
+    if not (_NUMBER.fullmatch(epoch) and _NUMBER.fullmatch(number)):
+        return None
+    return Version(int(epoch), int(number), text_of(chain))
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Entry:
     epoch, _, number = entry_id.partition(b"-")
-    operation, endpoint_id = fields[b"o"].decode(), fields[b"i"].decode()
-    return Entry(
-        int(epoch), int(number), operation, endpoint_id, fields[b"r"], fields[b"h"].decode()
-    )
+    operation, endpoint_id, chain = (text_of(fields[name]) for name in (b"o", b"i", b"h"))
+    return Entry(int(epoch), int(number), operation, endpoint_id, fields[b"r"], chain)
 
 
 def _pairs(flat: list[Any]) -> Iterator[tuple[Any, Any]]:

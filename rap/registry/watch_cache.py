@@ -138,5 +138,5 @@ class WatchCache:
 
 def next_hash(last: str, operation: str, endpoint_id: str, record: bytes) -> str:
     """Return the chain hash after one more change, as `scripts/prelude.lua` computes it."""
-    link = f"{last}|{operation}|{endpoint_id}|".encode() + record
+    link = f"{last}|{operation}|{endpoint_id}|".encode(errors="surrogateescape") + record
     return sha1(link, usedforsecurity=False).hexdigest()[:12]

@@ -170,6 +170,16 @@ async def test_a_directory_that_cannot_be_written_is_a_registry_error(tmp_path: 
     assert await registry.services() == []
 
 
+async def test_folders_whose_names_are_none_are_no_services(tmp_path: Path) -> None:
+    registry = FileRegistry(tmp_path)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    for name in (b"\xff", b"\x1b[2J", b"a\nb"):
+        folder = tmp_path / "default" / os.fsdecode(name)
+        folder.mkdir()
+        (folder / ".known").touch()
+    assert await registry.services() == ["calc"]
+
+
 async def test_a_directory_that_cannot_be_read_leaves_the_last_set(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,6 @@
 """What only the registry in Redis promises: its keys, its scripts, and how it is read."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from hashlib import sha1
@@ -175,28 +174,66 @@ async def test_the_log_stays_short(
     assert redis_single.command("XLEN", key(namespace, "log")) <= 1024 + 200
 
 
-async def test_nonsense_in_the_version_is_an_outage_and_no_crash(
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("v", "nonsense"), ("v", "nan"), ("v", "9" * 5000), ("e", b"\xff"), ("h", b"\xff\xfe")],
+)
+async def test_nonsense_in_the_version_keeps_nobody_from_the_set(
+    redis_single: RedisServer, registry: RedisRegistry, namespace: str, field: str, value: bytes
+) -> None:
+    await registry.register("calc", make_endpoint(1), ttl=LONG)
+    client = RedisRegistry(redis_single.url, namespace=namespace, poll_interval=0.05)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.aclose)
+        known = await stack.enter_async_context(watching(client))
+        await anext(known)
+        redis_single.command("HSET", key(namespace, "ver"), field, value)
+        new = await stack.enter_async_context(watching(client))
+        assert ports(await anext(new)) == {1}
+        await registry.register("calc", make_endpoint(2), ttl=LONG)
+        for snapshots in (known, new):
+            await until(snapshots, lambda it: ports(it) == {1, 2})
+        assert client.last_error == ""
+
+
+async def test_an_id_that_is_no_text_hides_no_other_registration(
     redis_single: RedisServer,
     registry: RedisRegistry,
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    record = pack(to_record(make_endpoint(7)))
     await registry.register("calc", make_endpoint(1), ttl=LONG)
-    client = RedisRegistry(redis_single.url, namespace=namespace, poll_interval=0.05)
-    caplog.set_level(logging.INFO, "rap.registry")
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(client.aclose)
-        snapshots = await stack.enter_async_context(watching(client))
-        await anext(snapshots)
-        version = redis_single.command("HGET", key(namespace, "ver"), "v")
-        redis_single.command("HSET", key(namespace, "ver"), "v", "nonsense")
-        following = asyncio.create_task(until(snapshots, lambda it: ports(it) == {1, 2}))
-        await until_true(lambda: "cannot understand" in caplog.text)
-        redis_single.command("HSET", key(namespace, "ver"), "v", version)
-        await until_true(lambda: "answers again" in caplog.text)
+    redis_single.command("HSET", key(namespace, "inst"), b"\xff\xfe", record)
+    redis_single.command("ZADD", key(namespace, "lease"), 2**50, b"\xff\xfe")
+    async with watching(registry) as snapshots:
+        assert ports(await anext(snapshots)) == {1}
         await registry.register("calc", make_endpoint(2), ttl=LONG)
-        await following
-    assert caplog.text.count("keeping the last known set: cannot understand") == 1
+        await until(snapshots, lambda it: ports(it) == {1, 2})
+    assert caplog.text.count("is ignored: an id has 1 to 1024 printable characters") == 1
+    assert "\\udcff\\udcfe" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("o", "put", "i", b"\xff", "r", "x", "h", "x"),
+        ("o", b"\xff", "i", "a", "r", "x", "h", "x"),
+        ("nothing", "known"),
+    ],
+)
+async def test_a_change_that_someone_has_forged_is_made_up_for_by_reading_all(
+    redis_single: RedisServer, registry: RedisRegistry, namespace: str, fields: tuple[str, ...]
+) -> None:
+    await registry.register("calc", make_endpoint(1), ttl=LONG)
+    async with watching(registry) as snapshots:
+        await anext(snapshots)
+        epoch = redis_single.command("HGET", key(namespace, "ver"), "e")
+        redis_single.command("XADD", key(namespace, "log"), f"{epoch}-2", *fields)
+        redis_single.command("HSET", key(namespace, "ver"), "v", 2)
+        await registry.register("calc", make_endpoint(2), ttl=LONG)
+        await until(snapshots, lambda it: ports(it) == {1, 2})
+    assert registry.last_error == ""
 
 
 async def test_an_outage_from_the_start_speaks_of_no_known_set(
@@ -241,15 +278,32 @@ async def test_a_service_that_could_not_be_listed_is_listed_by_a_later_renewal(
     redis_single.command("SADD", "rap:services", *kept, "default/other")
 
 
-async def test_a_load_report_that_is_none_is_a_registry_error(
-    redis_single: RedisServer, registry: RedisRegistry, namespace: str
+async def test_a_load_report_that_is_none_is_ignored(
+    redis_single: RedisServer,
+    registry: RedisRegistry,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    redis_single.command("HSET", key(namespace, "load"), "x", "nonsense")
-    with pytest.raises(RegistryError, match="no load report"):
-        await registry.loads("calc")
+    good = pack({"in_flight": 3})
+    bad = ("x", "nonsense", "y", pack({"util": "high"}), b"\xff", good, "\x1b[2J", good)
+    redis_single.command("HSET", key(namespace, "load"), "a", good, *bad)
+    assert await registry.loads("calc") == {"a": {"in_flight": 3}}
+    ignored = [each.getMessage() for each in caplog.records]
+    assert len(ignored) == 4
+    assert all(text.startswith("the load report of ") and text.isprintable() for text in ignored)
     with pytest.raises(ValueError, match="load 'util' must be a number"):
         registry.report_load("calc", "x", {"util": "high"})  # type: ignore[dict-item]
     assert isinstance(registry, Reports)
+
+
+async def test_names_that_are_none_are_no_services(
+    redis_single: RedisServer, registry: RedisRegistry, namespace: str
+) -> None:
+    await registry.register("calc", make_endpoint(), ttl=LONG)
+    forged = [f"{namespace}/".encode() + name for name in (b"\xff", b"\x1b[2J", b"", b"a\nb")]
+    redis_single.command("SADD", "rap:services", b"\xff\xfe", *forged)
+    assert await registry.services() == ["calc"]
+    redis_single.command("SREM", "rap:services", b"\xff\xfe", *forged)
 
 
 async def test_health_tells_when_redis_answered_last(

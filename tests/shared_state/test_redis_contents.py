@@ -1,13 +1,17 @@
-"""What somebody learns who can read the Redis of a registry, nonces and limits."""
+"""What somebody can do who reads or writes the Redis of a registry, nonces and limits."""
 
 import socket
-from contextlib import closing
+from contextlib import aclosing, closing
+
+import pytest
 
 from rap.call import Request
 from rap.client import Client
 from rap.client.processor import CryptoProcessor as ClientCrypto
 from rap.server.middleware import ConnLimitMiddleware
 from rap.server.processor import CryptoProcessor, LimitProcessor, Rule
+from rap.shared_state import Bucket
+from rap.shared_state.redis import RedisState
 from tests.loopback import serving
 from tests.redis_server import RedisServer
 
@@ -59,3 +63,18 @@ async def test_redis_holds_no_token_key_argument_or_result(
     for secret in (TOKEN, KEY, ARGUMENT, RESULT):
         assert secret not in commands
         assert secret.encode().hex() not in commands
+
+
+@pytest.mark.parametrize("value", ["nonsense", "nan", "-1e999", "1e999", b"\xff"])
+@pytest.mark.parametrize("field", ["t", "u", "b"])
+async def test_what_someone_wrote_into_a_bucket_blocks_it_for_no_longer_than_an_empty_one(
+    redis_single: RedisServer, namespace: str, field: str, value: str | bytes
+) -> None:
+    state = RedisState(redis_single.url, namespace=namespace)
+    bucket = Bucket(capacity=2, rate=10, initial=2, block_time=0.5)
+    async with aclosing(state.buckets("api")) as buckets:
+        assert await buckets.take("k", bucket) == 0
+        key = f"rap:bucket:{namespace}:api:k"
+        redis_single.command("HSET", key, field, value)
+        assert 0 <= await buckets.take("k", bucket) <= 0.5
+        assert not buckets.away

@@ -10,9 +10,17 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local known = redis.call('HMGET', VER, 'e', 'v', 'h')
-local epoch, version, hash = known[1], tonumber(known[2]), known[3]
+local epoch, version, hash = known[1], known[2], known[3]
 local newest = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-local has_version = epoch and version and hash
+
+-- Whether a text is a number of up to 15 digits; more would not be counted exactly.
+local function is_number(text)
+  return text and #text <= 15 and string.match(text, '^%d+$') ~= nil
+end
+
+-- Nonsense counts as no version, so that the next registration writes a new one.
+local has_version = is_number(epoch) and is_number(version) and hash
+version = has_version and tonumber(version)
 
 local function whole(number)
   return string.format('%.0f', number)

@@ -14,13 +14,20 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + clock[2] / 1000
 
 local known = redis.call('HMGET', KEYS[1], 't', 'u', 'b', 'r')
-local tokens, updated = tonumber(known[1] or initial), tonumber(known[2] or now)
-local blocked, recent = tonumber(known[3] or 0), known[4] or ''
+
+-- A number that this script can have written, and nothing else that someone has put there.
+local function number(text, otherwise)
+  local value = text and string.match(text, '^-?%d') and tonumber(text)
+  return value and value == value and value or otherwise
+end
+
+local tokens, updated = number(known[1], initial), number(known[2], now)
+local blocked, recent = math.min(number(known[3], 0), now + block), known[4] or ''
 for i = 1, #recent, #attempt do
   if string.sub(recent, i, i + #attempt - 1) == attempt then return 0 end
 end
 
-tokens = math.min(capacity, tokens + math.max(0, now - updated) * rate)
+tokens = math.min(capacity, math.max(0, tokens) + math.max(0, now - updated) * rate)
 local wait = math.max(0, blocked - now)
 if wait == 0 and tokens >= 1 then
   tokens = tokens - 1
