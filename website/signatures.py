@@ -38,7 +38,9 @@ class OptionsExtension(Extension):  # type: ignore[misc]
         for path in ADOPTING:
             owner = pkg[path]
             for name, member in list(owner.members.items()):
-                if member.is_attribute and inspect.isfunction(getattr(runtime(owner), name, None)):
+                if name.startswith("_") or not member.is_attribute:
+                    continue
+                if inspect.isfunction(getattr(runtime(owner), name, None)):
                     adopt(owner, pkg, name)
 
     def on_function(self, *, func: Function, **_: Any) -> None:
