@@ -21,6 +21,7 @@ WIDTH = 100
 TOPICS = {
     "schema-evolution.md#rolling-updates": "rolling updates",
     "authentication.md": "authentication",
+    "observability.md#access-log": "access log",
     "authentication.md#identities-of-servers": "identities of servers",
     "authentication.md#revocation-lists": "revocation lists",
     "blocking.md": "blocking functions",

@@ -1,15 +1,14 @@
-"""What programs set up before they run: the event loop, the allocator, logging.
+"""What programs set up before they run: the event loop and the allocator.
 
 No other module imports uvloop, which answers a call in about 80 % of the time of asyncio's own
 loop. It is chosen by a loop factory, because a policy would change every loop in the process.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
-__all__ = ["LOOPS", "Loop", "configure_logging", "keep_freed_memory", "loop_factory"]
+__all__ = ["LOOPS", "Loop", "keep_freed_memory", "loop_factory"]
 
 Loop = Literal["auto", "asyncio", "uvloop"]
 LOOPS: tuple[str, ...] = get_args(Loop)
@@ -60,18 +59,3 @@ def keep_freed_memory() -> bool:
         return False
     done = [mallopt(number, value) for number, value in _MALLOC_OPTIONS.values()]
     return all(done)
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error.
-
-    Call it after the import of the user's program: logging that the program has set up stays as it
-    is. The addresses of a server are not logged, because the command prints them.
-
-    Args:
-        level: Name of the lowest level that is logged.
-    """
-    handler = logging.StreamHandler()
-    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level.upper(), format=form, handlers=[handler])

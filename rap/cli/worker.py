@@ -14,8 +14,9 @@ import socket
 import sys
 
 from rap.address import Address
+from rap.cli.logs import configure_access_log, configure_logging
 from rap.cli.metrics_page import worker_page
-from rap.cli.runtime import configure_logging, keep_freed_memory, loop_factory
+from rap.cli.runtime import keep_freed_memory, loop_factory
 from rap.cli.target import load_server
 from rap.errors import RapError
 from rap.server import Server
@@ -35,6 +36,7 @@ def main() -> None:
     try:
         server = load_server(target)
         configure_logging(order["log_level"])
+        configure_access_log(server, order["access_log"])
         addresses = [Address.parse(each) for each in shared] if shared else None
         shares = become_worker(server, order["number"], addresses, count=order["count"])
         with asyncio.Runner(loop_factory=loop_factory(order["loop"])) as runner:

@@ -116,6 +116,7 @@ class Workers:
         count: Number of workers.
         loop: Their event loop, one of `rap.cli.runtime.LOOPS`.
         log_level: The lowest level that they log.
+        access_log: Whether they log each call; `None` leaves it to the server.
         metrics: Where to serve one metrics page for all of them; `None` for no page.
         say: Prints a line about an event.
         clock: Source of time.
@@ -129,12 +130,18 @@ class Workers:
         *,
         loop: str,
         log_level: str,
+        access_log: bool | None = None,
         metrics: MetricsPort | None = None,
         say: Callable[[str], None] = click.echo,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self._order = {"target": target, "loop": loop, "log_level": log_level}
+        self._order = {
+            "target": target,
+            "loop": loop,
+            "log_level": log_level,
+            "access_log": access_log,
+        }
         self._metrics = metrics
         self._say = say
         clock, rng = clock or SystemClock(), rng or random.Random()

@@ -368,6 +368,14 @@ class ServerConfig(_Place, frozen=True, kw_only=True, eq=False):
             see="security.md",
         ),
     ] = True
+    access_log: Annotated[
+        bool | None,
+        Option(
+            "Whether the server logs each call to `rap.server.access` when it has ended. `None` "
+            "means that it does so under `rap serve`, and not in a program of your own.",
+            see="observability.md#access-log",
+        ),
+    ] = None
     local: Annotated[str | None, common.LOCAL] = "loopback"
     allow_load: Annotated[
         bool,

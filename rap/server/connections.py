@@ -17,7 +17,7 @@ from rap.server.config import ServerConfig
 from rap.server.dispatch import Dispatcher, ServerStream
 from rap.server.load_report import LoadReporter
 from rap.server.memory import MemoryBudget
-from rap.server.message_limits import MessageLimits, stream_hooks
+from rap.server.message_limits import MessageLimits, OnOpen, stream_hooks
 from rap.server.process_limits import default_max_connections, default_max_memory
 from rap.tasks import start_task
 from rap.transport import Connection, ConnectionOptions, KeepaliveOptions
@@ -223,13 +223,17 @@ class ConnectionManager:
             self.traffic = Traffic()
 
     async def listen(
-        self, dispatcher: Dispatcher, admission: Admission | None = None
+        self,
+        dispatcher: Dispatcher,
+        admission: Admission | None = None,
+        observe: Callable[[OnOpen], OnOpen] | None = None,
     ) -> list[Address]:
         """Listen on every address; return the addresses, with real ports.
 
         Args:
             dispatcher: Serves the streams.
             admission: Decides which connections are served; `None` means all.
+            observe: Wraps the function that takes each call; `None` wraps nothing.
 
         Raises:
             OSError: An address cannot be bound. Call `close_listeners` then.
@@ -238,6 +242,8 @@ class ConnectionManager:
         self._dispatcher = dispatcher
         self._keep_task = dispatcher.keep_task  # bound once for all connections
         self._new_stream, self._on_open = stream_hooks(dispatcher, self.message_limits)
+        if observe is not None:
+            self._on_open = observe(self._on_open)
         self._admission = admission
         most, reason = self._config.max_connections, "that is its max_connections"
         if most is None:

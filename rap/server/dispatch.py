@@ -133,6 +133,14 @@ class UnaryMiddleware(Protocol):
         ...
 
 
+class CallObserver(Protocol):
+    """What learns of the errors of one call; see `rap.server.access_log`."""
+
+    def failed(self, stream: "ServerStream", code: Code, details: dict[str, Any]) -> None:
+        """Take the error that ends the call, or one that follows it."""
+        ...
+
+
 class StreamServer(Protocol):
     """What serves calls of several messages; see `rap.server.streaming`."""
 
@@ -183,6 +191,7 @@ class ServerStream(Stream):
     items_size = 0  # bytes of the items of a request stream that were read
     metadata: ResponseMetadata | None = None  # made when the handler sets a value
     response_began = False  # the header has been sent; only set for responses of several messages
+    observer: CallObserver | None = None
     _job: Job | None = None
     _line: "Line[ServerStream] | None" = None
     _is_done = False  # the client of a channel reads nothing more
@@ -427,6 +436,10 @@ class ServerStream(Stream):
         """Take the queue in which the call waits; `None` when it begins."""
         self._line = line
 
+    def observe(self, observer: CallObserver) -> None:
+        """Tell `observer` of the errors of this call."""
+        self.observer = observer
+
     def watch_done(self, on_done: Callable[[], None] | None) -> None:
         """Call `on_done` when the client of a channel reads nothing more; `None` ends that."""
         self._on_done = on_done
@@ -465,6 +478,8 @@ class ServerStream(Stream):
         self.leave_line()
         self.conn.reset(self, code, message, details, flags)
         self._wake()
+        if self.observer is not None:
+            self.observer.failed(self, code, details)
 
     def leave_line(self) -> None:
         """Wait no longer: the call has ended before it began."""
@@ -481,6 +496,8 @@ class ServerStream(Stream):
         if task is not None and not task.done():
             self.conn.keep_task(self, task)
             task.cancel()
+        if self.observer is not None:
+            self.observer.failed(self, error.code, {})
 
 
 class Dispatcher:
@@ -497,6 +514,7 @@ class Dispatcher:
         expose_errors: Send callers what functions have raised.
         shed: Refuse calls that would begin too late.
         max_concurrency: Maximum number of calls that run at a time; `None`: any number.
+        around: Wraps the function that runs a call; `None` wraps none.
         log: Logger of the server.
 
     Attributes:
@@ -518,6 +536,7 @@ class Dispatcher:
         expose_errors: bool = True,
         shed: bool = True,
         max_concurrency: int | None = None,
+        around: Callable[[Run], Run] | None = None,
         log: logging.Logger,
     ) -> None:
         self._router = router
@@ -529,6 +548,7 @@ class Dispatcher:
         self._exception_level = logging.ERROR if middleware is None else middleware.exception_level
         self._debug = debug
         self._expose_errors = expose_errors
+        self._around = around
         self._log = log
         self._hints: TokenBucket | None = None  # made with the first
         self._routes: dict[bytes, Route] = {}  # by the bytes of an Open
@@ -753,6 +773,10 @@ class Dispatcher:
 
     def _runner(self, handler: Handler, header: Header) -> Run | None:
         """Return the function that runs a handler, so that calls need not choose it."""
+        run = self._plain_runner(handler, header)
+        return run if self._around is None else self._around(run or self._run_processed)
+
+    def _plain_runner(self, handler: Handler, header: Header) -> Run | None:
         if self._middleware is not None and handler.has_one_response:
             return self._run_through_middleware
         if handler.stream_type is not _UNARY:

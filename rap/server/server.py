@@ -41,6 +41,7 @@ from rap.server.threads import Threads
 from rap.tasks import start_task
 
 if TYPE_CHECKING:
+    from rap.server.access_log import AccessLog
     from rap.server.authentication import Authenticator  # many servers have no tokens
 
 __all__ = ["Server"]
@@ -197,6 +198,9 @@ class Server:
             raises, and the texts of its errors `UNKNOWN`, `INTERNAL` and `UNAVAILABLE`. If not,
             they get the code and the trace id, whatever `debug` says, and the log has the rest.
             Default True.
+        access_log: Whether the server logs each call to `rap.server.access` when it has ended.
+            `None` means that it does so under `rap serve`, and not in a program of your own.
+            Default None.
         local: Which clients count as being on the server's machine, so that they may call private
             functions: `loopback` for those on a loopback address or a unix socket, `unix` for those
             on a unix socket, `None` for none. Behind a sidecar or a proxy on the same machine, all
@@ -237,6 +241,7 @@ class Server:
         self._closing: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()  # set when the server is told to stop
         self._takes_signals = False
+        self._logs_calls: bool | None = None  # as the option says
 
     def _configure(self, config: ServerConfig) -> None:
         """Make what depends on options."""
@@ -568,6 +573,7 @@ class Server:
         limits = self._connections.message_limits
         pipeline = Pipeline(self._processors, Side.SERVER, limits.check_of_bodies())
         threads = Threads(self.config.threads, self._clock)
+        access = self._access_log()
         self._dispatcher = Dispatcher(
             self._router,
             pipeline,
@@ -579,6 +585,7 @@ class Server:
             expose_errors=self.config.expose_errors,
             shed=self.config.shed,
             max_concurrency=self.config.max_concurrency,
+            around=None if access is None else access.around,
             log=_log,
         )
         try:
@@ -592,7 +599,9 @@ class Server:
             self._loop_monitor.start()
             load = LoadMeter(self._connections, self._clock)
             self._connections.announce(pipeline.abilities)
-            addresses = await self._connections.listen(self._dispatcher, admission)
+            addresses = await self._connections.listen(
+                self._dispatcher, admission, None if access is None else access.subscribe
+            )
             await self._registration.register(
                 addresses,
                 load,
@@ -607,6 +616,28 @@ class Server:
         if _log.isEnabledFor(logging.INFO):
             _log.info("listening on %s", ", ".join(map(str, addresses)))
         return self
+
+    def enable_access_log(self, enabled: bool = True) -> None:
+        """Log every call, or none, whatever the option `access_log` says.
+
+        Raises:
+            ValueError: `enabled` is not a bool.
+            RuntimeError: The server has been started.
+        """
+        check_flag("enabled", enabled)
+        self._check_new("enable_access_log")
+        self._logs_calls = enabled
+
+    def _access_log(self) -> "AccessLog | None":
+        if not (self.config.access_log if self._logs_calls is None else self._logs_calls):
+            return None
+        from rap.server.access_log import AccessLog  # many servers have none
+        from rap.server.middleware.access import AccessMsgMiddleware
+
+        if not AccessLog.is_enabled():
+            return None
+        has_middleware = any(isinstance(each, AccessMsgMiddleware) for each in self._middlewares)
+        return AccessLog(self._clock, has_middleware=has_middleware)
 
     def _authenticator(self) -> "Authenticator | None":
         config = self.config

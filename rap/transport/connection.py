@@ -429,7 +429,7 @@ class Connection(asyncio.Protocol):
         for waiter in (self._drain_waiter, self.handshake, self.ended):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-        self.log.info("connection with %s ended: %s", self.peer, why)
+        self.log.debug("connection with %s ended: %s", self.peer, why)
         if self._on_lost is not None:
             self._on_lost(self)
 
@@ -939,7 +939,7 @@ class Connection(asyncio.Protocol):
             self.handshake.set_result(None)
         if hello.get("draining"):
             self._begin_drain()
-        self.log.info("connection with %s open", self.peer)
+        self.log.debug("connection with %s open", self.peer)
         self._on_change(self)
 
     def _on_reset(self, stream: Any, flags: int, body: bytes) -> None:

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import rap as rap_package
 from rap.cli.app import COMMANDS, rap
 from tests.cli.programs import PATIENCE, ROOT
 
@@ -81,3 +82,9 @@ def test_it_runs_as_a_module() -> None:
     )
     assert "serve" in found.stdout
     assert "demo-replica" not in found.stdout
+
+
+def test_the_version_is_one_line() -> None:
+    result = CliRunner().invoke(rap, ["--version"])
+    assert (result.output, result.exit_code) == (f"rap {rap_package.__version__}\n", 0)
+    assert "__version__" in rap_package.__all__

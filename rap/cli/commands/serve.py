@@ -10,8 +10,9 @@ import threading
 import click
 
 from rap.cli.command import loop_option
+from rap.cli.logs import configure_access_log, configure_logging
 from rap.cli.metrics_page import MetricsPort, check_metrics, metrics_page, print_page
-from rap.cli.runtime import configure_logging, keep_freed_memory, loop_factory
+from rap.cli.runtime import keep_freed_memory, loop_factory
 from rap.cli.systemd import notify_ready
 from rap.cli.target import load_server
 from rap.cli.workers import Workers, WorkersError
@@ -32,6 +33,12 @@ _LEVELS = ("debug", "info", "warning", "error")
     default="info",
     show_default=True,
     help="Lowest level that is logged to standard error.",
+)
+@click.option(
+    "--access-log/--no-access-log",
+    default=None,
+    help="Log each call when it has ended.  [default: as the server's option access_log says, which"
+    " is on under this command]",
 )
 @click.option(
     "--workers",
@@ -55,6 +62,7 @@ def serve(
     target: str,
     loop: str,
     log_level: str,
+    access_log: bool | None,
     workers: int,
     metrics_port: int | None,
     metrics_host: str,
@@ -76,7 +84,16 @@ def serve(
         except ImportError as exc:
             raise click.BadParameter(str(exc), param_hint="'--metrics-port'") from exc
     if workers > 1:
-        _serve_many(Workers(target, workers, loop=loop, log_level=log_level, metrics=metrics))
+        _serve_many(
+            Workers(
+                target,
+                workers,
+                loop=loop,
+                log_level=log_level,
+                access_log=access_log,
+                metrics=metrics,
+            )
+        )
         return
     keep_freed_memory()
     try:
@@ -84,6 +101,7 @@ def serve(
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="'MODULE:SERVER'") from exc
     configure_logging(log_level)
+    configure_access_log(server, access_log)
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
             runner.run(_serve(server, metrics))

@@ -1,10 +1,9 @@
 """An access log with one line per call that has one response."""
 
 import logging
-from typing import Any
 
 from rap.errors import CallError, Code
-from rap.server.log_fields import log_fields
+from rap.server.log_fields import access_fields, log_fields, write_access
 from rap.server.middleware.base import Answer, BaseMsgMiddleware
 
 __all__ = ["AccessMsgMiddleware"]
@@ -39,30 +38,22 @@ class AccessMsgMiddleware(BaseMsgMiddleware):
         """Log the call."""
         if not _log.isEnabledFor(logging.INFO):
             return
-        record = log_fields(answer.call, _code(answer.error), answer.duration)
-        fields = _fields(answer, record)
-        line = " ".join(f"{name}={value}" for name, value in fields.items())
-        _log.info("%s", line, extra={"access": fields, **record})
+        error = answer.error
+        record = log_fields(answer.call, _code(error), answer.duration)
+        is_own = error is not None and not isinstance(error, CallError)
+        fields = access_fields(
+            record,
+            answer.duration,
+            error=type(error).__name__ if is_own else "",
+            sizes={
+                "request_bytes": answer.request_size,
+                "response_bytes": answer.response_size,
+            },
+        )
+        write_access(_log, fields, record)
 
 
 def _code(error: BaseException | None) -> Code:
     if isinstance(error, CallError):
         return error.code
     return Code.OK if error is None else Code.UNKNOWN
-
-
-def _fields(answer: Answer, record: dict[str, Any]) -> dict[str, str | int | float]:
-    error = answer.error
-    fields: dict[str, str | int | float] = {
-        "method": answer.call.method.replace(" ", "%20"),
-        "peer": record["peer"],
-        "status": record["code"],
-        "duration_ms": round(answer.duration * 1000, 3),
-        "request_bytes": answer.request_size,
-        "response_bytes": answer.response_size,
-    }
-    if error is not None and not isinstance(error, CallError):
-        fields["error"] = type(error).__name__
-    if record["trace_id"]:
-        fields["trace_id"] = record["trace_id"]
-    return fields

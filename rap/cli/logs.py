@@ -1,0 +1,113 @@
+"""The logging of ``rap serve``: to standard error, by a thread."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from queue import SimpleQueue
+
+from rap.server import Server
+
+__all__ = ["BackgroundHandler", "configure_access_log", "configure_logging"]
+
+_FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_WAITING = 10_000  # lines, about 2 MB
+_BATCH = 500  # lines that are written together
+_LAST_LINES = 1.0  # seconds
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error.
+
+    Call it after the import of the user's program: logging that the program has set up stays as it
+    is. The addresses of a server are not logged, because the command prints them. A thread writes
+    the lines, so that a reader that is slow does not stop the server.
+
+    Args:
+        level: Name of the lowest level that is logged.
+    """
+    handler: logging.Handler
+    try:
+        handler = BackgroundHandler(sys.stderr.fileno())
+    except (AttributeError, OSError):  # the program has replaced it, or closed it
+        handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
+    logging.basicConfig(level=level.upper(), format=_FORM, handlers=[handler])
+
+
+def configure_access_log(server: Server, access_log: bool | None) -> None:
+    """Turn the access log of a server on or off, before it starts.
+
+    Args:
+        server: The server.
+        access_log: What the command line says; `None` leaves it to the option of the server, which
+            is on by default under this program.
+    """
+    if access_log is not None:
+        server.enable_access_log(access_log)
+    elif server.config.access_log is None:
+        server.enable_access_log()
+
+
+class BackgroundHandler(logging.Handler):
+    """Writes lines by a thread, which it starts with the first.
+
+    If what reads them is too slow, lines are left out, and a later line says how many.
+
+    Args:
+        file: File descriptor to write to.
+        most: Lines that may wait.
+    """
+
+    def __init__(self, file: int, most: int = _WAITING) -> None:
+        super().__init__()
+        self._file = file
+        self._most = most
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._left_out = 0
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Let the thread write a record; `logging` holds the lock of the handler meanwhile."""
+        try:
+            line = self.format(record)
+        except Exception:  # of a formatter, or of an argument; as other handlers do
+            self.handleError(record)
+            return
+        if self._lines.qsize() >= self._most:
+            self._left_out += 1
+            return
+        if self._left_out:
+            self._lines.put(
+                f"{self._left_out} lines of the log were left out, because it is read too slowly"
+            )
+            self._left_out = 0
+        self._lines.put(line)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="rap log", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Wait a second at most until the lines are written. `logging` calls it at the exit."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._lines.put(None)
+            thread.join(_LAST_LINES)
+        super().close()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):  # the file is closed
+            while (line := self._lines.get()) is not None:
+                lines, is_last = [line], False
+                for _ in range(min(self._lines.qsize(), _BATCH)):
+                    more = self._lines.get()
+                    if more is None:
+                        is_last = True
+                        break
+                    lines.append(more)
+                text = "".join(f"{each}\n" for each in lines).encode("utf-8", "backslashreplace")
+                while text:
+                    text = text[os.write(self._file, text) :]
+                if is_last:
+                    return

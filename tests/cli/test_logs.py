@@ -1,0 +1,155 @@
+"""The logs of `rap serve`: each call is one line, and a reader that is slow stops no call."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rap.cli.logs import BackgroundHandler
+from rap.client.sync import SyncClient
+from tests.cli.programs import PATIENCE, ROOT, line_with, rap
+
+MODULE = """
+from rap.server import Server
+
+server = Server("127.0.0.1:0"OPTION)
+
+@server.register
+async def add(a: int, b: int = 1) -> int:
+    return a + b
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(MODULE.replace("OPTION", ""))
+    (tmp_path / "quiet.py").write_text(MODULE.replace("OPTION", ", access_log=False"))
+    (tmp_path / "own.py").write_text(
+        "import logging\nlogging.basicConfig(level='INFO', format='own %(message)s')\n"
+        + MODULE.replace("OPTION", "")
+    )
+    return tmp_path
+
+
+def said_about_a_call(cwd: Path, *args: str) -> str:
+    """Return what a server prints after a call of `add`."""
+    with rap("serve", *args, cwd=cwd) as process:
+        address = line_with(process, "listening on").split()[-1]
+        with SyncClient(address) as client:
+            assert client.raw_call("add", 1) == 2
+        process.terminate()
+        said = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 0, said
+    return said
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("shop:server",),
+        ("shop:server", "--log-level", "debug"),
+        ("shop:server", "--workers", "2"),
+        ("quiet:server", "--access-log"),
+    ],
+)
+def test_a_call_is_logged_once_and_its_connection_only_for_debugging(
+    shop: Path, args: tuple[str, ...]
+) -> None:
+    said = said_about_a_call(shop, *args)
+    assert said.count("INFO rap.server.access: method=/default/add peer=127.0.0.1:") == 1
+    assert ("DEBUG rap.server: connection with" in said) == ("debug" in args)
+    assert "INFO rap.server: connection" not in said
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("shop:server", "--no-access-log"),
+        ("shop:server", "--no-access-log", "--workers", "2"),
+        ("shop:server", "--log-level", "warning"),
+        ("quiet:server",),
+    ],
+)
+def test_the_access_log_can_be_turned_off(shop: Path, args: tuple[str, ...]) -> None:
+    assert "method=" not in said_about_a_call(shop, *args)
+
+
+def test_logging_that_the_program_has_set_up_gets_the_lines(shop: Path) -> None:
+    assert "own method=/default/add " in said_about_a_call(shop, "own:server")
+
+
+def test_a_server_whose_output_no_program_reads_keeps_answering(shop: Path) -> None:
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-m", "rap.cli", "serve", "shop:server"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        cwd=shop,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        os.close(theirs)
+        try:
+            address = line_with(process, "listening on").split()[-1]
+            with SyncClient(address) as client:
+                for _ in range(2000):  # more lines than a pipe holds
+                    assert client.raw_call("add", 1, timeout=PATIENCE) == 2
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    """A pipe that holds little, from its reading to its writing end."""
+    ours, theirs = os.pipe()
+    yield ours, theirs
+    os.close(theirs)
+    os.close(ours)
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("rap", logging.INFO, "", 0, text, None, None)
+
+
+def test_lines_that_find_no_room_are_left_out_and_counted(ends: tuple[int, int]) -> None:
+    ours, theirs = ends
+    handler = BackgroundHandler(theirs, most=3)
+    text = "x" * 300_000  # more than the pipe holds: the thread waits
+    handler.handle(record(text))
+    assert os.read(ours, 1) == b"x"  # the thread has taken it
+    for number in range(10):
+        handler.handle(record(f"line {number}"))
+    seen = b""
+    while not seen.endswith(b"line 2\n"):
+        seen += os.read(ours, 1 << 16)
+    handler.handle(record("last"))
+    handler.close()
+    seen += os.read(ours, 1 << 16)
+    assert seen.decode().splitlines()[1:] == [
+        "line 0",
+        "line 1",
+        "line 2",
+        "7 lines of the log were left out, because it is read too slowly",
+        "last",
+    ]
+
+
+def test_a_reader_that_has_gone_ends_only_the_log() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    handler = BackgroundHandler(theirs)
+    for number in range(10):
+        handler.handle(record(f"line {number}"))
+    handler.close()
+    handler.handle(record("after the end"))
+    handler.close()
+    os.close(theirs)
