@@ -11,7 +11,7 @@ WORKDIR /src
 COPY image image
 RUN python -m pip install --only-binary :all: --require-hashes -r image/build.txt \
  && /opt/rap/bin/pip install --only-binary :all: --require-hashes -r image/requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY rap rap
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && /opt/rap/bin/pip install --no-deps --no-index wheels/*.whl \

@@ -18,6 +18,11 @@ LOCK_VENV ?= .venv-lock
 DOCS_VENV ?= .venv-docs
 DOCS_READY = $(DOCS_VENV)/.ready
 
+# So is what is released, and the workflows are checked with the same tools.
+DIST_VENV ?= .venv-dist
+DIST_READY = $(DIST_VENV)/.ready
+DIST_PY = $(DIST_VENV)/bin/python
+
 # Each candidate is tested by running it: a pyenv shim may exist but fail, and a system Python may lack
 # ensurepip.
 USABLE = import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
@@ -26,7 +31,7 @@ CANDIDATES = python3 $(VERSIONS:%=python%) python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
-.PHONY: option-texts docs recording help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
+.PHONY: dist dist-check workflows-check option-texts docs recording help demo test integration observe traces image image-lock image-check k8s-check lint format coverage fuzz faults chaos bench bench-quick bench-overload bench-guard test-all clean
 
 help:
 	@echo "make demo          run a cluster demo in the terminal"
@@ -45,6 +50,10 @@ help:
 	@echo "make format        format the code with ruff"
 	@echo "make docs          build the site of the documentation into build/site"
 	@echo "make recording     record rap demo for the README"
+	@echo "make dist          build wheel and sdist into dist/ and check them; RAP_PROJECT_URL= is the address"
+	@echo "                   of the repository, for links in the metadata"
+	@echo "make dist-check    install them with each extra alone on every Python that is found"
+	@echo "make workflows-check  check .github/workflows"
 	@echo "make option-texts  regenerate the option docstrings and tables from their declarations"
 	@echo "make coverage      run the tests with branch coverage"
 	@echo "make fuzz          run the fuzzers for a minute; SECONDS=600 for ten"
@@ -126,6 +135,18 @@ docs: $(DOCS_READY)
 recording: $(READY) $(DOCS_READY)
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(DOCS_VENV)/bin/python -m website.record docs/assets/demo.svg rap demo
 
+dist: $(DIST_READY)
+	rm -rf dist
+	$(DIST_PY) -m build --outdir dist .
+	$(DIST_PY) -m twine check --strict dist/*
+
+dist-check: $(READY)
+	$(PY) -m pytest integration/test_extras.py $(ARGS)
+
+workflows-check: $(DIST_READY)
+	$(DIST_VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(DIST_VENV)/bin/zizmor --offline --quiet .github/workflows
+
 option-texts: $(READY)
 	$(PY) -m tests.option_texts
 
@@ -205,6 +226,13 @@ $(DOCS_READY): pyproject.toml website/requirements.txt website/assets.txt
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r website/requirements.txt \
 		--editable '.[cli,gateway,metrics,redis,testing]'
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r website/assets.txt
+	@touch $@
+
+$(DIST_READY): release/requirements.txt
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer with venv is needed; select one with: make PYTHON=/path/to/python"; exit 1; }
+	@$(DIST_PY) -c '' 2>/dev/null || "$(PYTHON)" -m venv --clear $(DIST_VENV)
+	$(DIST_PY) -m pip install --quiet --disable-pip-version-check -r release/requirements.txt
 	@touch $@
 
 $(BENCH_READY): pyproject.toml bench/requirements.txt bench/peers.txt

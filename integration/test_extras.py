@@ -1,14 +1,22 @@
-"""The wheel, installed with one extra at a time by the oldest pip that a supported Python has."""
+"""What is built, installed with one extra at a time, by every Python that is found.
 
+An environment is created without pip, so that it is empty; the pip of another one installs into it.
+"""
+
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PIP = "23.2.1"  # of Python 3.11.7 and 3.12.1; it compares the names of extras letter by letter
+OLD_PIP = "23.2.1"  # of Python 3.11.7 and 3.12.1; it compares the names of extras letter by letter
+NEW_PIP = "newest"
+VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
 # What works after the extra is installed, and not before.
 WORKS = {
@@ -28,6 +36,27 @@ WORKS = {
 NOT_IN_ALL = {"opentracing", "crypto-fast", "testing"}
 
 
+@cache
+def pythons() -> dict[str, str]:
+    """Return the Pythons that can be found, by version: in `PATH` and in pyenv."""
+    found: dict[str, str] = {}
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in VERSIONS:
+        candidates = [shutil.which(f"python{version}") or "", sys.executable]
+        for pattern in (f"{version}.*", f"{version}-*"):
+            candidates += map(str, sorted(pyenv.glob(f"{pattern}/bin/python"), reverse=True))
+        usable = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+        for each in filter(None, candidates):
+            try:  # a shim of pyenv may exist but fail
+                ran = subprocess.run([each, "-c", usable], capture_output=True, text=True)
+            except OSError:
+                continue
+            if ran.returncode == 0 and ran.stdout.strip() == version:
+                found[version] = each
+                break
+    return found
+
+
 def run(*command: str | Path) -> str:
     """Run a command and return its output; a failed one fails the test."""
     ran = subprocess.run(
@@ -37,24 +66,63 @@ def run(*command: str | Path) -> str:
     return ran.stdout
 
 
-def new_environment(at: Path) -> Path:
-    """Create a virtual environment with the old pip and return its Python."""
-    run(sys.executable, "-m", "venv", at)
-    python = at / "bin" / "python"
-    upgrade = [str(python), "-m", "pip", "install", "--quiet", f"pip=={PIP}"]
-    ran = subprocess.run(upgrade, capture_output=True, text=True)
-    if ran.returncode:
-        pytest.skip(f"pip {PIP} cannot be installed; no network? {ran.stderr[-300:]}")
-    return python
+class Pips:
+    """Environments with a version of pip each, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, Path] = {}
+
+    def install(self, pip: str, into: Path, *what: str | Path) -> str:
+        """Install something into an environment that has no pip; return what pip said."""
+        command = ("-m", "pip", "--python", into, "install", "--disable-pip-version-check")
+        return run(self.python(pip), *command, *what)
+
+    def python(self, pip: str) -> Path:
+        """Return the Python of the environment with this version of pip."""
+        if pip not in self._made:
+            at = self._folder / pip
+            run(sys.executable, "-m", "venv", at)
+            wanted = "pip" if pip == NEW_PIP else f"pip=={pip}"
+            upgrade = [
+                str(at / "bin/python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--upgrade",
+                wanted,
+            ]
+            ran = subprocess.run(upgrade, capture_output=True, text=True)
+            if ran.returncode:
+                pytest.skip(f"{wanted} cannot be installed; no network? {ran.stderr[-300:]}")
+            self._made[pip] = at / "bin" / "python"
+        return self._made[pip]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    python = new_environment(folder / "environment")
-    run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
-    (built,) = folder.glob("rap-*.whl")
-    return built
+def pips(tmp_path_factory: pytest.TempPathFactory) -> Pips:
+    return Pips(tmp_path_factory.mktemp("pips"))
+
+
+@pytest.fixture(scope="module")
+def built(pips: Pips, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Build the wheel and the sdist as `make dist` does."""
+    folder = tmp_path_factory.mktemp("dist")
+    python = pips.python(NEW_PIP)
+    run(python, "-m", "pip", "install", "--quiet", "build>=1.2")
+    run(python, "-m", "build", "--outdir", folder, ROOT)
+    (wheel,), (sdist,) = folder.glob("rap-*.whl"), folder.glob("rap-*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def empty_environment(version: str, at: Path) -> Path:
+    """Create an environment of a Python that has nothing, not even pip; return its Python."""
+    python = pythons().get(version)
+    if python is None:
+        pytest.skip(f"Python {version} is not found")
+    run(python, "-m", "venv", "--without-pip", at)
+    return at / "bin" / "python"
 
 
 def test_every_extra_of_users_is_tried() -> None:
@@ -63,20 +131,48 @@ def test_every_extra_of_users_is_tried() -> None:
     assert WORKS.keys() == names - {"all", "dev"}
 
 
-@pytest.mark.parametrize("extra", sorted(WORKS))
-def test_an_old_pip_installs_the_extra_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
-    python = new_environment(tmp_path / "environment")
-    run(python, "-m", "pip", "install", "--quiet", wheel)
-    before = subprocess.run([python, "-c", WORKS[extra]], capture_output=True, cwd=tmp_path)
+def check_extra(pips: Pips, pip: str, python: Path, extra: str, package: Path, at: Path) -> None:
+    pips.install(pip, python, "--quiet", package)
+    before = subprocess.run([python, "-c", WORKS[extra]], capture_output=True, cwd=at)
     assert before.returncode != 0
-    output = run(python, "-m", "pip", "install", f"{wheel}[{extra}]")
+    output = pips.install(pip, python, f"{package}[{extra}]")
     assert "does not provide the extra" not in output
     run(python, "-W", "ignore", "-c", WORKS[extra])
 
 
-def test_all_installs_every_extra_that_a_service_uses(wheel: Path, tmp_path: Path) -> None:
-    python = new_environment(tmp_path / "environment")
-    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[all]")
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("extra", sorted(WORKS))
+def test_the_newest_pip_installs_the_extra_alone(
+    extra: str, version: str, built: dict[str, Path], pips: Pips, tmp_path: Path
+) -> None:
+    python = empty_environment(version, tmp_path / "environment")
+    check_extra(pips, NEW_PIP, python, extra, built["wheel"], tmp_path)
+
+
+@pytest.mark.parametrize("extra", sorted(WORKS))
+def test_an_old_pip_installs_the_extra_alone(
+    extra: str, built: dict[str, Path], pips: Pips, tmp_path: Path
+) -> None:
+    python = empty_environment(f"3.{sys.version_info.minor}", tmp_path / "environment")
+    check_extra(pips, OLD_PIP, python, extra, built["wheel"], tmp_path)
+
+
+@pytest.mark.parametrize("pip", [OLD_PIP, NEW_PIP])
+def test_the_sdist_installs_like_the_wheel(
+    pip: str, built: dict[str, Path], pips: Pips, tmp_path: Path
+) -> None:
+    python = empty_environment(f"3.{sys.version_info.minor}", tmp_path / "environment")
+    check_extra(pips, pip, python, "cli", built["sdist"], tmp_path)
+    assert run(python.parent / "rap", "--version").startswith("rap 1.")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_all_installs_every_extra_that_a_service_uses(
+    version: str, built: dict[str, Path], pips: Pips, tmp_path: Path
+) -> None:
+    python = empty_environment(version, tmp_path / "environment")
+    pips.install(NEW_PIP, python, "--quiet", f"{built['wheel']}[all]")
     for extra in WORKS.keys() - NOT_IN_ALL:
         run(python, "-W", "ignore", "-c", WORKS[extra])
-    assert "jaeger-client" not in run(python, "-m", "pip", "list")
+    listed = run(pips.python(NEW_PIP), "-m", "pip", "--python", python, "list")
+    assert "jaeger-client" not in listed
