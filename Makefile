@@ -141,7 +141,7 @@ dist: $(DIST_READY)
 	$(DIST_PY) -m twine check --strict dist/*
 
 dist-check: $(READY)
-	$(PY) -m pytest integration/test_extras.py $(ARGS)
+	$(PY) -m pytest integration/test_extras.py -o faulthandler_timeout=600 $(ARGS)
 
 workflows-check: $(DIST_READY)
 	$(DIST_VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

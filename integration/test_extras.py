@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 OLD_PIP = "23.2.1"  # of Python 3.11.7 and 3.12.1; it compares the names of extras letter by letter
 NEW_PIP = "newest"
 VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+THIS = f"3.{sys.version_info.minor}"
 
 # What works after the extra is installed, and not before.
 WORKS = {
@@ -131,13 +132,22 @@ def test_every_extra_of_users_is_tried() -> None:
     assert WORKS.keys() == names - {"all", "dev"}
 
 
-def check_extra(pips: Pips, pip: str, python: Path, extra: str, package: Path, at: Path) -> None:
-    pips.install(pip, python, "--quiet", package)
-    before = subprocess.run([python, "-c", WORKS[extra]], capture_output=True, cwd=at)
-    assert before.returncode != 0
+def check_extra(pips: Pips, pip: str, python: Path, extra: str, package: Path) -> None:
     output = pips.install(pip, python, f"{package}[{extra}]")
     assert "does not provide the extra" not in output
     run(python, "-W", "ignore", "-c", WORKS[extra])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_an_extra_nothing_works_that_needs_one(
+    version: str, built: dict[str, Path], pips: Pips, tmp_path: Path
+) -> None:
+    python = empty_environment(version, tmp_path / "environment")
+    pips.install(NEW_PIP, python, "--quiet", built["wheel"])
+    run(python, "-c", "import rap; rap.Client, rap.Server")
+    for extra, program in WORKS.items():
+        ran = subprocess.run([python, "-c", program], capture_output=True, cwd=tmp_path)
+        assert ran.returncode != 0, extra
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -146,23 +156,23 @@ def test_the_newest_pip_installs_the_extra_alone(
     extra: str, version: str, built: dict[str, Path], pips: Pips, tmp_path: Path
 ) -> None:
     python = empty_environment(version, tmp_path / "environment")
-    check_extra(pips, NEW_PIP, python, extra, built["wheel"], tmp_path)
+    check_extra(pips, NEW_PIP, python, extra, built["wheel"])
 
 
 @pytest.mark.parametrize("extra", sorted(WORKS))
 def test_an_old_pip_installs_the_extra_alone(
     extra: str, built: dict[str, Path], pips: Pips, tmp_path: Path
 ) -> None:
-    python = empty_environment(f"3.{sys.version_info.minor}", tmp_path / "environment")
-    check_extra(pips, OLD_PIP, python, extra, built["wheel"], tmp_path)
+    python = empty_environment(THIS, tmp_path / "environment")
+    check_extra(pips, OLD_PIP, python, extra, built["wheel"])
 
 
 @pytest.mark.parametrize("pip", [OLD_PIP, NEW_PIP])
 def test_the_sdist_installs_like_the_wheel(
     pip: str, built: dict[str, Path], pips: Pips, tmp_path: Path
 ) -> None:
-    python = empty_environment(f"3.{sys.version_info.minor}", tmp_path / "environment")
-    check_extra(pips, pip, python, "cli", built["sdist"], tmp_path)
+    python = empty_environment(THIS, tmp_path / "environment")
+    check_extra(pips, pip, python, "cli", built["sdist"])
     assert run(python.parent / "rap", "--version").startswith("rap 1.")
 
 
