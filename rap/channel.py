@@ -20,7 +20,7 @@ from rap.call import (
 )
 from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import Function, decode_any, encode_any, encode_written
+from rap.schema.function import SLOW_SIZE, Function, decode_any, encode_any, encode_written
 from rap.tasks import start_task
 from rap.transport.stream import (
     CountedInbox,
@@ -109,6 +109,9 @@ class Channel(Generic[In, Out]):
         self._is_typed = function is not None and function.has_typed_messages
         if function is not None and self._is_typed:
             self._encode, self._decode = _typed_codec(function, self._is_client)
+        self._reads_slowly = function is not None and self._is_typed and function.reads_slowly
+        # Whether a task makes a message of what arrives, which goes on if the reader is cancelled.
+        self._processes = pipeline.transforms or self._reads_slowly
         self._decode_result: Callable[[Any], Any] = decode_any
         if function is not None and function.signature.return_annotation is not None:
             self._decode_result = function.decode_result
@@ -208,7 +211,7 @@ class Channel(Generic[In, Out]):
     async def read_body(self) -> In:
         """Return the body of the next message; raises as `read`."""
         body: In
-        if self._pipeline.transforms:
+        if self._processes:
             body = (await self.read()).body
             return body
         if self._is_read:
@@ -329,7 +332,7 @@ class Channel(Generic[In, Out]):
 
     async def iter_body(self) -> AsyncIterator[In]:
         """Yield bodies until the peer closes; a `CallError` of the peer is raised."""
-        if self._pipeline.transforms:
+        if self._processes:
             async for message in self.iter_response():
                 yield message.body
             return
@@ -460,7 +463,7 @@ class Channel(Generic[In, Out]):
                     continue
                 return None
             passing = self._inbound(received)
-            message = await (stream.process(passing) if self._pipeline.transforms else passing)
+            message = await (stream.process(passing) if self._processes else passing)
             if self._is_message(message):
                 return message
 
@@ -582,7 +585,7 @@ class Channel(Generic[In, Out]):
             make = Response if self._is_client else Request
             if is_result:
                 return make(self._call, None, header, raw, decode_any)
-            return make(self._call, self._decode(raw), header)
+            return make(self._call, await self._decode_large(raw), header)
         if self._is_client:
             message = await pipeline.pass_response(self._call, raw, header)
         else:
@@ -591,8 +594,14 @@ class Channel(Generic[In, Out]):
             message = await pipeline.pass_request(self._call, raw, header)
         encoded = pipeline.encode_arrived(message)
         if not is_result:
-            message.body = self._decode(encoded)
+            message.body = await self._decode_large(encoded)
         return message
+
+    async def _decode_large(self, raw: bytes | memoryview) -> Any:
+        """Decode a message, in a thread if that takes long."""
+        if self._reads_slowly and len(raw) > SLOW_SIZE:
+            return await asyncio.to_thread(self._decode, raw)
+        return self._decode(raw)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -47,6 +47,7 @@ from rap.schema.signature import (
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
 __all__ = [
+    "SLOW_SIZE",
     "Function",
     "decode_any",
     "decode_any_items",
@@ -55,6 +56,10 @@ __all__ = [
     "raw_encoder",
     "split_items",
 ]
+
+
+# Bytes of values that `Function.decodes_slowly` or `reads_slowly` from which a thread decodes them.
+SLOW_SIZE = 4096
 
 
 class Function:
@@ -91,6 +96,8 @@ class Function:
         decode_call: Body → positional arguments, and keyword arguments or `None`.
         decodes_slowly: Whether Python code makes some values of the arguments: paths, addresses,
             `Decimal`, or unions of classes.
+        reads_slowly: The same for the messages that a channel reads, or the items of the request
+            stream.
         encode_result, decode_result: The result of a call that has one: unary, client streaming or
             channel. They raise `Internal` if it does not match the annotation.
         encode_item, decode_item, decode_items: One item of a response stream, and a body with an
@@ -126,6 +133,7 @@ class Function:
         "has_typed_messages",
         "is_async",
         "name",
+        "reads_slowly",
         "request_type",
         "response_type",
         "signature",
@@ -181,12 +189,15 @@ class Function:
         self.encode_item, self.decode_item = _value_codec(kind, where, error)
         self.decode_items = _items_decoder(kind, where, error)
         if is_channel:
-            _, self.decode_item = _value_codec(_kind(streams.request, where, scope), where, error)
+            kind = _kind(streams.request, where, scope)
+            _, self.decode_item = _value_codec(kind, where, error)
+        self.reads_slowly = is_channel and kind.is_slow
         self.encode_request_item, self.decode_request_item = encode_any, decode_any
         self.decode_request_items = decode_any_items
         if self.stream_parameter:
             where = f"{self.name}(): item of {self.stream_parameter!r}"
             kind = _kind(streams.request, where, scope)
+            self.reads_slowly = kind.is_slow
             codec = _value_codec(kind, where, InvalidArgument)
             self.encode_request_item, self.decode_request_item = codec
             self.decode_request_items = _items_decoder(kind, where, InvalidArgument)

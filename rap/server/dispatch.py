@@ -37,7 +37,7 @@ from rap.errors import (
 )
 from rap.foreign import one_line
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import decode_any
+from rap.schema.function import SLOW_SIZE, decode_any
 from rap.server.log_fields import log_fields
 from rap.server.overload.entrances import Entrance, Entrances, Overload
 from rap.server.overload.gate import Gate, Line
@@ -94,7 +94,6 @@ _NIL = b"\xc0"  # as a body
 _NO_ARGUMENTS = b"\x90"
 _THREADED = 256 * 1024  # inflated bytes from which on a thread decodes them
 _MUCH = 256 * 1024  # bytes of decoded arguments after which the connection is measured
-_SLOW = 4096  # bytes from which on a thread decodes types that take some Python code for each value
 _LARGE = 16 * 1024  # bytes from which on they count as memory that is held for the client
 # What a reserved header says of the body, and the processor that reads such a body.
 _TRANSFORMED = {
@@ -304,7 +303,7 @@ class ServerStream(Stream):
 
     def takes_long(self, body: Encoded) -> bool:
         """Whether a thread should decode the arguments in a body."""
-        is_slow = self.handler.function.decodes_slowly and len(body) > _SLOW
+        is_slow = self.handler.function.decodes_slowly and len(body) > SLOW_SIZE
         return is_slow or self.inflated > _THREADED
 
     async def begin_channel(self, pipeline: Pipeline, threads: Threads) -> CallArguments:

@@ -13,7 +13,7 @@ from rap.call import RESULT, Encoded, Response, StreamType
 from rap.channel import Channel
 from rap.errors import Cancelled, ChannelClosed, InvalidArgument
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import split_items
+from rap.schema.function import SLOW_SIZE, split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
@@ -209,7 +209,7 @@ class RequestStream:
         stream = self._stream
         if stream.is_processing:  # a read was cancelled
             self._raw.extend(await stream.join_processing())
-            return self._decode(self._raw.popleft())
+            return self._items.popleft() if self._items else self._decode(self._raw.popleft())
         try:
             flags, meta, raw = stream.try_recv() or await stream.recv()
         except EndOfStream:
@@ -222,6 +222,8 @@ class RequestStream:
             stream.count_items(len(raw))
             if self._pipeline.transforms:
                 self._raw.extend(await stream.process(self._pass(flags, meta, raw)))
+            elif self._function.reads_slowly and len(raw) > SLOW_SIZE:
+                await stream.process(self._take_apart(flags, raw))
             elif flags & BATCH:
                 self._take_batch(raw)
             else:
@@ -246,6 +248,14 @@ class RequestStream:
         self._items.extend(items)
         if not items:
             self._raw.extend(split_items(raw, self._where))
+
+    async def _take_apart(self, flags: int, raw: bytes | memoryview) -> tuple[()]:
+        """Keep the items of a message that a thread decodes; nothing is left for the reader."""
+        if flags & BATCH:
+            await asyncio.to_thread(self._take_batch, raw)
+        else:
+            self._items.append(await asyncio.to_thread(self._decode, raw))
+        return ()
 
     async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[Encoded]:
         """Return the items of a message, each encoded, after the processors have seen them."""

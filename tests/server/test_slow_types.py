@@ -153,3 +153,75 @@ async def test_one_body_is_decoded_at_a_time() -> None:
     assert answers == list(range(50))
     assert most == 1
     threads.close()
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect what asyncio runs in threads."""
+    names: list[str] = []
+    original = asyncio.to_thread
+
+    async def to_thread(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        names.append(func.__name__)
+        return await original(func, *args, **kwargs)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    return names
+
+
+async def read_channel(channel: Channel[list[Path], int]) -> None:
+    async for paths in channel:
+        await channel.write(len(paths))
+        await channel.write(len(await channel.read_body()))
+
+
+async def read_items(batches: AsyncIterator[list[Path]]) -> list[int]:
+    return [len(paths) async for paths in batches]
+
+
+async def test_large_messages_of_a_channel_are_decoded_in_a_thread(apart: list[str]) -> None:
+    async with inside(read_channel) as client, client.channel("read_channel") as channel:
+        for paths in (FEW, MANY, MANY, FEW):
+            await channel.write(paths)
+        answers = [await channel.read_body() for _ in range(4)]
+    assert answers == [len(FEW), len(MANY), len(MANY), len(FEW)]
+    assert len(apart) == 2
+
+
+async def test_large_items_of_a_request_stream_are_decoded_in_a_thread(apart: list[str]) -> None:
+    async def batches() -> AsyncIterator[list[str]]:
+        for paths in (FEW, MANY, MANY, FEW):
+            yield paths
+
+    async with inside(read_items) as client:
+        answers = await client.call(read_items, batches())
+    assert answers == [len(FEW), len(MANY), len(MANY), len(FEW)]
+    assert apart
+
+
+async def test_a_wrong_item_among_large_ones_is_told(apart: list[str]) -> None:
+    async with inside(read_channel) as client:
+        with pytest.raises(InvalidArgument, match="message: expected `str`, got `int`"):
+            async with client.channel("read_channel") as channel:
+                await channel.write([*MANY, 1])
+    assert len(apart) == 1
+
+
+async def test_a_read_that_is_cancelled_while_a_thread_decodes_loses_nothing() -> None:
+    lengths: list[int] = []
+
+    async def impatient(channel: Channel[list[Path], int]) -> None:
+        for _ in range(3):
+            reading = asyncio.create_task(channel.read_body())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                lengths.append(len(reading.result()))
+        lengths.extend([len(paths) async for paths in channel])
+
+    async with inside(impatient) as client, client.channel("impatient") as channel:
+        for size in (4097, 4098, 4099):
+            await channel.write(["a"] * size)
+    assert lengths == [4097, 4098, 4099]
