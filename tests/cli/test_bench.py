@@ -183,6 +183,23 @@ async def test_a_rate_that_the_client_cannot_keep_is_reported(server: Server) ->
     assert "(1 calls were in flight, see -c)" in text
 
 
+async def test_calls_that_are_open_long_after_the_last_one_count_as_unanswered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rap.cli.commands.bench._PATIENCE", 0.05)
+    turn = iter(range(100))
+
+    async def wait() -> None:
+        if next(turn) > 2:
+            await asyncio.Event().wait()
+
+    async with serving(wait) as server:
+        result = await invoke(server, "bench", "wait", "--rate", "1000", "-n", "10", "--json")
+    found = json.loads(result.stdout)
+    assert (found["calls"], found["failed"], found["rate"]["unanswered"]) == (10, 0, 8)
+    assert result.exit_code == 1
+
+
 async def test_at_a_rate_calls_without_an_answer_are_counted() -> None:
     turn = iter(range(100))
 
@@ -195,7 +212,7 @@ async def test_at_a_rate_calls_without_an_answer_are_counted() -> None:
         result = await invoke(server, "bench", "wait", *rate, "--timeout", "0.2", "--json")
     found = json.loads(result.stdout)
     assert found["calls"] == 10
-    assert found["failed"] + found["rate"]["unanswered"] == 8
+    assert (found["errors"], found["rate"]["unanswered"]) == ({"DEADLINE_EXCEEDED": 8}, 0)
     assert result.exit_code == 1
 
 

@@ -39,6 +39,7 @@ _SECONDS = 10.0
 _IN_FLIGHT = 50  # calls, without --rate
 _MAX_IN_FLIGHT = 10_000  # calls, with --rate: what is not answered is kept in memory
 _PATIENCE = 10.0  # seconds to wait for the last answers with --rate
+_GRACE = 0.5  # seconds in addition
 _SPIN = 0.002  # seconds before an arrival from which on the loop polls, as timers are late
 _BURST = 16  # calls that are made without a pause if the client is late
 _KEPT = 0.99  # share of the calls that a client that keeps the rate makes in time
@@ -372,8 +373,10 @@ class _Load:
                 running.add(task)
                 task.add_done_callback(end)
             if running:
-                await asyncio.wait(running, timeout=self._named.timeout or _PATIENCE)
-            self.unanswered = len(running)
+                # A call with a timeout ends by itself, in an error.
+                patience = (self._named.timeout or _PATIENCE) + _GRACE
+                _, waiting = await asyncio.wait(running, timeout=patience)
+                self.unanswered = len(waiting)
         finally:
             planned = min(clock() - self._began, count / rate)
             self._seconds = max(planned, self._last - self._began)
