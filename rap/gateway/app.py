@@ -15,7 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from rap.client import Client
 from rap.gateway.config import GatewayConfig
-from rap.gateway.endpoints import Endpoints
+from rap.gateway.endpoints import Endpoints, HostCheck
 from rap.gateway.request import PRIORITY_HEADER, TIMEOUT_HEADER, TRACE_HEADERS, Parser
 from rap.options import checks_options
 
@@ -147,10 +147,17 @@ def create_app(
             Route(f"{path}/call/{{group}}/{{name}}", endpoints.call, methods=["POST"]),
             WebSocketRoute(f"{path}/channel", endpoints.channel),
         ],
-        middleware=_cors(config),
+        middleware=[*_hosts(config), *_cors(config)],
         lifespan=_lifespan(client),
         exception_handlers={404: endpoints.explain, 405: endpoints.explain},
     )
+
+
+def _hosts(config: GatewayConfig) -> list[Middleware]:
+    """Return the middleware for the option `allowed_hosts`."""
+    if config.allowed_hosts is None:
+        return []
+    return [Middleware(HostCheck, hosts=config.allowed_hosts, debug=config.debug)]
 
 
 def _cors(config: GatewayConfig) -> list[Middleware]:

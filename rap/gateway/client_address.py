@@ -13,6 +13,7 @@ __all__ = ["ClientAddresses", "check_proxies"]
 
 _FORWARDED_FOR = "x-forwarded-for"
 _UNIX = "unix"
+_MAX_HOPS = 32
 
 
 class ClientAddresses:
@@ -35,7 +36,7 @@ class ClientAddresses:
         lines = HTTPConnection(scope).headers.getlist(_FORWARDED_FOR)
         # Each proxy appends the address that it sees. What is left of the first one that is not
         # trusted was sent by the client, who may write there whatever it likes.
-        for hop in reversed(",".join(lines).split(",")):
+        for hop in reversed(",".join(lines).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]):
             named = _address_of(hop.strip())
             if named is None:
                 break

@@ -1,15 +1,15 @@
 """The endpoints of the gateway: posts that call functions, and WebSockets for channels."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from rap.call import StreamType
@@ -22,7 +22,7 @@ from rap.gateway.calls import Caller
 from rap.gateway.client_address import ClientAddresses
 from rap.gateway.config import GatewayConfig
 from rap.gateway.errors import BadRequest, ErrorReplies
-from rap.gateway.guard import Guard
+from rap.gateway.guard import Guard, Hosts
 from rap.gateway.places import Places
 from rap.gateway.request import (
     FunctionCall,
@@ -45,7 +45,7 @@ from rap.gateway.response import (
 )
 from rap.gateway.websocket import bridge, close_code, text_of
 
-__all__ = ["Endpoints"]
+__all__ = ["Endpoints", "HostCheck"]
 
 _SERVED = (
     "the gateway serves POST PREFIX/normal and POST PREFIX/call/GROUP/NAME,"
@@ -73,7 +73,7 @@ class Endpoints:
         replies = ErrorReplies(config.debug)
         caller = Caller(client)
         posts = _Posts(caller, parser, config, places, replies)
-        guard = Guard(config.allowed_origins, config.allowed_hosts, config.authorize)
+        guard = Guard(config.allowed_origins, config.authorize)
         door = _Door(guard, places, ClientAddresses(config.trusted_proxies), replies)
         self.normal = _Post(posts.normal, door)
         self.call = _Post(posts.call, door, NDJSON)
@@ -86,6 +86,36 @@ class Endpoints:
         text = f"{request.method} of this path is not served; {_SERVED}"
         refusal = BadRequest(error.status_code, text, error.headers)
         return error_response(refusal, self._replies)
+
+
+class HostCheck:
+    """ASGI middleware that answers no request for another host, whatever its path is.
+
+    Redirects would name the host of the request, and CORS answers would come from it.
+
+    Args:
+        app: Serves the others.
+        hosts: Names of the hosts.
+        debug: As for `create_app`.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], *, debug: bool) -> None:
+        self._app = app
+        self._hosts = Hosts(hosts)
+        self._replies = ErrorReplies(debug)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
+        if scope["type"] in ("http", "websocket"):
+            try:
+                self._hosts.check(HTTPConnection(scope))
+            except BadRequest as error:
+                if scope["type"] == "http":
+                    await error_response(error, self._replies)(scope, receive, send)
+                else:
+                    await _refuse(WebSocket(scope, receive, send), error, self._replies)
+                return
+        await self._app(scope, receive, send)
 
 
 class _Door(NamedTuple):
@@ -195,7 +225,7 @@ class _Posts:
 
     async def normal(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its body."""
-        call = self._parser.parse(await self._body(visit))
+        call = await self._parser.parse(await self._body(visit))
         return await self._unary(call, options_of(visit.request))
 
     async def call(self, visit: _Visit) -> Response:
@@ -205,7 +235,8 @@ class _Posts:
             return await self._call_with_items(visit)
         if _wants_events(request):
             visit.places.enter_context(self._places.stream())
-        call = self._parser.parse_named(**request.path_params, text=await self._body(visit))
+        text = await self._body(visit)
+        call = await self._parser.parse_named(**request.path_params, text=text)
         options = options_of(request)
         if not _wants_events(request):
             return await self._unary(call, options)
@@ -220,9 +251,9 @@ class _Posts:
     async def _call_with_items(self, visit: _Visit) -> Response:
         request, config = visit.request, self._config
         visit.places.enter_context(self._places.stream())
-        lines = RequestLines(visit.arrivals, config.max_body, config.max_stream)
+        lines = RequestLines(visit.arrivals, self._parser, config.max_body, config.max_stream)
         first = await lines.first(config.body_timeout)
-        call = self._parser.parse_named(**request.path_params, text=first)
+        call = await self._parser.parse_named(**request.path_params, text=first)
         items, options = lines.items(), options_of(request)
         if not _wants_events(request):
             return await self._result(self._caller.start_with_items(call, items, options))
@@ -247,7 +278,7 @@ class _Posts:
             return error_response(error, self._replies, started)
         confirm(None)
         try:
-            return result_response(result, started)
+            return await result_response(result, started, self._parser.thread)
         except CallError as error:
             return error_response(error, self._replies, started)
 
@@ -301,11 +332,13 @@ class _Channel:
         await socket.accept()
         code, opened = _NORMAL, None
         try:
-            call = self._parser.parse(await self._first_message(arrivals), is_channel=True)
+            text = await self._first_message(arrivals)
+            call = await self._parser.parse(text, is_channel=True)
             method = self._caller.method(call, StreamType.CHANNEL)
             opened = self._caller.channel(method, call, channel_options_of(socket))
-            client, as_json = self._caller.client, call.json_messages
-            await bridge(client, opened, socket, arrivals, self._config, as_json=as_json)
+            client = self._caller.client
+            parser = self._parser if call.json_messages else None
+            await bridge(client, opened, socket, arrivals, self._config, parser)
             self._caller.confirm(method, call)
         except (CallError, BadRequest) as error:
             reply = self._door.replies.reply(error, opened)

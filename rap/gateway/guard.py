@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from rap.errors import PermissionDenied, Unauthenticated
 from rap.gateway.errors import BadRequest, status_of
 
-__all__ = ["Guard", "check_hosts", "check_origins", "checked_names"]
+__all__ = ["Guard", "Hosts", "check_hosts", "check_origins", "checked_names"]
 
 _AUTHORITY = r"(\[[0-9a-f:.]+\]|[^\s/:@?#\\\[\]]+)(?::([0-9]{1,5}))?"
 _HOST = re.compile(_AUTHORITY)
@@ -27,38 +27,67 @@ _ANY = "*"
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 
 
+class Hosts:
+    """The names of hosts that requests may have.
+
+    Args:
+        allowed: The names, or ``*.domain``.
+    """
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._hosts = frozenset(map(str.lower, allowed))
+
+    def check(self, connection: HTTPConnection) -> None:
+        """Check the host that a request names.
+
+        Raises:
+            BadRequest: It is not allowed.
+        """
+        if not self._knows(_only(connection, "host")):
+            raise BadRequest(421, "this host is not one of allowed_hosts")
+
+    def _knows(self, text: str | None) -> bool:
+        found = _HOST.fullmatch((text or "").lower())
+        if found is None:
+            return False
+        name = found[1]
+        if name in self._hosts or _ANY in self._hosts:
+            return True
+        _, _, parents = name.partition(".")
+        while parents:
+            if f"*.{parents}" in self._hosts:
+                return True
+            _, _, parents = parents.partition(".")
+        return False
+
+
 class Guard:
     """Decides which requests are served.
 
     Args:
         allowed_origins: Origins of pages whose requests are served, or ``*``; `None`: those of the
             host that the request names.
-        allowed_hosts: Names of hosts that requests may name; `None`: any.
         authorize: The hook of the user; see `create_app`.
     """
 
     def __init__(
         self,
         allowed_origins: Collection[str] | None,
-        allowed_hosts: Collection[str] | None,
         authorize: Callable[[HTTPConnection], object] | None,
     ) -> None:
         self._allows_any_origin = allowed_origins is not None and _ANY in allowed_origins
         self._origins = None
         if allowed_origins is not None:
             self._origins = {_parse_origin(each) for each in allowed_origins if each != _ANY}
-        self._hosts = None if allowed_hosts is None else frozenset(map(str.lower, allowed_hosts))
         self._authorize = authorize
 
     def check(self, connection: HTTPConnection) -> None:
-        """Check the host and the origin of a request.
+        """Check the origin of a request.
 
         Raises:
-            BadRequest: They are not allowed.
+            BadRequest: It is not allowed.
         """
         host = _only(connection, "host")
-        if self._hosts is not None and not self._knows(host):
-            raise BadRequest(421, "this host is not one of allowed_hosts")
         if "origin" in connection.headers and not self._allows(_only(connection, "origin"), host):
             text = "pages of this origin may not call functions"
             raise BadRequest(403, f"{text} (option allowed_origins of the gateway)")
@@ -103,21 +132,6 @@ class Guard:
         if verdict is not True:  # anything else might be true without meaning it
             kind = type(verdict).__name__
             raise TypeError(f"authorize must return True or False, got an object of type {kind}")
-
-    def _knows(self, text: str | None) -> bool:
-        assert self._hosts is not None
-        found = _HOST.fullmatch((text or "").lower())
-        if found is None:
-            return False
-        name = found[1]
-        if name in self._hosts or _ANY in self._hosts:
-            return True
-        _, _, parents = name.partition(".")
-        while parents:
-            if f"*.{parents}" in self._hosts:
-                return True
-            _, _, parents = parents.partition(".")
-        return False
 
     def _allows(self, origin: str | None, host: str | None) -> bool:
         if self._allows_any_origin:

@@ -13,7 +13,7 @@ from rap.errors import CallError, ChannelClosed
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.config import GatewayConfig
 from rap.gateway.errors import BadRequest
-from rap.gateway.request import parse_json
+from rap.gateway.request import Parser
 from rap.gateway.response import result_object, to_json
 from rap.tasks import start_task
 
@@ -30,8 +30,7 @@ async def bridge(
     socket: WebSocket,
     arrivals: Arrivals,
     config: GatewayConfig,
-    *,
-    as_json: bool,
+    parser: Parser | None,
 ) -> None:
     """Open a channel, confirm it, and carry messages both ways until either side has left.
 
@@ -44,7 +43,7 @@ async def bridge(
         socket: An accepted WebSocket.
         arrivals: Its messages after the first.
         config: Options of the gateway.
-        as_json: Whether the messages are JSON in both directions.
+        parser: Parses the messages, which are then JSON in both directions; `None` for text.
 
     Raises:
         ClientDisconnect: The client has disconnected.
@@ -56,15 +55,19 @@ async def bridge(
             with arrivals.bound():
                 await _wait_accepted(client, channel)
                 await socket.send_text(to_json(result_object("accept")))
-            await _carry(channel, socket, arrivals, config.max_body, as_json)
+            await _carry(channel, socket, arrivals, config.max_body, parser)
 
 
 async def _carry(
-    channel: Channel, socket: WebSocket, arrivals: Arrivals, max_body: int, as_json: bool
+    channel: Channel,
+    socket: WebSocket,
+    arrivals: Arrivals,
+    max_body: int,
+    parser: Parser | None,
 ) -> None:
     """Carry messages both ways until either side has left, then the value of the function."""
-    down = start_task(_send_down(channel, socket, as_json))
-    up = start_task(_send_up(channel, arrivals, max_body, as_json))
+    down = start_task(_send_down(channel, socket, as_json=parser is not None))
+    up = start_task(_send_up(channel, arrivals, max_body, parser))
     try:
         await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
         if up.done() and not up.result():
@@ -128,13 +131,15 @@ async def _wait_accepted(client: Client, channel: Channel) -> None:
             raise
 
 
-async def _send_down(channel: Channel, socket: WebSocket, as_json: bool) -> None:
+async def _send_down(channel: Channel, socket: WebSocket, *, as_json: bool) -> None:
     """Send the messages of the function as JSON, or strings unchanged and other values as JSON."""
     async for body in channel.iter_body():
         await socket.send_text(body if isinstance(body, str) and not as_json else to_json(body))
 
 
-async def _send_up(channel: Channel, arrivals: Arrivals, max_body: int, as_json: bool) -> bool:
+async def _send_up(
+    channel: Channel, arrivals: Arrivals, max_body: int, parser: Parser | None
+) -> bool:
     """Write the messages of the WebSocket to the channel; return whether the client has left.
 
     An empty binary message ends the messages: a WebSocket has no half-close. It returns `False` if
@@ -149,8 +154,10 @@ async def _send_up(channel: Channel, arrivals: Arrivals, max_body: int, as_json:
             if text is None:
                 is_ended = True
                 await channel.end()
+            elif parser is None:
+                await channel.write(text)
             else:
-                await channel.write(parse_json(text, "the message") if as_json else text)
+                await channel.write(await parser.parse_json(text, "the message"))
     except WebSocketDisconnect:
         return True
     except ChannelClosed:

@@ -271,6 +271,25 @@ def test_only_allowed_hosts_are_served(server: Server, host: str, status: int) -
         assert bool(ran) is (status == 200)
 
 
+@pytest.mark.parametrize("path", ["/api/normal/", "/api/call/default/ping/", "/elsewhere", "/"])
+def test_no_path_is_answered_for_another_host(server: Server, path: str) -> None:
+    with browsing(server, allowed_hosts=["gateway.example"]) as http:
+        headers = {"host": "evil.example"}
+        answer = http.post(path, json={}, headers=headers, follow_redirects=False)
+        assert answer.status_code == 421
+        assert "location" not in answer.headers
+        assert not ran
+
+
+def test_a_preflight_of_another_host_is_not_answered(server: Server) -> None:
+    options = {"cors": True, "allowed_origins": ["https://app.example"]}
+    with browsing(server, allowed_hosts=["gateway.example"], **options) as http:
+        headers = {**PREFLIGHT, "origin": "https://app.example"}
+        for host, status in (("gateway.example", 200), ("evil.example", 421)):
+            answer = http.options("/api/normal", headers={**headers, "host": host})
+            assert answer.status_code == status
+
+
 def test_a_name_that_was_rebound_to_the_gateway_is_no_allowed_host(server: Server) -> None:
     headers = {"host": "evil.example", "origin": "http://evil.example"}
     with browsing(server) as http:

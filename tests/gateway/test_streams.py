@@ -134,6 +134,13 @@ def test_the_server_may_answer_before_the_last_item(http: TestClient) -> None:
         ("default/upload", "[1]\n", 400, "the body must be a JSON object"),
         ("default/upload", '{"name": "a"}\n1\n{', 400, "line 3 is not JSON"),
         ("default/upload", '{"name": "a"}\nNaN', 400, "line 2 is not JSON: NaN"),
+        (
+            "default/upload",
+            '{"name": "a"}\n1e999',
+            400,
+            "line 2 is not JSON: 1e999 is out of range",
+        ),
+        ("default/upload", '{"name": "a"}\n\n \n\t\r\n1\n\n{', 400, "line 7 is not JSON"),
         ("default/upload", '{"name": "a"}\n1\n"x"\n', 400, "expected `int`, got `str`"),
         ("default/upload", "{}\n1", 400, "missing a required argument: 'name'"),
         ("default/upload", '{"name": "a"}\n"' + "x" * 200 + '"', 413, "line 2 has more than 200"),
