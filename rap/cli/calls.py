@@ -29,7 +29,15 @@ from rap.transport.stream import answer_trailer
 from rap.wire.codec import unpack_header
 from rap.wire.frames import BATCH, END
 
-__all__ = ["INPUT", "Answer", "NamedCall", "call_options", "group_option", "refused_type"]
+__all__ = [
+    "INPUT",
+    "Answer",
+    "NamedCall",
+    "call_options",
+    "function_named",
+    "group_option",
+    "refused_type",
+]
 
 INPUT = "-"  # the argument that stands for the lines of standard input
 _OLD_LINGER = 1.0  # seconds
@@ -296,6 +304,19 @@ def _has_mark(meta: bytes, name: str) -> bool:
     return isinstance(content, dict) and content.get(name) is True
 
 
+def function_named(text: str, group: str | None) -> tuple[str, str | None]:
+    """Return name and group of a function that a user names, as `add` or as `calc/add`.
+
+    Neither may contain a slash, and messages of rap show both with slashes.
+
+    Args:
+        text: What the user wrote.
+        group: The group, unless the text has one.
+    """
+    prefix, _, name = text.removeprefix("/").rpartition("/")
+    return name, prefix or group
+
+
 def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
     """Add FUNC, its arguments, ``--group`` and ``--priority`` to a command, which gets `named`.
 
@@ -314,7 +335,8 @@ def call_options(func: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         args, named = parse_arguments(tuple(each for each in arguments if each != INPUT))
         reads_input = INPUT in arguments
-        call = NamedCall(func_name, group, args, named, remote.timeout, reads_input, priority)
+        name, in_group = function_named(func_name, group)
+        call = NamedCall(name, in_group, args, named, remote.timeout, reads_input, priority)
         return func(remote=remote, named=call, **kwargs)
 
     command: Callable[..., Any] = remote_options(with_call)

@@ -30,6 +30,8 @@ async def server() -> AsyncIterator[Server]:
     [
         (["add", "1", "2"], "3\n"),
         (["add", "1"], "2\n"),
+        (["default/add", "1"], "2\n"),
+        (["/default/add", "1", "--group", "other"], "2\n"),
         (["add", "1", "b=5"], "6\n"),
         (["add", "b=5", "a=1"], "6\n"),
         (["add", "-1", "-2"], "-3\n"),

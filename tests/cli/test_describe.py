@@ -13,9 +13,10 @@ from tests.cli.shop import invoke, shop
 from tests.loopback import serving
 
 
-async def test_a_function_is_described_with_its_types() -> None:
+@pytest.mark.parametrize("name", ["item", "default/item"])
+async def test_a_function_is_described_with_its_types(name: str) -> None:
     async with shop() as server:
-        result = await invoke(server, "describe", "item")
+        result = await invoke(server, "describe", name)
     assert result.stdout == (
         "item(name: str) -> Item\n\n"
         "  group       default\n"

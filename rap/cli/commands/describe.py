@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rap.call import canonical_group
-from rap.cli.calls import group_option
+from rap.cli.calls import function_named, group_option
 from rap.cli.command import Command, json_option, run
 from rap.cli.descriptions import describe_all, describe_one
 from rap.cli.json_values import to_json
@@ -40,7 +40,8 @@ def describe(remote: Remote, func: str | None, group: str | None, json: bool) ->
     machine.
     """
     if func is not None:
-        found = run(describe_one(remote, func, canonical_group(group)))
+        name, group = function_named(func, group)
+        found = run(describe_one(remote, name, canonical_group(group)))
         click.echo(to_json(found) if json else description_text(found))
         return
     every = [
