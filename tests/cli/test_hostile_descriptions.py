@@ -77,15 +77,15 @@ JUNK: list[Any] = [None, 1, True, 1.5, "", "a", b"", [], {}, [1], ["a"], {"a": 1
 CALLS = {
     *("TypeVar", "TypedDict", "_open", "client.channel", "client.register", "channel.result"),
     *("client.register(name, group)", "dataclass", "dataclasses.field", "msgspec.field"),
-    *("pydantic.Field", "set", "talk"),
+    *("interface", "pydantic.Field", "set", "talk"),
 }
 MODULES = {
     *("__future__", "builtins", "collections.abc", "dataclasses", "datetime", "decimal", "enum"),
-    *("msgspec", "pydantic", "rap.client", "typing", "uuid"),
+    *("msgspec", "pydantic", "rap", "rap.client", "typing", "uuid"),
 }
 STATEMENTS = (
     *(ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Assign),
-    *(ast.AnnAssign, ast.Expr, ast.Return, ast.Raise, ast.Pass, ast.AsyncWith),
+    *(ast.AnnAssign, ast.Expr, ast.Return, ast.Raise, ast.Pass, ast.With, ast.AsyncWith),
 )
 
 
@@ -181,12 +181,14 @@ def test_no_description_makes_a_stub_that_is_not_python(mildness: float, least: 
     for _ in range(800):
         functions = [maker.function() for _ in range(rng.randrange(1, 3))]
         try:
-            text = stub_module([checked_description(each) for each in functions])
+            checked = [checked_description(each) for each in functions]
+            text = stub_module(checked)
         except Failed as exc:
             refusals.append(exc.format_message())
         else:
             written += 1
             check_source(text)
+            check_source(stub_module(checked, sync=True))
     assert all(map(str.isprintable, refusals))
     assert written >= least
 

@@ -19,10 +19,12 @@ import pytest
 from rap.cli.command import Failed
 from rap.cli.stubgen.module import stub_module
 from rap.client import Channel, Client
+from rap.client.sync import SyncChannel
 from rap.errors import InvalidArgument
 from tests.cli import typed_shop
 from tests.cli.programs import ROOT
 from tests.cli.shop import invoke, shop
+from tests.client import threaded
 from tests.loopback import serving
 
 TARGET = "tests.cli.typed_shop:server"
@@ -38,13 +40,31 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stubs(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("typed_stub", path)
+def sync_path(path: Path) -> Path:
+    """Return the stubs of the typed shop for a `SyncClient`."""
+    file = path.with_name("sync_stub.py")
+    result = asyncio.run(invoke(None, "stub", TARGET, "--sync", "-o", str(file)))
+    assert (result.output, result.exit_code) == ("", 0)
+    return file
+
+
+def imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules["typed_stub"] = importlib.util.module_from_spec(spec)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def stubs(path: Path) -> ModuleType:
+    return imported(path)
+
+
+@pytest.fixture(scope="module")
+def sync_stubs(sync_path: Path) -> ModuleType:
+    return imported(sync_path)
 
 
 @pytest.fixture
@@ -66,9 +86,11 @@ async def client() -> AsyncIterator[Client]:
         ["ruff", "format", "--isolated", "--check"],
     ],
 )
-def test_the_stubs_pass_the_type_checker_and_the_linter(command: list[str], path: Path) -> None:
+def test_the_stubs_pass_the_type_checker_and_the_linter(
+    command: list[str], path: Path, sync_path: Path
+) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", *command, str(path)],
+        [sys.executable, "-m", *command, str(path), str(sync_path)],
         cwd=path.parent if command[0] == "ruff" else ROOT,
         capture_output=True,
         text=True,
@@ -92,7 +114,7 @@ async def test_a_running_server_gives_the_same_stubs_as_its_program(path: Path) 
 
 
 async def test_every_type_can_be_sent_and_returned(client: Client, stubs: Any) -> None:
-    calls = client.bind(stubs.DefaultGroup, group="default")
+    calls = client.bind(stubs.DefaultGroup)
     item = stubs.Item(name="hat", made=datetime.date(2021, 2, 3), tags=["a"], uuid=uuid.UUID(int=1))
     now = datetime.datetime(2021, 2, 3, 4, 5, tzinfo=datetime.UTC)
     await calls.plain(True, 1, 1.5, "x", b"y")
@@ -121,7 +143,7 @@ async def test_every_type_can_be_sent_and_returned(client: Client, stubs: Any) -
 
 
 async def test_generators_channels_and_awkward_names_work(client: Client, stubs: Any) -> None:
-    calls = client.bind(stubs.DefaultGroup, group="default")
+    calls = client.bind(stubs.DefaultGroup)
     assert [each.name async for each in calls.items(2)] == ["0", "1"]
     assert [each async for each in calls.numbers_in_turn(2)] == [0, 1]
     assert [each async for each in calls.anything()] == [1]
@@ -132,13 +154,13 @@ async def test_generators_channels_and_awkward_names_work(client: Client, stubs:
 
     assert await stubs.talk(client, ask) == ["x"]
     assert await stubs.awkward_names_talk(client, ask) == ["x"]
-    awkward = client.bind(stubs.AwkwardNamesGroup, group="awkward-names")
+    awkward = client.bind(stubs.AwkwardNamesGroup)
     assert await awkward.list(2) == [0, 1]
     assert await awkward.int(1) == [0]
 
 
 async def test_request_streams_and_channels_have_types(client: Client, stubs: Any) -> None:
-    calls = client.bind(stubs.DefaultGroup, group="default")
+    calls = client.bind(stubs.DefaultGroup)
     items = [stubs.Pair(1), stubs.Pair(2)]
 
     async def each() -> AsyncIterator[Any]:
@@ -168,6 +190,32 @@ async def test_request_streams_and_channels_have_types(client: Client, stubs: An
     assert await stubs.relay(client, count) == [1]
 
 
+def test_stubs_for_a_client_without_asyncio_make_calls_of_each_shape(sync_stubs: Any) -> None:
+    functions = [each for each in typed_shop.server.handlers if each.group != "registry"]
+    with threaded.serving() as server, threaded.calling(server) as client:
+        for handler in functions:
+            server.register(handler.func, handler.name, handler.group)
+        calls = client.bind(sync_stubs.DefaultGroup)
+        items = [sync_stubs.Pair(1), sync_stubs.Pair(2)]
+        assert calls.literal("it's") == "it's"
+        assert [each.name for each in calls.items(2)] == ["0", "1"]
+        assert calls.upload("xy", items) == 4
+        assert calls.upload("xy", iter(items), limit=1) == 3
+        assert [*calls.doubled([1, 2], by=3)] == [3, 6]
+        assert client.bind(sync_stubs.AwkwardNamesGroup).list(2) == [0, 1]
+
+        def ask(channel: SyncChannel) -> str:
+            channel.write(items[0])
+            return str(channel.read_body())
+
+        def tell(channel: SyncChannel) -> None:
+            for item in items:
+                channel.write(item)
+
+        assert sync_stubs.chat(client, ask, "tea", 1, client=2) == "tea 1 [1, 2]"
+        assert sync_stubs.chat(client, tell, "tea") == items[1]
+
+
 CALLER = """
 from collections.abc import AsyncIterator
 
@@ -193,7 +241,7 @@ async def count(channel: Channel[object, int]) -> None:
 
 
 async def main(client: Client) -> None:
-    calls = client.bind(DefaultGroup, group="default")
+    calls = client.bind(DefaultGroup)
     reveal_type(await calls.upload("x", rows()))
     reveal_type(await calls.upload("x", [Pair(1)]))
     async for number in calls.doubled([1]):
@@ -207,9 +255,40 @@ async def main(client: Client) -> None:
 """
 
 
-def test_type_checkers_see_items_messages_and_results(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "typed_stub.py").write_text(path.read_text())
-    (tmp_path / "caller.py").write_text(CALLER)
+SYNC_CALLER = """
+from rap import SyncChannel, SyncClient, with_options
+from sync_stub import DefaultGroup, Pair, chat, tally
+
+
+def ask(channel: SyncChannel[str, Pair]) -> bytes:
+    channel.write(Pair(1))
+    return channel.read_body().encode()
+
+
+def count(channel: SyncChannel[object, int]) -> None:
+    channel.write(1)
+
+
+def main(client: SyncClient) -> None:
+    calls = client.bind(DefaultGroup)
+    reveal_type(calls.upload("x", [Pair(1)]))
+    reveal_type(with_options(calls.upload, timeout=3)("x", [Pair(1)]))
+    for number in calls.doubled([1]):
+        reveal_type(number)
+    reveal_type(chat(client, ask, "tea"))
+    reveal_type(tally(client, count))
+    calls.upload("x", ["a"])
+    chat(client, count, "tea")
+"""
+
+
+@pytest.mark.parametrize("caller", [CALLER, SYNC_CALLER], ids=["async", "sync"])
+def test_type_checkers_see_items_messages_and_results(
+    caller: str, path: Path, sync_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / sync_path.name).write_text(sync_path.read_text())
+    (tmp_path / "caller.py").write_text(caller)
     found = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.11", "caller.py"],
         cwd=tmp_path,
@@ -223,15 +302,19 @@ def test_type_checkers_see_items_messages_and_results(path: Path, tmp_path: Path
         for line in found.stdout.splitlines()
         if line.startswith("caller.py:")
     ]
-    assert [each.split('"')[1] for each in lines if "Revealed" in each] == [
-        "int",
-        "int",
-        "int",
-        "bytes",
-        "tuple[int, float, fallback=typed_stub.Pair] | None",
-        "int",
-        "Any",
-    ]
+    expected = {
+        CALLER: [
+            "int",
+            "int",
+            "int",
+            "bytes",
+            "tuple[int, float, fallback=typed_stub.Pair] | None",
+            "int",
+            "Any",
+        ],
+        SYNC_CALLER: ["int", "int", "int", "bytes", "int"],
+    }
+    assert [each.split('"')[1] for each in lines if "Revealed" in each] == expected[caller]
     errors = [line for line in lines if line.startswith("error")]
     assert len(errors) == 2
     assert "list item" in errors[0].lower()

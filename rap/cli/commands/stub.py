@@ -23,6 +23,7 @@ __all__ = ["stub"]
     help="Include only the functions of this group. May be repeated.",
 )
 @click.option("--private", is_flag=True, help="Include private functions.")
+@click.option("--sync", is_flag=True, help="Write stubs for a SyncClient, without await.")
 @click.option(
     "-o",
     "--output",
@@ -31,7 +32,12 @@ __all__ = ["stub"]
 )
 @remote_options
 def stub(
-    remote: Remote, target: str | None, group: tuple[str, ...], private: bool, output: str | None
+    remote: Remote,
+    target: str | None,
+    group: tuple[str, ...],
+    private: bool,
+    sync: bool,
+    output: str | None,
 ) -> None:
     """Write a Python module of typed stubs.
 
@@ -55,7 +61,7 @@ def stub(
         raise Failed(
             "the server has no function that is not private; register one, or use --private"
         )
-    text = stub_module(chosen)
+    text = stub_module(chosen, sync=sync)
     if output is None:
         click.echo(text, nl=False)
         return

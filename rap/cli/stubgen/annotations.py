@@ -28,11 +28,11 @@ _KNOWN = {
     "decimal.Decimal": ("decimal", "Decimal"),
     "uuid.UUID": ("uuid", "UUID"),
     "rap.channel.Channel": ("rap.client", "Channel"),
+    "rap.client.sync.channel.SyncChannel": ("rap", "SyncChannel"),
     "msgspec.UnsetType": ("msgspec", "msgspec.UnsetType"),
 }
 _BUILTINS = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
 _TOO_DEEP = "the server describes a type that nests too deep"
-_ITERATOR = ("collections.abc", "AsyncIterator")
 
 
 def quoted(value: object) -> str:
@@ -111,8 +111,13 @@ class Annotations:
         except RecursionError as exc:
             raise Failed(_TOO_DEEP) from exc
 
-    def item(self, text: str) -> str:
-        """Return the type of an asynchronous iterator over the items of an iterator type."""
+    def item(self, text: str, iterator: str = "AsyncIterator") -> str:
+        """Return the type of an iterator over the items of an iterator type.
+
+        Args:
+            text: The iterator type.
+            iterator: Name of the result in `collections.abc`.
+        """
         tree = _parse(text)
         found = tree.slice if isinstance(tree, ast.Subscript) else None
         if isinstance(found, ast.Tuple):  # a generator has more type arguments
@@ -121,7 +126,7 @@ class Annotations:
             item = "typing.Any" if found is None else ast.unparse(found)
         except RecursionError as exc:
             raise Failed(_TOO_DEEP) from exc
-        return f"{self.need(*_ITERATOR)}[{self.type(item)}]"
+        return f"{self.need('collections.abc', iterator)}[{self.type(item)}]"
 
     def default(self, text: str) -> str:
         """Return a default: a constant, a tuple of constants, or a member of a described enum."""

@@ -9,7 +9,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rap.cli.command import Failed
 from rap.cli.stubgen.annotations import Annotations, is_name, quoted
@@ -20,41 +20,89 @@ __all__ = ["stub_module"]
 
 _INDENT = "    "
 _OPENING: str = """
-async def _open(
-    client: Client,
+{async_}def _open(
+    client: {client},
     declared: Callable[..., Any],
     name: str,
     group: str,
-    talk: Callable[..., Awaitable[T]],
+    talk: Callable[..., {given}],
     /,
     *args: Any,
     **kwargs: Any,
 ) -> T:
     function: Any = client.register(name, group)(declared)
     opened = client.channel(function, arg_param=args, kwarg_param=kwargs)
-    async with opened as channel:
-        value = await talk(channel)
-        return await channel.result() if value is None else value
+    {async_}with opened as channel:
+        value = {await_}talk(channel)
+        return {await_}channel.result() if value is None else value
 """
+
+
+class _Style(NamedTuple):
+    """What differs between stubs for a `Client` and for a `SyncClient`.
+
+    Args:
+        client: Name of the client.
+        channel: Full name of its channel.
+        iterator: Name of what a generator returns.
+        imports: What channels need.
+        async_: What stands before ``def`` and ``with``.
+        await_: What stands before a call.
+    """
+
+    client: str
+    channel: str
+    iterator: str
+    imports: tuple[tuple[str, tuple[str, ...]], ...]
+    async_: str
+    await_: str
+
+    def given(self, value: str) -> str:
+        """Return what a function returns that is called with a channel, and has this value."""
+        return f"Awaitable[{value}]" if self.async_ else value
+
+
+_ASYNC = _Style(
+    client="Client",
+    channel="rap.channel.Channel",
+    iterator="AsyncIterator",
+    imports=(("collections.abc", ("Awaitable",)), ("rap.client", ("Channel", "Client"))),
+    async_="async ",
+    await_="await ",
+)
+_SYNC = _Style(
+    client="SyncClient",
+    channel="rap.client.sync.channel.SyncChannel",
+    iterator="Iterator",
+    imports=(("rap", ("SyncChannel", "SyncClient")),),
+    async_="",
+    await_="",
+)
 # Names that the module may import or define.
 _OWN = {
     *("Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable"),
     *("Channel", "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum"),
     *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
     *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
-    *("StrEnum", "T", "TypeVar", "TypedDict", "UUID", "annotations", "builtins"),
-    *("_open", "dataclass", "dataclasses", "dt", "msgspec", "overload", "pydantic"),
+    *("StrEnum", "SyncChannel", "SyncClient", "T", "TypeVar", "TypedDict", "UUID", "annotations"),
+    *("builtins", "_open", "dataclass", "dataclasses", "dt", "interface", "msgspec", "overload"),
+    "pydantic",
 }
 
 Description = Mapping[str, Any]
 
 
-def stub_module(descriptions: Sequence[Description]) -> str:
+def stub_module(descriptions: Sequence[Description], *, sync: bool = False) -> str:
     """Return the source of a module for these functions.
+
+    Args:
+        descriptions: The functions.
+        sync: Whether it is for a `SyncClient`.
 
     Raises:
         Failed: No Python source can have these descriptions.
     """
+    style = _SYNC if sync else _ASYNC
     types, functions = _merged(descriptions)
     for name in types:
         if not is_name(name):
@@ -73,19 +121,20 @@ def stub_module(descriptions: Sequence[Description]) -> str:
     for group, members in sorted(groups.items()):
         calls = [each for each in members if each["shape"] != "channel"]
         if calls:
-            blocks.append(_protocol(group, calls, taken, annotations))
+            blocks.append(_protocol(group, calls, taken, annotations, style))
     channels = [each for each in functions if each["shape"] == "channel"]
     if channels:
         for module, names in (
-            ("collections.abc", ("Awaitable", "Callable")),
+            ("collections.abc", ("Callable",)),
             ("typing", ("Any", "TypeVar")),
-            ("rap.client", ("Channel", "Client")),
+            *style.imports,
         ):
             for name in names:
                 annotations.need(module, name)
         for each in channels:
-            blocks += _channel(each, taken, annotations)
-        blocks.append(_OPENING.strip("\n").split("\n"))
+            blocks += _channel(each, taken, annotations, style)
+        opening = _OPENING.format(**style._asdict(), given=style.given("T"))
+        blocks.append(opening.strip("\n").split("\n"))
     head = [
         '"""Typed stubs of the functions of a server, written by `rap stub`."""',
         "",
@@ -182,7 +231,11 @@ def _documented(lines: list[str], entry: Mapping[str, Any]) -> list[str]:
 
 
 def _protocol(
-    group: str, members: Sequence[Description], taken: set[str], annotations: Annotations
+    group: str,
+    members: Sequence[Description],
+    taken: set[str],
+    annotations: Annotations,
+    style: _Style,
 ) -> list[str]:
     plain = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+", group))
     name = _unique(f"{plain}Group" if is_name(f"{plain}Group") else f"Group{plain}", taken)
@@ -190,16 +243,20 @@ def _protocol(
         raise Failed(f"the server describes a group {group!r}, which cannot be the name of a class")
     taken.add(name)
     protocol = annotations.need("typing", "Protocol")
+    named = f"@{annotations.need('rap', 'interface')}(group={quoted(group)})"
+    if len(named) > WIDTH:
+        named = named.replace("(", f"(\n{_INDENT}", 1)[:-1] + "\n)"
     lines = [
+        named,
         f"class {name}({protocol}):",
-        *_doc(f"Functions of the group; `client.bind({name}, group={group!r})` makes them.", 1),
+        *_doc(f"Functions of the group {group!r}; `client.bind({name})` makes them.", 1),
     ]
     for each in members:
-        lines += ["", *_method(each, annotations)]
+        lines += ["", *_method(each, annotations, style)]
     return lines
 
 
-def _method(each: Description, annotations: Annotations) -> list[str]:
+def _method(each: Description, annotations: Annotations, style: _Style) -> list[str]:
     name = each["func_name"]
     given = [parameter["name"] for parameter in each["parameters"]]
     if not is_name(name) or name.startswith("_") or "self" in given:
@@ -209,9 +266,11 @@ def _method(each: Description, annotations: Annotations) -> list[str]:
         ]
     rows = ["self", *parameters(map(_for_callers(each), each["parameters"]), annotations)]
     if each["shape"] in ("stream", "bidi"):
-        head, returns = f"{_INDENT}def {name}", annotations.item(each["returns"])
+        head = f"{_INDENT}def {name}"
+        returns = annotations.item(each["returns"], style.iterator)
     else:
-        head, returns = f"{_INDENT}async def {name}", annotations.type(each["returns"])
+        head = f"{_INDENT}{style.async_}def {name}"
+        returns = annotations.type(each["returns"])
     doc = each["doc"] or f"Call `{name}`."
     if each["idempotent"]:
         doc += "\n\nIdempotent: calling it twice has the same effect as calling it once."
@@ -231,7 +290,9 @@ def _for_callers(each: Description) -> Callable[[Mapping[str, Any]], Mapping[str
     return replace
 
 
-def _channel(each: Description, taken: set[str], annotations: Annotations) -> list[list[str]]:
+def _channel(
+    each: Description, taken: set[str], annotations: Annotations, style: _Style
+) -> list[list[str]]:
     """Return the blocks of a channel function: its declaration, and what callers call."""
     name, group = each["func_name"], each["group"]
     plain = re.sub(r"\W", "_", name if group == "default" else f"{group}_{name}")
@@ -242,33 +303,34 @@ def _channel(each: Description, taken: set[str], annotations: Annotations) -> li
     others = [it for it in each["parameters"] if it["name"] != given and not _is_channel(it)]
     names = {it["name"] for it in others}
     client, talk, channel = (_unique(it, names) for it in ("client", "talk", "channel"))
-    kind = _channel_type(each, annotations)
+    kind = _channel_type(each, annotations, style)
+    define = f"{style.async_}def"
     returns = annotations.type(each["returns"])
     typed = parameters(others, annotations)
-    rows = [f"{client}: Client", _callback(talk, kind, "T"), *typed]
+    rows = [f"{client}: {style.client}", _callback(talk, kind, style.given("T")), *typed]
     doc = each["doc"] or f"Open the channel `{name}`."
     doc += f"\n\nArgs:\n    {client}: Opens the channel.\n"
     doc += f"    {talk}: Runs here with the channel; its result is returned."
     doc += "" if returns == "None" else " If that is `None`, the result of the server is."
     call = [client, declared, quoted(name), quoted(group), talk, *_passed(others)]
-    body = [*_doc(doc, 1), *_call(f"{_INDENT}return await _open", call)]
+    body = [*_doc(doc, 1), *_call(f"{_INDENT}return {style.await_}_open", call)]
     declaration = [
-        *_signature(f"async def {declared}", [f"{channel}: {kind}", *typed], returns, 0),
+        *_signature(f"{define} {declared}", [f"{channel}: {kind}", *typed], returns, 0),
         f"{_INDENT}raise NotImplementedError",
     ]
     if returns == "None":
-        return [declaration, [*_signature(f"async def {plain}", rows, "T", 0), *body]]
+        return [declaration, [*_signature(f"{define} {plain}", rows, "T", 0), *body]]
     if returns == "Any":
-        rows[1] = _callback(talk, kind, "Any")
-        return [declaration, [*_signature(f"async def {plain}", rows, "Any", 0), *body]]
+        rows[1] = _callback(talk, kind, style.given("Any"))
+        return [declaration, [*_signature(f"{define} {plain}", rows, "Any", 0), *body]]
     overload = f"@{annotations.need('typing', 'overload')}"
     blocks = [declaration]
     for value, result in (("None", returns), ("T", "T")):
-        rows[1] = _callback(talk, kind, value)
-        head = _signature(f"async def {plain}", rows, result, 0)
+        rows[1] = _callback(talk, kind, style.given(value))
+        head = _signature(f"{define} {plain}", rows, result, 0)
         blocks.append([overload, *head[:-1], f"{head[-1]} ..."])
-    rows[1] = _callback(talk, kind, "Any")
-    return [*blocks, [*_signature(f"async def {plain}", rows, "Any", 0), *body]]
+    rows[1] = _callback(talk, kind, style.given("Any"))
+    return [*blocks, [*_signature(f"{define} {plain}", rows, "Any", 0), *body]]
 
 
 def _is_channel(parameter: Mapping[str, Any]) -> bool:
@@ -276,20 +338,20 @@ def _is_channel(parameter: Mapping[str, Any]) -> bool:
     return bool(parameter["type"] == "rap.channel.Channel")
 
 
-def _channel_type(each: Description, annotations: Annotations) -> str:
+def _channel_type(each: Description, annotations: Annotations, style: _Style) -> str:
     """Return the type of the channel as the client sees it: it reads what the server writes."""
     read, written = (each.get(it) or "typing.Any" for it in ("response", "request"))
     if read == written == "typing.Any":
-        return annotations.type("rap.channel.Channel")
-    return annotations.type(f"rap.channel.Channel[{read}, {written}]")
+        return annotations.type(style.channel)
+    return annotations.type(f"{style.channel}[{read}, {written}]")
 
 
 def _callback(name: str, channel: str, value: str) -> str:
     """Return the parameter for the function that a caller runs with the channel."""
-    row = f"{name}: Callable[[{channel}], Awaitable[{value}]]"
+    row = f"{name}: Callable[[{channel}], {value}]"
     if len(row) + len(_INDENT) < WIDTH:  # a comma follows
         return row
-    return f"{name}: Callable[\n{_INDENT * 2}[{channel}], Awaitable[{value}]\n{_INDENT}]"
+    return f"{name}: Callable[\n{_INDENT * 2}[{channel}], {value}\n{_INDENT}]"
 
 
 def _passed(entries: Iterable[Mapping[str, Any]]) -> list[str]:
