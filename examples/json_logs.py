@@ -33,7 +33,8 @@ class JsonFormatter(logging.Formatter):
         line |= {name: getattr(record, name) for name in CALL_FIELDS if hasattr(record, name)}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # Callers write parts of some texts. In ASCII, these cannot control a terminal.
+        return json.dumps(line, default=str)
 
 
 def log_json(level: int = logging.INFO) -> None:

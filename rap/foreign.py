@@ -5,7 +5,7 @@ of a log; escape sequences, with which it would control a terminal; marks that r
 which a text is read; and a megabyte of anything.
 """
 
-__all__ = ["one_line", "printable"]
+__all__ = ["indented", "one_line", "printable"]
 
 _MOST = 200
 
@@ -31,6 +31,14 @@ def one_line(text: object, most: int = _MOST) -> str:
 def printable(text: str) -> str:
     """Return a text that is safe to print; it keeps its line breaks and tabs."""
     return _escaped(text, "\n\t")
+
+
+def indented(text: str) -> str:
+    """Return a text that is safe to print, with its second and later lines indented.
+
+    So none of its lines looks like the first line of another text, whoever has written it.
+    """
+    return printable(text).replace("\n", "\n  ")
 
 
 def _escaped(text: str, kept: str) -> str:

@@ -14,7 +14,7 @@ from rap.address import Address
 from rap.client import Client
 from rap.errors import CallError, Code, HandlerError, decode_error, encode_error
 from rap.errors import ExceptionTypes as Types
-from rap.foreign import one_line, printable
+from rap.foreign import indented, one_line, printable
 from rap.registry.file import LeaseFiles
 from rap.registry.watch_cache import Version, WatchCache
 from rap.wire.codec import pack
@@ -87,6 +87,10 @@ def test_an_object_whose_text_cannot_be_made_is_named() -> None:
 
 def test_a_printable_text_keeps_its_lines() -> None:
     assert printable("a\n\tb\x1b[1m\rc") == "a\n\tb\\x1b[1m\\rc"
+
+
+def test_no_line_of_an_indented_text_begins_another() -> None:
+    assert indented("a\nb\r\n\x1b[1mc\n") == "a\n  b\\r\n  \\x1b[1mc\n  "
 
 
 def test_an_error_keeps_what_the_server_sent_and_is_safe_to_print() -> None:

@@ -7,11 +7,13 @@ import sys
 import threading
 from queue import SimpleQueue
 
+from rap.foreign import indented
 from rap.server import Server
 
 __all__ = ["BackgroundHandler", "configure_access_log", "configure_logging"]
 
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LONGEST = 65_536  # characters of a record; the text of an exception may have a megabyte
 _WAITING = 10_000  # lines, about 2 MB
 _BATCH = 500  # lines that are written together
 _LAST_LINES = 1.0  # seconds
@@ -24,6 +26,10 @@ def configure_logging(level: str) -> None:
     is. The addresses of a server are not logged, because the command prints them. A thread writes
     the lines, so that a reader that is slow does not stop the server.
 
+    What peers have written, such as the text of an exception at the end of a traceback, cannot
+    control the terminal or look like another record: all lines of a record but the first are
+    indented.
+
     Args:
         level: Name of the lowest level that is logged.
     """
@@ -33,7 +39,8 @@ def configure_logging(level: str) -> None:
     except (AttributeError, OSError):  # the program has replaced it, or closed it
         handler = logging.StreamHandler()
     handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
-    logging.basicConfig(level=level.upper(), format=_FORM, handlers=[handler])
+    handler.setFormatter(_Formatter(_FORM))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def configure_access_log(server: Server, access_log: bool | None) -> None:
@@ -48,6 +55,16 @@ def configure_access_log(server: Server, access_log: bool | None) -> None:
         server.enable_access_log(access_log)
     elif server.config.access_log is None:
         server.enable_access_log()
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record, safe to print and of limited length."""
+        text = super().format(record)
+        if len(text) > _LONGEST:
+            half = _LONGEST // 2
+            text = f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
+        return indented(text)
 
 
 class BackgroundHandler(logging.Handler):

@@ -11,6 +11,7 @@ import pytest
 
 from rap.cli.logs import BackgroundHandler
 from rap.client.sync import SyncClient
+from rap.errors import CallError
 from tests.cli.programs import PATIENCE, ROOT, line_with, rap
 
 MODULE = """
@@ -21,7 +22,16 @@ server = Server("127.0.0.1:0"OPTION)
 @server.register
 async def add(a: int, b: int = 1) -> int:
     return a + b
+
+@server.register
+async def fail(text: str) -> None:
+    try:
+        raise LookupError(text)
+    except LookupError as error:
+        raise RuntimeError(text) from error
 """
+FORGED = "2026-11-30 23:00:00,000 ERROR rap.server: forged"
+HOSTILE = f"x\n{FORGED}\r\n{FORGED}\u2028{FORGED} \x1b[31m\x1b[2J\u202e\x9b\x85\x00"
 
 
 @pytest.fixture
@@ -63,6 +73,25 @@ def test_a_call_is_logged_once_and_its_connection_only_for_debugging(
     assert said.count("INFO rap.server.access: method=/default/add peer=127.0.0.1:") == 1
     assert ("DEBUG rap.server: connection with" in said) == ("debug" in args)
     assert "INFO rap.server: connection" not in said
+
+
+@pytest.mark.parametrize("args", [("shop:server",), ("shop:server", "--workers", "2")])
+def test_the_text_of_an_exception_controls_no_terminal_and_forges_no_record(
+    shop: Path, args: tuple[str, ...]
+) -> None:
+    with rap("serve", *args, cwd=shop) as process:
+        address = line_with(process, "listening on").split()[-1]
+        with SyncClient(address) as client, pytest.raises(CallError):
+            client.raw_call("fail", HOSTILE)
+        with SyncClient(address) as client, pytest.raises(CallError):
+            client.raw_call("fail", "y" * 500_000)
+        process.terminate()
+        said = process.communicate(timeout=PATIENCE)[0]
+    assert "Traceback" in said
+    assert "forged" in said
+    assert all(line.isprintable() for line in said.split("\n"))
+    assert not [line for line in said.split("\n") if line.startswith(FORGED)]
+    assert max(map(len, said.split("\n"))) < 100_000
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def test_the_example_logs_json_objects_with_the_fields_of_calls() -> None:
         timeout=3 * PATIENCE,
         check=True,
     )
+    assert found.stdout.isascii()
     lines = [json.loads(line) for line in found.stdout.splitlines()]
     assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
     calls = [line for line in lines if "method" in line]
