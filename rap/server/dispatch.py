@@ -290,7 +290,8 @@ class ServerStream(Stream):
             call = self.as_call()
             request = self.processed = await pipeline.pass_request(call, body, call.header)
             body = pipeline.encode_arrived(request)
-            self.note_decoded(body)
+            if body is not self.body:
+                self.note_decoded(body)
             if body == _NIL and self.handler.reads_stream:  # it calls a channel
                 method, kind = self.handler.method, self.handler.stream_type
                 raise InvalidArgument(f"{method} is a {_DECLARED[kind]}")
@@ -845,8 +846,11 @@ class Dispatcher:
                     request = await pipeline.pass_request(call, content, call.header)
                     stream.processed = request
                     content = pipeline.encode_arrived(request)
-                    stream.note_decoded(content)
-                if stream.takes_long(content):
+                    if content is not stream.body:
+                        stream.note_decoded(content)
+                if stream.inflated > _THREADED or (
+                    function.decodes_slowly and len(content) > SLOW_SIZE
+                ):
                     args, kwargs = await self._threads.decode(function.decode_call, content)
                 else:
                     args, kwargs = function.decode_call(content)
