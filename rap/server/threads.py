@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 from rap.call import current
 from rap.clock import Clock, Pace, SystemClock, Timer, timer_of
 from rap.errors import DeadlineExceeded, ResourceExhausted
+from rap.server.thread_turns import Turns
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
 
@@ -85,10 +86,13 @@ class Threads:
         """Seconds that all functions together have waited for a thread."""
         return self._jobs.waited
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds that a function will wait for a thread; 0 before the first has returned."""
-        return self._jobs.expected_wait
+    def expected_wait(self, client: object) -> float:
+        """Return the seconds that a function will wait for a thread; 0 before one has returned.
+
+        Args:
+            client: The connection that asks for it.
+        """
+        return self._jobs.expected_wait(client)
 
     @property
     def expired(self) -> int:
@@ -154,6 +158,11 @@ class ThreadUser(Protocol):
         """When the call ends, in seconds on the monotonic clock."""
         ...
 
+    @property
+    def conn(self) -> object:
+        """The connection of the client; those with functions that wait take turns."""
+        ...
+
     def set_job(self, job: "Job | None") -> None:
         """Take the job of the call, while there is one."""
         ...
@@ -165,6 +174,7 @@ class Job:
     Args:
         call: The function.
         name: What it is, for texts.
+        client: The connection that asks for it; `None`: the server itself.
         jobs: The other jobs.
         one: What takes the thread out of the pool afterwards, unless it is released.
     """
@@ -172,6 +182,7 @@ class Job:
     __slots__ = (
         "_jobs",
         "call",
+        "client",
         "expired",
         "future",
         "is_queued",
@@ -182,11 +193,17 @@ class Job:
     )
 
     def __init__(
-        self, call: Callable[[], Any], name: str, jobs: "_Jobs", one: "OneThread | None"
+        self,
+        call: Callable[[], Any],
+        name: str,
+        client: object,
+        jobs: "_Jobs",
+        one: "OneThread | None",
     ) -> None:
         self.future: Future[Any] = Future()
         self.call = call
         self.name = name
+        self.client = client
         self.queued_at = monotonic()
         self.started_at: float | None = None
         self.expired = False  # cancelled because its deadline was near
@@ -271,7 +288,10 @@ class OneThread:
 
 
 class _Jobs:
-    """The queue that the threads share; it does not keep the pool alive.
+    """The jobs that the threads share; it does not keep the pool alive.
+
+    A job goes to a thread through the queue while there are fewer than threads, and otherwise waits
+    for its turn. A thread that has ended a job takes the next one of those that wait.
 
     Args:
         max_threads: Maximum number of threads in the pool.
@@ -298,16 +318,18 @@ class _Jobs:
         self._check_timer: asyncio.TimerHandle | None = None
         self._log_pace = Pace(_LOG_PAUSE, monotonic)
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._turns: Turns[Job] = Turns()
         self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait or run
+        self._begun = 0  # jobs in the queue, or that run
         self._seconds = 0.0  # that a job runs, on average
         self._threads = 0  # in the pool
         self._started = 0
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds that a job will wait, if those before it take as long as recent ones did."""
-        return max(self._unfinished - self.max_threads, 0) * self._seconds / self.max_threads
+    def expected_wait(self, client: object) -> float:
+        """Return the seconds that a job will wait, if others take as long as recent ones did."""
+        with self._lock:
+            return self._turns.ahead_of(client) * self._seconds / self.max_threads
 
     @property
     def running_names(self) -> str:
@@ -331,7 +353,7 @@ class _Jobs:
         if not hasattr(user, "set_job"):
             user = None
         name = "a function" if user is None else user.method
-        job = Job(call, name, self, one)
+        job = Job(call, name, None if user is None else user.conn, self, one)
         self._submit(job)
         expiry = self._on_full(job, user) if job.is_queued else None
         if user is not None:
@@ -340,6 +362,10 @@ class _Jobs:
             return await _outcome(job.future)
         except asyncio.CancelledError:
             self.waiting.pop(job, None)
+            with self._lock:
+                if self._turns.remove(job.client, job):
+                    self._unfinished -= 1
+                    self.waited += job.waited
             if not job.expired or _is_cancelled():
                 raise
             self.expired += 1
@@ -356,11 +382,17 @@ class _Jobs:
         if self.is_closed:
             job.future.cancel()
             return
+        self.waiting[job] = None
         with self._lock:
             self._unfinished += 1
-            job.is_queued = self._unfinished > self.max_threads
-        self.waiting[job] = None
-        self._queue.put(job)
+            job.is_queued = self._begun >= self.max_threads
+            if job.is_queued:
+                self._turns.add(job.client, job)
+            else:
+                self._begun += 1
+                self._turns.begin(job.client)
+        if not job.is_queued:
+            self._queue.put(job)
         try:
             self._start_if_short()
         except RuntimeError:  # the machine has too many threads for now
@@ -399,6 +431,10 @@ class _Jobs:
                 job.future.cancel()
         except Empty:
             pass
+        with self._lock:
+            waiting = self._turns.clear()
+        for job in waiting:
+            job.future.cancel()
         if self._check_timer is not None:
             self._check_timer.cancel()
         self.dismiss()
@@ -424,7 +460,8 @@ class _Jobs:
 
     def _work(self) -> None:
         """Run jobs until a `None` comes, which is put back for the other threads."""
-        while job := self._queue.get():
+        job = self._queue.get()
+        while job is not None:
             one = job.one
             job.started_at = monotonic()
             self.running[job] = None
@@ -433,17 +470,28 @@ class _Jobs:
             self.running.pop(job, None)
             leaves = one is not None and not one.is_released and not job.future.cancelled()
             with self._lock:  # before the caller resumes and submits its next job
+                seconds = monotonic() - job.started_at
                 self._unfinished -= 1
                 self.waited += job.waited
-                self._learn(monotonic() - job.started_at)
+                if settle is not _nothing:
+                    self._learn(seconds)
+                self._turns.end(job.client, seconds)
+                following = self._turns.next()
+                if following is None:
+                    self._begun -= 1
+                elif leaves:  # another thread takes it
+                    self._queue.put(following)
+                    following = None
                 if leaves:
                     self._threads -= 1
                     self.kept += 1
             settle()
-            del job, settle  # keep no reference to a finished call
+            job = None
+            del settle  # keep no reference to a finished call
             if one is not None and leaves and not self._keep(one):
                 return
-            del one
+            job = self._queue.get() if following is None else following
+            del one, following
         self._queue.put(None)
 
     def _learn(self, seconds: float) -> None:

@@ -199,3 +199,64 @@ async def test_functions_that_wait_for_each_other_are_named(
     (told,) = (each for each in caplog.messages if "threads are busy" in each)
     assert "all 2 threads are busy (running there: /default/outer (2)), and 2 calls wait" in told
     assert "they wait for each other" in told
+
+
+async def test_a_client_with_one_call_waits_for_one_call_of_a_greedy_one() -> None:
+    permits = threading.Semaphore(0)
+
+    def hold() -> None:
+        assert permits.acquire(timeout=30)
+
+    def quick() -> int:
+        return 1
+
+    async with (
+        serving(hold, quick, threads=1) as server,
+        calling(server) as greedy,
+        calling(server) as polite,
+    ):
+        held = [asyncio.create_task(greedy.raw_call("hold", timeout=30)) for _ in range(20)]
+        await eventually(lambda: server_status(server).threads_waiting == 19)
+        asked = asyncio.create_task(polite.raw_call("quick", timeout=30))
+        await eventually(lambda: server_status(server).threads_waiting == 20)
+        permits.release()  # the call that runs ends, and no other
+        assert await within(asked) == 1
+        permits.release(20)
+        await within(asyncio.gather(*held))
+
+
+async def test_calls_of_a_greedy_client_do_not_refuse_those_of_another() -> None:
+    def work() -> int:
+        threading.Event().wait(0.01)
+        return 1
+
+    async with (
+        serving(work, threads=1) as server,
+        calling(server, max_attempts=1) as greedy,
+        calling(server, max_attempts=1) as polite,
+    ):
+        assert await greedy.raw_call("work") == 1  # now its time is known
+        asked = [asyncio.create_task(greedy.raw_call("work", timeout=60)) for _ in range(500)]
+        await eventually(lambda: server_status(server).threads_waiting > 400)
+        for _ in range(5):
+            assert await within(polite.raw_call("work", timeout=2)) == 1
+        for each in asked:
+            each.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        await eventually(lambda: server_status(server).threads_waiting == 0)
+
+
+async def test_cancelled_jobs_do_not_make_others_look_short() -> None:
+    pool, go_on = Threads(1), threading.Event()
+    blocking = asyncio.ensure_future(pool.run(go_on.wait, (10,)))
+    waiting = [asyncio.ensure_future(pool.run(name)) for _ in range(50)]
+    await eventually(lambda: pool.waiting == 50)
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+    assert pool.waiting == 0
+    assert pool.expected_wait(None) == 0
+    go_on.set()
+    assert await within(blocking)
+    assert await within(pool.run(name)) == "rap-handler_0"
+    pool.close()

@@ -52,9 +52,8 @@ class Overload(NamedTuple):
 class ThreadPool(Protocol):
     """The threads that run `def` functions."""
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds that a function will wait for a thread."""
+    def expected_wait(self, client: object) -> float:
+        """Return the seconds that a function of a client will wait for a thread."""
         ...
 
 
@@ -88,7 +87,7 @@ class _ThreadQueue:
 
     def refused_wait(self, call: Limited, priority: int, now: float) -> float | None:
         """Return the seconds that a call would wait, if that is too long."""
-        wait, time = self._threads.expected_wait, call.deadline - now
+        wait, time = self._threads.expected_wait(call.conn), call.deadline - now
         most = time * _PATIENCE[priority]
         if wait <= most:
             return None
