@@ -10,7 +10,7 @@ from shop.settings import LISTEN, REGISTRY
 from shop.telemetry import processors
 
 client = Client(service="catalog", registry=REGISTRY, processor_list=processors("orders"))
-catalog = client.bind(Catalog, timeout=3, idempotent=True)
+catalog = client.bind(Catalog, timeout=5, idempotent=True)
 
 server = Server(
     LISTEN,

@@ -1,5 +1,7 @@
 """The stock of the shop, in a database."""
 
+from sqlite3 import Connection
+
 from rap import NotFound
 from shop.contract import Item, SoldOut
 from shop.database import transaction
@@ -12,21 +14,25 @@ CREATE TABLE IF NOT EXISTS reserved (key TEXT PRIMARY KEY, sku TEXT, count INT);
 
 def find(sku: str) -> Item:
     with transaction("catalog", TABLES) as db:
-        row = db.execute("SELECT * FROM items WHERE sku = ?", [sku]).fetchone()
-    if row is None:
-        raise NotFound(f"there is no {sku!r}")
-    return Item(*row)
+        return read(db, sku)
 
 
 def take(sku: str, count: int, key: str) -> Item:
-    item = find(sku)
     with transaction("catalog", TABLES) as db:
+        item = read(db, sku)
         new = db.execute("INSERT OR IGNORE INTO reserved VALUES (?, ?, ?)", [key, sku, count])
         if new.rowcount:
-            update = "UPDATE items SET left = left - ? WHERE sku = ? AND left >= ?"
-            if not db.execute(update, [count, sku, count]).rowcount:
+            if item.left < count:
                 raise SoldOut(f"only {item.left} of {item.name!r} are left")
-    return find(sku)
+            db.execute("UPDATE items SET left = left - ? WHERE sku = ?", [count, sku])
+        return read(db, sku)
+
+
+def read(db: Connection, sku: str) -> Item:
+    row = db.execute("SELECT * FROM items WHERE sku = ?", [sku]).fetchone()
+    if row is None:
+        raise NotFound(f"there is no {sku!r}")
+    return Item(*row)
 
 
 def add(item: Item) -> None:
