@@ -81,8 +81,10 @@ class BackgroundHandler(logging.Handler):
         super().__init__()
         self._file = file
         self._most = most
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        # Lines, events that are set when the lines before are written, and `None` at the end.
+        self._lines: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._left_out = 0
+        self._is_stuck = False  # lines were not written in time
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -95,36 +97,50 @@ class BackgroundHandler(logging.Handler):
         if self._lines.qsize() >= self._most:
             self._left_out += 1
             return
-        if self._left_out:
-            self._lines.put(
-                f"{self._left_out} lines of the log were left out, because it is read too slowly"
-            )
-            self._left_out = 0
+        self._tell_left_out()
         self._lines.put(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="rap log", daemon=True)
             self._thread.start()
 
+    def flush(self) -> None:
+        """Wait a second at most until the lines are written; if they were not, no more later."""
+        self._tell_left_out()
+        if self._thread is not None and self._thread.is_alive() and not self._is_stuck:
+            written = threading.Event()
+            self._lines.put(written)
+            self._is_stuck = not written.wait(_LAST_LINES)
+
     def close(self) -> None:
-        """Wait a second at most until the lines are written. `logging` calls it at the exit."""
+        """Write what waits, as `flush` does, and end. `logging` calls it at the exit."""
+        self.flush()
         thread, self._thread = self._thread, None
         if thread is not None:
             self._lines.put(None)
-            thread.join(_LAST_LINES)
+            if not self._is_stuck:
+                thread.join(_LAST_LINES)
         super().close()
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            self._lines.put(
+                f"{self._left_out} lines of the log were left out, because it is read too slowly"
+            )
+            self._left_out = 0
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # the file is closed
-            while (line := self._lines.get()) is not None:
-                lines, is_last = [line], False
-                for _ in range(min(self._lines.qsize(), _BATCH)):
-                    more = self._lines.get()
-                    if more is None:
-                        is_last = True
+            while (entry := self._lines.get()) is not None:
+                lines: list[str] = []
+                while isinstance(entry, str):
+                    lines.append(entry)
+                    if len(lines) == _BATCH or self._lines.empty():
                         break
-                    lines.append(more)
+                    entry = self._lines.get()
                 text = "".join(f"{each}\n" for each in lines).encode("utf-8", "backslashreplace")
                 while text:
                     text = text[os.write(self._file, text) :]
-                if is_last:
+                if entry is None:
                     return
+                if isinstance(entry, threading.Event):
+                    entry.set()

@@ -172,6 +172,34 @@ def test_lines_that_find_no_room_are_left_out_and_counted(ends: tuple[int, int])
     ]
 
 
+def test_what_was_logged_is_written_when_it_is_flushed(ends: tuple[int, int]) -> None:
+    ours, theirs = ends
+    handler = BackgroundHandler(theirs)
+    for number in range(1000):
+        handler.handle(record(f"line {number}"))
+    handler.flush()
+    assert os.read(ours, 1 << 20).decode().splitlines() == [f"line {n}" for n in range(1000)]
+    handler.close()
+
+
+def test_lines_that_were_left_out_are_counted_at_the_end(ends: tuple[int, int]) -> None:
+    ours, theirs = ends
+    handler = BackgroundHandler(theirs, most=1)
+    handler.handle(record("x" * 300_000))
+    assert os.read(ours, 1) == b"x"  # the thread has taken it
+    for number in range(3):
+        handler.handle(record(f"line {number}"))
+    seen = b""
+    while not seen.endswith(b"line 0\n"):
+        seen += os.read(ours, 1 << 16)
+    handler.close()
+    seen += os.read(ours, 1 << 16)
+    assert seen.decode().splitlines()[1:] == [
+        "line 0",
+        "2 lines of the log were left out, because it is read too slowly",
+    ]
+
+
 def test_a_reader_that_has_gone_ends_only_the_log() -> None:
     ours, theirs = os.pipe()
     os.close(ours)

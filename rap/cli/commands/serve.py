@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -134,6 +135,9 @@ async def _serve(server: Server, metrics: MetricsPort | None) -> None:
 
 
 def _print_stopped() -> None:
+    for handler in logging.root.handlers:  # the log comes before
+        with contextlib.suppress(OSError):
+            handler.flush()
     with contextlib.suppress(OSError):
         click.echo("rap: stopped")
     for stream in (sys.stdout, sys.stderr):
