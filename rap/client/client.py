@@ -354,7 +354,7 @@ class Client:
             name: Name of the function on the server. An empty name means the name of the declared
                 function. Default ''.
             group: Group of the function on the server. `None` means `default`, or with `bind` the
-                name of the class. Default None.
+                group that `interface` names, or else the name of the class. Default None.
             enable_type_check: Whether arguments are checked against the type hints before they are
                 sent. Default True.
             timeout: Seconds that a call may take. `None` means the client's `timeout` for unary

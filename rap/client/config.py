@@ -468,8 +468,8 @@ class StubOptions(Options, frozen=True, kw_only=True):
     group: Annotated[
         str | None,
         Option(
-            "Group of the function on the server. `None` means `default`, or with `bind` the name "
-            "of the class.",
+            "Group of the function on the server. `None` means `default`, or with `bind` the group "
+            "that `interface` names, or else the name of the class.",
             check=_check_group,
         ),
     ] = None

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from rap.client.method import Method
+from rap.foreign import one_line
 from rap.registry.base import FUNCTIONS, Endpoint
 from rap.schema.registered import declared_hash, read_signatures
 
@@ -37,7 +38,8 @@ class Declarations:
             path = method.path[1:]
             hashes = {each[path] for each in known if each is not None and path in each}
             if not hashes:
-                found.append(f"no instance of {self._service} has the function {path}")
+                text = f"no instance of {self._service} has the function {path}"
+                found.append(text + _elsewhere(method.name, known))
             elif self._hash(method) not in (None, *hashes):
                 found.append(
                     f"{path} has another signature on {self._service} than this client declares;"
@@ -68,6 +70,15 @@ def lacking(endpoints: Iterable[Endpoint], path: str) -> frozenset[str]:
         for each in endpoints
         if (known := _signatures(each)) is not None and path[1:] not in known
     )
+
+
+def _elsewhere(name: str, known: Iterable[Mapping[str, str] | None]) -> str:
+    """Return what to write if servers have a function of this name in another group."""
+    paths = {path for each in known for path in each or () if path.endswith(f"/{name}")}
+    if not paths:
+        return ""
+    group = one_line(repr(min(paths).removesuffix(f"/{name}")))
+    return f"; there is one in the group {group}: pass group={group}"
 
 
 def _signatures(endpoint: Endpoint) -> Mapping[str, str] | None:

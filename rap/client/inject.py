@@ -55,8 +55,8 @@ def inject(
         func: A function of a module: for `Client` an ``async def``, for `SyncClient` any.
         name: Name of the function on the server. An empty name means the name of the declared
             function. Default ''.
-        group: Group of the function on the server. `None` means `default`, or with `bind` the name
-            of the class. Default None.
+        group: Group of the function on the server. `None` means `default`, or with `bind` the group
+            that `interface` names, or else the name of the class. Default None.
         timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
             functions, and no deadline for all others. Default None, more than 0.
         idempotent: Whether calling twice has the same effect as calling once. If so, a call whose

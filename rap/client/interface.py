@@ -48,8 +48,8 @@ def bind(
     Args:
         client: Makes the calls.
         interface: Declares the methods, each with `self` and type hints.
-        group: Group of the function on the server. `None` means `default`, or with `bind` the name
-            of the class. Default None.
+        group: Group of the function on the server. `None` means `default`, or with `bind` the group
+            that `interface` names, or else the name of the class. Default None.
         timeout: Seconds that a call may take. `None` means the client's `timeout` for unary
             functions, and no deadline for all others. Default None, more than 0.
         idempotent: Whether calling twice has the same effect as calling once. If so, a call whose

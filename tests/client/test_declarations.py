@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import pytest
 
@@ -140,6 +140,23 @@ async def test_a_client_is_warned_once(caplog: pytest.LogCaptureFixture) -> None
     async with fleet_of(shop(reserve, watch)) as fleet:
         await connect(fleet)
     assert said(caplog) == WRONG
+
+
+async def test_a_client_is_told_of_a_function_in_another_group(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Shop(Protocol):
+        async def reserve(self, order: Order) -> int: ...
+
+    async with fleet_of(shop(reserve)) as fleet:
+        client = Client(service="shop", registry=fleet.registry)
+        client.bind(Shop)
+        async with client:
+            pass
+    assert said(caplog) == [
+        "no instance of shop has the function Shop/reserve; there is one in the group 'default':"
+        " pass group='default'"
+    ]
 
 
 async def test_a_client_may_fail_to_connect() -> None:
