@@ -11,9 +11,11 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import NamedTuple
 
 from rap.address import Address, Peer
+from rap.clock import Pace
 from rap.tasks import start_task
 from rap.transport.fork import descriptors_of, let_go_in_children
 from rap.transport.listen import PlainServer, bind
@@ -28,6 +30,7 @@ _TIMEOUT = 5.0  # seconds to send a request and to read the response
 _MAX_CONNECTIONS = 32
 _SHARE = 16  # of them for one address; IPv6: for one /64
 _BACKLOG = 100  # connections that wait to be accepted
+_LOG_PAUSE = 10.0  # seconds between two tracebacks in the log, as anyone may ask again and again
 
 
 class HttpResponse(NamedTuple):
@@ -63,6 +66,7 @@ class HttpServer:
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = dict(endpoints)
+        self._log_pace = Pace(_LOG_PAUSE, monotonic)
         self._sockets: list[socket.socket] = []
         self._listeners: list[PlainServer] = []
         self._tasks: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
@@ -195,7 +199,8 @@ class HttpServer:
             response = endpoint(accept)
             return await response if inspect.isawaitable(response) else response
         except Exception:  # of an endpoint, which may call code of the user
-            _log.exception("%s failed", path)
+            if self._log_pace.allow():
+                _log.exception("%s failed", path)
             return HttpResponse("500 Internal Server Error", TEXT, b"see the log\n")
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
 from prometheus_client import REGISTRY, CollectorRegistry, Histogram, Info
-from prometheus_client.exposition import choose_encoder
 
 from rap import __version__
 from rap.address import Address
@@ -20,6 +19,7 @@ from rap.client import Client
 from rap.client.stats import ClientStatus, client_status
 from rap.observe.http import HttpResponse, HttpServer
 from rap.observe.metrics import StatusCollector
+from rap.observe.page import Form, Pages
 from rap.server import Server
 from rap.server.stats import ServerStatus, server_status
 
@@ -90,7 +90,7 @@ class MetricsServer:
         self._where = where
         self._registry = registry
         self._http = HttpServer(
-            {"/metrics": self._metrics, "/healthz": _health, "/readyz": self._ready}
+            {"/metrics": Pages(self._metrics).respond, "/healthz": _health, "/readyz": self._ready}
         )
         self._undo = contextlib.ExitStack()
 
@@ -131,9 +131,8 @@ class MetricsServer:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    def _metrics(self, accept: str) -> HttpResponse:
-        encode, content_type = choose_encoder(accept)  # only OpenMetrics has exemplars
-        return HttpResponse("200 OK", content_type, encode(self._registry))
+    async def _metrics(self, form: Form) -> bytes:
+        return form.encode(self._registry)
 
     def _ready(self, accept: str) -> HttpResponse:
         ready, reasons = readiness(self._servers, self._clients)

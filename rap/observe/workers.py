@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from rap.address import Address
 from rap.observe.http import HttpResponse, HttpServer, fetch
+from rap.observe.page import Form, Pages
 
 __all__ = ["Worker", "WorkerAnswer", "WorkersCollector", "WorkersMetricsServer", "merge"]
 
@@ -83,7 +83,11 @@ class WorkersMetricsServer:
         self._willing = willing
         self._where = (host, port)
         self._http = HttpServer(
-            {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._ready}
+            {
+                "/metrics": Pages(self._metrics).respond,
+                "/healthz": self._health,
+                "/readyz": self._ready,
+            }
         )
 
     @property
@@ -98,14 +102,12 @@ class WorkersMetricsServer:
     async def __aexit__(self, *exc: object) -> None:
         await self._http.close()
 
-    async def _metrics(self, accept: str) -> HttpResponse:
-        answers = await self._ask("/metrics", accept, _METRICS_TIMEOUT)
+    async def _metrics(self, form: Form) -> bytes:
+        answers = await self._ask("/metrics", form.content_type, _METRICS_TIMEOUT)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(WorkersCollector(self._workers, answers))
-        encode, content_type = choose_encoder(accept)
         texts = {str(each.worker): each.text for each in answers if each.good}
-        text = merge("worker", texts, encode(registry).decode())
-        return HttpResponse("200 OK", content_type, text.encode())
+        return merge("worker", texts, form.encode(registry).decode()).encode()
 
     async def _health(self, accept: str) -> HttpResponse:
         answers = await self._ask("/healthz", accept, _PROBE_TIMEOUT)

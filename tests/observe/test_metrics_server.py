@@ -219,6 +219,18 @@ async def test_invalid_requests_get_an_error_status(
     assert answer.startswith(f"HTTP/1.1 {status}\r\n")
 
 
+async def test_an_odd_header_accept_is_answered_and_not_logged(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve_metrics(registry=registry) as page:
+        for version in ("x", "", "1.x", "1;q=nan"):
+            accept = f"application/openmetrics-text;version={version}"
+            status, text = await get(page.address, "/metrics", accept)
+            assert status == 200
+            assert "rap_build_info" in text
+    assert "Traceback" not in caplog.text
+
+
 async def test_head_has_no_body(registry: CollectorRegistry) -> None:
     async with serve_metrics(registry=registry) as page:
         answer = await within(send(page.address, b"HEAD /healthz HTTP/1.1\r\n\r\n"))
