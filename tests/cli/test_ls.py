@@ -9,9 +9,11 @@ from rap.address import Address
 from rap.registry import Endpoint
 from rap.registry.base import WIRE_VERSIONS
 from rap.registry.file import FileRegistry
+from rap.registry.records import to_record
 from rap.registry.redis import RedisRegistry
 from rap.registry.url import registry_from_url
 from rap.server import Server
+from rap.wire.codec import pack
 from tests.cli.shop import invoke, shop
 from tests.redis_server import RedisServer
 
@@ -100,6 +102,44 @@ async def test_redis_has_services_versions_and_loads(
     finally:
         await registry.aclose()
     assert table[1].split() == ["h:1", "up", "1", "1.2", "x", "in_flight=3", "rps=12.5"]
+
+
+async def test_what_someone_has_forged_in_redis_ends_no_command(
+    redis_single: RedisServer, namespace: str
+) -> None:
+    registry = RedisRegistry(redis_single.url, namespace=namespace)
+    where = ("--registry", redis_single.url, "--namespace", namespace)
+    keys = f"rap:{{{namespace}/shop}}"
+    record = pack(to_record(Endpoint("h:1", Address.parse("h:1"))))
+    try:
+        await registry.register("shop", Endpoint("h:1", Address.parse("h:1")), ttl=60)
+        redis_single.command("HSET", f"{keys}:inst", b"\xff\xfe", record, "h:2", b"\xc1")
+        redis_single.command("HSET", f"{keys}:load", b"\xff", b"\x80", "h:1", b"\xc1")
+        redis_single.command("SADD", "rap:services", f"{namespace}/".encode() + b"\xff\x1b[2J")
+        services = await invoke(None, "ls", *where)
+        shops = await invoke(None, "ls", *where, "--service", "shop")
+        others = await invoke(None, "ls", *where, "--service", "none")
+    finally:
+        redis_single.command("SREM", "rap:services", f"{namespace}/".encode() + b"\xff\x1b[2J")
+        await registry.aclose()
+    assert (services.exit_code, services.stdout) == (0, "SERVICE\nshop\n")
+    assert [line.split()[0] for line in shops.stdout.splitlines()] == ["ADDRESS", "h:1"]
+    assert others.stderr.endswith("it knows shop\n")
+
+
+async def test_the_address_is_the_one_that_clients_dial(
+    redis_single: RedisServer, namespace: str
+) -> None:
+    registry = RedisRegistry(redis_single.url, namespace=namespace)
+    where = ("--registry", redis_single.url, "--namespace", namespace, "--service", "shop")
+    try:
+        await registry.register("shop", Endpoint("h:1", Address.parse("h:1")), ttl=60)
+        await registry.register("shop", Endpoint("h:2", Address.parse("evil:7")), ttl=60)
+        table = (await invoke(None, "ls", *where)).stdout.splitlines()
+    finally:
+        await registry.aclose()
+    assert table[0].split()[:3] == ["ADDRESS", "REGISTERED", "AS"]
+    assert [line.split()[:2] for line in table[1:]] == [["h:1", "up"], ["evil:7", "h:2"]]
 
 
 async def test_an_instance_without_a_version_of_the_protocol_in_common_is_incompatible(

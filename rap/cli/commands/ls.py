@@ -77,8 +77,10 @@ def _row(instance: Endpoint, load: Any) -> dict[str, Any]:
     wire = instance.metadata.get(WIRE_VERSIONS, "")
     spoken = Versions.parse(wire)
     common = spoken is None or VERSIONS.common(spoken)
+    address = str(instance.address)
     return {
-        "address": instance.id,
+        "address": address,
+        "registered_as": "" if instance.id == address else instance.id,
         "state": instance.state.value if common else "incompatible",
         "weight": instance.weight,
         "zone": instance.zone,
