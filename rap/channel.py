@@ -585,7 +585,9 @@ class Channel(Generic[In, Out]):
             make = Response if self._is_client else Request
             if is_result:
                 return make(self._call, None, header, raw, decode_any)
-            return make(self._call, await self._decode_large(raw), header)
+            is_large = self._reads_slowly and len(raw) > SLOW_SIZE
+            body = await asyncio.to_thread(self._decode, raw) if is_large else self._decode(raw)
+            return make(self._call, body, header)
         if self._is_client:
             message = await pipeline.pass_response(self._call, raw, header)
         else:
@@ -594,14 +596,10 @@ class Channel(Generic[In, Out]):
             message = await pipeline.pass_request(self._call, raw, header)
         encoded = pipeline.encode_arrived(message)
         if not is_result:
-            message.body = await self._decode_large(encoded)
+            is_large = self._reads_slowly and len(encoded) > SLOW_SIZE
+            decode = self._decode
+            message.body = await asyncio.to_thread(decode, encoded) if is_large else decode(encoded)
         return message
-
-    async def _decode_large(self, raw: bytes | memoryview) -> Any:
-        """Decode a message, in a thread if that takes long."""
-        if self._reads_slowly and len(raw) > SLOW_SIZE:
-            return await asyncio.to_thread(self._decode, raw)
-        return self._decode(raw)
 
 
 def _look_at(task: asyncio.Task[None]) -> None:
