@@ -201,6 +201,7 @@ class _Terminal:
 
     def interrupt(self) -> None:
         """Press Ctrl-C: all processes of the terminal get SIGINT."""
+        assert not self.ended, f"it has ended:\n{self._log.read_text()}"
         os.killpg(self._process.pid, signal.SIGINT)
 
     def end(self) -> None:
