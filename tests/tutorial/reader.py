@@ -136,7 +136,7 @@ class Reader:
             parts.append(re.escape(shown[at : varying.start()]))
             at = varying.end()
             if varying[0].isalnum():
-                own = self._numbers.get(varying[0], r"\d{4,}|[0-9a-f]{32}")
+                own = self._numbers.get(varying[0], r"\d+|[0-9a-f]{32}")
                 parts.append(rf"\b({own})\b")
             elif varying[0] == "…":
                 parts.append(".*")
