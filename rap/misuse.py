@@ -4,6 +4,14 @@ Python looks for `__enter__`, `__iter__` and the like in the class of an object.
 its error names neither the function nor the right way. The classes of rap define such methods where
 beginners use one kind of statement for the other. Type checkers do not see them, so they still
 reject the code: put them under ``if not TYPE_CHECKING``.
+
+Python looks for the methods in the class to answer ``isinstance``, too. So an object with such an
+`__await__` counts as awaitable, for `inspect.isawaitable` and `asyncio.gather`, and one with such
+an `__iter__` as iterable: code that gets both kinds asks first whether it is a coroutine, or an
+`AsyncIterable`. There is no other way to say what is wrong with a plain ``await``.
+
+The module is small because clients, servers and streams define such methods and have no other
+module in common.
 """
 
 from collections.abc import Callable

@@ -985,7 +985,7 @@ class Client:
             raise TypeError(f"execute takes a pending call, a function or a name, got {target!r}")
         if getattr(target, "__rap_given__", None) is not None:
             pending: Any = target(*args, **kwargs)
-            return await pending if inspect.isawaitable(pending) else pending
+            return await pending if inspect.iscoroutine(pending) else pending
         func: Any = target
         stream_type = self.methods.for_function(func, None).stream_type
         if stream_type in (StreamType.STREAM, StreamType.BIDI):

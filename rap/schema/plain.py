@@ -77,7 +77,7 @@ def to_plain(value: Any) -> Any:
     what = f"an object of type `{kind.__qualname__}`"
     if isinstance(value, IOBase):
         raise TypeError(f"{what} cannot be sent; read it, and send what it holds")
-    if isinstance(value, abc.Iterator):
+    if isinstance(value, abc.Iterator | abc.AsyncIterator):
         raise TypeError(f"{what} can be read only once; pass a list of it")
     if isinstance(value, abc.Awaitable):
         raise TypeError(f"{what} cannot be sent; await it first")

@@ -257,7 +257,9 @@ def _handler_of(
                 raise
             wanted = inspect.Signature([*signature.parameters.values()])
             raise TypeError(f"{exc}; the fake must take the arguments of {name}{wanted}") from exc
-        return await found if inspect.isawaitable(found) else found
+        if isinstance(found, AsyncIterable) or not inspect.isawaitable(found):
+            return found  # also the items of another call, of which `await` says only what they are
+        return await found
 
     async def yield_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         found = await answer(*args, **kwargs)

@@ -113,6 +113,19 @@ async def test_arguments_and_results_are_checked_against_the_declaration() -> No
             await ping("a")
 
 
+async def test_a_fake_may_answer_with_the_items_of_another_call() -> None:
+    other = Client("shelf:9000")
+    shelf = other.bind(Stock)
+    async with fake(other, watch=[1, 2]), fake(client, watch=shelf.watch):
+        assert [left async for left in stock.watch("hat")] == [1, 2]
+
+
+async def test_items_of_a_call_are_not_sent_as_an_argument() -> None:
+    async with fake(client, watch=[1, 2], ping="pong"):
+        with pytest.raises(InvalidArgument, match="`ResponseStream` can be read only once"):
+            await client.raw_call("ping", stock.watch("hat"))
+
+
 async def test_a_name_that_the_client_does_not_declare_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'reserve'"):
         fake(client, reserv=1)
