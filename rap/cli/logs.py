@@ -70,7 +70,8 @@ class _Formatter(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes lines by a thread, which it starts with the first.
 
-    If what reads them is too slow, lines are left out, and a later line says how many.
+    If what reads them is too slow, lines are left out, and a later line says how many. A forked
+    child, such as one of a `ProcessPoolExecutor`, has no such thread: it writes each line at once.
 
     Args:
         file: File descriptor to write to.
@@ -81,6 +82,7 @@ class BackgroundHandler(logging.Handler):
         super().__init__()
         self._file = file
         self._most = most
+        self._process = os.getpid()
         # Lines, events that are set when the lines before are written, and `None` at the end.
         self._lines: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._left_out = 0
@@ -93,6 +95,10 @@ class BackgroundHandler(logging.Handler):
             line = self.format(record)
         except Exception:  # of a formatter, or of an argument; as other handlers do
             self.handleError(record)
+            return
+        if os.getpid() != self._process:
+            with contextlib.suppress(OSError):  # the file is closed
+                self._write(f"{line}\n")
             return
         if self._lines.qsize() >= self._most:
             self._left_out += 1
@@ -137,10 +143,13 @@ class BackgroundHandler(logging.Handler):
                     if len(lines) == _BATCH or self._lines.empty():
                         break
                     entry = self._lines.get()
-                text = "".join(f"{each}\n" for each in lines).encode("utf-8", "backslashreplace")
-                while text:
-                    text = text[os.write(self._file, text) :]
+                self._write("".join(f"{each}\n" for each in lines))
                 if entry is None:
                     return
                 if isinstance(entry, threading.Event):
                     entry.set()
+
+    def _write(self, text: str) -> None:
+        left = text.encode("utf-8", "backslashreplace")
+        while left:
+            left = left[os.write(self._file, left) :]

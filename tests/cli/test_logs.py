@@ -210,3 +210,23 @@ def test_a_reader_that_has_gone_ends_only_the_log() -> None:
     handler.handle(record("after the end"))
     handler.close()
     os.close(theirs)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_writes_its_lines_too(ends: tuple[int, int]) -> None:
+    ours, theirs = ends
+    handler = BackgroundHandler(theirs)
+    handler.handle(record("of the parent"))
+    handler.flush()
+    child = os.fork()
+    if not child:
+        handler.handle(record("of the child"))
+        os._exit(0)  # as multiprocessing ends its children
+    os.waitpid(child, 0)
+    handler.handle(record("after it"))
+    handler.close()
+    assert os.read(ours, 1 << 16).decode().splitlines() == [
+        "of the parent",
+        "of the child",
+        "after it",
+    ]
