@@ -13,7 +13,7 @@ from rap.foreign import one_line
 from rap.server.dispatch import Run, ServerStream
 from rap.server.log_fields import access_fields, log_fields, write_access
 from rap.server.message_limits import OnOpen
-from rap.wire.codec import unpack
+from rap.wire.codec import unpack_header
 
 __all__ = ["AccessLog"]
 
@@ -127,7 +127,7 @@ class _LoggedCall:
 def _of_unknown(meta: bytes, stream: ServerStream, code: Code, seconds: float) -> dict[str, Any]:
     """Return the record of a call of a function that does not exist, or whose Open is malformed."""
     try:
-        content = unpack(meta)
+        content = unpack_header(meta)
     except ValueError:
         content = None
     match content:

@@ -117,7 +117,7 @@ class Turns(Generic[J]):
         return line
 
     def _took(self, client: Hashable, line: _Line[J]) -> None:
-        """Count a job less that waits."""
+        """Note that a waiting job has begun or was removed."""
         self.waiting -= 1
         if not line.jobs:
             self._queues -= 1
@@ -125,7 +125,7 @@ class Turns(Generic[J]):
                 del self._lines[client]
 
     def _place(self, client: Hashable, line: _Line[J]) -> None:
-        """Put a client into the order anew; an earlier entry of it is not valid any more."""
+        """Give a client its place in the order; an earlier entry of it is not valid any more."""
         line.entry = next(self._numbers)
         heappush(self._heap, (line.running, line.seconds, line.entry, client))
         if len(self._heap) > 2 * self._queues + _MAX_STALE:
