@@ -48,8 +48,8 @@ from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
-from rap.wire.codec import decoded_size, pack, unpack, unpack_header
-from rap.wire.frames import END, MESSAGE, UNSERVED
+from rap.wire.codec import decoded_size, pack, unpack_header
+from rap.wire.frames import END, MESSAGE, UNSERVED, read_reset
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END
 
 __all__ = [
@@ -1046,11 +1046,18 @@ def _too_late(stream: ServerStream) -> DeadlineExceeded:
 
 def _can_be_sent(details: dict[str, Any]) -> bool:
     try:
-        packed = pack(details)
-        unpack(packed)
+        return _is_readable(details) and len(pack(details)) <= _MAX_DETAILS
     except ValueError:
         return False
-    return len(packed) <= _MAX_DETAILS
+
+
+def _is_readable(details: dict[str, Any]) -> bool:
+    """Return whether a client takes a Reset with these details."""
+    try:
+        read_reset(pack([0, "", details]))
+    except ValueError:
+        return False
+    return True
 
 
 def _as_body(args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Any]:
@@ -1089,13 +1096,14 @@ def _with_value(what: str, values: Header, name: str, value: Any) -> Header:
 def _with_metadata(
     details: dict[str, Any], metadata: ResponseMetadata, max_frame: int
 ) -> dict[str, Any]:
-    """Return the details of a Reset with header and trailer, as far as a frame has room."""
+    """Return the details of a Reset with header and trailer, as far as the client takes them."""
     room = max_frame - _MAX_MESSAGE - _MAX_DETAILS
     for name, values in reversed(metadata.as_details().items()):
         size = len(pack(values))
-        if size <= room:
+        more = {**details, name: values}
+        if size <= room and _is_readable(more):
             room -= size
-            details = {**details, name: values}
+            details = more
     return details
 
 

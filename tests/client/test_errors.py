@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rap import context
 from rap.client import Channel, Client
 from rap.errors import (
     CallError,
@@ -55,6 +56,7 @@ RAISED: dict[str, BaseException] = {
     "denied": PermissionDenied("no"),
     "object": CallError("with an object", code=Code.ABORTED, details={"x": object()}),
     "large": CallError("with much", code=Code.ABORTED, details={"x": "y" * 100_000}),
+    "many": CallError("with many", code=Code.ABORTED, details={"x": [0] * 1000}),
     "keys": CallError("with a key", code=Code.ABORTED, details={"x": {1: 2}}),
     "cancelled": asyncio.CancelledError(),
 }
@@ -232,12 +234,29 @@ async def test_any_text_of_an_error_becomes_an_answer(client: Client, name: str)
     assert len(error.message.encode()) <= 4096
 
 
-@pytest.mark.parametrize("name", ["object", "large", "keys"])
+@pytest.mark.parametrize("name", ["object", "large", "many", "keys"])
 async def test_details_that_cannot_be_sent_are_left_out(client: Client, name: str) -> None:
     error = await failure_of(client, name)
     assert error.code is Code.ABORTED
     assert error.details == {}
     assert "details that cannot be sent" in error.message
+
+
+async def test_headers_and_trailers_with_many_values_hide_no_error() -> None:
+    async def noted() -> None:
+        context.set_header("h", [0] * 900)
+        context.set_trailer("t", [0] * 900)
+        raise CallError("denied", code=Code.ABORTED, details={"x": [0] * 500})
+
+    async with serving(noted) as server, calling(server) as client:
+        with pytest.raises(CallError) as caught:
+            await within(client.raw_call("noted"))
+    error = caught.value
+    assert (error.code, error.message, error.details) == (
+        Code.ABORTED,
+        "denied",
+        {"x": [0] * 500},
+    )
 
 
 async def test_a_handler_that_cancels_itself_fails_the_call(client: Client) -> None:
