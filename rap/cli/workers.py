@@ -1,4 +1,4 @@
-"""Worker processes that serve one program: started, restarted, and drained in turn.
+"""Worker processes that serve one program: started, restarted, and drained.
 
 The parent process serves nothing and does not import the program. `rap.server.prefork` describes
 how workers share the load.
@@ -27,7 +27,7 @@ __all__ = ["Restarts", "Workers", "WorkersError"]
 _FIRST_PAUSE = 0.1  # seconds before the first restart
 _LONGEST_PAUSE = 10.0  # seconds
 _STABLE = 30.0  # seconds of running after which earlier deaths of a worker are forgotten
-_TURN = 5.0  # seconds that a worker may drain before the next one starts to
+_END = 5.0  # seconds that a worker may take to end after it was told to end at once
 _READY = 60.0  # seconds that a worker may take until it listens
 _LOOPBACK = "127.0.0.1"  # address of the metrics pages of single workers
 
@@ -152,10 +152,10 @@ class Workers:
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the workers running until SIGTERM or SIGINT, then drain them in turn.
+        """Keep the workers running until SIGTERM or SIGINT, then drain them.
 
-        The next worker drains when the previous one has ended, or after five seconds. A second
-        signal ends all of them at once. SIGHUP is passed on to every worker; if the terminal was
+        All of them drain at the same time, so that N workers stop as soon as one would. A second
+        signal ends them at once. SIGHUP is passed on to every worker; if the terminal was
         closed, the workers drain.
 
         Raises:
@@ -221,7 +221,7 @@ class Workers:
             worker.send(signal.SIGKILL)
             return False
         if not line:
-            await _within(_TURN, worker.process.wait())  # it may still print the reason
+            await _within(_END, worker.process.wait())  # it may still print the reason
             return False
         ready = json.loads(line)
         worker.metrics_address = page
@@ -279,17 +279,15 @@ class Workers:
                 self._say(f"rap: worker {worker.number} cannot be started: {exc}")
 
     async def _drain(self) -> None:
-        """Drain the workers one after another, or all at once after a second signal."""
+        """Drain all workers, and end them at once after a second signal."""
         for worker in self._workers:
             worker.drain()
-            if not self._hurry.is_set():
-                await _within(_TURN, _first(worker.ended(), self._hurry.wait()))
         ends = asyncio.gather(*[worker.ended() for worker in self._workers])
         await _first(asyncio.shield(ends), self._hurry.wait())
         if not ends.done():
             for worker in self._workers:
                 worker.drain()  # the second time
-            if not await _within(_TURN, asyncio.shield(ends)):
+            if not await _within(_END, asyncio.shield(ends)):
                 for worker in self._workers:
                     worker.send(signal.SIGKILL)
         await ends

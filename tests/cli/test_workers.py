@@ -1,4 +1,4 @@
-"""`rap serve --workers`: real processes that share the load, are restarted, and drain in turn."""
+"""`rap serve --workers`: real processes that share the load, are restarted, and drain together."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ import os
 from rap.server import Channel, Server
 
 def make(**options) -> Server:
-    server = Server("127.0.0.1:0", close_timeout=20, **options)
+    server = Server("127.0.0.1:0", **{"close_timeout": 20, **options})
 
     @server.register
     async def pid() -> int:
@@ -39,6 +39,10 @@ def make(**options) -> Server:
 
 def registered() -> Server:
     return make(service="shop", registry="file://" + os.getcwd(), drain_delay=0)
+
+def brief() -> Server:
+    registry = "file://" + os.getcwd()
+    return make(service="shop", registry=registry, drain_delay=0, close_timeout=4)
 
 def broken() -> Server:
     return Server("unix:///tmp/never.sock")
@@ -144,6 +148,27 @@ async def test_sigterm_drains_every_worker_and_an_open_channel_finishes(shop: Pa
         assert output.splitlines()[-1] == "rap: stopped"
 
 
+async def test_sigterm_drains_all_workers_at_the_same_time(shop: Path) -> None:
+    """While the calls of one are still open, the other ones have begun to drain, too."""
+    with workers("shop:brief", shop) as process:
+        addresses = [(await in_thread(lambda: listening(process)))[1] for _ in range(2)]
+        async with AsyncExitStack() as stack, asyncio.timeout(PATIENCE):
+            channels = []
+            for address in addresses:
+                client = await stack.enter_async_context(Client(address))
+                channel = await stack.enter_async_context(client.channel("echo"))
+                await channel.write("before")
+                assert await channel.read_body() == "before"
+                channels.append(channel)
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: all(each.draining for each in channels))
+            for channel in channels:  # within `close_timeout` of all workers
+                await channel.write("while draining")
+                assert await channel.read_body() == "while draining"
+        await asyncio.to_thread(process.communicate)
+        assert process.returncode == 0
+
+
 async def test_open_calls_finish_when_parent_and_workers_get_sigterm_alike(shop: Path) -> None:
     """As systemd does with `KillMode=control-group`, its default."""
     with workers("shop:make", shop) as process:
@@ -156,7 +181,7 @@ async def test_open_calls_finish_when_parent_and_workers_get_sigterm_alike(shop:
                 for pid in (process.pid, first, second):
                     os.kill(pid, signal.SIGTERM)
                 await eventually(lambda: channel.draining)
-                # Then the parent turns to the other worker.
+                # Then the other worker, which has no calls, ends.
                 await eventually(lambda: not (is_running(first) and is_running(second)))
                 for n in range(500):
                     await channel.write(n)
