@@ -20,7 +20,8 @@ from rap.call import (
 )
 from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import SLOW_SIZE, Function, decode_any, encode_any, encode_written
+from rap.schema.costs import NEVER_SLOW, SLOW_FROM
+from rap.schema.function import Function, decode_any, encode_any, encode_written
 from rap.tasks import start_task
 from rap.transport.stream import (
     CountedInbox,
@@ -109,9 +110,11 @@ class Channel(Generic[In, Out]):
         self._is_typed = function is not None and function.has_typed_messages
         if function is not None and self._is_typed:
             self._encode, self._decode = _typed_codec(function, self._is_client)
-        self._reads_slowly = function is not None and self._is_typed and function.reads_slowly
+        # Only for the slowest types: a task for each message is dear.
+        is_slow = function is not None and self._is_typed and function.slow_message == SLOW_FROM
+        self._slow_from = SLOW_FROM if is_slow else NEVER_SLOW
         # Whether a task makes a message of what arrives, which goes on if the reader is cancelled.
-        self._processes = pipeline.transforms or self._reads_slowly
+        self._processes = pipeline.transforms or is_slow
         self._decode_result: Callable[[Any], Any] = decode_any
         if function is not None and function.signature.return_annotation is not None:
             self._decode_result = function.decode_result
@@ -585,7 +588,7 @@ class Channel(Generic[In, Out]):
             make = Response if self._is_client else Request
             if is_result:
                 return make(self._call, None, header, raw, decode_any)
-            is_large = self._reads_slowly and len(raw) > SLOW_SIZE
+            is_large = len(raw) > self._slow_from
             body = await asyncio.to_thread(self._decode, raw) if is_large else self._decode(raw)
             return make(self._call, body, header)
         if self._is_client:
@@ -596,7 +599,7 @@ class Channel(Generic[In, Out]):
             message = await pipeline.pass_request(self._call, raw, header)
         encoded = pipeline.encode_arrived(message)
         if not is_result:
-            is_large = self._reads_slowly and len(encoded) > SLOW_SIZE
+            is_large = len(encoded) > self._slow_from
             decode = self._decode
             message.body = await asyncio.to_thread(decode, encoded) if is_large else decode(encoded)
         return message

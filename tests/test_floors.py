@@ -87,6 +87,7 @@ NOT_PRIVATE = {
     "_asdict": "named tuples document it",
     "_field_defaults": "named tuples document it",
     "_fields": "named tuples document it",
+    "_missing_": "enums document it",
     "os._exit": "os documents it",
     "sys._current_frames": "sys documents it",
     "sys._getframe": "sys documents it",

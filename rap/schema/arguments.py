@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rap.call import CALL_OPTIONS
 from rap.errors import InvalidArgument
+from rap.schema.costs import Cost, dearest
 from rap.wire.codec import MAX_ELEMENTS, check_body
 
 __all__ = [
@@ -48,7 +49,7 @@ class Kind(NamedTuple):
             if it has no datetimes.
         keys: The check of the keys that the type declares, for whoever decodes; `None` if nobody
             can choose them so that they collide. See `rap.schema.keys`.
-        is_slow: Whether Python code makes some of its values, which takes microseconds each.
+        cost: What its values cost.
     """
 
     hint: Any
@@ -57,7 +58,7 @@ class Kind(NamedTuple):
     fitting: frozenset[type] | None
     keep_offsets: Callable[[Any], Any] | None = None
     keys: Guard | None = None
-    is_slow: bool = False
+    cost: Cost = Cost()
 
     def decode_checked(self, body: Body) -> Any:
         """Decode one argument of a body whose depth and elements are checked, but not its keys."""
@@ -129,7 +130,7 @@ class ArgumentCodec:
         self._full_guard = joined(self._guard, [kind.keys for kind in kinds.values()])
         self._short = self._short_decoder()
         self.has_keywords = len(others) > (self._rest is not None)
-        self.is_slow = any(kind.is_slow for kind in kinds.values())
+        self.cost = dearest([kind.cost for kind in kinds.values()])
 
     def encoders(self) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
         """Return the functions that encode arguments, with and without a check of types."""

@@ -58,6 +58,10 @@ def prepare(hint: Any, check: Check, scope: Mapping[str, Any]) -> Any:
     return prepared
 
 
+# Values of a flag that are decoded: Python keeps each combination for ever, with some 500 bytes.
+_MOST_FLAGS = 65_536
+
+
 class _StandIn(type):
     """The metaclass of classes that stand for a type; `isinstance` accepts any converted value."""
 
@@ -149,6 +153,8 @@ class _Preparation:
         made = self._container(hint, kind, args)
         if made is not None:
             return made
+        if issubclass(kind, enum.Flag):
+            return self._stand_in(hint, lambda: _flag_converter(kind))
         if issubclass(kind, enum.Enum):
             return self._stand_in(hint, lambda: _enum_converter(kind))
         if has_schema(kind) and not is_model(kind):
@@ -414,6 +420,25 @@ def _without_literals_of_others(members: list[Member]) -> list[Member]:
 def _shape_of_values(values: Any) -> Shape:
     keys = frozenset((form_of_value(each), each) for each in values)
     return Shape(frozenset(form for form, _ in keys), keys)
+
+
+def _flag_converter(kind: type[enum.Flag]) -> Callable[[Any], Any]:
+    made: dict[int, enum.Flag] = {}
+
+    def convert(value: Any) -> Any:
+        if type(value) is not int:
+            raise ValueError(f"a `{kind.__qualname__}` is an int, got {value!r}")
+        flag = made.get(value)
+        if flag is None:
+            if len(made) >= _MOST_FLAGS:
+                raise ValueError(
+                    f"{len(made)} different values of `{kind.__qualname__}` have come already, and"
+                    f" Python keeps each; send an int instead"
+                )
+            flag = made[value] = kind(value)
+        return flag
+
+    return convert
 
 
 def _enum_converter(kind: type[enum.Enum]) -> Callable[[Any], Any]:

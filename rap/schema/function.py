@@ -8,6 +8,7 @@ A body of arguments, a result or an item nests at most `MAX_DEPTH` levels and ho
 `MAX_ELEMENTS` values.
 """
 
+import enum
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -36,7 +37,8 @@ from rap.schema.arguments import (
     reason,
     strictest,
 )
-from rap.schema.keys import declares_keys, inner_types, key_guard
+from rap.schema.costs import NEVER_SLOW, cost_of, inner_types
+from rap.schema.keys import declares_keys, key_guard
 from rap.schema.plain import can_convert, from_plain, refuse_constraints, to_plain
 from rap.schema.signature import (
     ASYNC_ITERATORS,
@@ -47,7 +49,6 @@ from rap.schema.signature import (
 from rap.wire.codec import MAX_DEPTH, MAX_ELEMENTS, check_body
 
 __all__ = [
-    "SLOW_SIZE",
     "Function",
     "decode_any",
     "decode_any_items",
@@ -56,10 +57,6 @@ __all__ = [
     "raw_encoder",
     "split_items",
 ]
-
-
-# Bytes of values that `Function.decodes_slowly` or `reads_slowly` from which a thread decodes them.
-SLOW_SIZE = 4096
 
 
 class Function:
@@ -94,10 +91,10 @@ class Function:
         decode_args: Body → positional arguments, with the defaults of those that were left out
             before a given one. It raises `InvalidArgument` for any other body.
         decode_call: Body → positional arguments, and keyword arguments or `None`.
-        decodes_slowly: Whether Python code makes some values of the arguments: paths, addresses,
-            `Decimal`, or unions of classes.
-        reads_slowly: The same for the messages that a channel reads, or the items of the request
-            stream.
+        argument_sizes: What the values of the arguments become when they are decoded.
+        slow_from: Bytes of a body with arguments from which a thread decodes it.
+        slow_message: Bytes of a message that a channel reads, or of items of the request stream,
+            from which a thread decodes them.
         encode_result, decode_result: The result of a call that has one: unary, client streaming or
             channel. They raise `Internal` if it does not match the annotation.
         encode_item, decode_item, decode_items: One item of a response stream, and a body with an
@@ -114,6 +111,7 @@ class Function:
 
     __slots__ = (
         "_place",
+        "argument_sizes",
         "channel_parameter",
         "decode_args",
         "decode_call",
@@ -122,7 +120,6 @@ class Function:
         "decode_request_item",
         "decode_request_items",
         "decode_result",
-        "decodes_slowly",
         "doc",
         "encode_args",
         "encode_args_unchecked",
@@ -133,10 +130,11 @@ class Function:
         "has_typed_messages",
         "is_async",
         "name",
-        "reads_slowly",
         "request_type",
         "response_type",
         "signature",
+        "slow_from",
+        "slow_message",
         "stream_parameter",
         "stream_type",
         "type_hints",
@@ -168,7 +166,7 @@ class Function:
         given = self.stream_parameter or self.channel_parameter
         self._place = _place_of(parameters, given)
         arguments = self._arguments({k: p for k, p in parameters.items() if k != given}, scope)
-        self.decodes_slowly = arguments.is_slow
+        self.argument_sizes, self.slow_from = arguments.cost
         self.has_keywords = arguments.has_keywords
         self.encode_args, self.encode_args_unchecked = arguments.encoders()
         self.decode_args, self.decode_call = arguments.decoders()
@@ -191,13 +189,13 @@ class Function:
         if is_channel:
             kind = _kind(streams.request, where, scope)
             _, self.decode_item = _value_codec(kind, where, error)
-        self.reads_slowly = is_channel and kind.is_slow
+        self.slow_message = kind.cost.slow_from if is_channel else NEVER_SLOW
         self.encode_request_item, self.decode_request_item = encode_any, decode_any
         self.decode_request_items = decode_any_items
         if self.stream_parameter:
             where = f"{self.name}(): item of {self.stream_parameter!r}"
             kind = _kind(streams.request, where, scope)
-            self.reads_slowly = kind.is_slow
+            self.slow_message = kind.cost.slow_from
             codec = _value_codec(kind, where, InvalidArgument)
             self.encode_request_item, self.decode_request_item = codec
             self.decode_request_items = _items_decoder(kind, where, InvalidArgument)
@@ -415,8 +413,8 @@ def _kind(hint: Any, where: str, scope: Mapping[str, Any]) -> Kind:
     if guard is check_body and declares_keys(node):
         guard = check_levels
     keys = key_guard(node)
-    is_slow = _has((nodes.CustomType, nodes.DecimalType), node, set())
-    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node), keys, is_slow)
+    cost = cost_of(node)
+    return Kind(prepared, decode, guard, _fitting(node), _offset_keeper(node), keys, cost)
 
 
 def _check(hint: Any) -> nodes.Type:
@@ -487,6 +485,8 @@ def _guard(node: nodes.Type, pending: dict[int, bool]) -> Guard | None:
             f"`{node.cls.__qualname__}` has no form in msgpack; make it a dataclass, a TypedDict or"
             f" a msgspec.Struct, or send its values"
         )
+    if isinstance(node, nodes.EnumType) and issubclass(node.cls, enum.Flag):
+        raise TypeError("each combination that was ever decoded would be kept")
     if isinstance(node, nodes.DataclassType) and hasattr(node.cls, "__pydantic_validator__"):
         raise TypeError("pydantic validates it")
     if isinstance(node, nodes.RawType | nodes.ExtType):

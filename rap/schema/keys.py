@@ -10,17 +10,17 @@ import decimal
 import functools
 import typing
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 from msgspec import inspect as nodes
 from msgspec.msgpack import Decoder
 
 from rap.schema.arguments import Guard
+from rap.schema.costs import inner_types
 from rap.schema.plain import from_plain, text_types
 from rap.wire.codec import check_keys
 
-__all__ = ["declares_keys", "inner_types", "key_guard"]
+__all__ = ["declares_keys", "key_guard"]
 
 
 def key_guard(node: nodes.Type) -> Guard | None:
@@ -53,17 +53,6 @@ def declares_keys(node: nodes.Type) -> bool:
     """Return whether a type has a map that is declared to have keys which `check_body` limits."""
     keys, _, _ = _declared(node)
     return any(isinstance(each, _LIMITED) for key in keys for each in _alternatives(key))
-
-
-def inner_types(node: Any) -> Iterator[nodes.Type]:
-    """Yield the types that a type contains."""
-    for name in ("item_type", "key_type", "value_type"):
-        if hasattr(node, name):
-            yield getattr(node, name)
-    for name in ("types", "item_types"):
-        yield from getattr(node, name, ())
-    for field in getattr(node, "fields", ()):
-        yield field.type
 
 
 _ARRAYS = nodes.CollectionType | nodes.TupleType | nodes.NamedTupleType

@@ -37,7 +37,8 @@ from rap.errors import (
 )
 from rap.foreign import one_line
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import SLOW_SIZE, decode_any
+from rap.schema.costs import NEVER_SLOW
+from rap.schema.function import decode_any
 from rap.server.log_fields import log_fields
 from rap.server.overload.entrances import Entrance, Entrances, Overload
 from rap.server.overload.gate import Gate, Line
@@ -48,7 +49,7 @@ from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
-from rap.wire.codec import decoded_size, pack, unpack_header
+from rap.wire.codec import PLAIN_SIZES, ValueSizes, decoded_size, pack, unpack_header
 from rap.wire.frames import END, MESSAGE, UNSERVED, read_reset
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END
 
@@ -304,8 +305,7 @@ class ServerStream(Stream):
 
     def takes_long(self, body: Encoded) -> bool:
         """Whether a thread should decode the arguments in a body."""
-        is_slow = self.handler.function.decodes_slowly and len(body) > SLOW_SIZE
-        return is_slow or self.inflated > _THREADED
+        return len(body) > self.handler.function.slow_from or self.inflated > _THREADED
 
     async def begin_channel(self, pipeline: Pipeline, threads: Threads) -> CallArguments:
         """Return the arguments of a channel after the processors have seen them.
@@ -330,6 +330,10 @@ class ServerStream(Stream):
             raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
         return arguments
+
+    def value_sizes(self) -> ValueSizes:
+        """Return what the values of the arguments become."""
+        return self.handler.function.argument_sizes if hasattr(self, "handler") else PLAIN_SIZES
 
     def note_decoded(self, body: Encoded) -> None:
         """Count the memory of the arguments in a body that processors have made."""
@@ -784,10 +788,10 @@ class Dispatcher:
         if not self._pipeline.empty and not self._pipeline.ignores(header):
             return self._run_processed
         function = handler.function
-        if function.decodes_slowly or function.has_keywords or not function.is_async:
-            is_quick = handler.inline and not function.decodes_slowly
-            return None if is_quick else self._run_processed
-        return self._run_unary
+        if function.is_async and not function.has_keywords:
+            return self._run_unary
+        is_quick = handler.inline and function.slow_from == NEVER_SLOW
+        return None if is_quick else self._run_processed
 
     def _run_inline(self, stream: ServerStream) -> None:
         handler = stream.handler
@@ -808,6 +812,9 @@ class Dispatcher:
 
     async def _run_unary(self, stream: ServerStream) -> None:
         """Run an async handler without processors; `_run_processed` is the general form."""
+        if len(stream.body) > stream.handler.function.slow_from:
+            await self._run_processed(stream)
+            return
         try:
             if stream.deadline <= self._monotonic():
                 self.fail(stream, _too_late(stream))
@@ -848,9 +855,7 @@ class Dispatcher:
                     content = pipeline.encode_arrived(request)
                     if content is not stream.body:
                         stream.note_decoded(content)
-                if stream.inflated > _THREADED or (
-                    function.decodes_slowly and len(content) > SLOW_SIZE
-                ):
+                if len(content) > function.slow_from or stream.inflated > _THREADED:
                     args, kwargs = await self._threads.decode(function.decode_call, content)
                 else:
                     args, kwargs = function.decode_call(content)

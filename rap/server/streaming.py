@@ -13,7 +13,7 @@ from rap.call import RESULT, Encoded, Response, StreamType
 from rap.channel import Channel
 from rap.errors import Cancelled, ChannelClosed, InvalidArgument
 from rap.processor.base import Pipeline, encode_body
-from rap.schema.function import SLOW_SIZE, split_items
+from rap.schema.function import split_items
 from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
@@ -222,7 +222,7 @@ class RequestStream:
             stream.count_items(len(raw))
             if self._pipeline.transforms:
                 self._raw.extend(await stream.process(self._pass(flags, meta, raw)))
-            elif self._function.reads_slowly and len(raw) > SLOW_SIZE:
+            elif len(raw) > self._function.slow_message:
                 await stream.process(self._take_apart(flags, raw))
             elif flags & BATCH:
                 self._take_batch(raw)

@@ -14,7 +14,7 @@ from rap.call import HEADER_DETAIL, TRAILER, Header
 from rap.clock import NEVER
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.tasks import start_task
-from rap.wire.codec import decoded_size, unpack_header
+from rap.wire.codec import PLAIN_SIZES, ValueSizes, decoded_size, unpack_header
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
@@ -187,9 +187,13 @@ class Stream(StreamState):
         """Set when the call ends at the latest, in seconds on the monotonic clock."""
         self.deadline = deadline
 
+    def value_sizes(self) -> ValueSizes:
+        """Return what the values of the arguments of the call become when they are decoded."""
+        return PLAIN_SIZES
+
     def count_decoded(self, body: "bytes | memoryview") -> None:
         """Count the arguments that are decoded from another body than that of the Open."""
-        self._decoded = decoded_size(body)
+        self._decoded = decoded_size(body, self.value_sizes())
 
     def decoded_memory(self) -> int:
         """Return about how many bytes the decoded header and arguments of the call take.

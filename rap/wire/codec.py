@@ -7,7 +7,7 @@ and nearly always without visiting single values.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgpack import Packer, Unpacker, packb, unpackb
 from msgpack.exceptions import StackError, UnpackException
@@ -20,6 +20,8 @@ __all__ = [
     "MAX_HEADER_ELEMENTS",
     "MAX_OTHER_KEYS",
     "MAX_SMALL",
+    "PLAIN_SIZES",
+    "ValueSizes",
     "batch_header",
     "check_body",
     "check_keys",
@@ -42,9 +44,14 @@ _MANY = 256  # values that are worth a look at all of them at once
 _SMALL = 16  # bytes of a small scalar
 
 _VISITED = 256  # values of a body of which the size is estimated
-_OBJECT_SIZE = 72  # bytes of an object in a list: the list's pointer, and 64 of an empty dict
-# The first bytes of values that are objects of their own: all but small numbers, nil and booleans.
-_OBJECTS = bytes((*range(0x80, 0xC0), *range(0xC4, 0xCC), *range(0xCD, 0xD0), *range(0xD1, 0xE0)))
+# The first bytes of the values of each of `ValueSizes`, but for those of a kind before.
+_KINDS = (
+    bytes((*range(0xA0, 0xC0), *range(0xC4, 0xCC), *range(0xCD, 0xD0), *range(0xD1, 0xDC))),
+    b"\x80",
+    bytes((*range(0x81, 0x90), 0xDE, 0xDF)),
+    bytes((*range(0x90, 0xA0), 0xDC, 0xDD)),
+    bytes(range(256)),
+)
 
 # Every byte that cannot be the first byte of an array or a map.
 _NOT_CONTAINERS = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
@@ -119,21 +126,47 @@ def unpack_small(data: bytes) -> object:
     return unpack(data, max_elements=_FEW)
 
 
-def decoded_size(body: bytes | memoryview) -> int:
+class ValueSizes(NamedTuple):
+    """Bytes of the objects that values become, with the pointer of the list that they are in.
+
+    Args:
+        text: A text, bytes, an extension, a float, or a number above 255.
+        empty: An empty map.
+        map: Any other map.
+        array: An array.
+        number: A number that Python keeps, a boolean, or nil.
+    """
+
+    text: int = 72
+    empty: int = 72
+    map: int = 240
+    array: int = 72
+    number: int = 0
+
+
+PLAIN_SIZES = ValueSizes()
+
+
+def decoded_size(body: bytes | memoryview, of: ValueSizes = PLAIN_SIZES) -> int:
     """Return about how many bytes a body takes at most when it is decoded.
 
     An empty map is one byte in msgpack and 73 as a dict in a list. The first values are visited.
     If there are more, each byte of the rest that can begin a value is taken for one.
+
+    Args:
+        body: One msgpack value.
+        of: What its values become.
     """
     size = len(body)
-    pos = objects = 0
+    pos = 0
+    heads = bytearray()
     sizes = _SIZES
     try:
         for _ in range(_VISITED):
             if pos >= size:
                 break
             first = body[pos]
-            objects += first in _OBJECTS
+            heads.append(first)
             if step := sizes[first]:
                 pos += step
             elif first < 0xA0:
@@ -144,10 +177,13 @@ def decoded_size(body: bytes | memoryview) -> int:
                 _, pos = _long_container(body, first, pos)
     except IndexError:  # cut off
         pos = size
-    if pos < size:
-        rest = bytes(body[pos:])
-        objects += len(rest) - len(rest.translate(None, _OBJECTS))
-    return size + _OBJECT_SIZE * min(objects, MAX_ELEMENTS)
+    values = bytes(heads + body[pos:]) if pos < size else bytes(heads)
+    left, total = len(values), 0
+    for kind, each in zip(_KINDS, of, strict=True):
+        found = len(values)
+        values = values.translate(None, kind)
+        total += each * min(found - len(values), MAX_ELEMENTS)
+    return size + min(total, max(of) * min(left, MAX_ELEMENTS))
 
 
 def batch_header(n: int) -> bytes:

@@ -3,8 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from decimal import Decimal
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 from rap.channel import Channel
 from rap.client import Client
 from rap.errors import InvalidArgument
-from rap.schema.function import Function
 from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware
 from rap.server.threads import Threads
@@ -21,19 +18,6 @@ from rap.testing import TestClient
 from tests.loopback import inside
 
 FEW, MANY = ["a"] * 10, ["a"] * 4096
-
-
-@pytest.mark.parametrize(
-    ("hint", "is_slow"),
-    [
-        *((hint, True) for hint in (Path, IPv4Address, Decimal, list[Path], dict[str, Decimal])),
-        *((hint, False) for hint in (int, str, bytes, list[str], dict[str, int], Any)),
-    ],
-)
-def test_which_types_are_slow(hint: Any, is_slow: bool) -> None:
-    def take(first: int, value: hint) -> None: ...
-
-    assert Function(take).decodes_slowly is is_slow
 
 
 async def unary(paths: list[Path]) -> int:
