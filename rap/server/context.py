@@ -47,7 +47,8 @@ def set_header(name: str, value: Any) -> None:
 
     Args:
         name: Any text that does not start with ``:``.
-        value: Any value that msgpack can carry. All values together have at most 7 KiB.
+        value: Any value that msgpack can carry. All values together have at most 7 KiB; header and
+            trailer together have at most 936 names and values.
 
     Raises:
         RuntimeError: No handler runs, or the response has begun.
@@ -63,7 +64,8 @@ def set_trailer(name: str, value: Any) -> None:
 
     Args:
         name: Any text that does not start with ``:``.
-        value: Any value that msgpack can carry. All values together have at most 7 KiB.
+        value: Any value that msgpack can carry. All values together have at most 7 KiB; header and
+            trailer together have at most 936 names and values.
 
     Raises:
         RuntimeError: No handler runs, or the response has ended.

@@ -49,7 +49,15 @@ from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
-from rap.wire.codec import PLAIN_SIZES, ValueSizes, decoded_size, pack, unpack_header
+from rap.wire.codec import (
+    MAX_HEADER_ELEMENTS,
+    PLAIN_SIZES,
+    ValueSizes,
+    decoded_size,
+    pack,
+    unpack,
+    unpack_header,
+)
 from rap.wire.frames import END, MESSAGE, UNSERVED, read_reset
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END
 
@@ -79,6 +87,7 @@ _MAX_LOGGED = 1000  # characters of an error that callers do not see
 _MAX_TRACEBACK = 6000  # characters; the end is kept
 # Bytes of a header or trailer that a handler sets. The least room for meta in a frame is 15 KiB.
 _MAX_METADATA = 7168
+_MAX_METADATA_VALUES = MAX_HEADER_ELEMENTS - 64  # of both together; processors add some
 # Errors whose texts may be about the inside of a service, and are not sent if the server says so.
 _INNER = (Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE)
 _DECLARED = {
@@ -164,11 +173,11 @@ class ResponseMetadata:
 
     def set_header(self, name: str, value: Any) -> None:
         """Set a value in the header."""
-        self.header = _with_value("header", self.header, name, value)
+        self.header = _with_value("header", self.header, name, value, self.trailer)
 
     def set_trailer(self, name: str, value: Any) -> None:
         """Set a value in the trailer."""
-        self.trailer = _with_value("trailer", self.trailer, name, value)
+        self.trailer = _with_value("trailer", self.trailer, name, value, self.header)
 
     def as_details(self) -> Header:
         """Return both by their reserved names, for a Reset or the end of an encrypted call."""
@@ -1078,19 +1087,19 @@ def _fits(handler: Handler, flags: int) -> bool:
     return sent == (MESSAGE if handler.reads_stream else _RESPONSE)
 
 
-def _with_value(what: str, values: Header, name: str, value: Any) -> Header:
-    """Return the values of a header or trailer with one more.
+def _with_value(what: str, values: Header, name: str, value: Any, other: Header) -> Header:
+    """Return the values of a header or trailer with one more; one message may have both.
 
     Raises:
         ValueError: The name is reserved or not a text, the value is not msgpack, or all of them
-            are too large.
+            are too large, or too many for one message.
     """
     if not isinstance(name, str) or not name or name.startswith(":"):
         raise ValueError(f"{what}: a name is text without a colon at its start, got {name!r}")
     new = {**values, name: value}
     try:
         size = len(pack(new))
-        unpack_header(pack(new))
+        unpack(pack([new, other]), max_elements=_MAX_METADATA_VALUES)
     except ValueError as exc:
         raise ValueError(f"{what} {name!r}: {exc}") from exc
     if size > _MAX_METADATA:

@@ -466,6 +466,22 @@ async def test_a_header_that_cannot_be_sent_is_refused(name: Any, value: Any, me
     assert [message in each for each in errors] == [True, True]
 
 
+async def test_header_and_trailer_have_no_more_values_than_one_message_may() -> None:
+    errors: list[str] = []
+
+    async def many() -> None:
+        context.set_header("h", [0] * 450)
+        context.set_trailer("t", [0] * 450)
+        for set_value in (context.set_header, context.set_trailer):
+            with pytest.raises(ValueError, match="too many elements") as caught:
+                set_value("more", [0] * 100)
+            errors.append(str(caught.value))
+
+    async with talking(many) as peer:
+        await peer.call("/default/many")
+    assert [each.partition(":")[0] for each in errors] == ["header 'more'", "trailer 'more'"]
+
+
 def test_a_header_is_set_only_while_a_handler_runs() -> None:
     with pytest.raises(RuntimeError, match=r"context\.set_header is available only while"):
         context.set_header("x", 1)
