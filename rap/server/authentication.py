@@ -32,6 +32,9 @@ __all__ = [
     "verify_with",
 ]
 
+_MISSING = (
+    "a token is needed (option token of the client; RAP_TOKEN or --token of the command line)"
+)
 _REFUSED = "the token was refused: verify_token of the server does not accept this client's token"
 _LEAVE_TIMEOUT = 1.0  # seconds for a refused client to close the connection itself
 _WINDOW = 60.0  # seconds in which failures of an address are counted
@@ -176,7 +179,7 @@ class Authenticator:
                     return Code.UNAUTHENTICATED, f"{text}try again in {math.ceil(wait)} s"
                 token = (gate.decode_hello() or {}).get("token")
                 if not isinstance(token, str | bytes):
-                    return self._refused(conn, "a token is needed (option token of the client)")
+                    return self._refused(conn, _MISSING)
                 identity = await self._identify(token, conn.peer)
                 if not identity:
                     return self._refused(conn, _REFUSED)
