@@ -29,7 +29,7 @@ from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
-from rap.foreign import one_line, printable
+from rap.foreign import indented, one_line, printable
 
 __all__ = [
     "CallError",
@@ -625,10 +625,11 @@ def decode_error(
         kind = _BY_CODE.get(known, CallError)
         error = kind(message, code=known, details=details, remote=remote, unserved=unserved)
     if isinstance(lines := details.get("traceback"), str):
-        error.add_note(f"On the server:\n{printable(lines.rstrip())}")
+        error.add_note(indented(f"On the server:\n{lines.rstrip()[-_MAX_TRACEBACK:]}"))
     return error
 
 
+_MAX_TRACEBACK = 6000  # characters of the end, as a server sends them
 _FAILURES = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL})
 
 

@@ -424,7 +424,7 @@ def test_a_client_shows_the_traceback_of_a_debugging_server_under_its_own() -> N
     code, message, details = encode_error(raised_by(json.loads, "{"), debug=True)
     error = decode_error(code, message, details, ExceptionTypes())
     text = "".join(traceback.format_exception(error))
-    assert "On the server:\nTraceback (most recent call last):" in text
+    assert "On the server:\n  Traceback (most recent call last):" in text
     assert "in raw_decode" in text
 
 
@@ -491,3 +491,11 @@ def test_a_connection_whose_peer_was_silent_does_not_eject_its_server() -> None:
     assert verdict_of(Unavailable("silent", details=details)) is Verdict.IGNORED
     assert verdict_of(Unavailable("silent", details=details, remote=True)) is Verdict.FAILURE
     assert verdict_of(Unavailable("lost")) is Verdict.FAILURE
+
+
+def test_the_traceback_of_a_server_is_indented_and_cut() -> None:
+    lines = "x" * 100_000 + "\n2026-01-01 ERROR root: forged\x1b[2J"
+    error = decode_error(2, "it failed", {"traceback": lines}, ExceptionTypes())
+    (note,) = error.__notes__
+    assert len(note) < 7_000
+    assert note.endswith("\n  2026-01-01 ERROR root: forged\\x1b[2J")

@@ -16,6 +16,7 @@ from rap.observe.http import HttpResponse
 __all__ = ["Form", "Pages"]
 
 _REST = 9  # times as long as making a page took, until the next one is made
+_OPEN_METRICS = "application/openmetrics-text"
 _LONGEST_REST = 1.0  # seconds
 
 
@@ -32,12 +33,12 @@ class Form(NamedTuple):
 
     @classmethod
     def accepted_by(cls, accept: str) -> "Form":
-        """Return the form for a header Accept; for a senseless one, that of Prometheus."""
-        chosen: Any
-        try:
-            chosen = choose_encoder(accept)
-        except Exception:  # it compares whatever stands for the version with numbers
-            chosen = choose_encoder("")
+        """Return the form for a header Accept: OpenMetrics if it names that, else Prometheus.
+
+        There are no more forms, because each costs a page. So versions and escapings that a
+        request names are ignored.
+        """
+        chosen: Any = choose_encoder(_OPEN_METRICS if _OPEN_METRICS in accept else "")
         return cls(*chosen)
 
 

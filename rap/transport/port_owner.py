@@ -5,6 +5,7 @@ the socket open. Elsewhere, or for processes of other users, nothing is found.
 """
 
 import os
+import re
 from pathlib import Path
 
 from rap.foreign import one_line
@@ -13,7 +14,7 @@ __all__ = ["owner_of_port"]
 
 _LISTENS = "0A"  # TCP_LISTEN of the kernel, as /proc/net/tcp shows it
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
-_MAX_COMMAND = 60  # characters
+_MAX_NAME = 15  # characters that Linux keeps
 
 
 def owner_of_port(port: int) -> str:
@@ -52,5 +53,6 @@ def _has_open(process: Path, sockets: set[str]) -> bool:
 
 
 def _command(process: Path) -> str:
-    words = (process / "cmdline").read_bytes().split(b"\0")
-    return one_line(b" ".join(words).decode(errors="replace").strip(), _MAX_COMMAND)
+    """Return the name of a program; its arguments may be secret."""
+    name = one_line((process / "comm").read_bytes().decode(errors="replace"), _MAX_NAME)
+    return re.sub(r"[^\w .+-]", "?", name)

@@ -32,6 +32,14 @@ def test_every_header_accept_has_a_form(accept: str) -> None:
     assert isinstance(form.encode(CollectorRegistry()), bytes)
 
 
+def test_there_are_two_forms_whatever_requests_name() -> None:
+    open_metrics = "application/openmetrics-text"
+    ends = ("", ";version=1.0.0", ";version=0.0.1", ";version=9\nSet-Cookie: a=b", ";escaping=dots")
+    accepted = [f"{kind}{end}" for kind in ("text/plain", open_metrics, "*/*") for end in ends]
+    types = {Form.accepted_by(accept).content_type for accept in accepted}
+    assert types == {TEXT, f"{open_metrics}; version=1.0.0; charset=utf-8"}
+
+
 async def test_many_requests_at_once_share_pages() -> None:
     made = 0
 

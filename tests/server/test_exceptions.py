@@ -398,5 +398,5 @@ async def test_a_debugging_server_shows_its_lines_below_those_of_the_client() ->
         with pytest.raises(LookupError) as caught:
             await client.raw_call("fail", "other")
     (note,) = caught.value.__notes__
-    assert note.startswith("On the server:\nTraceback (most recent call last):\n")
+    assert note.startswith("On the server:\n  Traceback (most recent call last):\n")
     assert 'raise LookupError("no such thing")' in note
