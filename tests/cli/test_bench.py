@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -233,6 +234,38 @@ async def test_an_idempotent_call_is_made_again_after_a_lost_connection(server: 
     repeated = json.loads((await invoke(server, *args, "--idempotent")).stdout)
     assert without["errors"] == {"UNAVAILABLE": 1}
     assert (repeated["errors"], repeated["calls"]) == ({}, 3)
+
+
+async def test_an_instance_that_leaves_meanwhile_keeps_its_calls(tmp_path: Path) -> None:
+    registry, calls = f"file://{tmp_path}", Counter[str]()
+    options = {"service": "shop", "registry": registry, "drain_delay": 0.5}
+    async with serving(**options) as stays, serving(**options) as leaves:
+        gone = asyncio.Event()
+
+        def counting(server: Server) -> None:
+            address = str(server.addresses[0])
+
+            async def mark() -> None:
+                calls[address] += 1
+                if server is leaves and calls[address] == 20:
+                    asyncio.create_task(leaves.await_closed()).add_done_callback(
+                        lambda _: gone.set()
+                    )
+
+            server.register(mark)
+
+        counting(stays)
+        counting(leaves)
+        left = str(leaves.addresses[0])
+        where = ("--registry", registry, "--service", "shop")
+        args = ("bench", "mark", *where, "--rate", "200", "-d", "3", "--json")
+        running = asyncio.create_task(invoke(None, *args))
+        await gone.wait()
+        found = json.loads((await running).stdout)
+    shares = {each["address"]: each["calls"] for each in found["instances"]}
+    assert (found["failed"], found["calls"]) == (0, 600)
+    assert sum(shares.values()) >= 600  # a call that a leaving server refuses is made again
+    assert shares[left] >= 19
 
 
 async def test_a_rate_must_be_a_number_above_zero(server: Server) -> None:

@@ -45,6 +45,7 @@ _BURST = 16  # calls that are made without a pause if the client is late
 _KEPT = 0.99  # share of the calls that a client that keeps the rate makes in time
 _LATE = 0.01  # seconds
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+_LOOK = 0.05  # seconds between two looks at the instances
 _REFRESH = 0.2  # seconds between two updates of the progress bar
 _REPORT = 10.0  # seconds between two lines of progress without a terminal
 _BAR = 40  # columns at most
@@ -211,15 +212,15 @@ class _Load:
                 await stack.enter_async_context(remote.connected()) for _ in range(plan.connections)
             ]
             once = await self._caller(clients[0], plan.duration)
-            before = _calls(clients)
+            given = _Given(clients)
             self._began = time.perf_counter()
-            async with showing(self):
+            async with showing(self), _meanwhile(given.watch()):
                 with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C ends the measurement
                     if plan.rate is None:
                         await self._run_closed(clients, once)
                     else:
                         await self._run_open(clients, once, plan.rate)
-            self._instances = _calls(clients) - before
+            self._instances = given.calls()
 
     def summary(self) -> dict[str, Any]:
         """Return the measurements."""
@@ -471,13 +472,41 @@ async def _meanwhile(showing: Any) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def _calls(clients: list[Client]) -> Counter[str]:
-    """Return how many calls each instance has been given so far."""
-    found: Counter[str] = Counter()
-    for client in clients:
-        for address, server in client_status(client).servers.items():
-            found[address] += server.calls
-    return found
+class _Given:
+    """How many calls each instance is given, those included that leave meanwhile.
+
+    A client forgets an instance that has drained, and counts from 0 if one comes back.
+
+    Args:
+        clients: The clients that make the calls; what they have made so far does not count.
+    """
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._clients = clients
+        self._last: dict[tuple[int, str], int] = {}
+        self._total: Counter[str] = Counter()
+        self._look()
+        self._total.clear()
+
+    async def watch(self) -> None:
+        """Look for as long as instances may leave. A leaving one is known for longer than that."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            self._look()
+
+    def calls(self) -> Counter[str]:
+        """Return the number of calls by address."""
+        self._look()
+        return self._total
+
+    def _look(self) -> None:
+        for number, client in enumerate(self._clients):
+            for address, server in client_status(client).servers.items():
+                last = self._last.get((number, address), 0)
+                more = server.calls - last if server.calls >= last else server.calls
+                self._last[number, address] = server.calls
+                if more:
+                    self._total[address] += more
 
 
 def _print(summary: dict[str, Any], plan: _Plan, buckets: list[Bucket]) -> None:
