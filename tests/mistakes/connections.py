@@ -146,7 +146,7 @@ async def http_client(scene: Scene) -> Any:
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.read()
         writer.close()
-        await eventually(lambda: scene.logged("ended"))
+        await eventually(lambda: scene.logged("closed"))
     return scene.log
 
 

@@ -37,6 +37,7 @@ def test_the_first_page_lists_all_others() -> None:
 def test_the_steps_of_a_page_work(page: Path, tmp_path: Path, redis_single: RedisServer) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
+    redis_single.command("FLUSHALL")  # the servers that the page before has left
     with Reader(folder, {"SHOP_REGISTRY": redis_single.url}) as reader:
         for path, text in files_before(page).items():
             reader.take(File(0, path, text))
