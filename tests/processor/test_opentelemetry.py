@@ -23,7 +23,7 @@ from rap.errors import CallError, Code, HandlerError
 from rap.server import Channel as ServerChannel
 from rap.server import Server
 from tests.fake_clock import FakeClock
-from tests.loopback import calling, eventually, expired, serving, within
+from tests.loopback import calling, eventually, expired, inside, serving, within
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -200,10 +200,7 @@ async def test_calls_of_a_handler_are_children_of_its_span(spans: Spans) -> None
             found: int = await inner.call(add, 1, 2)
             return found
 
-        async with (
-            serving(front, processor_list=[spans.processor()]) as server,
-            calling(server) as client,
-        ):
+        async with inside(front, processor_list=[spans.processor()]) as client:
             assert await client.call(front) == 3
     asking, answering = await spans.both("default/add")
     assert is_child(asking, spans.one("default/front"))
@@ -221,10 +218,7 @@ async def test_calls_of_a_handler_in_a_thread_are_children_of_its_span(spans: Sp
                 found: int = blocking.raw_call("add", 1, 2)
             return found
 
-        async with (
-            serving(front, processor_list=[spans.processor()]) as server,
-            calling(server) as client,
-        ):
+        async with inside(front, processor_list=[spans.processor()]) as client:
             assert await client.call(front) == 3
         await asyncio.to_thread(blocking.close)
     asking, answering = await spans.both("default/add")
@@ -288,10 +282,7 @@ async def test_a_generator_that_is_left_early_ends_its_spans_well(spans: Spans) 
 async def test_a_caller_that_traces_otherwise_is_the_parent(
     spans: Spans, header: dict[str, str]
 ) -> None:
-    async with (
-        serving(add, processor_list=[spans.processor()]) as server,
-        calling(server) as client,
-    ):
+    async with inside(add, processor_list=[spans.processor()]) as client:
         await client.call(add, 1, 2, header=header)
     span = spans.one("default/add")
     assert span.parent is not None
@@ -303,20 +294,14 @@ async def test_a_caller_that_traces_otherwise_is_the_parent(
 async def test_a_header_that_is_no_trace_begins_a_new_one(
     spans: Spans, name: str, value: object
 ) -> None:
-    async with (
-        serving(add, processor_list=[spans.processor()]) as server,
-        calling(server) as client,
-    ):
+    async with inside(add, processor_list=[spans.processor()]) as client:
         assert await client.call(add, 1, 2, header={name: value}) == 3
     assert spans.one("default/add").parent is None
 
 
 async def test_the_span_in_which_a_server_was_started_is_no_parent(spans: Spans) -> None:
     with spans.tracer.start_as_current_span("start"):
-        async with (
-            serving(add, processor_list=[spans.processor()]) as server,
-            calling(server) as client,
-        ):
+        async with inside(add, processor_list=[spans.processor()]) as client:
             await client.call(add, 1, 2)
     assert spans.one("default/add").parent is None
 

@@ -15,7 +15,7 @@ from rap.client.processor import TracingProcessor
 from rap.errors import CallError, Code, HandlerError
 from rap.server import Channel as ServerChannel
 from rap.server import Server
-from tests.loopback import calling, eventually, serving
+from tests.loopback import calling, eventually, inside, serving
 
 
 async def add(a: int, b: int) -> int:
@@ -115,10 +115,7 @@ async def test_calls_of_concurrent_handlers_are_children_of_theirs(tracer: Any) 
             found: int = await inner.call(add, number, 0)
             return found
 
-        async with (
-            serving(front, processor_list=[TracingProcessor(tracer)]) as server,
-            calling(server) as client,
-        ):
+        async with inside(front, processor_list=[TracingProcessor(tracer)]) as client:
             answers = await asyncio.gather(client.call(front, 1), client.call(front, 2))
             assert list(answers) == [1, 2]
     spans = tracer.finished_spans()
@@ -209,10 +206,7 @@ async def test_calls_of_a_handler_in_a_thread_are_children_of_its_span(tracer: A
             found: int = blocking.raw_call("add", 1, 2)
             return found
 
-        async with (
-            serving(front, processor_list=[TracingProcessor(tracer)]) as server,
-            calling(server) as client,
-        ):
+        async with inside(front, processor_list=[TracingProcessor(tracer)]) as client:
             assert await client.call(front) == 3
         await asyncio.to_thread(blocking.close)
     asking, answering = await both(tracer, "default/add")

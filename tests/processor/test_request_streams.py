@@ -16,7 +16,7 @@ from rap.processor.limit import LimitProcessor, Rule
 from rap.processor.metrics.prometheus import PrometheusMessageProcessor, PrometheusProcessor
 from rap.server import Channel, Server, context
 from tests.event_loops import nothing_goes_unnoticed
-from tests.loopback import calling, serving
+from tests.loopback import calling, inside, serving
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto
 
 __all__ = ["nothing_goes_unnoticed"]
@@ -170,10 +170,7 @@ async def test_a_server_whose_client_sends_batches_sees_each_item() -> None:
             return response
 
     watch = Watch()
-    async with (
-        serving(total, processor_list=[watch]) as server,
-        calling(server) as client,
-    ):
+    async with inside(total, processor_list=[watch]) as client:
         assert await client.register()(total)("x", [[1], [2]]) == "x 3"  # type: ignore[arg-type]
     assert watch.seen == [["x"], [1], [2], ("answer", "x 3")]
 
@@ -183,10 +180,7 @@ async def test_each_item_counts_for_a_limit() -> None:
         return request.method
 
     limit = LimitProcessor("memory://", [(key, Rule(second=1, max_token=3))])
-    async with (
-        serving(total, processor_list=[limit]) as server,
-        calling(server) as client,
-    ):
+    async with inside(total, processor_list=[limit]) as client:
         stub: Any = client.register()(total)
         assert await stub("x", [[1], [2]]) == "x 3"
         with pytest.raises(ResourceExhausted):
@@ -195,10 +189,7 @@ async def test_each_item_counts_for_a_limit() -> None:
 
 async def test_calls_of_request_streams_are_counted_by_their_type() -> None:
     registry = CollectorRegistry()
-    async with (
-        serving(total, echo, processor_list=[PrometheusProcessor(registry)]) as server,
-        calling(server) as client,
-    ):
+    async with inside(total, echo, processor_list=[PrometheusProcessor(registry)]) as client:
         assert await client.register()(total)("x", ROWS) is not None  # type: ignore[arg-type]
         stub: Any = client.register()(echo)
         assert [row async for row in stub(ROWS)] == ROWS
@@ -223,10 +214,7 @@ async def test_a_scope_is_around_a_call_with_a_request_stream() -> None:
             yield
             seen.append("end")
 
-    async with (
-        serving(total, processor_list=[Scope()]) as server,
-        calling(server) as client,
-    ):
+    async with inside(total, processor_list=[Scope()]) as client:
         await client.register()(total)("x", [[1]])  # type: ignore[arg-type]
     assert seen == ["begin client_stream", "end"]
 

@@ -33,7 +33,7 @@ from rap.processor.tracing.sampling import HeadSamplingProcessor
 from rap.server import Channel as ServerChannel
 from rap.server import context
 from rap.server.processor import CryptoProcessor as ServerCryptoProcessor
-from tests.loopback import calling, serving
+from tests.loopback import calling, inside, serving
 
 MARK = {":untraced": True}
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -163,10 +163,7 @@ async def test_a_server_that_begins_no_trace_passes_that_on(
         async def front() -> Any:
             return await inner.call(seen)
 
-        async with (
-            serving(front, processor_list=there) as server,
-            calling(server) as client,
-        ):
+        async with inside(front, processor_list=there) as client:
             for _ in range(2):
                 assert await client.call(front) == MARK
     assert spans.names == []

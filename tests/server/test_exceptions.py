@@ -383,10 +383,7 @@ async def test_an_option_of_the_access_log_sets_the_level_of_exceptions(
     caplog: pytest.LogCaptureFixture, level: int | None, expected: str | None
 ) -> None:
     access = AccessMsgMiddleware(exception_level=level)
-    async with (
-        serving(fail, fail_in_items, middleware_list=[access]) as server,
-        calling(server) as client,
-    ):
+    async with inside(fail, fail_in_items, middleware_list=[access]) as client:
         for name in ("fail", "fail_in_items"):
             with pytest.raises(LookupError):
                 await within(called(client, name, "other"))

@@ -8,7 +8,7 @@ from rap.channel import Channel
 from rap.client import Client
 from rap.errors import CallError, Code, HandlerError, InvalidArgument
 from rap.server import Server
-from tests.loopback import calling, serving, within
+from tests.loopback import calling, inside, serving, within
 
 SECRET = "db.inner:5432 password=hunter2"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -106,10 +106,7 @@ def check(error: CallError, code: Code = Code.UNKNOWN) -> None:
 async def test_callers_do_not_see_what_a_function_has_raised(
     name: str, debug: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with (
-        serving(*FUNCTIONS, expose_errors=False, debug=debug) as server,
-        calling(server) as client,
-    ):
+    async with inside(*FUNCTIONS, expose_errors=False, debug=debug) as client:
         client.load_exception([Odd])
         with pytest.raises(CallError) as caught:
             await within(CALLS[name](client, name))
