@@ -30,6 +30,7 @@ __all__ = [
     "StreamAttempt",
     "UnaryAttempt",
     "decode_response",
+    "explain_attempts",
     "explain_deadline",
     "explain_failure",
     "explain_refusal",
@@ -411,6 +412,21 @@ def _more_time(call: Call, text: str) -> str:
     if outer := inherited_from(call.deadline):
         return f"the deadline of {outer} left no more: call that with a longer timeout="
     return "call it with a longer timeout="
+
+
+def explain_attempts(error: CallError, call: Call, number: int) -> None:
+    """Add to the error of a call how its attempt before the last one ended.
+
+    The last one may have had little of the time of the call, so that its error alone misleads.
+
+    Args:
+        error: How the last attempt failed.
+        call: The call, which was retried.
+        number: The number of the last attempt.
+    """
+    before = call.retried
+    if before is not None and before.message != error.message:
+        error.add_note(f"in attempt {number}; the one before failed: {one_line(before)}")
 
 
 def explain_refusal(error: CallError, path: str, conn: Connection) -> None:

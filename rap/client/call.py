@@ -31,6 +31,7 @@ from rap.client.attempt import (
     StreamAttempt,
     UnaryAttempt,
     decode_response,
+    explain_attempts,
     explain_deadline,
     explain_failure,
     explain_refusal,
@@ -512,6 +513,8 @@ class Invoker:
             return
         if is_refusal(error):
             self._count_refusal(call.method, call.header.get(PRIORITY), pick[1], error)
+        elif call.retried is not None:
+            explain_attempts(error, call, state.count)
         try:
             raise error
         finally:

@@ -229,3 +229,20 @@ async def test_a_dial_that_is_under_way_is_told() -> None:
         connecting.cancel()
         await asyncio.wait([connecting])
         await client.close()
+
+
+async def test_the_error_of_a_further_attempt_says_how_the_one_before_failed() -> None:
+    attempts = 0
+
+    async def ask() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise Unavailable(f"no driver in attempt {attempts}")
+
+    async with serving(ask) as one, calling(one, max_attempts=2) as client:
+        stub = client.register(idempotent=True)(ask)
+        with pytest.raises(Unavailable, match="no driver in attempt 2") as caught:
+            await within(stub())
+    assert caught.value.__notes__ == [
+        "in attempt 2; the one before failed: no driver in attempt 1",
+    ]
