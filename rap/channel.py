@@ -5,7 +5,7 @@ writer at the other end waits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from rap.call import (
@@ -87,6 +87,8 @@ class Channel(Generic[In, Out]):
         pipeline: The processors of this side.
         function: The declaration, which has the types of messages and result; `None`: any types.
         server: On a server, what it knows of the call.
+        decode_apart: Called with a function and a message that takes long to decode; runs the
+            function in a thread, and returns its result.
     """
 
     __rap_channel__ = True
@@ -98,11 +100,14 @@ class Channel(Generic[In, Out]):
         pipeline: Pipeline,
         function: Function | None = None,
         server: ServerSide | None = None,
+        *,
+        decode_apart: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
         self._stream = stream
         self._call = call
         self._pipeline = pipeline
         self._server = server
+        self._decode_apart = decode_apart
         self._is_client = call.side is Side.CLIENT
         self._refused_flags = _REFUSED_OF_SERVERS if self._is_client else _REFUSED_OF_CLIENTS
         self._encode_any = encode_any if self._is_client else encode_written
@@ -589,7 +594,7 @@ class Channel(Generic[In, Out]):
             if is_result:
                 return make(self._call, None, header, raw, decode_any)
             is_large = len(raw) > self._slow_from
-            body = await asyncio.to_thread(self._decode, raw) if is_large else self._decode(raw)
+            body = await self._decode_apart(self._decode, raw) if is_large else self._decode(raw)
             return make(self._call, body, header)
         if self._is_client:
             message = await pipeline.pass_response(self._call, raw, header)
@@ -601,7 +606,9 @@ class Channel(Generic[In, Out]):
         if not is_result:
             is_large = len(encoded) > self._slow_from
             decode = self._decode
-            message.body = await asyncio.to_thread(decode, encoded) if is_large else decode(encoded)
+            message.body = (
+                await self._decode_apart(decode, encoded) if is_large else decode(encoded)
+            )
         return message
 
 

@@ -306,7 +306,7 @@ class ServerStream(Stream):
                 method, kind = self.handler.method, self.handler.stream_type
                 raise InvalidArgument(f"{method} is a {_DECLARED[kind]}")
         if self.takes_long(body):
-            arguments = await threads.decode(function.decode_call, body)
+            arguments = await threads.decode(self.conn, function.decode_call, body)
         else:
             arguments = function.decode_call(body)
         self.began = True
@@ -334,7 +334,7 @@ class ServerStream(Stream):
                 _NO_ARGUMENTS if body == _NIL else body,
             )
             is_slow = self.takes_long(body)
-            arguments = await threads.decode(decode, body) if is_slow else decode(body)
+            arguments = await threads.decode(self.conn, decode, body) if is_slow else decode(body)
         elif body is not _NIL and isinstance(decode_any(body), list | dict):
             raise InvalidArgument(f"{self.handler.method} is a {_DECLARED[_CHANNEL]} and no other")
         self.began = True
@@ -865,7 +865,9 @@ class Dispatcher:
                     if content is not stream.body:
                         stream.note_decoded(content)
                 if len(content) > function.slow_from or stream.inflated > _THREADED:
-                    args, kwargs = await self._threads.decode(function.decode_call, content)
+                    args, kwargs = await self._threads.decode(
+                        stream.conn, function.decode_call, content
+                    )
                 else:
                     args, kwargs = function.decode_call(content)
                 stream.began = True

@@ -55,7 +55,7 @@ class Streaming:
     def with_requests(self, stream: ServerStream, arguments: CallArguments) -> CallArguments:
         """Return the arguments of a function together with its request stream."""
         function = stream.handler.function
-        requests = RequestStream(stream, self._pipeline)
+        requests = RequestStream(stream, self._pipeline, self._threads)
         given = requests if function.is_async else _PlainRequests(requests)
         return function.join_arguments(*arguments, given)
 
@@ -89,9 +89,9 @@ class Streaming:
                 result = await result
             if not hasattr(result, "__aiter__"):
                 plain = _PlainItems(functools.partial(iter, result), most)
-                result = _iterate(plain, None if handler.inline else self._threads.one())
+                result = _iterate(plain, None if handler.inline else self._threads.one(stream.conn))
         else:
-            result = _iterate(_PlainItems(make, most), self._threads.one())
+            result = _iterate(_PlainItems(make, most), self._threads.one(stream.conn))
         closing = aclosing(result) if hasattr(result, "aclose") else nullcontext(result)
         async with closing as items:
             if self._pipeline.transforms:
@@ -107,7 +107,9 @@ class Streaming:
         handler, pipeline = stream.handler, self._pipeline
         function = handler.function
         arguments = await stream.begin_channel(pipeline, self._threads)
-        channel = Channel[Any, Any](stream, stream.as_call(), pipeline, function, stream)
+        apart = functools.partial(self._threads.decode, stream.conn)
+        call = stream.as_call()
+        channel = Channel[Any, Any](stream, call, pipeline, function, stream, decode_apart=apart)
         args, kwargs = function.join_arguments(*arguments, channel)
         stream.watch_done(channel.on_peer_done)
         result: Any = None
@@ -158,11 +160,13 @@ class RequestStream:
     Args:
         stream: The call.
         pipeline: Processors of the server.
+        threads: Where items are decoded that take long.
     """
 
-    def __init__(self, stream: ServerStream, pipeline: Pipeline) -> None:
+    def __init__(self, stream: ServerStream, pipeline: Pipeline, threads: Threads) -> None:
         self._stream = stream
         self._pipeline = pipeline
+        self._threads = threads
         self._function = stream.handler.function
         self._where = f"{self._function.name}()"
         self._items: deque[Any] = deque()  # decoded
@@ -252,9 +256,10 @@ class RequestStream:
     async def _take_apart(self, flags: int, raw: bytes | memoryview) -> tuple[()]:
         """Keep the items of a message that a thread decodes; nothing is left for the reader."""
         if flags & BATCH:
-            await asyncio.to_thread(self._take_batch, raw)
+            await self._threads.decode(self._stream.conn, self._take_batch, raw)
         else:
-            self._items.append(await asyncio.to_thread(self._decode, raw))
+            decoding = self._threads.decode(self._stream.conn, self._decode, raw)
+            self._items.append(await decoding)
         return ()
 
     async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[Encoded]:

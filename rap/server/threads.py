@@ -16,9 +16,9 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from math import inf
 from queue import Empty, SimpleQueue
@@ -49,6 +49,7 @@ _FULL = (
     "`threads` higher, or declare them with `async def`"
 )
 
+_LEAST_KEPT = 16  # of a connection, while there are any
 _MAX_KEPT = 1024  # threads that open generators keep; each takes about 30 KB
 
 
@@ -63,7 +64,10 @@ class Threads:
 
     def __init__(self, count: int | None, clock: Clock | None = None) -> None:
         self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock or SystemClock())
-        self._decoding = asyncio.Lock()
+        self._decoding = _Decoding()
+        self._kept_for: weakref.WeakKeyDictionary[Any, weakref.WeakSet[OneThread]] = (
+            weakref.WeakKeyDictionary()
+        )
         weakref.finalize(self, self._jobs.dismiss)
 
     @property
@@ -118,31 +122,98 @@ class Threads:
         run: Callable[..., Any] = copy_context().run
         return await self._jobs.run(functools.partial(run, _call, func, args, kwargs or {}))
 
-    async def decode(self, decode: Callable[[T], R], body: T) -> R:
+    async def decode(self, owner: object, decode: Callable[[T], R], body: T) -> R:
         """Decode a body that takes long, in a thread that has no place in the pool.
 
         One body is decoded at a time, so that the event loop has to share the interpreter with one
-        thread only.
-        """
-        async with self._decoding:
-            return await asyncio.to_thread(decode, body)
+        thread only. Owners take turns.
 
-    def one(self) -> "OneThread":
+        Args:
+            owner: The connection that the body has come from.
+            decode: Decodes it.
+            body: The body.
+        """
+        return await self._decoding.run(owner, decode, body)
+
+    def one(self, owner: object) -> "OneThread":
         """Return one thread of the pool, for functions that run one after another.
+
+        Args:
+            owner: The connection of the call. It may keep half of the threads that no other keeps.
 
         Raises:
             ResourceExhausted: Too many threads are kept already.
         """
-        if self._jobs.kept >= _MAX_KEPT:
+        kept = self._kept_for.setdefault(owner, weakref.WeakSet())
+        own = sum(not one.is_released for one in kept)
+        of_others = max(0, self._jobs.kept - own)
+        most = max(_LEAST_KEPT, (_MAX_KEPT - of_others) // 2)
+        if self._jobs.kept >= _MAX_KEPT or own >= most:
             raise ResourceExhausted(
-                f"{_MAX_KEPT:,} `def` generators are open, and each keeps a thread: "
-                "declare them as `async def`"
+                f"{self._jobs.kept:,} `def` generators are open, {own:,} of this client,"
+                " and each keeps a thread: declare them as `async def`"
             )
-        return OneThread(self._jobs)
+        one = OneThread(self._jobs)
+        kept.add(one)
+        return one
 
     def close(self) -> None:
         """Cancel the jobs that wait, and let the threads end; running functions finish."""
         self._jobs.close()
+        self._decoding.close()
+
+
+class _Decoding:
+    """One thread that decodes bodies, those of different owners in turn."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None  # made with the first body
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}  # the next owner is the first
+        self._is_busy = False
+
+    async def run(self, owner: object, decode: Callable[[T], R], body: T) -> R:
+        """Decode a body when it is its turn; if cancelled before, it loses its turn."""
+        loop = asyncio.get_running_loop()
+        if self._is_busy:
+            turn = loop.create_future()
+            self._waiting.setdefault(owner, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._next()
+                raise
+        self._is_busy = True
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "rap decode")
+        running = self._thread.submit(decode, body)
+        # Not when the caller is cancelled, but when the thread has ended with the body.
+        running.add_done_callback(lambda _: _call_soon(loop, self._next))
+        return await asyncio.wrap_future(running, loop=loop)
+
+    def close(self) -> None:
+        """End the thread; what waits for it is given up."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self) -> None:
+        """Let the next body of the owner go on that has waited the longest for a turn."""
+        self._is_busy = False
+        while self._waiting and not self._is_busy:
+            owner, turns = next(iter(self._waiting.items()))
+            del self._waiting[owner]
+            while turns and not self._is_busy:
+                turn = turns.popleft()
+                if not turn.done():  # else its caller was cancelled
+                    self._is_busy = True
+                    turn.set_result(None)
+            if turns:
+                self._waiting[owner] = turns
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, func: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(func)
 
 
 class ThreadUser(Protocol):

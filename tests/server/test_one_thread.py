@@ -203,7 +203,7 @@ async def test_too_many_open_generators_are_refused_with_the_reason(
 
 async def test_a_pool_that_is_closed_lets_the_last_function_of_a_generator_run() -> None:
     pool = Threads(1)
-    one = pool.one()
+    one = pool.one(pool)
     first = await within(one.run(threading.current_thread))
     pool.close()
     assert await within(one.run(threading.current_thread)) is first
@@ -215,7 +215,7 @@ async def test_a_pool_that_is_closed_lets_the_last_function_of_a_generator_run()
 
 async def test_a_pool_that_is_dropped_ends_the_threads_that_it_has_left() -> None:
     pool = Threads(1)
-    one = pool.one()
+    one = pool.one(pool)
     kept = await within(one.run(threading.current_thread))
     other = await within(pool.run(threading.current_thread))
     assert other is not kept

@@ -1,6 +1,7 @@
 """Arguments of types that Python code makes are decoded in a thread, if there are many."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 
 from rap.channel import Channel
 from rap.client import Client
-from rap.errors import InvalidArgument
+from rap.errors import InvalidArgument, ResourceExhausted
 from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware
 from rap.server.threads import Threads
 from rap.testing import TestClient
-from tests.loopback import inside
+from tests.loopback import PATIENCE, calling, eventually, inside, serving
 
 FEW, MANY = ["a"] * 10, ["a"] * 4096
 
@@ -50,12 +51,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     threads: list[threading.Thread] = []
     original = Threads.decode
 
-    async def decode(self: Threads, decode: Callable[[Any], Any], body: Any) -> Any:
+    async def decode(self: Threads, owner: Any, decode: Callable[[Any], Any], body: Any) -> Any:
         def told(body: Any) -> Any:
             threads.append(threading.current_thread())
             return decode(body)
 
-        return await original(self, told, body)
+        return await original(self, owner, told, body)
 
     monkeypatch.setattr(Threads, "decode", decode)
     return threads
@@ -133,24 +134,10 @@ async def test_one_body_is_decoded_at_a_time() -> None:
             now -= 1
         return body
 
-    answers = await asyncio.gather(*(threads.decode(decode, n) for n in range(50)))
+    answers = await asyncio.gather(*(threads.decode(n % 3, decode, n) for n in range(50)))
     assert answers == list(range(50))
     assert most == 1
     threads.close()
-
-
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Collect what asyncio runs in threads."""
-    names: list[str] = []
-    original = asyncio.to_thread
-
-    async def to_thread(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        names.append(func.__name__)
-        return await original(func, *args, **kwargs)
-
-    monkeypatch.setattr(asyncio, "to_thread", to_thread)
-    return names
 
 
 async def read_channel(channel: Channel[list[Path], int]) -> None:
@@ -163,16 +150,20 @@ async def read_items(batches: AsyncIterator[list[Path]]) -> list[int]:
     return [len(paths) async for paths in batches]
 
 
-async def test_large_messages_of_a_channel_are_decoded_in_a_thread(apart: list[str]) -> None:
+async def test_large_messages_of_a_channel_are_decoded_in_a_thread(
+    decoded: list[threading.Thread],
+) -> None:
     async with inside(read_channel) as client, client.channel("read_channel") as channel:
         for paths in (FEW, MANY, MANY, FEW):
             await channel.write(paths)
         answers = [await channel.read_body() for _ in range(4)]
     assert answers == [len(FEW), len(MANY), len(MANY), len(FEW)]
-    assert len(apart) == 2
+    assert len(decoded) == 2
 
 
-async def test_large_items_of_a_request_stream_are_decoded_in_a_thread(apart: list[str]) -> None:
+async def test_large_items_of_a_request_stream_are_decoded_in_a_thread(
+    decoded: list[threading.Thread],
+) -> None:
     async def batches() -> AsyncIterator[list[str]]:
         for paths in (FEW, MANY, MANY, FEW):
             yield paths
@@ -180,15 +171,15 @@ async def test_large_items_of_a_request_stream_are_decoded_in_a_thread(apart: li
     async with inside(read_items) as client:
         answers = await client.call(read_items, batches())
     assert answers == [len(FEW), len(MANY), len(MANY), len(FEW)]
-    assert apart
+    assert decoded
 
 
-async def test_a_wrong_item_among_large_ones_is_told(apart: list[str]) -> None:
+async def test_a_wrong_item_among_large_ones_is_told(decoded: list[threading.Thread]) -> None:
     async with inside(read_channel) as client:
         with pytest.raises(InvalidArgument, match="message: expected `str`, got `int`"):
             async with client.channel("read_channel") as channel:
                 await channel.write([*MANY, 1])
-    assert len(apart) == 1
+    assert len(decoded) == 1
 
 
 async def test_a_read_that_is_cancelled_while_a_thread_decodes_loses_nothing() -> None:
@@ -209,3 +200,68 @@ async def test_a_read_that_is_cancelled_while_a_thread_decodes_loses_nothing() -
         for size in (4097, 4098, 4099):
             await channel.write(["a"] * size)
     assert lengths == [4097, 4098, 4099]
+
+
+async def test_connections_take_turns_at_the_thread_that_decodes() -> None:
+    threads, order = Threads(None), list[str]()
+    go_on, begun = threading.Event(), threading.Event()
+
+    def decode(name: str) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        order.append(name)
+
+    names = ["greedy 1", "greedy 2", "greedy 3", "greedy 4", "modest 1", "other 1"]
+    calls = [asyncio.create_task(threads.decode(name.split()[0], decode, name)) for name in names]
+    await eventually(begun.is_set)
+    calls[2].cancel()  # while it waits
+    calls[0].cancel()  # while it is decoded
+    go_on.set()
+    await asyncio.wait(calls)
+    assert order == ["greedy 1", "greedy 2", "modest 1", "other 1", "greedy 4"]
+    threads.close()
+
+
+async def test_cancelled_calls_do_not_let_more_than_one_body_be_decoded_at_a_time() -> None:
+    threads, lock, most, now = Threads(None), threading.Lock(), 0, 0
+    go_on, begun = threading.Event(), threading.Event()
+
+    def decode(body: int) -> int:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        with lock:
+            now -= 1
+        return body
+
+    first = asyncio.create_task(threads.decode("a", decode, 0))
+    await eventually(begun.is_set)
+    first.cancel()
+    await asyncio.wait([first])
+    others = [asyncio.create_task(threads.decode("a", decode, n)) for n in range(1, 6)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    go_on.set()
+    assert await asyncio.gather(*others) == [1, 2, 3, 4, 5]
+    assert most == 1
+    threads.close()
+
+
+async def test_one_connection_leaves_threads_for_the_generators_of_others() -> None:
+    def numbers() -> Iterator[int]:
+        yield from itertools.count()
+
+    async with serving(numbers) as server, calling(server, max_connections=1) as greedy:
+        opened = [greedy.iterator_call("numbers") for _ in range(600)]
+        async with asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(*map(anext, opened), return_exceptions=True)
+        refused = [each for each in answers if isinstance(each, ResourceExhausted)]
+        assert 0 < len(refused) < 200
+        assert "of this client, and each keeps a thread" in str(refused[0])
+        async with calling(server) as modest:
+            assert await anext(modest.iterator_call("numbers")) == 0
+        for each in opened:
+            await each.aclose()
