@@ -916,4 +916,5 @@ async def _similar_service(resolver: object, service: str) -> str:
         return ""
     from difflib import get_close_matches  # few programs need it
 
-    return next(iter(get_close_matches(service, names, 1)), "")
+    others = [name for name in names if name != service]  # it may be known, without a server
+    return next(iter(get_close_matches(service, others, 1)), "")

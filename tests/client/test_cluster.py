@@ -2,17 +2,20 @@
 
 import asyncio
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rap.address import Address
+from rap.client import Client
 from rap.client.cluster import ready_nodes
 from rap.client.node import Node
 from rap.client.pool import Counters
-from rap.errors import CallError, Code, ConnectionClosed, ResourceExhausted, Verdict
+from rap.errors import CallError, Code, ConnectionClosed, ResourceExhausted, Unavailable, Verdict
 from rap.registry.base import Endpoint, State
+from rap.server import Server
 from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, calling, eventually, serving
 
@@ -255,3 +258,14 @@ async def test_a_failing_server_is_left_and_later_tried_again() -> None:
                 while "one" not in await asyncio.gather(*(call() for _ in range(4))):
                     clock.advance(4.0)
             assert sick.breaker.state.value == "closed"
+
+
+async def test_a_service_without_servers_is_not_suggested_in_its_own_place(tmp_path: Path) -> None:
+    where: dict[str, Any] = {"service": "shop", "registry": f"file://{tmp_path}"}
+    async with Server("127.0.0.1:0", **where, drain_delay=0):
+        pass
+    client = Client(**where, wait_for_ready=False)
+    with pytest.raises(Unavailable, match="start a server with service='shop'") as error:
+        await client.raw_call("price")
+    await client.close()
+    assert "did you mean" not in str(error.value)
