@@ -68,4 +68,6 @@ def test_the_overlays_pass_what_can_be_checked_without_a_cluster() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
     overlays = list((ROOT / "k8s/overlays").iterdir())
     components = list((ROOT / "k8s/components").iterdir())
-    assert checked.stdout.count("builds: ") == len(overlays) + len(components) - 1  # dev has Redis
+    built = len(overlays) + len(components) - 1  # dev has Redis
+    assert checked.stdout.count("builds: ") == built + 1  # and the shop of the examples
+    assert "examples/shop/kubernetes.yaml" in checked.stdout
