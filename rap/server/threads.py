@@ -170,9 +170,13 @@ class _Decoding:
         self._thread: ThreadPoolExecutor | None = None  # made with the first body
         self._waiting: dict[object, deque[asyncio.Future[None]]] = {}  # the next owner is the first
         self._is_busy = False
+        self._is_closed = False
 
     async def run(self, owner: object, decode: Callable[[T], R], body: T) -> R:
-        """Decode a body when it is its turn; if cancelled before, it loses its turn."""
+        """Decode a body when it is its turn, in the context of the caller.
+
+        If the caller is cancelled before, it loses its turn.
+        """
         loop = asyncio.get_running_loop()
         if self._is_busy:
             turn = loop.create_future()
@@ -184,17 +188,38 @@ class _Decoding:
                     self._next()
                 raise
         self._is_busy = True
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "rap decode")
-        running = self._thread.submit(decode, body)
+        run: Callable[..., Any] = copy_context().run
+        try:
+            running = self._begin(functools.partial(run, decode, body))
+        except RuntimeError:
+            self._next()
+            raise
         # Not when the caller is cancelled, but when the thread has ended with the body.
         running.add_done_callback(lambda _: _call_soon(loop, self._next))
         return await asyncio.wrap_future(running, loop=loop)
 
     def close(self) -> None:
         """End the thread; what waits for it is given up."""
+        self._is_closed = True
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, call: Callable[[], R]) -> "Future[R]":
+        """Give the thread a function.
+
+        Raises:
+            RuntimeError: The machine has too many threads for now, or this is closed.
+        """
+        if self._is_closed:
+            raise RuntimeError("the server has stopped")
+        thread = self._thread or ThreadPoolExecutor(1, "rap decode")
+        try:
+            running = thread.submit(call)
+        except RuntimeError:
+            thread.shutdown(wait=False, cancel_futures=True)  # it has kept the function
+            raise
+        self._thread = thread
+        return running
 
     def _next(self) -> None:
         """Let the next body of the owner go on that has waited the longest for a turn."""

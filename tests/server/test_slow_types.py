@@ -1,6 +1,7 @@
 """Arguments of types that Python code makes are decoded in a thread, if there are many."""
 
 import asyncio
+import contextvars
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +17,7 @@ from rap.server import Server
 from rap.server.middleware import AccessMsgMiddleware
 from rap.server.threads import Threads
 from rap.testing import TestClient
-from tests.loopback import PATIENCE, calling, eventually, inside, serving
+from tests.loopback import PATIENCE, calling, eventually, inside, serving, within
 
 FEW, MANY = ["a"] * 10, ["a"] * 4096
 
@@ -247,6 +248,51 @@ async def test_cancelled_calls_do_not_let_more_than_one_body_be_decoded_at_a_tim
     go_on.set()
     assert await asyncio.gather(*others) == [1, 2, 3, 4, 5]
     assert most == 1
+    threads.close()
+
+
+async def test_bodies_are_decoded_again_after_a_time_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, decoded = Threads(None), list[int]()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        calls = [threads.decode(n, decoded.append, n) for n in range(3)]
+        answers = await within(asyncio.gather(*calls, return_exceptions=True))
+    assert [str(each) for each in answers] == ["can't start new thread"] * 3
+    await within(threads.decode(0, decoded.append, 3))
+    assert decoded == [3]
+    threads.close()
+
+
+async def test_a_body_that_comes_after_the_pool_was_closed_fails() -> None:
+    threads, go_on, begun = Threads(None), threading.Event(), threading.Event()
+
+    def block(body: int) -> int:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return body
+
+    running = asyncio.create_task(threads.decode("a", block, 1))
+    await eventually(begun.is_set)
+    waiting = [asyncio.create_task(threads.decode("b", block, n)) for n in (2, 3)]
+    await asyncio.sleep(0)
+    threads.close()
+    go_on.set()
+    assert await within(running) == 1
+    for each in waiting:
+        with pytest.raises(RuntimeError, match="the server has stopped"):
+            await within(each)
+
+
+async def test_a_body_is_decoded_in_the_context_of_its_call() -> None:
+    threads = Threads(None)
+    tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="unset")
+    tenant.set("blue")
+    assert await threads.decode("a", lambda _: tenant.get(), 0) == "blue"
     threads.close()
 
 
