@@ -14,7 +14,7 @@ from rap.address import Address
 from rap.client import Client
 from rap.errors import CallError, Code, HandlerError, decode_error, encode_error
 from rap.errors import ExceptionTypes as Types
-from rap.foreign import indented, one_line, printable
+from rap.foreign import indented, one_line, printable, repr_of
 from rap.registry.file import LeaseFiles
 from rap.registry.watch_cache import Version, WatchCache
 from rap.wire.codec import pack
@@ -279,3 +279,44 @@ async def test_an_error_of_a_server_is_safe_to_log_and_to_print(
     text = str(caught)
     assert text.replace("\n", " ").replace("\t", " ").isprintable()
     assert len(text) < 5000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(),
+        ValueError("a\nb"),
+        KeyError("k", 1),
+        OSError(2, "gone"),
+        RuntimeError([1, "x"]),
+    ],
+)
+def test_a_short_error_is_shown_as_repr_does(error: BaseException) -> None:
+    assert repr_of(error, 1000) == repr(error)
+
+
+class Own(ValueError):
+    def __repr__(self) -> str:
+        return f"<own {self.args[0]}>"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("\u202e" * 900_000),
+        ValueError(*"abc" * 1_000),
+        ValueError(["x" * 900_000] * 1_000),
+        KeyError(b"x" * 900_000),
+        Own("x" * 900_000),
+    ],
+)
+def test_a_long_error_is_shown_in_part(error: BaseException) -> None:
+    shown = repr_of(error, 1000)
+    assert shown.startswith(f"{type(error).__name__}(" if type(error) is not Own else "<own x")
+    assert len(shown) < 7_000
+
+
+def test_a_text_is_escaped_as_each_of_its_characters() -> None:
+    text = "".join(map(chr, range(0x3000))) + "\ud800\U000e0001\U0001f600"
+    assert printable(text) == "".join(map(printable, text))
+    assert printable(text).count("\n") == printable(text).count("\t") == 1

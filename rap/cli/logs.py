@@ -5,15 +5,22 @@ import logging
 import os
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
 from queue import SimpleQueue
+from typing import Any
 
-from rap.foreign import indented
+from rap.foreign import indented, shortened
 from rap.server import Server
 
-__all__ = ["BackgroundHandler", "configure_access_log", "configure_logging"]
+__all__ = ["BackgroundHandler", "Formatter", "configure_access_log", "configure_logging"]
 
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_LONGEST = 65_536  # characters of a record; the text of an exception may have a megabyte
+# Characters; the text of an exception may have a megabyte, and each may become six.
+_LONGEST = 65_536  # of a record
+_LONGEST_PART = 4_096  # of its message, and of each line and each exception in a traceback
+_CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _WAITING = 10_000  # lines, about 2 MB
 _BATCH = 500  # lines that are written together
 _LAST_LINES = 1.0  # seconds
@@ -39,7 +46,7 @@ def configure_logging(level: str) -> None:
     except (AttributeError, OSError):  # the program has replaced it, or closed it
         handler = logging.StreamHandler()
     handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
-    handler.setFormatter(_Formatter(_FORM))
+    handler.setFormatter(Formatter(_FORM))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
@@ -57,14 +64,56 @@ def configure_access_log(server: Server, access_log: bool | None) -> None:
         server.enable_access_log()
 
 
-class _Formatter(logging.Formatter):
+class Formatter(logging.Formatter):
+    """Writes records that are safe to print, whatever length the texts in them have.
+
+    A record has at most about 65,536 characters.
+    """
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record, safe to print and of limited length."""
-        text = super().format(record)
-        if len(text) > _LONGEST:
-            half = _LONGEST // 2
-            text = f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
-        return indented(text)
+        text = shortened(super().format(record), _LONGEST)
+        return shortened(indented(text), _LONGEST)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the first part of the text: the message after its time, level and logger."""
+        record.message = shortened(record.message, _LONGEST_PART)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """Return a traceback, in which long texts of exceptions are shortened."""
+        if ei[1] is None:  # none was raised
+            return super().formatException(ei)
+        parts = _parts(traceback.TracebackException(*ei))
+        return "\n".join(shortened(part.removesuffix("\n"), _LONGEST_PART) for part in parts)
+
+
+def _parts(last: traceback.TracebackException) -> Iterator[str]:
+    """Yield what the standard library prints of an exception and of those before it.
+
+    Its own function goes through each text line by line, and a client may send a million of them.
+    """
+    chain: list[tuple[traceback.TracebackException, str]] = []
+    error: traceback.TracebackException | None = last
+    link = ""
+    while error is not None:
+        chain.append((error, link))
+        if error.__cause__ is not None:
+            error, link = error.__cause__, _CAUSE
+        elif error.__suppress_context__:
+            break
+        else:
+            error, link = error.__context__, _CONTEXT
+    if any(each.exceptions for each, _ in chain):  # it draws a tree
+        yield from last.format()
+        return
+    for each, link in reversed(chain):
+        if each.stack:
+            yield "Traceback (most recent call last):"
+        yield from each.stack.format()
+        yield from each.format_exception_only()
+        if link:
+            yield link
 
 
 class BackgroundHandler(logging.Handler):

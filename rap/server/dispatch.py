@@ -35,7 +35,7 @@ from rap.errors import (
     Unavailable,
     encode_error,
 )
-from rap.foreign import one_line
+from rap.foreign import one_line, repr_of
 from rap.processor.base import Pipeline, encode_body
 from rap.schema.costs import NEVER_SLOW
 from rap.schema.function import decode_any
@@ -977,7 +977,8 @@ class Dispatcher:
         if level is not None and self._log.isEnabledFor(level):
             extra = self._log_fields(stream, Code.UNKNOWN)
             what = extra["method"] if extra else "a call"
-            self._log.log(level, "%s raised %r", what, exc, exc_info=exc, extra=extra)
+            text = repr_of(exc, _MAX_LOGGED)
+            self._log.log(level, "%s raised %s", what, text, exc_info=exc, extra=extra)
 
     def _log_fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
         """Return the fields of a log record; `None` if it is unknown what was called."""

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from rap.cli.logs import BackgroundHandler
+from rap.cli.logs import BackgroundHandler, Formatter
 from rap.client.sync import SyncClient
 from rap.errors import CallError
 from tests.cli.programs import PATIENCE, ROOT, line_with, rap
@@ -230,3 +231,61 @@ def test_a_forked_child_writes_its_lines_too(ends: tuple[int, int]) -> None:
         "of the child",
         "after it",
     ]
+
+
+def formatted(error: BaseException) -> tuple[str, str]:
+    """Return a record with a traceback, as `rap serve` and as `logging` write it."""
+    record = logging.LogRecord("rap.server", logging.ERROR, __file__, 1, "it raised", (), None)
+    record.exc_info = (type(error), error, error.__traceback__)
+    ours = Formatter().format(record)
+    record.exc_text = None  # `logging` keeps what the first formatter has made
+    return ours, logging.Formatter().format(record).replace("\n", "\n  ")
+
+
+def fail(text: str) -> NoReturn:
+    failed = RuntimeError(text)
+    failed.add_note("a note\nof two lines")
+    raise failed
+
+
+def raised(text: str, how: str) -> BaseException:
+    """Return an exception that others have come before."""
+    try:
+        try:
+            raise LookupError(text)
+        except LookupError as error:
+            if how == "cause":
+                raise RuntimeError(text) from error
+            if how == "suppressed":
+                raise RuntimeError(text) from None
+            if how == "group":
+                raise ExceptionGroup(text, [ValueError(text), OSError(3, text)]) from error
+            fail(text)
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "suppressed", "group"])
+def test_a_short_traceback_is_that_of_the_standard_library(how: str) -> None:
+    ours, theirs = formatted(raised("of some text", how))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("how", ["cause", "context", "suppressed", "group"])
+@pytest.mark.parametrize("character", ["y", "\n", "\u202e", "\x80", "\U000e0001"])
+def test_a_long_text_of_an_exception_is_cut_after_it_is_escaped(how: str, character: str) -> None:
+    ours, _ = formatted(raised(f"begin {character * 200_000} end", how))
+    assert len(ours) < 66_000
+    assert "begin" in ours
+    assert ours.endswith(" end") or how in ("context", "group")
+    assert all(line.isprintable() for line in ours.split("\n"))
+
+
+def test_a_long_message_is_cut() -> None:
+    record = logging.LogRecord("x", logging.ERROR, "", 1, "from %s to", ("\x80" * 900_000,), None)
+    assert len(Formatter().format(record)) < 20_000
+
+
+def test_a_record_that_should_have_a_traceback_and_has_none_is_written() -> None:
+    record = logging.LogRecord("x", logging.ERROR, "", 1, "so", (), (None, None, None))
+    assert Formatter().format(record).endswith("so\n  NoneType: None")
