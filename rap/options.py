@@ -293,7 +293,7 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
         @functools.wraps(func)
         def checked(*args: Any, **kwargs: Any) -> Any:
             for name in kwargs.keys() - names:
-                raise _unknown(func.__qualname__, name, defaults.keys() & names)
+                raise _unknown(func.__qualname__, name, defaults.keys() & names, names - {"self"})
             for name, value in (*zip(places, args, strict=False), *kwargs.items()):
                 if name in defaults and value is not defaults[name]:
                     _declared(declaration, name).check(value)
@@ -355,12 +355,19 @@ def as_list(option: str, values: Iterable[T]) -> list[T]:
     return list(values)
 
 
-def _unknown(owner: str, name: str, names: Iterable[str]) -> TypeError:
-    """Return the error for an option that does not exist; it suggests the one that was meant."""
+def _unknown(owner: str, name: str, names: Iterable[str], others: Iterable[str] = ()) -> TypeError:
+    """Return the error for an option that does not exist; it suggests the one that was meant.
+
+    Args:
+        owner: What the option was given to.
+        name: The option.
+        names: The options that there are.
+        others: Parameters of the owner that may be meant, too.
+    """
     from difflib import get_close_matches
 
     known = sorted(names)
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name, sorted({*known, *others}), n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
     return TypeError(f"{owner} has no option {name!r}; {hint}")
 

@@ -130,6 +130,17 @@ def test_an_option_like_no_other_fails_with_a_list_of_those_there_are(surface: S
     assert str(caught.value).endswith(f"the options are {', '.join(sorted(declared))}")
 
 
+@pytest.mark.parametrize(
+    ("meant", "given"), [("prefix", "prfeix"), ("group_filter", "group_fliter")]
+)
+def test_a_parameter_that_is_not_declared_as_an_option_is_suggested_too(
+    meant: str, given: str
+) -> None:
+    wrong: dict[str, Any] = {given: ""}
+    with pytest.raises(TypeError, match=f"no option {given!r}; did you mean {meant!r}?"):
+        create_app("/api", Client(), **wrong)
+
+
 @pytest.mark.parametrize(("surface", "option"), DECLARED)
 def test_a_value_of_another_type_fails_by_the_name_of_its_option(
     surface: Surface, option: DeclaredOption
