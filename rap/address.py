@@ -24,7 +24,8 @@ class Address(Record, frozen=True):
         scheme: ``tcp``, ``tls`` or ``unix``; or ``inproc`` for a name inside the process, as tests
             use it.
         host: Host name or IP address; empty for ``unix`` and ``inproc``.
-        port: 0 to 65535; 0 binds a free port. 0 for ``unix`` and ``inproc``.
+        port: 0 to 65535; 0 binds a free port. 0 for ``unix``. For ``inproc``, a number that tells
+            apart what has one name; it is not part of the text.
         path: File path of a unix socket, or the name inside the process; empty otherwise.
     """
 
@@ -132,6 +133,8 @@ class Peer(Record, frozen=True):
             connection. Empty before the Hello, or if a Hello has none.
         state: A place for middleware and processors to keep values of the connection.
         abilities: The abilities in both Hellos (PROTOCOL.md §3.1); empty before the Hello.
+        address: On a client, the address that it has dialled, if that is a unix socket or a name
+            inside the process; otherwise empty. It is the text of this peer.
     """
 
     host: str = ""
@@ -141,6 +144,7 @@ class Peer(Record, frozen=True):
     binding: bytes = b""
     state: dict[str, Any] = field(default_factory=dict)
     abilities: frozenset[str] = frozenset()
+    address: str = ""
 
     @property
     def network(self) -> str:
@@ -176,16 +180,17 @@ class Peer(Record, frozen=True):
         return hash(self._key)
 
     def __repr__(self) -> str:
-        host, port, is_local, identity = self._key
-        return f"Peer({host=}, {port=}, {is_local=}, {identity=})"
+        host, port, is_local, identity, address = self._key
+        more = f", {address=}" if address else ""
+        return f"Peer({host=}, {port=}, {is_local=}, {identity=}{more})"
 
     @property
-    def _key(self) -> tuple[str, int, bool, Any]:
-        return self.host, self.port, self.is_local, self.identity
+    def _key(self) -> tuple[str, int, bool, Any, str]:
+        return self.host, self.port, self.is_local, self.identity, self.address
 
     def __str__(self) -> str:
-        if not self.host:
-            return "unix"
+        if self.address or not self.host:
+            return self.address or "unix"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

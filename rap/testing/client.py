@@ -1,7 +1,7 @@
 """A client that is connected to a server inside the process."""
 
-from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 from rap.address import Address
@@ -21,7 +21,8 @@ class TestClient:
     ``async with TestClient(server) as client`` gives a `Client` and runs the server in the same
     event loop. ``with TestClient(server) as client`` gives a `SyncClient` and runs the server in a
     thread. Both are those of production: all calls, processors, middleware, deadlines and errors
-    work as over TCP. The server is started and stopped with its events. It has its registry and
+    work as over TCP. The server is started and stopped with its events. Messages name it by its
+    service, such as ``inproc://shop``. It has its registry and
     its addresses again afterwards, so that a server of a module may be used in any number of tests.
 
     Args:
@@ -60,8 +61,7 @@ class TestClient:
         if isinstance(self._client, SyncClient):
             raise TypeError("a SyncClient is entered by `with`, not by `async with`")
         async with AsyncExitStack() as stack:
-            address = new_address()
-            server = stack.enter_context(self._overridden_server(address))
+            server, address = stack.enter_context(self._overridden_server())
             await stack.enter_async_context(server)
             client = self._client
             if client is None:
@@ -79,8 +79,7 @@ class TestClient:
         if isinstance(self._client, Client):
             raise TypeError("a Client is entered by `async with`, not by `with`")
         with ExitStack() as stack:
-            address = new_address()
-            server = stack.enter_context(self._overridden_server(address))
+            server, address = stack.enter_context(self._overridden_server())
             thread = LoopThread("rap test server")
             stack.callback(lambda: thread.close(server.close()))
             thread.run(server.create_server())
@@ -96,11 +95,15 @@ class TestClient:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _overridden_server(self, address: Address) -> Any:
+    @contextmanager
+    def _overridden_server(self) -> Iterator[tuple[Server, Address]]:
+        """Yield the server, which has the options of the test, and its address."""
         server = self._server if isinstance(self._server, Server) else self._server()
-        self._link = link_of(address.path)  # it lives as long as this
+        address = new_address(server.config.service or "server")
+        self._link = link_of(address)  # it lives as long as this
         self._link.set_client_host(self._client_host)
-        return server.overridden(host=address, registry=None, drain_delay=0, **self._clocks)
+        with server.overridden(host=address, registry=None, drain_delay=0, **self._clocks):
+            yield server, address
 
     def _target(self, address: Address) -> dict[str, Any]:
         """Return the options that lead a client to the server."""

@@ -78,7 +78,7 @@ class Fakes:
         self._client = client
         self._strict = strict
         self._clocks: dict[str, Any] = {} if clock is None else {"clock": clock}
-        self._server = Server(new_address(), **self._clocks)
+        self._server = Server(new_address("fake"), **self._clocks)
         self._server.explain_unknown(self._refuse)
         self._unanswered: list[str] = []
         self._mocks: dict[str, Mock] = {}  # by path

@@ -26,7 +26,7 @@ class Fleet:
 
     Use it as ``async with Fleet(server, 3) as fleet``. ``fleet.client`` finds the replicas in a
     registry, as in production. ``fleet["a"]`` is a replica, which the test can kill, freeze, delay,
-    or let fail.
+    or let fail. Messages name it by its service and its name, such as ``inproc://shop/a``.
 
     Args:
         server: The server, or a function that makes one for each replica. Replicas of one server
@@ -35,12 +35,12 @@ class Fleet:
         replicas: How many, or their names. By default, the names are ``a``, ``b`` and so on.
         client: The client to connect, such as one of a module. By default a new one.
         clock: Source of time of all of them, such as a `FakeClock`. `None`: that of the machine.
-        service: Name of the service.
+        service: Name of the service. `None`: the name that the server has, or ``fleet``.
         options: Options of the client.
 
     Attributes:
         registry: Where the replicas register; other clients of the test may use it.
-        service: See above.
+        service: The name of the service.
 
     Raises:
         ValueError: There is no replica, or two have the same name.
@@ -53,21 +53,23 @@ class Fleet:
         *,
         client: Client | None = None,
         clock: Clock | None = None,
-        service: str = "fleet",
+        service: str | None = None,
         **options: Any,
     ) -> None:
         names = _names(replicas) if isinstance(replicas, int) else list(replicas)
         if not names or len(set(names)) < len(names):
             raise ValueError(f"replicas must be a number or different names, got {replicas!r}")
-        self.service = service
+        make = server.replica if isinstance(server, Server) else server
+        servers = [make() for _ in names]
+        self.service = service or servers[0].config.service or "fleet"
         self.registry = MemoryRegistry(clock=clock)
         self._clocks: dict[str, Any] = {} if clock is None else {"clock": clock}
         self._client = client
         self._options = options
         self._stack = AsyncExitStack()
-        make = server.replica if isinstance(server, Server) else server
         self._replicas = {
-            name: Replica(name, make(), self.registry, service, clock) for name in names
+            name: Replica(name, each, self.registry, self.service, clock)
+            for name, each in zip(names, servers, strict=True)
         }
 
     def __getitem__(self, name: str) -> "Replica":
@@ -143,9 +145,9 @@ class Replica:
     ) -> None:
         self.name = name
         self.server = server
-        self.address: Address = new_address()
+        self.address: Address = new_address(f"{service}/{name}")
         self._clock = clock
-        self._link: Link = link_of(self.address.path)
+        self._link: Link = link_of(self.address)
         self._registry = _ReplicaRegistry(registry)
         self._errors = _Errors()
         self._is_killed = False

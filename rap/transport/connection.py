@@ -332,6 +332,10 @@ class Connection(asyncio.Protocol):
 
         self._on_made = check_peer
 
+    def name_peer(self, address: str) -> None:
+        """Let messages name the peer by the address that was dialled; it has no host and port."""
+        self.peer = self.peer.replace(address=address)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport and send our Hello, unless the connection is held back."""
         self.transport = cast(asyncio.Transport, transport)

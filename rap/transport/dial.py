@@ -82,12 +82,14 @@ async def dial(
 
     def make_one() -> Connection:
         conn = make()
-        if trust is not None or check is not None:
+        if trust is not None or check is not None or not address.has_port:
             conn.check_first(check_one)
         made.append(conn)
         return conn
 
     def check_one(conn: Connection) -> None:
+        if not address.has_port:
+            conn.name_peer(str(address))
         if trust is not None:
             trust.check(conn.transport.get_extra_info("ssl_object"))
         if check is not None:
@@ -170,7 +172,7 @@ async def _connect(
     if address.scheme == "inproc":
         from rap.transport.inproc import connect  # only tests have such addresses
 
-        return await connect(address.path, make)
+        return await connect(address, make)
     sock = await _open_socket(await _resolve(address.host, address.port))
     try:
         _, conn = await loop.create_connection(

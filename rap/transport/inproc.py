@@ -2,7 +2,7 @@
 
 Both ends are ordinary asyncio transports, with flow control, and may belong to event loops of
 different threads. What one end writes is handed to the event loop of the other end. A `Link` has
-the listener of a name, and what tests do to it: hold it, delay it, or cut it.
+the listener of an address, and what tests do to it: hold it, delay it, or cut it.
 """
 
 import asyncio
@@ -26,35 +26,32 @@ _Item = tuple[str, Any]  # what one end hands to the other; see `InprocTransport
 _HIGH_WATER = 64 * 1024  # bytes; asyncio's default
 _HOST = "127.0.0.1"  # of both ends, which are on one machine
 
-# A name has one link as long as something listens there, is connected, or holds the link.
-_links: "WeakValueDictionary[str, Link]" = WeakValueDictionary()
+# An address has one link as long as something listens there, is connected, or holds the link.
+_links: "WeakValueDictionary[Address, Link]" = WeakValueDictionary()
 _lock = threading.Lock()
 _ports = count(1)
 _numbers = count(1)
 
 
-def new_address() -> Address:
-    """Return an address inside the process at which nothing listens."""
-    return Address("inproc", path=f"test-{next(_numbers)}")
-
-
-def link_of(name: str) -> "Link":
-    """Return the link of a name; it is made when it is first asked for.
+def new_address(name: str) -> Address:
+    """Return an address inside the process at which nothing listens; it differs from all others.
 
     Args:
-        name: What follows ``inproc://``.
+        name: What follows ``inproc://`` in its text. Other addresses may have it, too.
     """
+    return Address("inproc", port=next(_numbers), path=name)
+
+
+def link_of(address: Address) -> "Link":
+    """Return the link of an address; it is made when it is first asked for."""
     with _lock:
-        return _links.setdefault(name, Link(name))
+        return _links.setdefault(address, Link())
 
 
 class Link:
-    """The way to one name: its listener, its open connections, and its faults.
+    """The way to one address: its listener, its open connections, and its faults.
 
     Any thread may use it.
-
-    Args:
-        name: What follows ``inproc://``.
 
     Attributes:
         listener: What accepts connections; `None` if nothing does.
@@ -64,8 +61,7 @@ class Link:
         clock: Source of the time of `delay`; `None` means that of the event loop.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.listener: InprocServer | None = None
         self.client_host = _HOST
         self.is_held = False
@@ -150,21 +146,21 @@ class Link:
 
 
 class InprocServer:
-    """A server that accepts connections to a name, like an `asyncio.Server`.
+    """A server that accepts connections to an address, like an `asyncio.Server`.
 
     Args:
-        name: What follows ``inproc://``.
+        address: Where it listens.
         make: Makes the protocol of each connection; called in the running event loop.
 
     Raises:
         OSError: Another server listens there.
     """
 
-    def __init__(self, name: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(self, address: Address, make: Callable[[], asyncio.BaseProtocol]) -> None:
         self.make = make
         self.loop = asyncio.get_running_loop()
         self.sockets: tuple[()] = ()
-        self._link = link_of(name)
+        self._link = link_of(address)
         self._link.bind(self)
 
     def close(self) -> None:
@@ -175,17 +171,17 @@ class InprocServer:
         """Return at once: a connection that was accepted has its protocol."""
 
 
-async def connect(name: str, make: Callable[[], P]) -> P:
-    """Return the protocol of a new connection to a name.
+async def connect(address: Address, make: Callable[[], P]) -> P:
+    """Return the protocol of a new connection to an address.
 
     Args:
-        name: What follows ``inproc://``.
+        address: Where a server of this process listens.
         make: Makes the protocol of this end.
 
     Raises:
         OSError: Nothing listens there.
     """
-    link = link_of(name)
+    link = link_of(address)
     listener = link.listener
     if listener is None:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "no server of this process listens there")

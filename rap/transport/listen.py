@@ -415,7 +415,7 @@ async def listen(
         if address.scheme == "inproc":
             from rap.transport.inproc import InprocServer  # only tests have such addresses
 
-            return Listener([InprocServer(address.path, make)], address)
+            return Listener([InprocServer(address, make)], address)
         if address.scheme == "unix":
             path = address.path
             _refuse_if_used(path)

@@ -57,7 +57,7 @@ async def blocked_loop(scene: Scene) -> Any:
     "a handler raises: what the client sees",
     3,
     what="KeyError: coffee",
-    where="/default/price raised it on 127.0.0.1",
+    where="/default/price raised it on inproc://server",
     remedy="whose log has the traceback",
 )
 async def handler_raises(scene: Scene) -> Any:

@@ -1,6 +1,7 @@
 """Fleet: several replicas inside the process, and what can happen to them."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ async def ready(fleet: Fleet, count: int) -> None:
 
 async def opened(replica: Replica) -> None:
     """Return when a call waits in a replica."""
-    await within(waiting.wait())
+    await eventually(waiting.is_set)
     waiting.clear()
 
 
@@ -242,3 +243,47 @@ async def test_replicas_of_a_server_share_its_middleware() -> None:
     assert seen == ["start", "start", "stop", "stop"]
     async with Fleet(shared, 1) as fleet:  # again, in a new loop or the same
         assert await fleet.client.raw_call("add", 1, 2) == 3
+
+
+async def test_errors_and_logs_name_the_replica(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rap")
+    clock = FakeClock()
+    async with Fleet(server, ["east", "west"], client=client, clock=clock) as fleet:
+        await ready(fleet, 2)
+        assert str(fleet["east"].address) == "inproc://shop/east"
+        await fleet["west"].stop()
+        await ready(fleet, 1)
+        started = remote_add.start(1, 2)
+        assert await started == 3
+        assert str(started.peer) == "inproc://shop/east"
+        fleet["east"].freeze()
+        call = asyncio.create_task(fleet.client.raw_call("add", 1, 2, timeout=1))
+        await clock.advance(1.1)
+        with pytest.raises(DeadlineExceeded, match="from inproc://shop/east of service 'shop'"):
+            await within(call)
+        fleet["east"].thaw()
+        await ready(fleet, 1)
+        call = asyncio.create_task(fleet.client.raw_call("wait", group="slow"))
+        await opened(fleet["east"])
+        fleet["east"].kill()
+        with pytest.raises(Unavailable, match="connection to inproc://shop/east lost"):
+            await within(call)
+    assert "inproc://shop/west" in caplog.text
+    assert "127.0.0.1:0" not in caplog.text
+
+
+async def test_two_fleets_may_have_replicas_of_one_name() -> None:
+    async with Fleet(server, 1) as one, Fleet(server, 1) as other:
+        assert str(one["a"].address) == str(other["a"].address)
+        other["a"].kill()
+        await ready(other, 0)
+        assert await one.client.raw_call("add", 1, 2) == 3
+        assert one["a"].calls == 1
+        assert other["a"].calls == 0
+
+
+async def test_a_fleet_has_the_service_of_its_server_or_one_that_the_test_chooses() -> None:
+    async with Fleet(server, 1) as mine, Fleet(server, 1, service="stock") as named:
+        assert mine.service == "shop"
+        assert str(named["a"].address) == "inproc://stock/a"
+    assert Fleet(Server, 1).service == "fleet"

@@ -214,7 +214,7 @@ def _way(
     if kind == "unix":
         return Address("unix", path=str(path)), None, None
     if kind == "inproc":
-        return new_address(), None, None
+        return new_address("pair"), None, None
     if kind == "tcp":
         return Address("tcp", "127.0.0.1"), None, None
     assert certificates is not None

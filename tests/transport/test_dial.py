@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from rap.errors import Code, Unavailable, VersionMismatch
 from rap.testing import FakeClock
 from rap.transport import ConnectionOptions
 from rap.transport.dial import dial, in_turn
+from rap.transport.inproc import new_address
 from rap.transport.listen import listen
 from rap.wire.codec import pack
 from rap.wire.frames import HELLO, Frame, go_away_frame
@@ -64,6 +66,19 @@ async def test_a_refused_connection_names_the_address() -> None:
 async def test_a_missing_unix_socket_is_named() -> None:
     with pytest.raises(Unavailable, match="cannot reach unix:///nowhere/at/all: "):
         await dial(Address("unix", path="/nowhere/at/all"), new_pair().make_client, timeout=10)
+
+
+async def test_a_client_names_a_server_that_has_no_host_by_its_address(tmp_path: Path) -> None:
+    for address in (Address("unix", path=f"{tmp_path}/s"), new_address("shop/a")):
+        pair = new_pair()
+        listener = await listen(address, pair.make_server, backlog=1)
+        try:
+            conn = await dial(address, pair.make_client, timeout=10)
+            assert str(conn.peer) == str(address)
+            assert conn.peer.is_local
+        finally:
+            listener.close()
+            await pair.end()
 
 
 async def test_a_silent_server_fails_the_dial_in_time() -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from rap.address import Address
 from rap.transport.inproc import InprocServer, InprocTransport, connect, link_of, new_address
 from tests.loopback import eventually, within
 
@@ -13,7 +14,7 @@ class End(asyncio.BufferedProtocol):
     """One end, which takes ten bytes at a time."""
 
     transport: InprocTransport
-    name = ""
+    address: Address
 
     def __init__(self) -> None:
         self.got = b""
@@ -47,11 +48,11 @@ async def ends() -> AsyncIterator[tuple[End, End]]:
         accepted.append(End())
         return accepted[0]
 
-    name = new_address().path
-    listener = InprocServer(name, accept)
-    here = await connect(name, End)
+    address = new_address("ends")
+    listener = InprocServer(address, accept)
+    here = await connect(address, End)
     await eventually(lambda: accepted)
-    here.name = name
+    here.address = address
     yield here, accepted[0]
     await both_have_ended(here, accepted[0])
     listener.close()
@@ -99,7 +100,7 @@ async def test_both_ends_may_close_at_the_same_time(ends: tuple[End, End]) -> No
 
 async def test_an_end_learns_of_a_close_that_was_held(ends: tuple[End, End]) -> None:
     here, there = ends
-    held = link_of(here.name)
+    held = link_of(here.address)
     held.hold()
     here.transport.close()
     await within(here.ended.wait())
@@ -127,11 +128,11 @@ async def test_an_end_whose_loop_was_closed_disturbs_no_other(ends: tuple[End, E
     here, there = ends
 
     async def connect_only() -> None:
-        await connect(here.name, End)
+        await connect(here.address, End)
 
     await asyncio.to_thread(lambda: asyncio.run(connect_only()))
     here.transport.write(b"hello")
-    link = link_of(here.name)
+    link = link_of(here.address)
     for act in (link.hold, link.release, link.cut):
         act()
     await both_have_ended(here, there)
