@@ -42,6 +42,9 @@ _ACCEPTS_PER_TURN = 8
 _RETRY = 1.0  # seconds until the next attempt after an error, such as too many open files
 _RETRY_WITH_SPARE = 0.1  # seconds, if a spare descriptor may be free again
 _LOG_PAUSE = 60.0  # seconds between two lines about such errors
+_TLS_LOG_PAUSE = 10.0  # seconds between two lines about failed handshakes, as scanners cause many
+# What OpenSSL says if the first bytes are another protocol: of rap, of HTTP.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
 _log = logging.getLogger("rap.server")
 
 
@@ -52,6 +55,9 @@ class Handshake:
         conn: The connection that takes over when it is done.
         sock: The accepted socket.
         peer: The client.
+
+    Attributes:
+        refusal: Why one side refused the other, once it did.
     """
 
     def __init__(self, conn: Connection, sock: socket.socket, peer: Peer) -> None:
@@ -61,6 +67,7 @@ class Handshake:
         self._is_aborted = self._is_running = False
         let_go_in_children(self)
         self._task: asyncio.Task[None] | None = None
+        self.refusal: ssl.SSLError | None = None
 
     def begin(self, context: ssl.SSLContext, timeout: float) -> asyncio.Task[None] | None:
         """Start it; return its task, or `None` if it was aborted before."""
@@ -97,8 +104,11 @@ class Handshake:
                 ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
             )
-        except OSError as exc:
-            self.conn.log.debug("TLS handshake with %s failed: %s", self.peer, exc)
+        except ssl.SSLError as exc:
+            self.refusal = exc
+        except OSError as exc:  # also what only looks whether the port is open, such as a probe
+            reason = str(exc) or type(exc).__name__
+            self.conn.log.debug("TLS handshake with %s failed: %s", self.peer, reason)
 
 
 class Acceptor:
@@ -275,6 +285,7 @@ class TlsServer:
         self._on_begin = on_begin
         self._on_failed = on_failed
         self._under_way: dict[asyncio.Task[None], Handshake] = {}
+        self._log_pace = Pace(_TLS_LOG_PAUSE, asyncio.get_running_loop().time)
         self._acceptor = Acceptor(sock, self._begin, backlog)
 
     def close(self) -> None:
@@ -303,6 +314,32 @@ class TlsServer:
         handshake.discard()
         if handshake.conn.transport is None:
             self._on_failed(handshake.conn)
+        if handshake.refusal is not None and self._log_pace.allow():
+            skipped = self._log_pace.take_skipped()
+            more = f" ({skipped} more have failed since the last such line)" if skipped else ""
+            handshake.conn.log.warning(
+                "TLS handshake with %s failed: %s%s",
+                handshake.peer,
+                _refusal(handshake.refusal),
+                more,
+            )
+
+
+def _refusal(error: ssl.SSLError) -> str:
+    """Return why a handshake failed, and what to do."""
+    reason = error.reason or ""
+    if reason in _NOT_TLS:
+        return "the client does not speak TLS; give it ssl_ca_path or ssl_crt_path"
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client sent no certificate; give it ssl_client_crt_path and ssl_client_key_path"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of the client is refused: {error.verify_message.rstrip('.')} "
+            "(options ssl_ca_path and ssl_crl_path of the server)"
+        )
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return f"the client refuses the certificate of this server ({reason}); see its error"
+    return str(error) or type(error).__name__
 
 
 # An entry of getaddrinfo: family, kind, protocol, canonical name, socket address.
