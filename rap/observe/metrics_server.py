@@ -17,6 +17,7 @@ from rap import __version__
 from rap.address import Address
 from rap.client import Client
 from rap.client.stats import ClientStatus, client_status
+from rap.foreign import one_line
 from rap.observe.http import HttpResponse, HttpServer
 from rap.observe.metrics import StatusCollector
 from rap.observe.page import Form, Pages
@@ -158,13 +159,15 @@ class Readiness(NamedTuple):
 def readiness(servers: Sequence[Server], clients: Sequence[Client]) -> Readiness:
     """Return whether every server serves; without servers, whether every client has one to call.
 
-    A server is ready even if the servers that it calls are not. Otherwise one failure would make
-    all servers that depend on it unready, and none could say so. A registry that does not answer
-    makes a process degraded, not unready: known servers and open connections stay in use.
+    A server with a registry is ready once it has been registered, because clients cannot find it
+    before. From then on, a registry that does not answer makes it degraded, not unready: clients
+    that know it go on with it. A server is ready even if the servers that it calls are not.
+    Otherwise one failure would make all servers that depend on it unready, and none could say so.
     """
     if servers:
         serving = [server_status(server) for server in servers]
-        return Readiness(all(each.serving for each in serving), tuple(map(_of_server, serving)))
+        ready = all(each.serving and each.unregistered is None for each in serving)
+        return Readiness(ready, tuple(map(_of_server, serving)))
     calling = [client_status(client) for client in clients]
     return Readiness(all(each.ready for each in calling), tuple(map(_of_client, calling)))
 
@@ -172,6 +175,8 @@ def readiness(servers: Sequence[Server], clients: Sequence[Client]) -> Readiness
 def _of_server(status: ServerStatus) -> str:
     if not status.serving:
         return f"{status.address}: draining"
+    if status.unregistered is not None:
+        return f"{status.address}: not registered yet: {one_line(status.unregistered)}"
     degraded = ", degraded: not registered" if status.registered is False else ""
     return f"{status.address}: serving{degraded}"
 

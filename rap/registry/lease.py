@@ -41,14 +41,16 @@ _FIRST_BACKOFF = 0.25  # seconds; doubled per failure, up to `_MAX_BACKOFF`
 _MAX_BACKOFF = 0.5  # share of the interval: a registry that returns empty is full again within 5 s
 _MAX_DOUBLINGS = 8
 _LOOK_TIMEOUT = 1.0  # seconds to read who holds the address
+_REMIND = 30.0  # seconds between two warnings that the server has never been registered
 
 
 class Lease:
     """The registration of one endpoint of a service.
 
-    A failing registry never stops a server. The failure is logged once per outage, and the lease
-    keeps trying. If the registry was emptied, all instances lose their leases at the same moment,
-    so each registers again at a random point within one interval.
+    A failing registry never stops a server. The failure is logged once per outage, or every 30 s
+    as long as the server has never been registered, and the lease keeps trying. If the registry was
+    emptied, all instances lose their leases at the same moment, so each registers again at a random
+    point within one interval.
 
     Args:
         registry: The registry.
@@ -90,6 +92,7 @@ class Lease:
         self._pause = 0.0
         self._lag = 0.0
         self._registered = False
+        self._started = self._told = -inf  # when it was started, and when it last logged a failure
         self._free_at: float | None = None  # end of the lease of another process, as first told
         self._taken_logged = False
         self._turn = asyncio.Lock()
@@ -105,6 +108,11 @@ class Lease:
     def healthy(self) -> bool:
         """Whether the last attempt to register or renew succeeded."""
         return self._registered and self._error is None
+
+    @property
+    def has_registered(self) -> bool:
+        """Whether an attempt has succeeded since the start; a later failure does not change it."""
+        return self._registered
 
     @property
     def error(self) -> RegistryError | None:
@@ -131,6 +139,7 @@ class Lease:
         if self._task is not None:
             raise RuntimeError(f"the lease of {self._endpoint.id} was already started")
         self._notify = Notify(self._clock)
+        self._started = self._clock.monotonic()
         name = f"rap lease {self._service} {self._endpoint.id}"
         async with self._turn:
             self._task = start_task(self._renew(self._notify), name=name)
@@ -281,6 +290,7 @@ class Lease:
             else:
                 text = "%s: %s is not registered yet: the lease of a former process ends in %.1f s"
                 logger.info(text, self._service, endpoint_id, error.retry_after)
+            self._told = now
         elif now >= self._free_at and not self._taken_logged:
             self._taken_logged = True
             if self._endpoint.state is not State.DRAINING:
@@ -289,15 +299,28 @@ class Lease:
     def _failed(
         self, error: RegistryError, level: int | None, cause: Exception | None = None
     ) -> None:
-        """Note an error; log it with a level if it is another one than before."""
-        if level is not None and type(self._error) is not type(error):
-            text = "%s: %s is not registered: %s"
-            logger.log(level, text, self._service, self._endpoint.id, error, exc_info=cause)
+        """Note an error; log it with a level if it is another one than before.
+
+        A server that has never been registered is known to nobody: that is logged again and again.
+        """
+        now = self._clock.monotonic()
+        is_new = level is not None and type(self._error) is not type(error)
+        if is_new or (not self._registered and now - self._told >= _REMIND):
+            text = "%s: %s is not registered%s: %s"
+            since = "" if self._registered else self._unregistered_since(now)
+            level = logging.WARNING if level is None else level
+            about = (self._service, self._endpoint.id, since, error)
+            logger.log(level, text, *about, exc_info=cause if is_new else None)
+            self._told = now
         self._error = error
         self._failures += 1
         self._total_failures += 1
         if isinstance(error, LeaseLost | AddressTaken):
             self._renewed = -inf  # the registry has no lease for this server
+
+    def _unregistered_since(self, now: float) -> str:
+        after = now - self._started
+        return " yet, and so not ready" + (f", after {after:.0f} s" if after >= 1.0 else "")
 
     def _succeeded(self, asked: float) -> None:
         if self._error is not None or not self._registered:

@@ -113,6 +113,21 @@ class Registration:
         return self._lease is not None
 
     @property
+    def pending(self) -> str | None:
+        """Why the server has not been registered since its start.
+
+        `None` if it has been, whatever the registry does now, or if there is no registry.
+        """
+        if self._registry is None:
+            return None
+        lease = self._lease
+        if lease is None:
+            return "the server is starting or has stopped"
+        if lease.has_registered:
+            return None
+        return "the registry has not answered yet" if lease.error is None else str(lease.error)
+
+    @property
     def lease(self) -> "Lease | None":
         """The lease that keeps the server registered, while it is."""
         return self._lease

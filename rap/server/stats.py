@@ -67,6 +67,8 @@ class ServerStatus:
         memory: Bytes that are held for clients: messages and requests of open calls.
         calls: Open calls, of every stream type.
         registered: Whether the last renewal of its lease succeeded; `None` without a registry.
+        unregistered: Why it has not been registered since its start; `None` if it has been, or has
+            no registry.
         lease_lag: Seconds by which the last renewal was late, because the loop was blocked.
         lease_left: Seconds until the lease expires, unless it is renewed.
         lease_failures: Failed renewals so far.
@@ -102,6 +104,7 @@ class ServerStatus:
     memory: int
     calls: int
     registered: bool | None
+    unregistered: str | None
     lease_lag: float
     lease_left: float
     lease_failures: int
@@ -141,6 +144,7 @@ def server_status(server: Server) -> ServerStatus:
         registered=(False if lease is None else lease.healthy)
         if registration.is_configured
         else None,
+        unregistered=registration.pending,
         lease_lag=0.0 if lease is None else lease.lag,
         lease_left=0.0 if lease is None else lease.left,
         lease_failures=0 if lease is None else lease.failures,

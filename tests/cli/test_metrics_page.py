@@ -24,6 +24,7 @@ from rap.client import Client
 from tests.cli.programs import PATIENCE, ROOT, line_with, rap
 from tests.observe.http import get
 from tests.observe.prometheus import promtool
+from tests.ports import free_address
 
 MODULE = """
 import asyncio
@@ -79,6 +80,27 @@ async def test_a_server_serves_its_metrics_until_it_stops(shop: Path) -> None:
         assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     assert 'rap_server_handled_total{code="OK",method="/default/add",shape="unary"} 1.0' in body
     assert "process_resident_memory_bytes" in body
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_server_with_a_wrong_registry_listens_but_is_not_ready(
+    shop: Path, workers: str
+) -> None:
+    redis = f"redis://{free_address()}"
+    (shop / "lost.py").write_text(
+        "from rap import Server\n"
+        f"server = Server('localhost:0', service='shop', registry={redis!r})\n"
+    )
+    options = ("--metrics-port", "0", "--workers", workers)
+    with rap("serve", "lost:server", *options, cwd=shop) as process:
+        page = await asyncio.to_thread(page_of, process)
+        async with asyncio.timeout(PATIENCE):
+            text = ""
+            while "not registered yet" not in text:
+                status, text = await get(page, "/readyz")
+                assert status == 503
+        assert f"Redis at {redis}: " in text
+        assert (await get(page, "/healthz"))[0] == 200
 
 
 class Workers(NamedTuple):

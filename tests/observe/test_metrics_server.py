@@ -20,6 +20,7 @@ from rap.observe.metrics_server import readiness
 from rap.registry import MemoryRegistry
 from rap.server import Server
 from rap.server.processor import PrometheusProcessor
+from rap.server.stats import server_status
 from tests.loopback import LOOPBACK, calling, eventually, serving, within
 from tests.observe.http import get, send
 
@@ -146,6 +147,50 @@ async def test_the_state_of_registry_and_lease_is_reported(registry: CollectorRe
         assert readiness([server], []) == (True, (degraded,))
         degraded = "shop: 1 ready, degraded: the registry does not answer"
         assert readiness([], [client]) == (True, (degraded,))
+
+
+async def test_a_server_is_not_ready_until_it_is_registered_for_the_first_time(
+    registry: CollectorRegistry,
+) -> None:
+    found = Broken()
+    found.degraded = True
+    options = {"service": "shop", "registry": found, "drain_delay": 0, "lease_ttl": 0.3}
+    async with (
+        serving(add, **options) as server,
+        serve_metrics(server, registry=registry) as page,
+        Client(server.addresses) as direct,
+    ):
+        address = server.addresses[0]
+        unready = f"{address}: not registered yet: out of reach\n"
+        assert await get(page.address, "/readyz") == (503, unready)
+        assert (await get(page.address, "/healthz"))[0] == 200
+        assert await direct.raw_call("add", 1, 2) == 3  # who has the address calls it
+        found.degraded = False
+        await eventually(lambda: server_status(server).unregistered is None)
+        assert await get(page.address, "/readyz") == (200, f"{address}: serving\n")
+        found.degraded = True
+        await eventually(lambda: server_status(server).registered is False)
+        degraded = f"{address}: serving, degraded: not registered\n"
+        assert await get(page.address, "/readyz") == (200, degraded)
+        await server.set_serving(False)
+        assert (await get(page.address, "/readyz"))[0] == 503
+
+
+async def test_a_server_that_starts_again_is_not_ready_until_it_is_registered_again(
+    registry: CollectorRegistry,
+) -> None:
+    found = Broken()
+    server = Server(LOOPBACK, service="shop", registry=found, drain_delay=0, lease_ttl=0.3)
+    server.register(add)
+    async with serve_metrics(server, registry=registry) as page:
+        async with server:
+            assert (await get(page.address, "/readyz"))[0] == 200
+        assert (await get(page.address, "/readyz"))[0] == 503
+        found.degraded = True
+        async with server:
+            assert (await get(page.address, "/readyz"))[0] == 503
+            found.degraded = False
+            await eventually(lambda: readiness([server], []).ready)
 
 
 async def test_a_draining_server_is_alive_but_not_ready(registry: CollectorRegistry) -> None:

@@ -151,6 +151,40 @@ async def test_an_outage_is_logged_once_and_backed_off(
     assert all(INTERVAL / 4 <= pause <= INTERVAL / 2 for pause in pauses[5:])
 
 
+async def test_a_server_that_was_never_registered_is_reminded_of_every_half_minute(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.errors = [RegistryError("down")] * 1_000
+    async with make_lease(registry, clock) as lease:
+        await clock.run(95.0)
+        assert not lease.has_registered
+        registry.errors.clear()
+        await clock.run(INTERVAL)
+        assert lease.has_registered
+        warnings = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+        registry.errors = [RegistryError("down")] * 1_000
+        await clock.run(95.0)
+        assert lease.has_registered
+        assert not lease.healthy
+        later = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING][4:]
+    assert warnings[0] == "calc: 10.0.0.1:9000 is not registered yet, and so not ready: down"
+    assert len(warnings) == 4
+    assert all(", after " in text and text.endswith(" s: down") for text in warnings[1:])
+    assert later == ["calc: 10.0.0.1:9000 is not registered: down"]  # once per outage
+
+
+async def test_a_server_whose_address_stays_taken_is_reminded_of_too(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.errors = [AddressTaken("10.0.0.1:9000", 7.0)] * 1_000
+    async with make_lease(registry, clock):
+        await clock.run(120.0)
+        told = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+    assert len(told) >= 2
+    assert all("not registered yet, and so not ready, after " in text for text in told)
+    assert all("another process is registered as 10.0.0.1:9000" in text for text in told)
+
+
 async def test_a_lost_lease_is_registered_again_at_a_random_point_of_an_interval(
     clock: FakeClock,
 ) -> None:
