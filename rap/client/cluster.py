@@ -70,6 +70,7 @@ _RECENT = 2.0  # seconds for which a report still holds: not all servers may be 
 _REMEMBERED = 600.0  # seconds for which a server that has left is known
 _FORMER = 30.0  # seconds for which it is known how many servers there were
 _GATHERING = 5.0  # seconds in which the others come, once a first server is ready
+_SILENT = 1.0  # seconds for which `connect` waits without a word
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
 _MAX_NAMED = 10  # nodes in an error text
 _PATIENCE_FOR_NAMES = 1.0  # seconds for the names of the services, if a registry lists no server
@@ -295,7 +296,18 @@ class Cluster:
         """
         began = self._clock.monotonic()
         limit = began + self._config.connect_timeout
-        await self._acquire(Patience(began, limit, chosen, is_call=False))
+        reminder = self.call_later(_SILENT, self._log_wait, limit)
+        try:
+            await self._acquire(Patience(began, limit, chosen, is_call=False))
+        finally:
+            reminder.cancel()
+
+    def _log_wait(self, limit: float) -> None:
+        """Say that `connect` waits, for what and for how long; it would be silent otherwise."""
+        left = limit - self._clock.monotonic()
+        if left > _SILENT:  # else the error says it soon
+            text = "%s; waiting for another %.3g s (option connect_timeout)"
+            _log.warning(text, self.describe(), left)
 
     async def acquire(
         self,

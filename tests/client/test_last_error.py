@@ -13,7 +13,7 @@ from rap.registry import CachedResolver, DnsResolver, FileRegistry, SnapshotCach
 from rap.registry.file import LeaseFiles
 from rap.registry.redis import RedisRegistry
 from rap.testing import FakeClock
-from tests.loopback import eventually, within
+from tests.loopback import eventually, serving, within
 from tests.ports import free_address
 
 
@@ -34,6 +34,38 @@ async def test_the_timeout_that_passed_is_named() -> None:
     await clock.advance(0.03)
     assert (await within(asking)).endswith("; waited 0.03 s (the timeout of the call)")
     await client.await_close()
+
+
+async def test_what_a_client_waits_for_at_its_start_is_logged_after_a_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, registry = FakeClock(), FileRegistry(tmp_path)
+    client = Client(service="calc", registry=registry, clock=clock)
+    connecting = asyncio.create_task(client.connect())
+    await eventually(lambda: client.connected is not None)
+    await eventually(lambda: "lists none" in client.cluster.describe())
+    await clock.advance(0.9)
+    assert not caplog.records
+    await clock.advance(0.2)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        f"no server of service 'calc': the registry lists none ({registry.place}); start a server"
+        " with service='calc' and this registry; waiting for another 8 s (option connect_timeout)"
+    )
+    await clock.advance(8.0)
+    with pytest.raises(Unavailable, match="waited 9 s"):
+        await within(connecting)
+    await client.await_close()
+
+
+async def test_a_client_that_waits_for_no_server_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = FakeClock()
+    async with serving() as server, Client(server.addresses, clock=clock):
+        await clock.advance(2.0)
+    assert not [each for each in caplog.records if "waiting" in each.getMessage()]
 
 
 async def test_the_error_of_the_registry_is_told_without_its_password() -> None:
