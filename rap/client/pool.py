@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from rap.clock import Clock, timeout_on
+from rap.clock import Clock, Pace, timeout_on
 from rap.errors import ConnectionClosed, RapError, Unauthenticated, VersionMismatch
 from rap.notify import Notify
 from rap.tasks import start_task
@@ -33,6 +33,7 @@ _MAX_PAUSE = 15.0
 _HURRIED_PAUSE = 0.5  # while a call waits
 _HANGING = 1.0  # seconds after which a dial is accompanied by another one, while a call waits
 _HOLD = 10.0  # seconds without calls for a server that was silent twice within as many
+_LOG_PAUSE = 60.0  # seconds between two warnings that a server still cannot be reached
 _BRIEF = 1.0  # seconds; two connections in a row that end sooner count as failures
 
 
@@ -185,6 +186,10 @@ class Pool:
         self._silent_at = -_HOLD  # when all connections became suspect
         self._held_until = 0.0
         self._warned_at = -_HOLD
+        self._is_leaving = False  # the server has asked to leave the last connection
+        self._was_connected = False
+        self._down_since: float | None = None  # when the first of the dials in a row failed
+        self._log_pace = Pace(_LOG_PAUSE, clock.monotonic)
         self._is_redial = False  # that dial is for a connection beside suspect ones
         self._dial_began: float | None = None  # of a dial that is under way
         self._beside: asyncio.Task[None] | None = None  # accompanies it
@@ -307,6 +312,8 @@ class Pool:
             self._calls += conn.opened
             self.counters.count_cut(conn.messages_cut)
             self.error = str(conn.error)
+        elif conn is self.conn and conn.draining:
+            self._is_leaving = True
         self.refresh()
         self._on_change()
 
@@ -454,7 +461,35 @@ class Pool:
         elif self.incompatible:
             _log.error("%s", error)
         else:
-            _log.log(logging.INFO if self.failures > 1 else logging.WARNING, "%s", error)
+            self._tell_failure(error)
+
+    def _tell_failure(self, error: Exception) -> None:
+        """Log the first dial of several in a row that fails, and then a line a minute.
+
+        A server that has asked its clients to leave is about to stop, so its first line is no
+        warning.
+        """
+        now = self._clock.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+            self._log_pace.begin()
+            if self._is_leaving or isinstance(error, ServerDraining):
+                _log.info("%s leaves, as it announced: %s", self._name, error)
+            else:
+                before = " (it was connected before)" if self._was_connected else ""
+                _log.warning("%s%s", error, before)
+        elif self._log_pace.allow():
+            _log.warning("%s; for %.0f s now", error, now - self._down_since)
+        else:
+            _log.debug("%s", error)
+
+    def _tell_success(self) -> None:
+        """Log that a server can be reached again, if the log says that it cannot."""
+        self._is_leaving, self._was_connected = False, True
+        if self._down_since is not None:
+            seconds = self._clock.monotonic() - self._down_since
+            _log.info("%s can be reached again, after %.3g s", self._name, seconds)
+            self._down_since = None
 
     def _add(self, conn: Connection) -> None:
         """Take a connection that was dialled into the pool."""
@@ -467,6 +502,7 @@ class Pool:
             conn.learn_answers(other)
         if self._is_redial:
             self._leave_suspects()
+        self._tell_success()
         now = self._clock.monotonic()
         if conn.closed:
             self._note_end(now)

@@ -119,7 +119,8 @@ async def dial(
             reason = f"it does not speak TLS ({reason})"
         elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
             asks = "speak TLS" if trust is None else "want a client certificate"
-            reason += f" before its Hello; does it {asks}, or refuse this client? Its log says why"
+            reason += " before its Hello; did it stop or refuse this client, "
+            reason += f"or does it {asks}? Its log says why"
         reason += _advice(exc, address)
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:

@@ -1,6 +1,7 @@
 """The pauses between dials of one server, and dials that hang."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import pytest
 from rap.client import Client
 from rap.client.pool import Pool
 from rap.errors import Unavailable
+from rap.server import Server
+from rap.testing import Fleet
 from rap.transport import Connection
 from tests.client.fed import numbered
 from tests.fault_proxy import Fate, FaultProxy
@@ -186,3 +189,58 @@ async def test_a_dial_that_hangs_is_left_alone_while_no_call_waits() -> None:
     await settle()
     assert count == 2
     await pool.close()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "rap.client" and record.levelno > logging.DEBUG
+    ]
+
+
+async def test_dials_that_fail_in_a_row_are_one_warning_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dials, clock = Dials(), FakeClock()
+    pool = dialling(dials, clock)
+    await settle()
+    await clock.run(50.0)
+    assert dials.count > 4
+    assert lines(caplog) == [("WARNING", "nobody there")]
+    await clock.run(30.0)
+    again = lines(caplog)[1:]
+    assert [level for level, _ in again] == ["WARNING"]
+    assert again[0][1].startswith("nobody there; for ")
+    await pool.close()
+
+
+async def test_a_server_that_is_killed_is_one_warning_and_one_line_when_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rap.client")
+    async with Fleet(Server(), 1) as fleet:
+        caplog.clear()
+        fleet["a"].kill()
+        await eventually(lambda: fleet.client.cluster.counters.failed > 1)
+        ((level, text),) = lines(caplog)
+        assert level == "WARNING"
+        assert text.startswith("cannot reach inproc://")
+        assert text.endswith(" (it was connected before)")
+        await fleet["a"].restart()
+        await eventually(lambda: fleet.client.cluster.counters.opened > 1)
+        _, (level, text) = lines(caplog)
+        assert level == "INFO"
+        assert " can be reached again, after " in text
+
+
+async def test_a_server_that_drains_and_stops_causes_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "rap.client")
+    async with Server("127.0.0.1:0") as server, Client(server.addresses) as client:
+        await server.await_closed()
+        await eventually(lambda: client.cluster.counters.failed > 1)
+    ((level, text),) = lines(caplog)
+    assert level == "INFO"
+    assert " leaves, as it announced: cannot reach " in text

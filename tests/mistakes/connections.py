@@ -172,7 +172,7 @@ async def tls_to_plain(scene: Scene) -> Any:
     3,
     what="lost before its Hello",
     where="cannot reach 127.0.0.1:<port>",
-    remedy="does it speak TLS, or refuse this client? Its log says why",
+    remedy="or does it speak TLS? Its log says why",
 )
 async def plain_to_tls(scene: Scene) -> Any:
     own = certificates().server
