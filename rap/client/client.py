@@ -436,7 +436,10 @@ class Client:
         return self.invoker.cluster
 
     async def connect(self) -> None:
-        """Connect to the servers; return when the first one has answered.
+        """Connect to the servers; return when one is ready and each of them was tried.
+
+        A server that does not answer delays it by at most 0.2 s after the first connection, so that
+        calls and streams that you start next are spread over all servers.
 
         You need not call it, because the first call connects; but it fails early. You may call it
         again, after a failure, and after the client was closed, in another event loop too.

@@ -69,6 +69,8 @@ _REPORTED = 1.0  # seconds within which servers say how many clients they have
 _RECENT = 2.0  # seconds for which a report still holds: not all servers may be asked again so soon
 _REMEMBERED = 600.0  # seconds for which a server that has left is known
 _FORMER = 30.0  # seconds for which it is known how many servers there were
+_JOINING = 0.2  # seconds that calls wait for the first dials of other servers than the first one
+_TIME_TO_JOIN = 2 * _JOINING  # that a call has if it is to wait for them
 _GATHERING = 5.0  # seconds in which the others come, once a first server is ready
 _SILENT = 1.0  # seconds for which `connect` waits without a word
 _EARLY = 0.002  # seconds that a timer of uvloop may be early
@@ -208,6 +210,8 @@ class Cluster:
         self._outlook = Outlook()  # of the calls that wait
         self._answer_due = NEVER  # when the registry should have answered
         self._ready_until = -inf  # when a server was last ready
+        self._joining: Timer | None = None
+        self._joined_at = inf  # see `_awaits_others`; inf while no server is connected
         self._gathered_at = -inf  # when servers that start together are all expected to be ready
         self._most_ready = (0, -inf)  # servers that were ready at a time lately, and when
         self._comparison: Comparison | None = None
@@ -390,6 +394,11 @@ class Cluster:
             self._hurry_dials()
         self._outlook = self._look_ahead()
         now = self._clock.monotonic()
+        if self._is_joining:
+            until = patience.until(self._outlook)
+            if until < now + _TIME_TO_JOIN or self._queue.is_full:
+                self._stop_joining()
+                return
         wait = 0.0
         if not self._outlook.full:
             self._queue.forget_pace(now)  # a server that comes back takes many calls at once
@@ -531,9 +540,10 @@ class Cluster:
         """Stop watching and close every connection; calls that wait fail. May be called again."""
         self._closed = True
         self.ready = ()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._joining):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._joining = None
         self._queue.fail(_closed_error(self.loop))
         ours = (self._watching, self._comparing, *self._retiring)
         tasks = [task for task in ours if task is not None]
@@ -823,6 +833,10 @@ class Cluster:
         if subsetting.active and subsetting.replace_lost(self.nodes, len(nodes), now):
             self._set_nodes()
             nodes, changing, panic = ready_nodes(self.nodes.values(), now, slow_start)
+        if not nodes:
+            self._joined_at = inf
+        elif not self.ready and self._awaits_others(now):
+            nodes = ()
         weights = [node.weight for node in nodes]
         if nodes != self.ready or weights != self._weights:  # pickers know it by identity
             if self.ready and not nodes:
@@ -850,6 +864,34 @@ class Cluster:
                 self._outlook = outlook
                 self._queue.retime()
             self._look_for_room()
+
+    def _awaits_others(self, now: float) -> bool:
+        """Return whether calls do not go to the first server yet, because others are due.
+
+        All servers are dialled at once. Without this, the calls that a client makes first would all
+        go to the server that answered first, and streams would stay there. A server that does not
+        answer holds them up for a moment only. Envoy warms a cluster up for the same reason.
+        """
+        pools = (node.pool for node in self.nodes.values())
+        if all(pool.tried for pool in pools if pool.wanted):
+            return False
+        if self._joined_at == inf:
+            if self._queue.earliest() < now + _TIME_TO_JOIN:
+                return False
+            self._joined_at = now + _JOINING
+            self._joining = self.call_later(_JOINING, self._stop_joining)
+        return now < self._joined_at
+
+    @property
+    def _is_joining(self) -> bool:
+        """Whether a server is connected, and calls wait for others; see `_awaits_others`."""
+        return not self.ready and -inf < self._joined_at < inf
+
+    def _stop_joining(self) -> None:
+        """Wait for no more servers than those that are connected."""
+        if self._is_joining:
+            self._joined_at = -inf
+            self._refresh()
 
     def _hurry_dials(self) -> None:
         """Dial every server soon: a call waits, and there is none that it could go to."""

@@ -145,6 +145,15 @@ class PickQueue:
         self._loop = asyncio.get_running_loop()
         self._is_moved_by_hand = hasattr(clock, "call_later")
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many calls wait as may."""
+        return len(self.queue) >= self._limit
+
+    def earliest(self) -> float:
+        """Return until when the least patient call waits, in seconds on the monotonic clock."""
+        return min((wait.until() for wait in self.queue.values()), default=NEVER)
+
     def expected_wait(self, now: float) -> float:
         """Return in how many seconds the turn of one more call would come; 0 if that is not known.
 
@@ -182,7 +191,7 @@ class PickQueue:
             ResourceExhausted: Too many calls wait already.
             TimeoutError: Its turn did not come in time.
         """
-        if len(self.queue) >= self._limit and not first:
+        if self.is_full and not first:
             raise ResourceExhausted(
                 f"{self._limit} calls wait for a server, which is max_waiting", unserved=True
             )

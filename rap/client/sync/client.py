@@ -247,7 +247,7 @@ class SyncClient:
     # Connecting and closing.
 
     def connect(self) -> None:
-        """Block until one server has answered.
+        """Block until one server is ready and each of them was tried; see `Client.connect`.
 
         You need not call it, because the first call connects; but it fails early. You may call it
         again, after a failure, and after the client was closed.
