@@ -368,6 +368,8 @@ class ConnectionManager:
 
     def stop_at_once(self) -> None:
         """Close all listeners and connections without waiting for clients."""
+        if self.open_calls and not self._stop_now.is_set():
+            self._log.warning("stopped at once: ended %s", self.describe_calls())
         self._stop_now.set()
         self.close_listeners()
         self.abort()

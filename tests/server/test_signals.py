@@ -56,6 +56,8 @@ async def main() -> None:
 asyncio.run(main())
 """
 
+CUT = "stopped at once: ended 1 call open on 1 connection: /default/"
+
 
 @contextmanager
 def program(close_timeout: float = 20, *more: str) -> Iterator["tuple[subprocess.Popen[str], str]"]:
@@ -108,7 +110,7 @@ async def test_a_second_signal_stops_the_drain_at_once() -> None:
             process.send_signal(signal.SIGTERM)
             with pytest.raises(Unavailable):
                 await within(call)
-            assert await ended(process) == (0, "stopped\n", "")
+            assert await ended(process) == (0, "stopped\n", f"{CUT}slow\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,7 +125,7 @@ async def test_a_second_signal_stops_the_delay_before_the_drain(number: signal.S
             process.send_signal(number)
             with pytest.raises(Unavailable):
                 await within(call)
-            assert await ended(process) == (0, "stopped\n", "")
+            assert await ended(process) == (0, "stopped\n", f"{CUT}slow\n")
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -140,7 +142,7 @@ async def test_a_blocking_function_does_not_keep_the_process_alive(signals: int)
             with pytest.raises(Unavailable):
                 await within(call)
             told = "draining: ended 1 call open on 1 connection: /default/block, after 0.1 s"
-            expected = f"{told} (option close_timeout)\n" if signals == 1 else ""
+            expected = f"{told} (option close_timeout)\n" if signals == 1 else f"{CUT}block\n"
             assert await ended(process) == (0, "stopped\n", expected)
 
 
