@@ -378,6 +378,11 @@ class CallSource(Protocol):
         ...
 
     @property
+    def draining(self) -> bool:
+        """Whether the server asks its client to make new calls elsewhere."""
+        ...
+
+    @property
     def is_over(self) -> bool:
         """Whether its handler has ended. A task that the handler has left behind goes on."""
         ...

@@ -1,7 +1,9 @@
 """The call of the current task or thread.
 
-`context.call`, `context.request`, `context.session` and `context.priority` say what is served, and
-`context.set_header` and `context.set_trailer` set values for its response.
+`context.call`, `context.request`, `context.session` and `context.priority` say what is served.
+`context.draining` becomes true when the server asks the client to make new calls elsewhere: it
+stops, is out of rotation, or the connection is older than `max_connection_age`. A generator without
+an end should end then. `context.set_header` and `context.set_trailer` set values for the response.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,13 +20,23 @@ if TYPE_CHECKING:
         peer: Peer
 
     call: ServedCall
+    draining: bool
     priority: str
     request: Request
     session: "Session | None"
 
-__all__ = ["Session", "call", "priority", "request", "session", "set_header", "set_trailer"]
+__all__ = [
+    "Session",
+    "call",
+    "draining",
+    "priority",
+    "request",
+    "session",
+    "set_header",
+    "set_trailer",
+]
 
-_VALUES = ("call", "priority", "request", "session")
+_VALUES = ("call", "draining", "priority", "request", "session")
 
 
 class Session(Record, frozen=True):
@@ -90,6 +102,8 @@ def __getattr__(name: str) -> object:
     source = _source(name)
     if name == "priority":
         return PRIORITIES[source.priority]
+    if name == "draining":
+        return source.draining
     found = source.request()
     if name == "request":
         return found

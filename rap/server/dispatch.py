@@ -267,6 +267,11 @@ class ServerStream(Stream):
         return self.handler.method
 
     @property
+    def draining(self) -> bool:
+        """Whether the client was asked to make new calls elsewhere."""
+        return self.conn.draining
+
+    @property
     def header(self) -> Header:
         """The header that the client sent when it opened the call."""
         return self.route[2] if self.call is None else self.call.header

@@ -85,11 +85,15 @@ class HandlerCall:
     Args:
         request: The request.
         priority: Index of its priority in `PRIORITIES`.
+
+    Attributes:
+        draining: What `context.draining` is; the test may set it.
     """
 
     def __init__(self, request: Request, priority: int = DEFAULT_PRIORITY) -> None:
         self.deadline = request.call.deadline
         self.priority = priority
+        self.draining = False
         self.is_over = False
         self._request = request
         self._metadata = ResponseMetadata()

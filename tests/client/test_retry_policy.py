@@ -242,6 +242,7 @@ class Source:
     deadline = inf
 
     method = "/default/f"
+    draining = False
     priority = DEFAULT_PRIORITY
 
     def __init__(self, header: dict[str, Any]) -> None:

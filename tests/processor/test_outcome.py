@@ -15,6 +15,7 @@ class Ended:
 
     deadline = math.inf
     method = "/default/f"
+    draining = False
     priority = DEFAULT_PRIORITY
     header: Header = {}  # noqa: RUF012  # nobody writes to it
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -14,6 +14,7 @@ from rap.errors import CallError, Unavailable
 from rap.registry.base import State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server, connections, context
+from rap.testing import Fleet
 from rap.wire.hello import hello_frame
 from tests.fake_clock import FakeClock
 from tests.loopback import PATIENCE, calling, eventually, passing, serving, within
@@ -325,3 +326,61 @@ async def test_a_drain_tells_what_it_waits_for(
 
 def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
+
+
+async def tick() -> AsyncIterator[int]:
+    """Yield without an end, until the server drains."""
+    while not context.draining:
+        yield 1
+        await asyncio.sleep(0)
+
+
+def tick_in_thread() -> Iterator[int]:
+    while not context.draining:
+        yield 1
+
+
+@pytest.mark.parametrize("function", [tick, tick_in_thread])
+async def test_a_generator_without_an_end_can_leave_a_server_that_drains(function: Any) -> None:
+    async with serving(function, close_timeout=60) as server, calling(server) as client:
+        items = client.iterator_call(function.__name__)
+        assert await anext(items) == 1
+        closing = asyncio.create_task(server.await_closed())
+        assert {item async for item in items} <= {1}
+        await within(closing)
+
+
+async def test_a_generator_without_an_end_can_leave_a_server_out_of_rotation() -> None:
+    async with serving(tick) as server, calling(server) as client:
+        items = client.iterator_call("tick")
+        assert await anext(items) == 1
+        await server.set_serving(False)
+        assert {item async for item in items} <= {1}
+
+
+async def test_a_stream_goes_on_elsewhere_where_it_was_when_a_replica_drained() -> None:
+    """The replicas share their functions, so these cannot ask one server whether it drains."""
+    server = Server()
+
+    @server.register
+    async def count(after: int) -> AsyncIterator[int]:
+        while not context.draining:
+            after += 1
+            yield after
+            await asyncio.sleep(0)
+
+    async with Fleet(server, 2) as fleet:
+        await connected(fleet.client, 2)
+        remote = fleet.client.register(count)
+        items, seen = remote(0), list[int]()
+        seen.append(await anext(items))
+        (leaving,) = (replica for replica in fleet if replica.calls)
+        stopping = asyncio.create_task(leaving.stop())
+        seen += [number async for number in items]
+        await within(stopping)
+        async for number in remote(seen[-1]):
+            seen.append(number)
+            if len(seen) > 1000:
+                break
+        assert seen == [*range(1, len(seen) + 1)]
+        assert [replica.calls for replica in fleet] == [1, 1]

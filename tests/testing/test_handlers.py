@@ -68,3 +68,10 @@ def test_an_unknown_priority_is_refused() -> None:
     with pytest.raises(ValueError, match="priority must be one of"):
         with handler_call(priority="urgent"):
             pass
+
+
+async def test_a_test_may_let_the_server_drain() -> None:
+    with handler_call() as call:
+        assert not context.draining
+        call.draining = True
+        assert context.draining
