@@ -2,7 +2,7 @@
 
 from rap import NotFound
 from shop.contract import Event, Order
-from shop.database import transaction
+from shop.database import reading, transaction
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS orders (key TEXT PRIMARY KEY, sku TEXT, count INT, cents INT);
@@ -27,5 +27,5 @@ def ship(key: str) -> None:
 
 def events(key: str, after: int) -> list[Event]:
     query = "SELECT number, text FROM events WHERE key = ? AND number > ? ORDER BY number"
-    with transaction("orders", TABLES) as db:
+    with reading("orders", TABLES) as db:
         return [Event(*row) for row in db.execute(query, [key, after])]

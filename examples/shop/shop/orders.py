@@ -3,7 +3,7 @@
 from asyncio import sleep, to_thread
 from collections.abc import AsyncIterator
 
-from rap import Client, Server
+from rap import Client, Server, context
 from shop import contract, ledger
 from shop.contract import Catalog, Event, Order
 from shop.settings import LISTEN, REGISTRY
@@ -34,7 +34,7 @@ class Orders(contract.Orders):
         await to_thread(ledger.ship, key)
 
     async def events(self, key: str, after: int = 0) -> AsyncIterator[Event]:
-        while True:
+        while not context.draining:
             for event in await to_thread(ledger.events, key, after):
                 yield event
                 after = event.number

@@ -4,7 +4,7 @@ from sqlite3 import Connection
 
 from rap import NotFound
 from shop.contract import Item, SoldOut
-from shop.database import transaction
+from shop.database import reading, transaction
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS items (sku TEXT PRIMARY KEY, name TEXT, cents INT, left INT);
@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS reserved (key TEXT PRIMARY KEY, sku TEXT, count INT);
 
 
 def find(sku: str) -> Item:
-    with transaction("catalog", TABLES) as db:
+    with reading("catalog", TABLES) as db:
         return read(db, sku)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from rap import Client
+from rap import Client, Unavailable
 from shop.contract import Orders
 from shop.settings import REGISTRY
 
@@ -12,9 +12,18 @@ orders = client.bind(Orders)
 
 
 async def main(key: str) -> None:
+    after = 0
     async with client:
-        async for event in orders.events(key):
-            print(f"{key}: {event.text}", flush=True)
+        while True:
+            try:
+                async for event in orders.events(key, after):
+                    print(f"{key}: {event.text}", flush=True)
+                    after = event.number
+                    if event.text == "shipped":
+                        return
+            except Unavailable as error:
+                print(f"{key}: {error}", flush=True)
+            await asyncio.sleep(1)  # and go on
 
 
 if __name__ == "__main__":
