@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from rap.address import Peer
 from rap.clock import MAX_MARGIN, NEVER, SystemClock
-from rap.errors import CallError, DeadlineExceeded
+from rap.errors import CallError, Code, DeadlineExceeded
+from rap.foreign import one_line
 
 __all__ = [
     "CALL_OPTIONS",
@@ -129,6 +130,11 @@ def split_method(method: str) -> tuple[str, str]:
     return group, name
 
 
+_MAX_CAUSE = 500  # characters of the error of the first attempt
+# A gateway does not show their texts, which may name servers.
+_OF_THE_NETWORK = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+
+
 class Call:
     """One RPC, on either side.
 
@@ -147,6 +153,8 @@ class Call:
             the map of a Reset; empty before.
         attempt: The number of the attempt, from 1.
         retried: On a client, the error of the attempt before this one, or `None`.
+        first_failed, first_sent: How the first attempt failed, and when it was sent; unset until
+            there is another one.
         on_attempt: On a client, the observers of attempts; see `observe_attempts`.
         state: A place for processors to keep values of the call.
     """
@@ -156,6 +164,8 @@ class Call:
         "answer",
         "attempt",
         "deadline",
+        "first_failed",
+        "first_sent",
         "header",
         "method",
         "on_attempt",
@@ -189,6 +199,8 @@ class Call:
         self.answer: bytes | Header = b""
         self.attempt = 1
         self.retried: CallError | None = None
+        self.first_failed: CallError
+        self.first_sent: float
         self.on_attempt: tuple[Callable[[Call], None], ...] = ()
         self.state: dict[str, Any] = {}
 
@@ -209,16 +221,47 @@ class Call:
         """
         if self.deadline <= now:
             text = f"{self.method}: the deadline passed before it was sent"
-            raise DeadlineExceeded(text, unserved=True)
+            error = DeadlineExceeded(text, unserved=True)
+            self.explain_attempts(error, number, now)
+            raise error
         self.attempt = number
         self.peer = peer
         if self.on_attempt:
             for tell in self.on_attempt:
                 tell(self)
 
-    def retry_after(self, error: CallError) -> None:
-        """Record on a client how an attempt failed, before the next one."""
+    def retry_after(self, error: CallError, sent: float) -> None:
+        """Record on a client how an attempt failed, before the next one.
+
+        Args:
+            error: How it failed.
+            sent: When it was sent, in seconds on the monotonic clock.
+        """
+        if self.retried is None:
+            self.first_failed, self.first_sent = error, sent
         self.retried = error
+
+    def explain_attempts(self, error: CallError, number: int, now: float) -> None:
+        """Make the error of a call that was retried tell of its earlier attempts.
+
+        The last one may have had little of the time of the call, so that its error alone misleads.
+        What a handler has said stays as it is: then this is a note.
+
+        Args:
+            error: How the call failed.
+            number: The number of the last attempt.
+            now: Seconds on the monotonic clock.
+        """
+        if self.retried is None:
+            return
+        text = f"this was attempt {number}, {now - self.first_sent:.3g} s after the first was sent"
+        first = one_line(self.first_failed, _MAX_CAUSE)
+        if first not in one_line(error):
+            text += f", which failed: {first}"
+        if error.code in _OF_THE_NETWORK:
+            error.restate(f"{error.message}; {text}")
+        else:
+            error.add_note(text)
 
     def set_answer(self, meta: bytes | Header) -> None:
         """Keep on a client what has header and trailer of the answer."""

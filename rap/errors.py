@@ -69,7 +69,11 @@ _MAX_BASES = 8  # builtin base classes of one exception
 
 
 class Code(IntEnum):
-    """The status codes of gRPC, with their numbers."""
+    """The status codes of gRPC, with their numbers.
+
+    A code prints as its name, and is equal to its number: `f"{code}"` is ``ABORTED``, and so is
+    `f"{code:>10}"` with spaces before it; `f"{code:d}"` and JSON have ``10``.
+    """
 
     OK = 0
     CANCELLED = 1
@@ -89,7 +93,14 @@ class Code(IntEnum):
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
+    def __str__(self) -> str:
+        return self.name
 
+    def __format__(self, spec: str) -> str:
+        return format(int(self) if spec[-1:] in _NUMERIC else self.name, spec)
+
+
+_NUMERIC = frozenset("bcdeEfFgGnoxX%")  # last characters of format specs that are for numbers
 # Those of gRPC's HTTP mapping (google.rpc.Code). 499 is nginx's status for a client that has closed
 # the request.
 _HTTP_STATUS: Mapping[Code, int] = {

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rap import errors
@@ -98,6 +99,17 @@ def test_an_error_carries_what_programs_need() -> None:
     assert error.details == {"retry_after": 2.5}
     assert (error.remote, error.unserved) == (False, True)
     assert repr(error) == "ResourceExhausted('too many', code=RESOURCE_EXHAUSTED)"
+
+
+def test_a_code_prints_as_its_name_and_is_its_number_elsewhere() -> None:
+    code = Code.ABORTED
+    assert f"{code} {code:>8} {code!s} {code:s}" == "ABORTED  ABORTED ABORTED ABORTED"
+    assert "%s %d" % (code, code) == "ABORTED 10"  # noqa: UP031  # as `logging` formats
+    assert f"{code:d} {code:03d} {code:#x} {code:.1f}" == "10 010 0xa 10.0"
+    assert (code, int(code), repr(code)) == (10, 10, "<Code.ABORTED: 10>")
+    assert json.dumps({"code": code, code: 1}) == '{"code": 10, "10": 1}'
+    assert msgspec.json.encode(code) == b"10"
+    assert (pickle.loads(pickle.dumps(code)), {10: "same"}[code]) == (code, "same")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ __all__ = [
     "StreamAttempt",
     "UnaryAttempt",
     "decode_response",
-    "explain_attempts",
     "explain_deadline",
     "explain_failure",
     "explain_refusal",
@@ -204,9 +203,17 @@ class AttemptFactory:
         Raises:
             CallError: See `Cluster.acquire`.
         """
-        return self.cluster.acquire(
+        waiting = self.cluster.acquire(
             call.deadline, call.affinity, exclude, call.method, call.wait_for_ready
         )
+        return waiting if call.retried is None else self._wait_again(call, waiting)
+
+    async def _wait_again(self, call: Call, waiting: Coroutine[Any, Any, Pick]) -> Pick:
+        try:
+            return await waiting
+        except CallError as error:
+            call.explain_attempts(error, call.attempt + 1, self.monotonic())
+            raise
 
     def pick_alive(self, call: Call, exclude: frozenset[str], usual: float | None) -> Pick | None:
         """Return a node for one more attempt of a call while another one is open.
@@ -373,9 +380,7 @@ def explain_failure(error: CallError, call: Call, conn: Connection) -> None:
     error.add_note(note)
 
 
-def explain_deadline(
-    error: DeadlineExceeded, call: Call, conn: Connection, seconds: float, number: int = 1
-) -> None:
+def explain_deadline(error: DeadlineExceeded, call: Call, conn: Connection, seconds: float) -> None:
     """Make an error say which call was late, on which server, what it waited for and how long.
 
     Args:
@@ -383,7 +388,6 @@ def explain_deadline(
         call: The call.
         conn: The connection of the attempt.
         seconds: Since the attempt was made.
-        number: 1 for the first attempt of the call.
     """
     server = _server_of(conn)
     if error.message != DEADLINE_PASSED:
@@ -400,8 +404,6 @@ def explain_deadline(
     text = f"{call.method}: {what} within {seconds:.3g} s"
     if conn.suspect:
         text += f" (it has sent nothing for {conn.silence:.3g} s)"
-    if number > 1:
-        text += f", in attempt {number}"
     error.restate(f"{text}; {_more_time(call, text)}")
 
 
@@ -412,21 +414,6 @@ def _more_time(call: Call, text: str) -> str:
     if outer := inherited_from(call.deadline):
         return f"the deadline of {outer} left no more: call that with a longer timeout="
     return "call it with a longer timeout="
-
-
-def explain_attempts(error: CallError, call: Call, number: int) -> None:
-    """Add to the error of a call how its attempt before the last one ended.
-
-    The last one may have had little of the time of the call, so that its error alone misleads.
-
-    Args:
-        error: How the last attempt failed.
-        call: The call, which was retried.
-        number: The number of the last attempt.
-    """
-    before = call.retried
-    if before is not None and before.message != error.message:
-        error.add_note(f"in attempt {number}; the one before failed: {one_line(before)}")
 
 
 def explain_refusal(error: CallError, path: str, conn: Connection) -> None:

@@ -31,7 +31,6 @@ from rap.client.attempt import (
     StreamAttempt,
     UnaryAttempt,
     decode_response,
-    explain_attempts,
     explain_deadline,
     explain_failure,
     explain_refusal,
@@ -514,7 +513,7 @@ class Invoker:
         if is_refusal(error):
             self._count_refusal(call.method, call.header.get(PRIORITY), pick[1], error)
         elif call.retried is not None:
-            explain_attempts(error, call, state.count)
+            call.explain_attempts(error, state.count, self.monotonic())
         try:
             raise error
         finally:
@@ -562,15 +561,16 @@ class Invoker:
     ) -> bool:
         """Return whether the next attempt may be made, when that is; see `prepare_retry`."""
         node, conn = pick
+        sent = self.monotonic() if started is None else started
         if isinstance(error, AttemptDoubted):
             state.next_attempt(state.exclude | {node.key})
-            call.retry_after(error)
+            call.retry_after(error, sent)
             return True
         if isinstance(error, DeadlineExceeded) and started is not None:
             if method.rescue is not None:
                 now = self.monotonic()
                 method.rescue.add(now - started, now)
-            explain_deadline(error, call, conn, self.monotonic() - started, state.count)
+            explain_deadline(error, call, conn, self.monotonic() - started)
         elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
             is_told = session is None and not method.idempotent
             hint = _NOT_IDEMPOTENT if is_told else ""
@@ -603,7 +603,7 @@ class Invoker:
             from rap.client.declarations import lacking  # only during an update
 
             state.next_attempt(failed | lacking(self.cluster.listed.values(), method.path))
-            call.retry_after(error)
+            call.retry_after(error, sent)
             return True
         attempts = state.count
         if gathers:  # it waits for the others to come, which its deadline limits
@@ -626,7 +626,7 @@ class Invoker:
         elif not self.policy.admits(error, state.count, parted=parted, in_retry=in_retry):
             return False
         state.next_attempt(failed)
-        call.retry_after(error)
+        call.retry_after(error, sent)
         if pause:
             await self.clock.sleep(pause)
         return True

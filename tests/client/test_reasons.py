@@ -12,7 +12,7 @@ import pytest
 from rap.channel import Channel
 from rap.client import Client
 from rap.clock import NEVER, inherited_deadline
-from rap.errors import DeadlineExceeded, Unavailable
+from rap.errors import CallError, Code, DeadlineExceeded, Unavailable
 from rap.server import Server
 from rap.transport import Connection
 from tests.loopback import calling, eventually, serving, within
@@ -231,18 +231,52 @@ async def test_a_dial_that_is_under_way_is_told() -> None:
         await client.close()
 
 
-async def test_the_error_of_a_further_attempt_says_how_the_one_before_failed() -> None:
+SINCE = r"\d[^ ]* s after the first was sent"
+
+
+async def test_the_error_of_a_further_attempt_says_how_the_first_failed_and_how_long_ago() -> None:
     attempts = 0
 
     async def ask() -> None:
         nonlocal attempts
         attempts += 1
-        raise Unavailable(f"no driver in attempt {attempts}")
+        raise Unavailable(f"no driver in round {attempts}")
+
+    async with serving(ask) as one, calling(one, max_attempts=3) as client:
+        stub = client.register(idempotent=True)(ask)
+        with pytest.raises(Unavailable) as caught:
+            await within(stub())
+    text = f"no driver in round 3; this was attempt 3, {SINCE}, which failed: no driver in round 1"
+    assert re.fullmatch(text, str(caught.value))
+    assert caught.value.args == (caught.value.message,)
+
+
+async def test_further_attempts_are_a_note_of_what_a_handler_says_to_its_callers() -> None:
+    async def ask() -> None:
+        raise CallError("taken", code=Code.ABORTED)
 
     async with serving(ask) as one, calling(one, max_attempts=2) as client:
-        stub = client.register(idempotent=True)(ask)
-        with pytest.raises(Unavailable, match="no driver in attempt 2") as caught:
+        stub = client.register(idempotent=True, retry_codes=[Code.ABORTED])(ask)
+        with pytest.raises(CallError) as caught:
             await within(stub())
-    assert caught.value.__notes__ == [
-        "in attempt 2; the one before failed: no driver in attempt 1",
-    ]
+    assert str(caught.value) == "taken"
+    (note,) = caught.value.__notes__
+    assert re.fullmatch(f"this was attempt 2, {SINCE}", note)  # it says the same as the first
+
+
+async def test_a_further_attempt_that_finds_no_server_tells_of_the_first() -> None:
+    async def ask() -> None:
+        closing.append(asyncio.create_task(one.close()))
+        raise Unavailable("no driver")
+
+    closing: list[asyncio.Task[None]] = []
+    async with (
+        serving(ask, close_timeout=0.1) as one,
+        calling(one, max_attempts=2, wait_for_ready=0.5, retry_pause=0.5) as client,
+    ):
+        stub = client.register(idempotent=True)(ask)
+        with pytest.raises(Unavailable) as caught:
+            await within(stub())
+        await asyncio.gather(*closing)
+    text = f"no usable server.*; this was attempt 2, {SINCE}, which failed: no driver"
+    assert re.search(text, str(caught.value))
