@@ -1,6 +1,7 @@
 """The logging of ``rap serve``: to standard error, by a thread."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -10,10 +11,18 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
-from rap.foreign import indented, shortened
+from rap.foreign import indented, one_line, shortened
 from rap.server import Server
 
-__all__ = ["BackgroundHandler", "Formatter", "configure_access_log", "configure_logging"]
+__all__ = [
+    "BackgroundHandler",
+    "Formatter",
+    "configure_access_log",
+    "configure_logging",
+    "handlers_of_rap",
+    "leave_news_to_parent",
+    "load_log_config",
+]
 
 _FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Characters; the text of an exception may have a megabyte, and each may become six.
@@ -21,17 +30,57 @@ _LONGEST = 65_536  # of a record
 _LONGEST_PART = 4_096  # of its message, and of each line and each exception in a traceback
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
+_SAID = ("listening on ", "metrics at ", "stopped")  # what the command prints itself
 _WAITING = 10_000  # lines, about 2 MB
 _BATCH = 500  # lines that are written together
 _LAST_LINES = 1.0  # seconds
 
 
-def configure_logging(level: str) -> None:
-    """Log to standard error.
+def handlers_of_rap() -> frozenset[logging.Handler]:
+    """Return what the records of a server are given to."""
+    found: list[logging.Handler] = []
+    logger: logging.Logger | None = logging.getLogger("rap.server")
+    while logger is not None:
+        found += logger.handlers
+        logger = logger.parent if logger.propagate else None
+    return frozenset(found)
+
+
+def load_log_config(path: str) -> None:
+    """Set up logging as a file says; loggers that it does not name stay enabled.
+
+    Args:
+        path: A file. If its name ends in ``.json``, it holds what `logging.config.dictConfig`
+            takes, else what `logging.config.fileConfig` takes.
+
+    Raises:
+        ValueError: It cannot be used; says why.
+    """
+    from logging.config import dictConfig, fileConfig  # few programs need it
+
+    try:
+        if path.endswith(".json"):
+            with open(path, "rb") as file:
+                config = json.load(file)
+            if not isinstance(config, dict):
+                raise ValueError(f"it must hold a JSON object, got {type(config).__name__}")
+            config.setdefault("disable_existing_loggers", False)
+            dictConfig(config)
+        else:
+            fileConfig(path, disable_existing_loggers=False)
+    except Exception as exc:  # what a class that the file names raises, too
+        reasons = [exc, *([exc.__cause__] if exc.__cause__ is not None else [])]
+        text = ": ".join(one_line(each) or type(each).__name__ for each in reasons)
+        raise ValueError(f"{path}: {text}") from exc
+
+
+def configure_logging(level: str, before: frozenset[logging.Handler]) -> bool:
+    """Log to standard error, and return `False`; or return that the program has set up logging.
 
     Call it after the import of the user's program: logging that the program has set up stays as it
-    is. The addresses of a server are not logged, because the command prints them. A thread writes
-    the lines, so that a reader that is slow does not stop the server.
+    is, and gets all that the command has to say. Otherwise the command prints where the server
+    listens and that it has stopped, and this is not logged. A thread writes the lines, so that a
+    reader that is slow does not stop the server.
 
     What peers have written, such as the text of an exception at the end of a traceback, cannot
     control the terminal or look like another record: all lines of a record but the first are
@@ -39,15 +88,28 @@ def configure_logging(level: str) -> None:
 
     Args:
         level: Name of the lowest level that is logged.
+        before: What `handlers_of_rap` returned before the import.
     """
+    is_own = not handlers_of_rap() <= before
     handler: logging.Handler
     try:
         handler = BackgroundHandler(sys.stderr.fileno())
     except (AttributeError, OSError):  # the program has replaced it, or closed it
         handler = logging.StreamHandler()
-    handler.addFilter(lambda record: not str(record.msg).startswith("listening on"))
+    handler.addFilter(_is_news)
     handler.setFormatter(Formatter(_FORM))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    return is_own
+
+
+def leave_news_to_parent() -> None:
+    """Log nothing that the process which keeps this worker logs for all of them."""
+    logging.getLogger("rap.server").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the command does not print the same."""
+    return record.name != "rap.server" or not str(record.msg).startswith(_SAID)
 
 
 def configure_access_log(server: Server, access_log: bool | None) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
-
 from rap.server import Server
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ def workers_page(
     return WorkersMetricsServer(workers, willing, host=where.host, port=where.port)
 
 
-def print_page(page: Any) -> None:
-    """Print the address of the page, if there is one."""
+def print_page(page: Any, say: Callable[[str], object]) -> None:
+    """Say the address of the page, if there is one."""
     if page is not None:
-        click.echo(f"rap: metrics at http://{page.address}/metrics")
+        say(f"metrics at http://{page.address}/metrics")

@@ -10,7 +10,7 @@ from typing import Any
 from rap.schema.signature import signature_of
 from rap.server import Server
 
-__all__ = ["load_server"]
+__all__ = ["load_server", "search_here"]
 
 
 def load_server(target: str) -> Server:
@@ -28,9 +28,7 @@ def load_server(target: str) -> Server:
     if not (name and separator and attribute):
         hint = f", such as {Path(name).stem or 'module'}:server"
         raise ValueError(f"{target!r} has not the form module:server{hint}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = search_here()
     is_new = name not in sys.modules
     try:
         found: object = importlib.import_module(name)
@@ -57,6 +55,14 @@ def load_server(target: str) -> Server:
             f"{target!r} was run by its own module: put that under `if __name__ == '__main__':`"
         )
     return found
+
+
+def search_here() -> str:
+    """Search the current directory first for modules, as with ``python -m``; return it."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
 
 
 def _servers_in(module: ModuleType) -> str:

@@ -7,22 +7,27 @@ how workers share the load.
 import asyncio
 import contextlib
 import json
+import logging
 import random
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from rap.address import Address
+from rap.cli.logs import configure_logging, handlers_of_rap
 from rap.cli.metrics_page import MetricsPort, print_page, workers_page
 from rap.cli.systemd import notify_ready
 from rap.clock import Clock, SystemClock
 from rap.server.signals import hang_up_handler
 
 __all__ = ["Restarts", "Workers", "WorkersError"]
+
+_log = logging.getLogger("rap.server")
 
 _FIRST_PAUSE = 0.1  # seconds before the first restart
 _LONGEST_PAUSE = 10.0  # seconds
@@ -117,8 +122,8 @@ class Workers:
         loop: Their event loop, one of `rap.cli.runtime.LOOPS`.
         log_level: The lowest level that they log.
         access_log: Whether they log each call; `None` leaves it to the server.
+        log_config: File that sets up logging, here and in the workers.
         metrics: Where to serve one metrics page for all of them; `None` for no page.
-        say: Prints a line about an event.
         clock: Source of time.
         rng: Source of randomness.
     """
@@ -131,8 +136,8 @@ class Workers:
         loop: str,
         log_level: str,
         access_log: bool | None = None,
+        log_config: str | None = None,
         metrics: MetricsPort | None = None,
-        say: Callable[[str], None] = click.echo,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -141,9 +146,13 @@ class Workers:
             "loop": loop,
             "log_level": log_level,
             "access_log": access_log,
+            "log_config": log_config,
         }
         self._metrics = metrics
-        self._say = say
+        self._page: Any = None
+        self._log_level = log_level
+        self._logs = log_config is not None
+        self._own_log = False  # the program sets up logging in the workers, which log themselves
         clock, rng = clock or SystemClock(), rng or random.Random()
         self._workers = [_Worker(number, Restarts(clock, rng)) for number in range(count)]
         self._shared: list[str] | None = None  # addresses that all listen on
@@ -171,7 +180,7 @@ class Workers:
             loop.add_signal_handler(number, handler)
         try:
             async with workers_page(self._workers, self._is_willing, self._metrics) as page:
-                print_page(page)
+                self._page = page
                 await self._run()
         finally:
             for number in handlers:
@@ -228,9 +237,25 @@ class Workers:
         worker.listens = True
         if ready["shared"]:
             self._shared = ready["addresses"]
+        if ready["own_log"] and not self._own_log:
+            self._own_log = True
+            configure_logging(self._log_level, handlers_of_rap())
         where = ", ".join(ready["addresses"])
-        self._say(f"rap: worker {worker.number} (pid {worker.process.pid}) listening on {where}")
+        page, self._page = self._page, None
+        print_page(page, self.say)
+        self.say(f"worker {worker.number} (pid {worker.process.pid}) listening on {where}")
         return True
+
+    def say(self, text: str, level: int = logging.INFO) -> None:
+        """Print a line about an event, or log it if logging was set up.
+
+        If the program sets up logging in the workers, these log that they listen and stop, and only
+        what they cannot know is logged here.
+        """
+        if not (self._logs or self._own_log):
+            click.echo(f"rap: {text}")
+        elif self._logs or level > logging.INFO:
+            _log.log(level, "%s", text)
 
     async def _spawn(self, worker: _Worker) -> tuple[asyncio.StreamReader, Address | None]:
         """Start the process of a worker; return the link, and the address of its metrics page."""
@@ -267,16 +292,15 @@ class Workers:
             if self._stop.is_set():
                 return
             pause = worker.restarts.died()
-            self._say(
-                f"rap: worker {worker.number} ended with status {status}, "
-                f"starts again in {pause:.1f} s"
-            )
+            text = f"worker {worker.number} ended with status {status}"
+            self.say(f"{text}, starts again in {pause:.1f} s", logging.WARNING)
             if await _within(pause, self._stop.wait()):
                 return
             try:
                 await self._start(worker)
             except OSError as exc:  # the system has no processes or descriptors left
-                self._say(f"rap: worker {worker.number} cannot be started: {exc}")
+                text = f"worker {worker.number} cannot be started: {exc}"
+                self.say(text, logging.ERROR)
 
     async def _drain(self) -> None:
         """Drain all workers, and end them at once after a second signal."""

@@ -118,7 +118,9 @@ class MetricsServer:
             undo.callback(self._registry.unregister, collector)
             await self._http.start(self._where)
             self._undo = undo.pop_all()
-        _log.info("metrics at http://%s/metrics", self.address)
+        # Who passes a socket, such as the parent of workers, has one page for all of them.
+        level = logging.DEBUG if isinstance(self._where, socket.socket) else logging.INFO
+        _log.log(level, "metrics at http://%s/metrics", self.address)
         return self
 
     async def close(self) -> None:

@@ -1,5 +1,6 @@
 """The logs of `rap serve`: each call is one line, and a reader that is slow stops no call."""
 
+import json
 import logging
 import os
 import subprocess
@@ -110,6 +111,116 @@ def test_the_access_log_can_be_turned_off(shop: Path, args: tuple[str, ...]) -> 
 
 def test_logging_that_the_program_has_set_up_gets_the_lines(shop: Path) -> None:
     assert "own method=/default/add " in said_about_a_call(shop, "own:server")
+
+
+JSON_LOGS = """
+import json, logging, sys
+
+class Lines(logging.Formatter):
+    def format(self, record):
+        found = {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        return json.dumps(found)
+"""
+JSON_CONFIG = {
+    "version": 1,
+    "formatters": {"json": {"()": "json_lines.Lines"}},
+    "handlers": {
+        "out": {
+            "class": "logging.StreamHandler",
+            "formatter": "json",
+            "stream": "ext://sys.stdout",
+        }
+    },
+    "root": {"level": "INFO", "handlers": ["out"]},
+}
+JSON_PROGRAM = """
+import logging, sys
+import json_lines
+
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(json_lines.Lines())
+logging.basicConfig(level="INFO", handlers=[handler])
+"""
+
+
+def in_json(cwd: Path, *args: str) -> list[dict[str, str]]:
+    """Return what a server says of its life; every line is JSON."""
+    (cwd / "json_lines.py").write_text(JSON_LOGS)
+    (cwd / "logs.json").write_text(json.dumps(JSON_CONFIG))
+    (cwd / "json_shop.py").write_text(JSON_PROGRAM + MODULE.replace("OPTION", ""))
+    workers = 2 if "2" in args else 1
+    lines: list[str] = []
+    with rap("serve", *args, "--metrics-port", "0", cwd=cwd) as process:
+        assert process.stdout is not None
+        while sum("listening on" in each for each in lines) < workers:
+            lines.append(process.stdout.readline())
+        process.terminate()
+        lines += process.communicate(timeout=PATIENCE)[0].splitlines()
+        assert process.returncode == 0, lines
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("json_shop:server",),
+        ("shop:server", "--log-config", "logs.json"),
+        ("json_shop:server", "--workers", "2"),
+        ("shop:server", "--log-config", "logs.json", "--workers", "2"),
+    ],
+)
+def test_every_line_goes_through_the_logging_that_was_set_up_and_comes_once(
+    shop: Path, args: tuple[str, ...]
+) -> None:
+    said = [each["message"] for each in in_json(shop, *args)]
+    workers = 2 if "2" in args else 1
+    assert sum("listening on" in each for each in said) == workers
+    assert sum(each == "stopped" for each in said) == (1 if "--log-config" in args else workers)
+
+
+def test_an_ini_file_sets_up_logging_and_loggers_stay_enabled(shop: Path) -> None:
+    (shop / "logs.ini").write_text(
+        "[loggers]\nkeys=root\n[handlers]\nkeys=out\n[formatters]\nkeys=own\n"
+        "[logger_root]\nlevel=INFO\nhandlers=out\n"
+        "[handler_out]\nclass=StreamHandler\nformatter=own\nargs=(sys.stdout,)\n"
+        "[formatter_own]\nformat=own %(message)s\n"
+    )
+    said = said_about_a_call(shop, "shop:server", "--log-config", "logs.ini")
+    assert "own method=/default/add " in said
+    assert all(line.startswith("own ") for line in said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "got list"),
+        ('{"version": 1, "root": {"handlers": ["gone"]}}', "gone"),
+        ('{"version": 1, "formatters": {"a": {"()": "away.Format"}}}', "away"),
+    ],
+)
+def test_a_file_that_cannot_set_up_logging_is_named(shop: Path, text: str, why: str) -> None:
+    (shop / "logs.json").write_text(text)
+    with rap("serve", "shop:server", "--log-config", "logs.json", cwd=shop) as process:
+        said = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 2
+    assert "'--log-config'" in said
+    assert "logs.json: " in said
+    assert why in said
+
+
+@pytest.mark.parametrize("level", ["WARNING", "Warning"])
+def test_a_level_may_be_written_as_python_writes_it(shop: Path, level: str) -> None:
+    assert "method=" not in said_about_a_call(shop, "shop:server", "--log-level", level)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_printed_is_not_logged_too(shop: Path, workers: str) -> None:
+    said = said_about_a_call(shop, "shop:server", "--workers", workers, "--metrics-port", "0")
+    assert "rap.server: metrics at" not in said
+    assert "rap.server: listening on" not in said
+    assert "rap.server: stopped" not in said
+    assert said.count("rap: stopped") == 1
 
 
 def test_a_server_whose_output_no_program_reads_keeps_answering(shop: Path) -> None:

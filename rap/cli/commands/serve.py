@@ -7,15 +7,21 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 import click
 
 from rap.cli.command import loop_option
-from rap.cli.logs import configure_access_log, configure_logging
+from rap.cli.logs import (
+    configure_access_log,
+    configure_logging,
+    handlers_of_rap,
+    load_log_config,
+)
 from rap.cli.metrics_page import MetricsPort, check_metrics, metrics_page, print_page
 from rap.cli.runtime import keep_freed_memory, loop_factory
 from rap.cli.systemd import notify_ready
-from rap.cli.target import load_server
+from rap.cli.target import load_server, search_here
 from rap.cli.workers import Workers, WorkersError
 from rap.errors import RapError
 from rap.server import Server
@@ -30,10 +36,15 @@ _LEVELS = ("debug", "info", "warning", "error")
 @loop_option
 @click.option(
     "--log-level",
-    type=click.Choice(_LEVELS),
+    type=click.Choice(_LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
-    help="Lowest level that is logged to standard error.",
+    help="Lowest level that is logged to standard error, unless the program sets up logging.",
+)
+@click.option(
+    "--log-config",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File that sets up logging: .json for logging.config.dictConfig, else for fileConfig.",
 )
 @click.option(
     "--access-log/--no-access-log",
@@ -63,6 +74,7 @@ def serve(
     target: str,
     loop: str,
     log_level: str,
+    log_config: str | None,
     access_log: bool | None,
     workers: int,
     metrics_port: int | None,
@@ -84,6 +96,13 @@ def serve(
             check_metrics()
         except ImportError as exc:
             raise click.BadParameter(str(exc), param_hint="'--metrics-port'") from exc
+    before = handlers_of_rap()
+    if log_config is not None:
+        search_here()
+        try:
+            load_log_config(log_config)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc), param_hint="'--log-config'") from exc
     if workers > 1:
         _serve_many(
             Workers(
@@ -92,6 +111,7 @@ def serve(
                 loop=loop,
                 log_level=log_level,
                 access_log=access_log,
+                log_config=log_config,
                 metrics=metrics,
             )
         )
@@ -101,11 +121,11 @@ def serve(
         server = load_server(target)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="'MODULE:SERVER'") from exc
-    configure_logging(log_level)
+    say = _say_nothing if configure_logging(log_level, before) else _say
     configure_access_log(server, access_log)
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            runner.run(_serve(server, metrics))
+            runner.run(_serve(server, metrics, say))
     except (OSError, RapError) as exc:
         raise click.ClickException(f"{target} cannot be served: {exc}") from exc
 
@@ -118,28 +138,35 @@ def _serve_many(workers: Workers) -> None:
     except OSError as exc:
         raise click.ClickException(f"the workers cannot be kept running: {exc}") from exc
     _ignore_next_signal()
-    _print_stopped()
+    _end(workers.say)
 
 
-async def _serve(server: Server, metrics: MetricsPort | None) -> None:
+async def _serve(server: Server, metrics: MetricsPort | None, say: Callable[[str], object]) -> None:
     async with metrics_page(server, metrics) as page:
 
         def on_start() -> None:
-            print_page(page)
-            click.echo(f"rap: listening on {', '.join(map(str, server.addresses))}")
+            print_page(page, say)
+            say(f"listening on {', '.join(map(str, server.addresses))}")
             notify_ready()
 
         await server.serve_forever(on_start)
     _ignore_next_signal()
-    _print_stopped()
+    _end(say)
 
 
-def _print_stopped() -> None:
-    for handler in logging.root.handlers:  # the log comes before
-        with contextlib.suppress(OSError):
-            handler.flush()
+def _say(text: str) -> None:
+    click.echo(f"rap: {text}")
+
+
+def _say_nothing(_: str) -> None:
+    """Leave it to the logging that the program has set up: the server logs the same."""
+
+
+def _end(say: Callable[[str], object]) -> None:
+    _flush_log()  # it comes before
     with contextlib.suppress(OSError):
-        click.echo("rap: stopped")
+        say("stopped")
+    _flush_log()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -147,6 +174,12 @@ def _print_stopped() -> None:
             # From Python 3.14 on, the text stays in the buffer: the exit would try again and fail.
             with open(os.devnull, "wb") as null:
                 os.dup2(null.fileno(), stream.fileno())
+
+
+def _flush_log() -> None:
+    for handler in logging.root.handlers:
+        with contextlib.suppress(OSError):
+            handler.flush()
 
 
 def _ignore_next_signal() -> None:
