@@ -1,10 +1,11 @@
 """The client of the model: late calls are also sent to the other server."""
 
 import asyncio
+import os
 
 from rap import Client
 
-client = Client(service="inference", registry="file:///var/tmp/rap-inference")
+client = Client(service="inference", registry=f"file://{os.getcwd()}/registry")
 
 
 @client.register(idempotent=True, hedge=True)

@@ -1,13 +1,14 @@
 """The server of the model: one call has one text, the model gets many at once."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 
 from rap import Server
 
 from .model import predict
 
-server = Server("localhost:0", service="inference", registry="file:///var/tmp/rap-inference")
+server = Server("localhost:0", service="inference", registry=f"file://{os.getcwd()}/registry")
 
 
 class Batches:

@@ -1,13 +1,14 @@
 """The client of the jobs: keeps the last progress, and takes it to another server if it must."""
 
 import asyncio
+import os
 import sys
 
 from rap import Channel, Client, Unavailable
 
 from .server import Progress
 
-client = Client(service="jobs", registry="file:///var/tmp/rap-jobs")
+client = Client(service="jobs", registry=f"file://{os.getcwd()}/registry")
 
 
 async def primes(channel: Channel[Progress, None], limit: int, so_far: Progress) -> Progress:

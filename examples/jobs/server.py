@@ -8,7 +8,7 @@ from rap import Channel, Server
 
 STEP = 10_000
 
-server = Server("localhost:0", service="jobs", registry="file:///var/tmp/rap-jobs")
+server = Server("localhost:0", service="jobs", registry=f"file://{os.getcwd()}/registry")
 
 
 @dataclass

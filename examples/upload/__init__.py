@@ -2,7 +2,7 @@
 
 Run the server, then the client, from the root of the repository::
 
-    FOLDER=/tmp/files rap serve examples.upload.server:server
+    rap serve examples.upload.server:server
     python -m examples.upload.client put README.md
     python -m examples.upload.client get README.md copy.md
 

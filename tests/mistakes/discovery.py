@@ -1,6 +1,7 @@
 """Mistakes with registries and names of services."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,6 +153,20 @@ async def misspelled_service(scene: Scene) -> Any:
     registry = f"file://{scene.folder}"
     async with Server(LOOPBACK, service="shop", registry=registry, drain_delay=0):
         await _call(registry, "shpo")
+
+
+@mistake(
+    "the folder of the registry is writable for all users",
+    3,
+    what="is writable for all users",
+    where="<folder>",
+    remedy="use a folder to which only you and root may write",
+)
+async def open_folder(scene: Scene) -> Any:
+    os.chmod(scene.folder, 0o777)
+    registry = f"file://{scene.folder}"
+    async with Server(LOOPBACK, service="shop", registry=registry, drain_delay=0):
+        return scene.log
 
 
 @mistake(

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,80 @@ async def test_a_directory_that_cannot_be_read_leaves_the_last_set(
 def test_a_relative_directory_is_refused() -> None:
     with pytest.raises(ValueError, match="must be an absolute path, got 'here'"):
         FileRegistry("here")
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """Let new files have all permissions that are asked for."""
+    former = os.umask(0)
+    yield
+    os.umask(former)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.usefixtures("no_umask")
+async def test_what_it_creates_is_not_writable_for_all_users(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "registry"
+    await FileRegistry(root).register("calc", make_endpoint(), ttl=10)
+    records = [path for path in root.glob("default/calc/*") if path.name != ".known"]
+    for path in (root, root / "default", root / "default/calc", *records):
+        assert not path.stat().st_mode & stat.S_IWOTH, path
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("place", ["", "default", "default/calc"])
+async def test_a_folder_that_all_users_may_change_is_logged_once_by_servers_and_clients(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "default/calc").mkdir(parents=True)
+    (tmp_path / place).chmod(0o1777)
+    server, client = FileRegistry(tmp_path), FileRegistry(tmp_path)
+    for number in range(3):
+        await server.register("calc", make_endpoint(number + 1), ttl=10)
+    text = f"{tmp_path / place} is writable for all users: they decide where clients connect"
+    assert [text in each for each in warnings_of(caplog)] == [True]
+    async with watching(client) as snapshots:
+        await anext(snapshots)
+        await client.register("calc", make_endpoint(9), ttl=10)
+        await until(snapshots, lambda it: 9 in ports(it))
+    assert [text in each for each in warnings_of(caplog)] == [True, True]
+
+
+async def test_a_folder_for_a_group_is_trusted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, 0o2775)  # as of a volume in Kubernetes with fsGroup
+    await FileRegistry(tmp_path).register("calc", make_endpoint(), ttl=10)
+    assert warnings_of(caplog) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+async def test_a_folder_of_another_user_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chown(tmp_path, 12345, -1)
+    await FileRegistry(tmp_path).register("calc", make_endpoint(), ttl=10)
+    (warning,) = warnings_of(caplog)
+    assert f"{tmp_path} belongs to another user (uid 12345): they decide" in warning
+    assert "use a folder to which only you and root may write" in warning
+
+
+async def test_a_link_that_another_user_has_put_there_is_not_written_through(
+    registry: FileRegistry, tmp_path: Path
+) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "default/calc"
+    precious.write_text("data")
+    folder.mkdir(parents=True)
+    (folder / ".new").symlink_to(precious)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    assert precious.read_text() == "data"
+    (folder / ".lock").unlink()
+    (folder / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RegistryError, match="cannot register in"):
+        await registry.register("calc", make_endpoint(2), ttl=10)
+    assert not (tmp_path / "elsewhere").exists()
