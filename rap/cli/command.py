@@ -5,11 +5,16 @@ is wrong, and 130 after Ctrl-C. An error is one line on standard error.
 """
 
 import asyncio
+import importlib
 import logging
+import os
 import re
+import traceback
 from collections.abc import Callable, Coroutine
+from difflib import get_close_matches
 from math import isinf
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -22,6 +27,7 @@ __all__ = [
     "INTERRUPTED",
     "Command",
     "Failed",
+    "ProgramError",
     "declared_option",
     "error_text",
     "json_option",
@@ -35,6 +41,23 @@ _MOST = 1000  # characters of an error; some name several servers and what to do
 
 T = TypeVar("T")
 
+_RAP = str(Path(__file__).parents[1]) + os.sep
+# What imports a program.
+_NOT_PROGRAM = (_RAP, "<frozen importlib", str(Path(importlib.__file__).parent) + os.sep)
+_LIKE = 0.75  # how alike an option must be to one that was meant, of 1
+# What other programs call options of these.
+_SYNONYMS = {
+    "--address": "--host",
+    "--addr": "--host",
+    "--endpoint": "--host",
+    "--server": "--host",
+    "--url": "--host",
+    "--port": "--host",
+    "--deadline": "--timeout",
+    "--loglevel": "--log-level",
+    "--verbose": "--log-level",
+}
+
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
@@ -44,6 +67,52 @@ class Failed(click.ClickException):
     def format_message(self) -> str:
         """Return the message as one line."""
         return one_line(self.message, _MOST)
+
+
+class ProgramError(Failed):
+    """The module of a program, or the function that makes its server, has raised an exception.
+
+    The text names the exception, and the file and line of the program. The traceback, as far as it
+    is about the program, is printed before it, unless rap has refused what the program says.
+
+    Args:
+        what: What has failed.
+        error: What was raised.
+    """
+
+    def __init__(self, what: str, error: Exception) -> None:
+        import sysconfig  # programs seldom fail
+
+        trace = traceback.TracebackException.from_exception(error)
+        is_refusal = bool(trace.stack) and trace.stack[-1].filename.startswith(_RAP)
+        frames = _keep_program(trace)
+        paths = sysconfig.get_paths()
+        others = tuple(paths[each] + os.sep for each in ("stdlib", "purelib", "platlib"))
+        own = [each for each in frames if not each.filename.startswith(others)] or frames
+        at = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+        if isinstance(error, SyntaxError) and error.filename and error.lineno:
+            at = f"{error.filename}:{error.lineno}: "
+        text = one_line(error, _MOST)
+        if not is_refusal:
+            text = f"{type(error).__name__}: {text}".removesuffix(": ")
+        super().__init__(f"{what}: {at}{text}")
+        self._traceback = "" if is_refusal else "".join(trace.format())
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it to standard error, or to a file."""
+        click.echo(self._traceback, file, nl=False, err=file is None)
+        super().show(file)
+
+
+def _keep_program(trace: traceback.TracebackException) -> traceback.StackSummary:
+    """Drop what is not about a program from a traceback; return what is left of its last part."""
+    own = [each for each in trace.stack if not each.filename.startswith(_NOT_PROGRAM)]
+    trace.stack = traceback.StackSummary.from_list(own)
+    for each in filter(None, (trace.__cause__, trace.__context__)):
+        _keep_program(each)
+    if trace.__context__ is not None and not trace.__context__.stack:
+        trace.__context__ = None  # rap has imported the program because of it
+    return trace.stack
 
 
 class Command(click.Command):
@@ -60,14 +129,14 @@ class Command(click.Command):
         try:
             return super().make_context(info_name, self._with_numbers(args), parent, **extra)
         except click.UsageError as exc:
-            raise _misused(exc, info_name) from exc
+            raise _misused(exc, None, info_name) from exc
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except click.UsageError as exc:
-            raise _misused(exc, ctx.info_name) from exc
+            raise _misused(exc, ctx, ctx.info_name) from exc
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except RapError as exc:
@@ -159,9 +228,22 @@ class _Misused(click.ClickException):
         return one_line(self.message, _MOST)
 
 
-def _misused(exc: click.UsageError, name: str | None) -> _Misused:
+def _misused(exc: click.UsageError, ctx: click.Context | None, name: str | None) -> _Misused:
     text = exc.format_message().rstrip(".")
+    if isinstance(exc, click.NoSuchOption):
+        text = f"No such option {exc.option_name!r}"
+        if meant := _meant(exc.option_name, exc.ctx or ctx):
+            return _Misused(f"{text}. Did you mean {meant!r}? See rap {name} --help")
     return _Misused(f"{text}; see rap {name} --help")
+
+
+def _meant(flag: str, ctx: click.Context | None) -> str | None:
+    """Return the option of a command that a user has probably meant."""
+    options = [] if ctx is None else [each.opts for each in ctx.command.params]
+    known = {each: each for opts in options for each in opts if each.startswith("--")}
+    known |= {each: name for each, name in _SYNONYMS.items() if name in known}
+    close = get_close_matches(flag, known, 1, _LIKE)
+    return known[close[0]] if close else None
 
 
 def _installed(_: click.Context, __: click.Parameter, loop: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from rap.cli.command import ProgramError
 from rap.schema.signature import signature_of
 from rap.server import Server
 
@@ -23,6 +24,7 @@ def load_server(target: str) -> Server:
 
     Raises:
         ValueError: There is no such module or attribute, or it is not a server.
+        ProgramError: The module, or the function that makes the server, has raised an exception.
     """
     name, separator, attribute = target.partition(":")
     if not (name and separator and attribute):
@@ -34,10 +36,12 @@ def load_server(target: str) -> Server:
         found: object = importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise
+            raise ProgramError(f"{name!r} cannot be imported", exc) from exc
         hint = f"; write it as {name[:-3]}:{attribute}" if name.endswith(".py") else ""
         hint = hint or "; run this in the folder of the module, or set PYTHONPATH"
         raise ValueError(f"{target!r}: there is no module {exc.name!r} in {here}{hint}") from exc
+    except Exception as exc:  # whatever the program raises
+        raise ProgramError(f"{name!r} cannot be imported", exc) from exc
     for part in attribute.split("."):
         if not hasattr(found, part):
             hint = _servers_in(sys.modules[name])
@@ -79,4 +83,7 @@ def _made_by(make: Any, target: str) -> object:
     except TypeError as exc:
         text = f"must be a Server, or a function without arguments that makes one ({exc})"
         raise ValueError(f"{target!r} {text}") from exc
-    return make()
+    try:
+        return make()
+    except Exception as exc:  # whatever the program raises
+        raise ProgramError(f"{target!r} made no server", exc) from exc

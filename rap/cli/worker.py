@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from rap.address import Address
+from rap.cli.command import ProgramError
 from rap.cli.logs import (
     configure_access_log,
     configure_logging,
@@ -56,6 +57,9 @@ def main() -> None:
         with asyncio.Runner(loop_factory=loop_factory(order["loop"])) as runner:
             report = {"shared": shares, "own_log": own_log}
             runner.run(_serve(server, report, link, order["metrics"]))
+    except ProgramError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
     except (OSError, RapError, ValueError) as exc:
         sys.exit(f"Error: {target} cannot be served: {exc}")
 

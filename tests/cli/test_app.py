@@ -33,6 +33,31 @@ def test_an_unknown_command_is_named_with_the_one_that_was_meant(given: str, hin
     assert result.stderr.endswith(f"No such command '{given}'.{hint}\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "given", "meant"),
+    [
+        *((name, "--adress", "--host") for name in ("bench", "call", "ls", "ping", "stub", "top")),
+        ("call", "--url", "--host"),
+        ("call", "--timout", "--timeout"),
+        ("call", "--deadline", "--timeout"),
+        ("bench", "--idmpotent", "--idempotent"),
+        ("serve", "--log-levl", "--log-level"),
+        ("serve", "--loglevel", "--log-level"),
+        ("serve", "--worker", "--workers"),
+        ("demo", "--second", "--seconds"),
+        ("call", "--idempotent", None),  # like no other by far, and another command has it
+        ("compat", "--adress", "--host"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_one_that_was_meant(
+    command: str, given: str, meant: str | None
+) -> None:
+    result = CliRunner().invoke(rap, [command, given, "x"])
+    assert result.exit_code == 2
+    hint = "; see" if meant is None else f". Did you mean '{meant}'? See"
+    assert result.stderr == f"Error: No such option '{given}'{hint} rap {command} --help\n"
+
+
 def test_help_imports_no_command() -> None:
     program = (
         "import sys; sys.argv[1:] = ['--help']\n"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rap.cli.commands.call import _Printer
 from rap.cli.json_values import parse_value, to_json
 from rap.server import Channel, Server, context
 from rap.transport import Connection
-from tests.cli.programs import PATIENCE, ROOT, RUNNER, line_with, rap
+from tests.cli.programs import PATIENCE, ROOT, RUNNER, interrupt, line_with, rap
 from tests.cli.shop import invoke, shop
 from tests.loopback import serving
 
@@ -385,6 +386,65 @@ async def forever() -> AsyncIterator[int]:
     for i in itertools.count():
         yield i
 """
+
+
+SILENT = """
+import asyncio
+from collections.abc import AsyncIterator
+from rap.server import Channel, Server
+
+server = Server("127.0.0.1:0")
+
+@server.register
+async def items() -> AsyncIterator[int]:
+    await asyncio.Event().wait()
+    yield 0
+
+@server.register
+async def answer() -> int:
+    await asyncio.Event().wait()
+    return 0
+
+@server.register
+async def talk(channel: Channel) -> None:
+    await asyncio.Event().wait()
+
+@server.register
+async def one() -> AsyncIterator[int]:
+    yield 1
+    await asyncio.Event().wait()
+"""
+
+
+def test_a_call_that_gets_no_answer_says_that_it_waits(tmp_path: Path) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    calls = {
+        ("items",): True,
+        ("answer",): True,
+        ("talk",): True,  # its input has ended
+        ("one",): False,
+        ("items", "--timeout", "6"): False,
+    }
+    with rap("serve", "silent:server", cwd=tmp_path) as process, ExitStack() as stack:
+        address = line_with(process, "rap: listening on").split()[-1]
+        callers = {
+            args: stack.enter_context(rap("call", *args, "--host", address, cwd=tmp_path))
+            for args in calls
+        }
+        for args, is_told in calls.items():
+            caller = callers[args]
+            if is_told:
+                line = line_with(caller, "rap: ")
+                assert line == (
+                    f"rap: {args[0]} has sent nothing for 5 s; --timeout SECONDS would limit that,"
+                    " and Ctrl-C ends it\n"
+                )
+            elif "--timeout" in args:
+                said = caller.communicate(timeout=PATIENCE)[0]
+                assert said.startswith("Error: DEADLINE_EXCEEDED")
+        caller = callers["one",]
+        interrupt(caller)
+        assert caller.communicate(timeout=PATIENCE)[0] == "1\n"
 
 
 @pytest.fixture

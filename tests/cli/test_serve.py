@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from rap.cli.app import rap as rap_group
+from rap.cli.command import ProgramError
 from rap.cli.target import load_server
 from rap.client import Channel, Client
 from rap.server import Server
@@ -275,8 +276,49 @@ def test_a_failing_import_of_the_program_is_shown_unchanged(
     (tmp_path / "lacking.py").write_text("import not_to_be_found")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModuleNotFoundError, match="not_to_be_found"):
+    with pytest.raises(ProgramError, match=r"ModuleNotFoundError: .* 'not_to_be_found'"):
         load_server("lacking:server")
+
+
+BROKEN = {
+    "option": "from rap import Server\n\nserver = Server('localhost:0', close_timeout=-1)\n",
+    "hint": "from rap import Server\n\n\ndef server():\n    s = Server('localhost:0')\n"
+    "    s.register(lambda: None)\n",
+    "name": "import colorsys\n\nserver = undefined\n",
+    "syntax": "x = 1\n\ndef f(:\n",
+    "within": "from pathlib import Path\n\nPath('/not/there').read_text()\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "text", "has_traceback"),
+    [
+        ("option", 3, "close_timeout must be more than 0 seconds, got -1", False),
+        ("hint", 6, "lambda", False),
+        ("name", 3, "NameError: name 'undefined' is not defined", True),
+        ("syntax", 3, "SyntaxError: ", False),
+        ("within", 3, "FileNotFoundError: ", True),
+    ],
+)
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--workers", "2"], ["stub"], ["compat"]])
+def test_an_error_in_the_program_names_its_file_and_line_and_no_usage(
+    tmp_path: Path, module: str, line: int, text: str, has_traceback: bool, command: list[str]
+) -> None:
+    (tmp_path / "whole.py").write_text("from rap import Server\nserver = Server('localhost:0')\n")
+    (tmp_path / f"{module}.py").write_text(BROKEN[module])
+    target = f"{module}:server"
+    targets = [target, "whole:server"] if command == ["compat"] else [target]
+    with rap(*command, *targets, cwd=tmp_path) as process:
+        said = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 1, said
+    error = next(each for each in said.splitlines() if each.startswith("Error: "))
+    assert f"{tmp_path}/{module}.py:{line}: " in error
+    assert text in error
+    assert ("Traceback" in said) == has_traceback
+    assert "rap/cli" not in said
+    assert "importlib" not in said
+    assert "Usage" not in said
+    assert "--help" not in said
 
 
 def test_a_target_can_be_a_server_of_an_installed_module(

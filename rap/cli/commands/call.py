@@ -1,7 +1,8 @@
 """``rap call FUNC``: call a function of any kind by its name and print its answer."""
 
+import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +20,7 @@ from rap.foreign import printable
 
 __all__ = ["call"]
 
+_SILENT = 5.0  # seconds without an answer after which the command says that it waits
 _TAKES_NO_ITEMS = (StreamType.UNARY, StreamType.STREAM)
 
 
@@ -52,10 +54,61 @@ def call(
     The items of a generator are printed as they arrive, one per line. If the function takes a
     stream of items or is a channel, each line of standard input is an item or a message: JSON, or
     a string with --text. The argument - says so, and fails for any other function.
+
+    Without --timeout, it waits for the function as long as that takes. After 5 seconds without an
+    answer it says so on standard error.
     """
     pretty = sys.stdout.isatty() and not json
     answer = Answer() if include else None
     run(_call(remote, named, linger, _Printer(text, 2 if pretty else None), answer))
+
+
+class _Reminder:
+    """Says once that a call without a time limit has no answer yet.
+
+    Args:
+        named: The call.
+    """
+
+    def __init__(self, named: NamedCall) -> None:
+        self._named = named
+        self._is_over = named.timeout is not None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to wait for an answer; everything is sent."""
+        if not self._is_over:
+            self._timer = asyncio.get_running_loop().call_later(_SILENT, self._print)
+
+    def pause(self) -> None:
+        """Note that something is still to be sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def end(self) -> None:
+        """Note that an answer has come, or that the call has ended."""
+        self._is_over = True
+        self.pause()
+
+    def before(self, show: Callable[[bool, Any], None]) -> Callable[[bool, Any], None]:
+        """Return a function that shows an answer, and ends the reminder before."""
+
+        def end_and_show(is_item: bool, value: Any) -> None:
+            self.end()
+            show(is_item, value)
+
+        return end_and_show
+
+    async def after(self, items: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        """Yield what is to be sent, and begin to wait when all of it is."""
+        async with aclosing(items):
+            async for each in items:
+                yield each
+        self.start()
+
+    def _print(self) -> None:
+        text = "--timeout SECONDS would limit that, and Ctrl-C ends it"
+        click.echo(f"rap: {self._named.func} has sent nothing for {_SILENT:g} s; {text}", err=True)
 
 
 class _Printer:
@@ -113,16 +166,21 @@ async def _call(
     included: Answer | None,
 ) -> None:
     answer = included or Answer()
+    reminder = _Reminder(named)
     async with remote.connected() as client:
         try:
             if not named.reads_input:
-                kind = await _call_without_items(client, named, printer, answer)
+                reminder.start()
+                show = reminder.before(printer.print_value)
+                kind = await _call_without_items(client, named, show, answer)
                 if kind is None:
                     return
+                reminder.pause()
             else:
                 kind = StreamType.BIDI
-            await _converse(client, named, printer, answer, linger, kind)
+            await _converse(client, named, printer, answer, linger, kind, reminder)
         finally:
+            reminder.end()
             if included is not None:
                 printer.print_metadata(included)
 
@@ -132,12 +190,12 @@ def _is_almost_json(value: object) -> bool:
 
 
 async def _call_without_items(
-    client: Client, named: NamedCall, printer: _Printer, answer: Answer
+    client: Client, named: NamedCall, show: Callable[[bool, Any], None], answer: Answer
 ) -> StreamType | None:
     """Call a unary function or a generator; return the stream type of any other function."""
     try:
         async for is_item, value in named.open(client, answer):
-            printer.print_value(is_item, value)
+            show(is_item, value)
     except CallError as error:
         kind = refused_type(error)
         if kind is None:
@@ -159,14 +217,14 @@ async def _converse(
     answer: Answer,
     linger: float | None,
     kind: StreamType,
+    reminder: _Reminder,
 ) -> None:
     """Send the lines of the input to a function, and print what it sends."""
     is_channel = kind is StreamType.CHANNEL
-    items = printer.messages()
+    items = reminder.after(printer.messages())
+    show = reminder.before(printer.print_value)
     try:
-        await named.converse(
-            client, items, printer.print_value, answer, linger, as_channel=is_channel
-        )
+        await named.converse(client, items, show, answer, linger, as_channel=is_channel)
     except CallError as error:
         refused = refused_type(error)
         if refused in _TAKES_NO_ITEMS:
@@ -180,4 +238,4 @@ async def _converse(
             raise
     else:
         return
-    await _converse(client, named, printer, answer, linger, StreamType.CHANNEL)
+    await _converse(client, named, printer, answer, linger, StreamType.CHANNEL, reminder)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import click
 from rich.console import Console
 
-from rap.cli.command import INTERRUPTED, loop_option
+from rap.cli.command import INTERRUPTED, Command, loop_option
 from rap.cli.demo.backend import Backend, choose_backend
 from rap.cli.demo.display import Display, make_display, print_summary
 from rap.cli.demo.fleet import Fleet
@@ -31,7 +31,7 @@ _LEASE_TTL = 3.0  # seconds; the default of 10 is too slow for a demo
 _REFRESH = 0.25  # seconds between two updates of the display
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--seconds",
     type=click.FloatRange(4, 3600),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import click
 
-from rap.cli.command import loop_option
+from rap.cli.command import Command, loop_option
 from rap.cli.logs import (
     configure_access_log,
     configure_logging,
@@ -31,7 +31,7 @@ __all__ = ["serve"]
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("target", metavar="MODULE:SERVER")
 @loop_option
 @click.option(
