@@ -18,7 +18,7 @@ from rap.call import (
     Response,
     Side,
 )
-from rap.errors import CallError, ChannelClosed, Code, Internal, InvalidArgument, Unauthenticated
+from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline, encode_body
 from rap.schema.costs import NEVER_SLOW, SLOW_FROM
 from rap.schema.function import Function, decode_any, encode_any, encode_written
@@ -114,7 +114,8 @@ class Channel(Generic[In, Out]):
         self._encode, self._decode = self._encode_any, decode_any
         self._is_typed = function is not None and function.has_typed_messages
         if function is not None and self._is_typed:
-            self._encode, self._decode = _typed_codec(function, self._is_client)
+            codec = function.client_messages if self._is_client else function.server_messages
+            self._encode, self._decode = codec
         # Only for the slowest types: a task for each message is dear.
         is_slow = function is not None and self._is_typed and function.slow_message == SLOW_FROM
         self._slow_from = SLOW_FROM if is_slow else NEVER_SLOW
@@ -616,27 +617,3 @@ def _look_at(task: asyncio.Task[None]) -> None:
     """Take the error of a task that nothing may await any more, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
-
-
-def _typed_codec(
-    function: Function, is_client: bool
-) -> tuple[Callable[[Any], bytes], Callable[[bytes | memoryview], Any]]:
-    """Return the functions that encode and decode a message of a channel with types.
-
-    A client is told `InvalidArgument` for what it writes, and `Internal` for what the server does.
-    """
-    encode_item, decode_item = function.encode_item, function.decode_item
-
-    def encode(value: Any) -> bytes:
-        try:
-            return encode_item(value)
-        except InvalidArgument as exc:
-            raise Internal(str(exc)) from exc
-
-    def decode(body: bytes | memoryview) -> Any:
-        try:
-            return decode_item(body)
-        except InvalidArgument as exc:
-            raise Internal(str(exc)) from exc
-
-    return (encode_item, decode) if is_client else (encode, decode_item)

@@ -1,8 +1,9 @@
 """What a client declares, against what the servers of its service have registered."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from rap.call import StreamType
 from rap.client.method import Method
 from rap.foreign import one_line
 from rap.registry.base import FUNCTIONS, Endpoint
@@ -41,15 +42,28 @@ class Declarations:
                 text = f"no instance of {self._service} has the function {path}"
                 found.append(text + _elsewhere(method.name, known))
             elif self._hash(method) not in (None, *hashes):
-                found.append(
-                    f"{path} has another signature on {self._service} than this client declares;"
-                    " `rap compat` says whether calls fail"
-                )
+                found.append(f"{path} {self._difference(method, hashes)}")
         for text in found:
             if text not in self._told:
                 self._told.add(text)
                 _log.warning("%s", text)
         return found
+
+    def _difference(self, method: Method, hashes: Collection[str]) -> str:
+        """Return how a declared function differs from those that servers have registered."""
+        function = method.function
+        assert function is not None
+        if function.stream_type is StreamType.CHANNEL:
+            if declared_hash(function, as_server=True) in hashes:
+                return (
+                    f"is declared here with the Channel[In, Out] of its server, {self._service},"
+                    " but that is written from this side's view: In is what this side reads; swap"
+                    " In and Out here (docs/how-to/typing.md has the way to share the rest)"
+                )
+        return (
+            f"has another signature on {self._service} than this client declares;"
+            " `rap compat` says whether calls fail"
+        )
 
     def _hash(self, method: Method) -> str | None:
         if method not in self._hashes:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
 
+from msgspec import MsgspecError
+
 from rap.call import CALL_OPTIONS
 from rap.errors import InvalidArgument
 from rap.schema.costs import Cost, dearest
@@ -19,6 +21,7 @@ __all__ = [
     "ArgumentCodec",
     "Kind",
     "Serializer",
+    "cause_of",
     "check_levels",
     "check_size",
     "joined",
@@ -267,7 +270,7 @@ class ArgumentCodec:
             if "unexpected keyword" in text:
                 text += self._suggestion(kwargs)
             expected = f"expected {self._name}{self._signature}, got {got}"
-            raise InvalidArgument(f"{self._name}(): {text}; {expected}") from exc
+            raise InvalidArgument(f"{self._name}(): {text}; {expected}") from None
 
     def _suggestion(self, kwargs: Kwargs) -> str:
         """Return the parameter or the option of calls that an unknown keyword may stand for."""
@@ -285,7 +288,7 @@ class ArgumentCodec:
         try:
             body = self._serializer.encode({"args": args, "kwargs": kwargs} if kwargs else args)
         except Exception as exc:  # a user's type may raise anything
-            raise self._culprit(bound.arguments, exc) from exc
+            raise self._culprit(bound.arguments, exc) from cause_of(exc)
         if check:
             self._decode(body)
         return body
@@ -304,7 +307,7 @@ class ArgumentCodec:
             check_levels(body)
             args, kwargs = self._serializer.split(body)
         except (ValueError, RecursionError) as exc:
-            raise InvalidArgument(f"{self._name}(): arguments: {reason(exc)}") from exc
+            raise InvalidArgument(f"{self._name}(): arguments: {reason(exc)}") from cause_of(exc)
         if kwargs:
             args, kwargs = self._place(args, kwargs)
             if not kwargs:
@@ -324,7 +327,7 @@ class ArgumentCodec:
                 else:
                     bound.arguments[name] = decode(value)
             except Exception as exc:  # a user's type may raise anything when it is made
-                raise self._wrong(name, exc) from exc
+                raise self._wrong(name, exc) from cause_of(exc)
         bound.apply_defaults()
         return bound.args, bound.kwargs or None
 
@@ -371,6 +374,15 @@ def joined(guard: Guard | None, others: Sequence[Guard | None]) -> Guard | None:
 def strictest(guards: Sequence[Guard | None]) -> Guard | None:
     """Return the guard that does the work of all: the first of `check_body` and so on."""
     return next((each for each in (check_body, check_levels, check_size) if each in guards), None)
+
+
+def cause_of(exc: Exception) -> BaseException | None:
+    """Return what to name as the cause of an error whose text ends with `reason`.
+
+    An exception of msgspec tells nothing more than its text. One that is raised in a user's type is
+    a cause.
+    """
+    return exc.__cause__ if isinstance(exc, MsgspecError) else exc
 
 
 def reason(exc: Exception) -> str:

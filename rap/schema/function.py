@@ -31,6 +31,7 @@ from rap.schema.arguments import (
     Kind,
     Kwargs,
     Serializer,
+    cause_of,
     check_levels,
     check_size,
     joined,
@@ -42,6 +43,7 @@ from rap.schema.keys import declares_keys, key_guard
 from rap.schema.plain import can_convert, from_plain, refuse_constraints, to_plain
 from rap.schema.signature import (
     ASYNC_ITERATORS,
+    Streams,
     callable_of,
     resolve_signature,
     streams_of,
@@ -57,6 +59,13 @@ __all__ = [
     "raw_encoder",
     "split_items",
 ]
+
+Codec = tuple[Callable[[Any], bytes], Callable[[Body], Any]]
+
+_SWAPPED = (
+    ": Channel[In, Out] is written from the view of its own side, which reads In; if both sides"
+    " declare the same, swap In and Out on the client (docs/how-to/typing.md)"
+)
 
 
 class Function:
@@ -98,10 +107,12 @@ class Function:
         encode_result, decode_result: The result of a call that has one: unary, client streaming or
             channel. They raise `Internal` if it does not match the annotation.
         encode_item, decode_item, decode_items: One item of a response stream, and a body with an
-            array of items; they raise `Internal` as above. For a ``Channel[In, Out]``, encoding
-            is for ``Out`` and decoding for ``In``; they raise `InvalidArgument`.
+            array of items; they raise `Internal` as above.
         encode_request_item, decode_request_item, decode_request_items: The same for the items of a
             request stream; they raise `InvalidArgument`.
+        client_messages, server_messages: Encode and decode the messages of a channel whose Channel
+            has types, on a client or a server that declares it so. What a client writes raises
+            `InvalidArgument` if it does not match the annotation, what a server writes `Internal`.
         unsendable: Why the value of a channel function cannot be sent, or `None`. A client may
             declare such a function, a server may not.
 
@@ -113,6 +124,7 @@ class Function:
         "_place",
         "argument_sizes",
         "channel_parameter",
+        "client_messages",
         "decode_args",
         "decode_call",
         "decode_item",
@@ -132,6 +144,7 @@ class Function:
         "name",
         "request_type",
         "response_type",
+        "server_messages",
         "signature",
         "slow_from",
         "slow_message",
@@ -181,15 +194,21 @@ class Function:
             kind = _kind(Any if has_items else returns, where, scope)
         self.encode_result, self.decode_result = _value_codec(kind, where, Internal)
 
-        where = f"{self.name}(): message" if is_channel else f"{self.name}(): item"
-        error = InvalidArgument if is_channel else Internal
-        kind = _kind(streams.response, where, scope)
-        self.encode_item, self.decode_item = _value_codec(kind, where, error)
-        self.decode_items = _items_decoder(kind, where, error)
+        self.encode_item, self.decode_item = encode_any, decode_any
+        self.decode_items = decode_any_items
+        self.client_messages = self.server_messages = encode_any, decode_any
+        self.slow_message = NEVER_SLOW
         if is_channel:
-            kind = _kind(streams.request, where, scope)
-            _, self.decode_item = _value_codec(kind, where, error)
-        self.slow_message = kind.cost.slow_from if is_channel else NEVER_SLOW
+            where = f"{self.name}(): message"
+            kinds = _kind(streams.request, where, scope), _kind(streams.response, where, scope)
+            self.slow_message = kinds[0].cost.slow_from
+            self.client_messages = _message_codec(where, streams, *kinds, "client")
+            self.server_messages = _message_codec(where, streams, *kinds, "server")
+        else:
+            where = f"{self.name}(): item"
+            kind = _kind(streams.response, where, scope)
+            self.encode_item, self.decode_item = _value_codec(kind, where, Internal)
+            self.decode_items = _items_decoder(kind, where, Internal)
         self.encode_request_item, self.decode_request_item = encode_any, decode_any
         self.decode_request_items = decode_any_items
         if self.stream_parameter:
@@ -324,13 +343,21 @@ _SERIALIZER = Serializer(_encode, _tuple_decoder, _split)
 
 
 def _value_codec(
-    kind: Kind, where: str, error: type[CallError]
-) -> tuple[Callable[[Any], bytes], Callable[[Body], Any]]:
-    """Return the functions that encode and decode one value."""
+    kind: Kind, where: str, error: type[CallError], hint: Callable[[Body], str] = lambda _: ""
+) -> Codec:
+    """Return the functions that encode and decode one value.
+
+    Args:
+        kind: Its type.
+        where: What it is, for errors.
+        error: Their class.
+        hint: Returns what to add to the error for a body of another type.
+    """
     typed, guard, fitting = kind.decode, kind.guard, kind.fitting
     full_guard = joined(guard, [kind.keys])
 
     def encode(value: Any) -> bytes:
+        body = b""
         try:
             body = _encode(value)
             if guard is not None and len(body) > MAX_DEPTH:  # a shorter body cannot exceed a limit
@@ -338,7 +365,7 @@ def _value_codec(
             if fitting is not None and type(value) not in fitting:
                 typed(body)
         except Exception as exc:  # a user's type may raise any exception
-            raise error(f"{where}: {reason(exc)}") from exc
+            raise error(f"{where}: {reason(exc)}{hint(body)}") from cause_of(exc)
         return body
 
     def decode(body: Body) -> Any:
@@ -347,12 +374,55 @@ def _value_codec(
                 full_guard(body)
             return typed(body)
         except Exception as exc:  # as above
-            raise error(f"{where}: {reason(exc)}") from exc
+            raise error(f"{where}: {reason(exc)}{hint(body)}") from cause_of(exc)
 
     keep = kind.keep_offsets
     if keep is None:
         return encode, decode
     return lambda value: encode(keep(value)), decode
+
+
+def _message_codec(where: str, streams: Streams, read: Kind, written: Kind, side: str) -> Codec:
+    """Return the functions that encode and decode one message of a channel.
+
+    Args:
+        where: What it is, for errors.
+        streams: The types of the messages.
+        read: That of those which this side reads.
+        written: That of those which it writes.
+        side: ``client`` or ``server``.
+    """
+    reads, writes = (f"reads {_shown(streams.request)}", f"writes {_shown(streams.response)}")
+
+    def wrong_to_write(body: Body) -> str:
+        swapped = f" and {reads}, which this is{_SWAPPED}" * _fits(read, body)
+        return f"; the {side} {writes}{swapped}"
+
+    def wrong_to_read(body: Body) -> str:
+        swapped = f" and {writes}, which this is{_SWAPPED}" * _fits(written, body)
+        return f"; the {side} {reads}{swapped}"
+
+    faults = (InvalidArgument, Internal) if side == "client" else (Internal, InvalidArgument)
+    encode, _ = _value_codec(written, where, faults[0], wrong_to_write)
+    _, decode = _value_codec(read, where, faults[1], wrong_to_read)
+    return encode, decode
+
+
+def _fits(kind: Kind, body: Body) -> bool:
+    """Return whether a body is of a type, which is not any type."""
+    if kind.hint is Any or not body:
+        return False
+    try:
+        _value_codec(kind, "", Internal)[1](body)
+    except Internal:
+        return False
+    return True
+
+
+def _shown(hint: Any) -> str:
+    """Return the name of a type, without its module if it is a class."""
+    is_class = isinstance(hint, type) and not typing.get_args(hint)
+    return hint.__qualname__ if is_class else inspect.formatannotation(hint)
 
 
 def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[Body], list[Any]]:
@@ -379,7 +449,7 @@ def _items_decoder(kind: Kind, where: str, error: type[CallError]) -> Callable[[
                 check_declared(body)
             items: list[Any] = typed(body)
         except Exception as exc:  # as above
-            raise error(f"{where}: {reason(exc)}") from exc
+            raise error(f"{where}: {reason(exc)}") from cause_of(exc)
         return items
 
     return decode_items
@@ -546,7 +616,7 @@ def raw_encoder(method: str) -> Callable[..., bytes]:
             if len(body) > MAX_DEPTH:  # a shorter body cannot exceed a limit
                 check_body(body)
         except Exception as exc:  # a user's type may raise any exception
-            raise InvalidArgument(f"{method}: arguments: {reason(exc)}") from exc
+            raise InvalidArgument(f"{method}: arguments: {reason(exc)}") from cause_of(exc)
         return body
 
     return encode

@@ -51,18 +51,25 @@ def read_signatures(text: str) -> Mapping[str, str] | None:
     return found if is_valid else None
 
 
-def declared_hash(function: Function) -> str | None:
-    """Return the hash of a function that a client declares; `None` if it cannot be described."""
+def declared_hash(function: Function, *, as_server: bool = False) -> str | None:
+    """Return the hash of a function that a client declares; `None` if it cannot be described.
+
+    Args:
+        function: The function.
+        as_server: Whether its Channel is taken for that of the server, which reads what the client
+            writes.
+    """
     try:
-        return _hash(function)
+        return _hash(function, as_server)
     except Exception:  # hints are code of the user
         _log.debug("the signature of %s is not compared", function.name, exc_info=True)
         return None
 
 
-def _hash(function: Function) -> str:
+def _hash(function: Function, as_server: bool) -> str:
     found = describe(_Declared(function))
-    if function.stream_type is StreamType.CHANNEL:  # its other end receives what this one sends
+    if function.stream_type is StreamType.CHANNEL and not as_server:
+        # Its other end receives what this one sends.
         found["request"], found["response"] = found["response"], found["request"]
     return signature_hash(found)
 

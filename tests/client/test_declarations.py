@@ -142,6 +142,28 @@ async def test_a_client_is_warned_once(caplog: pytest.LogCaptureFixture) -> None
     assert said(caplog) == WRONG
 
 
+async def test_a_client_is_told_that_it_declares_a_channel_as_its_server_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Chats(Protocol):
+        async def talk(self, channel: Channel[str, int]) -> None: ...
+
+    class ClientChats(Protocol):
+        async def talk(self, channel: Channel[int, str]) -> None: ...
+
+    async with fleet_of(shop(talk)) as fleet:
+        for declared in (Chats, ClientChats):
+            client = Client(service="shop", registry=fleet.registry)
+            client.bind(declared, group="default")
+            async with client:
+                pass
+    assert said(caplog) == [
+        "default/talk is declared here with the Channel[In, Out] of its server, shop, but that is"
+        " written from this side's view: In is what this side reads; swap In and Out here"
+        " (docs/how-to/typing.md has the way to share the rest)"
+    ]
+
+
 async def test_a_client_is_told_of_a_function_in_another_group(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -54,6 +54,25 @@ async def blocked_loop(scene: Scene) -> Any:
 
 
 @mistake(
+    "a client declares the Channel[In, Out] of its server, and reads",
+    3,
+    what="expected `str`, got `int`",
+    where="lengths(): message",
+    remedy="swap In and Out on the client",
+)
+async def swapped_channel(scene: Scene) -> Any:
+    server = Server()
+
+    @server.register
+    async def lengths(channel: Channel[str, int]) -> None:
+        await channel.write(1)
+
+    async with TestClient(server) as client:
+        async with client.channel(lengths) as channel:
+            await channel.read_body()
+
+
+@mistake(
     "a handler raises: what the client sees",
     3,
     what="KeyError: coffee",

@@ -89,7 +89,7 @@ def test_keys_that_collide_are_refused_wherever_they_are_decoded(hint: Any, body
         lambda: function.decode_result(body),
         lambda: Function.of(items).decode_item(body),
         lambda: Function.of(items).decode_items(b"\x91" + body),
-        lambda: Function.of(talk).decode_item(body),
+        lambda: Function.of(talk).server_messages[1](body),
     ):
         with pytest.raises(CallError, match="have hashes that collide"):
             refused()

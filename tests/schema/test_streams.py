@@ -9,7 +9,7 @@ import pytest
 
 from rap.call import StreamType
 from rap.channel import Channel
-from rap.errors import InvalidArgument, RegistrationError
+from rap.errors import CallError, Internal, InvalidArgument, RegistrationError
 from rap.schema.function import Function
 from rap.wire.codec import pack
 
@@ -161,12 +161,80 @@ def test_a_request_stream_may_be_given_by_name() -> None:
 def test_messages_of_a_channel_have_the_types_that_its_annotation_names() -> None:
     function = Function(room)
 
-    assert function.decode_item(function.encode_item("text").replace(b"\xa4text", b"\x07")) == 7
     assert function.decode_result(function.encode_result(3)) == 3
-    with pytest.raises(InvalidArgument, match=r"room\(\): message: expected `str`"):
-        function.encode_item(1)
-    with pytest.raises(InvalidArgument, match=r"room\(\): message: expected `int`"):
-        function.decode_item(pack("x"))
+    for encode, decode in (function.client_messages, function.server_messages):
+        assert decode(encode("text").replace(b"\xa4text", b"\x07")) == 7
+
+
+@pytest.mark.parametrize(
+    ("side", "written", "read"),
+    [("client", InvalidArgument, Internal), ("server", Internal, InvalidArgument)],
+)
+def test_a_wrong_message_of_a_channel_is_told_with_its_type_and_direction(
+    side: str, written: type[CallError], read: type[CallError]
+) -> None:
+    encode, decode = getattr(Function(room), f"{side}_messages")
+    with pytest.raises(written) as on_write:
+        encode(b"no text")
+    text = f"room(): message: expected `str`, got `bytes`; the {side} writes str"
+    assert on_write.value.message == text
+    with pytest.raises(read) as on_read:
+        decode(pack(b"no number"))
+    text = f"room(): message: expected `int`, got `bytes`; the {side} reads int"
+    assert on_read.value.message == text
+
+
+SWAPPED = (
+    ", which this is: Channel[In, Out] is written from the view of its own side, which reads In;"
+    " if both sides declare the same, swap In and Out on the client (docs/how-to/typing.md)"
+)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_message_for_the_other_direction_of_a_channel_tells_that_the_types_are_swapped(
+    side: str,
+) -> None:
+    encode, decode = getattr(Function(room), f"{side}_messages")
+    with pytest.raises(CallError) as on_write:
+        encode(7)
+    assert on_write.value.message.endswith(f"; the {side} writes str and reads int{SWAPPED}")
+    with pytest.raises(CallError) as on_read:
+        decode(pack("text"))
+    assert on_read.value.message.endswith(f"; the {side} reads int and writes str{SWAPPED}")
+
+
+def test_a_wrong_value_has_one_traceback() -> None:
+    def add(a: int) -> int: ...  # type: ignore[empty-body]  # a declaration
+
+    function = Function(add)
+    for wrong in (
+        lambda: function.encode_args(("one",)),
+        lambda: function.encode_args((1, 2)),
+        lambda: function.decode_args(pack(["one"])),
+        lambda: function.encode_result("one"),
+        lambda: function.decode_result(pack("one")),
+        lambda: Function(room).client_messages[0](7),
+    ):
+        with pytest.raises(CallError) as caught:
+            wrong()
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+def test_a_wrong_value_has_the_traceback_of_the_type_that_refuses_it() -> None:
+    @dataclass
+    class Even:
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number % 2:
+                raise ValueError("it is odd")
+
+    def half(of: Even) -> int: ...  # type: ignore[empty-body]  # a declaration
+
+    with pytest.raises(InvalidArgument, match="it is odd") as caught:
+        Function(half).decode_args(pack([{"number": 3}]))
+    assert type(caught.value.__cause__) is ValueError
 
 
 async def one_way(channel: Channel[int]) -> NoReturn:
@@ -179,9 +247,10 @@ async def with_object(channel: Channel) -> object: ...
 def test_a_channel_may_leave_out_a_type() -> None:
     function = Function(one_way)
 
-    assert function.encode_item({"any": 1})
-    with pytest.raises(InvalidArgument):
-        function.decode_item(pack("x"))
+    encode, decode = function.server_messages
+    assert encode({"any": 1})
+    with pytest.raises(InvalidArgument, match=r"the server reads int$"):
+        decode(pack("x"))
 
 
 def test_only_a_client_may_declare_a_channel_function_whose_value_cannot_be_sent() -> None:
