@@ -22,16 +22,18 @@ Every error can be copied and pickled, so it passes through queues and process p
 import builtins
 import os
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from enum import Enum, IntEnum
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache, cached_property, lru_cache
+from types import FunctionType
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from rap.foreign import indented, one_line, printable
 
 __all__ = [
+    "RAISED",
     "CallError",
     "Cancelled",
     "ChannelClosed",
@@ -63,6 +65,9 @@ __all__ = [
 ]
 
 MAX_MESSAGE_CHARS = 4096
+# Key of details: `type` is the name of a class derived from `CallError`. The value has its fields,
+# and the entry `type` that the details had themselves.
+RAISED = ":error"
 _MAX_LEAVES = 10  # exceptions of a group whose text is sent
 _MAX_LEAF_CHARS = 300  # of each
 _MAX_BASES = 8  # builtin base classes of one exception
@@ -148,9 +153,18 @@ class CallError(RapError):
         details: Values for programs: text keys to msgpack values.
         remote: Whether the peer sent the error; otherwise this side detected it.
         unserved: Whether the handler certainly never started, so that a retry is safe.
+
+    Attributes:
+        type_name: Name of the class derived from `CallError` that a server raised, if the error
+            did not arrive as this class: see `Client.load_exception`. Otherwise empty.
     """
 
     code: Code = Code.UNKNOWN
+    # For classes whose constructors do not call this one, such as dataclasses.
+    message: str = ""
+    remote: bool = False
+    unserved: bool = False
+    type_name: str = ""
 
     def __init__(
         self,
@@ -165,12 +179,17 @@ class CallError(RapError):
         if code is not None:
             self.code = code
         self.message = message
-        self.details: dict[str, Any] = dict(details) if details else {}
+        self.details = dict(details) if details else {}
         self.remote = remote
         self.unserved = unserved
 
+    @cached_property
+    def details(self) -> dict[str, Any]:
+        """Values for programs."""
+        return {}
+
     def __str__(self) -> str:
-        return printable(self.message)
+        return printable(self.message or Exception.__str__(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r}, code={self.code.name})"
@@ -381,7 +400,9 @@ def _twin(kinds: tuple[type[Exception], ...]) -> type[HandlerError]:
     if made is None:
         name = kinds[0].__name__
         doc = f"A handler raised `{name}`."
-        namespace = {"__doc__": doc, "__module__": __name__, "_kinds": kinds}
+        namespace: dict[str, Any] = {"__doc__": doc, "__module__": __name__, "_kinds": kinds}
+        if any(map(_has_constructor, kinds)) and not any(hasattr(k, "__getattr__") for k in kinds):
+            namespace["__getattr__"] = _explain_missing
         made = _twins[kinds] = type(name, (HandlerError, *kinds), namespace)
     return made
 
@@ -391,19 +412,104 @@ def _is_own(kind: type[BaseException]) -> bool:
     return issubclass(kind, CallError) and kind.__module__ != __name__
 
 
-def _checked_type(kind: object) -> type[CallError]:
-    """Return the class for an exception type of a user, after a check that it can be created."""
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        raise TypeError(f"load_exception takes exception classes, got {kind!r}")
-    if issubclass(kind, StopIteration | StopAsyncIteration):
-        raise TypeError(f"load_exception: {kind!r} would end the caller's iteration, not fail it")
-    made: type[CallError]
-    try:
-        made = kind if issubclass(kind, CallError) and _is_own(kind) else _twin((kind,))
-        made("a message", code=Code.UNKNOWN, details={}, remote=True, unserved=False)
-    except Exception as exc:  # making a user's type can raise anything
-        raise TypeError(f"load_exception: {kind!r} cannot be made of one message: {exc}") from exc
-    return made
+class FieldCodec(Protocol):
+    """What the constructor of an error class takes; see `rap.schema.error_fields`."""
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the values that must have arrived."""
+        ...
+
+    def arguments(
+        self, given: Mapping[str, Any], sent: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments for the constructor; raise if what was sent does not fit."""
+        ...
+
+
+class _OwnType:
+    """A class that a user has derived from `CallError`, and how errors of it are made.
+
+    Args:
+        kind: The class.
+        fields: What its constructor takes; `None`: what that of `CallError` takes.
+    """
+
+    def __init__(self, kind: type[CallError], fields: FieldCodec | None) -> None:
+        self.kind = kind
+        self._fields = fields
+
+    def check(self) -> None:
+        """Make one, as far as that is possible without fields; this can raise anything."""
+        if self._fields is None or not self._fields.required:
+            self.make({}, message="a message", **_NOTHING)
+        else:
+            self._new("a message", **_NOTHING).restate("a message")
+
+    def make(self, sent: Mapping[str, Any], *, message: str, **given: Any) -> CallError:
+        """Return an error; this can raise anything.
+
+        Args:
+            sent: What arrived for its fields, and may be anything.
+            message: Its message.
+            given: Its code and details, and whether it is remote and unserved.
+        """
+        if self._fields is None:
+            return self.kind(message, **given)
+        args, kwargs = self._fields.arguments({"message": message, **given}, sent)
+        error = self._new(message, **given)
+        construct: Any = self.kind.__init__
+        construct(error, *args, **kwargs)
+        error.restate(message)
+        error.code, error.details = given["code"], dict(given["details"])
+        error.remote, error.unserved = given["remote"], given["unserved"]
+        return error
+
+    def _new(self, message: str, **given: Any) -> CallError:
+        error = self.kind.__new__(self.kind, message)
+        CallError.__init__(error, message, **given)
+        return error
+
+
+_NOTHING: dict[str, Any] = {
+    "code": Code.UNKNOWN,
+    "details": {},
+    "remote": True,
+    "unserved": False,
+}
+
+
+def _check_other_type(kind: type[Exception]) -> None:
+    """Check that errors can be of a class that is not derived from `CallError`.
+
+    Raises:
+        TypeError: They cannot.
+    """
+    made = _twin((kind,))
+    made("a message", **_NOTHING)
+    if _has_constructor(kind):
+        from inspect import signature  # on first use
+
+        try:
+            signature(kind.__init__).bind(None, "a message")
+        except TypeError as exc:
+            text = f"{exc}; only classes derived from CallError carry more than a message"
+            raise TypeError(f"{text}: class {kind.__name__}(CallError)") from exc
+
+
+def _has_constructor(kind: type[Exception]) -> bool:
+    return isinstance(kind.__init__, FunctionType)
+
+
+def _explain_missing(error: Exception, name: str) -> Any:
+    """Say why an attribute is not there that a constructor would set, which was not called."""
+    text = f"{type(error).__name__!r} object has no attribute {name!r}"
+    if not name.startswith("_"):
+        text += (
+            ": an error that arrives has values besides its message only if its class is derived"
+        )
+        text += " from CallError"
+    raise AttributeError(text, name=name, obj=error)
 
 
 @cache
@@ -452,10 +558,18 @@ class ExceptionTypes:
     """The exception types that an error of a server may become on this client.
 
     A name that a server sends is looked up here; it is never imported or called.
+
+    Args:
+        fields_of: Returns what the constructor of a class that is derived from `CallError` takes;
+            `None`: what that of `CallError` takes.
     """
 
-    def __init__(self) -> None:
-        self._types: dict[str, type[CallError]] = {}  # those of users
+    def __init__(
+        self, fields_of: Callable[[type[CallError]], FieldCodec | None] = lambda _: None
+    ) -> None:
+        self._fields_of = fields_of
+        self._own: dict[str, _OwnType] = {}  # those of users
+        self._others: dict[str, type[HandlerError]] = {}  # likewise, not derived from `CallError`
 
     def load(self, kinds: Iterable[type[Exception]]) -> None:
         """Add exception types.
@@ -465,17 +579,42 @@ class ExceptionTypes:
         """
         if not isinstance(kinds, Iterable):
             raise TypeError(f"load_exception takes a list of exception classes, got {kinds!r}")
-        classes = [_checked_type(kind) for kind in kinds]
-        self._types |= {each.__name__: each for each in classes}
+        found = self.__class__(self._fields_of)
+        for kind in kinds:
+            found._add(kind)
+        self.include(found)
+
+    def _add(self, kind: Any) -> None:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"load_exception takes exception classes, got {kind!r}")
+        if issubclass(kind, StopIteration | StopAsyncIteration):
+            raise TypeError(
+                f"load_exception: {kind!r} would end the caller's iteration, not fail it"
+            )
+        of = "what arrives" if _is_own(kind) else "one message"
+        try:
+            if issubclass(kind, CallError) and _is_own(kind):
+                own = _OwnType(kind, self._fields_of(kind))
+                own.check()
+                self._own[kind.__name__] = own
+            else:
+                _check_other_type(kind)
+                self._others[kind.__name__] = _twin((kind,))
+        except Exception as exc:  # making a user's type can raise anything
+            raise TypeError(f"load_exception: {kind!r} cannot be made of {of}: {exc}") from exc
 
     def include(self, other: "ExceptionTypes") -> None:
         """Let errors arrive as all the types that were loaded into `other`."""
-        self._types |= other._types
+        for name in other._own:
+            self._others.pop(name, None)
+        for name in other._others:
+            self._own.pop(name, None)
+        self._own |= other._own
+        self._others |= other._others
 
-    def own(self, name: object) -> type[CallError] | None:
+    def own(self, name: object) -> _OwnType | None:
         """Return the class of this name that is derived from `CallError`, if it was loaded."""
-        kind = self._types.get(name) if isinstance(name, str) else None
-        return kind if kind is not None and _is_own(kind) else None
+        return self._own.get(name) if isinstance(name, str) else None
 
     def get(self, name: object, bases: object = ()) -> type[CallError]:
         """Return the class for an exception; `HandlerError` if nothing of it is known.
@@ -485,8 +624,8 @@ class ExceptionTypes:
             bases: Names of builtin classes that it is derived from, the most specific first.
         """
         if isinstance(name, str):
-            if name in self._types:
-                return self._types[name]
+            if name in self._others:
+                return self._others[name]
             if name in _PORTABLE:
                 return _builtin_type(name)
         if not bases or not isinstance(bases, list | tuple):
@@ -494,28 +633,38 @@ class ExceptionTypes:
         return _type_of_bases(tuple(each for each in bases[:_MAX_BASES] if isinstance(each, str)))
 
 
-def encode_error(exc: BaseException, *, debug: bool = False) -> tuple[Code, str, dict[str, Any]]:
+def encode_error(
+    exc: BaseException, fields: Mapping[str, Any] | None = None, *, debug: bool = False
+) -> tuple[Code, str, dict[str, Any]]:
     """Return the code, message and details that represent an exception on the wire.
 
     Args:
         exc: The exception that ended the call.
+        fields: Values of an error whose class a user has derived from `CallError`.
         debug: Whether to add the traceback, which shows source code to the caller.
     """
     details: dict[str, Any] = {}
     if isinstance(exc, CallError):
-        code, message = exc.code, exc.message
+        code = exc.code if exc.code in _HTTP_STATUS else Code.UNKNOWN  # a class can have any
+        message = exc.message or str(exc)
         details.update(exc.details)
-        if _is_own(type(exc)):
-            details["type"] = type(exc).__name__
+        name = type(exc).__name__ if _is_own(type(exc)) else exc.type_name
+        if name:
+            # Clients of earlier releases find the name where that of other exceptions is.
+            apart = {"type": details["type"]} if "type" in details else {}
+            details[RAISED] = {"fields": dict(fields), **apart} if fields else apart
+            details["type"] = name
+        elif "type" in details and not exc.remote and not isinstance(exc, HandlerError):
+            details[RAISED] = None
     else:
         code = Code.UNKNOWN
         message = _text_of(exc)
         details["type"] = type(exc).__name__
         if type(exc).__name__ not in _PORTABLE and (bases := _bases_of(type(exc))):
             details["bases"] = bases
-        for fields in _FIELDS:
-            if isinstance(exc, fields.kind):
-                details |= fields.read(exc)
+        for each in _FIELDS:
+            if isinstance(exc, each.kind):
+                details |= each.read(exc)
     if debug:
         details["traceback"] = "".join(traceback.format_exception(exc))
     return code, message[:MAX_MESSAGE_CHARS], details
@@ -623,21 +772,73 @@ def decode_error(
     except ValueError:
         known = Code.UNKNOWN
     message = message[:MAX_MESSAGE_CHARS]
-    error: CallError
-    own = types.own(details["type"]) if "type" in details else None
-    if own is not None:
-        error = own(message, code=known, details=details, remote=remote, unserved=unserved)
-    elif known is Code.UNKNOWN and "type" in details:
-        twin = types.get(details["type"], details.get("bases"))
-        error = twin(message, details=details, remote=remote)
-        if twin is not HandlerError:
-            _restore_fields(error, details)
+    values: dict[str, Any] = {"code": known, "remote": remote, "unserved": unserved}
+    if "type" in details or RAISED in details:
+        error = _of_type(message, details, types, values)
     else:
-        kind = _BY_CODE.get(known, CallError)
-        error = kind(message, code=known, details=details, remote=remote, unserved=unserved)
+        error = _BY_CODE.get(known, CallError)(message, details=details, **values)
     if isinstance(lines := details.get("traceback"), str):
         error.add_note(indented(f"On the server:\n{lines.rstrip()[-_MAX_TRACEBACK:]}"))
     return error
+
+
+def _of_type(
+    message: str, details: Mapping[str, Any], types: ExceptionTypes, values: dict[str, Any]
+) -> CallError:
+    """Return the error of a handler that raised an exception, or has a detail `type`."""
+    why = ""
+    sent = _Sent(details)
+    if (own := types.own(sent.name)) is not None:
+        try:
+            return own.make(sent.fields, message=message, details=sent.own_details, **values)
+        except Exception as exc:  # of a user's constructor, or of values that the peer chose
+            why = f"it did not arrive as {one_line(sent.name)}: {one_line(exc)}"
+    code: Code = values["code"]
+    if sent.is_other and code is Code.UNKNOWN:
+        twin = types.get(details["type"], details.get("bases"))
+        error: CallError = twin(message, details=details, remote=values["remote"])
+        if twin is not HandlerError:
+            _restore_fields(error, details)
+    else:
+        error = _BY_CODE.get(code, CallError)(message, details=sent.details, **values)
+        if sent.name and not sent.is_other:
+            error.type_name = sent.name
+    if why:
+        error.add_note(why)
+    return error
+
+
+class _Sent:
+    """The details of an error as they arrived, taken apart.
+
+    Attributes:
+        name: Name of the class that a handler raised, or an empty text.
+        is_other: Whether the class may be another one than those derived from `CallError`.
+        details: What the handler gave the error as details, and its fields besides.
+        own_details: Without the fields.
+        fields: Values for the constructor.
+    """
+
+    def __init__(self, details: Mapping[str, Any]) -> None:
+        self.details = dict(details)
+        name = self.details.get("type")
+        self.name = name if isinstance(name, str) else ""
+        self.is_other = RAISED not in self.details
+        raised = self.details.pop(RAISED, None)
+        if self.is_other:  # also what servers of earlier releases send
+            self.own_details = {k: v for k, v in self.details.items() if k != "type"}
+            self.fields: Mapping[str, Any] = self.details
+            return
+        if not isinstance(raised, dict):  # `type` is an entry of the handler
+            self.name, raised = "", {}
+        else:
+            self.details.pop("type", None)
+            if "type" in raised:
+                self.details["type"] = raised["type"]
+        fields = raised.get("fields")
+        self.own_details = self.details
+        self.details = {**fields, **self.details} if isinstance(fields, dict) else self.details
+        self.fields = {**self.details, **fields} if isinstance(fields, dict) else self.details
 
 
 _MAX_TRACEBACK = 6000  # characters of the end, as a server sends them

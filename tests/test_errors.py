@@ -19,6 +19,7 @@ import pytest
 from rap import errors
 from rap.errors import (
     MAX_MESSAGE_CHARS,
+    RAISED,
     CallError,
     Cancelled,
     Code,
@@ -221,9 +222,12 @@ def test_an_own_call_error_arrives_as_its_type_with_its_code_and_details() -> No
     error = sent(SoldOut("none left", details={"sku": "hat"}), types)
     assert type(error) is SoldOut
     assert (str(error), error.code) == ("none left", Code.FAILED_PRECONDITION)
-    assert error.details == {"sku": "hat", "type": "SoldOut"}
+    assert error.details == {"sku": "hat"}
     assert error.remote
-    assert type(sent(SoldOut("none left"))) is CallError
+    assert error.type_name == ""
+    unknown = sent(SoldOut("none left", details={"sku": "hat"}))
+    assert (type(unknown), unknown.type_name) == (CallError, "SoldOut")
+    assert unknown.details == {"sku": "hat"}
     assert type(sent(error, types)) is SoldOut  # also if a service lets it through
     assert type(sent(Busy("later"), types)) is Busy
     assert type(sent(Busy("later"))) is Unavailable
@@ -236,15 +240,38 @@ def test_an_own_call_error_that_a_service_does_not_know_passes_through_it() -> N
     assert type(sent(sent(SoldOut("none left")), types)) is SoldOut
 
 
-def test_an_own_call_error_must_take_what_a_call_error_takes() -> None:
-    class Narrow(CallError):
-        def __init__(self, message: str) -> None:
-            super().__init__(message)
+def test_the_details_of_a_call_error_may_have_a_type_themselves() -> None:
+    types = ExceptionTypes()
+    types.load([SoldOut])
+    details = {"type": "tent", "sku": "hat"}
+    for error in (SoldOut("none left", details=details), CallError("no", details=details)):
+        for arrived in (sent(error, types), sent(error)):
+            assert arrived.details == details
+            assert isinstance(arrived, CallError)
+            assert not isinstance(arrived, HandlerError)
+            assert sent(arrived, types).details == details
+    named = CallError("no", details={"type": "SoldOut"})
+    assert type(sent(named, types)) is CallError  # that one is no class of the handler
 
-    with pytest.raises(
-        TypeError, match=r"load_exception: .*Narrow.* cannot be made of one message"
-    ):
-        ExceptionTypes().load([Narrow])
+
+def as_of_0_9(details: dict[str, Any]) -> dict[str, Any]:
+    """Return what a server of an earlier release would have sent."""
+    return {name: value for name, value in details.items() if name != RAISED}
+
+
+def test_own_call_errors_pass_between_this_release_and_earlier_ones() -> None:
+    types = ExceptionTypes()
+    types.load([SoldOut])
+    code, message, details = encode_error(SoldOut("none left", details={"sku": "hat"}))
+    assert details["type"] == "SoldOut"  # where earlier clients look
+    error = decode_error(code, message, as_of_0_9(details), types)
+    assert (type(error), error.details) == (SoldOut, {"sku": "hat"})
+    # A service of an earlier release passes all details on as they came.
+    error = decode_error(code, message, details, types)
+    assert (type(error), error.details) == (SoldOut, {"sku": "hat"})
+    # And one of this release passes on what it got from an earlier one.
+    older = decode_error(code, message, as_of_0_9(details), ExceptionTypes())
+    assert type(sent(older, types)) is SoldOut
 
 
 @pytest.mark.parametrize("wrong", [OutOfStock("an instance"), "OutOfStock", int, KeyboardInterrupt])

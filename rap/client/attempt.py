@@ -371,11 +371,17 @@ def explain_failure(error: CallError, call: Call, conn: Connection) -> None:
     """
     if error.message == ITEMS_ARRIVED:
         error.restate(f"{call.method}: {ITEMS_ARRIVED}")
-    if not isinstance(error, HandlerError) or hasattr(error, "__notes__"):
+    if hasattr(error, "__notes__"):
         return
-    note = f"{call.method} raised it on {_server_of(conn)}, whose log has the traceback"
-    kind = error.details.get("type")
-    if type(error) is HandlerError and isinstance(kind, str) and kind.isidentifier():
+    if isinstance(error, HandlerError):
+        note = f"{call.method} raised it on {_server_of(conn)}, whose log has the traceback"
+        kind = error.details.get("type") if type(error) is HandlerError else None
+    elif error.type_name:
+        kind = error.type_name
+        note = f"{call.method} raised {one_line(kind)} on {_server_of(conn)}"
+    else:
+        return
+    if isinstance(kind, str) and kind.isidentifier():
         note += f"; to catch it as its class: client.load_exception([{one_line(kind)}])"
     error.add_note(note)
 

@@ -51,6 +51,7 @@ from rap.misuse import HOW_TO_PICKLE, refusing
 from rap.options import change_config, checks_options, make_config, takes_options_of
 from rap.processor.base import BaseProcessor, Pipeline, add_processors
 from rap.registry.base import FUNCTIONS, Snapshot
+from rap.schema.error_fields import fields_of
 
 if TYPE_CHECKING:
     from rap.client.declarations import Declarations  # few clients need it
@@ -214,7 +215,7 @@ class Client:
     @takes_options_of(ClientConfig)
     def __init__(self, host_list: Hosts = None, **options: Any) -> None:
         config = make_config(Client, ClientConfig, {"host_list": host_list, **options})
-        self._types = ExceptionTypes()
+        self._types = ExceptionTypes(fields_of)
         self._configure(config)
         self.stub_monotonic = self._clock.monotonic
         self.connected: Invoker | None = None  # makes the calls; `None` while it is not connected
@@ -302,8 +303,13 @@ class Client:
     def load_exception(self, exceptions: Iterable[type[Exception]]) -> None:
         """Let errors of servers arrive as these exception types.
 
+        What the constructor of a class derived from `CallError` takes, such as ``sku: str``,
+        arrives as the same attributes; it is checked by the type hints. Any other class must
+        accept a single message.
+
         Raises:
-            TypeError: An entry is not an exception class.
+            TypeError: An entry is not an exception class, or cannot be made of what arrives: a
+                parameter of its constructor has no type hint, or one of a type that cannot be sent.
         """
         self._types.load(exceptions)
 

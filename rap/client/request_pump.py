@@ -14,13 +14,13 @@ from itertools import chain
 from typing import Any, Self
 
 from rap.call import Call, Request
-from rap.client.attempt import decode_response
+from rap.client.attempt import decode_response, explain_deadline, explain_failure
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
 from rap.client.session import Session
 from rap.client.waiting import WaitForReady
-from rap.errors import CallError, Code, InvalidArgument
+from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument
 from rap.processor.base import Pipeline, encode_body
 from rap.tasks import start_task
 from rap.transport import EndOfStream, Stream
@@ -315,6 +315,10 @@ async def _call_with_retries(
             pump.detach()
             if pump.sent or stream.error is not exc:
                 invoker.note_refusal(call, stream, exc)
+                if isinstance(exc, DeadlineExceeded):
+                    explain_deadline(exc, call, stream.conn, invoker.monotonic() - stream.started)
+                elif stream.error is exc:
+                    explain_failure(exc, call, stream.conn)
                 raise
             error = exc
         finally:

@@ -27,9 +27,11 @@ from rap.call import (
 )
 from rap.clock import NEVER, Clock
 from rap.errors import (
+    RAISED,
     CallError,
     Code,
     DeadlineExceeded,
+    HandlerError,
     InvalidArgument,
     PermissionDenied,
     Unavailable,
@@ -38,6 +40,7 @@ from rap.errors import (
 from rap.foreign import one_line, repr_of
 from rap.processor.base import Pipeline, encode_body
 from rap.schema.costs import NEVER_SLOW
+from rap.schema.error_fields import sent_fields
 from rap.schema.function import decode_any
 from rap.server.log_fields import log_fields
 from rap.server.overload.entrances import Entrance, Entrances, Overload
@@ -707,7 +710,7 @@ class Dispatcher:
             self._log_exception(stream, exc)
         elif exc.code is Code.INTERNAL:
             self._log.error("%s", one_line(exc), extra=self._log_fields(stream, exc.code))
-        code, message, details = error_reply(exc, debug=self._debug)
+        code, message, details = error_reply(exc, debug=self._debug, warn=self._log.warning)
         # A handler may pass on an error of a call that it made, and that went unserved.
         unserved = isinstance(exc, CallError) and exc.unserved and not (began or stream.began)
         if not self._expose_errors and code in _INNER and not unserved:
@@ -1005,17 +1008,21 @@ async def encode_response(
     return pack(header) if header else b"", body
 
 
-def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str, Any]]:
+def error_reply(
+    exc: BaseException, *, debug: bool, warn: Callable[[str], object]
+) -> tuple[Code, str, dict[str, Any]]:
     """Return code, message and details of the Reset for an exception.
 
     Args:
         exc: The exception that ended the call. Its text and details come from the application and
             may be anything, so they are cut to what can be sent.
         debug: Add the traceback.
+        warn: Told why the fields of an error cannot be sent.
     """
     kind = type(exc).__name__
     try:
-        code, message, details = encode_error(exc, debug=debug)
+        fields = sent_fields(exc, warn) if isinstance(exc, CallError) else None
+        code, message, details = encode_error(exc, fields, debug=debug)
     except Exception:  # of a user's `__str__` or details; the message says so
         return Code.UNKNOWN, f"{kind}, whose text cannot be made", {"type": kind}
     if debug:
@@ -1023,9 +1030,12 @@ def error_reply(exc: BaseException, *, debug: bool) -> tuple[Code, str, dict[str
         details["traceback"] = text.encode("ascii", "backslashreplace").decode()[-_MAX_TRACEBACK:]
     if not _can_be_sent(details):
         # The details of a `CallError` are the application's, and may have any value for `type`.
-        ours = not isinstance(exc, CallError) or details.get("type") == kind
-        kept = ("type", "bases") if ours else ()
-        details = {name: details[name] for name in kept if name in details}
+        if not isinstance(exc, CallError) or isinstance(exc, HandlerError):
+            details = {name: details[name] for name in ("type", "bases") if name in details}
+        elif isinstance(details.get(RAISED), dict):
+            details = {"type": details["type"], RAISED: {}}
+        else:
+            details = {}
         message += " (with details that cannot be sent)"
     encoded = message.encode("utf-8", "backslashreplace")
     return code, encoded[:_MAX_MESSAGE].decode("utf-8", "ignore"), details

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from rap import Channel, Client, Server, SyncClient, context
-from rap.errors import ConnectionClosed
+from rap.errors import CallError, Code, ConnectionClosed
 from rap.testing import TestClient
 from tests.loopback import LOOPBACK, eventually
 from tests.mistakes.catalogue import Scene, mistake
@@ -131,6 +131,86 @@ async def own_exception(scene: Scene) -> Any:
 
     async with TestClient(server) as client:
         await client.raw_call("price", "coffee")
+
+
+@mistake(
+    "an error class of the contract is not loaded into the client",
+    3,
+    what="CallError: only 3 of 'hat' are left",
+    where="/default/reserve raised SoldOut on",
+    remedy="client.load_exception([SoldOut])",
+)
+async def error_not_loaded(scene: Scene) -> Any:
+    class SoldOut(CallError):
+        code = Code.FAILED_PRECONDITION
+
+        def __init__(self, sku: str, left: int) -> None:
+            super().__init__(f"only {left} of {sku!r} are left")
+            self.sku = sku
+            self.left = left
+
+    server = Server()
+
+    @server.register
+    async def reserve(sku: str) -> int:
+        raise SoldOut(sku, 3)
+
+    async with TestClient(server) as client:
+        await client.raw_call("reserve", "hat")
+
+
+@mistake(
+    "a parameter of an error class has no type hint",
+    3,
+    what="cannot be made of what arrives: parameter 'sku' of SoldOut.__init__ has no type hint",
+    where="SoldOut",
+    remedy="write one, such as `sku: str`, and keep the value as self.sku",
+)
+def untyped_error(scene: Scene) -> Any:
+    class SoldOut(CallError):
+        def __init__(self, sku) -> None:  # type: ignore[no-untyped-def]  # the mistake
+            super().__init__(f"{sku} is sold out")
+            self.sku = sku
+
+    Client("localhost:9000").load_exception([SoldOut])
+
+
+@mistake(
+    "an error class does not keep what its constructor takes",
+    3,
+    what="it did not arrive as SoldOut: it came without 'sku'",
+    where="SoldOut.__init__ on the server",
+    remedy="has to keep it as self.sku",
+)
+async def error_without_attribute(scene: Scene) -> Any:
+    class SoldOut(CallError):
+        def __init__(self, sku: str) -> None:
+            super().__init__(f"{sku} is sold out")
+
+    server = Server()
+
+    @server.register
+    async def reserve(sku: str) -> int:
+        raise SoldOut(sku)
+
+    async with TestClient(server) as client:
+        client.load_exception([SoldOut])
+        await client.raw_call("reserve", "hat")
+
+
+@mistake(
+    "an error class that carries values is not derived from CallError",
+    3,
+    what="missing a required argument: 'left'",
+    where="OutOfStock",
+    remedy="class OutOfStock(CallError)",
+)
+def error_of_another_class(scene: Scene) -> Any:
+    class OutOfStock(Exception):
+        def __init__(self, sku: str, left: int) -> None:
+            self.left = left
+
+    Client("localhost:9000").load_exception([OutOfStock])
 
 
 @mistake(

@@ -13,7 +13,7 @@ from typing import Any
 
 from rap.call import Call, Request, Response, Side
 from rap.clock import Clock, clock_of
-from rap.errors import Code, Internal, Unauthenticated
+from rap.errors import RAISED, Code, Internal, Unauthenticated
 from rap.processor.base import BaseProcessor, Failure, bytes_of, encode_body
 from rap.processor.encryption.keyring import Keyring, check_key
 from rap.processor.encryption.replay import Fallback, ReplayGuard
@@ -155,7 +155,7 @@ class ClientCryptoProcessor(_Encryption):
         sealed = details.get("sealed")
         sealer = call.state.get(self._state)
         if not isinstance(sealed, bytes) or sealer is None:
-            return code, message, {k: v for k, v in details.items() if k != "type"}
+            return code, message, {k: v for k, v in details.items() if k not in ("type", RAISED)}
         try:
             match unpack(sealer.open_error(code, sealed)):
                 case [str(text), dict(content)]:
