@@ -17,6 +17,19 @@ from website.pages import SOURCE, Tree
 TREE = Tree(Path(__file__).parents[1])
 MERMAID = "assets/javascripts/mermaid.js"
 DIAGRAM = '<pre class="mermaid">'
+# How the search ranks pages, relative to others: those that say how to do something come first.
+RANKS = {
+    "tutorial/": 1.5,
+    "how-to/": 1.5,
+    "calls.md": 1.5,
+    "reference/": 0.05,
+    "architecture.md": 0.3,
+    "changelog.md": 0.3,
+    "chaos.md": 0.3,
+    "contributing.md": 0.3,
+    "performance.md": 0.01,  # else "per" finds its title first
+    SOURCE: 0.2,
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -30,7 +43,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files of the repository into links to their pages."""
+    """Turn links to files of the repository into links to their pages; rank the page."""
+    place = page.file.src_uri
+    rank = next((rank for start, rank in RANKS.items() if place.startswith(start)), 1)
+    page.meta["search"] = {"boost": rank, **page.meta.get("search", {})}
     return TREE.rewrite(page.file.src_uri, markdown)
 
 

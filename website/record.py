@@ -3,8 +3,8 @@
     python -m website.record OUTPUT.svg COMMAND [ARGUMENT ...]
 
 The command runs in a terminal of 116 columns. The picture has each screen that it showed, at the
-time at which it showed it, and ends with the last one. A reader who asks for less motion sees only
-the last one.
+time at which it showed it, and ends with the last one. When it is loaded, the picture begins with
+the first screen that shows a table. A reader who asks for less motion sees only the last one.
 """
 
 import fcntl
@@ -26,6 +26,8 @@ import pyte
 COLUMNS, ROWS = 116, 38
 # A screen that stands for less time than this is not shown.
 STEP = 0.5
+# The fewest rows of a screen with which the picture begins.
+ROWS_AT_FIRST = 6
 # How long the last screen stands before the picture starts again.
 REST = 6.0
 WIDTH, HEIGHT, FONT = 8.4, 18, 14
@@ -126,6 +128,8 @@ def picture(frames: list[Frame]) -> str:
         f"{100 * frame.at / length:.2f}%{{{moved(number * screen)}}}"
         for number, frame in enumerate(frames)
     )
+    full = (n for n, frame in enumerate(frames) if sum(map(bool, frame.rows)) >= ROWS_AT_FIRST)
+    first = next(full, 0)
     last = moved((len(frames) - 1) * screen)
     rows = "".join(f'<g id="{name}">{drawn(row)}</g>\n' for row, name in names.items())
     return (
@@ -134,7 +138,8 @@ def picture(frames: list[Frame]) -> str:
         f"text{{font:{FONT}px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
         "white-space:pre}.b{font-weight:bold}"
         f"@keyframes film{{{stops}100%{{{last}}}}}"
-        f".film{{animation:film {length:.1f}s step-end infinite}}"
+        f".film{{{moved(first * screen)};"
+        f"animation:film {length:.1f}s step-end -{frames[first].at:.1f}s infinite}}"
         f"@media (prefers-reduced-motion){{.film{{animation:none;{last}}}}}"
         f'</style>\n<rect width="100%" height="100%" rx="8" fill="#1e2129"/>\n'
         f'<defs>\n{rows}</defs>\n<g class="film">\n' + "\n".join(film) + "\n</g>\n</svg>\n"

@@ -55,6 +55,7 @@ _MAPS = {
 _SCALARS = {"int", "float", "bool", "str", "bytes", "None"}
 _CLASSES = {"dataclass", "struct", "typed_dict", "named_tuple", "model"}
 _ANY = "typing.Any"
+_RESULT, _ITEM, _ANSWER_ITEM = "the result", "an item", "an item of the answer"
 
 
 class Level(IntEnum):
@@ -276,13 +277,13 @@ def _judge(client: FunctionDescription, server: FunctionDescription) -> Verdict:
             Verdict(Level.SOME, ("it is private: clients on other machines get an error",))
         )
     if client["request"] is not None and server["request"] is not None:
-        items = there.judge(client["request"], server["request"], "items")
+        items = there.judge(client["request"], server["request"], _ITEM)
         parts.append(_if_any(items))
     if client["response"] is not None and server["response"] is not None:
-        items = back.judge(server["response"], client["response"], "items of the answer")
+        items = back.judge(server["response"], client["response"], _ANSWER_ITEM)
         parts.append(_if_any(items))
     if client["shape"] in ("unary", "client_stream", "channel"):
-        parts.append(back.judge(server["returns"], client["returns"], "the result"))
+        parts.append(back.judge(server["returns"], client["returns"], _RESULT))
     return _together(parts)
 
 
@@ -545,12 +546,12 @@ class _Flow:
         """Judge classes that are sent as arrays."""
         parts = []
         for one, other in zip(mine["fields"], theirs["fields"], strict=False):
-            parts.append(self.judge(one["type"], other["type"], f"{where}.{one['name']}"))
+            parts.append(self.judge(one["type"], other["type"], _field(where, one["name"])))
             if one["name"] != other["name"] and one["name"] in _names(theirs["fields"]):
-                text = f"{where}.{one['name']} is taken as {other['name']}"
+                text = f"{_field(where, one['name'])} is taken as {other['name']}"
                 parts.append(Verdict(Level.WRONG, (text,)))
         parts += [
-            Verdict(Level.FAILS, (f"{where}.{each['name']} is required, and is not sent",))
+            Verdict(Level.FAILS, (f"{_field(where, each['name'])} is required, and is not sent",))
             for each in theirs["fields"][len(mine["fields"]) :]
             if not _has_default(each)
         ]
@@ -573,19 +574,19 @@ class _Flow:
                 if _may_miss(theirs, other):
                     invented.append(name)
                 else:
-                    text = f"{where}.{name} is required, and is not sent"
+                    text = f"{_field(where, name)} is required, and is not sent"
                     parts.append(Verdict(Level.FAILS, (text,)))
                 continue
-            judged = self.judge(one["type"], other["type"], f"{where}.{name}")
+            judged = self.judge(one["type"], other["type"], _field(where, name))
             if _may_be_left_out(mine, one):
                 judged = _if_any(judged)
                 if not _may_miss(theirs, other):
-                    text = f"{where}.{name} is required, if it is left out"
+                    text = f"{_field(where, name)} is required, if it is left out"
                     parts.append(Verdict(Level.SOME, (text,)))
             parts.append(judged)
         dropped = [name for name in sent if name not in taken]
         if dropped and theirs["options"].get("forbid_unknown_fields"):
-            text = f"{where}.{', '.join(dropped)} is not taken"
+            text = f"{_field(where, ', '.join(dropped))} is not taken"
             parts.append(Verdict(Level.FAILS, (text,)))
         elif dropped and invented:
             text = f"{where}: {', '.join(dropped)} is lost, {', '.join(invented)} has its default"
@@ -676,6 +677,14 @@ def _literal(node: ast.expr) -> Any:
         return ast.literal_eval(node)
     except (ValueError, SyntaxError, TypeError):
         return ast.unparse(node)
+
+
+def _field(where: str, name: str) -> str:
+    """Return what to call a field: ``a.b`` of an argument ``a``, or ``a.b of the result``."""
+    if where in (_RESULT, _ITEM, _ANSWER_ITEM):
+        return f"{name} of {where}"
+    place, of, whole = where.partition(" of ")
+    return f"{place}.{name}{of}{whole}"
 
 
 def _names(fields: Iterable[FieldEntry]) -> set[str]:

@@ -146,6 +146,49 @@ def test_the_reasons_say_where_and_what() -> None:
     assert found.new_clients.reasons == ("user: age is dropped",)
 
 
+def test_the_reasons_name_the_fields_of_what_is_answered_and_streamed() -> None:
+    """A client of the new version meets a server of the old one, and calls it."""
+
+    class Old(msgspec.Struct):
+        n: int
+
+    class New(msgspec.Struct):
+        n: int
+        urgent: bool
+
+    class OldPage(msgspec.Struct):
+        first: Old
+
+    class NewPage(msgspec.Struct):
+        first: New
+
+    async def old() -> Old:
+        raise NotImplementedError
+
+    async def new() -> New:
+        raise NotImplementedError
+
+    async def old_page() -> OldPage:
+        raise NotImplementedError
+
+    async def new_page() -> NewPage:
+        raise NotImplementedError
+
+    async def old_items(items: AsyncIterator[New]) -> AsyncIterator[Old]:
+        yield Old(1)
+
+    async def new_items(items: AsyncIterator[New]) -> AsyncIterator[New]:
+        yield New(1, True)
+
+    lacks = "is required, and is not sent"
+    for one, other, text in (
+        (old, new, f"urgent of the result {lacks}"),
+        (old_page, new_page, f"first.urgent of the result {lacks}"),
+        (old_items, new_items, f"urgent of an item of the answer {lacks}"),
+    ):
+        assert text in judged(one, other).new_clients.reasons[0]
+
+
 def test_the_hash_is_that_of_the_signature() -> None:
     async def documented(n: int) -> int:
         """Return a number."""

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Protocol
 
 from rap.cli.redis_server import RedisServer, find_redis_server
@@ -51,7 +52,7 @@ class OwnRedis:
 
     def __init__(self, program: str) -> None:
         self._server = RedisServer(program)
-        self.title = f"Redis ({program})"
+        self.title = f"Redis ({Path(program).name})"
 
     @property
     def url(self) -> str:
