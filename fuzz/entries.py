@@ -25,6 +25,7 @@ from rap.processor.compress import HEADER_NAME, CompressProcessor
 from rap.processor.encryption.sealing import MESSAGE, MessageSealer, session_keys_of
 from rap.registry.base import Endpoint
 from rap.registry.records import from_record, to_record
+from rap.schema.error_fields import fields_of
 from rap.schema.function import Function, decode_any, decode_any_items, encode_any, split_items
 from rap.schema.reflection import describe
 from rap.server import Server
@@ -187,8 +188,19 @@ def _record(data: bytes) -> None:
     from_record("id", json.loads(data) if data[:1] in b"{[" else unpack(data))
 
 
+class _SoldOut(CallError):
+    """What a client has loaded."""
+
+    def __init__(self, sku: str, left: int, places: dict[str, list[int]] | None = None) -> None:
+        super().__init__("sold out")
+
+
+_TYPES = ExceptionTypes(fields_of)
+_TYPES.load([_SoldOut])
+
+
 def _error(data: bytes) -> None:
-    decode_error(*read_reset(data), ExceptionTypes())
+    decode_error(*read_reset(data), _TYPES)
 
 
 def _description(data: bytes) -> None:
@@ -225,6 +237,11 @@ _SMALL = (
     parse_frames(load_frame(ServerLoad(5, 0.1, 0.5)))[0].body,
     pack({f"name {n}": n for n in range(60)}),
 )
+_SOLD_OUT = {"fields": {"sku": "hat", "left": 3, "places": {"a": [1]}}, "type": "mine"}
+_ERRORS = (
+    pack([9, "text", {"type": "_SoldOut", ":error": _SOLD_OUT, "shop": 7}]),
+    pack([9, "text", {"type": "_SoldOut", "sku": "hat", "left": 3}]),
+)
 _RECORD = to_record(Endpoint(id="id", address=Address.parse("127.0.0.1:9000", option="addr")))
 
 
@@ -248,7 +265,7 @@ _TEXTS = (
 ENTRIES: Mapping[str, Entry] = {
     "Hello": Entry(_plain(decode_hello), (*_SMALL, *_BODIES)),
     "header": Entry(_plain(unpack), (*_SMALL, *_BODIES)),
-    "Reset": Entry(_plain(_error), (*_SMALL, *_BODIES)),
+    "Reset": Entry(_plain(_error), (*_ERRORS, *_SMALL, *_BODIES)),
     "GoAway": Entry(_plain(read_go_away), (*_SMALL, *_BODIES)),
     "Load": Entry(_plain(read_load), (*_SMALL, *_BODIES)),
     "argument: Any": Entry(_arguments(anything), _BODIES),
