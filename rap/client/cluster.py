@@ -610,9 +610,12 @@ class Cluster:
             raise
 
     async def _watch_once(self) -> None:
+        from rap.registry.process import without_ended  # loaded as late as the registry is asked
+
         watching: Any = self._resolver.watch(self.service or _UNNAMED)
         async with aclosing(watching) as snapshots:
-            async for snapshot in snapshots:
+            async for listed in snapshots:
+                snapshot = without_ended(listed) if self.service else listed
                 if not (snapshot or self._known) and self.service:
                     self._similar = await _similar_service(self._resolver, self.service)
                 try:

@@ -56,7 +56,7 @@ class State(StrEnum):
 
     UP = "up"
     DRAINING = "draining"
-    SUSPECT = "suspect"  # its lease has expired, but its record still exists
+    SUSPECT = "suspect"  # its lease has expired, or its process has ended, but its record exists
 
 
 class Endpoint(Record, frozen=True):

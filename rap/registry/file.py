@@ -30,8 +30,9 @@ from rap.registry.base import (
     is_name,
     may_replace,
 )
+from rap.registry.process import suspect_ended
 from rap.registry.records import BadRecords, from_record, to_record
-from rap.registry.self_preservation import as_seen, to_evict
+from rap.registry.self_preservation import as_snapshot, to_evict
 
 __all__ = ["FileRegistry", "LeaseFiles"]
 
@@ -215,6 +216,8 @@ class LeaseFiles:
     def snapshot(self) -> Snapshot | None:
         """Return the snapshot; `None` if no instance has ever registered.
 
+        Instances whose process has ended are SUSPECT, though their leases are valid.
+
         Raises:
             OSError: The folder cannot be read.
         """
@@ -223,7 +226,7 @@ class LeaseFiles:
         self._check_permissions()
         found = [held for path in sorted(self._paths()) if (held := self._read(path))]
         now = self._now()
-        return {endpoint.id: as_seen(endpoint, expires - now) for endpoint, expires in found}
+        return suspect_ended(as_snapshot((it, expires - now) for it, expires in found))
 
     def signature(self) -> tuple[int, int] | None:
         """Return a value that changes whenever a registration is added, changed or removed.

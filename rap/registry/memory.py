@@ -3,7 +3,6 @@
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from math import inf
 from weakref import WeakValueDictionary
 
 from rap.clock import Clock, SystemClock
@@ -17,9 +16,11 @@ from rap.registry.base import (
     check_name,
     may_replace,
 )
-from rap.registry.self_preservation import as_seen, to_evict
+from rap.registry.self_preservation import DEAD_AFTER, as_snapshot, to_evict
 
 __all__ = ["MemoryRegistry"]
+
+_LEAST_PAUSE = 0.001  # seconds between two looks at leases; a shorter one may be rounded to none
 
 
 @dataclass(slots=True)
@@ -158,24 +159,20 @@ class MemoryRegistry:
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
-                await notify.wait(pause)
+                else:  # after a yield, time has passed
+                    await notify.wait(pause)
         finally:
             with self._space.lock:
                 service.watchers.discard(notify)
 
     def _read(self, service: _Service) -> tuple[Snapshot, float | None]:
-        """Return the current snapshot, and the seconds until the next lease expires."""
+        """Return the current snapshot, and the seconds until it changes by itself."""
         now = self._clock.monotonic()
-        snapshot: dict[str, Endpoint] = {}
-        next_end = inf
         with self._space.lock:
-            for key, member in service.members.items():
-                if member.expires > now:
-                    snapshot[key] = member.endpoint
-                    next_end = min(next_end, member.expires)
-                else:
-                    snapshot[key] = as_seen(member.endpoint, member.expires - now)
-        return snapshot, None if next_end == inf else next_end - now
+            leases = [(it.endpoint, it.expires - now) for it in service.members.values()]
+        ends = (left if left > 0 else left + DEAD_AFTER for _, left in leases)
+        next_end = min((left for left in ends if left > 0), default=None)
+        return as_snapshot(leases), None if next_end is None else max(next_end, _LEAST_PAUSE)
 
 
 def _evict(members: dict[str, _Member], now: float) -> bool:

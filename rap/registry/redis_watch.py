@@ -13,6 +13,7 @@ from rap.notify import Notify
 from rap.redis.client import RedisClient, Script
 from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
+from rap.registry.process import suspect_ended
 from rap.registry.records import text_of
 from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache
 
@@ -113,7 +114,7 @@ class _Reader:
         self._cache = WatchCache()
 
     async def read(self) -> Snapshot | None:
-        """Return the current snapshot.
+        """Return the current snapshot; instances whose process is known to have ended are SUSPECT.
 
         Records, leases and changes that are not valid do not keep others from being read.
 
@@ -131,7 +132,8 @@ class _Reader:
         except RegistryError:
             self.stale = True
             raise
-        return self._cache.snapshot
+        snapshot = self._cache.snapshot
+        return None if snapshot is None else suspect_ended(snapshot)
 
     async def _catch_up(self) -> bool:
         """Bring the cache up to date by the log; return whether that was possible."""

@@ -6,11 +6,11 @@ only after a long silence. `scripts/heartbeat.lua` applies the same rule on the 
 the constants below.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rap.registry.base import Endpoint, State
 
-__all__ = ["DEAD_AFTER", "EVICT_PERCENT", "SMALL_SERVICE", "as_seen", "to_evict"]
+__all__ = ["DEAD_AFTER", "EVICT_PERCENT", "SMALL_SERVICE", "as_seen", "as_snapshot", "to_evict"]
 
 EVICT_PERCENT = 15  # percentage of all instances that may be evicted at once, at least one
 SMALL_SERVICE = 4  # with fewer instances a percentage has no meaning, so all may be evicted
@@ -27,6 +27,22 @@ def to_evict(expired: Mapping[str, float], total: int) -> list[str]:
     if total < SMALL_SERVICE or len(expired) <= max(1, total * EVICT_PERCENT // 100):
         return list(expired)
     return [key for key, silence in expired.items() if silence >= DEAD_AFTER]
+
+
+def as_snapshot(leases: Iterable[tuple[Endpoint, float]]) -> dict[str, Endpoint]:
+    """Return what watchers see of registrations.
+
+    Those that are evicted in any case are left out: servers evict when they renew their leases, so
+    where the last server has died, its registration stays.
+
+    Args:
+        leases: Endpoints with the seconds that are left on their leases.
+    """
+    return {
+        endpoint.id: as_seen(endpoint, remaining)
+        for endpoint, remaining in leases
+        if remaining > -DEAD_AFTER
+    }
 
 
 def as_seen(endpoint: Endpoint, remaining: float) -> Endpoint:

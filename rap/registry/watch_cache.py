@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rap.registry.base import Endpoint, Snapshot
 from rap.registry.records import BadRecords, from_record
-from rap.registry.self_preservation import as_seen
+from rap.registry.self_preservation import as_snapshot
 from rap.wire.codec import unpack
 
 __all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
@@ -114,7 +114,7 @@ class WatchCache:
         Args:
             version: The version of the service.
             records: Id to msgpack record.
-            expiries: Id to the end of its lease, on the same clock as `now`.
+            expiries: Id to the end of its lease, in milliseconds on the same clock as `now`.
             now: The time of the read.
         """
         self._version = version
@@ -124,10 +124,9 @@ class WatchCache:
         members: dict[str, Endpoint] = {}
         for endpoint_id, record in records.items():
             self._put(members, endpoint_id, record)
-        self._members = {
-            key: as_seen(endpoint, expiries.get(key, now) - now)
-            for key, endpoint in members.items()
-        }
+        self._members = as_snapshot(
+            (endpoint, (expiries.get(key, now) - now) / 1000) for key, endpoint in members.items()
+        )
 
     def _put(self, members: dict[str, Endpoint], endpoint_id: str, record: bytes) -> None:
         try:

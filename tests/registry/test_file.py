@@ -14,6 +14,7 @@ import pytest
 
 from rap.errors import RegistryError
 from rap.registry import FileRegistry, Lease, State
+from rap.registry.self_preservation import DEAD_AFTER
 from tests.registry.fake_clock import FakeClock
 from tests.registry.sample import make_endpoint, ports, until, until_true, watching
 
@@ -121,6 +122,9 @@ async def test_leases_are_on_the_given_clock(tmp_path: Path, clock: FakeClock) -
     await clock.run(0.2)
     async with watching(registry) as snapshots:
         assert [it.state for it in (await anext(snapshots)).values()] == [State.SUSPECT]
+    await clock.run(DEAD_AFTER)  # no server is left to remove it
+    async with watching(registry) as snapshots:
+        assert await anext(snapshots) == {}
 
 
 async def test_of_many_processes_that_claim_one_address_one_gets_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rap.registry import MemoryRegistry, State
+from rap.registry.self_preservation import DEAD_AFTER
 from tests.registry.fake_clock import FakeClock
 from tests.registry.sample import make_endpoint, ports, until, watching
 
@@ -20,6 +21,24 @@ async def test_a_watch_sees_a_lease_run_out(clock: FakeClock) -> None:
         assert not later.done()
         await clock.run(0.1)
         assert [it.state for it in (await later).values()] == [State.SUSPECT]
+
+
+async def test_a_watch_sees_no_instance_that_is_dead_though_no_server_is_left_to_remove_it(
+    clock: FakeClock,
+) -> None:
+    registry = MemoryRegistry(clock=clock)
+    await registry.register("calc", make_endpoint(), ttl=10)
+    async with watching(registry) as snapshots:
+        assert ports(await anext(snapshots)) == {9000}
+        await clock.run(10.0)
+        assert ports(await anext(snapshots)) == {9000}
+        later = asyncio.ensure_future(anext(snapshots))
+        await clock.run(DEAD_AFTER - 0.1)
+        assert not later.done()
+        await clock.run(0.2)
+        assert later.result() == {}
+    async with watching(registry) as snapshots:
+        assert await anext(snapshots) == {}
 
 
 async def test_loops_in_other_threads_see_the_changes() -> None:
