@@ -46,7 +46,7 @@ def repr_of(error: BaseException, most: int) -> str:
     """Return ``repr(error)`` with long arguments shortened to about `most` characters each.
 
     Args:
-        error: An exception. If its class has a ``__repr__`` of its own, that is called, and what it
+        error: An exception. If its class has its own ``__repr__``, that is called, and what it
             returns is shortened.
         most: So many characters.
     """

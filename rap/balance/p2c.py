@@ -30,7 +30,7 @@ ALIKE = 3.0
 is a few times the mean, so a smaller factor gives a node that had one a smaller share."""
 MOST_OWED = 1.0
 """Maximum credit of a node, in calls. It decides while no calls are in flight, and is nothing
-beside a hundred calls. A new node starts with it, so it wins its first draw if it is idle."""
+next to a hundred calls. A new node starts with it, so it wins its first draw if it is idle."""
 MOST_OWING = 0.9
 """Maximum debt of a node, in calls."""
 

@@ -117,7 +117,7 @@ class Remote:
         """Return a client for one server, which a registry has listed.
 
         The client refuses an address that options exclude, such as one without TLS, when it
-        connects: that is no mistake in the options.
+        connects: that is not a mistake in the options.
         """
         listed = StaticResolver([Endpoint(str(address), address)])
         return replace(self, host=(), registry=None, namespace=None).client(registry=listed)

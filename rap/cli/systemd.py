@@ -1,6 +1,6 @@
 """Tells systemd that the servers of ``rap serve`` listen (``Type=notify``, sd_notify(3)).
 
-A module of its own, because a single server and the parent of workers both tell it.
+A separate module, because a single server and the parent of workers both tell it.
 """
 
 import os

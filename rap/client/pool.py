@@ -190,7 +190,7 @@ class Pool:
         self._was_connected = False
         self._down_since: float | None = None  # when the first of the dials in a row failed
         self._log_pace = Pace(_LOG_PAUSE, clock.monotonic)
-        self._is_redial = False  # that dial is for a connection beside suspect ones
+        self._is_redial = False  # that dial is for a connection in addition to suspect ones
         self._dial_began: float | None = None  # of a dial that is under way
         self._beside: asyncio.Task[None] | None = None  # accompanies it
         self._is_hurried = False  # a call waits, as far as is known
@@ -247,7 +247,7 @@ class Pool:
         return self.conn is not None and self.conn.usable
 
     def _stop_redial(self) -> None:
-        """Stop the dial beside a connection that was heard again."""
+        """Stop the dial that was to replace a connection that was heard again."""
         self._is_redial = False
         self._end_dial()
         if self._dialling is not None:
@@ -290,7 +290,7 @@ class Pool:
         self._end_pause_at(0.0)
 
     def hurry(self) -> None:
-        """Dial soon, beside a dial that hangs too: a call waits for a server."""
+        """Dial soon, also while another dial hangs: a call waits for a server."""
         self._is_hurried = True
         if self._hurried_due < self._due:
             self._end_pause_at(self._hurried_due)
@@ -417,7 +417,7 @@ class Pool:
             await self._pause()
 
     async def _dial_beside(self) -> None:
-        """While a dial hangs, try again and again beside it; the first that succeeds counts."""
+        """While a dial hangs, try again and again meanwhile; the first that succeeds counts."""
         assert self._dial_began is not None
         await self._clock.sleep(self._dial_began + _HANGING - self._clock.monotonic())
         while True:

@@ -121,7 +121,7 @@ class CallRules(Record, frozen=True, kw_only=True):
     wait_for_ready: bool | float | None = None
 
     def override(self, own: Mapping[str, Any]) -> Self:
-        """Return the rules of a function that has some of its own, where they are not `None`."""
+        """Return the rules of a function that has its own ones, where they are not `None`."""
         given = {name: value for name, value in own.items() if value is not None}
         return self.replace(**given) if given else self
 

@@ -82,7 +82,7 @@ def check_proxies(proxies: object, *, option: str) -> None:
     """Check the value of the option `trusted_proxies`.
 
     Raises:
-        ValueError: An entry is no address, no network and not ``unix``.
+        ValueError: An entry is not an address, a network or ``unix``.
     """
     for each in checked_names(proxies, option):
         try:

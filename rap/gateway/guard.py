@@ -173,7 +173,7 @@ def check_origins(origins: object, *, option: str) -> None:
     """Check the value of the option `allowed_origins`.
 
     Raises:
-        ValueError: It is no collection of origins.
+        ValueError: It is not a collection of origins.
     """
     for each in checked_names(origins, option):
         if each != _ANY and (_ANY in each or _parse_origin(each) is None):
@@ -186,7 +186,7 @@ def check_hosts(hosts: object, *, option: str) -> None:
     """Check the value of the option `allowed_hosts`.
 
     Raises:
-        ValueError: It is no collection of names of hosts.
+        ValueError: It is not a collection of names of hosts.
     """
     for each in checked_names(hosts, option):
         found = _HOST.fullmatch(each.lower().removeprefix("*."))

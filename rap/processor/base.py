@@ -240,7 +240,7 @@ def warn_of_misspelled(option: str, value: PlugIn, base: type[PlugIn]) -> None:
 
     for name in others:
         for near in get_close_matches(name, hooks, 1, _ALMOST):
-            text = "%s: %s.%s is no hook, so nothing calls it; did you mean %r?"
+            text = "%s: %s.%s is not a hook, so nothing calls it; did you mean %r?"
             _log.warning(text, option, kind.__name__, name, near)
 
 
@@ -295,7 +295,7 @@ def bytes_of(message: Request | Response) -> bytes | None:
 
 
 def encode_body(message: Request | Response) -> bytes:
-    """Return the encoded body of a message; one that nobody has read is not encoded again.
+    """Return the encoded body of a message; one that was not read is not encoded again.
 
     Raises:
         InvalidArgument: It cannot be sent.

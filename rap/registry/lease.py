@@ -301,7 +301,7 @@ class Lease:
     ) -> None:
         """Note an error; log it with a level if it is another one than before.
 
-        A server that has never been registered is known to nobody: that is logged again and again.
+        No client knows a server that has never been registered: that is logged again and again.
         """
         now = self._clock.monotonic()
         is_new = level is not None and type(self._error) is not type(error)

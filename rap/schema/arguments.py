@@ -50,8 +50,8 @@ class Kind(NamedTuple):
             types.
         keep_offsets: Value → a value whose datetimes keep their offset when it is encoded; `None`
             if it has no datetimes.
-        keys: The check of the keys that the type declares, for whoever decodes; `None` if nobody
-            can choose them so that they collide. See `rap.schema.keys`.
+        keys: The check of the keys that the type declares, for whoever decodes; `None` if they
+            cannot be chosen so that they collide. See `rap.schema.keys`.
         cost: What its values cost.
     """
 

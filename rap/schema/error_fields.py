@@ -38,7 +38,7 @@ class ErrorFields:
     """What the constructor of an error class takes, and the codec of it.
 
     Args:
-        kind: The class, which has a constructor of its own.
+        kind: The class, which has its own constructor.
         init: Its constructor.
 
     Attributes:
@@ -155,7 +155,7 @@ class ErrorFields:
 
 
 def fields_of(kind: type[CallError]) -> ErrorFields | None:
-    """Return the fields of an error class; `None` if it has no constructor of its own.
+    """Return the fields of an error class; `None` if it does not have its own constructor.
 
     Raises:
         RegistrationError: A parameter of its constructor can be no field.

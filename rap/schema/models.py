@@ -104,7 +104,7 @@ class Model:
         if survey.strict and survey.types & _STRICT_ONLY_JSON and validate_json is not None:
             if survey.types & {"bytes", "any"}:
                 self.problem = self.problem or (
-                    "it is strict, and has bytes or Any beside types that strict validation"
+                    "it is strict, and has bytes or Any together with types that strict validation"
                     " accepts only from JSON"
                 )
             import json  # few models need it

@@ -88,7 +88,7 @@ def from_plain(kind: Any, value: Any) -> Any:
     """Return the value of a type that was sent as `value`.
 
     Raises:
-        Exception: It is no such value.
+        Exception: It is not such a value.
     """
     convert = getattr(kind, "rap_convert", None)
     if convert is not None:

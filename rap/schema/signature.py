@@ -281,7 +281,7 @@ def _unwrapped(hint: Any) -> Any:
 def _request_items(hint: Any, is_async: bool) -> Any:
     """Return the type of the items if `hint` is a request stream, else `None`.
 
-    A union counts if each member is an iterator, or an Iterable beside one. A plain iterator counts
+    A union counts if each member is an iterator, or an Iterable with one. A plain iterator counts
     only in a ``def``; an Iterable alone is an ordinary value, for example a list.
 
     Args:

@@ -126,7 +126,7 @@ class ConnectionLimit:
         self._leaving: dict[Connection, Farewell] = {}  # the one that came first is the first
 
     def accept_handshake(self, handshake: Handshake, count: int) -> bool:
-        """Count a TLS handshake that begins beside `count` connections; `False`: it was ended."""
+        """Count a TLS handshake that begins with `count` connections; `False`: it was ended."""
         if count < self.most + _LEAVING:
             return True
         self._refuse()
@@ -134,7 +134,7 @@ class ConnectionLimit:
         return False
 
     def accept(self, conn: Connection, count: int) -> bool:
-        """Count a new connection beside `count` others; return `False` if it was refused."""
+        """Count a new connection, if there are `count` others; `False`: it was refused."""
         if count - len(self._leaving) < self.most:
             return True
         self._refuse()

@@ -73,7 +73,7 @@ def names_of(identity: Any) -> frozenset[str]:
     """Return the names of an identity.
 
     A name tells where it comes from, because different parties choose them: an authority may let
-    everybody choose an email address, and nobody a common name.
+    every user choose an email address, and none a common name.
 
     Args:
         identity: The identity of a peer. A string, as `verify_token` may return, is a name itself,

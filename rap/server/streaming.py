@@ -340,7 +340,7 @@ class _PlainItems:
         most: Number of items that it may make before they are passed on.
 
     Attributes:
-        other: What `make` has returned if it is no plain iterable.
+        other: What `make` has returned if it is not a plain iterable.
     """
 
     def __init__(self, make: Callable[[], Any], most: int) -> None:

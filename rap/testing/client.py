@@ -35,7 +35,7 @@ class TestClient:
         options: Options of the client, such as `token` or `timeout`.
     """
 
-    __test__ = False  # for pytest: this is no class of tests
+    __test__ = False  # for pytest: this class has no tests
 
     def __init__(
         self,

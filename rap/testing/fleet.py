@@ -197,8 +197,8 @@ class Replica:
     def freeze(self) -> None:
         """Stop it as a process that gets no CPU: it answers nothing, and its lease is not renewed.
 
-        Connections stay open, and new ones get no answer. What it does already goes on, but nobody
-        hears of it before `thaw`.
+        Connections stay open, and new ones get no answer. What it does already goes on, but it
+        tells nothing before `thaw`.
         """
         self._link.hold()
         self._registry.hold()

@@ -1,6 +1,6 @@
 """The end of a connection that is refused: its client reads why.
 
-A kernel that has bytes for a socket which nobody will read any more answers with a reset, and a
+A kernel that has bytes for a socket that will not be read any more answers with a reset, and a
 reset may destroy what the client has not read yet, such as the GoAway that says why it is refused.
 So this side ends its direction only, reads what the client has sent, and closes then.
 """

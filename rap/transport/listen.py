@@ -535,7 +535,7 @@ async def bind(
         loop = asyncio.get_running_loop()
         infos = await loop.getaddrinfo(host, port, type=kind, flags=flags)
     if not ipv6_only and any(info[4][0] == "::" for info in infos):
-        # A socket of its own for IPv4: peers then have IPv4 addresses, not mapped ones.
+        # A separate socket for IPv4: peers then have IPv4 addresses, not mapped ones.
         infos += socket.getaddrinfo("0.0.0.0", port, type=kind, flags=flags)
     tries = 1 if address.port else _TRIES
     while True:

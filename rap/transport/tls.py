@@ -262,7 +262,7 @@ class ClientTls:
 
     @property
     def _files(self) -> list[str]:
-        """The files to look at; without authorities of its own, that of the system."""
+        """The files to look at; without its own authorities, that of the system."""
         files = [path for path in self._paths.values() if path is not None]
         if self._paths["ssl_crt_path"] is None and self._paths["ssl_ca_path"] is None:
             system = ssl.get_default_verify_paths().cafile

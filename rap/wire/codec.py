@@ -413,7 +413,7 @@ def _check_depth(body: bytes | memoryview, max_depth: int) -> None:
 
 
 def _fixed_depth(parser_type: Any, most: int = 1 << 14) -> int:
-    """Return how many levels deep `parser_type.skip` goes, or -1 if that is no fixed number.
+    """Return how many levels deep `parser_type.skip` goes, or -1 if that is not a fixed number.
 
     The stack of the C library has a fixed size; pure Python recurses instead.
     """
@@ -526,7 +526,7 @@ def _long_container(body: bytes | memoryview, first: int, pos: int) -> tuple[int
     return int.from_bytes(body[pos + 1 : start], "big") * (1 if first < 0xDE else 2), start
 
 
-# First byte → bytes of its length field, and bytes beside the payload that it counts: bin, ext
+# First byte → bytes of its length field, and bytes next to the payload that it counts: bin, ext
 # (a type byte), str.
 _PAYLOAD = {
     **{0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0)},

@@ -118,7 +118,7 @@ def processor_twice(scene: Scene) -> Any:
 @mistake(
     "a hook of a processor is misspelled",
     3,
-    what="is no hook, so nothing calls it",
+    what="is not a hook, so nothing calls it",
     where="processor_list: Audit.process_requests",
     remedy="did you mean 'process_request'?",
 )

@@ -356,7 +356,7 @@ class Deep(BaseModel):
         (OfClass, "field 'kind' is a class"),
         (Lazy, "field 'items' is an Iterable, which pydantic reads only once"),
         (Lost, r"field 'never' is a required field that is never sent \(exclude=True\)"),
-        (StrictBytes, "it is strict, and has bytes or Any beside types"),
+        (StrictBytes, "it is strict, and has bytes or Any together with types"),
         (SetOfModels, "field 'all' is a set of models"),
         (Alike, "field 'when' is a union whose members look alike when sent: both can be `str`"),
         (SameFields, "field 'pet' is a union whose members look alike when sent: the fields"),

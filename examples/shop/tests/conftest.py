@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test databases of its own."""
+    """Give each test its own databases."""
     monkeypatch.setenv("SHOP_DATA", str(tmp_path))

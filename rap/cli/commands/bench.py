@@ -66,7 +66,7 @@ class _Plan(NamedTuple):
         concurrency: Number of calls in flight; with `rate` the largest number.
         connections: Number of connections to each instance.
         duration: Seconds after which to stop; `None` is after the last call.
-        limit: Number of calls to make; `None` is no limit.
+        limit: Number of calls to make; `None`: there is no limit.
         rate: Calls per second that arrive whether or not others were answered; `None` makes a call
             when another one has ended.
         idempotent: Whether calls may be made again if their outcome is unknown.

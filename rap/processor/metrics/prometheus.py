@@ -183,7 +183,7 @@ class PrometheusMessageProcessor(_Counting):
     """Counts messages both ways: ``rap_server_messages_sent_total`` and ``…_received_total``.
 
     It is separate from `PrometheusProcessor` because it must see every message, so that generators
-    send each item in a frame of its own. Only methods that exist become labels.
+    send each item in a separate frame. Only methods that exist become labels.
 
     Args:
         registry: The registry of the metrics; by default the global one.

@@ -503,7 +503,7 @@ class Gate(Generic[W]):
     def _measure(self, now: float) -> None:
         """Learn from the calls that have begun since the last drain."""
         spent, begun = now - self._drained_at, self._begun - self._begun_before + self._drain_begun
-        # The process may not have run for a while, which is no reason to refuse the next calls.
+        # The process may not have run for a while, which does not justify refusing the next calls.
         spent = min(spent, max(begun * self._cost * _MOST_GROWTH, _MEASURED))
         self._drained_at = now
         self._begun_before = self._begun

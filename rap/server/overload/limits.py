@@ -225,7 +225,7 @@ class AdaptiveLimit:
     While more calls arrive, fewer end than have begun, although none waits. So the first limit
     comes when calls take twice as long as is usual, or after as long as a call takes. It also comes
     when calls expire of which the others take most of their time, or of which hardly any are good:
-    if some calls hang and the others are quick, a limit would help nobody.
+    if some calls hang and the others are quick, a limit would not help.
 
     Calls that have waited for another service, of which no server was there, do not count: when it
     comes back, they are answered at once.
