@@ -30,6 +30,13 @@ from rap.transport.tls import ServerTrust
 __all__ = ["dial", "in_turn"]
 
 _TLS_SCHEMES = ("tcp", "tls")
+_LOST_TO_PLAIN = (
+    " before its Hello; did it stop or refuse this client, or does it speak TLS? Its log says why"
+)
+_LOST_TO_TLS = (
+    " before its Hello; did it stop or refuse this client, or does it want a client certificate?"
+    " Its log says why"
+)
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT and others: no known authority has issued it.
 _UNKNOWN_ISSUER = range(18, 22)
@@ -118,9 +125,7 @@ async def dial(
         elif isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
             reason = f"it does not speak TLS ({reason})"
         elif isinstance(exc, Unavailable) and reason.startswith("connection to "):  # and lost
-            asks = "speak TLS" if trust is None else "want a client certificate"
-            reason += " before its Hello; did it stop or refuse this client, "
-            reason += f"or does it {asks}? Its log says why"
+            reason += _LOST_TO_PLAIN if trust is None else _LOST_TO_TLS
         reason += _advice(exc, address)
         raise Unavailable(f"cannot reach {address}: {reason}", unserved=True) from exc
     finally:
