@@ -13,6 +13,7 @@ from math import inf
 from typing import Protocol, cast
 
 __all__ = [
+    "LEAST_DELAY",
     "MAX_MARGIN",
     "MAX_TIMEOUT_MS",
     "NEVER",
@@ -38,6 +39,9 @@ MAX_TIMEOUT_MS = 2**32 - 1
 _MARGIN = 0.05  # of the time that is left
 MAX_MARGIN = 0.05
 """Seconds by which an inherited deadline is earlier at most."""
+
+LEAST_DELAY = 0.01
+"""Seconds until a timer of a connection fires at the earliest: shorter deadlines end then."""
 
 _EARLY = 0.002  # seconds; timers of uvloop count whole milliseconds, at both ends
 

@@ -144,6 +144,13 @@ class PeakEwma:
         self._heard_at = -inf  # when it was heard again; calls from before say nothing
         self._picked = inf  # never; slow start decides when a new node gets its first call
 
+    @property
+    def usual(self) -> float:
+        """The average in seconds without what the last failure costs; 0 before the first sample."""
+        if not self.measured:
+            return 0.0
+        return self._before if self.ewma == self._penalty else self.ewma
+
     def reset(self) -> None:
         """Forget the latency: another process answers now."""
         self.ewma = 0.0

@@ -16,6 +16,7 @@ from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.rescue import AttemptDoubted
 from rap.client.session import Session
+from rap.clock import LEAST_DELAY
 from rap.errors import CallError, Code, DeadlineExceeded, HandlerError, Internal, Unimplemented
 from rap.foreign import one_line
 from rap.processor.base import Pipeline, encode_body
@@ -340,7 +341,8 @@ class AttemptFactory:
 
     def fail(self, attempt: UnaryAttempt, error: BaseException) -> None:
         """Account for an attempt that failed, or was cancelled."""
-        attempt.node.record_result(attempt.started, error, attempt.compared)
+        deadline = attempt.call.deadline
+        attempt.node.record_result(attempt.started, error, attempt.compared, deadline)
         if self._waiters:
             self.cluster.release()
 
@@ -386,14 +388,17 @@ def explain_failure(error: CallError, call: Call, conn: Connection) -> None:
     error.add_note(note)
 
 
-def explain_deadline(error: DeadlineExceeded, call: Call, conn: Connection, seconds: float) -> None:
+def explain_deadline(
+    error: DeadlineExceeded, call: Call, conn: Connection, started: float, now: float
+) -> None:
     """Make an error say which call was late, on which server, what it waited for and how long.
 
     Args:
         error: How the attempt failed; `unserved` if it was never sent.
         call: The call.
         conn: The connection of the attempt.
-        seconds: Since the attempt was made.
+        started: When the attempt was made, in seconds on the monotonic clock.
+        now: When it failed, likewise.
     """
     server = _server_of(conn)
     if error.message != DEADLINE_PASSED:
@@ -407,7 +412,12 @@ def explain_deadline(error: DeadlineExceeded, call: Call, conn: Connection, seco
         what = f"no answer from {server}"
     else:
         what = f"{server} did not finish"
-    text = f"{call.method}: {what} within {seconds:.3g} s"
+    limit = call.deadline - started
+    # The call began a little before this attempt, so it is not told more exactly.
+    digits = 3 if limit >= 0.1 else 2 if limit >= 0.01 else 1
+    text = f"{call.method}: {what} within {limit:.{digits}g} s"
+    if now - call.deadline >= max(LEAST_DELAY / 2, limit / 10):
+        text += f", noticed after {now - started:.3g} s"
     if conn.suspect:
         text += f" (it has sent nothing for {conn.silence:.3g} s)"
     error.restate(f"{text}; {_more_time(call, text)}")

@@ -315,7 +315,7 @@ class Invoker:
                 conn.open_unary(stream, meta, content)
                 raw = await stream.future
             except CallError as error:
-                node.record_result(now, error, method if is_free else None)
+                node.record_result(now, error, method if is_free else None, call.deadline)
                 if cluster.waiters:
                     cluster.release()
                 if isinstance(error, AttemptDoubted):
@@ -570,7 +570,7 @@ class Invoker:
             if method.rescue is not None:
                 now = self.monotonic()
                 method.rescue.add(now - started, now)
-            explain_deadline(error, call, conn, self.monotonic() - started)
+            explain_deadline(error, call, conn, started, self.monotonic())
         elif isinstance(error, Unavailable) and not (error.remote or error.unserved):
             is_told = session is None and not method.idempotent
             hint = _NOT_IDEMPOTENT if is_told else ""

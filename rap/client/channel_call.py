@@ -148,8 +148,8 @@ class ChannelCall(Generic[In, Out]):
         finally:
             if isinstance(outcome, DeadlineExceeded):
                 stream = self._stream
-                seconds = self._invoker.monotonic() - stream.started
-                explain_deadline(outcome, self._call, stream.conn, seconds)
+                now = self._invoker.monotonic()
+                explain_deadline(outcome, self._call, stream.conn, stream.started, now)
             elif isinstance(outcome, CallError):
                 self._invoker.note_refusal(self._call, self._stream, outcome)
                 explain_failure(outcome, self._call, self._stream.conn)

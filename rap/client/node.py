@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 from rap.balance import Breaker, BreakerPolicy, BreakerState, PeakEwma
@@ -11,7 +12,7 @@ from rap.client.method import Method
 from rap.client.pool import Pool
 from rap.client.rescue import AttemptDoubted
 from rap.client.retry import pushback
-from rap.clock import Clock
+from rap.clock import LEAST_DELAY, Clock
 from rap.errors import CallError, Code, DeadlineExceeded, ResourceExhausted, Verdict, verdict_of
 from rap.registry.base import Endpoint, State
 from rap.transport import Connection
@@ -205,7 +206,11 @@ class Node:
         self.own_in_flight = self.own_calls
 
     def record_result(
-        self, started: float, error: BaseException | None, method: Method | None = None
+        self,
+        started: float,
+        error: BaseException | None,
+        method: Method | None = None,
+        deadline: float = inf,
     ) -> None:
         """Account for an attempt that has ended.
 
@@ -213,6 +218,7 @@ class Node:
             started: When it started, in seconds on the monotonic clock.
             error: Why it failed; `None` if it succeeded.
             method: What was called, if the node was free to choose, so that it can be compared.
+            deadline: By when the caller wanted an answer, likewise; inf: it waited long enough.
         """
         now = self._now()
         if error is None:
@@ -223,9 +229,13 @@ class Node:
             return
         if isinstance(error, AttemptDoubted) and not error.ended:
             return  # the attempt goes on
-        was_late = isinstance(error, DeadlineExceeded) and not error.remote
-        if isinstance(error, AttemptDoubted) or (was_late and self.pool.suspect):
+        if isinstance(error, DeadlineExceeded):
             # While it is silent, it gets no calls anyway, and what it was before does not matter.
+            says_nothing = self.pool.suspect and not error.remote
+            says_nothing = says_nothing or deadline - started < self._least_patience()
+        else:
+            says_nothing = isinstance(error, AttemptDoubted)
+        if says_nothing:
             self.stats.failed(now, now - started, Verdict.IGNORED, None)
             self.breaker.record(Verdict.IGNORED, now)
             return
@@ -242,6 +252,14 @@ class Node:
                 self.pool.counters.count_ejection(is_outlier=self.finding is not None)
                 self._log_ejection(error, now)
             self._on_change()
+
+    def _least_patience(self) -> float:
+        """Return how many seconds a caller has to wait at least for its deadline to tell anything.
+
+        A deadline that a healthy node misses says nothing about the node. The timers that end calls
+        have a grain of 10 ms. Half of the latency, because the average may have risen lately.
+        """
+        return max(LEAST_DELAY, self.stats.usual / 2)
 
     def _is_comparable(self, method: Method, error: CallError, now: float) -> bool:
         """Return whether an error counts where nodes are compared."""

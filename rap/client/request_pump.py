@@ -316,7 +316,8 @@ async def _call_with_retries(
             if pump.sent or stream.error is not exc:
                 invoker.note_refusal(call, stream, exc)
                 if isinstance(exc, DeadlineExceeded):
-                    explain_deadline(exc, call, stream.conn, invoker.monotonic() - stream.started)
+                    now = invoker.monotonic()
+                    explain_deadline(exc, call, stream.conn, stream.started, now)
                 elif stream.error is exc:
                     explain_failure(exc, call, stream.conn)
                 raise

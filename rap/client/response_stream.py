@@ -219,8 +219,8 @@ class ResponseStream(Generic[T_co]):
             if self._done and isinstance(exc, CallError):  # it waited for a server
                 raise StopAsyncIteration from None
             if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
-                seconds = self._invoker.monotonic() - stream.started
-                explain_deadline(exc, self._call, stream.conn, seconds)
+                now = self._invoker.monotonic()
+                explain_deadline(exc, self._call, stream.conn, stream.started, now)
             elif isinstance(exc, CallError) and (stream := self._stream) is not None:
                 explain_failure(exc, self._call, stream.conn)
             self._finish(exc)
@@ -281,7 +281,7 @@ class ResponseStream(Generic[T_co]):
                     pump.attach(attempt)
                 message = await attempt.recv()
             except CallError as error:
-                node.record_result(attempt.started, error, compared)
+                node.record_result(attempt.started, error, compared, call.deadline)
                 if pump is not None:
                     pump.detach()
                     if pump.sent or attempt.error is not error:

@@ -300,7 +300,7 @@ def _unary_stub(client: StubClient, method: Method, take: _Take) -> Callable[...
             conn.open_unary(stream, open_meta, body)
             raw = await stream.future
         except CallError as error:
-            node.record_result(now, error, method)
+            node.record_result(now, error, method, deadline)
             if cluster.waiters:
                 cluster.release()
             retrying = invoker.retry_unary(method, node, stream, now, body, error)

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from rap.address import Peer
-from rap.clock import Clock, Timer, timer_of
+from rap.clock import LEAST_DELAY, Clock, Timer, timer_of
 from rap.errors import (
     Code,
     ConnectionClosed,
@@ -28,7 +28,6 @@ from rap.wire.stream import State, is_unsent
 
 __all__ = ["Keepalive", "PingAction", "Stalls", "Watchdog", "Watched"]
 
-_MIN_DELAY = 0.01  # seconds
 _MAX_DELAY = 3600.0  # seconds
 _LAST_OPEN = MAX_STREAM_ID - 2**24  # the ids above are more than one tick can use
 _LATE = 0.02  # seconds by which the timer is late if something held the event loop
@@ -232,7 +231,7 @@ class Watchdog:
             if self._timer is not None:
                 self._timer.cancel()
             self.at = when
-            delay = max(when - self._conn.clock.monotonic(), _MIN_DELAY)
+            delay = max(when - self._conn.clock.monotonic(), LEAST_DELAY)
             self._due_at = self._loop.time() + delay
             self._timer = self._call_later(delay, self.tick)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,20 @@ from typing import Any
 import pytest
 
 from rap.address import Address
+from rap.balance import BreakerState
 from rap.client import Client
 from rap.client.cluster import ready_nodes
 from rap.client.node import Node
 from rap.client.pool import Counters
-from rap.errors import CallError, Code, ConnectionClosed, ResourceExhausted, Unavailable, Verdict
+from rap.errors import (
+    CallError,
+    Code,
+    ConnectionClosed,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unavailable,
+    Verdict,
+)
 from rap.registry.base import Endpoint, State
 from rap.server import Server
 from tests.fake_clock import FakeClock
@@ -27,6 +37,7 @@ def node(
     wanted: bool = True,
     held: bool = False,
     incompatible: bool = False,
+    clock: FakeClock | None = None,
     **changes: Any,
 ) -> Node:
     """Return a node that is connected, or seems so."""
@@ -45,7 +56,7 @@ def node(
     return Node(
         Endpoint(name, Address.parse("192.0.2.1:1"), **changes),
         pool,
-        clock=FakeClock(),
+        clock=clock or FakeClock(),
         rng=random.Random(1),
         may_eject=lambda: True,
         on_change=lambda: None,
@@ -150,6 +161,61 @@ def test_a_failure_costs_what_the_server_asks_for(error: BaseException, seconds:
     each.record_result(1000.0, error)
     assert each.stats.ewma == seconds
     assert each.stats.in_flight == 0
+
+
+def answered(each: Node, clock: FakeClock, seconds: float) -> None:
+    now = clock.monotonic()
+    each.stats.started(now)
+    clock.advance(seconds)
+    each.record_result(now, None)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(
+    ("latency", "timeout", "is_failure"),
+    [
+        (None, 0.0005, False),
+        (None, 0.009, False),
+        (None, 0.011, True),
+        (0.001, 0.0005, False),
+        (0.001, 0.02, True),
+        (0.001, 5.0, True),
+        (1.0, 0.02, False),
+        (1.0, 0.4, False),
+        (1.0, 0.6, True),
+        (1.0, inf, True),
+    ],
+)
+def test_a_deadline_that_a_healthy_server_misses_is_no_failure(
+    latency: float | None, timeout: float, is_failure: bool, remote: bool
+) -> None:
+    clock = FakeClock()
+    each = node(clock=clock)
+    if latency is not None:
+        answered(each, clock, latency)
+    for _ in range(20):
+        started = clock.monotonic()
+        each.stats.started(started)
+        clock.advance(0.001)
+        error = DeadlineExceeded("late", remote=remote)
+        each.record_result(started, error, None, started + timeout)
+        clock.advance(0.001)
+    assert (each.breaker.state is BreakerState.OPEN) is is_failure
+    assert each.stats.in_flight == 0
+    if not is_failure and latency is not None:
+        assert each.stats.ewma == pytest.approx(latency)  # it looks as fast as it was
+
+
+def test_a_server_that_hangs_is_ejected_by_deadlines_like_those_that_passed_before() -> None:
+    clock = FakeClock()
+    each = node(clock=clock)
+    answered(each, clock, 0.001)
+    for _ in range(5):  # the first one raises what the server is taken to need
+        started = clock.monotonic()
+        each.stats.started(started)
+        clock.advance(1.0)
+        each.record_result(started, DeadlineExceeded("late"), None, started + 0.999)
+    assert each.breaker.state is BreakerState.OPEN
 
 
 @pytest.mark.parametrize(

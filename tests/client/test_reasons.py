@@ -99,6 +99,21 @@ async def test_a_request_that_could_not_be_sent_is_told_from_one_that_was_not_an
     assert re.search(r"^/default/slow: .* reads too slowly, the request was not sent within", text)
 
 
+async def test_a_timeout_below_the_grain_of_timers_is_named_and_ejects_no_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(slow) as server, calling(server) as client:
+        for _ in range(10):
+            with pytest.raises(DeadlineExceeded) as caught:
+                await within(client.raw_call("slow", timeout=0.0005))
+            text = str(caught.value)
+            own = r"no answer from \S+ within 0.0005 s, noticed after 0\.\d+ s"
+            remote = r"the caller's deadline of 0.001 s passed while the handler was running on \S+"
+            end = "call it with a longer timeout="
+            assert re.fullmatch(f"/default/slow: ({own}|{remote}); {end}", text), text
+    assert "ejected" not in caplog.text
+
+
 async def test_a_nested_call_that_is_late_is_named_by_the_error_of_the_outer_call() -> None:
     async with AsyncExitStack() as stack:
         third = await stack.enter_async_context(serving(slow))
@@ -127,7 +142,7 @@ async def test_a_nested_call_that_is_late_is_named_by_the_error_of_the_outer_cal
             there = re.escape(str(third.addresses[0]))
             # Its client and its server watch the same deadline; either may be the first to see it.
             seconds = r"[\d.]+ s"
-            own = f"no answer from {there} within {seconds}"
+            own = f"no answer from {there} within {seconds}(, noticed after {seconds})?"
             remote = f"the caller's deadline of {seconds} passed while the handler was running on"
             end = "the deadline of /default/middle left no more: call that with a longer timeout="
             assert re.fullmatch(f"/default/slow: ({own}|{remote} {there}); {end}", text), text
