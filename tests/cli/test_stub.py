@@ -5,11 +5,13 @@ import asyncio
 import datetime
 import decimal
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,6 +98,28 @@ def test_the_stubs_pass_the_type_checker_and_the_linter(
         text=True,
         check=False,
     )
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_stubs_pass_pyright_in_strict_mode(path: Path, sync_path: Path) -> None:
+    if find_spec("pyright") is None:
+        pytest.skip("pyright is not installed")
+    config = {
+        "include": [path.name, sync_path.name],
+        "extraPaths": [str(ROOT)],
+        "typeCheckingMode": "strict",
+        "pythonVersion": "3.11",
+    }
+    project = path.with_name("pyrightconfig.json")
+    project.write_text(json.dumps(config))
+    found = subprocess.run(
+        [sys.executable, "-m", "pyright", "-p", str(project), "--pythonpath", sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "errors, " not in found.stdout:
+        pytest.skip(f"pyright cannot run here: {found.stdout or 'it needs Node.js'}")
     assert found.returncode == 0, found.stdout
 
 

@@ -128,6 +128,35 @@ class Annotations:
             raise Failed(_TOO_DEEP) from exc
         return f"{self.need('collections.abc', iterator)}[{self.type(item)}]"
 
+    def factory(self, name: str, text: str) -> str:
+        """Return what makes an empty collection: with its items' types, which checkers ask for.
+
+        Types of the module are quoted, because they may follow.
+
+        Args:
+            name: A builtin, such as ``list``.
+            text: The type of the collection, which may be a union.
+        """
+        pending = [_parse(text)]
+        while pending:
+            match pending.pop():
+                case ast.BinOp(left, ast.BitOr(), right):
+                    pending += [right, left]
+                case ast.Subscript(_, items):
+                    entries = items.elts if isinstance(items, ast.Tuple) else [items]
+                    if name == "tuple" or len(entries) == (2 if name == "dict" else 1):
+                        return f"{self.plain(name)}[{', '.join(map(self._later, entries))}]"
+        return self.plain(name)
+
+    def _later(self, tree: ast.expr) -> str:
+        """Return a type for an expression that is evaluated before all types are known."""
+        try:
+            text = self.type(ast.unparse(tree))
+            names = {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}
+        except RecursionError as exc:
+            raise Failed(_TOO_DEEP) from exc
+        return text if names.isdisjoint(self._classes) else quoted(text)
+
     def default(self, text: str) -> str:
         """Return a default: a constant, a tuple of constants, or a member of a described enum."""
         tree = _parse(text)

@@ -140,7 +140,11 @@ def _field(entry: Mapping[str, Any], kind: str, annotations: Annotations) -> str
     module = {"struct": "msgspec", "model": "pydantic"}.get(kind, "dataclasses")
     # With the module, because a field may be called ``field``.
     made = annotations.need(module, f"{module}.{'Field' if kind == 'model' else 'field'}")
-    return f"{text} = {made}(default_factory={annotations.plain(default)})"
+    factory = annotations.factory(default, entry["type"])
+    line = f"{text} = {made}(default_factory={factory})"
+    if len(line) + 4 <= WIDTH:
+        return line
+    return f"{text} = {made}(\n        default_factory={factory}\n    )"
 
 
 def _functional(

@@ -22,15 +22,15 @@ _INDENT = "    "
 _OPENING: str = """
 {async_}def _open(
     client: {client},
-    declared: Callable[..., Any],
+    declared: Callable[Concatenate[{opened}[In, Out], ...], {answer}],
     name: str,
     group: str,
-    talk: Callable[..., {given}],
+    talk: Callable[[{opened}[In, Out]], {given}],
     /,
     *args: Any,
     **kwargs: Any,
 ) -> T:
-    function: Any = client.register(name, group)(declared)
+    function = client.register(name, group)(declared)
     opened = client.channel(function, arg_param=args, kwarg_param=kwargs)
     {async_}with opened as channel:
         value = {await_}talk(channel)
@@ -45,6 +45,7 @@ class _Style(NamedTuple):
         client: Name of the client.
         channel: Full name of its channel.
         iterator: Name of what a generator returns.
+        answer: What a declared channel function returns.
         imports: What channels need.
         async_: What stands before ``def`` and ``with``.
         await_: What stands before a call.
@@ -53,6 +54,7 @@ class _Style(NamedTuple):
     client: str
     channel: str
     iterator: str
+    answer: str
     imports: tuple[tuple[str, tuple[str, ...]], ...]
     async_: str
     await_: str
@@ -66,7 +68,11 @@ _ASYNC = _Style(
     client="Client",
     channel="rap.channel.Channel",
     iterator="AsyncIterator",
-    imports=(("collections.abc", ("Awaitable",)), ("rap.client", ("Channel", "Client"))),
+    answer="Coroutine[Any, Any, Any]",
+    imports=(
+        ("collections.abc", ("Awaitable", "Coroutine")),
+        ("rap.client", ("Channel", "Client")),
+    ),
     async_="async ",
     await_="await ",
 )
@@ -74,6 +80,7 @@ _SYNC = _Style(
     client="SyncClient",
     channel="rap.client.sync.channel.SyncChannel",
     iterator="Iterator",
+    answer="Any",
     imports=(("rap", ("SyncChannel", "SyncClient")),),
     async_="",
     await_="",
@@ -81,7 +88,20 @@ _SYNC = _Style(
 # Names that the module may import or define.
 _OWN = {
     *("Any", "AsyncGenerator", "AsyncIterable", "AsyncIterator", "Awaitable", "Callable"),
-    *("Channel", "Client", "Collection", "Decimal", "Enum", "Flag", "Generator", "IntEnum"),
+    *(
+        "Channel",
+        "Client",
+        "Collection",
+        "Concatenate",
+        "Coroutine",
+        "Decimal",
+        "In",
+        "Out",
+        "Enum",
+        "Flag",
+        "Generator",
+        "IntEnum",
+    ),
     *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
     *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
     *("StrEnum", "SyncChannel", "SyncClient", "T", "TypeVar", "TypedDict", "UUID", "annotations"),
@@ -126,14 +146,15 @@ def stub_module(descriptions: Sequence[Description], *, sync: bool = False) -> s
     if channels:
         for module, names in (
             ("collections.abc", ("Callable",)),
-            ("typing", ("Any", "TypeVar")),
+            ("typing", ("Any", "Concatenate", "TypeVar")),
             *style.imports,
         ):
             for name in names:
                 annotations.need(module, name)
         for each in channels:
             blocks += _channel(each, taken, annotations, style)
-        opening = _OPENING.format(**style._asdict(), given=style.given("T"))
+        filled = {"given": style.given("T"), "opened": style.channel.rpartition(".")[2]}
+        opening = _OPENING.format(**style._asdict(), **filled)
         blocks.append(opening.strip("\n").split("\n"))
     head = [
         '"""Typed stubs of the functions of a server, written by `rap stub`."""',
@@ -143,7 +164,7 @@ def stub_module(descriptions: Sequence[Description], *, sync: bool = False) -> s
         *_imports(annotations.imports),
     ]
     if channels:
-        head += ["", 'T = TypeVar("T")']
+        head += ["", *(f'{name} = TypeVar("{name}")' for name in ("T", "In", "Out"))]
     text = "\n\n\n".join("\n".join(lines) for lines in [head, *blocks]) + "\n"
     try:
         compile(text, "the stubs", "exec")
