@@ -34,6 +34,11 @@ class SoldOut(CallError):
 
     code = Code.FAILED_PRECONDITION
 
+    def __init__(self, name: str, left: int) -> None:
+        super().__init__(f"only {left} of {name!r} are left")
+        self.name = name
+        self.left = left
+
 
 class Catalog(Protocol):
     async def item(self, sku: str) -> Item:

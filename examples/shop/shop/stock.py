@@ -23,7 +23,7 @@ def take(sku: str, count: int, key: str) -> Item:
         new = db.execute("INSERT OR IGNORE INTO reserved VALUES (?, ?, ?)", [key, sku, count])
         if new.rowcount:
             if item.left < count:
-                raise SoldOut(f"only {item.left} of {item.name!r} are left")
+                raise SoldOut(item.name, item.left)
             db.execute("UPDATE items SET left = left - ? WHERE sku = ?", [count, sku])
         return read(db, sku)
 

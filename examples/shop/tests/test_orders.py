@@ -23,8 +23,8 @@ async def test_an_order_reserves_its_items_and_is_shipped() -> None:
 
 
 async def test_the_buyer_learns_that_an_item_is_sold_out() -> None:
-    sold_out = SoldOut("only 1 is left")
+    sold_out = SoldOut("Straw hat", 1)
     async with fake(orders.client, reserve=sold_out), TestClient(orders.server) as client:
         client.load_exception([SoldOut])
-        with pytest.raises(SoldOut, match="only 1 is left"):
+        with pytest.raises(SoldOut, match="only 1 of 'Straw hat' are left"):
             await client.bind(Orders).place("hat", 2, "order-1")
