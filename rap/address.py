@@ -149,11 +149,7 @@ class Peer(Record, frozen=True):
     @property
     def network(self) -> str:
         """The network that limits count as one client: the IPv4 address, or the /64 of IPv6."""
-        if ":" not in self.host:
-            return self.host
-        from ipaddress import ip_network
-
-        return str(ip_network((self.host, 64), strict=False))
+        return _network_of(self.host) if ":" in self.host else self.host
 
     @classmethod
     def from_sockname(cls, name: object, identity: Any = None) -> "Peer":
@@ -192,6 +188,14 @@ class Peer(Record, frozen=True):
         if self.address or not self.host:
             return self.address or "unix"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _network_of(host: str) -> str:
+    """Return the /64 of an IPv6 address."""
+    from ipaddress import ip_network
+
+    return str(ip_network((host, 64), strict=False))
 
 
 @functools.lru_cache(maxsize=1024)

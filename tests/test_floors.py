@@ -33,6 +33,8 @@ LAYERS = [
         "tasks",
         "notify",
         "collisions",
+        "turns",
+        "shared_thread",
     ],
     ["wire", "redis"],
     ["transport", "registry", "balance", "shared_state"],

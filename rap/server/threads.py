@@ -16,9 +16,9 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from math import inf
 from queue import Empty, SimpleQueue
@@ -28,7 +28,8 @@ from typing import Any, Protocol, TypeVar
 from rap.call import current
 from rap.clock import Clock, Pace, SystemClock, Timer, timer_of
 from rap.errors import DeadlineExceeded, ResourceExhausted
-from rap.server.thread_turns import Turns
+from rap.shared_thread import SharedThread, resolve
+from rap.turns import Party, Turns
 
 __all__ = ["Job", "OneThread", "ThreadUser", "Threads"]
 
@@ -49,6 +50,7 @@ _FULL = (
     "`threads` higher, or declare them with `async def`"
 )
 
+_LEVELS = 2  # parts of a client: its network and its connection
 _LEAST_KEPT = 16  # of a connection, while there are any
 _MAX_KEPT = 1024  # threads that open generators keep; each takes about 30 KB
 
@@ -64,7 +66,7 @@ class Threads:
 
     def __init__(self, count: int | None, clock: Clock | None = None) -> None:
         self._jobs = _Jobs(count or min(32, (os.cpu_count() or 1) + 4), clock or SystemClock())
-        self._decoding = _Decoding()
+        self._decoding = SharedThread("rap decode", _LEVELS)
         self._kept_for: weakref.WeakKeyDictionary[Any, weakref.WeakSet[OneThread]] = (
             weakref.WeakKeyDictionary()
         )
@@ -126,14 +128,14 @@ class Threads:
         """Decode a body that takes long, in a thread that has no place in the pool.
 
         One body is decoded at a time, so that the event loop has to share the interpreter with one
-        thread only. Owners take turns.
+        thread only. Networks take turns, and so do the connections of each.
 
         Args:
             owner: The connection that the body has come from.
             decode: Decodes it.
             body: The body.
         """
-        return await self._decoding.run(owner, decode, body)
+        return await self._decoding.run(_client(owner), decode, body)
 
     def one(self, owner: object) -> "OneThread":
         """Return one thread of the pool, for functions that run one after another.
@@ -160,85 +162,7 @@ class Threads:
     def close(self) -> None:
         """Cancel the jobs that wait, and let the threads end; running functions finish."""
         self._jobs.close()
-        self._decoding.close()
-
-
-class _Decoding:
-    """One thread that decodes bodies, those of different owners in turn."""
-
-    def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None  # made with the first body
-        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}  # the next owner is the first
-        self._is_busy = False
-        self._is_closed = False
-
-    async def run(self, owner: object, decode: Callable[[T], R], body: T) -> R:
-        """Decode a body when it is its turn, in the context of the caller.
-
-        If the caller is cancelled before, it loses its turn.
-        """
-        loop = asyncio.get_running_loop()
-        if self._is_busy:
-            turn = loop.create_future()
-            self._waiting.setdefault(owner, deque()).append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._next()
-                raise
-        self._is_busy = True
-        run: Callable[..., Any] = copy_context().run
-        try:
-            running = self._begin(functools.partial(run, decode, body))
-        except RuntimeError:
-            self._next()
-            raise
-        # Not when the caller is cancelled, but when the thread has ended with the body.
-        running.add_done_callback(lambda _: _call_soon(loop, self._next))
-        return await asyncio.wrap_future(running, loop=loop)
-
-    def close(self) -> None:
-        """End the thread; what waits for it is given up."""
-        self._is_closed = True
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _begin(self, call: Callable[[], R]) -> "Future[R]":
-        """Give the thread a function.
-
-        Raises:
-            RuntimeError: The machine has too many threads for now, or this is closed.
-        """
-        if self._is_closed:
-            raise RuntimeError("the server has stopped")
-        thread = self._thread or ThreadPoolExecutor(1, "rap decode")
-        try:
-            running = thread.submit(call)
-        except RuntimeError:
-            thread.shutdown(wait=False, cancel_futures=True)  # it has kept the function
-            raise
-        self._thread = thread
-        return running
-
-    def _next(self) -> None:
-        """Let the next body of the owner go on that has waited the longest for a turn."""
-        self._is_busy = False
-        while self._waiting and not self._is_busy:
-            owner, turns = next(iter(self._waiting.items()))
-            del self._waiting[owner]
-            while turns and not self._is_busy:
-                turn = turns.popleft()
-                if not turn.done():  # else its caller was cancelled
-                    self._is_busy = True
-                    turn.set_result(None)
-            if turns:
-                self._waiting[owner] = turns
-
-
-def _call_soon(loop: asyncio.AbstractEventLoop, func: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(func)
+        self._decoding.close("the server has stopped")
 
 
 class ThreadUser(Protocol):
@@ -256,7 +180,7 @@ class ThreadUser(Protocol):
 
     @property
     def conn(self) -> object:
-        """The connection of the client; those with functions that wait take turns."""
+        """The connection of the client; networks take turns, and so do the connections of each."""
         ...
 
     def set_job(self, job: "Job | None") -> None:
@@ -270,7 +194,7 @@ class Job:
     Args:
         call: The function.
         name: What it is, for texts.
-        client: The connection that asks for it; `None`: the server itself.
+        client: Who asks for it.
         jobs: The other jobs.
         one: What takes the thread out of the pool afterwards, unless it is released.
     """
@@ -292,7 +216,7 @@ class Job:
         self,
         call: Callable[[], Any],
         name: str,
-        client: object,
+        client: Party,
         jobs: "_Jobs",
         one: "OneThread | None",
     ) -> None:
@@ -371,8 +295,10 @@ class OneThread:
     def serve(self) -> None:
         """Run the functions; called by the thread."""
         while job := self._queue.get():
-            _run(*job)()
-            del job
+            settle = resolve(*job)
+            if settle is not None:
+                settle()
+            del job, settle
             if self.is_released:
                 return
         self.is_released = True
@@ -414,7 +340,7 @@ class _Jobs:
         self._check_timer: asyncio.TimerHandle | None = None
         self._log_pace = Pace(_LOG_PAUSE, monotonic)
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._turns: Turns[Job] = Turns()
+        self._turns: Turns[Job] = Turns(_LEVELS)
         self._lock = threading.Lock()
         self._unfinished = 0  # jobs that wait or run
         self._begun = 0  # jobs in the queue, or that run
@@ -425,7 +351,7 @@ class _Jobs:
     def expected_wait(self, client: object) -> float:
         """Return the seconds that a job will wait, if others take as long as recent ones did."""
         with self._lock:
-            return self._turns.ahead_of(client) * self._seconds / self.max_threads
+            return self._turns.ahead_of(_client(client)) * self._seconds / self.max_threads
 
     @property
     def running_names(self) -> str:
@@ -449,7 +375,7 @@ class _Jobs:
         if not hasattr(user, "set_job"):
             user = None
         name = "a function" if user is None else user.method
-        job = Job(call, name, None if user is None else user.conn, self, one)
+        job = Job(call, name, _client(None if user is None else user.conn), self, one)
         self._submit(job)
         expiry = self._on_full(job, user) if job.is_queued else None
         if user is not None:
@@ -562,14 +488,14 @@ class _Jobs:
             job.started_at = monotonic()
             self.running[job] = None
             self.waiting.pop(job, None)
-            settle = _run(job.future, job.call)
+            settle = resolve(job.future, job.call)
             self.running.pop(job, None)
             leaves = one is not None and not one.is_released and not job.future.cancelled()
             with self._lock:  # before the caller resumes and submits its next job
                 seconds = monotonic() - job.started_at
                 self._unfinished -= 1
                 self.waited += job.waited
-                if settle is not _nothing:
+                if settle is not None:
                     self._learn(seconds)
                 self._turns.end(job.client, seconds)
                 following = self._turns.next()
@@ -581,7 +507,8 @@ class _Jobs:
                 if leaves:
                     self._threads -= 1
                     self.kept += 1
-            settle()
+            if settle is not None:
+                settle()
             job = None
             del settle  # keep no reference to a finished call
             if one is not None and leaves and not self._keep(one):
@@ -627,19 +554,10 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _run(future: "Future[Any]", call: Callable[[], Any]) -> Callable[[], None]:
-    """Run a job unless it was cancelled; return the function that tells its future."""
-    if not future.set_running_or_notify_cancel():
-        return _nothing
-    try:
-        result = call()
-    except BaseException as exc:  # raised where the result is awaited
-        return functools.partial(future.set_exception, exc)
-    return functools.partial(future.set_result, result)
-
-
-def _nothing() -> None:
-    """Tell no one: the job was cancelled."""
+def _client(conn: object) -> Party:
+    """Return who takes turns: the network of a connection, and within it the connection."""
+    peer = getattr(conn, "peer", None)
+    return ("" if peer is None else peer.network), conn
 
 
 def _call(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
