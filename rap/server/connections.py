@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rap.address import Address, Peer
+from rap.address import Address, Peer, brief
 from rap.clock import Clock
 from rap.errors import Code, ConnectionClosed, VersionMismatch
 from rap.server.admission import AcceptLimiter, Admission, ConnectionLimit
@@ -181,6 +181,11 @@ class ConnectionManager:
         """Connections rejected for a missing or invalid token; `None` if authentication is off."""
         return None if self._admission is None else self._admission.tokens_refused
 
+    @property
+    def place(self) -> str:
+        """Where the server listens, or would listen, for messages."""
+        return brief(self.addresses or self.hosts)
+
     def describe_calls(self) -> str:
         """Return how many calls are open, on how many connections, and of which functions."""
         calls, connections = self.open_calls, len(self._connections)
@@ -335,8 +340,8 @@ class ConnectionManager:
             left = end - loop.time()
             if left <= 0:
                 if self.open_calls and not self._stop_now.is_set():
-                    text = "draining: ended %s, after %g s (option close_timeout)"
-                    self._log.warning(text, self.describe_calls(), timeout)
+                    text = "draining %s: ended %s, after %g s (option close_timeout)"
+                    self._log.warning(text, self.place, self.describe_calls(), timeout)
                 await self._end_connections()
                 break
             self._empty.clear()
@@ -345,8 +350,9 @@ class ConnectionManager:
                     await self._empty.wait()
             except TimeoutError:
                 if left > _DRAIN_REPORT:
-                    text = "draining: still %s, for up to %.0f s more"
-                    self._log.warning(text, self.describe_calls(), left - _DRAIN_REPORT)
+                    text = "draining %s: still %s, for up to %.0f s more"
+                    more = left - _DRAIN_REPORT
+                    self._log.warning(text, self.place, self.describe_calls(), more)
         if self._admission is not None:
             await self._admission.close()
         if self.memory is not None:

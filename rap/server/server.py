@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from rap.address import Address, brief
+from rap.address import Address
 from rap.call import Side
 from rap.clock import clock_of, random_of
 from rap.errors import RegistrationError
@@ -330,7 +330,7 @@ class Server:
         if not hasattr(self, "_stop"):
             return f"<{type(self).__name__} not constructed>"
         service = self.config.service
-        where = brief(self.addresses or self._connections.hosts)
+        where = self._connections.place
         what = f"service={service!r} {where}" if service else where
         functions = _count(sum(not each.is_private for each in self.handlers), "function")
         connections = _count(len(self._connections.connections), "connection")
@@ -859,7 +859,8 @@ class Server:
         assert self._dispatcher is not None
         again = "; a second signal ends it at once" if self._takes_signals else ""
         calls, timeout = self._connections.describe_calls(), self.config.close_timeout
-        _log.info("draining: %s; for up to %g s (option close_timeout)%s", calls, timeout, again)
+        text = "draining %s: %s; for up to %g s (option close_timeout)%s"
+        _log.info(text, self._connections.place, calls, timeout, again)
         delay = self.config.drain_delay
         if self._registration.is_registered:
             await self._registration.set_state(State.DRAINING)

@@ -604,7 +604,7 @@ async def wrong_item(scene: Scene) -> Any:
     "a server is shut down while calls are open",
     3,
     what="1 call open on 1 connection: /default/slow; for up to 0.3 s",
-    where="draining: ended 1 call open on 1 connection: /default/slow",
+    where="draining 127.0.0.1:<port>: ended 1 call open on 1 connection: /default/slow",
     remedy="option close_timeout",
 )
 async def silent_drain(scene: Scene) -> Any:

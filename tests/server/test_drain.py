@@ -320,8 +320,9 @@ async def test_a_drain_tells_what_it_waits_for(
         await within(asyncio.gather(call, closing))
     told = texts(caplog)
     calls = "1 call open on 1 connection: /default/wait"
-    assert f"draining: {calls}; for up to 20 s (option close_timeout)" in told
-    assert "draining: still 1 call open on 1 connection: /default/wait, for up to 20 s more" in told
+    place = server.connection_manager.place
+    assert f"draining {place}: {calls}; for up to 20 s (option close_timeout)" in told
+    assert f"draining {place}: still {calls}, for up to 20 s more" in told
 
 
 def texts(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -141,8 +141,9 @@ async def test_a_blocking_function_does_not_keep_the_process_alive(signals: int)
                 process.send_signal(signal.SIGTERM)
             with pytest.raises(Unavailable):
                 await within(call)
-            told = "draining: ended 1 call open on 1 connection: /default/block, after 0.1 s"
-            expected = f"{told} (option close_timeout)\n" if signals == 1 else f"{CUT}block\n"
+            told = f"draining {address}: ended 1 call open on 1 connection: /default/block"
+            told += ", after 0.1 s (option close_timeout)\n"
+            expected = told if signals == 1 else f"{CUT}block\n"
             assert await ended(process) == (0, "stopped\n", expected)
 
 

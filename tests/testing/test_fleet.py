@@ -268,7 +268,7 @@ async def test_errors_and_logs_name_the_replica(caplog: pytest.LogCaptureFixture
         fleet["east"].kill()
         with pytest.raises(Unavailable, match="connection to inproc://shop/east lost"):
             await within(call)
-    assert "inproc://shop/west" in caplog.text
+    assert "draining inproc://shop/west: " in caplog.text
     assert "127.0.0.1:0" not in caplog.text
 
 
