@@ -402,7 +402,8 @@ def explain_deadline(
     """
     server = _server_of(conn)
     if error.message != DEADLINE_PASSED:
-        if error.remote and error.message.startswith(f"{call.method}: "):
+        is_told = server in error.message  # by the attempt, before the stream tells it
+        if error.remote and error.message.startswith(f"{call.method}: ") and not is_told:
             text = f"{error.message} on {server}"  # which the server does not know
             error.restate(f"{text}; {_more_time(call, error.message)}")
         return

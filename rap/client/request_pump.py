@@ -326,7 +326,8 @@ async def _call_with_retries(
             stream.reset(Code.CANCELLED, "the client needs the call no more")
             stats.stream_closed()
             invoker.cluster.release()
-        await invoker.prepare_retry(method, call, session, (stream.node, stream.conn), state, error)
+        pick, started = (stream.node, stream.conn), stream.started
+        await invoker.prepare_retry(method, call, session, pick, state, error, started)
 
 
 async def _answer(

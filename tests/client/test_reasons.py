@@ -15,7 +15,7 @@ from rap.clock import NEVER, inherited_deadline
 from rap.errors import CallError, Code, DeadlineExceeded, Unavailable
 from rap.server import Server
 from rap.transport import Connection
-from tests.loopback import calling, eventually, serving, within
+from tests.loopback import LOOPBACK, calling, eventually, serving, within
 
 
 async def slow() -> int:
@@ -295,3 +295,29 @@ async def test_a_further_attempt_that_finds_no_server_tells_of_the_first() -> No
         await asyncio.gather(*closing)
     text = f"no usable server.*; this was attempt 2, {SINCE}, which failed: no driver"
     assert re.search(text, str(caught.value))
+
+
+async def silent_upload(items: AsyncIterator[int]) -> int:
+    async for _ in items:
+        await asyncio.Event().wait()
+    return 1
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_run_timeout_of_a_stream_is_told_once_with_server_and_remedy(sends: bool) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        if sends:
+            yield 1
+        await asyncio.Event().wait()
+
+    async with Server(LOOPBACK) as server:
+        for function in (no_items, silent_upload):
+            server.register(run_timeout=0.1)(function)
+        async with calling(server) as client:
+            upload = client.register(silent_upload)
+            for call in (all_of(client.iterator_call("no_items")), upload(numbers())):
+                text = await late(call)
+                where = re.escape(str(server.addresses[0]))
+                told = f"its run_timeout of 0.1 s passed .* on {where}; register the function with"
+                assert re.search(f"{told} a longer run_timeout=$", text)
+                assert text.count(str(server.addresses[0])) == 1
