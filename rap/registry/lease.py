@@ -171,16 +171,15 @@ class Lease:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        was_registered = self._registered
         try:
             async with self._turn:
                 self._registered = False
                 await self._registry.deregister(self._service, self._endpoint)
         except RegistryError as exc:
-            logger.warning(
-                "%s could not be deregistered; it remains until its lease expires: %s",
-                self._endpoint.id,
-                exc,
-            )
+            if was_registered:
+                text = "%s could not be deregistered; it remains until its lease expires: %s"
+                logger.warning(text, self._endpoint.id, exc)
         except Exception:  # of a registry of the user; the server must be able to stop
             text = "%s could not be deregistered; it remains until its lease expires"
             logger.exception(text, self._endpoint.id)

@@ -128,6 +128,18 @@ def serve_broken(scene: Scene) -> Any:
 
 
 @mistake(
+    "`rap serve` of a server with an option that is out of its bounds",
+    3,
+    what="close_timeout must be more than 0 seconds, got -1",
+    where="store.py:3: ",
+    remedy="must be more than 0 seconds",
+)
+def serve_bad_option(scene: Scene) -> Any:
+    program = "from rap import Server\n\nserver = Server('127.0.0.1:0', close_timeout=-1)\n"
+    return _serve(scene, "store:server", program)
+
+
+@mistake(
     "`rap serve` of a port that is in use",
     3,
     what="Address already in use",

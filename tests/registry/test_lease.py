@@ -173,6 +173,16 @@ async def test_a_server_that_was_never_registered_is_reminded_of_every_half_minu
     assert later == ["calc: 10.0.0.1:9000 is not registered: down"]  # once per outage
 
 
+async def test_the_end_of_a_server_that_was_never_registered_leaves_nothing_to_tell(
+    registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.errors = [RegistryError("down")] * 1_000
+    async with make_lease(registry, clock):
+        pass
+    assert "could not be deregistered" not in caplog.text
+    assert len(caplog.records) == 1
+
+
 async def test_a_server_whose_address_stays_taken_is_reminded_of_too(
     registry: ScriptedRegistry, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
