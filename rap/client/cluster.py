@@ -515,18 +515,30 @@ class Cluster:
         nodes = self.nodes.values()
         if not nodes:
             why = "the registry lists none" if self._known else "the registry has not answered"
+            if self._known and self._ready_until > -inf:
+                why += " now"
             if last_error := last_error_of(self._resolver):
                 return f"no server{of}: {why}: {last_error}"
             place = place_of(self._resolver) if self._known else ""
             return f"no server{of}: {why}" + (f" ({place})" if place else "") + self._advice()
-        parts = []
+        reasons: dict[str, list[str]] = {}
         for node in islice(nodes, _MAX_NAMED):
             full = node.stats.in_flight >= self._max_in_flight
             why = "its max_in_flight is reached" if full else node.describe()
-            parts.append(f"{node.key} ({why})")
+            reasons.setdefault(why, []).append(node.key)
+        parts = [f"{', '.join(keys)} ({why})" for why, keys in reasons.items()]
         if len(nodes) > _MAX_NAMED:
             parts.append(f"and {len(nodes) - _MAX_NAMED} more")
-        return f"no usable server{of}: " + "; ".join(parts)
+        return f"no usable server{of}{self._said_by_registry()}: " + "; ".join(parts)
+
+    def _said_by_registry(self) -> str:
+        """Return whether the registry lists none of the nodes any more, or only doubtful ones."""
+        states = {endpoint.state for endpoint in self._listed.values()}
+        if not self.service or not self._known or State.UP in states:
+            return ""
+        if not states:
+            return ", the registry lists none now"
+        return f", the registry lists only {' and '.join(sorted(states))} ones"
 
     def _advice(self) -> str:
         """Return what to do if the registry lists no server."""
@@ -534,6 +546,8 @@ class Cluster:
             return ""
         if self._similar:
             return f"; did you mean {self._similar!r}?"
+        if self._ready_until > -inf:  # there was one, so it is known how
+            return "; start one"
         return f"; start a server with service={self.service!r} and this registry"
 
     async def close(self) -> None:

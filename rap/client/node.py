@@ -141,10 +141,11 @@ class Node:
         return "suspect" if self.leaving or self.endpoint.state is State.SUSPECT else "up"
 
     def describe(self) -> str:
-        """Return its state, and what is to be said about it."""
+        """Return its state, and what is to be said about it, without its id."""
         if self.state == "ejected" and self.finding is not None:
             return f"ejected: {self.finding}"
-        return f"{self.state}: {self.pool.describe()}"
+        reason = self.pool.describe().replace(f"cannot reach {self.key}: ", "cannot reach it: ", 1)
+        return f"{self.state}: {reason}"
 
     @property
     def own_calls(self) -> int:

@@ -451,19 +451,32 @@ class Pool:
 
     def _note_failure(self, error: Exception) -> None:
         """Note why a dial has failed."""
-        is_known = self.incompatible and self.error == str(error)
-        self.error = str(error)
+        text = self._explain(error)
+        is_known = self.incompatible and self.error == text
+        self.error = text
         self.denial = error if isinstance(error, Unauthenticated | VersionMismatch) else None
         self.tried = self.failed = True
         self.counters.count_failed()
         if is_known:
-            _log.debug("%s", error)
+            _log.debug("%s", text)
         elif self.incompatible:
-            _log.error("%s", error)
+            _log.error("%s", text)
         else:
-            self._tell_failure(error)
+            self._tell_failure(
+                text, is_planned=self._is_leaving or isinstance(error, ServerDraining)
+            )
 
-    def _tell_failure(self, error: Exception) -> None:
+    def _explain(self, error: Exception) -> str:
+        """Return why a dial has failed; a server that was connected has probably stopped."""
+        text = str(error)
+        has_stopped = " before its Hello" in text or isinstance(
+            error.__cause__, ConnectionError | FileNotFoundError
+        )
+        if self._was_connected and has_stopped:
+            return f"{text.partition('; ')[0]}; it was connected before, so it has probably stopped"
+        return text
+
+    def _tell_failure(self, text: str, *, is_planned: bool) -> None:
         """Log the first dial of several in a row that fails, and then a line a minute.
 
         A server that has asked its clients to leave is about to stop, so its first line is no
@@ -473,15 +486,14 @@ class Pool:
         if self._down_since is None:
             self._down_since = now
             self._log_pace.begin()
-            if self._is_leaving or isinstance(error, ServerDraining):
-                _log.info("%s leaves, as it announced: %s", self._name, error)
+            if is_planned:
+                _log.info("%s leaves, as it announced: %s", self._name, text)
             else:
-                before = " (it was connected before)" if self._was_connected else ""
-                _log.warning("%s%s", error, before)
+                _log.warning("%s; it is dialled again and again", text)
         elif self._log_pace.allow():
-            _log.warning("%s; for %.0f s now", error, now - self._down_since)
+            _log.warning("%s; for %.0f s now", text, now - self._down_since)
         else:
-            _log.debug("%s", error)
+            _log.debug("%s", text)
 
     def _tell_success(self) -> None:
         """Log that a server can be reached again, if the log says that it cannot."""

@@ -120,6 +120,8 @@ async def dial(
         reason = str(exc) or type(exc).__name__
         if isinstance(exc, TimeoutError):
             reason = f"no answer in {timeout} s"
+        elif isinstance(exc, ConnectionRefusedError) and address.scheme != "inproc":
+            reason = "connection refused"  # of asyncio, the text has the address once more
         elif isinstance(exc, ssl.SSLCertVerificationError):
             reason = _refusal(exc, trust)
         elif isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
@@ -285,4 +287,5 @@ async def _connect_socket(info: _Info) -> socket.socket:
 def _joined(errors: Sequence[OSError]) -> OSError:
     """Return the error of a name none of whose addresses takes the connection."""
     texts = list(dict.fromkeys(str(error) for error in errors))
-    return errors[0] if len(texts) == 1 else OSError(f"every address failed: {', '.join(texts)}")
+    is_same = len(texts) == 1 or all(isinstance(it, ConnectionRefusedError) for it in errors)
+    return errors[0] if is_same else OSError(f"every address failed: {', '.join(texts)}")

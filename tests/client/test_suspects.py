@@ -12,7 +12,7 @@ import pytest
 from rap.address import Address
 from rap.client import Client
 from rap.client.node import Node
-from rap.errors import ConnectionClosed
+from rap.errors import ConnectionClosed, Unavailable
 from rap.registry import Endpoint, Snapshot, State
 from rap.registry.memory import MemoryRegistry
 from rap.server import Server
@@ -264,3 +264,35 @@ async def test_the_only_server_is_a_last_choice_too() -> None:
         await connecting
         assert await client.raw_call("which") == 7
         await client.await_close()
+
+
+async def test_the_error_of_a_call_says_what_the_registry_lists_of_servers_that_are_gone() -> None:
+    resolver, gone = Resolver(), [free_address() for _ in range(3)]
+
+    def registered(*states: State) -> dict[str, Endpoint]:
+        pairs = zip(gone, states, strict=False)
+        return {each: Endpoint(each, Address.parse(each), state=state) for each, state in pairs}
+
+    async def failure(client: Client) -> str:
+        with pytest.raises(Unavailable) as caught:
+            await client.raw_call("work", wait_for_ready=False)
+        return str(caught.value)
+
+    refused = "(connecting: cannot reach it: connection refused; does the server run,"
+    client = Client(service="calc", registry=resolver)
+    resolver.given.put_nowait(registered(State.SUSPECT))
+    text = await failure(client)
+    start = (
+        "/default/work: no usable server of service 'calc', the registry lists only suspect ones: "
+    )
+    assert text.startswith(f"{start}{gone[0]} {refused}")
+    assert len(text) < 250
+    assert text.count(gone[0]) == 1
+    await applied(client, resolver, registered(State.UP, State.UP))
+    text = await failure(client)
+    assert text.startswith("/default/work: no usable server of service 'calc': ")
+    await applied(client, resolver, {})
+    text = await failure(client)
+    start = "/default/work: no usable server of service 'calc', the registry lists none now: "
+    assert text.startswith(f"{start}{gone[0]}, {gone[1]} {refused}")
+    await client.await_close()

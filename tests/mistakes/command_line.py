@@ -199,8 +199,8 @@ async def call_wrong_type(scene: Scene) -> Any:
 @mistake(
     "`rap call` with no server",
     3,
-    what="Connect call failed",
-    where="cannot reach 127.0.0.1:<port>",
+    what="connection refused",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="does the server run, and is this its address?",
 )
 def call_no_server(scene: Scene) -> Any:

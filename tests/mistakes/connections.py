@@ -52,8 +52,8 @@ async def _other_program(answer: Answer) -> AsyncIterator[str]:
 @mistake(
     "no server listens at the address",
     3,
-    what="Connect call failed",
-    where="cannot reach 127.0.0.1:<port>",
+    what="connection refused",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="does the server run, and is this its address?",
 )
 async def refused(scene: Scene) -> Any:
@@ -63,8 +63,8 @@ async def refused(scene: Scene) -> Any:
 @mistake(
     "`async with` finds no server",
     3,
-    what="Connect call failed",
-    where="cannot reach 127.0.0.1:<port>",
+    what="connection refused",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="does the server run, and is this its address?",
 )
 async def refused_connect(scene: Scene) -> Any:
@@ -87,7 +87,7 @@ async def unknown_host(scene: Scene) -> Any:
     "an HTTP server listens at the address",
     3,
     what="the peer speaks HTTP",
-    where="cannot reach 127.0.0.1:<port>",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="is this the right port?",
 )
 async def http_server(scene: Scene) -> Any:
@@ -104,7 +104,7 @@ async def http_server(scene: Scene) -> Any:
     "a Redis server listens at the address",
     3,
     what="the peer speaks the protocol of Redis",
-    where="cannot reach 127.0.0.1:<port>",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="is this the right port?",
 )
 async def redis_server(scene: Scene) -> Any:
@@ -121,7 +121,7 @@ async def redis_server(scene: Scene) -> Any:
     "a server that never says anything listens at the address",
     3,
     what="no answer in 0.1 s",
-    where="cannot reach 127.0.0.1:<port>",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="does a rap server run there, and does no firewall drop what is sent?",
 )
 async def mute_server(scene: Scene) -> Any:
@@ -159,7 +159,7 @@ def _host_and_port(server: Server) -> tuple[str, int]:
     "a client with TLS calls a server without",
     3,
     what="it does not speak TLS",
-    where="cannot reach 127.0.0.1:<port>",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="leave out the TLS options here, or give the server ssl_crt_path and ssl_key_path",
 )
 async def tls_to_plain(scene: Scene) -> Any:
@@ -171,7 +171,7 @@ async def tls_to_plain(scene: Scene) -> Any:
     "a client without TLS calls a server with",
     3,
     what="lost before its Hello",
-    where="cannot reach 127.0.0.1:<port>",
+    where="127.0.0.1:<port> (connecting: cannot reach it",
     remedy="or does it speak TLS? Its log says why",
 )
 async def plain_to_tls(scene: Scene) -> Any:
@@ -184,7 +184,7 @@ async def plain_to_tls(scene: Scene) -> Any:
     "the certificate has expired",
     3,
     what="certificate has expired",
-    where="cannot reach tls://127.0.0.1:<port>",
+    where="tls://127.0.0.1:<port> (connecting: cannot reach it",
     remedy="renew it",
 )
 async def expired_certificate(scene: Scene) -> Any:
@@ -197,7 +197,7 @@ async def expired_certificate(scene: Scene) -> Any:
     "the certificate is of an authority that the client does not know",
     3,
     what="its certificate is refused",
-    where="cannot reach tls://127.0.0.1:<port>",
+    where="tls://127.0.0.1:<port> (connecting: cannot reach it",
     remedy="option ssl_ca_path: the authority that issued it",
 )
 async def unknown_authority(scene: Scene) -> Any:
@@ -210,7 +210,7 @@ async def unknown_authority(scene: Scene) -> Any:
     "the certificate has another name",
     3,
     what="certificate is not valid for 'shop.example'",
-    where="cannot reach tls://127.0.0.1:<port>",
+    where="tls://127.0.0.1:<port> (connecting: cannot reach it",
     remedy="options ssl_server_name, ssl_identity: whom to expect",
 )
 async def wrong_name(scene: Scene) -> Any:
@@ -309,7 +309,7 @@ async def missing_folder(scene: Scene) -> Any:
     "the unix socket of a server is not there",
     3,
     what="No such file or directory",
-    where="cannot reach unix://<folder>/shop.sock",
+    where="unix://<folder>/shop.sock (connecting: cannot reach it",
     remedy="does the server run, and is this its address?",
 )
 async def missing_socket(scene: Scene) -> Any:
@@ -332,7 +332,7 @@ async def long_path(scene: Scene) -> Any:
     "an inproc:// address is used in another process",
     3,
     what="no server of this process listens there",
-    where="cannot reach inproc://shop",
+    where="inproc://shop (connecting: cannot reach it",
     remedy="between processes, use host:port or unix://",
 )
 async def inproc_elsewhere(scene: Scene) -> Any:

@@ -194,7 +194,7 @@ async def middleware_without_call_next(scene: Scene) -> Any:
     "the middleware of a connection does not call call_next: what the client sees",
     3,
     what="lost before its Hello",
-    where="cannot reach inproc://",
+    where="inproc://",
     remedy="Its log says why",
 )
 async def connection_without_call_next(scene: Scene) -> Any:

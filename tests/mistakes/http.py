@@ -223,8 +223,8 @@ def http_handler_raises(scene: Scene) -> Any:
 @mistake(
     "no server is there for the gateway: what the HTTP client sees, and what is logged",
     3,
-    what="Connect call failed",
-    where="cannot reach 127.0.0.1:1",
+    what="connection refused",
+    where="127.0.0.1:1 (connecting: cannot reach it",
     remedy="does the server run, and is this its address?",
 )
 def http_no_server(scene: Scene) -> Any:
