@@ -72,12 +72,12 @@ class Endpoints:
         places = Places(config, client.config.max_in_flight)
         replies = ErrorReplies(config.debug)
         caller = Caller(client)
-        posts = _Posts(caller, parser, config, places, replies)
+        posts = _Posts(caller, config, places, replies)
         guard = Guard(config.allowed_origins, config.authorize)
-        door = _Door(guard, places, ClientAddresses(config.trusted_proxies), replies)
+        door = _Door(guard, places, ClientAddresses(config.trusted_proxies), replies, parser)
         self.normal = _Post(posts.normal, door)
         self.call = _Post(posts.call, door, NDJSON)
-        self.channel = _Channel(caller, parser, config, door)
+        self.channel = _Channel(caller, config, door)
         self._replies = replies
 
     async def explain(self, request: Request, error: Exception) -> Response:
@@ -126,12 +126,14 @@ class _Door(NamedTuple):
         places: The places of the gateway.
         addresses: Finds the address of the client.
         replies: Makes the objects of errors.
+        parser: Reads what the requests ask for.
     """
 
     guard: Guard
     places: Places
     addresses: ClientAddresses
     replies: ErrorReplies
+    parser: Parser
 
 
 class _Visit(NamedTuple):
@@ -142,12 +144,14 @@ class _Visit(NamedTuple):
         media_type: Of its body.
         arrivals: What the client sends.
         places: Holds places until the response was sent.
+        parser: Reads what the client asks for.
     """
 
     request: Request
     media_type: str
     arrivals: Arrivals
     places: ExitStack
+    parser: Parser
 
 
 class _Post:
@@ -168,7 +172,7 @@ class _Post:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        guard, places, addresses, replies = self._door
+        guard, places, addresses, replies, parser = self._door
         request = Request(addresses.resolve(scope))
         response: Response | None = None
         with ExitStack() as stack:
@@ -182,7 +186,8 @@ class _Post:
             async with Arrivals(receive) as arrivals:
                 try:
                     with arrivals.bound():
-                        response = await self._answer(_Visit(request, media_type, arrivals, stack))
+                        visit = _Visit(request, media_type, arrivals, stack, parser.of(request))
+                        response = await self._answer(visit)
                         with suppress(OSError):  # so, too, an ASGI server may say that it has left
                             await response(scope, receive, send)
                 except ClientDisconnect:
@@ -203,7 +208,6 @@ class _Posts:
 
     Args:
         caller: Makes the calls.
-        parser: Reads what the requests ask for.
         config: Options of the gateway.
         places: The places of the gateway.
         replies: Makes the objects of errors.
@@ -212,21 +216,19 @@ class _Posts:
     def __init__(
         self,
         caller: Caller,
-        parser: Parser,
         config: GatewayConfig,
         places: Places,
         replies: ErrorReplies,
     ) -> None:
         self._replies = replies
         self._caller = caller
-        self._parser = parser
         self._config = config
         self._places = places
 
     async def normal(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its body."""
-        call = await self._parser.parse(await self._body(visit))
-        return await self._unary(call, options_of(visit.request))
+        call = await visit.parser.parse(await self._body(visit))
+        return await self._unary(visit, call, options_of(visit.request))
 
     async def call(self, visit: _Visit) -> Response:
         """Return the response to a request that names the function in its path."""
@@ -236,14 +238,14 @@ class _Posts:
         if _wants_events(request):
             visit.places.enter_context(self._places.stream())
         text = await self._body(visit)
-        call = await self._parser.parse_named(**request.path_params, text=text)
+        call = await visit.parser.parse_named(**request.path_params, text=text)
         options = options_of(request)
         if not _wants_events(request):
-            return await self._unary(call, options)
+            return await self._unary(visit, call, options)
         with self._places.first_item():
             method = self._caller.method(call, StreamType.STREAM)
             items = self._caller.iterate(method, call, options)
-            response = await self._events(items)
+            response = await self._events(visit, items)
             if isinstance(response, EventResponse):
                 self._caller.confirm(method, call)
             return response
@@ -251,23 +253,24 @@ class _Posts:
     async def _call_with_items(self, visit: _Visit) -> Response:
         request, config = visit.request, self._config
         visit.places.enter_context(self._places.stream())
-        lines = RequestLines(visit.arrivals, self._parser, config.max_body, config.max_stream)
+        lines = RequestLines(visit.arrivals, visit.parser, config.max_body, config.max_stream)
         first = await lines.first(config.body_timeout)
-        call = await self._parser.parse_named(**request.path_params, text=first)
+        call = await visit.parser.parse_named(**request.path_params, text=first)
         items, options = lines.items(), options_of(request)
         if not _wants_events(request):
-            return await self._result(self._caller.start_with_items(call, items, options))
+            return await self._result(visit, self._caller.start_with_items(call, items, options))
         with self._places.first_item():
-            return await self._events(self._caller.iterate_with_items(call, items, options))
+            answers = self._caller.iterate_with_items(call, items, options)
+            return await self._events(visit, answers)
 
-    async def _unary(self, call: FunctionCall, options: RequestOptions) -> Response:
+    async def _unary(self, visit: _Visit, call: FunctionCall, options: RequestOptions) -> Response:
         method = self._caller.method(call, StreamType.UNARY)
-        return await self._result(
-            self._caller.start(method, call, options), partial(self._caller.confirm, method, call)
-        )
+        started = self._caller.start(method, call, options)
+        return await self._result(visit, started, partial(self._caller.confirm, method, call))
 
     async def _result(
         self,
+        visit: _Visit,
         started: UnaryCall[Any],
         confirm: Callable[[CallError | None], None] = lambda _: None,
     ) -> Response:
@@ -278,12 +281,13 @@ class _Posts:
             return error_response(error, self._replies, started)
         confirm(None)
         try:
-            return await result_response(result, started, self._parser.thread)
+            return await result_response(result, started, visit.parser.large)
         except CallError as error:
             return error_response(error, self._replies, started)
 
-    async def _events(self, items: ResponseStream[Any]) -> Response:
-        return await event_response(items, self._config.first_item_timeout, self._replies)
+    async def _events(self, visit: _Visit, items: ResponseStream[Any]) -> Response:
+        limit = self._config.first_item_timeout
+        return await event_response(items, limit, self._replies, visit.parser.large)
 
     async def _body(self, visit: _Visit) -> bytes:
         return await read_body(visit.arrivals, self._config.max_body, self._config.body_timeout)
@@ -294,20 +298,18 @@ class _Channel:
 
     Args:
         caller: Makes the calls.
-        parser: Reads what the first messages ask for.
         config: Options of the gateway.
         door: What the requests pass before.
     """
 
-    def __init__(self, caller: Caller, parser: Parser, config: GatewayConfig, door: _Door) -> None:
+    def __init__(self, caller: Caller, config: GatewayConfig, door: _Door) -> None:
         self._caller = caller
-        self._parser = parser
         self._config = config
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket."""
-        guard, places, addresses, replies = self._door
+        guard, places, addresses, replies, _ = self._door
         socket = WebSocket(addresses.resolve(scope), receive, send)
         with ExitStack() as stack:
             try:
@@ -333,12 +335,13 @@ class _Channel:
         code, opened = _NORMAL, None
         try:
             text = await self._first_message(arrivals)
-            call = await self._parser.parse(text, is_channel=True)
+            parser = self._door.parser.of(socket)
+            call = await parser.parse(text, is_channel=True)
             method = self._caller.method(call, StreamType.CHANNEL)
             opened = self._caller.channel(method, call, channel_options_of(socket))
             client = self._caller.client
-            parser = self._parser if call.json_messages else None
-            await bridge(client, opened, socket, arrivals, self._config, parser)
+            config, as_json = self._config, call.json_messages
+            await bridge(client, opened, socket, arrivals, config, parser, as_json=as_json)
             self._caller.confirm(method, call)
         except (CallError, BadRequest) as error:
             reply = self._door.replies.reply(error, opened)

@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from rap.address import Peer
 from rap.gateway.config import GatewayConfig
 from rap.gateway.errors import BadRequest
+from rap.gateway.large_json import SOON, network_of
 
 __all__ = ["Places"]
-
-_SOON = {"Retry-After": "1"}
 
 
 class Places:
@@ -39,14 +37,11 @@ class Places:
         Raises:
             BadRequest: All are taken.
         """
-        try:
-            network = Peer(host).network
-        except ValueError:  # the ASGI server names its clients otherwise
-            network = host
+        network = network_of(host)
         count = self._open.get(network, 0)
         if count >= self._max_per_address:
             text = f"{count} requests of this address are open, which is max_per_address"
-            raise BadRequest(429, text, _SOON)
+            raise BadRequest(429, text, SOON)
         self._open[network] = count + 1
         try:
             yield
@@ -99,7 +94,7 @@ class _Limit:
     @contextmanager
     def taken(self) -> Iterator[None]:
         if self._count >= self._most:
-            raise BadRequest(503, f"{self._count} {self._text}", _SOON)
+            raise BadRequest(503, f"{self._count} {self._text}", SOON)
         self._count += 1
         try:
             yield

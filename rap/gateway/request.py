@@ -7,14 +7,14 @@ import asyncio
 import json
 import math
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from starlette.requests import HTTPConnection, Request
 
 from rap.call import FORWARDED, PRIORITIES, Header, canonical_group, method_path
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.errors import BadRequest, unknown_function
+from rap.gateway.large_json import LargeJson, is_large_text
 from rap.wire.codec import MAX_ELEMENTS
 
 __all__ = [
@@ -41,9 +41,6 @@ _MESSAGES = ("text", "json")
 _KINDS: dict[type[Any], str] = {str: "a string", list: "an array", dict: "an object"}
 # Trace headers of W3C Trace Context and Jaeger. Baggage of HTTP clients is dropped.
 TRACE_HEADERS = ("traceparent", "tracestate", "uber-trace-id")
-# What is parsed on the event loop: both take about 2 ms.
-_FEW_VALUES = 4_096
-_SHORT = 1 << 20  # bytes
 _MAX_VALUES = MAX_ELEMENTS + 16  # the fields of the object around the arguments count, too
 _MAX_TRACE_HEADER = 512  # characters, as W3C asks of tracestate
 
@@ -85,28 +82,31 @@ class Parser:
 
     Args:
         hidden: Groups that cannot be called.
+        large: Converts large JSON of the client whose requests they are.
 
     Attributes:
-        thread: Converts large JSON, one text after another.
+        large: As given.
     """
 
-    def __init__(self, hidden: Collection[str]) -> None:
+    def __init__(self, hidden: Collection[str], large: LargeJson | None = None) -> None:
         self._hidden = frozenset(canonical_group(group) for group in hidden)
-        # One thread, so that large texts never keep more than one core from the event loop.
-        self.thread = ThreadPoolExecutor(1, "rap-gateway-json")
+        self.large = large or LargeJson()
+
+    def of(self, connection: HTTPConnection) -> Self:
+        """Return the parser for the client of a request."""
+        return type(self)(self._hidden, self.large.of(connection))
 
     async def parse_json(self, text: str | bytes, what: str) -> Any:
-        """Return the value of a JSON text. Large ones are parsed one after another, in a thread.
+        """Return the value of a JSON text. Large ones are parsed outside the event loop.
 
         Raises:
             BadRequest: It is not JSON, has a name twice, a number that JSON does not have or is out
                 of range, or more values than an argument can have; the message begins with `what`.
         """
         data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-        if len(data) <= _SHORT and sum(map(data.count, b",:[{")) <= _FEW_VALUES:
+        if not is_large_text(data):
             return _parse_json(data, what)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.thread, parse_json, data, what)
+        return await self.large.run(parse_json, data, what)
 
     async def parse(self, text: str | bytes, *, is_channel: bool = False) -> FunctionCall:
         """Return the call that a JSON object describes.

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator
-from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -19,11 +18,13 @@ from rap.call import Header
 from rap.client.response_stream import ResponseStream
 from rap.errors import CallError, Code, Internal
 from rap.gateway.errors import BadRequest, CallOfError, ErrorReplies
+from rap.gateway.large_json import LargeJson, is_large_value
 
 __all__ = [
     "EVENT_STREAM",
     "Answer",
     "EventResponse",
+    "any_json",
     "error_response",
     "event_response",
     "left_response",
@@ -39,7 +40,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _NOTHING = object()
 _CLIENT_LEFT = 499  # status
-_FEW_VALUES = 4_096  # converted to JSON on the event loop, which takes about 2 ms
 
 # Errors with a status that may have a Retry-After, as servers do with `retry_after` (RFC 9110,
 # section 10.2.3; RFC 6585, section 4).
@@ -61,22 +61,19 @@ class Answer(CallOfError, Protocol):
         ...
 
 
-async def result_response(data: Any, answer: Answer, thread: Executor) -> Response:
+async def result_response(data: Any, answer: Answer, large: LargeJson) -> Response:
     """Return the response for the result of a call.
 
     Args:
         data: The result.
         answer: The call.
-        thread: Makes the JSON of a result with many values.
+        large: Makes the JSON of a large result.
 
     Raises:
         Internal: JSON cannot represent it.
+        BadRequest: It is large, and there can be no thread for it now.
     """
-    reply = result_object(data)
-    if _has_many_values(data):
-        body = await asyncio.get_running_loop().run_in_executor(thread, to_json, reply)
-    else:
-        body = to_json(reply)
+    body = await any_json(result_object(data), large)
     return Response(body, headers=_headers_of(answer), media_type=_JSON)
 
 
@@ -120,7 +117,10 @@ def result_object(data: Any) -> dict[str, Any]:
 
 
 async def event_response(
-    items: ResponseStream[Any], first_item_timeout: float | None, replies: ErrorReplies
+    items: ResponseStream[Any],
+    first_item_timeout: float | None,
+    replies: ErrorReplies,
+    large: LargeJson,
 ) -> Response:
     """Return a response with one server-sent event per item (WHATWG HTML, section 9.2).
 
@@ -134,15 +134,17 @@ async def event_response(
         items: The call.
         first_item_timeout: Seconds until the first item or the end; `None`: no limit.
         replies: Makes the objects of errors.
+        large: Makes the JSON of large items.
 
     Raises:
         BadRequest: The request was found to be wrong before the first item, or that took too long.
     """
+    text: str | None = None
     try:
         async with asyncio.timeout(first_item_timeout):
             first = await anext(items, _NOTHING)
-        if first is not _NOTHING:
-            to_json(first)  # an item that JSON cannot represent still gets an error status
+        if first is not _NOTHING:  # one that JSON cannot represent still gets an error status
+            text = await any_json(first, large)
     except CallError as error:
         await items.aclose()
         return error_response(error, replies, items)
@@ -150,8 +152,12 @@ async def event_response(
         await items.aclose()
         text = f"no item within {first_item_timeout:g} s, which is first_item_timeout"
         raise BadRequest(504, text) from None
+    except BaseException:  # raised again
+        await items.aclose()
+        raise
     headers = {"Cache-Control": "no-store", **_headers_of(items, trailer=False)}
-    return EventResponse(_events(first, items, replies), media_type=EVENT_STREAM, headers=headers)
+    events = _events(text, items, replies, large)
+    return EventResponse(events, media_type=EVENT_STREAM, headers=headers)
 
 
 class EventResponse(StreamingResponse):
@@ -166,13 +172,13 @@ class EventResponse(StreamingResponse):
 
 
 async def _events(
-    first: Any, items: ResponseStream[Any], replies: ErrorReplies
+    first: str | None, items: ResponseStream[Any], replies: ErrorReplies, large: LargeJson
 ) -> AsyncGenerator[str, None]:
     try:
-        if first is not _NOTHING:
-            yield f"data: {to_json(first)}\n\n"
+        if first is not None:
+            yield f"data: {first}\n\n"
             async for item in items:
-                yield f"data: {to_json(item)}\n\n"
+                yield f"data: {await any_json(item, large)}\n\n"
                 # Items that arrive in each iteration of the loop leave it no turn to see that the
                 # client has left.
                 await asyncio.sleep(0)
@@ -197,6 +203,16 @@ def _trailer_field(answer: Answer) -> dict[str, Any]:
     return {"trailer": trailer} if trailer else {}
 
 
+async def any_json(value: Any, large: LargeJson) -> str:
+    """Return a value as JSON, which is made outside the event loop if the value is large.
+
+    Raises:
+        Internal: As `to_json`.
+        BadRequest: The value is large, and there can be no thread for it now.
+    """
+    return await large.run(to_json, value) if is_large_value(value) else to_json(value)
+
+
 def to_json(value: Any) -> str:
     """Return a result as JSON: bytes as base64, points in time as ISO 8601.
 
@@ -207,22 +223,6 @@ def to_json(value: Any) -> str:
         return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError as exc:
         raise Internal(f"the result cannot be represented in JSON: {exc}") from exc
-
-
-def _has_many_values(value: Any) -> bool:
-    """Return whether a value has more values in it than are soon converted."""
-    found, containers = 0, [value]
-    while containers:
-        inner = containers.pop()
-        if isinstance(inner, dict):
-            inner = inner.values()
-        elif not isinstance(inner, list | tuple):
-            continue
-        found += len(inner)
-        if found > _FEW_VALUES:
-            return True
-        containers += [each for each in inner if isinstance(each, dict | list | tuple)]
-    return False
 
 
 def _plain(value: Any) -> Any:

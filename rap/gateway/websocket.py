@@ -13,8 +13,9 @@ from rap.errors import CallError, ChannelClosed
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.config import GatewayConfig
 from rap.gateway.errors import BadRequest
+from rap.gateway.large_json import LargeJson
 from rap.gateway.request import Parser
-from rap.gateway.response import result_object, to_json
+from rap.gateway.response import any_json, result_object, to_json
 from rap.tasks import start_task
 
 __all__ = ["bridge", "close_code", "text_of"]
@@ -30,7 +31,9 @@ async def bridge(
     socket: WebSocket,
     arrivals: Arrivals,
     config: GatewayConfig,
-    parser: Parser | None,
+    parser: Parser,
+    *,
+    as_json: bool,
 ) -> None:
     """Open a channel, confirm it, and carry messages both ways until either side has left.
 
@@ -43,7 +46,8 @@ async def bridge(
         socket: An accepted WebSocket.
         arrivals: Its messages after the first.
         config: Options of the gateway.
-        parser: Parses the messages, which are then JSON in both directions; `None` for text.
+        parser: Parses the messages.
+        as_json: Whether they are JSON in both directions; otherwise they are text.
 
     Raises:
         ClientDisconnect: The client has disconnected.
@@ -55,7 +59,7 @@ async def bridge(
             with arrivals.bound():
                 await _wait_accepted(client, channel)
                 await socket.send_text(to_json(result_object("accept")))
-            await _carry(channel, socket, arrivals, config.max_body, parser)
+            await _carry(channel, socket, arrivals, config.max_body, parser, as_json)
 
 
 async def _carry(
@@ -63,11 +67,12 @@ async def _carry(
     socket: WebSocket,
     arrivals: Arrivals,
     max_body: int,
-    parser: Parser | None,
+    parser: Parser,
+    as_json: bool,
 ) -> None:
     """Carry messages both ways until either side has left, then the value of the function."""
-    down = start_task(_send_down(channel, socket, as_json=parser is not None))
-    up = start_task(_send_up(channel, arrivals, max_body, parser))
+    down = start_task(_send_down(channel, socket, parser.large, as_json))
+    up = start_task(_send_up(channel, arrivals, max_body, parser if as_json else None))
     try:
         await asyncio.wait((down, up), return_when=asyncio.FIRST_COMPLETED)
         if up.done() and not up.result():
@@ -82,7 +87,7 @@ async def _carry(
     if not down.cancelled():
         result = await channel.result()
         if result is not None:
-            await socket.send_text(to_json(result_object(result)))
+            await socket.send_text(await any_json(result_object(result), parser.large))
 
 
 def text_of(message: Any, max_body: int) -> str | None:
@@ -131,10 +136,11 @@ async def _wait_accepted(client: Client, channel: Channel) -> None:
             raise
 
 
-async def _send_down(channel: Channel, socket: WebSocket, *, as_json: bool) -> None:
+async def _send_down(channel: Channel, socket: WebSocket, large: LargeJson, as_json: bool) -> None:
     """Send the messages of the function as JSON, or strings unchanged and other values as JSON."""
     async for body in channel.iter_body():
-        await socket.send_text(body if isinstance(body, str) and not as_json else to_json(body))
+        is_text = isinstance(body, str) and not as_json
+        await socket.send_text(body if is_text else await any_json(body, large))
 
 
 async def _send_up(

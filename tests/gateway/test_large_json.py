@@ -1,24 +1,28 @@
 """Large and odd JSON of HTTP clients, which must not keep others waiting."""
 
 import asyncio
+import base64
 import json
 import sys
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
 
 from rap.gateway.arrivals import Arrivals
 from rap.gateway.errors import BadRequest
+from rap.gateway.large_json import LargeJson
 from rap.gateway.request import Parser, parse_json
 from rap.gateway.request_lines import RequestLines
 from rap.gateway.response import result_response
 from rap.wire.codec import MAX_ELEMENTS
+from tests.loopback import PATIENCE, eventually, within
 
 JSON = st.recursive(
     st.none()
@@ -113,18 +117,70 @@ async def test_any_value_is_parsed_alike_on_the_loop_and_outside(value: Any) -> 
         ([{"a": [1, 2]}] * 500, False),
         ([{}] * 50_000, True),
         ({str(i): [i] for i in range(3_000)}, True),
+        ({"text": "a" * 1_000_000}, False),
+        ({"text": "a" * 2_000_000}, True),
+        ([b"a" * 1_000] * 4_000, True),
     ],
 )
 async def test_a_result_with_many_values_is_written_outside_the_event_loop(
     result: Any, is_large: bool
 ) -> None:
     answer = cast(Any, SimpleNamespace(header={}, trailer={}))
-    with ThreadPoolExecutor(1) as thread:
-        writing = asyncio.ensure_future(result_response(result, answer, thread))
-        await asyncio.sleep(0)
-        assert writing.done() is not is_large
-        body = (await writing).body
-    assert json.loads(bytes(body)) == {"code": 0, "data": result}
+    writing = asyncio.ensure_future(result_response(result, answer, LargeJson()))
+    await asyncio.sleep(0)
+    assert writing.done() is not is_large
+    assert json.loads(bytes((await writing).body)) == {"code": 0, "data": plain(result)}
+
+
+def plain(value: Any) -> Any:
+    """Return a result as JSON shows it."""
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def connection_of(host: str, port: int) -> HTTPConnection:
+    return HTTPConnection({"type": "http", "client": (host, port), "headers": []})
+
+
+async def test_a_large_text_of_another_client_does_not_wait_for_all_of_one() -> None:
+    order: list[str] = []
+    go_on, begun = threading.Event(), threading.Event()
+
+    def work(name: str) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        order.append(name)
+
+    large = LargeJson()
+    # A client that opens a connection for each request has no more turns than one with another.
+    greedy = [large.of(connection_of("10.0.0.1", port)) for port in range(100)]
+    modest = large.of(connection_of("10.0.0.2", 1))
+    calls = [asyncio.create_task(each.run(work, "greedy")) for each in greedy]
+    await eventually(begun.is_set)
+    calls[1].cancel()
+    calls.append(asyncio.create_task(modest.run(work, "modest")))
+    await asyncio.wait([calls[1]])
+    go_on.set()
+    await within(asyncio.wait(calls))
+    assert order.index("modest") == 1
+    assert len(order) == 100
+
+
+async def test_a_request_is_told_to_come_again_if_there_can_be_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    parser, text = Parser(()), json.dumps([1] * 10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BadRequest, match="can't start new thread") as info:
+            await parser.parse_json(text, "it")
+    assert info.value.status == 503
+    assert info.value.headers == {"Retry-After": "1"}
+    assert await parser.parse_json(text, "it") == [1] * 10_000
 
 
 @pytest.mark.parametrize("blank", [b"\n", b" \n", b"\r\n", b"\t\n \r\n"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from rap.client import Client
 from rap.errors import CallError, Code
-from rap.gateway import create_app
+from rap.gateway import create_app, response
 from rap.server import Channel, Server, context
 from tests.client.threaded import serving
 from tests.gateway.test_uvicorn import listening
@@ -75,7 +76,20 @@ async def echo(channel: Channel) -> None:
         await channel.write(each)
 
 
-FUNCTIONS = (upload, first_of, doubled, tagged, chat, add_up, echo)
+async def growing() -> AsyncIterator[list[int]]:
+    for size in (*SIZES, *SIZES):
+        yield [size] * size
+
+
+async def growing_channel(channel: Channel) -> list[int]:
+    async for items in growing():
+        await channel.write(items)
+    return [max(SIZES)] * max(SIZES)
+
+
+SIZES = (1, 10_000, 2, 5_000, 3)
+LARGE = sum(size > 4_096 for size in SIZES)
+FUNCTIONS = (upload, first_of, doubled, tagged, chat, add_up, echo, growing, growing_channel)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +125,42 @@ def test_lines_of_the_body_are_the_items_of_a_request_stream(
 ) -> None:
     answer = post(http, "default/upload", body)
     assert (answer.status_code, answer.json()) == (200, {"code": 0, "data": data})
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the names of the threads in which large values became JSON."""
+    names: list[str] = []
+    original = response.to_json
+
+    def to_json(value: Any) -> str:
+        text = original(value)
+        if len(text) > 4_096:
+            names.append(threading.current_thread().name)
+        return text
+
+    monkeypatch.setattr(response, "to_json", to_json)
+    return names
+
+
+def test_large_items_are_written_outside_the_event_loop_and_keep_their_order(
+    http: TestClient, writers: list[str]
+) -> None:
+    answer = http.post("/api/call/default/growing", json={}, headers=EVENTS)
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if "[" in line]
+    assert [len(json.loads(line)) for line in lines] == [*SIZES, *SIZES]
+    assert writers == ["rap gateway json"] * 2 * LARGE
+
+
+def test_large_messages_are_written_outside_the_event_loop_and_keep_their_order(
+    http: TestClient, writers: list[str]
+) -> None:
+    with http.websocket_connect("/api/channel") as socket:
+        socket.send_json({"func_name": "growing_channel", "messages": "json"})
+        assert socket.receive_json() == {"code": 0, "data": "accept"}
+        assert [len(socket.receive_json()) for _ in range(2 * len(SIZES))] == [*SIZES, *SIZES]
+        assert len(socket.receive_json()["data"]) == max(SIZES)
+    assert writers == ["rap gateway json"] * (2 * LARGE + 1)
 
 
 def test_a_body_in_pieces_is_read_as_it_arrives(http: TestClient) -> None:
