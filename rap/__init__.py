@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rap.channel import Channel
     from rap.client.client import Client
     from rap.client.interface import channel_method, interface
-    from rap.client.options import with_options
+    from rap.client.options import start_call, with_options
     from rap.client.session import Session
     from rap.client.sync.channel import SyncChannel
     from rap.client.sync.client import SyncClient
@@ -74,6 +74,7 @@ __all__ = [
     "channel_method",
     "context",
     "interface",
+    "start_call",
     "with_options",
 ]
 
@@ -89,6 +90,7 @@ _MODULES = {
     "channel_method": "rap.client.interface",
     "context": "rap.server",
     "interface": "rap.client.interface",
+    "start_call": "rap.client.options",
     "with_options": "rap.client.options",
 }
 

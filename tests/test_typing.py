@@ -20,7 +20,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any, Protocol, assert_type
 
 from rap import Channel, Client, Server, Session, SyncClient, Unavailable, context
-from rap import SyncChannel, channel_method, interface, with_options
+from rap import SyncChannel, channel_method, interface, start_call, with_options
 from rap.client.sync import SyncSession
 from rap import Cleint  # wrong: attr-defined, reportAttributeAccessIssue
 
@@ -260,6 +260,24 @@ async def use_options(session: Session, other: SyncSession) -> None:
         assert_type(number, int)
 
 
+async def use_started() -> None:
+    calc = client.bind(Calc)
+    call = start_call(calc.add, 1, b=2)
+    assert_type(await call, int)
+    assert_type(call.attempts, int)
+    print(call.header, call.trailer, call.peer, call.cancel(), call.done())
+    start_call(calc.add, "1", 2)  # wrong: arg-type|call-overload, reportArgumentType
+    start_call(calc.add, 1)  # wrong: call-arg|call-overload, reportCallIssue
+    start_call(calc.add(1, 2))  # wrong: arg-type|call-overload, reportArgumentType
+    assert_type(await start_call(with_options(calc.add, timeout=3), 1, 2), int)
+    assert_type(await start_call(add, 1, 2), int)
+    assert_type(await start_call(calc.upload, [1]), str)
+    items = start_call(calc.count, 3)
+    async for number in items:
+        assert_type(number, int)
+    print(items.header, items.peer)
+
+
 async def use_functions(session: Session) -> None:
     assert_type(await client.call(add, 1, 2, timeout=3), int)
     assert_type(await client.call(double, 1), int)
@@ -303,6 +321,14 @@ def use_blocking(session: SyncSession) -> None:
         assert_type(number, int)
     assert_type(calc.upload([1]), str)
     assert_type(with_options(calc.add, timeout=3)(1, 2), int)
+    call = start_call(calc.add, 1, b=2)
+    assert_type(call.result(), int)
+    print(call.header, call.trailer, call.peer, call.attempts, call.cancel(), call.done())
+    assert_type(start_call(remote, 1).result(), str)
+    items = start_call(calc.count, 3)
+    for number in items:
+        assert_type(number, int)
+    print(items.header, items.peer)
     assert_type(talk("tea"), int)
     talk(1)  # wrong: arg-type, reportArgumentType
     with blocking.channel(calc.chat, "tea") as told, session.channel(calc.chat, "tea") as other:

@@ -1,21 +1,27 @@
-"""Options of one call, given so that type checkers still know the function that is called."""
+"""What a stub does besides a plain call, so that type checkers still know its function."""
 
 import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from rap.client.config import CallOptions
+from rap.client.response_stream import ResponseStream
 from rap.client.session import Session
+from rap.client.unary_call import UnaryCall
 from rap.client.waiting import WaitForReady
 from rap.clock import check_call_timeout
 from rap.options import checks_options
 
 if TYPE_CHECKING:
+    from rap.client.sync.call import SyncCall
+    from rap.client.sync.channel import SyncIterator
     from rap.client.sync.client import SyncSession
 
-__all__ = ["with_options"]
+__all__ = ["start_call", "with_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @checks_options(CallOptions)
@@ -56,7 +62,9 @@ def with_options(
     """
     change = getattr(stub, "__rap_change__", None)
     if change is None:
-        raise TypeError(_not_a_stub(stub))
+        raise TypeError(
+            _not_a_stub(stub, "with_options", "with_options(calc.add, timeout=3)(1, 2)")
+        )
     check_call_timeout(timeout)
     if session is not None and not isinstance(session, Session):
         session = _plain(session)
@@ -76,6 +84,51 @@ def with_options(
     return changed
 
 
+@overload
+def start_call(  # type: ignore[overload-overlap]  # the first that fits
+    stub: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+) -> UnaryCall[R]: ...
+@overload
+def start_call(  # type: ignore[overload-overlap]  # as above
+    stub: Callable[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+) -> ResponseStream[R]: ...
+@overload
+def start_call(  # type: ignore[overload-overlap]  # as above
+    stub: Callable[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
+) -> "SyncIterator[R]": ...
+@overload
+def start_call(stub: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "SyncCall[R]": ...
+def start_call(stub: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Start a call and return an object for it, which has more than the result.
+
+    Its members are `header` and `trailer` of the answer, `peer` (the server), `attempts`, `cancel`
+    and `done`. It is ``call = start_call(calc.add, 1, 2)``, and then ``await call``, or for a
+    `SyncClient` ``call.result()``. For a generator it is the iterator over the items, which has the
+    same members; its call begins with the first item.
+
+    Args:
+        stub: A function of `bind`, or one declared with `register`, of a `Client` or a
+            `SyncClient`; with options, it is what `with_options` returns.
+        args: Positional arguments of the function.
+        kwargs: Keyword arguments of the function.
+
+    Raises:
+        TypeError: `stub` is not a stub, or it is that of a channel function.
+        InvalidArgument: The arguments do not fit the function.
+        RuntimeError: The client is not connected.
+    """
+    if not hasattr(stub, "__rap_change__"):
+        raise TypeError(_not_a_stub(stub, "start_call", "start_call(calc.add, 1, 2)"))
+    start = getattr(stub, "start", None)
+    if start is None:
+        name = getattr(stub, "__name__", "shop.chat")
+        raise TypeError(
+            f"start_call is for functions without a Channel; open that of {name} with"
+            f" `async with client.channel({name}, ...) as channel`"
+        )
+    return start(*args, **kwargs)
+
+
 def _plain(session: object) -> Session:
     from rap.client.sync.client import SyncSession  # programs with an event loop do not need it
 
@@ -84,15 +137,19 @@ def _plain(session: object) -> Session:
     return session.session
 
 
-def _not_a_stub(given: object) -> str:
+def _not_a_stub(given: object, taker: str, use: str) -> str:
+    """Return the text of the error for what is not a stub.
+
+    Args:
+        given: It, which may be the call of one.
+        taker: The function that it was given to.
+        use: How that is used.
+    """
     if inspect.iscoroutine(given):
         given.close()  # it is never awaited
     if inspect.isawaitable(given) or hasattr(given, "__anext__"):
-        return (
-            "with_options takes the function, not its call:"
-            " write with_options(calc.add, timeout=3)(1, 2)"
-        )
+        return f"{taker} takes the function, not its call: write {use}"
     return (
-        "with_options takes a function of client.bind(...), or one that is declared with"
+        f"{taker} takes a function of client.bind(...), or one that is declared with"
         f" @client.register, got {given!r}"
     )

@@ -1,14 +1,16 @@
 """Calls that are started: their outcome, their server, and how they are cancelled."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
 
 import pytest
 
+from rap import Channel, start_call, with_options
 from rap.client import Client
 from rap.errors import CallError, Code, DeadlineExceeded, InvalidArgument
 from rap.server import Server, context
+from tests.client import threaded
 from tests.loopback import calling, eventually, serving, within
 
 
@@ -304,3 +306,62 @@ async def test_calls_with_request_streams_have_header_and_trailer(
     with pytest.raises(CallError, match="none"):
         await within(failed)
     assert (failed.header, failed.trailer) == ({"color": "blue"}, {"cost": 0})
+
+
+class Calc(Protocol):
+    async def add(self, a: int, b: int) -> int: ...
+    def count(self, n: int) -> AsyncIterator[int]: ...
+    async def talk(self, channel: Channel[int, int]) -> None: ...
+
+
+async def test_a_function_of_a_protocol_is_started(client: Client) -> None:
+    calc = client.bind(Calc, group="default")
+    call = start_call(calc.add, 1, b=2)
+    assert await within(call) == 3
+    assert (call.header, call.attempts, call.done()) == ({}, 1, True)
+    assert call.peer is not None
+    items = start_call(calc.count, 2)
+    assert [item async for item in items] == [0, 1]
+    assert items.attempts == 1
+
+
+async def test_a_function_of_a_protocol_is_started_with_options(client: Client) -> None:
+    late = with_options(client.bind(Calc, group="default").add, timeout=0)
+    with pytest.raises(DeadlineExceeded):
+        await within(start_call(late, 1, 2))
+
+
+def test_a_function_of_a_protocol_is_started_without_asyncio() -> None:
+    class Plain(Protocol):
+        def add(self, a: int, b: int) -> int: ...
+        def count(self, n: int) -> Iterator[int]: ...
+
+    async def add(a: int, b: int) -> int:
+        context.set_header("seen", 1)
+        return a + b
+
+    async def count(n: int) -> AsyncIterator[int]:
+        for i in range(n):
+            yield i
+
+    with threaded.serving(add, count) as server, threaded.calling(server) as client:
+        calc = client.bind(Plain, group="default")
+        call = start_call(calc.add, 1, b=2)
+        assert (call.result(), call.header, call.attempts) == (3, {"seen": 1}, 1)
+        items = start_call(calc.count, 2)
+        assert [*items] == [0, 1]
+        assert items.peer is not None
+
+
+async def test_what_cannot_be_started_is_refused_with_what_to_write(client: Client) -> None:
+    calc: Any = client.bind(Calc, group="default")
+    begin: Any = start_call
+    for given, said in (
+        (calc.add(1, 2), r"not its call: write start_call\(calc.add, 1, 2\)"),
+        (print, "start_call takes a function of client.bind"),
+        (calc.talk, r"without a Channel; .* client.channel\(talk, ...\) as channel"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            begin(given)
+    with pytest.raises(InvalidArgument, match="argument 'b'"):
+        start_call(calc.add, 1, "2")
