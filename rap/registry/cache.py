@@ -18,6 +18,7 @@ from typing import cast
 from rap.clock import Clock, SystemClock
 from rap.foreign import one_line
 from rap.registry.base import Resolver, Snapshot, check_name, last_error_of, place_of
+from rap.registry.folder import TrustedFolder, write_new
 from rap.registry.records import from_record, to_record
 from rap.tasks import start_task
 
@@ -55,6 +56,7 @@ class SnapshotCache:
         self._patience = patience
         self._clock = clock or SystemClock()
         self._warned = False
+        self._trusted = TrustedFolder(self._directory)
 
     async def over(
         self, service: str, snapshots: AsyncGenerator[Snapshot, None]
@@ -87,6 +89,7 @@ class SnapshotCache:
         path = self._path(service)
         try:
             kept = json.loads(path.read_bytes())
+            self._trusted.check()
             if not isinstance(kept, dict):
                 raise ValueError(f"must hold an object, got {type(kept).__name__}")
             return {key: from_record(key, record) for key, record in kept.items()}
@@ -104,8 +107,8 @@ class SnapshotCache:
         text = json.dumps({key: to_record(endpoint) for key, endpoint in snapshot.items()})
         new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            new.write_text(text)
+            self._trusted.make()
+            write_new(new, text)
             new.replace(path)
         except OSError as exc:
             self._warn("write", path, exc)

@@ -3,9 +3,6 @@
 Each service has its own folder, ``<directory>/<namespace>/<service>/``, with one file per
 instance. The modification time of a file is the end of its lease. Watchers often check the
 modification time of the folder, which costs microseconds, and seldom the leases.
-
-Whoever may write to these folders decides where clients connect. So they are created without write
-permission for all users, and one that others can change is logged.
 """
 
 import asyncio
@@ -13,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import stat
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +26,7 @@ from rap.registry.base import (
     is_name,
     may_replace,
 )
+from rap.registry.folder import TrustedFolder, write_new
 from rap.registry.process import suspect_ended
 from rap.registry.records import BadRecords, from_record, to_record
 from rap.registry.self_preservation import as_snapshot, to_evict
@@ -45,11 +42,6 @@ _ATTEMPTS = 3  # to write, if the folder is removed meanwhile
 _POLL_INTERVAL = 0.03  # seconds between checks of the folder's modification time
 _READ_INTERVAL = 0.5  # seconds between reads of all leases, unless the folder changed
 _NANOSECONDS = 1_000_000_000
-_MODE = 0o775  # of new folders; the umask takes away more, such as the permission of the group
-_REMEDY = (
-    "use a folder to which only you and root may write, or sign what servers register (option"
-    " registry_key)"
-)
 _SETTLED = 50_000_000  # ns; a folder changed so recently may change again in the same clock tick
 
 
@@ -174,10 +166,9 @@ class LeaseFiles:
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self._folder = folder
-        self._places = (folder, folder.parent, folder.parent.parent)  # service, namespace, root
+        self._trusted = TrustedFolder(folder, folder.parent, folder.parent.parent)
         self._now = now
         self._bad = BadRecords()
-        self._is_checked = False
 
     def write(self, endpoint: Endpoint, ttl: float) -> None:
         """Write or renew a registration, and remove those of dead instances.
@@ -189,10 +180,7 @@ class LeaseFiles:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self._places[-1].parent.mkdir(parents=True, exist_ok=True)
-                for place in reversed(self._places):
-                    place.mkdir(_MODE, exist_ok=True)
-                self._check_permissions()
+                self._trusted.make()
                 with self._locked():
                     self._write(endpoint, ttl)
                 return
@@ -223,7 +211,7 @@ class LeaseFiles:
         """
         if not (self._folder / ".known").exists():
             return None
-        self._check_permissions()
+        self._trusted.check()
         found = [held for path in sorted(self._paths()) if (held := self._read(path))]
         now = self._now()
         return suspect_ended(as_snapshot((it, expires - now) for it, expires in found))
@@ -241,17 +229,6 @@ class LeaseFiles:
         if time.time_ns() - status.st_mtime_ns < _SETTLED:
             return None
         return status.st_ino, status.st_mtime_ns
-
-    def _check_permissions(self) -> None:
-        """Log once if others can decide which servers are registered."""
-        if self._is_checked:
-            return
-        self._is_checked = True
-        for place in self._places:
-            if reason := _why_untrusted(place):
-                text = "%s %s: they decide where clients connect; %s"
-                logger.warning(text, one_line(str(place)), reason, _REMEDY)
-                return
 
     def _paths(self) -> list[Path]:
         """Return the files of registrations; a folder or a pipe of such a name is none."""
@@ -272,7 +249,7 @@ class LeaseFiles:
             os.utime(path, ns=(expires, expires))
         else:
             new = self._folder / ".new"  # under the lock, one name is enough
-            _write_new(new, json.dumps({"id": endpoint.id, **to_record(endpoint)}))
+            write_new(new, json.dumps({"id": endpoint.id, **to_record(endpoint)}))
             os.utime(new, ns=(expires, expires))
             new.replace(path)
         self._evict(now)
@@ -328,23 +305,3 @@ class LeaseFiles:
             yield
         finally:
             os.close(handle)
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Write a new file, and never through a link that others have put there."""
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
-    with open(handle, "w") as file:
-        file.write(text)
-
-
-def _why_untrusted(folder: Path) -> str:
-    """Return who may write to a folder besides this user and root; empty if only its group may."""
-    if not hasattr(os, "geteuid"):
-        return ""  # a system without owners and modes of POSIX
-    status = folder.stat()
-    if status.st_mode & stat.S_IWOTH:
-        return "is writable for all users"
-    if status.st_uid not in (0, os.geteuid()):
-        return f"belongs to another user (uid {status.st_uid})"
-    return ""

@@ -1,12 +1,16 @@
 import asyncio
 import errno
 import logging
+import os
+import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+import rap.registry.cache
 from rap.registry import CachedResolver, Snapshot, SnapshotCache
+from rap.registry.folder import write_new
 from tests.registry.fake_clock import FakeClock, settle
 from tests.registry.sample import make_endpoint, ports, watching
 
@@ -129,13 +133,12 @@ def test_a_corrupt_file_is_as_good_as_none(
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SnapshotCache(tmp_path)
     cache.save("calc", {make_endpoint(1).id: make_endpoint(1)})
-    whole = Path.write_text
 
-    def full_disk(path: Path, text: str) -> int:
-        whole(path, text[: len(text) // 2])
+    def full_disk(path: Path, text: str) -> None:
+        write_new(path, text[: len(text) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full_disk)
+    monkeypatch.setattr(rap.registry.cache, "write_new", full_disk)
     cache.save("calc", {make_endpoint(2).id: make_endpoint(2)})
     assert cache.load("calc").keys() == {make_endpoint(1).id}
 
@@ -154,3 +157,25 @@ def test_a_directory_that_cannot_be_written_is_told_once(
 def test_a_relative_directory_is_refused() -> None:
     with pytest.raises(ValueError, match="cache must be an absolute path, got 'here'"):
         SnapshotCache("here")
+
+
+async def test_a_cache_that_all_users_may_change_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, 0o777)
+    cache = SnapshotCache(tmp_path)
+    for number in (1, 2):
+        cache.save("calc", snapshot_of(number))
+        assert ports(cache.load("calc")) == {number}
+    (record,) = caplog.records
+    assert f"{tmp_path} is writable for all users: they decide" in record.getMessage()
+
+
+async def test_a_cache_that_it_creates_is_not_writable_for_all_users(tmp_path: Path) -> None:
+    former = os.umask(0)
+    try:
+        SnapshotCache(tmp_path / "cache").save("calc", snapshot_of(1))
+    finally:
+        os.umask(former)
+    for path in (tmp_path / "cache", *(tmp_path / "cache").iterdir()):
+        assert not path.stat().st_mode & stat.S_IWOTH, path
