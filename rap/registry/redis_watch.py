@@ -24,6 +24,7 @@ logger = logging.getLogger("rap.registry")
 _JITTER = 0.2  # share of the poll interval, either way
 _RETRY = 0.5  # share of the poll interval, after a poll without an answer
 _SUBSCRIBE_TIMEOUT = 1.0  # seconds that the first read waits for the subscription
+_LOOK = 30.0  # seconds between two looks whether any lease is renewed
 _MIN_PAUSE = 0.01  # seconds between two reads, however many messages arrive
 _NUMBER = re.compile(rb"[0-9]{1,15}")  # what the scripts write, and count with exactly
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError)
@@ -70,7 +71,7 @@ async def follow(
         rng: Random numbers for the jitter of the reads.
         on_read: Called after each read with the reason why it failed, or an empty text.
     """
-    reader = _Reader(redis, keys, script)
+    reader = _Reader(redis, keys, script, clock)
     notify = Notify(clock)
 
     def on_message(message: bytes | None) -> None:
@@ -106,8 +107,11 @@ async def follow(
 class _Reader:
     """Brings a watch cache up to date with as few reads as possible."""
 
-    def __init__(self, redis: RedisClient, keys: Keys, script: Script) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, script: Script, clock: Clock) -> None:
         self.stale = True  # messages may have been missed, so the log is not enough
+        self._clock = clock
+        self._look_at = clock.monotonic() + _LOOK
+        self._latest: Any = None  # the lease that ended last, at that look
         self._redis = redis
         self._keys = keys
         self._script = script
@@ -140,7 +144,7 @@ class _Reader:
         current = _version(await self._redis.call("HMGET", self._keys.ver, "e", "v", "h"))
         mine, action = self._cache.version, self._cache.next_action(current)
         if action is SyncAction.NOTHING:
-            return True
+            return await self._has_renewals()
         if action is SyncAction.READ_ALL or mine is None or current is None:
             return False
         start = f"{mine.epoch}-{mine.number + 1}"
@@ -150,6 +154,20 @@ class _Reader:
         except _MALFORMED:
             return False
         return self._cache.follow(current, changes)
+
+    async def _has_renewals(self) -> bool:
+        """Return whether servers still renew their leases, as far as is known.
+
+        The servers write to the log which of them have died. If the last one has, nothing is
+        written any more, and only the leases tell it.
+        """
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return True
+        self._look_at = now + _LOOK
+        before = self._latest
+        self._latest = await self._redis.call("ZRANGE", self._keys.lease, -1, -1, "WITHSCORES")
+        return not before or before != self._latest
 
     async def _read_all(self) -> None:
         keys = [self._keys.inst, self._keys.lease, self._keys.ver]

@@ -11,10 +11,11 @@ import pytest
 
 from rap.errors import RegistryError
 from rap.redis.client import RedisClient, Script
-from rap.registry import Snapshot
+from rap.registry import Snapshot, State
 from rap.registry.records import to_record
 from rap.registry.redis import RedisRegistry
 from rap.registry.redis_watch import Keys, follow
+from rap.registry.self_preservation import DEAD_AFTER
 from rap.registry.watch_cache import next_hash
 from rap.wire.codec import pack
 from tests.registry.fake_clock import FakeClock, settle
@@ -34,6 +35,8 @@ class ScriptedRedis:
         self.log: list[tuple[bytes, dict[bytes, bytes]]] = []
         self.messages: asyncio.Queue[bytes | RegistryError] = asyncio.Queue()
         self.down = False
+        self.now, self.lease = 1000, 2000  # ms
+        self.renewed = 1  # ms that each look finds the lease to last longer
 
     def put(self, port: int) -> None:
         """Change one record, as the scripts do."""
@@ -55,14 +58,17 @@ class ScriptedRedis:
         self._ask(command[0])
         if command[0] == "HMGET":
             return self.version
+        if command[0] == "ZRANGE":
+            self.lease += self.renewed
+            return [b"10.0.0.1:1", str(self.lease).encode()]
         first = int(command[2].partition("-")[2])
         return [entry for entry in self.log if int(entry[0].partition(b"-")[2]) >= first]
 
     async def run(self, script: Script, keys: list[str], args: list[str]) -> Any:
         self._ask("SNAPSHOT")
         records = [part for key, it in self.records.items() for part in (key.encode(), it)]
-        leases = [part for key in self.records for part in (key.encode(), b"2000")]
-        return [*self.version, b"1000", records, leases]
+        leases = [part for key in self.records for part in (key.encode(), str(self.lease).encode())]
+        return [*self.version, str(self.now).encode(), records, leases]
 
     async def subscribe(self, channel: str) -> "ScriptedRedis":
         self._ask(f"SUBSCRIBE {channel}")
@@ -131,9 +137,31 @@ async def test_it_subscribes_and_then_reads_and_polls_the_version(
     async with followed(redis, clock) as seen:  # which checks the order of the first two
         assert [ports(it) for it in seen] == [{1}]
         await clock.run(100 * POLL)
-        assert set(redis.asked) == {"HMGET"}
-        assert 85 <= len(redis.asked) <= 125
+        assert set(redis.asked) == {"HMGET", "ZRANGE"}
+        assert 85 <= redis.asked.count("HMGET") <= 125
+        assert redis.asked.count("ZRANGE") <= 6  # in 200 s
         assert len(seen) == 1
+
+
+async def test_a_watch_sees_that_the_last_server_has_died_though_nobody_logs_it(
+    redis: ScriptedRedis, clock: FakeClock
+) -> None:
+    async with followed(redis, clock) as seen:
+        await clock.run(100 * POLL)
+        assert [it["10.0.0.1:1"].state for it in seen] == [State.UP]
+        redis.renewed, redis.now = 0, redis.lease + 8  # its lease is over
+        await clock.run(70.0)
+        assert [it["10.0.0.1:1"].state for it in seen] == [State.UP, State.SUSPECT]
+        redis.now += round(1000 * DEAD_AFTER)
+        await clock.run(70.0)
+        assert len(seen) == 2  # it may be Redis that takes no writes
+        redis.renewed = 1
+        redis.put(2)
+        await clock.run(2 * POLL)
+        assert ports(seen[-1]) == {1, 2}
+    redis.asked = []
+    async with followed(redis, clock) as seen:
+        assert ports(seen[-1]) == set()  # a new watch does not know it
 
 
 async def test_polls_are_spread_by_a_fifth_either_way(

@@ -1,7 +1,9 @@
 """What the log of a server says of TLS handshakes that fail."""
 
+import asyncio
 import logging
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -119,3 +121,24 @@ async def test_who_only_looks_whether_the_port_is_open_causes_no_warning(
         await eventually(lambda: limiter.pending == 0)
     assert lines(caplog) == []
     assert "failed: \n" not in caplog.text
+
+
+async def test_the_log_of_a_client_says_why_while_connect_still_waits(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    def is_logged(text: str) -> bool:
+        return text in caplog.text
+
+    async with serving(fine, **mutual(certificates)) as server:
+        for trust in (None, certificates.authority.crt_path):
+            host = server.addresses[0] if trust else f"127.0.0.1:{server.addresses[0].port}"
+            caplog.clear()
+            client = Client(str(host), connect_timeout=60.0, ssl_ca_path=trust)
+            connecting = asyncio.create_task(client.connect())
+            asked = "want a client certificate?" if trust else "speak TLS?"
+            told = f"or does it {asked} Its log says why; it is dialled"
+            await eventually(partial(is_logged, told))
+            assert not connecting.done()
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            await client.await_close()
