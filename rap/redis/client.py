@@ -11,10 +11,11 @@ connections. Therefore each server has a plain client here.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
 from importlib.resources import files
+from operator import methodcaller
 from typing import Any
 
 from redis.asyncio import Redis
@@ -27,6 +28,7 @@ from redis.exceptions import (
     NoScriptError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 
 from rap.clock import Clock, SystemClock, check_timeout
@@ -36,7 +38,7 @@ from rap.redis.servers import Host, Servers
 from rap.redis.url import RedisTarget
 from rap.tasks import start_task
 
-__all__ = ["PubSub", "RedisClient", "Script"]
+__all__ = ["PubSub", "RedisClient", "Script", "WrongType"]
 
 _DEFAULT_TIMEOUT = 1.0  # seconds for one command
 _CONNECT_FACTOR = 3  # times the limit of a command that finding the servers may take
@@ -47,24 +49,40 @@ _CLOSE_TIMEOUT = 0.5  # seconds
 # The exceptions that redis-py raises when servers vanish; some of them are not its own.
 _ERRORS = (RedisError, OSError, EOFError)
 
+_KINDS = {"zset": "sorted set"} | {it: it for it in ("string", "hash", "list", "set", "stream")}
+_REMEDY = (
+    "another program has written it; delete it (`DEL`) if nothing needs it, "
+    "or use another database or namespace"
+)
+
 # A key or an argument of a command.
 Value = str | bytes | int | float
 
 
+class WrongType(RegistryError):
+    """A key holds a value of another type, which another program has written."""
+
+
 class Script:
-    """A Lua script, sent by its digest, and in full to a server that does not know it yet."""
+    """A Lua script, sent by its digest, and in full to a server that does not know it yet.
 
-    __slots__ = ("digest", "source")
+    Args:
+        source: The text of the script.
+        kinds: The types of its keys, as ``TYPE`` names them; a key may also be missing.
+    """
 
-    def __init__(self, source: str) -> None:
+    __slots__ = ("digest", "kinds", "source")
+
+    def __init__(self, source: str, kinds: Sequence[str] = ()) -> None:
         self.source = source
+        self.kinds = kinds
         self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     @classmethod
-    def load(cls, package: str, *names: str) -> "Script":
+    def load(cls, package: str, *names: str, kinds: Sequence[str] = ()) -> "Script":
         """Return the script made of ``scripts/<name>.lua`` of a package, one after the other."""
         folder = files(package) / "scripts"
-        return cls("\n".join((folder / f"{name}.lua").read_text() for name in names))
+        return cls("\n".join((folder / f"{name}.lua").read_text() for name in names), kinds)
 
 
 class RedisClient:
@@ -117,9 +135,14 @@ class RedisClient:
         """Run a command whose second word is its key, and return its reply, with texts as bytes.
 
         Raises:
+            WrongType: The key holds a value of another type; the message names both.
             RegistryError: There was no answer in time, no connection, or an error reply.
         """
-        return await self._limited(str(command[1]), lambda client: client.execute_command(*command))
+        key = str(command[1])
+        try:
+            return await self._limited(key, lambda client: client.execute_command(*command))
+        except WrongType as exc:
+            raise await self._explained(exc, {key: ""}) from exc
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Value]) -> Any:
         """Run a script on the server that has `keys`, and return its reply.
@@ -134,7 +157,35 @@ class RedisClient:
             except NoScriptError:
                 return await client.eval(script.source, len(keys), *keys, *args)
 
-        return await self._limited(keys[0], evaluate)
+        try:
+            return await self._limited(keys[0], evaluate)
+        except WrongType as exc:
+            raise await self._explained(exc, dict(zip(keys, script.kinds, strict=False))) from exc
+
+    async def foreign(self, kinds: Mapping[str, str]) -> str:
+        """Return which keys hold a value of another type, and what to do; empty if none does.
+
+        Without an answer, such as without the permission for ``TYPE``, it may be each of them.
+
+        Args:
+            kinds: The types of keys, as ``TYPE`` names them; an empty one is unknown.
+        """
+        found = []
+        for key, kind in kinds.items():
+            there, wanted = "value of another type", _KINDS.get(kind, "")
+            with suppress(RegistryError):
+                raw: bytes = await self._limited(key, methodcaller("execute_command", "TYPE", key))
+                there = raw.decode(errors="replace")
+                if there in ("none", kind):
+                    continue
+            text = f"the key {one_line(key)} holds a {_KINDS.get(there, there)}"
+            found.append(f"{text}, not a {wanted}" if wanted else text)
+        return f"{' or '.join(found)}: {_REMEDY}" if found else ""
+
+    async def _explained(self, error: WrongType, kinds: Mapping[str, str]) -> WrongType:
+        """Return an error that names the key, which the one of Redis does not."""
+        text = await self.foreign(kinds)
+        return WrongType(f"Redis at {self.target}: WRONGTYPE, {text}") if text else error
 
     async def subscribe(self, channel: str) -> "PubSub":
         """Return a new connection that is subscribed to a channel.
@@ -193,6 +244,9 @@ class RedisClient:
                     await self._drop(used)
                     used = self._servers or await self._connect()
                     reply = await used.run(key, work)
+        except WrongType:  # an answer: other connections would get the same
+            self._failing = True
+            raise
         except RegistryError:
             self._failing = True
             if used is not None and used.note_failure(key) >= _FAILURES_TO_RECONNECT:
@@ -211,7 +265,9 @@ class RedisClient:
         except TimeoutError as exc:
             raise RegistryError(f"Redis at {self.target}: no answer in {limit:g} s") from exc
         except _ERRORS as exc:
-            raise RegistryError(f"Redis at {self.target}: {_text_of(exc)}") from exc
+            is_wrong_type = isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
+            kind = WrongType if is_wrong_type else RegistryError
+            raise kind(f"Redis at {self.target}: {_text_of(exc)}") from exc
 
     async def _connect(self) -> "Servers":
         """Find the servers. All callers wait for the same task, each with its own time limit."""

@@ -88,6 +88,10 @@ class BadRecords:
     def __init__(self) -> None:
         self._warned: set[str] = set()
 
+    def is_new(self, key: str) -> bool:
+        """Return whether a record would be logged."""
+        return key not in self._warned and len(self._warned) < _MAX_WARNED
+
     def warn(self, key: str, text: str, error: Exception) -> None:
         """Log a record once, unless too many were logged.
 
@@ -96,7 +100,7 @@ class BadRecords:
             text: Format of the log line, with a place for the key and one for the error.
             error: What is wrong.
         """
-        if key not in self._warned and len(self._warned) < _MAX_WARNED:
+        if self.is_new(key):
             self._warned.add(key)
             logger.warning(text, one_line(key), one_line(error))
 

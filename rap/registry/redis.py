@@ -17,13 +17,12 @@ not evict keys (``maxmemory-policy noeviction``).
 
 import random
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from rap.address import Address
 from rap.clock import Clock, SystemClock, check_timeout
 from rap.errors import RegistryError
-from rap.redis.client import RedisClient, Script, Value
+from rap.redis.client import RedisClient, Script, Value, WrongType
 from rap.registry.base import (
     AddressTaken,
     Endpoint,
@@ -47,13 +46,15 @@ _KEEP = 86_400  # seconds after the last heartbeat until the keys of a service e
 _LOG_LENGTH = 1024  # changes
 _SERVICES = "rap:services"
 
+_UNUSED = "servers are registered without %s: %s"
 _LOST = -1  # status that a script returns if the registration does not exist
 
 
-_REGISTER = Script.load("rap.registry", "prelude", "register")
-_HEARTBEAT = Script.load("rap.registry", "prelude", "heartbeat")
-_DEREGISTER = Script.load("rap.registry", "prelude", "deregister")
-_SNAPSHOT = Script.load("rap.registry", "snapshot")
+_KINDS = ("hash", "zset", "hash", "hash", "stream")
+_REGISTER = Script.load("rap.registry", "prelude", "register", kinds=_KINDS)
+_HEARTBEAT = Script.load("rap.registry", "prelude", "heartbeat", kinds=_KINDS)
+_DEREGISTER = Script.load("rap.registry", "prelude", "deregister", kinds=_KINDS)
+_SNAPSHOT = Script.load("rap.registry", "snapshot", kinds=("hash", "zset", "hash"))
 
 
 class RedisRegistry:
@@ -224,9 +225,13 @@ class RedisRegistry:
         If that node is down, the registration still succeeds and a later renewal adds the service.
         """
         if service in self._unlisted:
-            with suppress(RegistryError):
+            try:
                 await self._redis.call("SADD", _SERVICES, f"{self._namespace}/{service}")
                 self._unlisted.discard(service)
+            except WrongType as exc:
+                self._bad.warn(_SERVICES, _UNUSED, exc)
+            except RegistryError:
+                pass  # a later renewal tries again
 
     async def _heartbeat(self, key: tuple[str, str], endpoint: Endpoint, ttl: float) -> list[Any]:
         return await self._change(
@@ -245,6 +250,10 @@ class RedisRegistry:
         """Run a script that changes a service."""
         *keys, channel = self._keys(service)
         reply: list[Any] = await self._redis.run(script, keys, [channel, _KEEP, _LOG_LENGTH, *args])
+        for key in map(text_of, reply[4:]):
+            if self._bad.is_new(key):
+                text = await self._redis.foreign({key: ""})
+                self._bad.warn(key, _UNUSED, WrongType(text))
         return reply
 
 

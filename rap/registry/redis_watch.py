@@ -10,11 +10,11 @@ from rap.clock import Clock
 from rap.errors import RegistryError
 from rap.foreign import one_line
 from rap.notify import Notify
-from rap.redis.client import RedisClient, Script
+from rap.redis.client import RedisClient, Script, WrongType
 from rap.redis.pubsub import Subscription
 from rap.registry.base import Snapshot
 from rap.registry.process import suspect_ended
-from rap.registry.records import text_of
+from rap.registry.records import BadRecords, text_of
 from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache
 
 __all__ = ["Keys", "follow"]
@@ -116,6 +116,7 @@ class _Reader:
         self._keys = keys
         self._script = script
         self._cache = WatchCache()
+        self._bad = BadRecords()
 
     async def read(self) -> Snapshot | None:
         """Return the current snapshot; instances whose process is known to have ended are SUSPECT.
@@ -148,7 +149,11 @@ class _Reader:
         if action is SyncAction.READ_ALL or mine is None or current is None:
             return False
         start = f"{mine.epoch}-{mine.number + 1}"
-        reply = await self._redis.call("XRANGE", self._keys.log, start, "+")
+        try:
+            reply = await self._redis.call("XRANGE", self._keys.log, start, "+")
+        except WrongType as exc:  # servers register without the log, so all is read each time
+            self._bad.warn(self._keys.log, "the log of changes %s is not read: %s", exc)
+            return False
         try:
             changes = [_entry(*it) for it in reply]
         except _MALFORMED:

@@ -23,8 +23,8 @@ from rap.shared_state.redis_connections import ASSUMED_INSTANCES, RedisConnectio
 
 __all__ = ["RedisBuckets", "RedisNonces", "RedisState"]
 
-_CLAIM = Script.load("rap.shared_state", "claim")
-_TAKE = Script.load("rap.shared_state", "take")
+_CLAIM = Script.load("rap.shared_state", "claim", kinds=["string"])
+_TAKE = Script.load("rap.shared_state", "take", kinds=["hash"])
 
 _CLAIM_TRIES = 3  # each with the time limit of a command, so a refusal takes at most 4 s
 _MAX_NONCE = 256  # characters

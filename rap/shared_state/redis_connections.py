@@ -33,8 +33,9 @@ _RENEWALS = 3  # per time to live of a lease
 _RETRY_INTERVAL = 1.0  # seconds between checks whether Redis is available again
 _BATCH = 500  # keys in one message
 
-_CONNECTIONS = Script.load("rap.shared_state", "connections")
-_TOTAL = Script.load("rap.shared_state", "total")
+_KINDS = ("hash", "zset")  # of `_keys`
+_CONNECTIONS = Script.load("rap.shared_state", "connections", kinds=_KINDS)
+_TOTAL = Script.load("rap.shared_state", "total", kinds=_KINDS)
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """What only the registry in Redis promises: its keys, its scripts, and how it is read."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from hashlib import sha1
@@ -128,16 +129,67 @@ async def test_a_record_that_is_none_is_replaced_by_the_one_whose_address_it_has
         assert ports(await anext(snapshots)) == {9000}
 
 
-@pytest.mark.parametrize("part", ["inst", "lease", "load", "ver", "log"])
+@pytest.mark.parametrize("part", ["inst", "lease", "ver"])
 async def test_a_key_of_another_type_stops_a_script_before_its_first_write(
     redis_single: RedisServer, registry: RedisRegistry, namespace: str, part: str
 ) -> None:
     redis_single.command("SET", key(namespace, part), "mine")
-    with pytest.raises(RegistryError, match="WRONGTYPE"):
+    name = re.escape(key(namespace, part))
+    kind = "sorted set" if part == "lease" else "hash"
+    with pytest.raises(RegistryError, match=f"the key {name} holds a string, not a {kind}: .*DEL"):
         await registry.register("calc", make_endpoint(), ttl=LONG)
     parts = ("inst", "lease", "load", "ver", "log")
     there = [it for it in parts if redis_single.command("EXISTS", key(namespace, it))]
     assert there == [part]
+
+
+@pytest.mark.parametrize("part", ["load", "log"])
+async def test_servers_are_found_although_a_key_that_is_not_needed_has_another_type(
+    redis_single: RedisServer,
+    registry: RedisRegistry,
+    namespace: str,
+    part: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    redis_single.command("SET", key(namespace, part), "mine")
+    async with watching(registry) as snapshots:
+        await anext(snapshots)
+        for port in (1, 2):
+            await registry.register("calc", make_endpoint(port), ttl=LONG)
+            await until(snapshots, lambda it, port=port: port in ports(it))  # type: ignore[misc]
+        registry.report_load("calc", make_endpoint(1).id, {"cpu": 0.5})
+        await registry.register("calc", make_endpoint(1), ttl=LONG)
+        await registry.deregister("calc", make_endpoint(2))
+        await until(snapshots, lambda it: ports(it) == {1})
+    assert registry.last_error == ""
+    assert redis_single.command("GET", key(namespace, part)) == "mine"
+    assert redis_single.command("TTL", key(namespace, part)) == -1
+    name = key(namespace, part)
+    texts = [r.message for r in caplog.records if "registered without" in r.message]
+    assert len(texts) == 1
+    assert f"the key {name} holds a string" in texts[0]
+    assert "delete it (`DEL`)" in texts[0]
+
+
+@pytest.mark.parametrize("part", ["inst", "lease", "ver"])
+async def test_the_known_servers_stay_while_a_key_has_another_type(
+    redis_single: RedisServer, registry: RedisRegistry, namespace: str, part: str
+) -> None:
+    name, kept = key(namespace, part), key(namespace, "kept")
+    await registry.register("calc", make_endpoint(), ttl=LONG)
+    async with watching(registry) as snapshots:
+        assert ports(await anext(snapshots)) == {9000}
+        redis_single.command("RENAME", name, kept)
+        redis_single.command("RPUSH", name, "mine")
+        redis_single.command("PUBLISH", key(namespace, "ch"), "0 0 0")
+        reading = asyncio.ensure_future(anext(snapshots))
+        if part == "ver":  # the others are read only after a change
+            await until_true(lambda: f"the key {name} holds a list" in registry.last_error)
+        redis_single.command("DEL", name)
+        redis_single.command("RENAME", kept, name)
+        await registry.register("calc", make_endpoint(1), ttl=LONG)
+        assert ports(await reading) == {1, 9000}
+    assert registry.last_error == ""
 
 
 async def test_a_log_ahead_of_its_version_begins_anew(

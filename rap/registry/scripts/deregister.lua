@@ -11,6 +11,6 @@ if holder and holder ~= incarnation then return {-2} end
 
 redis.call('HDEL', INST, id)
 redis.call('ZREM', LEASE, id)
-redis.call('HDEL', LOAD, id)
+forget_load(id)
 change('del', id, '')
 return finish(0, true)

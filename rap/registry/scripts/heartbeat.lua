@@ -33,13 +33,13 @@ if leases < total then
     redis.call('ZADD', LEASE, 'NX', now + ttl, other)
   end
 end
-if report ~= '' then redis.call('HSET', LOAD, id, report) end
+if report ~= '' then set_load(id, report) end
 if revived then change('put', id, record) end
 local changed = revived
 for _, other in ipairs(gone) do
   if other ~= id then
     redis.call('ZREM', LEASE, other)
-    redis.call('HDEL', LOAD, other)
+    forget_load(other)
     if redis.call('HDEL', INST, other) == 1 then
       change('exp', other, '')
       changed = true
