@@ -3,12 +3,13 @@
 A separate module, because a single server and the parent of workers both tell it.
 """
 
+import logging
 import os
 import socket
 
-import click
-
 __all__ = ["notify_ready"]
+
+_log = logging.getLogger("rap.server")
 
 
 def notify_ready() -> None:
@@ -25,4 +26,4 @@ def notify_ready() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.sendto(b"READY=1", address)
     except OSError as exc:
-        click.echo(f"rap: NOTIFY_SOCKET: cannot tell the service manager: {exc}", err=True)
+        _log.warning("NOTIFY_SOCKET: cannot tell the service manager: %s", exc)
