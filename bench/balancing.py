@@ -28,6 +28,7 @@ from rap.balance import (
     RoundRobin,
     SmoothWeighted,
 )
+from rap.clock import Clock, SystemClock
 from rap.errors import Verdict
 from rap.wire.load_report import ServerLoad
 
@@ -49,7 +50,7 @@ class Policy(NamedTuple):
     """
 
     make: Callable[[Random, Callable[[], float]], Picker]
-    load: Callable[[], Load] = PeakEwma
+    load: Callable[[Clock], Load] = lambda clock: PeakEwma(clock=clock)
     knows_speed: bool = False
 
 
@@ -74,11 +75,17 @@ class _CallsInFlight:
     def value(self, now: float) -> float:
         return self.in_flight + self.open_streams + 1.0
 
+    def beats(self, other: "_CallsInFlight") -> bool:
+        return self.in_flight <= other.in_flight
+
+    def resembles(self, other: "_CallsInFlight") -> bool:
+        return True
+
 
 POLICIES = {
     "round robin": Policy(lambda rng, _: RoundRobin(rng)),
     "weighted round robin": Policy(lambda rng, _: SmoothWeighted(rng), knows_speed=True),
-    "p2c, least loaded": Policy(lambda rng, _: PowerOfTwoChoices(rng), _CallsInFlight),
+    "p2c, least loaded": Policy(lambda rng, _: PowerOfTwoChoices(rng), lambda _: _CallsInFlight()),
     "p2c, peak EWMA": Policy(lambda rng, _: PowerOfTwoChoices(rng)),
     "prequal": Policy(Prequal),
 }
@@ -177,7 +184,7 @@ class _Node:
         self.own_in_flight = self.own_calls
 
 
-class _Cluster:
+class _Cluster(SystemClock):
     def __init__(self, policy: Policy, scenario: Scenario, seed: int) -> None:
         self.now = 0.0
         self.asked = 0
@@ -199,12 +206,15 @@ class _Cluster:
                 _Node(
                     server,
                     self,
-                    policy.load(),
+                    policy.load(self),
                     scenario.mean / server.mean * 2.0 if policy.knows_speed else 1.0,
                 )
                 for server in self._servers
             )
             self._clients.append((picker, nodes))
+
+    def monotonic(self) -> float:
+        return self.now
 
     def run(self) -> Result:
         self.after(0.0, self._arrive)

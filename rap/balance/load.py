@@ -5,8 +5,8 @@ plain attributes, times as arguments, one method for success and one for all oth
 """
 
 from collections.abc import Callable, Iterable
-from math import exp, inf
-from typing import Protocol
+from math import exp, inf, sqrt
+from typing import Any, Protocol
 
 from rap.clock import Clock, SystemClock
 from rap.errors import Verdict
@@ -19,9 +19,19 @@ flight must count even on a node that answers instantly."""
 FAILURE_PENALTY = 5.0
 MAX_PENALTY = 300.0
 STALE_AFTER = 3.0
-GRAIN = 1e-3
-"""Seconds between two reductions of an average. With a decay of seconds, one sample per millisecond
-is as good as all of them, and `exp` is most of the cost of an answer."""
+ALIKE = 3.0
+"""Two nodes of different weights are about equally fast if their latencies differ by at most this
+factor. Nodes of equal weights are if one takes at most twice as long as the other."""
+RISE, FALL = 1.05, 1.0 / 1.05
+"""By which factor an answer moves the usual latency of its node."""
+FAR = 16.0
+"""An answer that takes so many times the usual latency is a peak."""
+PEAK_LASTS = 2.0
+"""A peak counts for so many times its duration, so that calls in vain take a third of the time of a
+caller at most, and only until they have shown that the node is slow."""
+GRAIN = 5e-3
+"""Seconds between two reductions of an average. With a decay of seconds, one sample in a while is
+as good as all of them, and `exp` is most of the cost of an answer."""
 
 
 class Load(Protocol):
@@ -69,20 +79,30 @@ class Load(Protocol):
         """Return the cost of one more call on the node, above 0; lower is better."""
         ...
 
+    def beats(self, other: Any) -> bool:
+        """Whether one more call is better here than with another load; see `Compared`."""
+        ...
+
+    def resembles(self, other: Any) -> bool:
+        """Whether the node of another load is about equally fast, as far as is known."""
+        ...
+
 
 class PeakEwma:
-    """Load as recent peak latency times calls on the node.
+    """Load as latency times calls on the node.
 
-    A slow answer raises the average at once, and faster answers lower it gradually, so few calls
-    go to a node that becomes slow (the peak EWMA of Finagle and tower). There are five more rules:
+    The latency is the usual one, a running median: each answer moves it by a twentieth. A slow
+    answer counts at once for twice as long as it took, as in the peak EWMA of Finagle and tower. It
+    counts for longer only if the next call is slow too, or one that a process of the machine has
+    delayed would keep calls away for half a minute. There are more rules:
 
     - Only results lower the average, because a node that fails fast must not look fast
       (linkerd2-proxy). Before the first result, errors raise what is assumed.
     - What a failure costs is forgotten with the first result of a call that began after it. A
       single failure keeps calls away for the 3 s until the node is measured again, and no longer;
       a node that goes on failing is ejected (`rap.balance.outlier`, `rap.balance.comparison`).
-    - While calls wait, the latency is at least the time since the last answer of the node, so the
-      cost of a frozen node grows.
+    - While calls wait for longer than the average of peaks, the latency is at least the time since
+      the last answer of the node, so the cost of a frozen node grows.
     - When a frozen node is heard again, that is forgotten, and the calls that it has kept waiting
       do not raise the average. Otherwise, it would get hardly any calls for a minute.
     - An idle node without a call for 3 s costs close to nothing, so that one call measures it again
@@ -95,7 +115,8 @@ class PeakEwma:
             more than any other.
 
     Attributes:
-        ewma: The average in seconds; valid if `measured`.
+        ewma: The average of peaks in seconds; valid if `measured`.
+        median: The usual latency in seconds, a running median; 0 until the second result.
         measured: Whether there is a sample.
         prior: The latency in seconds until the first sample, at least that of an error. The median
             of the other nodes (`median_ewma`) gives a new node neither too many nor too few calls.
@@ -107,6 +128,9 @@ class PeakEwma:
         "_due",
         "_heard_at",
         "_monotonic",
+        "_peak_at",
+        "_peak_median",
+        "_peak_until",
         "_penalty",
         "_picked",
         "_progress",
@@ -115,6 +139,7 @@ class PeakEwma:
         "ewma",
         "in_flight",
         "measured",
+        "median",
         "open_streams",
         "prior",
     )
@@ -133,6 +158,10 @@ class PeakEwma:
         self.ewma = 0.0
         self.measured = False
         self.prior = 0.0
+        self.median = 0.0
+        self._peak_until = 0.0  # until when `ewma` counts
+        self._peak_at = 0.0  # when the last peak came
+        self._peak_median = -1.0  # what `median` became then: it is the same until the next result
         self._monotonic = (clock or SystemClock()).monotonic
         self._decay = decay
         self._penalty = -1.0  # what `ewma` is while it is what a failure costs
@@ -153,9 +182,10 @@ class PeakEwma:
 
     def reset(self) -> None:
         """Forget the latency: another process answers now."""
-        self.ewma = 0.0
+        self.ewma = self.median = 0.0
         self.measured = False
         self._penalty = -1.0
+        self._peak_until = 0.0
 
     def end_silence(self, now: float, latency: float) -> None:
         """Forget the latency: the node was silent until now, and calls have waited for that reason.
@@ -196,16 +226,28 @@ class PeakEwma:
         self._progress = now
         ewma = self.ewma
         if elapsed < ewma:
-            if ok and now >= self._due:
-                self._due = now + GRAIN
-                if ewma == self._penalty:
-                    self._forgive(now, elapsed)
-                    return
-                self.ewma = elapsed + (ewma - elapsed) * exp((self._updated - now) / self._decay)
-                self._updated = now
+            if ok:
+                usual = self.median
+                self.median = usual * (FALL if elapsed < usual else RISE)
+                if now >= self._due:
+                    self._due = now + GRAIN
+                    if ewma == self._penalty:
+                        self._forgive(now, elapsed)
+                        return
+                    if elapsed >= usual * FAR:
+                        self._note_peak(now, elapsed)
+                    elif now < self._peak_until:
+                        self._peak_until = 0.0  # it was one slow call, not the node
+                    updated = self._updated
+                    if elapsed < usual and now - updated > STALE_AFTER:
+                        self.median = sqrt(self.median * elapsed)  # what it was before says little
+                    self.ewma = elapsed + (ewma - elapsed) * exp((updated - now) / self._decay)
+                    self._updated = now
         elif now - elapsed < self._heard_at:
             pass
         elif ok or self.measured:  # unmeasured, `ewma` is 0: any result comes here, no error does
+            if elapsed > ewma and self.measured:
+                self._note_peak(now, elapsed)
             self.ewma = elapsed
             self._updated = now
             self.measured = True
@@ -225,14 +267,44 @@ class PeakEwma:
             cost = min(FAILURE_PENALTY if penalty is None else penalty, MAX_PENALTY)
             self.ewma = max(cost, before, latency)
             self._penalty = self.ewma if self.ewma > latency else -1.0
+            self._peak_until = now + PEAK_LASTS * latency if self._penalty < 0.0 else inf
             self._updated = now
             self.measured = True
+
+    def _note_peak(self, now: float, elapsed: float) -> None:
+        """Take an answer that came later than usual.
+
+        A single one does not change what is usual by much. If the next call takes as long, the node
+        has become slow.
+        """
+        usual = self.median
+        if not usual:
+            usual = self._first_median(elapsed)
+        elif elapsed < usual * FAR:
+            usual = max(usual, min(usual * RISE, elapsed))
+        else:
+            is_again = usual == self._peak_median and now - elapsed >= self._peak_at
+            usual *= 2.0 if is_again else RISE
+            self._peak_median = usual
+            self._peak_at = now
+            self._peak_until = now + PEAK_LASTS * elapsed
+        self.median = usual
+
+    def _first_median(self, elapsed: float) -> float:
+        """Return the usual latency from two results, and that of the other nodes if it is known.
+
+        Two say little. The geometric mean lets neither chance nor a peak count for much.
+        """
+        first = elapsed if self.ewma == self._penalty else self.ewma
+        usual = sqrt(first * elapsed)
+        return sqrt(usual * self.prior) if self.prior else usual
 
     def _forgive(self, now: float, elapsed: float) -> None:
         """Forget what the last failure has cost, unless this result is of an earlier call."""
         if now - elapsed >= self._updated:
             self.ewma = max(self._before, elapsed)
             self._penalty = -1.0
+            self._peak_until = 0.0
             self._updated = now
 
     def refused(self, now: float, elapsed: float, pause: float) -> None:
@@ -247,15 +319,80 @@ class PeakEwma:
         """Return latency times calls on the node, with one more call; by default as of now."""
         if now is None:
             now = self._monotonic()
-        latency = self.ewma if self.measured else self.prior
+        latency = self.median
+        if not latency or now < self._peak_until:
+            latency = self.ewma if self.measured else self.prior
         waiting = self.in_flight
         if waiting:
             stall = now - self._progress
-            if stall > latency:
+            if stall > latency and stall > self.ewma:
                 latency = stall
         elif now - self._picked > STALE_AFTER:
             latency = 0.0 if self._prove is None or self._prove(now) else MAX_PENALTY
         return (latency + EPSILON) * (waiting + self.open_streams + 1)
+
+    def beats(self, other: "PeakEwma") -> bool:
+        """Whether one more call is better here than on another node, of the same weight.
+
+        Of nodes that are about equally fast, it is the one with fewer calls, then the one that was
+        picked longer ago. Else those that are a little slower would get none of the calls that come
+        one at a time, and nodes that are equal would get what chance has measured last.
+        """
+        now = self._monotonic()
+        # Both latencies as in `value`, which would take two more calls and another look at the time
+        one = self.median
+        if now < self._peak_until or not one:
+            one = self.ewma if self.measured else self.prior
+        calls = self.in_flight
+        if calls:
+            stall = now - self._progress
+            if stall > one and stall > self.ewma:
+                one = stall
+        elif now - self._picked > STALE_AFTER:
+            one = 0.0 if self._prove is None or self._prove(now) else MAX_PENALTY
+        calls += self.open_streams
+        two = other.median
+        if now < other._peak_until or not two:
+            two = other.ewma if other.measured else other.prior
+        other_calls = other.in_flight
+        if other_calls:
+            stall = now - other._progress
+            if stall > two and stall > other.ewma:
+                two = stall
+        elif now - other._picked > STALE_AFTER:
+            two = 0.0 if other._prove is None or other._prove(now) else MAX_PENALTY
+        other_calls += other.open_streams
+        if (one <= two + two + EPSILON and two <= one + one + EPSILON) or self._is_unknown(
+            other, now
+        ):
+            if calls == other_calls:
+                picked = self._picked
+                return picked <= other._picked < inf or picked == inf  # inf: it never was
+            return calls < other_calls
+        return (one + EPSILON) * (calls + 1) <= (two + EPSILON) * (other_calls + 1)
+
+    def resembles(self, other: "PeakEwma") -> bool:
+        """Whether the other node is about equally fast, as far as is known."""
+        now = self._monotonic()
+        cost, other_cost = self.value(now), other.value(now)
+        one = cost * (other.in_flight + other.open_streams + 1)
+        two = other_cost * (self.in_flight + self.open_streams + 1)
+        return (
+            (one <= ALIKE * two and two <= ALIKE * one)
+            or cost <= EPSILON  # its latency is not known, or no longer
+            or other_cost <= EPSILON
+            or self._is_unknown(other, now)
+        )
+
+    def _is_unknown(self, other: "PeakEwma", now: float) -> bool:
+        """Whether a single result says too little to compare the latencies of two idle nodes."""
+        if self.median and other.median:
+            return False
+        return self._is_calm(now) and other._is_calm(now)
+
+    def _is_calm(self, now: float) -> bool:
+        """Whether it is idle, and neither a peak nor a pause decides on its cost."""
+        return not (self.in_flight or now < self._peak_until or now - self._picked > STALE_AFTER)
 
     def answered_since(self, then: float) -> bool:
         """Whether the node has answered a call since a call in flight was started at `then`."""
@@ -271,8 +408,8 @@ class PeakEwma:
 
 
 def median_ewma(loads: Iterable[PeakEwma]) -> float:
-    """Return the median of the measured averages in seconds; 0 without any."""
+    """Return the median of the measured latencies in seconds; 0 without any."""
     from statistics import median  # slow to import, and rarely needed
 
-    known = [load.ewma for load in loads if load.measured]
+    known = [load.median or load.ewma for load in loads if load.measured]
     return median(known) if known else 0.0

@@ -1,5 +1,9 @@
 """Power of two choices: draw two nodes at random and pick the less loaded one.
 
+Of two nodes that are about equally fast, that is the one with fewer calls in flight, then the one
+that was picked longer ago. Latency decides only where it differs clearly: it is never quite equal,
+and with one call at a time the fastest node would get all of them.
+
 Two random choices avoid most of the queueing of a single one. Picking the least loaded of all nodes
 would send all clients to the same node on the same outdated information
 (Mitzenmacher 2001; Finagle, Envoy and linkerd2 balance this way).
@@ -16,7 +20,6 @@ from itertools import accumulate, permutations
 from random import Random
 from typing import Any, TypeVar
 
-from rap.balance.load import EPSILON
 from rap.balance.picker import Candidate
 
 __all__ = ["PowerOfTwoChoices"]
@@ -25,9 +28,6 @@ C = TypeVar("C", bound=Candidate)
 
 MAX_CACHED = 24
 """Maximum number of nodes whose pairs are kept; 24 nodes have 552 pairs."""
-ALIKE = 3.0
-"""Two nodes are about equally fast if their latencies differ by at most this factor. A recent peak
-is a few times the mean, so a smaller factor gives a node that had one a smaller share."""
 MOST_OWED = 1.0
 """Maximum credit of a node, in calls. It decides while no calls are in flight, and is nothing
 next to a hundred calls. A new node starts with it, so it wins its first draw if it is idle."""
@@ -73,7 +73,7 @@ class PowerOfTwoChoices:
             self._remember(candidates)
             i, j = divmod(int(self._random() * (n * (n - 1))), n - 1)
             first, second = candidates[i], candidates[j if j < i else j + 1]
-        return first if first.load() <= second.load() else second  # their weights are equal
+        return first if first.stats.beats(second.stats) else second  # their weights are equal
 
     def _remember(self, candidates: Sequence[C]) -> None:
         """Keep all pairs of a tuple that is passed twice in a row.
@@ -179,15 +179,8 @@ class _Shares:
         else:
             first, second = self._draw()
         one, other = first.node, second.node
-        load, other_load = one.load(), other.load()
         calls, other_calls = one.own_calls + 1, other.own_calls + 1
-        # Latencies are load / calls, cross-multiplied.
-        slow, other_slow = load * other_calls, other_load * calls
-        if (
-            (slow <= ALIKE * other_slow and other_slow <= ALIKE * slow)
-            or load <= EPSILON  # its latency is not known, or no longer
-            or other_load <= EPSILON
-        ):
+        if one.stats.resembles(other.stats):
             turn = self._turn
             owed = (turn - first.paid) * first.weight
             if not -MOST_OWING <= owed <= MOST_OWED:
@@ -199,7 +192,7 @@ class _Shares:
                 second.paid = turn - other_owed * second.stride
             better = (calls - owed) * second.weight <= (other_calls - other_owed) * first.weight
         else:
-            better = load * second.weight <= other_load * first.weight
+            better = one.load() * second.weight <= other.load() * first.weight
         picked = first if better else second
         picked.paid += picked.stride
         self._turn += self._step

@@ -1,9 +1,21 @@
 """The protocols of candidates and pickers. A picker chooses without I/O."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
+
+
+class Compared(Protocol):
+    """The load of a node, as compared with that of another one by power of two choices."""
+
+    def beats(self, other: Any) -> bool:
+        """Whether one more call is better here than on the other node, of the same weight."""
+        ...
+
+    def resembles(self, other: Any) -> bool:
+        """Whether the other node is about equally fast, as far as is known."""
+        ...
 
 
 class Candidate(Protocol):
@@ -28,10 +40,15 @@ class Candidate(Protocol):
         """Number of calls of this client in flight."""
         ...
 
+    @property
+    def stats(self) -> Compared:
+        """The load of the node, to compare it with that of another candidate."""
+        ...
+
     def load(self) -> float:
         """Return the load of the node, not divided by its weight; lower is better.
 
-        For the nodes of a client, it is peak latency times calls in flight; see `PeakEwma`.
+        For the nodes of a client, it is latency times calls in flight; see `PeakEwma`.
         """
         ...
 

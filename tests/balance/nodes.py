@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from rap.balance import PeakEwma
+from rap.balance.load import ALIKE
+from rap.clock import SystemClock
 
 
 @dataclass(eq=False)
@@ -12,14 +14,31 @@ class FixedNode:
     cost: float = 1.0
     own_calls: int = 0
 
+    @property
+    def stats(self) -> "FixedNode":
+        return self
+
     def load(self) -> float:
         return self.cost
 
+    def beats(self, other: "FixedNode") -> bool:
+        return self.cost <= other.cost
 
-class Timeline:
+    def resembles(self, other: "FixedNode") -> bool:
+        return (
+            1 / ALIKE
+            <= self.cost * (other.own_calls + 1) / (other.cost * (self.own_calls + 1))
+            <= ALIKE
+        )
+
+
+class Timeline(SystemClock):
     """The present moment of a simulation, in seconds."""
 
     now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class LoadedNode:
@@ -27,7 +46,7 @@ class LoadedNode:
         self.key = key
         self.weight = weight
         self.calls = 0
-        self.measure = PeakEwma()
+        self.stats = self.measure = PeakEwma(clock=timeline)
         self._timeline = timeline
 
     @property

@@ -30,8 +30,18 @@ class ReportingNode:
     cost: float = 1.0
     asked: int = 0
 
+    @property
+    def stats(self) -> "ReportingNode":
+        return self
+
     def load(self) -> float:
         return self.cost
+
+    def beats(self, other: "ReportingNode") -> bool:
+        return self.cost <= other.cost
+
+    def resembles(self, other: "ReportingNode") -> bool:
+        return self.cost == other.cost
 
     def request_load_report(self) -> None:
         self.asked += 1

@@ -83,8 +83,18 @@ class Node:
         self.own_calls = 0
         self._load = load
 
+    @property
+    def stats(self) -> "Node":
+        return self
+
     def load(self) -> float:
         return self._load
+
+    def beats(self, other: "Node") -> bool:
+        return self._load <= other._load
+
+    def resembles(self, other: "Node") -> bool:
+        return self._load == other._load
 
 
 def test_the_picker_records_its_first_and_last_picks() -> None:
