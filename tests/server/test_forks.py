@@ -173,7 +173,11 @@ async def test_a_child_has_no_copy_of_any_socket_of_the_metrics() -> None:
 
 
 async def test_a_signal_to_a_child_is_not_one_to_the_server() -> None:
+    async def fine() -> int:
+        return 1
+
     server = Server("127.0.0.1:0")
+    server.register(fine)
     started = asyncio.Event()
     serving_task = asyncio.create_task(server.serve_forever(started.set))
     await within(started.wait())
@@ -182,7 +186,8 @@ async def test_a_signal_to_a_child_is_not_one_to_the_server() -> None:
     os.kill(pid, signal.SIGTERM)
     _, status = await asyncio.to_thread(os.waitpid, pid, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM
-    await asyncio.sleep(0.01)
+    async with calling(server) as client:  # the event loop has read what the child may have sent
+        assert await within(client.raw_call("fine")) == 1
     assert server.is_serving
     await server.close()
     await within(serving_task)
