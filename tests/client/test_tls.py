@@ -89,7 +89,7 @@ async def test_a_registry_cannot_take_tls_away_by_a_unix_socket(
         async with listing(recorder.address) as registry:
             client = Client(service="calc", registry=registry, token=TOKEN, **options)
             why = await refusal(client)
-            assert f"cannot reach {recorder.address}: it has no TLS" in why
+            assert f"{recorder.address} (connecting: cannot reach it: it has no TLS" in why
             assert "ssl_ options" in why
         assert (recorder.ended, recorder.received) == (0, b"")
 
