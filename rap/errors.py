@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from rap.foreign import indented, one_line, printable
+from rap.tracebacks import compact
 
 __all__ = [
     "RAISED",
@@ -70,6 +71,7 @@ MAX_MESSAGE_CHARS = 4096
 RAISED = ":error"
 _MAX_LEAVES = 10  # exceptions of a group whose text is sent
 _MAX_LEAF_CHARS = 300  # of each
+_MAX_COUNTED = 4_096  # exceptions and groups that are counted
 _MAX_BASES = 8  # builtin base classes of one exception
 
 
@@ -666,7 +668,7 @@ def encode_error(
             if isinstance(exc, each.kind):
                 details |= each.read(exc)
     if debug:
-        details["traceback"] = "".join(traceback.format_exception(exc))
+        details["traceback"] = "".join(traceback.format_exception(compact(exc)))
     return code, message[:MAX_MESSAGE_CHARS], details
 
 
@@ -676,15 +678,18 @@ def _text_of(exc: BaseException) -> str:
         return str(exc.args[0]) if len(exc.args) == 1 else str(exc)
     leaves: list[BaseException] = []
     left: list[BaseException] = [exc]
-    while left:
+    steps = 0
+    while left and steps < _MAX_COUNTED:
+        steps += 1
         each = left.pop()
         if isinstance(each, BaseExceptionGroup):
-            left.extend(reversed(each.exceptions))
+            left.extend(reversed(each.exceptions[:_MAX_COUNTED]))
         else:
             leaves.append(each)
     texts = [_leaf_text(each) for each in leaves[:_MAX_LEAVES]]
-    if len(leaves) > _MAX_LEAVES:
-        texts.append(f"and {len(leaves) - _MAX_LEAVES} more")
+    if left or len(leaves) > _MAX_LEAVES:
+        least = "at least " if left else ""
+        texts.append(f"and {least}{max(1, len(leaves) - _MAX_LEAVES)} more")
     return f"{exc}: " + "; ".join(texts)
 
 

@@ -25,6 +25,7 @@ LAYERS = [
         "foreign",
         "misuse",
         "record",
+        "tracebacks",
         "errors",
         "clock",
         "address",

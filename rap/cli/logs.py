@@ -13,6 +13,7 @@ from typing import Any
 
 from rap.foreign import indented, one_line, shortened
 from rap.server import Server
+from rap.tracebacks import compact
 
 __all__ = [
     "BackgroundHandler",
@@ -143,10 +144,12 @@ class Formatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        """Return a traceback, in which long texts of exceptions are shortened."""
+        """Return a traceback of limited size, in which long texts of exceptions are shortened."""
         if ei[1] is None:  # none was raised
             return super().formatException(ei)
-        parts = _parts(traceback.TracebackException(*ei))
+        short = compact(ei[1])
+        trace = ei[2] if short is ei[1] else short.__traceback__
+        parts = _parts(traceback.TracebackException(type(short), short, trace))
         return "\n".join(shortened(part.removesuffix("\n"), _LONGEST_PART) for part in parts)
 
 

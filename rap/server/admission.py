@@ -14,6 +14,7 @@ from rap.clock import Clock, Pace
 from rap.errors import Code, ConnectionClosed
 from rap.server.signals import is_ctrl_c
 from rap.tasks import start_task
+from rap.tracebacks import compact
 from rap.transport import Connection
 from rap.transport.connection import close_all
 from rap.transport.farewell import Farewell
@@ -223,7 +224,8 @@ class Admission:
         except BaseException as exc:  # `SystemExit` too: a connection must not stop the server
             if is_ctrl_c(exc):
                 raise
-            self._log.exception("middleware failed on the connection with %s", conn.peer)
+            text = "middleware failed on the connection with %s"
+            self._log.exception(text, conn.peer, exc_info=compact(exc))
         finally:
             if not conn.closed:
                 if conn.gate is not None:  # it was neither admitted nor told why not

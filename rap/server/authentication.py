@@ -18,6 +18,7 @@ from rap.address import Peer
 from rap.clock import Clock
 from rap.errors import Code
 from rap.schema.signature import asking_for
+from rap.tracebacks import compact
 from rap.transport import Connection
 from rap.transport.connection import AdmissionGate
 
@@ -185,8 +186,9 @@ class Authenticator:
                     return self._refused(conn, _REFUSED)
         except TimeoutError:
             return Code.UNAVAILABLE, f"the token was not verified in {self._timeout:g} s"
-        except Exception:  # of the user's verify_token
-            self._log.exception("verify_token failed for the connection with %s", conn.peer)
+        except Exception as exc:  # of the user's verify_token
+            text = "verify_token failed for the connection with %s"
+            self._log.exception(text, conn.peer, exc_info=compact(exc))
             return Code.UNAVAILABLE, "the token could not be verified"
         if identity is not True:
             conn.set_identity(identity)

@@ -50,6 +50,7 @@ from rap.server.overload.refusals import Refusals, overload_error, priority_of, 
 from rap.server.router import Handler, Router
 from rap.server.signals import is_ctrl_c
 from rap.server.threads import Job, Threads
+from rap.tracebacks import compact
 from rap.transport.rate_limit import TokenBucket
 from rap.transport.stream import Stream
 from rap.wire.codec import (
@@ -724,7 +725,8 @@ class Dispatcher:
             except BaseException as failure:  # of a processor of the user
                 if is_ctrl_c(failure):
                     raise
-                self._log.exception("process_error of a processor failed")
+                text = "process_error of a processor failed"
+                self._log.exception(text, exc_info=compact(failure))
                 code, message, details = Code.INTERNAL, "a processor failed", {}
         stream.refuse(code, message, details, UNSERVED if unserved else 0)
 
@@ -986,7 +988,8 @@ class Dispatcher:
             extra = self._log_fields(stream, Code.UNKNOWN)
             what = extra["method"] if extra else "a call"
             text = repr_of(exc, _MAX_LOGGED)
-            self._log.log(level, "%s raised %s", what, text, exc_info=exc, extra=extra)
+            shown = compact(exc)
+            self._log.log(level, "%s raised %s", what, text, exc_info=shown, extra=extra)
 
     def _log_fields(self, stream: ServerStream, code: Code) -> dict[str, Any] | None:
         """Return the fields of a log record; `None` if it is unknown what was called."""

@@ -16,6 +16,7 @@ from rap.server.hooks import run_event
 from rap.server.middleware.base import Answer, BaseConnMiddleware, BaseMsgMiddleware, MsgHandler
 from rap.server.signals import is_ctrl_c
 from rap.server.threads import Threads
+from rap.tracebacks import compact
 
 if TYPE_CHECKING:
     from rap.server.authentication import Authenticator  # many servers have no tokens
@@ -194,7 +195,7 @@ class MessageChain:
             except BaseException as exc:  # of a callback of the user
                 if is_ctrl_c(exc):
                     raise
-                self._log.exception("%r failed", answered)
+                self._log.exception("%r failed", answered, exc_info=compact(exc))
 
     async def _call(
         self,
