@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Unimplemented,
         VersionMismatch,
     )
+    from rap.schema.markers import idempotent
     from rap.server import context
     from rap.server.server import Server
 
@@ -73,6 +74,7 @@ __all__ = [
     "__version__",
     "channel_method",
     "context",
+    "idempotent",
     "interface",
     "start_call",
     "with_options",
@@ -89,6 +91,7 @@ _MODULES = {
     "SyncClient": "rap.client",
     "channel_method": "rap.client.interface",
     "context": "rap.server",
+    "idempotent": "rap.schema.markers",
     "interface": "rap.client.interface",
     "start_call": "rap.client.options",
     "with_options": "rap.client.options",

@@ -17,7 +17,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args
 
@@ -269,7 +269,9 @@ def _tell_inspect(func: Callable[..., object], signature: _Signature) -> None:
     func.__wrapped__ = signature  # type: ignore[attr-defined]  # where `inspect` looks
 
 
-def checks_options(declaration: type[Options]) -> Callable[[F], F]:
+def checks_options(
+    declaration: type[Options], elsewhere: Mapping[str, str] | None = None
+) -> Callable[[F], F]:
     """Return a decorator that checks the options of a function before it runs.
 
     It raises `TypeError` for an option that does not exist, with the one that was meant, and the
@@ -279,6 +281,7 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
     Args:
         declaration: A class that declares the options. It may declare more than the function has,
             unless that takes ``**options``: it then has all of them, and `inspect` is told so.
+        elsewhere: What to do instead, by the name of an option that something else has.
     """
     defaults = dict(_defaults(declaration))
 
@@ -293,6 +296,10 @@ def checks_options(declaration: type[Options]) -> Callable[[F], F]:
         @functools.wraps(func)
         def checked(*args: Any, **kwargs: Any) -> Any:
             for name in kwargs.keys() - names:
+                if elsewhere and name in elsewhere:
+                    raise TypeError(
+                        f"{func.__qualname__} has no option {name!r}; {elsewhere[name]}"
+                    )
                 raise _unknown(func.__qualname__, name, defaults.keys() & names, names - {"self"})
             for name, value in (*zip(places, args, strict=False), *kwargs.items()):
                 if name in defaults and value is not defaults[name]:

@@ -14,6 +14,7 @@ from rap.client.waiting import WaitForReady
 from rap.errors import Code
 from rap.options import checks_options
 from rap.schema.function import Function
+from rap.schema.markers import is_marked_in
 
 __all__ = ["bind", "channel_method", "interface"]
 
@@ -85,18 +86,20 @@ def bind(
         "hedge_share": hedge_share,
         "fault_codes": fault_codes,
     }
-    check_hedge(hedge, idempotent)
     if not isinstance(interface, type):
         text = f"bind takes a class or Protocol that declares methods, got {interface!r}"
         raise TypeError(f"{text}; give the class: bind({type(interface).__name__})")
+    repeatable = {name for name in dir(interface) if idempotent or is_marked_in(interface, name)}
+    check_hedge(hedge, bool(repeatable))
     bound = cast(I, type(f"{interface.__name__}Stub", (), {})())
     home = group or getattr(interface, _GROUP, None) or interface.__name__
     for name in dir(interface):
         declared = _declared_method(inspect.getattr_static(interface, name), bound)
         if declared is not None and not name.startswith("_"):
             function = Function.of(declared, name=name)
-            hedged = hedge if function.stream_type is StreamType.UNARY else None
-            options = (timeout, idempotent, True, hedged, priority)
+            is_unary, is_repeatable = function.stream_type is StreamType.UNARY, name in repeatable
+            hedged = hedge if is_unary and is_repeatable else None
+            options = (timeout, is_repeatable, True, hedged, priority)
             method = client.methods.make(name, home, function, *options, **own)
             setattr(bound, name, client.stub_of(method, declared))
     if not vars(bound):

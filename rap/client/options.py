@@ -4,7 +4,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from rap.client.config import CallOptions
+from rap.client.config import CallOptions, StubOptions
 from rap.client.response_stream import ResponseStream
 from rap.client.session import Session
 from rap.client.unary_call import UnaryCall
@@ -24,7 +24,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@checks_options(CallOptions)
+_OF_FUNCTIONS = {
+    name: f"it is an option of functions: bind the declaration with {name}=..."
+    for name in StubOptions.__annotations__
+}
+
+
+@checks_options(CallOptions, elsewhere=_OF_FUNCTIONS)
 def with_options(
     stub: F,
     *,

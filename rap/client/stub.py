@@ -27,6 +27,7 @@ from rap.client.waiting import WaitForReady
 from rap.clock import MAX_MARGIN, NEVER, check_call_timeout, inherited_deadline
 from rap.errors import CallError, Code
 from rap.schema.function import Function, decode_any
+from rap.schema.markers import is_marked
 
 __all__ = [
     "Binds",
@@ -157,8 +158,9 @@ def register_stub(
                 f" or register it with a SyncClient"
             )
         function = Function.of(func)
+        own = {**options, "idempotent": options.get("idempotent", False) or is_marked(func)}
         known = name if isinstance(name, str) and name else function.name
-        method = client.methods.make(known, group, function, check=enable_type_check, **options)
+        method = client.methods.make(known, group, function, check=enable_type_check, **own)
         return client.stub_of(method, func)
 
     if not callable(name):

@@ -12,6 +12,7 @@ from rap.foreign import one_line
 from rap.options import checks_options
 from rap.record import Struct
 from rap.schema.function import Function
+from rap.schema.markers import is_marked, is_marked_in
 from rap.schema.signature import is_plain_iterator
 from rap.server.authorization import Allow, Predicate, allow_rule, both
 from rap.server.config import HandlerOptions, check_path
@@ -156,8 +157,7 @@ class Router:
                     f"{owner.__name__}() failed: {exc}; register an object of the class"
                 ) from exc
         group = type(instance).__name__ if group is None else group
-        methods = public_methods(instance)
-        self._add([self.make(method, None, group, **options) for method in methods], allow)
+        self._add([self.make(it, None, group, **options) for it in public_methods(instance)], allow)
 
     def _add(self, handlers: list[Handler], allow: Allow | None) -> None:
         rule = allow_rule(allow)
@@ -258,7 +258,7 @@ class Router:
             func,
             function,
             is_private,
-            idempotent,
+            idempotent or _is_repeatable(func),
             limit,
             inline,
             text or "",
@@ -305,6 +305,12 @@ class Router:
                 details["suggestion"] = near[0]
                 text += f"; did you mean {near[0]!r}?"
         return Unimplemented(text, details=details, unserved=True)
+
+
+def _is_repeatable(func: Callable[..., Any]) -> bool:
+    """Return whether a function is marked as idempotent, or its method in a class above."""
+    owner, name = getattr(func, "__self__", None), getattr(func, "__name__", "")
+    return is_marked(func) or (owner is not None and is_marked_in(type(owner), name))
 
 
 def _how_to_name(group: str, called: str) -> str:

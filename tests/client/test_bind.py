@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from rap import channel_method, interface
+from rap import channel_method, idempotent, interface
 from rap.client import Channel, Client
 from rap.errors import InvalidArgument, RegistrationError, Unimplemented
 from rap.server import Channel as ServerChannel
@@ -240,3 +240,69 @@ async def test_a_channel_method_is_called_without_its_channel() -> None:
         server.register(talk, name="greet")
         assert await client.bind(Plain, group="default").greet("tea") == "tea: hello"
         assert await client.bind(Plain, group="default").greet(room="tea") == "tea: hello"
+
+
+class Rides(Protocol):
+    @idempotent
+    async def request(self, key: str) -> str: ...
+    @idempotent
+    def watch(self, key: str) -> AsyncIterator[str]: ...
+    async def cancel(self, key: str) -> None: ...
+
+
+class MoreRides(Rides, Protocol):
+    async def request(self, key: str) -> str: ...
+
+
+@pytest.mark.parametrize("declared", [Rides, MoreRides])
+def test_the_functions_that_a_declaration_marks_are_idempotent(declared: type[Rides]) -> None:
+    client = Client()
+    client.bind(declared, group="Rides", hedge=0.1)
+    found = {each.name: each for each in client.methods.declared.values()}
+    assert {name for name, each in found.items() if each.idempotent} == {"request", "watch"}
+    assert [name for name, each in found.items() if each.hedge is not None] == ["request"]
+
+
+def test_a_declaration_may_be_idempotent_as_a_whole() -> None:
+    client = Client()
+    client.bind(Rides, idempotent=True)
+    assert all(each.idempotent for each in client.methods.declared.values())
+
+
+def test_nothing_is_hedged_that_may_run_only_once() -> None:
+    with pytest.raises(ValueError, match="needs idempotent=True"):
+        Client().bind(StoreApi, hedge=0.1)
+
+
+def test_a_lone_function_may_be_marked() -> None:
+    @idempotent
+    async def request(key: str) -> str:
+        raise NotImplementedError
+
+    client, server = Client(), Server()
+    client.register(request)
+    server.register(request)
+    assert [each.idempotent for each in client.methods.declared.values()] == [True]
+    assert [each.idempotent for each in server.handlers if each.name == "request"] == [True]
+
+
+def test_a_server_tells_what_its_declaration_marks() -> None:
+    class Taxis(Rides):
+        async def request(self, key: str) -> str:
+            return key
+
+        async def watch(self, key: str) -> AsyncIterator[str]:
+            yield key
+
+        async def cancel(self, key: str) -> None: ...
+
+    server = Server()
+    server.register(Taxis)
+    marked = {each.name for each in server.handlers if each.idempotent and each.group == "Taxis"}
+    assert marked == {"request", "watch"}
+
+
+def test_only_functions_are_marked() -> None:
+    mark: Any = idempotent
+    with pytest.raises(TypeError, match=r"idempotent is for a function .*bind\(..., idempotent=T"):
+        mark(Rides)

@@ -202,6 +202,14 @@ def test_an_option_that_does_not_exist_is_refused_with_the_one_that_was_meant() 
         use(stub, group="x")
 
 
+@pytest.mark.parametrize("option", ["idempotent", "max_attempts", "retry_codes", "hedge"])
+def test_an_option_of_functions_is_refused_with_where_to_give_it(option: str) -> None:
+    use: Any = with_options
+    said = f"no option '{option}'; it is an option of functions: .* with {option}=..."
+    with pytest.raises(TypeError, match=said):
+        use(Client().register(unary), **{option: 1})
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -10,7 +10,7 @@ from shop.settings import REGISTRY
 
 client = Client(service="orders", registry=REGISTRY)
 client.load_exception([SoldOut])
-orders = client.bind(Orders, idempotent=True)
+orders = client.bind(Orders)
 
 at_a_time = asyncio.Semaphore(10)
 done = failed = 0

@@ -19,7 +19,7 @@ server = Server(
 )
 
 
-@server.register(idempotent=True)
+@server.register
 class Catalog(contract.Catalog):
     async def item(self, sku: str) -> Item:
         return await to_thread(stock.find, sku)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from rap import CallError, Code
+from rap import CallError, Code, idempotent
 
 
 @dataclass
@@ -41,10 +41,12 @@ class SoldOut(CallError):
 
 
 class Catalog(Protocol):
+    @idempotent
     async def item(self, sku: str) -> Item:
         """Return an item."""
         ...
 
+    @idempotent
     async def reserve(self, sku: str, count: int, key: str) -> Item:
         """Take items off the shelf, once for each key."""
         ...
@@ -55,14 +57,17 @@ class Catalog(Protocol):
 
 
 class Orders(Protocol):
+    @idempotent
     async def place(self, sku: str, count: int, key: str) -> Order:
         """Order items. The same key means the same order."""
         ...
 
+    @idempotent
     async def ship(self, key: str) -> None:
         """Send an order to its buyer."""
         ...
 
+    @idempotent
     def events(self, key: str, after: int = 0) -> AsyncIterator[Event]:
         """Yield the events of an order after a number, until it is shipped."""
         ...

@@ -10,7 +10,7 @@ from shop.settings import LISTEN, REGISTRY
 from shop.telemetry import processors
 
 client = Client(service="catalog", registry=REGISTRY, processor_list=processors("orders"))
-catalog = client.bind(Catalog, timeout=5, idempotent=True)
+catalog = client.bind(Catalog, timeout=5)
 
 server = Server(
     LISTEN,
@@ -22,7 +22,7 @@ server = Server(
 )
 
 
-@server.register(idempotent=True)
+@server.register
 class Orders(contract.Orders):
     async def place(self, sku: str, count: int, key: str) -> Order:
         item = await catalog.reserve(sku, count, key)

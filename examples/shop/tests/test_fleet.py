@@ -13,7 +13,7 @@ async def test_orders_are_placed_exactly_once_although_a_replica_dies() -> None:
         Fleet(catalog.server, 3, client=orders.client) as fleet,
         TestClient(orders.server) as client,
     ):
-        desk = client.bind(Orders, idempotent=True)
+        desk = client.bind(Orders)
         placing = gather(*[desk.place("hat", 1, f"order-{n}") for n in range(30)])
         fleet["a"].kill()
         assert len(await placing) == 30
