@@ -15,9 +15,9 @@ to be decoded have at most `max_message` bytes together.
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from rap.call import Request, Response, Side
 from rap.errors import InvalidArgument, ResourceExhausted
@@ -38,6 +38,7 @@ _THREADED = 128 * 1024  # bytes from which a thread does the work
 _LIMITS = (1, 2**31)
 
 M = TypeVar("M", Request, Response)
+R = TypeVar("R")
 
 
 class CompressProcessor(BaseProcessor):
@@ -119,8 +120,7 @@ class CompressProcessor(BaseProcessor):
                 content = _inflate(body, size)
             else:
                 # This task goes on to decode the body before the next one is inflated.
-                async with self._room.of(size):
-                    content = await asyncio.to_thread(_inflate, body, size)
+                content = await self._room.run(size, _inflate, body, size)
         except (zlib.error, ValueError) as exc:
             raise InvalidArgument(f"{where}: a compressed body of {size} bytes: {exc}") from exc
         message.set_encoded(content, decode_any)
@@ -130,7 +130,7 @@ class CompressProcessor(BaseProcessor):
 
 
 class _Room:
-    """The bytes that may be inflated at the same time, for whoever comes first.
+    """The bytes that threads may inflate at the same time, for whoever comes first.
 
     Args:
         size: So many bytes.
@@ -140,8 +140,33 @@ class _Room:
         self._left = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def of(self, size: int) -> AsyncIterator[None]:
+    async def run(self, size: int, work: Callable[..., R], *args: Any) -> R:
+        """Wait until there is room for `size` bytes, and run a function in a thread.
+
+        If the caller is cancelled, the room is free when the thread has ended, which keeps the
+        bytes until then. A function that no thread has begun does not run any more.
+        """
+        await self.take(size)
+        is_cancelled = False
+
+        def unless_cancelled() -> R | None:
+            return None if is_cancelled else work(*args)
+
+        loop = asyncio.get_running_loop()
+        try:
+            running = loop.run_in_executor(None, unless_cancelled)
+            result = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            is_cancelled = True
+            running.add_done_callback(lambda _: self.give(size))
+            raise
+        except BaseException:  # raised again
+            self.give(size)
+            raise
+        self.give(size)
+        return cast(R, result)
+
+    async def take(self, size: int) -> None:
         """Wait until there is room for `size` bytes, and take it."""
         if self._waiting or size > self._left:
             turn = asyncio.get_running_loop().create_future()
@@ -150,21 +175,17 @@ class _Room:
                 await turn
             except asyncio.CancelledError:
                 if turn.cancelled():
-                    # Unless `_give` has met it before this task could go on.
+                    # Unless `give` has met it before this task could go on.
                     with suppress(ValueError):
                         self._waiting.remove((size, turn))
-                    self._give(0)
+                    self.give(0)
                 else:
-                    self._give(size)
+                    self.give(size)
                 raise
         else:
             self._left -= size
-        try:
-            yield
-        finally:
-            self._give(size)
 
-    def _give(self, size: int) -> None:
+    def give(self, size: int) -> None:
         """Return room, and let those go on for which there is enough, in their order."""
         self._left += size
         while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._left):

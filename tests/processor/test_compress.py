@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +22,7 @@ from rap.errors import CallError, InvalidArgument, ResourceExhausted
 from rap.processor import compress
 from rap.processor.base import BaseProcessor
 from rap.schema.function import decode_any, encode_any
-from tests.loopback import PATIENCE, serving
+from tests.loopback import PATIENCE, eventually, serving, within
 from tests.processor.encrypted import KEY, KEY_ID, ClientCrypto, ServerCrypto, remote
 from tests.processor.relay import Relay, relaying
 from tests.wire import independent
@@ -407,26 +408,47 @@ async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
 async def test_a_call_that_is_cancelled_just_as_it_gets_its_turn_takes_no_room(
     cancelled: list[int],
 ) -> None:
-    room, served = compress._Room(10), []
-    release = asyncio.Event()
-
-    async def hold() -> None:
-        async with room.of(10):
-            await release.wait()
-
-    async def take(number: int) -> None:
-        async with room.of(6):
-            served.append(number)
-
-    first = asyncio.create_task(hold())
-    waiting = [asyncio.create_task(take(number)) for number in range(3)]
+    room, served = compress._Room(10), list[int]()
+    await room.take(10)
+    waiting = [asyncio.create_task(room.run(6, served.append, number)) for number in range(3)]
     await asyncio.sleep(0)
-    release.set()
-    await asyncio.sleep(0)  # it goes on in this turn, and gives its room back in the next
+    room.give(10)
     for number in cancelled:
         waiting[number].cancel()
-    await asyncio.wait([first, *waiting], timeout=PATIENCE)
+    await asyncio.wait(waiting, timeout=PATIENCE)
     assert all(task.done() for task in waiting)
     assert served == [number for number in range(3) if number not in cancelled]
-    async with asyncio.timeout(PATIENCE), room.of(10):
-        pass
+    await within(room.run(10, int))
+
+
+async def test_a_call_that_is_cancelled_takes_its_room_until_its_thread_has_ended() -> None:
+    room, served = compress._Room(10), list[str]()
+    release, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert release.wait(PATIENCE)
+        served.append("first")
+
+    first = asyncio.create_task(room.run(10, hold))
+    await eventually(begun.is_set)
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(room.run(10, served.append, "second"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert served == []
+    release.set()
+    await within(second)
+    assert served == ["first", "second"]
+
+
+async def test_room_is_given_back_if_there_can_be_no_thread() -> None:
+    room, loop = compress._Room(10), asyncio.get_running_loop()
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    loop.set_default_executor(executor)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await room.run(10, int)
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    assert await within(room.run(10, int)) == 0
