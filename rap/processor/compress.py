@@ -14,15 +14,15 @@ to be decoded have at most `max_message` bytes together.
 
 import asyncio
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from time import monotonic
 from typing import Any, TypeVar, cast
 
 from rap.call import Request, Response, Side
 from rap.errors import InvalidArgument, ResourceExhausted
 from rap.processor.base import BaseProcessor, bytes_of, encode_body
 from rap.schema.function import decode_any
+from rap.turns import Party, Turns
 
 __all__ = ["HEADER_NAME", "CompressProcessor"]
 
@@ -120,7 +120,7 @@ class CompressProcessor(BaseProcessor):
                 content = _inflate(body, size)
             else:
                 # This task goes on to decode the body before the next one is inflated.
-                content = await self._room.run(size, _inflate, body, size)
+                content = await self._room.run(_client(message), size, _inflate, body, size)
         except (zlib.error, ValueError) as exc:
             raise InvalidArgument(f"{where}: a compressed body of {size} bytes: {exc}") from exc
         message.set_encoded(content, decode_any)
@@ -130,7 +130,7 @@ class CompressProcessor(BaseProcessor):
 
 
 class _Room:
-    """The bytes that threads may inflate at the same time, for whoever comes first.
+    """The bytes that threads may inflate at the same time, for the clients in turn.
 
     Args:
         size: So many bytes.
@@ -138,16 +138,20 @@ class _Room:
 
     def __init__(self, size: int) -> None:
         self._left = size
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._turns: Turns[_Turn] = Turns(levels=2)
+        self._next: _Turn | None = None  # whose turn it is when there is room for it
 
-    async def run(self, size: int, work: Callable[..., R], *args: Any) -> R:
+    async def run(self, client: Party, size: int, work: Callable[..., R], *args: Any) -> R:
         """Wait until there is room for `size` bytes, and run a function in a thread.
 
         If the caller is cancelled, the room is free when the thread has ended, which keeps the
         bytes until then. A function that no thread has begun does not run any more.
         """
-        await self.take(size)
-        is_cancelled = False
+        await self.take(client, size)
+        is_cancelled, began_at = False, monotonic()
+
+        def give(_: object = None) -> None:
+            self.give(client, size, monotonic() - began_at)
 
         def unless_cancelled() -> R | None:
             return None if is_cancelled else work(*args)
@@ -158,41 +162,72 @@ class _Room:
             result = await asyncio.shield(running)
         except asyncio.CancelledError:
             is_cancelled = True
-            running.add_done_callback(lambda _: self.give(size))
+            running.add_done_callback(give)
             raise
         except BaseException:  # raised again
-            self.give(size)
+            give()
             raise
-        self.give(size)
+        give()
         return cast(R, result)
 
-    async def take(self, size: int) -> None:
+    async def take(self, client: Party, size: int) -> None:
         """Wait until there is room for `size` bytes, and take it."""
-        if self._waiting or size > self._left:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append((size, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.cancelled():
-                    # Unless `give` has met it before this task could go on.
-                    with suppress(ValueError):
-                        self._waiting.remove((size, turn))
-                    self.give(0)
-                else:
-                    self.give(size)
-                raise
-        else:
+        if self._next is None and not self._turns.waiting and size <= self._left:
+            self._turns.begin(client)
             self._left -= size
+            return
+        turn = _Turn(client, size)
+        self._turns.add(client, turn)
+        try:
+            await turn.future
+        except asyncio.CancelledError:
+            if turn.future.cancelled():
+                self._turns.remove(client, turn)
+                self._serve()  # it may have been the next one
+            else:
+                self.give(client, size)
+            raise
 
-    def give(self, size: int) -> None:
-        """Return room, and let those go on for which there is enough, in their order."""
+    def give(self, client: Party, size: int, seconds: float = 0.0) -> None:
+        """Return room that a client had for so many seconds."""
         self._left += size
-        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._left):
-            size, turn = self._waiting.popleft()
-            if not turn.done():  # else it was cancelled
-                self._left -= size
-                turn.set_result(None)
+        self._turns.end(client, seconds)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Let those go on whose turn it is, while there is room."""
+        while (turn := self._next or self._turns.next()) is not None:
+            self._next = None
+            if turn.future.done():  # it was cancelled
+                self._turns.end(turn.client, 0.0)
+            elif turn.size > self._left:
+                self._next = turn
+                return
+            else:
+                self._left -= turn.size
+                turn.future.set_result(None)
+
+
+class _Turn:
+    """A wait for room; its future ends when there is room.
+
+    Args:
+        client: Who waits.
+        size: For so many bytes.
+    """
+
+    __slots__ = ("client", "future", "size")
+
+    def __init__(self, client: Party, size: int) -> None:
+        self.client = client
+        self.size = size
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+def _client(message: Request | Response) -> Party:
+    """Return who takes turns: the network of the peer, and within it the connection."""
+    peer = message.call.peer
+    return ("", 0) if peer is None else (peer.network, (peer.port, peer.binding))
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -404,21 +404,24 @@ async def test_a_server_that_cannot_inflate_says_what_it_lacks() -> None:
                 await ask(peer, *DEFLATED)
 
 
+A, B = ("10.0.0.1", 1), ("10.0.0.2", 1)
+
+
 @pytest.mark.parametrize("cancelled", [[0], [0, 1], [1], [2], [0, 1, 2]])
 async def test_a_call_that_is_cancelled_just_as_it_gets_its_turn_takes_no_room(
     cancelled: list[int],
 ) -> None:
     room, served = compress._Room(10), list[int]()
-    await room.take(10)
-    waiting = [asyncio.create_task(room.run(6, served.append, number)) for number in range(3)]
+    await room.take(A, 10)
+    waiting = [asyncio.create_task(room.run(A, 6, served.append, number)) for number in range(3)]
     await asyncio.sleep(0)
-    room.give(10)
+    room.give(A, 10)
     for number in cancelled:
         waiting[number].cancel()
     await asyncio.wait(waiting, timeout=PATIENCE)
     assert all(task.done() for task in waiting)
     assert served == [number for number in range(3) if number not in cancelled]
-    await within(room.run(10, int))
+    await within(room.run(A, 10, int))
 
 
 async def test_a_call_that_is_cancelled_takes_its_room_until_its_thread_has_ended() -> None:
@@ -430,11 +433,11 @@ async def test_a_call_that_is_cancelled_takes_its_room_until_its_thread_has_ende
         assert release.wait(PATIENCE)
         served.append("first")
 
-    first = asyncio.create_task(room.run(10, hold))
+    first = asyncio.create_task(room.run(A, 10, hold))
     await eventually(begun.is_set)
     first.cancel()
     await asyncio.wait([first])
-    second = asyncio.create_task(room.run(10, served.append, "second"))
+    second = asyncio.create_task(room.run(A, 10, served.append, "second"))
     for _ in range(5):
         await asyncio.sleep(0)
     assert served == []
@@ -449,6 +452,21 @@ async def test_room_is_given_back_if_there_can_be_no_thread() -> None:
     executor.shutdown()
     loop.set_default_executor(executor)
     with pytest.raises(RuntimeError, match="after shutdown"):
-        await room.run(10, int)
+        await room.run(A, 10, int)
     loop.set_default_executor(ThreadPoolExecutor(1))
-    assert await within(room.run(10, int)) == 0
+    assert await within(room.run(A, 10, int)) == 0
+
+
+async def test_a_client_does_not_wait_for_all_large_bodies_of_another() -> None:
+    room, served = compress._Room(10), list[str]()
+    await room.take(A, 10)
+    calls = [asyncio.create_task(room.run(A, 10, served.append, "greedy")) for _ in range(20)]
+    await asyncio.sleep(0)
+    calls.append(asyncio.create_task(room.run(B, 6, served.append, "modest")))
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    room.give(A, 10)
+    await within(asyncio.wait(calls))
+    assert served.index("modest") == 0
+    assert len(served) == 20
+    await within(room.run(A, 10, int))
