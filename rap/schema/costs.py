@@ -6,7 +6,7 @@ for its clients, and the bodies that a thread decodes, depend on the types of a 
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from msgspec import inspect as nodes
 
 from rap.wire.codec import PLAIN_SIZES, ValueSizes
 
-__all__ = ["NEVER_SLOW", "SLOW_FROM", "Cost", "cost_of", "dearest", "inner_types"]
+__all__ = ["NEVER_SLOW", "SLOW_FROM", "Cost", "all_types", "cost_of", "dearest", "inner_types"]
 
 NEVER_SLOW = 1 << 62
 SLOW_FROM = 4096  # bytes: Python code runs for each value, and takes microseconds
@@ -54,7 +54,19 @@ def inner_types(node: Any) -> Iterator[nodes.Type]:
         yield field.type
 
 
-def dearest(costs: "Iterator[Cost] | list[Cost]") -> Cost:
+def all_types(node: nodes.Type) -> Iterator[nodes.Type]:
+    """Yield a type and all types in it, each once: a type may contain itself."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += inner_types(each)
+
+
+def dearest(costs: Iterable[Cost]) -> Cost:
     """Return the cost of a body with values of all these costs."""
     found = Cost()
     for sizes, slow_from in costs:
@@ -64,14 +76,7 @@ def dearest(costs: "Iterator[Cost] | list[Cost]") -> Cost:
 
 def cost_of(node: nodes.Type) -> Cost:
     """Return the cost of a type and all types in it."""
-    seen: dict[int, nodes.Type] = {}
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if id(each) not in seen:
-            seen[id(each)] = each
-            waiting += inner_types(each)
-    return dearest([_own_cost(each) for each in seen.values()])
+    return dearest(map(_own_cost, all_types(node)))
 
 
 def _own_cost(node: nodes.Type) -> Cost:

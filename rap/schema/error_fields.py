@@ -170,9 +170,7 @@ def fields_of(kind: type[CallError]) -> ErrorFields | None:
 def sent_fields(error: CallError, warn: Callable[[str], object]) -> dict[str, Any]:
     """Return the fields of an error as values for msgpack; see `ErrorFields.read`."""
     kind = type(error)
-    if (
-        kind.__module__ == CallError.__module__
-    ):  # as those of refused calls, of which there are many
+    if kind.__module__ == CallError.__module__:  # as of refused calls, of which there are many
         return {}
     if kind not in _known:
         try:
@@ -212,9 +210,8 @@ def _codec(name: str, init: Callable[..., None], declared: list[Parameter]) -> F
         raise AssertionError("it is not called")
 
     keywords = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in declared]
-    func: Callable[..., None] = functools.wraps(init)(
-        stand_in
-    )  # where names in hints are looked up
+    # It has the module of the class, where names in hints are looked up.
+    func: Callable[..., None] = functools.wraps(init)(stand_in)
     func.__signature__ = Signature(keywords, return_annotation=None)  # type: ignore[attr-defined]
     function = Function(func, name=name)
     if function.stream_type is not StreamType.UNARY:

@@ -38,7 +38,7 @@ from rap.schema.arguments import (
     reason,
     strictest,
 )
-from rap.schema.costs import NEVER_SLOW, cost_of, inner_types
+from rap.schema.costs import NEVER_SLOW, all_types, cost_of, inner_types
 from rap.schema.keys import declares_keys, key_guard
 from rap.schema.plain import can_convert, from_plain, refuse_constraints, to_plain
 from rap.schema.signature import (
@@ -499,21 +499,11 @@ def _check(hint: Any) -> nodes.Type:
 def _offset_keeper(node: nodes.Type) -> Callable[[Any], Any] | None:
     """Return what lets the datetimes in a value keep their offset; see `Kind`."""
     # The values of other types may be sent as datetimes.
-    if not _has((nodes.DateTimeType, nodes.CustomType), node, set()):
+    if not any(isinstance(each, nodes.DateTimeType | nodes.CustomType) for each in all_types(node)):
         return None
     from rap.schema.offsets import offset_keeper  # many programs have no datetimes
 
     return offset_keeper(node)
-
-
-def _has(kinds: tuple[type[nodes.Type], ...], node: nodes.Type, seen: set[int]) -> bool:
-    """Return whether there is a type of these kinds in a type."""
-    if isinstance(node, kinds):
-        return True
-    if id(node) in seen:
-        return False
-    seen.add(id(node))
-    return any(_has(kinds, inner, seen) for inner in inner_types(node))
 
 
 def _channel_result(

@@ -16,7 +16,7 @@ from msgspec import inspect as nodes
 from msgspec.msgpack import Decoder
 
 from rap.schema.arguments import Guard
-from rap.schema.costs import inner_types
+from rap.schema.costs import all_types
 from rap.schema.plain import from_plain, text_types
 from rap.wire.codec import check_keys
 
@@ -86,13 +86,7 @@ def _declared(
     keys: list[nodes.Type] = []
     items: list[nodes.Type] = []
     open_types: set[type[nodes.Type]] = set()
-    seen: set[int] = set()
-    pending = [node]
-    while pending:
-        each = pending.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
+    for each in all_types(node):
         if isinstance(each, nodes.AnyType) or _is_converted(each):
             open_types.add(type(each))
         if isinstance(each, nodes.DictType) and not _is_safe(each.key_type):
@@ -101,7 +95,6 @@ def _declared(
             item = each.item_type
             if isinstance(item, nodes.AnyType) or not _is_safe(item):
                 items.append(item)
-        pending += inner_types(each)
     return keys, items, open_types
 
 
