@@ -32,6 +32,7 @@ __all__ = [
     "UnaryAttempt",
     "decode_response",
     "explain_deadline",
+    "explain_end",
     "explain_failure",
     "explain_refusal",
 ]
@@ -359,6 +360,21 @@ class AttemptFactory:
             attempt.node.record_overtaken(attempt.started)
         if self._waiters:
             self.cluster.release()
+
+
+def explain_end(error: CallError, call: Call, stream: StreamAttempt, now: float) -> None:
+    """Make the error with which an attempt has ended a call say what it is about.
+
+    Args:
+        error: How the attempt failed.
+        call: The call.
+        stream: The attempt.
+        now: When it failed, in seconds on the monotonic clock.
+    """
+    if isinstance(error, DeadlineExceeded):
+        explain_deadline(error, call, stream.conn, stream.started, now)
+    else:
+        explain_failure(error, call, stream.conn)
 
 
 def explain_failure(error: CallError, call: Call, conn: Connection) -> None:

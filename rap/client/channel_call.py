@@ -9,13 +9,13 @@ from typing import Any, Generic
 
 from rap.call import StreamType
 from rap.channel import Channel, In, Out
-from rap.client.attempt import StreamAttempt, explain_deadline, explain_failure
+from rap.client.attempt import StreamAttempt, explain_end
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
 from rap.client.session import PinnedSession, Session, SessionClient, ambient_session
 from rap.client.waiting import WaitForReady
-from rap.errors import CallError, Code, DeadlineExceeded
+from rap.errors import CallError, Code
 
 __all__ = ["ChannelCall"]
 
@@ -146,13 +146,9 @@ class ChannelCall(Generic[In, Out]):
             outcome = exc
             raise
         finally:
-            if isinstance(outcome, DeadlineExceeded):
-                stream = self._stream
-                now = self._invoker.monotonic()
-                explain_deadline(outcome, self._call, stream.conn, stream.started, now)
-            elif isinstance(outcome, CallError):
+            if isinstance(outcome, CallError):
                 self._invoker.note_refusal(self._call, self._stream, outcome)
-                explain_failure(outcome, self._call, self._stream.conn)
+                explain_end(outcome, self._call, self._stream, self._invoker.monotonic())
             if outcome is not None:
                 # Not an `Exception`: the task was cancelled, or a generator with the block closed.
                 code = Code.UNKNOWN if isinstance(outcome, Exception) else Code.CANCELLED

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, Self
 
 from rap.call import Call, Request
-from rap.client.attempt import decode_response, explain_deadline, explain_failure
+from rap.client.attempt import decode_response, explain_end
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.retry import RetryState
@@ -315,11 +315,8 @@ async def _call_with_retries(
             pump.detach()
             if pump.sent or stream.error is not exc:
                 invoker.note_refusal(call, stream, exc)
-                if isinstance(exc, DeadlineExceeded):
-                    now = invoker.monotonic()
-                    explain_deadline(exc, call, stream.conn, stream.started, now)
-                elif stream.error is exc:
-                    explain_failure(exc, call, stream.conn)
+                if isinstance(exc, DeadlineExceeded) or stream.error is exc:
+                    explain_end(exc, call, stream, invoker.monotonic())
                 raise
             error = exc
         finally:

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from rap.address import Peer
 from rap.call import Call, Header
-from rap.client.attempt import (
-    StreamAttempt,
-    decode_response,
-    explain_deadline,
-    explain_failure,
-)
+from rap.client.attempt import StreamAttempt, decode_response, explain_end
 from rap.client.call import Invoker
 from rap.client.method import Method
 from rap.client.node import Node
 from rap.client.retry import RetryState
 from rap.client.session import Session
-from rap.errors import CallError, DeadlineExceeded, Internal, InvalidArgument
+from rap.errors import CallError, Internal, InvalidArgument
 from rap.misuse import refusing
 from rap.transport import EndOfStream
 from rap.transport.stream import answer_trailer
@@ -218,11 +213,8 @@ class ResponseStream(Generic[T_co]):
         except BaseException as exc:  # the end of the call; raised again
             if self._done and isinstance(exc, CallError):  # it waited for a server
                 raise StopAsyncIteration from None
-            if isinstance(exc, DeadlineExceeded) and (stream := self._stream) is not None:
-                now = self._invoker.monotonic()
-                explain_deadline(exc, self._call, stream.conn, stream.started, now)
-            elif isinstance(exc, CallError) and (stream := self._stream) is not None:
-                explain_failure(exc, self._call, stream.conn)
+            if isinstance(exc, CallError) and (stream := self._stream) is not None:
+                explain_end(exc, self._call, stream, self._invoker.monotonic())
             self._finish(exc)
             raise
         finally:

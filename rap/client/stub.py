@@ -37,7 +37,10 @@ __all__ = [
     "UnaryStub",
     "iterator_call",
     "make_stub",
+    "mark_stub",
     "register_stub",
+    "taker",
+    "unwanted_arguments",
 ]
 
 P = ParamSpec("P")
@@ -187,7 +190,7 @@ def make_stub(
     """
     function = method.function
     assert function is not None
-    take = _taker(function, given)
+    take = taker(function, given)
     if function.stream_type is StreamType.UNARY:
         is_plain = method.hedge is None and given is None
         stub = (_unary_stub if is_plain else _optioned_stub)(client, method, take)
@@ -232,7 +235,15 @@ def mark_stub(
     )
 
 
-def _taker(function: Function, given: Mapping[str, Any] | None) -> _Take:
+def unwanted_arguments(method: Method) -> TypeError:
+    """Return the error for arguments to a channel function that takes none but its channel."""
+    return TypeError(
+        f"{method.name}() takes no argument, its channel is made for it: call {method.name}(), or"
+        f" declare further parameters"
+    )
+
+
+def taker(function: Function, given: Mapping[str, Any] | None) -> _Take:
     """Return what takes the options of a call out of its keyword arguments.
 
     Args:
@@ -427,10 +438,7 @@ def _channel_stub(
     async def stub(*args: Any, **kwargs: Any) -> Any:
         taken = take(kwargs)
         if (args or kwargs) and not takes_arguments:
-            raise TypeError(
-                f"{method.name}() takes no argument, its channel is made for it: call"
-                f" {method.name}(), or declare further parameters"
-            )
+            raise unwanted_arguments(method)
         call: ChannelCall = ChannelCall(client, client.invoker, method, args, kwargs, **taken)
         return await call.run(func)
 

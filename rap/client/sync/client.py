@@ -23,7 +23,7 @@ from collections.abc import (
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
-from rap.call import CALL_OPTIONS, StreamType
+from rap.call import StreamType
 from rap.channel import Channel
 from rap.client.channel_call import ChannelCall
 from rap.client.client import Client
@@ -32,7 +32,7 @@ from rap.client.inject import get_raw_func, inject, recovery
 from rap.client.interface import bind
 from rap.client.method import Method, MethodCache, merge_arguments
 from rap.client.session import Session, ambient_session
-from rap.client.stub import make_stub, mark_stub, register_stub
+from rap.client.stub import make_stub, mark_stub, register_stub, taker, unwanted_arguments
 from rap.client.sync.call import SyncCall
 from rap.client.sync.channel import SyncChannel, SyncIterator
 from rap.client.sync.items import ThreadItems, lend_items
@@ -40,7 +40,6 @@ from rap.client.sync.loop_thread import LoopThread
 from rap.client.target import Hosts
 from rap.client.typed import ChannelStub
 from rap.client.waiting import WaitForReady
-from rap.clock import check_call_timeout
 from rap.errors import Code
 from rap.misuse import HOW_TO_PICKLE, refusing
 from rap.options import checks_options, takes_options_of
@@ -966,15 +965,9 @@ class _SyncStub:
         """
         function = self._method.function
         assert function is not None
-        parameters = function.signature.parameters
-        options = dict(self._given or {})
-        for name in CALL_OPTIONS:
-            if name in kwargs and name not in parameters:
-                options[name] = kwargs.pop(name)
-        if (args or kwargs) and len(parameters) == 1:
-            text = f"{self._method.name}() takes no argument, its channel is made for it"
-            raise TypeError(text)
-        check_call_timeout(options.get("timeout"))
+        options = taker(function, self._given)(kwargs)
+        if (args or kwargs) and len(function.signature.parameters) == 1:
+            raise unwanted_arguments(self._method)
         live, thread = client.live
         remote: ChannelCall = ChannelCall(live, live.invoker, self._method, args, kwargs, **options)
         return SyncChannel(client, thread, remote)
