@@ -22,8 +22,9 @@ STALE_AFTER = 3.0
 ALIKE = 3.0
 """Two nodes of different weights are about equally fast if their latencies differ by at most this
 factor. Nodes of equal weights are if one takes at most twice as long as the other."""
-RISE, FALL = 1.05, 1.0 / 1.05
-"""By which factor an answer moves the usual latency of its node."""
+STEP, AGAIN_STEP, FIRST_STEP = 1.05, 1.5, 2.0
+"""By which factor an answer moves the usual latency of its node; the first ones, and those after a
+second without any, move it more. While it is more than the middle one, too little is known."""
 FAR = 16.0
 """An answer that takes so many times the usual latency is a peak."""
 PEAK_LASTS = 2.0
@@ -135,6 +136,7 @@ class PeakEwma:
         "_picked",
         "_progress",
         "_prove",
+        "_step",
         "_updated",
         "ewma",
         "in_flight",
@@ -159,6 +161,7 @@ class PeakEwma:
         self.measured = False
         self.prior = 0.0
         self.median = 0.0
+        self._step = FIRST_STEP
         self._peak_until = 0.0  # until when `ewma` counts
         self._peak_at = 0.0  # when the last peak came
         self._peak_median = -1.0  # what `median` became then: it is the same until the next result
@@ -183,6 +186,7 @@ class PeakEwma:
     def reset(self) -> None:
         """Forget the latency: another process answers now."""
         self.ewma = self.median = 0.0
+        self._step = FIRST_STEP
         self.measured = False
         self._penalty = -1.0
         self._peak_until = 0.0
@@ -228,7 +232,7 @@ class PeakEwma:
         if elapsed < ewma:
             if ok:
                 usual = self.median
-                self.median = usual * (FALL if elapsed < usual else RISE)
+                self.median = usual / self._step if elapsed < usual else usual * self._step
                 if now >= self._due:
                     self._due = now + GRAIN
                     if ewma == self._penalty:
@@ -239,6 +243,10 @@ class PeakEwma:
                     elif now < self._peak_until:
                         self._peak_until = 0.0  # it was one slow call, not the node
                     updated = self._updated
+                    if now - updated > 1.0:
+                        self._step = AGAIN_STEP
+                    elif self._step > STEP:
+                        self._step = max(STEP, 1.0 + (self._step - 1.0) * 0.85)
                     if elapsed < usual and now - updated > STALE_AFTER:
                         self.median = sqrt(self.median * elapsed)  # what it was before says little
                     self.ewma = elapsed + (ewma - elapsed) * exp((updated - now) / self._decay)
@@ -281,10 +289,10 @@ class PeakEwma:
         if not usual:
             usual = self._first_median(elapsed)
         elif elapsed < usual * FAR:
-            usual = max(usual, min(usual * RISE, elapsed))
+            usual = max(usual, min(usual * STEP, elapsed))
         else:
             is_again = usual == self._peak_median and now - elapsed >= self._peak_at
-            usual *= 2.0 if is_again else RISE
+            usual *= 2.0 if is_again else STEP
             self._peak_median = usual
             self._peak_at = now
             self._peak_until = now + PEAK_LASTS * elapsed
@@ -385,8 +393,8 @@ class PeakEwma:
         )
 
     def _is_unknown(self, other: "PeakEwma", now: float) -> bool:
-        """Whether a single result says too little to compare the latencies of two idle nodes."""
-        if self.median and other.median:
+        """Whether few results say too little to compare the latencies of two idle nodes."""
+        if self._step <= AGAIN_STEP and other._step <= AGAIN_STEP:
             return False
         return self._is_calm(now) and other._is_calm(now)
 

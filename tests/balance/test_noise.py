@@ -107,7 +107,7 @@ def pair(*, took: tuple[float, float] = (0.001, 0.001)) -> tuple[Timeline, PeakE
     timeline = Timeline()
     timeline.now = 1000.0
     loads = PeakEwma(clock=timeline), PeakEwma(clock=timeline)
-    for factor in (1.0, 0.95, 1.05, 0.9, 1.0):
+    for factor in (1.0, 0.95, 1.05, 0.9, 1.0) * 10:
         for load, elapsed in zip(loads, took, strict=True):
             answer(timeline, load, elapsed * factor)
     return timeline, *loads
@@ -196,3 +196,14 @@ def test_a_first_answer_that_was_slow_does_not_decide() -> None:
     answer(timeline, one, 0.005)
     answer(timeline, other, 0.0005)
     assert one.beats(other)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("servers", [2, 3])
+def test_first_answers_that_were_slow_are_soon_forgotten(servers: int, seed: int) -> None:
+    """A connection is slow at first, and may be so for more than one call."""
+    client = OneByOne(seed, servers, 0.01)
+    for elapsed in (0.009, 0.007, 0.005):
+        answer(client.timeline, client.nodes[0].stats, elapsed)
+    client.call(400)
+    assert client.call(600) == pytest.approx([100 / servers] * servers, abs=12)
