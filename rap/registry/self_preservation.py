@@ -32,16 +32,19 @@ def to_evict(expired: Mapping[str, float], total: int) -> list[str]:
 def as_snapshot(leases: Iterable[tuple[Endpoint, float]]) -> dict[str, Endpoint]:
     """Return what watchers see of registrations.
 
-    Those that are evicted in any case are left out: servers evict when they renew their leases, so
-    where the last server has died, its registration stays.
+    Those that are evicted in any case are left out, also before a server does it when it renews its
+    lease. If no lease is valid, they stay: perhaps all servers work, and the registry has taken no
+    writes for so long.
 
     Args:
         leases: Endpoints with the seconds that are left on their leases.
     """
+    found = list(leases)
+    takes_writes = any(remaining > 0 for _, remaining in found)
     return {
         endpoint.id: as_seen(endpoint, remaining)
-        for endpoint, remaining in leases
-        if remaining > -DEAD_AFTER
+        for endpoint, remaining in found
+        if not takes_writes or remaining > -DEAD_AFTER
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from rap.registry.base import Endpoint, Snapshot
 from rap.registry.records import BadRecords, from_record
-from rap.registry.self_preservation import as_seen, as_snapshot
+from rap.registry.self_preservation import as_snapshot
 from rap.wire.codec import unpack
 
 __all__ = ["Entry", "SyncAction", "Version", "WatchCache", "next_hash"]
@@ -124,12 +124,9 @@ class WatchCache:
         members: dict[str, Endpoint] = {}
         for endpoint_id, record in records.items():
             self._put(members, endpoint_id, record)
-        seen = as_snapshot(
+        self._members = as_snapshot(
             (endpoint, (expiries.get(key, now) - now) / 1000) for key, endpoint in members.items()
         )
-        # One that was known stays as SUSPECT: perhaps no server can write to Redis, but all work.
-        kept = {key: as_seen(it, 0.0) for key, it in members.items() if key in self._members}
-        self._members = kept | seen
 
     def _put(self, members: dict[str, Endpoint], endpoint_id: str, record: bytes) -> None:
         try:

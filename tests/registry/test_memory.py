@@ -23,22 +23,31 @@ async def test_a_watch_sees_a_lease_run_out(clock: FakeClock) -> None:
         assert [it.state for it in (await later).values()] == [State.SUSPECT]
 
 
-async def test_a_watch_sees_no_instance_that_is_dead_though_no_server_is_left_to_remove_it(
-    clock: FakeClock,
-) -> None:
+async def test_a_watch_sees_no_instance_that_is_dead_while_others_live(clock: FakeClock) -> None:
     registry = MemoryRegistry(clock=clock)
     await registry.register("calc", make_endpoint(), ttl=10)
+    await registry.register("calc", make_endpoint(9001), ttl=10 * DEAD_AFTER)
     async with watching(registry) as snapshots:
-        assert ports(await anext(snapshots)) == {9000}
+        assert ports(await anext(snapshots)) == {9000, 9001}
         await clock.run(10.0)
-        assert ports(await anext(snapshots)) == {9000}
+        assert ports(await anext(snapshots)) == {9000, 9001}
         later = asyncio.ensure_future(anext(snapshots))
         await clock.run(DEAD_AFTER - 0.1)
         assert not later.done()
         await clock.run(0.2)
-        assert later.result() == {}
+        assert ports(later.result()) == {9001}
     async with watching(registry) as snapshots:
-        assert await anext(snapshots) == {}
+        assert ports(await anext(snapshots)) == {9001}
+
+
+async def test_instances_stay_however_long_the_registry_takes_no_writes(clock: FakeClock) -> None:
+    registry = MemoryRegistry(clock=clock)
+    for port in (9000, 9001):
+        await registry.register("calc", make_endpoint(port), ttl=10)
+    await clock.run(10 * DEAD_AFTER)
+    async with watching(registry) as snapshots:
+        found = (await anext(snapshots)).values()
+        assert [it.state for it in found] == [State.SUSPECT, State.SUSPECT]
 
 
 async def test_loops_in_other_threads_see_the_changes() -> None:

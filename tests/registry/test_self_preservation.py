@@ -1,7 +1,7 @@
 import pytest
 
 from rap.registry import State
-from rap.registry.self_preservation import DEAD_AFTER, as_seen, to_evict
+from rap.registry.self_preservation import DEAD_AFTER, as_seen, as_snapshot, to_evict
 from tests.registry.sample import make_endpoint
 
 
@@ -19,6 +19,13 @@ def test_many_silent_instances_are_kept(silent: int, total: int) -> None:
 def test_of_many_those_silent_for_long_are_removed() -> None:
     expired = {"a": DEAD_AFTER, "b": DEAD_AFTER - 1, "c": 1.0}
     assert to_evict(expired, 4) == ["a"]
+
+
+def test_an_instance_that_is_dead_is_seen_only_if_no_lease_is_valid() -> None:
+    old, young, live = (make_endpoint(port) for port in (1, 2, 3))
+    dead = [(old, -DEAD_AFTER), (young, 1 - DEAD_AFTER)]
+    assert as_snapshot([*dead, (live, 0.1)]).keys() == {young.id, live.id}
+    assert as_snapshot([*dead, (live, 0.0)]).keys() == {old.id, young.id, live.id}
 
 
 def test_only_an_instance_that_is_up_becomes_suspect() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from rap.registry import Endpoint, State
 from rap.registry.records import to_record
-from rap.registry.self_preservation import DEAD_AFTER
 from rap.registry.watch_cache import Entry, SyncAction, Version, WatchCache, next_hash
 from rap.wire.codec import pack
 from tests.registry.sample import make_endpoint, ports
@@ -131,14 +130,6 @@ def test_leases_that_ran_out_make_suspects() -> None:
     cache, _ = cache_of(make_endpoint(), left=-0.001)
     assert cache.snapshot is not None
     assert [it.state for it in cache.snapshot.values()] == [State.SUSPECT]
-
-
-def test_an_instance_that_is_dead_is_not_seen_though_no_server_is_left_to_remove_it() -> None:
-    cache, _ = cache_of(make_endpoint(), left=1 - DEAD_AFTER)
-    assert cache.snapshot is not None
-    assert [it.state for it in cache.snapshot.values()] == [State.SUSPECT]
-    cache, _ = cache_of(make_endpoint(), left=-DEAD_AFTER)
-    assert cache.snapshot == {}
 
 
 def test_an_instance_without_a_lease_is_suspect() -> None:
