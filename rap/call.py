@@ -14,6 +14,7 @@ from rap.address import Peer
 from rap.clock import MAX_MARGIN, NEVER, SystemClock
 from rap.errors import CallError, Code, DeadlineExceeded
 from rap.foreign import one_line
+from rap.misuse import OptionTypeError
 
 __all__ = [
     "CALL_OPTIONS",
@@ -108,7 +109,8 @@ def check_priority(value: object, option: str) -> None:
         ValueError: There is no such priority; the message names the option.
     """
     if value not in PRIORITIES:
-        raise ValueError(f"{option} must be one of {', '.join(PRIORITIES)}, got {value!r}")
+        kind = ValueError if isinstance(value, str) else OptionTypeError
+        raise kind(f"{option} must be one of {', '.join(PRIORITIES)}, got {value!r}")
 
 
 def canonical_group(group: str | None) -> str:

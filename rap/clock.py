@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import inf
 from typing import Protocol, cast
 
+from rap.misuse import OptionTypeError
+
 __all__ = [
     "LEAST_DELAY",
     "MAX_MARGIN",
@@ -195,8 +197,10 @@ def check_call_timeout(value: float | None) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise ValueError(f"timeout must be a number of seconds or None, got {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or value != value:
+        kind = ValueError if is_number else OptionTypeError
+        raise kind(f"timeout must be a number of seconds or None, got {value!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Methods that only say how an object is used instead.
+"""Errors of wrong use: methods that only say what to use instead, and options of a wrong type.
 
 Python looks for `__enter__`, `__iter__` and the like in the class of an object. If there is none,
 its error names neither the function nor the right way. The classes of rap define such methods where
@@ -10,14 +10,14 @@ Python looks for the methods in the class to answer ``isinstance``, too. So an o
 an `__iter__` as iterable: code that gets both kinds asks first whether it is a coroutine, or an
 `AsyncIterable`. There is no other way to say what is wrong with a plain ``await``.
 
-The module is small because clients, servers and streams define such methods and have no other
-module in common.
+The module is small because clients, servers and streams define such methods, and all layers check
+options; they have no other module in common.
 """
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["HOW_TO_PICKLE", "refusing"]
+__all__ = ["HOW_TO_PICKLE", "OptionTypeError", "refusing"]
 
 HOW_TO_PICKLE = "cannot be pickled or copied, because it has connections; make one in each process"
 
@@ -33,3 +33,11 @@ def refusing(text: str) -> Callable[..., NoReturn]:
         raise TypeError(text.format(self))
 
     return refuse
+
+
+class OptionTypeError(TypeError, ValueError):
+    """An option has a value of a wrong type, such as a text instead of a number of seconds.
+
+    It is a `ValueError`, too: options are often read from the environment, where a bad text is a
+    bad value.
+    """

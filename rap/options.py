@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast, get_args
 
+from rap.misuse import OptionTypeError
 from rap.record import Record
 
 __all__ = [
@@ -131,7 +132,8 @@ class DeclaredOption:
         """Check a value.
 
         Raises:
-            ValueError: The value is not allowed; the message has the name and the value.
+            ValueError: The value is not allowed; the message has the name and the value. For a
+                wrong type, it is an `OptionTypeError`.
         """
         if self.optional and value is None:
             return
@@ -140,7 +142,7 @@ class DeclaredOption:
         elif self.kind is bool:
             check_flag(self.name, value)
         elif self.kind is str and not isinstance(value, str):
-            raise ValueError(f"{self.name} must be a string, got {value!r}")
+            raise OptionTypeError(f"{self.name} must be a string, got {value!r}")
         elif self.kind is int:
             self._check_integer(value)
         elif self.kind is float:
@@ -152,7 +154,8 @@ class DeclaredOption:
             bounds = f" of at least {low}" if high == inf else f" from {low} to {high}"
             expected = "an integer" + ("" if low == -inf else bounds)
             orelse = ", or None" if self.optional else ""
-            raise ValueError(f"{self.name} must be {expected}{orelse}, got {value!r}")
+            kind = ValueError if type(value) is int else OptionTypeError
+            raise kind(f"{self.name} must be {expected}{orelse}, got {value!r}")
 
     def _check_number(self, value: object) -> None:
         unit = f" {self.option.unit}" if self.option.unit == "seconds" else ""
@@ -160,7 +163,8 @@ class DeclaredOption:
         if isinstance(value, bool) or not isinstance(value, int | float):
             expected = "a number" + (f" of{unit}" if unit else "")
             expected += " or None" if self.optional else ""
-        elif self.option.above is not None and not value > self.option.above:
+            raise OptionTypeError(f"{self.name} must be {expected}, got {value!r}")
+        if self.option.above is not None and not value > self.option.above:
             expected = f"more than {self.option.above:g}{unit}"
         elif not low <= value <= high or (self.option.finite and value == inf):
             expected = f"{low:g} to {high:g}{unit}" if high < inf else f"{low:g}{unit} or more"
@@ -345,10 +349,10 @@ def check_flag(option: str, value: object) -> None:
     """Check that the value of an option is a bool: a text such as ``"no"`` would count as true.
 
     Raises:
-        ValueError: It is neither `True` nor `False`.
+        OptionTypeError: It is neither `True` nor `False`.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{option} must be True or False, got {value!r}")
+        raise OptionTypeError(f"{option} must be True or False, got {value!r}")
 
 
 def as_list(option: str, values: Iterable[T]) -> list[T]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rap.call import inherited_from
 from rap.clock import NEVER, Clock, timer_of
 from rap.errors import CallError, ResourceExhausted
+from rap.misuse import OptionTypeError
 
 __all__ = ["Outlook", "Patience", "PickQueue", "WaitForReady", "check_wait_for_ready"]
 
@@ -294,6 +295,5 @@ def check_wait_for_ready(value: object, option: str = "wait_for_ready") -> None:
     if value is None or isinstance(value, bool):
         return
     if not isinstance(value, int | float) or not 0 <= value < inf:
-        raise ValueError(
-            f"{option} must be True, False, a number of seconds or None, got {value!r}"
-        )
+        kind = ValueError if isinstance(value, int | float) else OptionTypeError
+        raise kind(f"{option} must be True, False, a number of seconds or None, got {value!r}")
