@@ -18,7 +18,7 @@ from rap.call import (
     Response,
     Side,
 )
-from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, Unauthenticated
+from rap.errors import ChannelClosed, Internal, InvalidArgument, Unauthenticated
 from rap.processor.base import Pipeline, encode_body
 from rap.schema.costs import NEVER_SLOW, SLOW_FROM
 from rap.schema.function import Function, decode_any, encode_any, encode_written
@@ -29,7 +29,7 @@ from rap.transport.stream import (
     Message,
     Stream,
 )
-from rap.wire.codec import pack, unpack_header
+from rap.wire.codec import pack, unpack_map
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import CLOSED, LOCAL_DONE
 
@@ -538,10 +538,8 @@ class Channel(Generic[In, Out]):
         if not self._is_client or not (_RESULT_NAME in meta or _MESSAGES_END_NAME in meta):
             return ""
         try:
-            header = unpack_header(meta)
+            header = unpack_map(meta)
         except ValueError:
-            return ""
-        if not isinstance(header, dict):
             return ""
         return next((name for name in (RESULT, MESSAGES_END) if header.get(name) is True), "")
 
@@ -580,14 +578,13 @@ class Channel(Generic[In, Out]):
 
     async def _inbound(self, received: Message) -> Request | Response:
         _, meta, raw = received
-        header: Any = {}
+        header: dict[str, Any] = {}
         if meta:
             try:
-                header = unpack_header(meta)
-                if not isinstance(header, dict):
-                    raise ValueError(f"it must be a map, got {type(header).__name__}")
+                header = unpack_map(meta)
             except ValueError as exc:
-                raise CallError(f"a malformed header: {exc}", code=Code.INTERNAL) from exc
+                error = Internal if self._is_client else InvalidArgument
+                raise error(f"a malformed header: {exc}") from exc
         pipeline, is_result = self._pipeline, header.get(RESULT) is True
         message: Request | Response
         if not pipeline.transforms:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from rap.client import Channel
-from rap.errors import CallError, Code, DeadlineExceeded
+from rap.errors import CallError, Code, DeadlineExceeded, Internal
 from rap.schema.function import encode_any
 from rap.wire.codec import pack
 from tests.channel_pair import Pair, connected_pair, wait_for_ever
@@ -69,7 +69,18 @@ async def test_a_header_that_cannot_be_read_fails_the_call(
 
     with pytest.raises(CallError, match=f"a malformed header: {why}") as caught:
         await pair.run(server, client)
-    assert caught.value.code is Code.INTERNAL
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_a_header_of_the_server_that_cannot_be_read_fails_the_call(pair: Pair) -> None:
+    async def server(channel: Channel) -> None:
+        await channel._stream.send(encode_any(1), pack([1]))
+
+    async def client(channel: Channel) -> None:
+        await channel.read()
+
+    with pytest.raises(Internal, match="a malformed header: it must be a map, got list"):
+        await pair.run(server, client)
 
 
 async def test_iterating_raises_the_error_of_the_server(pair: Pair) -> None:

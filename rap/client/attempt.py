@@ -22,7 +22,7 @@ from rap.foreign import one_line
 from rap.processor.base import Pipeline, encode_body
 from rap.transport import Connection, Stream, UnaryStream
 from rap.transport.stream import DEADLINE_PASSED, ITEMS_ARRIVED
-from rap.wire.codec import unpack_header
+from rap.wire.codec import unpack_map
 from rap.wire.frames import END, MESSAGE
 
 __all__ = [
@@ -477,9 +477,7 @@ async def decode_response(
         Internal: The header of the response is malformed.
     """
     try:
-        header: Any = unpack_header(meta) if meta else {}
-        if not isinstance(header, dict):
-            raise ValueError(f"it must be a map, got {type(header).__name__}")
+        header = unpack_map(meta) if meta else {}
     except ValueError as exc:
         raise Internal(f"{call.method}: a malformed header: {exc}") from exc
     if batch:

@@ -18,7 +18,7 @@ from rap.server.dispatch import CallArguments, ServerStream, encode_response
 from rap.server.threads import OneThread, Threads
 from rap.transport import EndOfStream
 from rap.transport.batching import BATCH_ITEMS, ItemSender, pull_items
-from rap.wire.codec import pack, unpack_header
+from rap.wire.codec import pack, unpack_map
 from rap.wire.frames import BATCH, END, MESSAGE
 from rap.wire.stream import LOCAL_DONE
 
@@ -264,9 +264,11 @@ class RequestStream:
 
     async def _pass(self, flags: int, meta: bytes, raw: bytes | memoryview) -> list[Encoded]:
         """Return the items of a message, each encoded, after the processors have seen them."""
-        header: Any = unpack_header(meta) if meta else {}
-        if not isinstance(header, dict):
-            raise InvalidArgument(f"{self._where}: the header of an item must be a map")
+        try:
+            header = unpack_map(meta) if meta else {}
+        except ValueError as exc:
+            text = f"{self._where}: the header of an item is malformed: {exc}"
+            raise InvalidArgument(text) from exc
         await self._stream.reserve_inflated(header)
         items: list[Any] = split_items(raw, self._where) if flags & BATCH else [raw]
         call, pipeline, passed = self._stream.as_call(), self._pipeline, []

@@ -14,7 +14,7 @@ from rap.call import HEADER_DETAIL, TRAILER, Header
 from rap.clock import NEVER
 from rap.errors import CallError, ChannelClosed, Code, InvalidArgument, RapError
 from rap.tasks import start_task
-from rap.wire.codec import PLAIN_SIZES, ValueSizes, decoded_size, unpack_header
+from rap.wire.codec import PLAIN_SIZES, ValueSizes, decoded_size, unpack_map
 from rap.wire.frames import BATCH, END, MESSAGE, MORE
 from rap.wire.stream import CLOSED, LOCAL_DONE, REMOTE_END, StreamState
 
@@ -522,10 +522,9 @@ def answer_trailer(meta: AnswerMeta) -> Header:
 
 def _read_meta(meta: bytes) -> Header:
     try:
-        content = unpack_header(meta) if meta else {}
+        return unpack_map(meta) if meta else {}
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _names_of_users(content: Any) -> Header:

@@ -29,6 +29,7 @@ __all__ = [
     "pack",
     "unpack",
     "unpack_header",
+    "unpack_map",
     "unpack_small",
 ]
 
@@ -113,6 +114,18 @@ def unpack_header(meta: bytes) -> object:
         ValueError: As of `unpack`; or it has more than `MAX_HEADER_ELEMENTS` elements.
     """
     return unpack(meta, max_elements=MAX_HEADER_ELEMENTS)
+
+
+def unpack_map(meta: bytes) -> dict[str, Any]:
+    """Return the header of a message, which the meta of its frame holds.
+
+    Raises:
+        ValueError: As of `unpack_header`; or it is not a map.
+    """
+    content = unpack_header(meta)
+    if not isinstance(content, dict):
+        raise ValueError(f"it must be a map, got {type(content).__name__}")
+    return content
 
 
 def unpack_small(data: bytes) -> object:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from rap.call import Request
 from rap.errors import CallError, InvalidArgument, RegistrationError
+from rap.processor import BaseProcessor
 from rap.server import Server, context
 from rap.server.middleware import BaseMsgMiddleware
 from tests.event_loops import nothing_goes_unnoticed
 from tests.loopback import PATIENCE, eventually, serving
-from tests.wire.independent import Call, Failed, Peer
+from tests.wire.independent import DATA, MESSAGE, Call, Failed, Peer
 
 __all__ = ["nothing_goes_unnoticed"]
 
@@ -354,6 +356,26 @@ async def test_a_wrong_item_fails_the_call(items: list[Any], batch: bool, messag
             await call.receive()
         assert caught.value.code == 3
         assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"), [(b"\x91\x01", "it must be a map, got list"), (b"\xc1", "")]
+)
+async def test_an_item_with_a_header_that_cannot_be_read_fails_the_call(
+    meta: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Reading(BaseProcessor):
+        async def process_request(self, request: Request) -> Request:
+            return request
+
+    async with talking(processor_list=[Reading()]) as peer:
+        call = await opened(peer, "first")
+        await peer.send_message(call, DATA, MESSAGE, meta, b"\x01")
+        with pytest.raises(Failed) as caught:
+            await call.receive()
+    assert caught.value.code == 3
+    assert caught.value.message.startswith(f"first(): the header of an item is malformed: {why}")
+    assert not caplog.messages  # it is the fault of the client
 
 
 async def test_a_handler_reads_on_after_a_wrong_item() -> None:
