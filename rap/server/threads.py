@@ -342,7 +342,6 @@ class _Jobs:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._turns: Turns[Job] = Turns(_LEVELS)
         self._lock = threading.Lock()
-        self._unfinished = 0  # jobs that wait or run
         self._begun = 0  # jobs in the queue, or that run
         self._seconds = 0.0  # that a job runs, on average
         self._threads = 0  # in the pool
@@ -386,7 +385,6 @@ class _Jobs:
             self.waiting.pop(job, None)
             with self._lock:
                 if self._turns.remove(job.client, job):
-                    self._unfinished -= 1
                     self.waited += job.waited
             if not job.expired or _is_cancelled():
                 raise
@@ -406,7 +404,6 @@ class _Jobs:
             return
         self.waiting[job] = None
         with self._lock:
-            self._unfinished += 1
             job.is_queued = self._begun >= self.max_threads
             if job.is_queued:
                 self._turns.add(job.client, job)
@@ -467,7 +464,7 @@ class _Jobs:
 
     def _start_if_short(self) -> None:
         with self._lock:
-            if self._threads >= min(self._unfinished, self.max_threads):
+            if self._threads >= self._begun:  # which is at most `max_threads`
                 return
             self._threads += 1
             name = f"rap-handler_{self._started}"
@@ -493,7 +490,6 @@ class _Jobs:
             leaves = one is not None and not one.is_released and not job.future.cancelled()
             with self._lock:  # before the caller resumes and submits its next job
                 seconds = monotonic() - job.started_at
-                self._unfinished -= 1
                 self.waited += job.waited
                 if settle is not None:
                     self._learn(seconds)
