@@ -357,7 +357,6 @@ def _value_codec(
     full_guard = joined(guard, [kind.keys])
 
     def encode(value: Any) -> bytes:
-        body = b""
         try:
             body = _encode(value)
             if guard is not None and len(body) > MAX_DEPTH:  # a shorter body cannot exceed a limit
@@ -365,7 +364,7 @@ def _value_codec(
             if fitting is not None and type(value) not in fitting:
                 typed(body)
         except Exception as exc:  # a user's type may raise any exception
-            raise error(f"{where}: {reason(exc)}{hint(body)}") from cause_of(exc)
+            raise error(f"{where}: {reason(exc)}{hint(_body_of(value))}") from cause_of(exc)
         return body
 
     def decode(body: Body) -> Any:
@@ -406,6 +405,14 @@ def _message_codec(where: str, streams: Streams, read: Kind, written: Kind, side
     encode, _ = _value_codec(written, where, faults[0], wrong_to_write)
     _, decode = _value_codec(read, where, faults[1], wrong_to_read)
     return encode, decode
+
+
+def _body_of(value: Any) -> bytes:
+    """Return a value encoded without a check; empty if it cannot be."""
+    try:
+        return _encode(value)
+    except Exception:  # a user's type may raise any exception
+        return b""
 
 
 def _fits(kind: Kind, body: Body) -> bool:
