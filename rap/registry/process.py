@@ -79,8 +79,8 @@ def _is_hidden(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it runs, but belongs to another user
-        return True
+    except OSError:
+        pass  # it runs, but belongs to another user
     return True
 
 

@@ -270,7 +270,7 @@ def test_a_module_that_runs_its_server_gets_a_hint_about_the_guard(
         load_server("unguarded:server")
 
 
-def test_a_failing_import_of_the_program_is_shown_unchanged(
+def test_a_failing_import_of_the_program_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lacking.py").write_text("import not_to_be_found")

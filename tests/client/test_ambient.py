@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -59,8 +60,8 @@ async def later() -> Later:
     return Later()
 
 
-@pytest.fixture
-async def server(later: Later) -> AsyncIterator[Server]:
+@asynccontextmanager
+async def serving_with(later: Later, **options: Any) -> AsyncIterator[Server]:
     async def store(x: int) -> int:
         return x
 
@@ -96,9 +97,15 @@ async def server(later: Later) -> AsyncIterator[Server]:
         return sum([item async for item in items])
 
     functions = (store, stored, unary, generator, def_generator, channel, client_stream)
-    async with serving(*functions) as server:
+    async with serving(*functions, **options) as server:
         server.register(inline, inline=True)
         server.register(plain, name="def")
+        yield server
+
+
+@pytest.fixture
+async def server(later: Later) -> AsyncIterator[Server]:
+    async with serving_with(later) as server:
         yield server
 
 
@@ -121,11 +128,15 @@ async def run(client: Client, shape: str, timeout: float) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_task_that_outlives_its_handler_has_no_deadline_of_it(
-    server: Server, later: Later, shape: str
+    later: Later, clock: FakeClock, shape: str
 ) -> None:
-    async with calling(server) as client, calling(server) as later.inner:
-        await run(client, shape, 0.3)
-        await asyncio.sleep(0.31)  # the deadline has passed
+    async with (
+        serving_with(later, clock=clock) as server,
+        calling(server, clock=clock) as client,
+        calling(server, clock=clock) as later.inner,
+    ):
+        await run(client, shape, 5.0)
+        clock.advance(5.1)  # the deadline has passed
         later.go_on.set()
         assert await within(asyncio.gather(*later.tasks)) == [[1, 2, [3]]]
 
