@@ -112,8 +112,10 @@ class NamedCall:
     reads_input: bool = False
     priority: str | None = None
 
-    def prepared(self, client: Client, stream_type: StreamType, *, idempotent: bool) -> Method:
-        """Return the method of this call, for many calls.
+    def method(
+        self, client: Client, stream_type: StreamType, *, idempotent: bool = False
+    ) -> Method:
+        """Return the method of this call.
 
         Args:
             client: Makes the calls.
@@ -126,16 +128,6 @@ class NamedCall:
             None,
             self.timeout,
             idempotent,
-            priority=self.priority,
-            stream_type=stream_type,
-        )
-
-    def _method(self, stream_type: StreamType) -> Method:
-        return Method(
-            self.func,
-            self.group,
-            None,
-            timeout=self.timeout,
             priority=self.priority,
             stream_type=stream_type,
         )
@@ -158,7 +150,7 @@ class NamedCall:
         invoker = client.invoker
         answer = answer or Answer()
         stream_type = StreamType.STREAM
-        method = self._method(stream_type)
+        method = self.method(client, stream_type)
         body = method.encode(self.args, self.kwargs)
         call, _ = invoker.start_call(method, stream_type, None, None, self.timeout)
         state, message = RetryState(), None
@@ -269,7 +261,7 @@ class NamedCall:
         its kind is not known, the server refuses it. That is noticed before an item is read.
         """
         invoker = client.invoker
-        method = self._method(stream_type)
+        method = self.method(client, stream_type)
         bare = not self.args and not self.kwargs
         body = method.encode(self.args, self.kwargs)
         async with client.session:

@@ -293,7 +293,7 @@ class _Load:
     def _calling(self, client: Client) -> Callable[[Client], Awaitable[object]]:
         """Return a function that makes a unary call; all clients have the same options."""
         idempotent = self._plan.idempotent
-        method = self._named.prepared(client, StreamType.UNARY, idempotent=idempotent)
+        method = self._named.method(client, StreamType.UNARY, idempotent=idempotent)
         args, kwargs, timeout = self._named.args, self._named.kwargs, method.timeout
 
         def call(client: Client) -> Awaitable[object]:
@@ -304,7 +304,7 @@ class _Load:
     def _iterating(self, client: Client) -> Callable[[Client], Awaitable[object]]:
         """Return a function that calls a generator and takes all its items."""
         idempotent = self._plan.idempotent
-        method = self._named.prepared(client, StreamType.STREAM, idempotent=idempotent)
+        method = self._named.method(client, StreamType.STREAM, idempotent=idempotent)
         args, kwargs, timeout = self._named.args, self._named.kwargs, method.timeout
 
         async def iterate(client: Client) -> None:
