@@ -53,7 +53,6 @@ _MAPS = {
     "collections.abc.MutableMapping",
 }
 _SCALARS = {"int", "float", "bool", "str", "bytes", "None"}
-_CLASSES = {"dataclass", "struct", "typed_dict", "named_tuple", "model"}
 _ANY = "typing.Any"
 _RESULT, _ITEM, _ANSWER_ITEM = "the result", "an item", "an item of the answer"
 
@@ -251,7 +250,7 @@ class _Shape:
             return f"^{len(self._open) - self._open.index(name)}"
         self._open.append(name)
         fields = [
-            f"{sent}:{self.of(each['type'])}{'?' * _may_miss(entry, each)}"
+            f"{sent}:{self.of(each['type'])}{'?' * _may_miss(each)}"
             for sent, each in _by_sent_name(entry).items()
         ]
         self._open.pop()
@@ -571,7 +570,7 @@ class _Flow:
         for name, other in taken.items():
             one = sent.get(name)
             if one is None:
-                if _may_miss(theirs, other):
+                if _may_miss(other):
                     invented.append(name)
                 else:
                     text = f"{_field(where, name)} is required, and is not sent"
@@ -580,7 +579,7 @@ class _Flow:
             judged = self.judge(one["type"], other["type"], _field(where, name))
             if _may_be_left_out(mine, one):
                 judged = _if_any(judged)
-                if not _may_miss(theirs, other):
+                if not _may_miss(other):
                     text = f"{_field(where, name)} is required, if it is left out"
                     parts.append(Verdict(Level.SOME, (text,)))
             parts.append(judged)
@@ -702,7 +701,7 @@ def _by_sent_name(entry: TypeEntry) -> dict[str, FieldEntry]:
     return {str(renamed.get(each["name"], each["name"])): each for each in entry["fields"]}
 
 
-def _may_miss(entry: TypeEntry, field: FieldEntry) -> bool:
+def _may_miss(field: FieldEntry) -> bool:
     """Whether a receiver fills in a field that is not sent."""
     return _has_default(field) or field["type"].startswith("typing.NotRequired[")
 

@@ -177,7 +177,7 @@ class Fakes:
         function = method.function
         assert function is not None
         signature = _signature_on_server(function)
-        mock = _mock_of(method, function, signature, answer)
+        mock = _mock_of(method, signature, answer)
         self._mocks[method.path] = mock
         group, name = split_method(method.path)
         self._server.register(_handler_of(name, function, signature, mock), name, group)
@@ -229,15 +229,14 @@ def _signature_on_server(function: Function) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=returns)
 
 
-def _mock_of(method: Method, function: Function, signature: inspect.Signature, answer: Any) -> Mock:
+def _mock_of(method: Method, signature: inspect.Signature, answer: Any) -> Mock:
     """Return a mock that gives the answer, and knows the parameters of its function."""
 
     def spec(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("a mock is called in its place")
 
     mock = Mock(spec=_declared(spec, signature), name=method.name)
-    is_error = isinstance(answer, type) and issubclass(answer, BaseException)
-    if callable(answer) or isinstance(answer, BaseException) or is_error:
+    if callable(answer) or isinstance(answer, BaseException):
         mock.side_effect = answer
     else:
         mock.return_value = answer

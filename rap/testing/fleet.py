@@ -150,7 +150,6 @@ class Replica:
         self._link: Link = link_of(self.address)
         self._registry = _ReplicaRegistry(registry)
         self._errors = _Errors()
-        self._is_killed = False
         self._stack = AsyncExitStack()
         server.load_processor([self._errors])
         clocks = {} if clock is None else {"clock": clock}
@@ -177,7 +176,6 @@ class Replica:
         Open calls fail, and nothing listens at its address. Its registration stays until its lease
         expires. Stop events run when the fleet ends, or before a `restart`.
         """
-        self._is_killed = True
         self._registry.mute()
         self.thaw()
         self.server.connection_manager.stop_at_once()
@@ -187,7 +185,6 @@ class Replica:
         self.recover()
         await self.server.close()
         await self._registry.forget()
-        self._is_killed = False
         await self.server.create_server()
 
     async def stop(self) -> None:

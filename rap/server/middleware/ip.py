@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from rap.errors import Code
 from rap.server.middleware.base import BaseConnMiddleware
@@ -13,7 +13,6 @@ __all__ = ["IpBlockMiddleware"]
 _log = logging.getLogger("rap.server")
 
 IpAddress = IPv4Address | IPv6Address
-IpNetwork = IPv4Network | IPv6Network
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
