@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from tests.event_loops import LOOPS, LoopFactory, starting_tasks_at_once
 from tests.fake_clock import FakeClock
+from tests.watchdog import Watchdog
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", max_examples=2000, deadline=None)
@@ -37,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--eager needs Python 3.12 or newer")
     if config.getoption("tx", None):
         config.option.tx = [f"popen//python={_python()}"] * len(config.option.tx)
+        config.pluginmanager.register(Watchdog(config), "watchdog of the processes")
 
 
 def _python() -> str:
