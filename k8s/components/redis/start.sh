@@ -18,5 +18,5 @@ appendonly no
 maxmemory 64mb
 maxmemory-policy noeviction
 user default off
-user rap on #${hash%% *} ~rap:* resetchannels &rap:* +ping +select +subscribe +unsubscribe +eval +evalsha +time +hget +hmget +hgetall +hkeys +hlen +hset +hdel +zscore +zcard +zcount +zrange +zrangebyscore +zadd +zrem +xrange +xrevrange +xadd +sadd +smembers +del +expire +publish +get +set +pttl +pexpire
+user rap on #${hash%% *} ~rap:* resetchannels &rap:* +ping +select +subscribe +unsubscribe +eval +evalsha +time +hget +hmget +hgetall +hkeys +hlen +hset +hdel +zscore +zcard +zcount +zrange +zrangebyscore +zadd +zrem +xrange +xrevrange +xadd +sadd +smembers +del +expire +publish +get +set +type +pttl +pexpire
 END
