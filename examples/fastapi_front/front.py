@@ -10,7 +10,7 @@ Run both from the root of the repository, and look at http://localhost:8000/docs
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -34,7 +34,7 @@ stock = client.bind(Stock)
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Connect the client when the application starts, and close it when it stops."""
     async with client:
         yield

@@ -54,7 +54,8 @@ def order() -> ResponseReturnValue:
     match request.get_json():
         case {"sku": str(sku), "count": int(count)} if count > 0:
             return {"left": stock.reserve(sku, count)}, 201
-    abort(400)
+        case _:
+            abort(400)
 
 
 @app.get("/stock/<sku>/changes")
