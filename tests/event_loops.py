@@ -1,6 +1,7 @@
 """The event loops that tests run on, and a check that a test leaves nothing behind on its loop."""
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -24,7 +25,22 @@ try:
 except ImportError:
     pass
 else:
-    LOOPS["uvloop"] = uvloop.new_event_loop
+
+    class _ClosingLoop(uvloop.Loop):
+        """A loop whose `close` ends where a warning of it is an error.
+
+        uvloop warns of each transport that it has to close. If the warning is raised, the transport
+        stays open, and `close` waits for it for ever.
+        """
+
+        def close(self) -> None:
+            with warnings.catch_warnings(record=True) as unclosed:
+                warnings.simplefilter("always", ResourceWarning)
+                super().close()
+            for each in unclosed:
+                warnings.warn(each.message, stacklevel=2)
+
+    LOOPS["uvloop"] = _ClosingLoop
 
 
 def starting_tasks_at_once(new_event_loop: LoopFactory) -> LoopFactory:
