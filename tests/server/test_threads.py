@@ -185,7 +185,10 @@ async def test_functions_that_wait_for_each_other_are_named(
 
     def outer() -> int:
         met.wait()
-        return int(inside[0].raw_call("inner", timeout=0.5))
+        try:
+            return int(inside[0].raw_call("inner", timeout=0.5))
+        finally:
+            met.wait()  # neither thread is free before both calls have ended
 
     async with serving(inner, outer, threads=2) as server, calling(server) as client:
         inside.append(sync := SyncClient(str(server.addresses[0])))
