@@ -72,6 +72,15 @@ class _CallsInFlight:
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
         self.in_flight -= 1
 
+    def stream_started(self, now: float) -> None:
+        self.open_streams += 1
+
+    def stream_answered(self) -> None:
+        self.in_flight += 1
+
+    def stream_ended(self) -> None:
+        self.open_streams -= 1
+
     def value(self, now: float) -> float:
         return self.in_flight + self.open_streams + 1.0
 

@@ -190,7 +190,11 @@ class _Shares:
             if not -MOST_OWING <= other_owed <= MOST_OWED:
                 other_owed = MOST_OWED if other_owed > 0.0 else -MOST_OWING
                 second.paid = turn - other_owed * second.stride
-            better = (calls - owed) * second.weight <= (other_calls - other_owed) * first.weight
+            if one.stats.in_flight or other.stats.in_flight:
+                cost, other_cost = calls - owed, other_calls - other_owed
+            else:  # a node with streams gets fewer calls that come one at a time, but gets some
+                cost, other_cost = calls * (1.0 - owed), other_calls * (1.0 - other_owed)
+            better = cost * second.weight <= other_cost * first.weight
         else:
             better = one.load() * second.weight <= other.load() * first.weight
         picked = first if better else second

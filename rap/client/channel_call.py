@@ -120,8 +120,8 @@ class ChannelCall(Generic[In, Out]):
             )
             node, self._stream = stream.node, stream
             stack.callback(invoker.cluster.release)
-            node.stats.stream_opened()
-            stack.callback(node.stats.stream_closed)
+            node.stats.stream_started(stream.started)
+            stack.callback(node.stats.stream_ended)
             own.pin(node, stream.conn)
             stack.callback(own.unpin)
             token = ambient_session.set(own if session is None else session)

@@ -307,7 +307,7 @@ async def _call_with_retries(
     while True:
         stream = await invoker.open_stream(method, call, session, body, state)
         stats = stream.node.stats
-        stats.stream_opened()
+        stats.stream_started(invoker.monotonic())
         try:
             pump.attach(stream)
             return await _answer(invoker, method, call, stream, pump)
@@ -321,7 +321,7 @@ async def _call_with_retries(
             error = exc
         finally:
             stream.reset(Code.CANCELLED, "the client needs the call no more")
-            stats.stream_closed()
+            stats.stream_ended()
             invoker.cluster.release()
         pick, started = (stream.node, stream.conn), stream.started
         await invoker.prepare_retry(method, call, session, pick, state, error, started)

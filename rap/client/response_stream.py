@@ -266,13 +266,15 @@ class ResponseStream(Generic[T_co]):
             if self._done:  # it was ended in the meantime
                 attempt.reset()
                 raise EndOfStream
-            # The load of a node counts the call up to its first message.
-            node.stats.started(attempt.started)
+            stats = node.stats
+            stats.stream_started(attempt.started)
             try:
                 if pump is not None:
                     pump.attach(attempt)
                 message = await attempt.recv()
             except CallError as error:
+                stats.stream_answered()
+                stats.stream_ended()
                 node.record_result(attempt.started, error, compared, call.deadline)
                 if pump is not None:
                     pump.detach()
@@ -283,14 +285,16 @@ class ResponseStream(Generic[T_co]):
                 await invoker.prepare_retry(method, call, session, pick, state, error, started)
             except BaseException as error:  # the end of the call; raised again
                 empty = isinstance(error, EndOfStream) and not self._done
+                stats.stream_answered()
+                stats.stream_ended()
                 node.record_result(attempt.started, None if empty else error)
                 raise
             else:
+                stats.stream_answered()
                 node.record_result(attempt.started, None, compared)
                 if method.rescue is not None:
                     now = invoker.monotonic()
                     method.rescue.add(now - attempt.started, now)
-                node.stats.stream_opened()
                 self._node = node
                 return message
 
@@ -309,7 +313,7 @@ class ResponseStream(Generic[T_co]):
         if stream is not None:
             stream.reset()
         if node is not None:
-            node.stats.stream_closed()
+            node.stats.stream_ended()
         self._invoker.cluster.release()
         scope, self._scope = self._scope, None
         if scope is not None:

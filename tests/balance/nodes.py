@@ -18,6 +18,10 @@ class FixedNode:
     def stats(self) -> "FixedNode":
         return self
 
+    @property
+    def in_flight(self) -> int:
+        return self.own_calls
+
     def load(self) -> float:
         return self.cost
 

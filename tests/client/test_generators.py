@@ -279,13 +279,16 @@ async def test_wait_for_around_an_item_works(client: Client, log: Log) -> None:
 
 
 async def test_a_cancelled_consumer_ends_the_remote_generator(client: Client, log: Log) -> None:
+    begun = asyncio.Event()
+
     async def consume() -> None:
         iterator = client.iterator_call("silent")
         async for _ in iterator:
-            pass
+            begun.set()
 
     task = asyncio.create_task(consume())
-    await eventually(lambda: stats(client) == (0, 1))
+    await within(begun.wait())
+    assert stats(client) == (0, 1)
     task.cancel()
     await within(log.ended.wait())
     assert stats(client) == (0, 0)
