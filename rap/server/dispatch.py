@@ -521,6 +521,12 @@ class ServerStream(Stream):
         if self.observer is not None:
             self.observer.failed(self, error.code, {})
 
+    def on_lost(self, error: CallError, had_ended: bool) -> None:
+        """End the call: its caller has gone. For the log and for metrics, it has cancelled."""
+        if self.observer is not None:
+            self.observer.failed(self, Code.CANCELLED, {})
+        super().on_lost(error, had_ended)
+
 
 class Dispatcher:
     """Runs the handlers of a server.

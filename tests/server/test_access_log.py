@@ -220,7 +220,7 @@ async def test_a_call_whose_connection_is_lost_is_logged(access: list[Any]) -> N
         with pytest.raises(CallError):
             await task
         fields = await line_of(access)
-    assert (fields["method"], fields["status"]) == ("/default/hang", "UNAVAILABLE")
+    assert (fields["method"], fields["status"]) == ("/default/hang", "CANCELLED")
 
 
 async def test_a_call_that_a_limit_refuses_is_logged(access: list[Any]) -> None:
