@@ -79,7 +79,7 @@ class RegistryReader:
         if not known:
             place = place_of(self._listed)
             known = "no service" + (f" ({place})" if place else "") + "; start a server with it"
-        return f"{text}; it knows {known}"
+        return f"{text}; it lists {known}"
 
     async def watch(self) -> AsyncGenerator[list[Endpoint], None]:
         """Yield the instances of the service, sorted, now and after each change."""

@@ -68,7 +68,7 @@ async def test_services_and_instances_of_a_directory(tmp_path: Path) -> None:
         none = await invoke(None, "ls", *where, "--service", "none")
         assert (none.stdout, none.exit_code) == ("", 0)
         assert none.stderr == (
-            "the registry lists no instance of the service none; it knows shop\n"
+            "the registry lists no instance of the service none; it lists shop\n"
         )
 
 
@@ -78,7 +78,7 @@ async def test_an_empty_registry_says_that_it_is_empty(tmp_path: Path) -> None:
     assert (services.stdout, services.stderr) == ("", "the registry lists no service\n")
     assert (await invoke(None, "ls", "--registry", url, "--json")).stdout == "[]\n"
     shops = await invoke(None, "ls", "--registry", url, "--service", "shop")
-    text = "no instance of the service shop; it knows no service"
+    text = "no instance of the service shop; it lists no service"
     assert f"{text} (file://{tmp_path}, namespace 'default'); start" in shops.stderr
 
 
@@ -124,7 +124,7 @@ async def test_what_someone_has_forged_in_redis_ends_no_command(
         await registry.aclose()
     assert (services.exit_code, services.stdout) == (0, "SERVICE\nshop\n")
     assert [line.split()[0] for line in shops.stdout.splitlines()] == ["ADDRESS", "h:1"]
-    assert others.stderr.endswith("it knows shop\n")
+    assert others.stderr.endswith("it lists shop\n")
 
 
 async def test_the_address_is_the_one_that_clients_dial(

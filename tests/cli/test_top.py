@@ -209,7 +209,7 @@ async def test_a_service_without_instances_is_reported(tmp_path: Path) -> None:
             None, "top", "--once", "-i", "0.2", "--registry", url, "--service", "shpo"
         )
     assert (result.stdout, result.exit_code) == ("", 0)
-    assert result.stderr == "the registry lists no instance of the service shpo; it knows shop\n"
+    assert result.stderr == "the registry lists no instance of the service shpo; it lists shop\n"
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

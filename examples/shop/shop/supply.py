@@ -21,7 +21,7 @@ async def rows(file: TextIO) -> AsyncIterator[Item]:
 
 async def main(file: TextIO) -> None:
     async with client:
-        print(f"{await catalog.restock(rows(file))} items uploaded")
+        print("items uploaded:", await catalog.restock(rows(file)))
 
 
 if __name__ == "__main__":
