@@ -59,9 +59,11 @@ class _Outline:
         made.__traceback__, without = _shortened(exc.__traceback__)
         if without:
             notes.append(f"({without:,} calls in the middle of the traceback are left out)")
-        before = exc.__cause__
-        if before is None and not exc.__suppress_context__:
-            before = exc.__context__
+        before = _before(exc)
+        if before is not None and self._left == 1:
+            before, between = _first_of(before)
+            if between:
+                notes.append(f"({between:,} exceptions between it and the first are left out)")
         if before is not None and self._left > 0:
             if exc.__cause__ is None:
                 made.__context__ = self.of(before)
@@ -72,6 +74,23 @@ class _Outline:
         for note in notes:
             made.add_note(note)
         return made
+
+
+def _before(exc: BaseException) -> BaseException | None:
+    """Return the exception that a traceback shows before another one."""
+    if exc.__cause__ is None and not exc.__suppress_context__:
+        return exc.__context__
+    return exc.__cause__
+
+
+def _first_of(exc: BaseException) -> tuple[BaseException, int]:
+    """Return the first exception of those before one, and how many come after it."""
+    count, seen = 0, {id(exc)}
+    while (before := _before(exc)) is not None and id(before) not in seen:
+        seen.add(id(before))
+        exc = before
+        count += 1
+    return exc, count
 
 
 def _named_as(exc: BaseException, inner: list[BaseException]) -> BaseException:

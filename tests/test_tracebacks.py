@@ -90,8 +90,8 @@ def test_an_ordinary_exception_is_left_as_it_is(exc: BaseException) -> None:
         (raised(Odd(1, 2), 900), "(870 calls in the middle of the traceback are left out)"),
         (wide(10_000), "(9,985 more are left out)"),
         (nested(200), "(1 more are left out)"),
-        (chained(900, by_cause=True), "(the exceptions before it are left out)"),
-        (chained(900, by_cause=False), "(the exceptions before it are left out)"),
+        (chained(900, by_cause=True), "(884 exceptions between it and the first are left out)"),
+        (chained(900, by_cause=False), "(884 exceptions between it and the first are left out)"),
     ],
     ids=["deep", "wide", "nested", "causes", "contexts"],
 )
@@ -103,6 +103,13 @@ def test_an_exception_that_takes_long_is_cut_down_and_says_so(
     assert f"{type(exc).__name__}: {exc}" in text
     assert len(text) < 20_000
     assert steps_of(lambda: encode_error(exc, debug=True)) < 60_000
+
+
+@pytest.mark.parametrize("by_cause", [True, False])
+def test_the_first_exception_of_a_long_chain_is_shown(by_cause: bool) -> None:
+    text = text_of(compact(chained(900, by_cause=by_cause)))
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert "\nValueError: 0\n" in text
 
 
 def test_what_is_cut_down_looks_like_the_original() -> None:
