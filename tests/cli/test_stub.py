@@ -23,6 +23,7 @@ from rap.cli.stubgen.module import stub_module
 from rap.client import Channel, Client
 from rap.client.sync import SyncChannel
 from rap.errors import InvalidArgument
+from rap.schema.markers import is_marked
 from tests.cli import typed_shop
 from tests.cli.programs import ROOT
 from tests.cli.shop import invoke, shop
@@ -131,10 +132,22 @@ async def test_a_running_server_gives_the_same_stubs_as_its_program(path: Path) 
     assert "hidden" not in live.stdout
     assert "    async def hidden(self) -> str:\n" in with_private.stdout
     assert "Idempotent: " in with_private.stdout
+    assert "    @idempotent\n    async def hidden(" in with_private.stdout
     assert "def add" not in with_private.stdout
     written = path.read_text()  # noqa: ASYNC240  # a small file
     async with typed_shop.server as server:
         assert (await invoke(server, "stub")).stdout == written
+
+
+@pytest.mark.parametrize("other", ["other", "idempotent"])
+def test_a_function_that_is_idempotent_on_the_server_is_so_on_a_client(other: str) -> None:
+    """Whatever the other functions are called."""
+    text = stub_module([described(func_name=other), described(func_name="safe", idempotent=True)])
+    module: dict[str, Any] = {}
+    exec(text, module)
+    group = module["DefaultGroup"]
+    assert is_marked(group.safe)
+    assert not is_marked(getattr(group, other))
 
 
 async def test_every_type_can_be_sent_and_returned(client: Client, stubs: Any) -> None:

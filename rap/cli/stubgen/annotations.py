@@ -100,6 +100,10 @@ class Annotations:
             self.imports.add((module, name))
         return name or module
 
+    def outside_class(self, module: str, name: str) -> str:
+        """Add an import of a name that no field or method hides; return how to write it."""
+        return self.need(module, f"{module}.{name}" if name in self._shadowing else name)
+
     def type(self, text: str) -> str:
         """Return a type.
 

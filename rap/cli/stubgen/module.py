@@ -105,8 +105,8 @@ _OWN = {
     *("IntFlag", "Iterable", "Iterator", "Literal", "Mapping", "MutableMapping"),
     *("MutableSequence", "MutableSet", "NamedTuple", "NotRequired", "Protocol", "Sequence", "Set"),
     *("StrEnum", "SyncChannel", "SyncClient", "T", "TypeVar", "TypedDict", "UUID", "annotations"),
-    *("builtins", "_open", "dataclass", "dataclasses", "dt", "interface", "msgspec", "overload"),
-    "pydantic",
+    *("builtins", "_open", "dataclass", "dataclasses", "dt", "idempotent", "interface", "msgspec"),
+    *("overload", "pydantic", "rap"),
 }
 
 Description = Mapping[str, Any]
@@ -293,9 +293,11 @@ def _method(each: Description, annotations: Annotations, style: _Style) -> list[
         head = f"{_INDENT}{style.async_}def {name}"
         returns = annotations.type(each["returns"])
     doc = each["doc"] or f"Call `{name}`."
+    marks = []
     if each["idempotent"]:
         doc += "\n\nIdempotent: calling it twice has the same effect as calling it once."
-    return [*_signature(head, rows, returns, 1), *_doc(doc, 2), f"{_INDENT * 2}..."]
+        marks = [f"{_INDENT}@{annotations.outside_class('rap', 'idempotent')}"]
+    return [*marks, *_signature(head, rows, returns, 1), *_doc(doc, 2), f"{_INDENT * 2}..."]
 
 
 def _for_callers(each: Description) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
