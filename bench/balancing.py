@@ -72,17 +72,17 @@ class _CallsInFlight:
     def failed(self, now: float, elapsed: float, verdict: Verdict, penalty: float | None) -> None:
         self.in_flight -= 1
 
-    def stream_started(self, now: float) -> None:
+    def stream_started(self) -> None:
         self.open_streams += 1
 
-    def stream_answered(self) -> None:
+    def stream_answered(self, now: float) -> None:
         self.in_flight += 1
 
     def stream_ended(self) -> None:
         self.open_streams -= 1
 
     def value(self, now: float) -> float:
-        return self.in_flight + self.open_streams + 1.0
+        return self.in_flight + 1.0
 
     def beats(self, other: "_CallsInFlight") -> bool:
         return self.in_flight <= other.in_flight

@@ -6,7 +6,7 @@ from rap._lazy import Lazy, loader
 from rap.balance.load import Load, PeakEwma, median_ewma
 from rap.balance.outlier import Breaker, BreakerPolicy, BreakerState, ejection_limit, is_panic
 from rap.balance.p2c import PowerOfTwoChoices
-from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
+from rap.balance.picker import Candidate, Picker, needs_all, spreads_streams, wants_reports
 from rap.balance.policies import picker_from_name
 from rap.balance.slow_start import effective_weights, slow_start
 
@@ -47,6 +47,7 @@ __all__ = [
     "needs_all",
     "picker_from_name",
     "slow_start",
+    "spreads_streams",
     "wants_reports",
     "zone_shares",
 ]

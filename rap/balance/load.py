@@ -46,15 +46,15 @@ class Load(Protocol):
     open_streams: int
     """Number of streams and channels, also before their first message.
 
-    They are load, but a stream that is silent for an hour does not mean that its node hangs.
-    Therefore they are not in flight.
+    A stream may be silent for an hour, so it is not in flight, and keeps no calls away. New streams
+    go where there are few of them.
     """
 
     def started(self, now: float) -> None:
         """Count a call that starts on the node."""
         ...
 
-    def stream_started(self, now: float) -> None:
+    def stream_started(self) -> None:
         """Count a stream that starts on the node."""
         ...
 
@@ -62,8 +62,8 @@ class Load(Protocol):
         """Count the end of a stream."""
         ...
 
-    def stream_answered(self) -> None:
-        """Count an answer of a stream like that of a call; `finished` or `failed` follows."""
+    def stream_answered(self, now: float) -> None:
+        """Count the first answer of a stream as that of a call; `finished` or `failed` follows."""
         ...
 
     def finished(self, now: float, elapsed: float, ok: bool) -> None:
@@ -221,14 +221,14 @@ class PeakEwma:
         """Assume a latency, in seconds, until one is measured; see `prior`."""
         self.prior = latency
 
-    def stream_started(self, now: float) -> None:
+    def stream_started(self) -> None:
         """Count a stream that starts on the node."""
         self.open_streams += 1
-        self._picked = now
 
-    def stream_answered(self) -> None:
-        """Count an answer of a stream like that of a call; `finished` or `failed` follows."""
+    def stream_answered(self, now: float) -> None:
+        """Count the first answer of a stream as that of a call; `finished` or `failed` follows."""
         self.in_flight += 1
+        self._picked = now
 
     def stream_ended(self) -> None:
         """Count the end of a stream."""
@@ -354,16 +354,14 @@ class PeakEwma:
                 latency = stall
         elif now - self._picked > STALE_AFTER:
             latency = 0.0 if self._prove is None or self._prove(now) else MAX_PENALTY
-        return (latency + EPSILON) * (waiting + self.open_streams + 1)
+        return (latency + EPSILON) * (waiting + 1)
 
     def beats(self, other: "PeakEwma") -> bool:
         """Whether one more call is better here than on another node, of the same weight.
 
-        Of nodes that are about equally fast, it is the one with fewer calls and streams. If both
-        have no calls, it is the one that was picked longer ago: else those that are a little slower
-        would get none of the calls that come one at a time, and nodes that are equal would get what
-        chance has measured last. A node with more streams than the other waits for its turn for
-        longer, and not for ever.
+        Of nodes that are about equally fast, it is the one with fewer calls, then the one that was
+        picked longer ago. Else those that are a little slower would get none of the calls that come
+        one at a time, and nodes that are equal would get what chance has measured last.
         """
         now = self._monotonic()
         # Both latencies as in `value`, which would take two more calls and another look at the time
@@ -387,40 +385,21 @@ class PeakEwma:
                 two = stall
         elif now - other._picked > STALE_AFTER:
             two = 0.0 if other._prove is None or other._prove(now) else MAX_PENALTY
-        streams, other_streams = self.open_streams, other.open_streams
         if (one <= two + two + EPSILON and two <= one + one + EPSILON) or self._is_unknown(
             other, now
         ):
-            calls += streams
-            other_calls += other_streams
             if calls == other_calls:
                 picked = self._picked
                 return picked <= other._picked < inf or picked == inf  # inf: it never was
-            if calls == streams and other_calls == other_streams:  # both wait for no answer
-                return self._waited_longer(other, now)
             return calls < other_calls
-        calls += streams + 1
-        return (one + EPSILON) * calls <= (two + EPSILON) * (other_calls + other_streams + 1)
-
-    def _waited_longer(self, other: "PeakEwma", now: float) -> bool:
-        """Whether this node has waited longer for a pick than another of more or fewer streams.
-
-        With n streams more, it has to wait more than n + 1 times as long.
-        """
-        picked, other_picked = self._picked, other._picked
-        if picked == inf or other_picked == inf:  # it never was picked
-            return picked == inf
-        more = self.open_streams - other.open_streams
-        if more > 0:
-            return now - picked > (now - other_picked) * (more + 1)
-        return (now - picked) * (1 - more) >= now - other_picked
+        return (one + EPSILON) * (calls + 1) <= (two + EPSILON) * (other_calls + 1)
 
     def resembles(self, other: "PeakEwma") -> bool:
         """Whether the other node is about equally fast, as far as is known."""
         now = self._monotonic()
         cost, other_cost = self.value(now), other.value(now)
-        one = cost * (other.in_flight + other.open_streams + 1)
-        two = other_cost * (self.in_flight + self.open_streams + 1)
+        one = cost * (other.in_flight + 1)
+        two = other_cost * (self.in_flight + 1)
         return (
             (one <= ALIKE * two and two <= ALIKE * one)
             or cost <= EPSILON  # its latency is not known, or no longer

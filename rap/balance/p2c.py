@@ -45,6 +45,8 @@ class PowerOfTwoChoices:
         rng: Random numbers; only `random` is used.
     """
 
+    spreads_streams = True
+
     def __init__(self, rng: Random) -> None:
         self._random = rng.random
         self._candidates: Sequence[Any] | None = None  # the candidates of `_pairs`
@@ -190,11 +192,7 @@ class _Shares:
             if not -MOST_OWING <= other_owed <= MOST_OWED:
                 other_owed = MOST_OWED if other_owed > 0.0 else -MOST_OWING
                 second.paid = turn - other_owed * second.stride
-            if one.stats.in_flight or other.stats.in_flight:
-                cost, other_cost = calls - owed, other_calls - other_owed
-            else:  # a node with streams gets fewer calls that come one at a time, but gets some
-                cost, other_cost = calls * (1.0 - owed), other_calls * (1.0 - other_owed)
-            better = cost * second.weight <= other_cost * first.weight
+            better = (calls - owed) * second.weight <= (other_calls - other_owed) * first.weight
         else:
             better = one.load() * second.weight <= other.load() * first.weight
         picked = first if better else second

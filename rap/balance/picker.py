@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Candidate", "Picker", "needs_all", "wants_reports"]
+__all__ = ["Candidate", "Picker", "needs_all", "spreads_streams", "wants_reports"]
 
 
 class Compared(Protocol):
@@ -37,7 +37,7 @@ class Candidate(Protocol):
 
     @property
     def own_calls(self) -> int:
-        """Number of calls of this client in flight."""
+        """Number of calls of this client in flight, without streams."""
         ...
 
     @property
@@ -59,7 +59,7 @@ C = TypeVar("C", bound=Candidate)
 class Picker(Protocol):
     """Chooses the node of a call. It never waits, and never fails with candidates.
 
-    It may have two more attributes; see `needs_all` and `wants_reports`.
+    It may have more attributes; see `needs_all`, `wants_reports` and `spreads_streams`.
     """
 
     def pick(self, candidates: Sequence[C], affinity: str | None = None) -> C:
@@ -87,3 +87,12 @@ def wants_reports(picker: Picker) -> bool:
     and `reported_at` in seconds on the monotonic clock.
     """
     return bool(getattr(picker, "wants_reports", False))
+
+
+def spreads_streams(picker: Picker) -> bool:
+    """Whether streams go to the node with the fewest of them, if it is as good as the picked one.
+
+    Streams stay where they begin, and calls are no measure for them: a hundred streams may be
+    silent for an hour. Such a picker has a true attribute `spreads_streams`.
+    """
+    return bool(getattr(picker, "spreads_streams", False))

@@ -76,6 +76,7 @@ class Prequal:
     """
 
     wants_reports = True
+    spreads_streams = True
 
     def __init__(self, rng: Random, now: Callable[[], float]) -> None:
         self._random = rng.random

@@ -20,7 +20,7 @@ from itertools import accumulate
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from rap.balance.picker import Candidate, Picker, needs_all, wants_reports
+from rap.balance.picker import Candidate, Picker, needs_all, spreads_streams, wants_reports
 
 __all__ = ["ZoneAware", "ZonedCandidate", "zone_shares"]
 
@@ -79,6 +79,7 @@ class ZoneAware:
         self._everywhere = make()
         self.needs_all = needs_all(self._everywhere)
         self.wants_reports = wants_reports(self._everywhere)
+        self.spreads_streams = spreads_streams(self._everywhere)
         self._pickers: dict[str, Picker] = {}
         self._groups: dict[str, tuple[tuple[Any, ...], list[float]]] = {}
         self._planned: Sequence[Any] | None = None

@@ -199,6 +199,12 @@ class AttemptFactory:
                     return node, conn
         return None
 
+    def place_stream(self, pick: Pick, exclude: frozenset[str]) -> Pick:
+        """Return where a stream goes: elsewhere, if there are fewer of them; see `Cluster`."""
+        node = self.cluster.place_stream(pick[0], exclude)
+        conn = node.pool.conn
+        return pick if node is pick[0] or conn is None or not conn.usable else (node, conn)
+
     def wait_for_pick(self, call: Call, exclude: frozenset[str]) -> Coroutine[Any, Any, Pick]:
         """Return a node and a connection; wait for them as long as the call wants.
 

@@ -454,6 +454,8 @@ class Invoker:
             exclude = state.exclude
             pick = attempts.pick(call, session, exclude)
             pick = pick or await attempts.wait_for_pick(call, exclude)
+            if session is None and call.affinity is None:
+                pick = attempts.place_stream(pick, exclude)
             attempt = await attempts.start_stream(method, call, pick, body, state.count)
             error = attempt.error
             if error is None:

@@ -120,7 +120,7 @@ class ChannelCall(Generic[In, Out]):
             )
             node, self._stream = stream.node, stream
             stack.callback(invoker.cluster.release)
-            node.stats.stream_started(stream.started)
+            node.stats.stream_started()
             stack.callback(node.stats.stream_ended)
             own.pin(node, stream.conn)
             stack.callback(own.unpin)

@@ -29,6 +29,7 @@ from rap.balance import (
     is_panic,
     median_ewma,
     needs_all,
+    spreads_streams,
 )
 from rap.call import running_call
 from rap.client.config import ClientConfig
@@ -192,6 +193,7 @@ class Cluster:
         self._resolver = resolver
         self._pick = picker.pick
         self._zones = picker if isinstance(picker, ZoneAware) else None
+        self._spreads_streams = spreads_streams(picker)
         size = config.subset
         subset = None if size is None or needs_all(picker) else Subset(size, rng)
         self._subsetting = Subsetting(subset)
@@ -260,6 +262,31 @@ class Cluster:
             if node.stats.in_flight >= self._open_places:
                 return None
         return node
+
+    def place_stream(self, picked: Node, exclude: frozenset[str]) -> Node:
+        """Return the node with the fewest streams for its weight, of those as good as the picked.
+
+        Args:
+            picked: What `pick` or `acquire` has returned.
+            exclude: Ids of nodes to avoid.
+        """
+        if not self._spreads_streams or picked.breaker.state is not _CLOSED:
+            return picked
+        crowd, zone = picked.crowd, picked.zone
+        others = [
+            node
+            for node in self.ready
+            if node.crowd < crowd
+            and node.key not in exclude
+            and node.takes_stream()
+            and (self._zones is None or node.zone == zone)
+            and node.stats.resembles(picked.stats)
+        ]
+        if not others:
+            return picked
+        least = min([node.crowd for node in others])
+        others = [node for node in others if node.crowd == least]
+        return others[int(self._rng.random() * len(others))]
 
     def pick_alive(
         self, affinity: str | None, exclude: frozenset[str], within: float

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rap.balance import Breaker, BreakerPolicy, BreakerState, PeakEwma
 from rap.balance.load import FAILURE_PENALTY, MAX_PENALTY
 from rap.client.method import Method
-from rap.client.pool import Pool
+from rap.client.pool import Pool, has_room
 from rap.client.rescue import AttemptDoubted
 from rap.client.retry import pushback
 from rap.clock import LEAST_DELAY, Clock
@@ -149,8 +149,18 @@ class Node:
 
     @property
     def own_calls(self) -> int:
-        """How many calls of this client it serves now, streams included."""
-        return self.stats.in_flight + self.stats.open_streams
+        """How many calls of this client wait for an answer of it; streams do not count."""
+        return self.stats.in_flight
+
+    @property
+    def crowd(self) -> float:
+        """How many streams of this client it would serve with one more, for its weight."""
+        return (self.stats.open_streams + 1) / self.weight
+
+    def takes_stream(self) -> bool:
+        """Whether it takes one more stream now, and is not ejected."""
+        conn = self.pool.conn
+        return self.breaker.state is BreakerState.CLOSED and conn is not None and has_room(conn)
 
     def is_alive(self, now: float) -> bool:
         """Whether new calls find a connection that was heard lately, and owes no answer."""

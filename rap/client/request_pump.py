@@ -307,7 +307,7 @@ async def _call_with_retries(
     while True:
         stream = await invoker.open_stream(method, call, session, body, state)
         stats = stream.node.stats
-        stats.stream_started(invoker.monotonic())
+        stats.stream_started()
         try:
             pump.attach(stream)
             return await _answer(invoker, method, call, stream, pump)

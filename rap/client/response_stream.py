@@ -267,13 +267,13 @@ class ResponseStream(Generic[T_co]):
                 attempt.reset()
                 raise EndOfStream
             stats = node.stats
-            stats.stream_started(attempt.started)
+            stats.stream_started()
             try:
                 if pump is not None:
                     pump.attach(attempt)
                 message = await attempt.recv()
             except CallError as error:
-                stats.stream_answered()
+                stats.stream_answered(invoker.monotonic())
                 stats.stream_ended()
                 node.record_result(attempt.started, error, compared, call.deadline)
                 if pump is not None:
@@ -285,12 +285,12 @@ class ResponseStream(Generic[T_co]):
                 await invoker.prepare_retry(method, call, session, pick, state, error, started)
             except BaseException as error:  # the end of the call; raised again
                 empty = isinstance(error, EndOfStream) and not self._done
-                stats.stream_answered()
+                stats.stream_answered(invoker.monotonic())
                 stats.stream_ended()
                 node.record_result(attempt.started, None if empty else error)
                 raise
             else:
-                stats.stream_answered()
+                stats.stream_answered(invoker.monotonic())
                 node.record_result(attempt.started, None, compared)
                 if method.rescue is not None:
                     now = invoker.monotonic()

@@ -18,10 +18,6 @@ class FixedNode:
     def stats(self) -> "FixedNode":
         return self
 
-    @property
-    def in_flight(self) -> int:
-        return self.own_calls
-
     def load(self) -> float:
         return self.cost
 

@@ -28,13 +28,15 @@ def test_every_end_of_a_call_takes_it_out_of_flight() -> None:
     assert load.in_flight == 0
 
 
-def test_each_call_and_each_open_stream_makes_a_node_dearer() -> None:
+def test_each_call_makes_a_node_dearer_and_no_stream_does() -> None:
     load: Load = PeakEwma()
     idle = load.value(0.0)
     load.started(0.0)
     one = load.value(0.0)
-    load.open_streams += 2
-    assert idle < one < load.value(0.0)
+    load.stream_started()
+    assert idle < one == load.value(0.0)
+    load.started(0.0)
+    assert one < load.value(0.0)
 
 
 def test_a_slower_answer_raises_the_average_at_once() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 from rap.client import Client
 from tests.fault_proxy import Fate, FaultProxy
-from tests.loopback import serving, within
+from tests.loopback import eventually, serving, within
 
 
 async def named() -> str:
@@ -21,6 +21,7 @@ async def test_calls_of_3_s_outlive_a_server_that_is_frozen() -> None:
                 async def name() -> str:
                     raise NotImplementedError
 
+                await eventually(lambda: len(client.cluster.ready) == 2)
                 assert {await name() for _ in range(20)} == {"alive"}
                 proxy.judge = lambda _: Fate.SWALLOW
                 calls = [asyncio.create_task(name()) for _ in range(20)]
