@@ -59,6 +59,7 @@ class Link:
         is_held: Whether nothing passes, in either direction.
         delay: Seconds that each chunk takes, in either direction.
         clock: Source of the time of `delay`; `None` means that of the event loop.
+        delays_set: How often `delay` was set.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class Link:
         self.is_held = False
         self.delay = 0.0
         self.clock: Clock | None = None
+        self.delays_set = 0
         self._transports: set[InprocTransport] = set()
         self._left: list[tuple[InprocTransport, _Item]] = []
 
@@ -78,6 +80,7 @@ class Link:
         """Let each chunk take so many seconds, in either direction; what is under way arrives."""
         self.delay = seconds
         self.clock = clock
+        self.delays_set += 1
         self._let_each(InprocTransport.expedite)
 
     def hold(self) -> None:
@@ -225,7 +228,7 @@ class InprocTransport(asyncio.Transport):
         self._protocol = protocol
         self._peer: InprocTransport
         self._outgoing: deque[_Item] = deque()  # that the link holds
-        self._delayed: deque[tuple[Timer, _Item]] = deque()
+        self._delayed: deque[tuple[Timer, int, _Item]] = deque()
         self._incoming: deque[bytes] = deque()  # that the protocol does not read now
         self._unread = 0  # bytes written that the other end's protocol has not got
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
@@ -258,16 +261,16 @@ class InprocTransport(asyncio.Transport):
     def _pass(self, kind: str, value: Any) -> None:
         if self._link.delay or self._delayed:
             timer = timer_of(self._link.clock, self.loop)(self._link.delay, self._pass_oldest)
-            self._delayed.append((timer, (kind, value)))
+            self._delayed.append((timer, self._link.delays_set, (kind, value)))
         else:
             self._pass_now(kind, value)
 
     def _pass_oldest(self) -> None:
-        self._pass_now(*self._delayed.popleft()[1])
+        self._pass_now(*self._delayed.popleft()[2])
 
     def expedite(self) -> None:
-        """Hand over what the link has delayed."""
-        while self._delayed:
+        """Hand over what the link has delayed before its delay was set."""
+        while self._delayed and self._delayed[0][1] != self._link.delays_set:
             self._delayed[0][0].cancel()
             self._pass_oldest()
 

@@ -165,6 +165,21 @@ async def test_a_delay_is_there_and_back() -> None:
             fleet["a"].delay(-1)
 
 
+async def test_a_call_right_after_a_delay_is_set_is_delayed_too() -> None:
+    clock = FakeClock()
+    async with Fleet(server, 1, clock=clock) as fleet:
+
+        async def delayed() -> int:
+            fleet["a"].delay(0.2)
+            return int(await fleet.client.raw_call("add", 1, 2))
+
+        call = asyncio.create_task(delayed())
+        await clock.advance(0.39)
+        assert not call.done()
+        await clock.advance(0.02)
+        assert await within(call) == 3
+
+
 async def test_a_replica_answers_with_the_errors_that_the_test_chooses() -> None:
     async with Fleet(server, 1) as fleet:
         call = fleet.client.raw_call
