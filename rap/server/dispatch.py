@@ -670,6 +670,9 @@ class Dispatcher:
             else:
                 task = asyncio.Task(run(stream), loop=self._loop)  # not by an eager factory
             stream.task = task
+            if stream.error is not None:  # it has ended its own call before it first waited
+                self.keep_task(stream, task)
+                task.cancel()
             if entrance is not None:
                 entrance.enter(stream, task, self._monotonic())
         except BaseException as exc:  # the end of the call
