@@ -214,8 +214,8 @@ async def test_new_calls_wait_while_a_full_server_stalls_for_less_than_their_tim
                 first = next(iter(waiters))
                 clock.advance(0.3)
                 await eventually(lambda first=first: first not in waiters)  # type: ignore[misc]
-                call = tasks_of(client, 1, timeout=9.0)[0]
                 waiting = len(waiters)
+                call = tasks_of(client, 1, timeout=9.0)[0]
                 await eventually(
                     lambda call=call, waiting=waiting: call.done() or len(waiters) > waiting  # type: ignore[misc]
                 )

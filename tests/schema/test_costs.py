@@ -1,6 +1,7 @@
 """What the values of types are taken to cost, compared with what they do cost."""
 
 import enum
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ def test_decoded_values_take_no_more_memory_than_estimated(hint: Any, value: Any
     tracemalloc.stop()
     estimate = decoded_size(body, function.argument_sizes)
     assert kept
-    assert 0.9 * held <= estimate <= 4 * held + len(body)
+    most = 4 if sys.version_info < (3, 13) else 5  # objects have become smaller
+    assert 0.9 * held <= estimate <= most * held + len(body)
 
 
 @pytest.mark.parametrize(
