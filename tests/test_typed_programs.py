@@ -15,8 +15,10 @@ import subprocess
 import symtable
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from sysconfig import get_path
 from typing import NamedTuple
 
 import pytest
@@ -24,6 +26,9 @@ import pytest
 from tests.test_readme import Block, blocks_of
 
 ROOT = Path(__file__).parents[1]
+INSTALLED = [str(ROOT), get_path("purelib"), get_path("platlib")]
+# Packages that examples consist of, with the folders that they are run in.
+EXAMPLES = {path.parent.name: path.parents[1] for path in ROOT.glob("examples/*/*/__init__.py")}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # It is not the fault of a program that it uses a package without types.
 LENIENT = ("import-untyped", "untyped-decorator", "no-untyped-call")
@@ -72,7 +77,9 @@ def stands_alone(code: str) -> bool:
 
 
 def are_there(packages: set[str]) -> bool:
-    return all(find_spec(name) is not None for name in packages)
+    """Whether packages are installed, whatever a test has put on the path of this process."""
+    missing = packages - sys.stdlib_module_names
+    return all(PathFinder.find_spec(name, INSTALLED) is not None for name in missing)
 
 
 def imported(code: str) -> set[str]:
@@ -133,7 +140,7 @@ def save_examples(folder: Path) -> Iterator[Checked]:
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(path.read_text())
-        if are_there(imported(path.read_text())):
+        if are_there(imported(path.read_text()) - EXAMPLES.keys()):
             yield Checked(copy, str(path.relative_to(ROOT)), 0)
 
 
@@ -148,11 +155,16 @@ def checked(folder: Path) -> dict[Path, Checked]:
     return {each.path: each for each in [*saved, *save_examples(folder)]}
 
 
+def paths_in(folder: Path) -> list[str]:
+    """Return where the programs import from."""
+    return [str(folder), *(str(folder / each.relative_to(ROOT)) for each in EXAMPLES.values())]
+
+
 def run(module: str, *arguments: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "MYPYPATH": str(folder)},
+        env={**os.environ, "MYPYPATH": os.pathsep.join(paths_in(folder))},
         capture_output=True,
         text=True,
         check=False,
@@ -192,7 +204,7 @@ def test_every_documented_program_passes_pyright_in_strict_mode(
         pytest.skip("pyright is not installed")
     config = {
         "include": [str(path.relative_to(folder)) for path in checked],
-        "extraPaths": [str(folder), str(ROOT)],
+        "extraPaths": [*paths_in(folder), str(ROOT)],
         "typeCheckingMode": "strict",
         "pythonVersion": "3.11",
         "reportMissingModuleSource": False,
