@@ -443,6 +443,8 @@ def explain_deadline(
         text += f", noticed after {now - started:.3g} s"
     if conn.suspect:
         text += f" (it has sent nothing for {conn.silence:.3g} s)"
+        error.restate(f"{text}; it may be frozen, blocked or cut off: look at that process")
+        return
     error.restate(f"{text}; {_more_time(call, text)}")
 
 
