@@ -35,6 +35,13 @@ __all__ = [
     "run",
 ]
 
+_FLAGS = {  # of the command line, for options that errors name
+    "ssl_ca_path": "--ca",
+    "ssl_crl_path": "--crl",
+    "ssl_server_name": "--server-name",
+    "ssl_identity": "--identity",
+}
+
 INTERRUPTED = 130  # the exit status that shells give a program that Ctrl-C ended
 
 _MOST = 1000  # characters of an error; some name several servers and what to do
@@ -165,12 +172,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def error_text(error: RapError) -> str:
-    """Return what to print for an error: its code and its message."""
+    """Return what to print for an error: its code and its message, with flags beside options."""
     if not isinstance(error, CallError):
-        return str(error)
+        return _with_flags(str(error))
     if isinstance(error, HandlerError):
         return f"{error.code.name}: {error.details['type']}: {error.message}".removesuffix(": ")
-    return f"{error.code.name}: {error}"
+    return f"{error.code.name}: {_with_flags(str(error))}"
+
+
+def _with_flags(text: str) -> str:
+    return re.sub("|".join(_FLAGS), lambda found: f"{found[0]}, here {_FLAGS[found[0]]}", text)
 
 
 def declared_option(
